@@ -1,0 +1,143 @@
+//! The operations for Burn's `flex`: slices out of tensors, and [`crate::cpu`] over the slices.
+
+use super::ops::{ActivationFormat, FakeQuantizeGradOps, FakeQuantizeOps, PackFormat, PackOps, WeightFormat};
+use crate::{cpu, layout::ScaleLayout};
+use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::{Flex, TensorMetadata};
+use burn::tensor::{Bytes, DType, Shape};
+use dr_precision::BitWidth;
+
+fn tensor<E: bytemuck::Pod + Send + Sync>(
+    values: Vec<E>, shape: impl Into<Shape>, dtype: DType,
+) -> FlexTensor {
+    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape.into()), dtype)
+}
+
+/// The elements of a dense tensor. The public functions have checked the data type.
+fn slice<E: burn::tensor::Element + bytemuck::Pod>(tensor: &FlexTensor) -> &[E] {
+    tensor.as_slice::<E>().expect("contiguous, and of the data type that was checked")
+}
+
+impl FakeQuantizeOps for Flex {
+    fn fake_quantize_weight(
+        w: FlexTensor, stored_scale: FlexTensor, scale: FlexTensor, format: WeightFormat,
+    ) -> FlexTensor {
+        let shape = w.shape();
+        let [w, stored_scale, scale] = [w, stored_scale, scale].map(|t| t.to_contiguous());
+        let WeightFormat { stored, active, layout, .. } = format;
+        let out = cpu::fake_quantize_weight(
+            slice(&w),
+            slice(&stored_scale),
+            slice(&scale),
+            &layout,
+            stored,
+            active,
+        );
+        tensor(out, shape, DType::F32)
+    }
+
+    fn fake_quantize_activation(
+        x: FlexTensor, scale: FlexTensor, zero_point: FlexTensor, format: ActivationFormat,
+    ) -> FlexTensor {
+        let shape = x.shape();
+        let [x, scale, zero] = [x, scale, zero_point].map(|t| t.to_contiguous());
+        let out = cpu::fake_quantize_activation(
+            slice(&x),
+            slice(&scale),
+            slice(&zero),
+            &format.layout,
+            format.bits,
+        );
+        tensor(out, shape, DType::F32)
+    }
+}
+
+impl FakeQuantizeGradOps for Flex {
+    fn fake_quantize_weight_backward(
+        w: FlexTensor, stored_scale: FlexTensor, scale: FlexTensor, grad: FlexTensor, format: WeightFormat,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let (shape, scales) = (w.shape(), scale.shape());
+        let [w, stored_scale, scale, grad] = [w, stored_scale, scale, grad].map(|t| t.to_contiguous());
+        let WeightFormat { stored, active, layout, gradient } = format;
+        let (dw, dstored, dscale) = cpu::fake_quantize_weight_backward(
+            slice(&w),
+            slice(&stored_scale),
+            slice(&scale),
+            slice(&grad),
+            &layout,
+            stored,
+            active,
+            gradient,
+        );
+        (
+            tensor(dw, shape, DType::F32),
+            tensor(dstored, scales.clone(), DType::F32),
+            tensor(dscale, scales, DType::F32),
+        )
+    }
+
+    fn fake_quantize_activation_backward(
+        x: FlexTensor, scale: FlexTensor, zero_point: FlexTensor, grad: FlexTensor, format: ActivationFormat,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let (shape, scales) = (x.shape(), scale.shape());
+        let [x, scale, zero, grad] = [x, scale, zero_point, grad].map(|t| t.to_contiguous());
+        let (dx, dscale, dzero) = cpu::fake_quantize_activation_backward(
+            slice(&x),
+            slice(&scale),
+            slice(&zero),
+            slice(&grad),
+            &format.layout,
+            format.bits,
+        );
+        (
+            tensor(dx, shape, DType::F32),
+            tensor(dscale, scales.clone(), DType::F32),
+            tensor(dzero, scales, DType::F32),
+        )
+    }
+}
+
+impl PackOps for Flex {
+    fn quantize_pack(
+        x: FlexTensor, scale: FlexTensor, zero_point: FlexTensor, format: PackFormat,
+    ) -> FlexTensor {
+        let dtype = x.dtype();
+        let [x, scale, zero] = [x, scale, zero_point].map(|t| t.to_contiguous());
+        let (scale, zero) = (slice(&scale), format.unsigned.then(|| slice(&zero)));
+        let words = match dtype {
+            DType::F16 => {
+                cpu::quantize_pack::<half::f16>(slice(&x), scale, zero, &format.layout, format.bits)
+            }
+            DType::BF16 => {
+                cpu::quantize_pack::<half::bf16>(slice(&x), scale, zero, &format.layout, format.bits)
+            }
+            _ => cpu::quantize_pack::<f32>(slice(&x), scale, zero, &format.layout, format.bits),
+        };
+        let length = words.len();
+        tensor(words, [length], DType::U32)
+    }
+
+    fn switch_packed(words: FlexTensor, elements: usize, stored: BitWidth, active: BitWidth) -> FlexTensor {
+        let words = words.to_contiguous();
+        let switched = cpu::switch_packed(slice(&words), elements, stored, active);
+        let length = switched.len();
+        tensor(switched, [length], DType::U32)
+    }
+
+    fn dequantize_packed(
+        words: FlexTensor, scale: FlexTensor, zero_point: FlexTensor, format: PackFormat,
+    ) -> FlexTensor {
+        let [words, scale, zero] = [words, scale, zero_point].map(|t| t.to_contiguous());
+        let zero = format.unsigned.then(|| slice(&zero));
+        let values = cpu::dequantize_packed(slice(&words), slice(&scale), zero, &format.layout, format.bits);
+        let length = values.len();
+        tensor(values, [length], DType::F32)
+    }
+
+    fn search_scales(w: FlexTensor, layout: ScaleLayout, widths: Vec<BitWidth>) -> FlexTensor {
+        let w = w.to_contiguous();
+        let scales = cpu::search_scales(slice(&w), &layout, &widths);
+        let length = scales.len();
+        tensor(scales, [length], DType::F32)
+    }
+}

@@ -1,0 +1,1 @@
+//! CubeCL kernels, compiled at run time for CUDA, wgpu, Vulkan and CubeCL's CPU runtime.

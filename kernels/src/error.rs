@@ -1,0 +1,76 @@
+//! What can be wrong with an operation's arguments. All of it is found before anything is launched.
+
+use dr_precision::PrecisionError;
+use thiserror::Error;
+
+/// Arguments that do not fit together.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KernelError {
+    /// A vector of scales or zero points of the wrong length.
+    #[error("{what}: {found} values for a tensor of shape {shape:?}, expected {expected} ({granularity})")]
+    ScaleCount {
+        /// `scale`, `stored scale` or `zero point`.
+        what: &'static str,
+        /// How many there are.
+        found: usize,
+        /// How many there must be.
+        expected: usize,
+        /// The shape of the tensor they belong to.
+        shape: Vec<usize>,
+        /// The granularity, as text.
+        granularity: String,
+    },
+    /// Packed words that do not hold what they should.
+    #[error("packed codes: {found} words, expected {expected} for {elements} codes of {bits} bits")]
+    WordCount {
+        /// How many there are.
+        found: usize,
+        /// How many there must be.
+        expected: usize,
+        /// The number of codes.
+        elements: usize,
+        /// The width of a code.
+        bits: u32,
+    },
+    /// A tensor of a data type that the operation does not take.
+    #[error("{what}: data type {found}, expected {expected}")]
+    DataType {
+        /// The argument.
+        what: &'static str,
+        /// Its data type.
+        found: String,
+        /// What the operation takes.
+        expected: &'static str,
+    },
+    /// Tensors on different devices.
+    #[error("{what} is on {found}, but the tensor is on {expected}")]
+    Device {
+        /// The argument.
+        what: &'static str,
+        /// Its device.
+        found: String,
+        /// The tensor's device.
+        expected: String,
+    },
+    /// A switch of unsigned codes: activations are quantized anew at every precision.
+    #[error("only signed codes (weights) can be switched; these are unsigned")]
+    SwitchUnsigned,
+    /// Unsigned codes without zero points, or signed ones with them.
+    #[error("zero points: {0}")]
+    ZeroPoint(&'static str),
+    /// A list of widths that is not highest first without repetition.
+    #[error("widths {0:?}: expected at least one, highest first, each once")]
+    Widths(Vec<u32>),
+    /// A tensor of another rank than it was packed from.
+    #[error("packed tensor of shape {shape:?}: cannot become a tensor of rank {rank}")]
+    Rank {
+        /// The shape it has.
+        shape: Vec<usize>,
+        /// The rank that was asked for.
+        rank: usize,
+    },
+    /// A width or pair of widths that does not exist.
+    #[error(transparent)]
+    Precision(#[from] PrecisionError),
+}

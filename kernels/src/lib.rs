@@ -1,0 +1,49 @@
+//! The arithmetic of Double Rounding quantization (arXiv:2502.01199) for Burn: fused fake quantization with its
+//! gradients, packing, switching between bit-widths by a shift, dequantization and scale initialisation.
+//!
+//! Every operation exists four times, and the four agree (see `tests/`):
+//!
+//! | module | what | for |
+//! |---|---|---|
+//! | [`mod@reference`] | straight loops | reading, and testing the others |
+//! | [`cpu`] | rayon over tiles, SIMD chosen at run time | Burn's `flex` backend, or plain slices |
+//! | `cube` (a GPU feature) | CubeCL kernels | wgpu, Vulkan, CUDA and CubeCL's CPU runtime |
+//! | this one | functions over Burn tensors, with autodiff and under Fusion | your Burn project |
+//!
+//! ```
+//! use burn::tensor::{Device, Tensor};
+//! use dr_kernels::{ScaleGradient, WeightQuantizer};
+//! use dr_precision::{BitWidth, Granularity};
+//!
+//! let device = Device::flex();
+//! let weight = Tensor::<2>::from_data([[0.1, -0.4, 0.8], [1.0, 2.0, -3.0]], &device);
+//! let widths = [BitWidth::B8, BitWidth::B2];
+//! let [s8, s2]: [Tensor<1>; 2] =
+//!     dr_kernels::search_scales(weight.clone(), &widths, Granularity::Channel)?.try_into().unwrap();
+//! let two_bit = WeightQuantizer::new(BitWidth::B8, BitWidth::B2)?;
+//! let w2 = dr_kernels::fake_quantize_weight(weight, s8, s2, &two_bit)?;
+//! assert_eq!(w2.dims(), [2, 3]);
+//! # let _ = ScaleGradient::Exact;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Features
+//! Without features: the CPU, through Burn's `flex`. `wgpu`, `vulkan`, `cuda` and `cpu` (CubeCL's CPU runtime) each add the
+//! CubeCL kernels and Burn's backend of that name.
+
+#[path = "burn/mod.rs"]
+mod burn_face;
+pub mod cpu;
+#[cfg(feature = "cube")]
+mod cube;
+mod error;
+mod format;
+pub mod layout;
+pub mod reference;
+
+pub use burn_face::{
+    PackedTensor, dequantize, fake_quantize_activation, fake_quantize_weight, quantize_pack, search_scales,
+    switch,
+};
+pub use error::KernelError;
+pub use format::{ActivationQuantizer, ScaleGradient, WeightQuantizer};

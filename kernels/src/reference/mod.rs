@@ -1,0 +1,16 @@
+//! Straight loops over slices, slow and obviously right. Everything else is tested against these.
+//!
+//! Tensors are contiguous, in row-major order; which scale belongs to which element is a
+//! [`ScaleLayout`](crate::layout::ScaleLayout).
+//! Lengths are the caller's business here: the functions over tensors in the crate's root check them.
+
+mod fake_quantize;
+mod pack;
+mod scale_search;
+
+pub use fake_quantize::{
+    fake_quantize_activation, fake_quantize_activation_backward, fake_quantize_weight,
+    fake_quantize_weight_backward,
+};
+pub use pack::{dequantize_packed, pack, quantize, quantize_pack, switch_packed, unpack};
+pub use scale_search::{CANDIDATES, candidate, search_scales};
