@@ -1,1 +1,3 @@
-//! placeholder
+//! Trains one network that runs at several precisions, switched at run time (Double Rounding, arXiv:2502.01199).
+
+pub mod config;

@@ -1,0 +1,243 @@
+//! [`TrainConfig`]: everything that decides a training run, as it is saved beside its results.
+
+use dr_kernels::ScaleGradient;
+use dr_precision::PrecisionSet;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::{fmt, str::FromStr};
+
+/// An enum whose values have one name each, in text, flags, files and messages alike.
+macro_rules! named {
+    ($(#[$doc:meta])* $type:ident, $what:literal { $($(#[$variant_doc:meta])* $variant:ident = $name:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum $type {
+            $($(#[$variant_doc])* #[serde(rename = $name)] $variant,)*
+        }
+
+        impl $type {
+            /// All values.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The name in flags, files and messages.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.name())
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                Self::ALL.iter().copied().find(|value| value.name() == text).ok_or_else(|| {
+                    let names: Vec<&str> = Self::ALL.iter().map(|value| value.name()).collect();
+                    format!(concat!("unknown ", $what, " `{}`: expected one of {}"), text, names.join(", "))
+                })
+            }
+        }
+    };
+}
+
+named! {
+    /// A dataset the program can read.
+    DatasetKind, "dataset" {
+        /// The UCI optical digits (8x8), embedded in the program.
+        Digits = "digits",
+        /// MNIST (28x28), from IDX files.
+        Mnist = "mnist",
+        /// Fashion-MNIST (28x28), from IDX files.
+        FashionMnist = "fashion-mnist",
+        /// CIFAR-10 (32x32, colour), from its binary files.
+        Cifar10 = "cifar10",
+        /// CIFAR-100 (32x32, colour, fine labels), from its binary files.
+        Cifar100 = "cifar100",
+    }
+}
+
+named! {
+    /// A network.
+    ModelKind, "model" {
+        /// Three stages of one block.
+        Resnet8 = "resnet8",
+        /// Three stages of three blocks.
+        Resnet20 = "resnet20",
+        /// Three stages of five blocks.
+        Resnet32 = "resnet32",
+    }
+}
+
+named! {
+    /// Whether precisions share their BatchNorm.
+    BatchNormKind, "BatchNorm kind" {
+        /// Statistics and affine terms for each precision.
+        PerPrecision = "per-precision",
+        /// One set for all.
+        Shared = "shared",
+    }
+}
+
+named! {
+    /// Whose logits the lower precisions also learn from.
+    Distill, "distillation" {
+        /// Labels only.
+        Off = "off",
+        /// Those of the highest precision, in the same step.
+        Highest = "highest",
+        /// Those of the float network that training started from.
+        Float = "float",
+    }
+}
+
+named! {
+    /// Where to compute.
+    DeviceKind, "device" {
+        /// The first of cuda, vulkan, wgpu that is compiled in and there; else flex.
+        Auto = "auto",
+        /// The processor, in plain Rust.
+        Flex = "flex",
+        /// Any GPU, through WebGPU.
+        Wgpu = "wgpu",
+        /// Any GPU, through Vulkan.
+        Vulkan = "vulkan",
+        /// An NVIDIA GPU.
+        Cuda = "cuda",
+        /// The processor, through CubeCL.
+        Cpu = "cpu",
+    }
+}
+
+named! {
+    /// The rule that turns gradients into steps.
+    OptimizerKind, "optimizer" {
+        /// Stochastic gradient descent with Nesterov momentum 0.9.
+        Sgd = "sgd",
+        /// Adam.
+        Adam = "adam",
+        /// Adam with decoupled weight decay.
+        AdamW = "adamw",
+    }
+}
+
+named! {
+    /// What the joint training is compared to.
+    Baseline, "baseline" {
+        /// Nothing.
+        Off = "off",
+        /// Separate networks, one for each precision and a float one, of the same total number of epochs.
+        Single = "single",
+    }
+}
+
+/// Everything that decides a training run. Saved as `config.json` in the output directory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// The dataset.
+    pub dataset: DatasetKind,
+    /// Where its files are, if not where they are usually found.
+    pub data_dir: Option<PathBuf>,
+    /// The network.
+    pub model: ModelKind,
+    /// The precisions to train for.
+    pub precisions: PrecisionSet,
+    /// Epochs of joint training.
+    pub epochs: usize,
+    /// Epochs of float training before that.
+    pub float_epochs: usize,
+    /// Images in a step.
+    pub batch_size: usize,
+    /// The optimizer.
+    pub optimizer: OptimizerKind,
+    /// Highest learning rate of the float training; after a warm-up it falls along a cosine.
+    pub lr: f64,
+    /// The same for the joint training's weights.
+    pub joint_lr: f64,
+    /// The same for scales and zero points in joint training.
+    pub scale_lr: f64,
+    /// Decay of weights; not of scales, zero points and BatchNorm.
+    pub weight_decay: f64,
+    /// Epochs of warm-up.
+    pub warmup_epochs: f64,
+    /// Largest L2 norm of one parameter's gradient; 0 is no limit.
+    pub clip_norm: f64,
+    /// Adaptive learning rate scaling of the scales (ALRS).
+    pub alrs: bool,
+    /// Gradient mode of the weights' scales.
+    #[serde(with = "text")]
+    pub scale_gradient: ScaleGradient,
+    /// BatchNorm.
+    pub batch_norm: BatchNormKind,
+    /// Distillation.
+    pub distill: Distill,
+    /// Use only so many training images.
+    pub limit_train: Option<usize>,
+    /// Where to compute.
+    pub device: DeviceKind,
+    /// Decides initial weights, shuffling, augmentation and the validation split.
+    pub seed: u64,
+    /// What to compare to.
+    pub baseline: Baseline,
+}
+
+impl TrainConfig {
+    /// The settings for a dataset, where flags and files say nothing else.
+    #[must_use]
+    pub fn for_dataset(dataset: DatasetKind) -> Self {
+        let (epochs, float_epochs) = match dataset {
+            DatasetKind::Digits => (20, 20),
+            DatasetKind::Mnist | DatasetKind::FashionMnist => (10, 10),
+            DatasetKind::Cifar10 | DatasetKind::Cifar100 => (60, 60),
+        };
+        let model = match dataset {
+            DatasetKind::Cifar10 | DatasetKind::Cifar100 => ModelKind::Resnet20,
+            _ => ModelKind::Resnet8,
+        };
+        Self {
+            dataset,
+            data_dir: None,
+            model,
+            precisions: PrecisionSet::default(),
+            epochs,
+            float_epochs,
+            batch_size: if dataset == DatasetKind::Digits { 32 } else { 64 },
+            optimizer: OptimizerKind::Sgd,
+            lr: 0.1,
+            joint_lr: 0.02,
+            scale_lr: 0.01,
+            weight_decay: 5e-4,
+            warmup_epochs: 1.0,
+            clip_norm: 0.0,
+            alrs: false,
+            scale_gradient: ScaleGradient::default(),
+            batch_norm: BatchNormKind::PerPrecision,
+            distill: Distill::Off,
+            limit_train: None,
+            device: DeviceKind::Auto,
+            seed: 1,
+            baseline: Baseline::Off,
+        }
+    }
+}
+
+/// Serde through `Display` and `FromStr`.
+mod text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use std::{fmt::Display, str::FromStr};
+
+    pub fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub fn deserialize<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<T, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
