@@ -1,0 +1,70 @@
+//! Networks, each written once for float and for every precision.
+
+mod resnet;
+
+pub use resnet::{ResNet, ResNetConfig};
+
+use crate::nn::{Layer, LayerSpec, Observer, Pass, PrecisionNorm, QuantConfig};
+use burn::module::{Module, ModuleDisplay};
+use burn::tensor::Tensor;
+use std::fmt::Display;
+
+/// One quantized layer as a network describes it.
+#[derive(Debug)]
+pub struct NamedLayer<'a> {
+    /// Its path in the network, `stages.0.0.conv1` for example.
+    pub name: String,
+    /// The layer.
+    pub layer: Layer<'a>,
+    /// The first and the last layer stay at the highest width.
+    pub pinned: bool,
+    /// Whether its input comes out of a ReLU.
+    pub after_relu: bool,
+}
+
+/// A network that classifies images and can run at several precisions.
+pub trait Network: Module + ModuleDisplay + Display + 'static {
+    /// `[batch, channels, height, width]` to logits `[batch, classes]`.
+    fn forward(&self, images: Tensor<4>, pass: &Pass) -> Tensor<2>;
+
+    /// The quantized layers, from input to output.
+    fn layers(&mut self) -> Vec<NamedLayer<'_>>;
+
+    /// All BatchNorms.
+    fn norms(&mut self) -> Vec<&mut PrecisionNorm>;
+
+    /// Turns a trained float network into a quantized one: fits scales to the weights and to the activations that
+    /// `batches` cause, and gives each precision a BatchNorm unless they share one.
+    ///
+    /// This is training-free quantization, and what joint training starts from.
+    #[must_use]
+    fn quantize(mut self, config: &QuantConfig, batches: Vec<Tensor<4>>) -> Self {
+        let observer = Observer::new();
+        let eval = self.valid();
+        for images in batches {
+            eval.forward(images, &Pass::observing(&observer));
+        }
+        for NamedLayer { mut layer, pinned, after_relu, .. } in self.layers() {
+            layer.fit(LayerSpec::new(config, pinned, after_relu), &observer);
+        }
+        self.split_norms(config);
+        self
+    }
+
+    /// Gives the network quantizers and BatchNorms with placeholder values, to load a trained one into.
+    #[must_use]
+    fn prepare(mut self, config: &QuantConfig) -> Self {
+        for NamedLayer { mut layer, pinned, after_relu, .. } in self.layers() {
+            layer.prepare(LayerSpec::new(config, pinned, after_relu));
+        }
+        self.split_norms(config);
+        self
+    }
+
+    /// One BatchNorm for each precision, unless they share one.
+    fn split_norms(&mut self, config: &QuantConfig) {
+        if !config.share_norm {
+            self.norms().into_iter().for_each(|norm| norm.split(&config.precisions));
+        }
+    }
+}

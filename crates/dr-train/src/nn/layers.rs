@@ -1,0 +1,144 @@
+//! Convolution and linear layer.
+
+use super::{LayerSpec, Observer, Pass, Quantizers};
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Distribution, Tensor, TensorData, module::conv2d, ops::ConvOptions};
+use rand::Rng;
+
+/// Normal numbers of deviation `sqrt(2 / fan_in)` (He et al., arXiv:1502.01852), the same on every device.
+fn he_normal<const D: usize>(shape: [usize; D], rng: &mut impl Rng, device: &Device) -> Param<Tensor<D>> {
+    let fan_in: usize = shape[1..].iter().product();
+    let normal = Distribution::Normal(0.0, (2.0 / fan_in.max(1) as f64).sqrt());
+    Param::from_tensor(Tensor::from_data(TensorData::random::<f32, _, _>(shape, normal, rng), device))
+}
+
+/// Configuration of [`QuantConv2d`].
+#[derive(Clone, Copy, Debug)]
+pub struct QuantConv2dConfig {
+    /// Channels in and out.
+    pub channels: [usize; 2],
+    /// Side of the square kernel.
+    pub kernel: usize,
+    /// Step along both axes. The padding is `kernel / 2`.
+    pub stride: usize,
+}
+
+impl QuantConv2dConfig {
+    /// A float convolution with weights drawn from `rng`.
+    pub fn init(&self, rng: &mut impl Rng, device: &Device) -> QuantConv2d {
+        let [channels_in, channels_out] = self.channels;
+        QuantConv2d {
+            weight: he_normal([channels_out, channels_in, self.kernel, self.kernel], rng, device),
+            quantizers: Quantizers::default(),
+            stride: self.stride,
+            padding: self.kernel / 2,
+        }
+    }
+}
+
+/// A 2D convolution without bias, float or fake-quantized.
+#[derive(Module, Debug)]
+pub struct QuantConv2d {
+    /// `[channels out, channels in, kernel, kernel]`.
+    weight: Param<Tensor<4>>,
+    quantizers: Quantizers,
+    #[module(skip)]
+    stride: usize,
+    #[module(skip)]
+    padding: usize,
+}
+
+impl QuantConv2d {
+    /// `[batch, channels in, height, width]` to `[batch, channels out, height / stride, width / stride]`, rounded up.
+    pub fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
+        let (x, w) = self.quantizers.forward(x, &self.weight, pass);
+        let options =
+            ConvOptions::new([self.stride; 2], [self.padding; 2], [1, 1], 1);
+        conv2d(x, w, None, options)
+    }
+}
+
+/// Configuration of [`QuantLinear`].
+#[derive(Clone, Copy, Debug)]
+pub struct QuantLinearConfig {
+    /// Features in and out.
+    pub features: [usize; 2],
+}
+
+impl QuantLinearConfig {
+    /// A float layer with weights drawn from `rng` and a bias of zeros.
+    pub fn init(&self, rng: &mut impl Rng, device: &Device) -> QuantLinear {
+        let [features_in, features_out] = self.features;
+        QuantLinear {
+            weight: he_normal([features_out, features_in], rng, device),
+            bias: Param::from_tensor(Tensor::zeros([features_out], device)),
+            quantizers: Quantizers::default(),
+        }
+    }
+}
+
+/// A linear layer with bias, float or fake-quantized. The bias stays float.
+#[derive(Module, Debug)]
+pub struct QuantLinear {
+    /// `[features out, features in]`: output channels first, as in a convolution.
+    weight: Param<Tensor<2>>,
+    /// `[features out]`.
+    bias: Param<Tensor<1>>,
+    quantizers: Quantizers,
+}
+
+impl QuantLinear {
+    /// `[batch, features in]` to `[batch, features out]`.
+    pub fn forward(&self, x: Tensor<2>, pass: &Pass) -> Tensor<2> {
+        let (x, w) = self.quantizers.forward(x, &self.weight, pass);
+        x.matmul(w.transpose()) + self.bias.val().unsqueeze()
+    }
+}
+
+/// A quantized layer of either kind, as a network lists them.
+#[derive(Debug)]
+pub enum Layer<'a> {
+    /// A convolution.
+    Conv2d(&'a mut QuantConv2d),
+    /// A linear layer.
+    Linear(&'a mut QuantLinear),
+}
+
+impl Layer<'_> {
+    /// The layer's quantizers.
+    #[must_use]
+    pub fn quantizers(&self) -> &Quantizers {
+        match self {
+            Self::Conv2d(layer) => &layer.quantizers,
+            Self::Linear(layer) => &layer.quantizers,
+        }
+    }
+
+    /// Fits scales to the weights and to what the observer saw.
+    pub(crate) fn fit(&mut self, spec: LayerSpec, observer: &Observer) {
+        match self {
+            Self::Conv2d(layer) => {
+                let inputs = observer.of(layer.weight.id);
+                layer.quantizers = Quantizers::fitted(spec, layer.weight.val(), &inputs);
+            }
+            Self::Linear(layer) => {
+                let inputs = observer.of(layer.weight.id);
+                layer.quantizers = Quantizers::fitted(spec, layer.weight.val(), &inputs);
+            }
+        }
+    }
+
+    /// Gives the layer quantizers of the right shapes, to be loaded into.
+    pub(crate) fn prepare(&mut self, spec: LayerSpec) {
+        match self {
+            Self::Conv2d(layer) => {
+                let [channels, ..] = layer.weight.lazy_shape().dims::<4>();
+                layer.quantizers = Quantizers::placeholder(spec, channels, &layer.weight.val().device());
+            }
+            Self::Linear(layer) => {
+                let [channels, _] = layer.weight.lazy_shape().dims::<2>();
+                layer.quantizers = Quantizers::placeholder(spec, channels, &layer.weight.val().device());
+            }
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Layers that run in float or at any precision of a set, from the same weights.
+//!
+//! A network is written once. What a forward pass computes is said by its [`Pass`]: float, or one precision.
+
+mod calibration;
+mod layers;
+mod norm;
+pub(crate) mod quantizers;
+
+pub use calibration::{Observer, fit_activation};
+pub use layers::{Layer, QuantConv2d, QuantConv2dConfig, QuantLinear, QuantLinearConfig};
+pub use norm::{PrecisionNorm, PrecisionNormConfig};
+pub use quantizers::{LayerSpec, QuantConfig, Quantizers};
+
+use dr_precision::Precision;
+
+/// What a forward pass computes with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pass<'a> {
+    precision: Option<Precision>,
+    observer: Option<&'a Observer>,
+}
+
+impl<'a> Pass<'a> {
+    /// Float arithmetic, nothing quantized.
+    #[must_use]
+    pub const fn float() -> Self {
+        Self { precision: None, observer: None }
+    }
+
+    /// Fake-quantized at one precision of the set the network was prepared for.
+    #[must_use]
+    pub const fn at(precision: Precision) -> Self {
+        Self { precision: Some(precision), observer: None }
+    }
+
+    /// Float, with the inputs of all quantized layers recorded, to choose the activations' scales from.
+    #[must_use]
+    pub const fn observing(observer: &'a Observer) -> Self {
+        Self { precision: None, observer: Some(observer) }
+    }
+
+    /// The precision; `None` is float.
+    #[must_use]
+    pub const fn precision(&self) -> Option<Precision> {
+        self.precision
+    }
+}

@@ -1,0 +1,202 @@
+//! [`Quantizers`]: the scales of one layer, for all its widths.
+
+use super::{Observer, Pass, fit_activation};
+use burn::module::{Module, Param, ParamId};
+use burn::tensor::{Device, Tensor, TensorData};
+use dr_kernels::{
+    ActivationQuantizer, ScaleGradient, WeightQuantizer, fake_quantize_activation, fake_quantize_weight,
+    search_scales,
+};
+use dr_precision::{BitWidth, Granularity, Precision, PrecisionSet};
+
+/// How a network is quantized.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuantConfig {
+    /// The precisions it runs at.
+    pub precisions: PrecisionSet,
+    /// What the first and the last layer use in every precision.
+    pub edge: Precision,
+    /// Gradient mode of the weights' scales.
+    pub gradient: ScaleGradient,
+    /// One BatchNorm for all precisions instead of one for each.
+    pub share_norm: bool,
+}
+
+impl QuantConfig {
+    /// For `precisions`, with the first and the last layer at the highest widths.
+    #[must_use]
+    pub fn new(precisions: PrecisionSet) -> Self {
+        let edge = Precision::new(precisions.stored(), precisions.widest_activations());
+        Self { precisions, edge, gradient: ScaleGradient::default(), share_norm: false }
+    }
+}
+
+/// How one layer is quantized.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerSpec {
+    /// Widths of the weights, highest (the stored one) first.
+    pub weights: Vec<BitWidth>,
+    /// Widths of the inputs, highest first.
+    pub activations: Vec<BitWidth>,
+    /// The first and the last layer: at the highest width in every precision.
+    pub pinned: bool,
+    /// The input comes out of a ReLU: zero points are 0 and stay so.
+    pub after_relu: bool,
+    /// Gradient mode of the weights' scales.
+    pub gradient: ScaleGradient,
+}
+
+impl LayerSpec {
+    /// The specification of a layer of a network quantized as `config` says.
+    #[must_use]
+    pub fn new(config: &QuantConfig, pinned: bool, after_relu: bool) -> Self {
+        let widths = |of: fn(Precision) -> BitWidth| {
+            let mut widths: Vec<BitWidth> = match pinned {
+                true => vec![of(config.edge)],
+                false => config.precisions.iter().map(of).collect(),
+            };
+            widths.sort_by(|a, b| b.cmp(a));
+            widths.dedup();
+            widths
+        };
+        Self {
+            weights: widths(|p| p.weights),
+            activations: widths(|p| p.activations),
+            pinned,
+            after_relu,
+            gradient: config.gradient,
+        }
+    }
+
+    /// Positions of a precision's widths among the layer's: `(weights, activations)`.
+    fn positions(&self, precision: Precision) -> (usize, usize) {
+        if self.pinned {
+            return (0, 0);
+        }
+        let find = |widths: &[BitWidth], bits| {
+            widths.iter().position(|&width| width == bits).unwrap_or_else(|| {
+                panic!("precision {precision}: the layer was prepared for {widths:?}, not for {bits} bits")
+            })
+        };
+        (find(&self.weights, precision.weights), find(&self.activations, precision.activations))
+    }
+}
+
+/// The scales of one layer's weights and inputs, a parameter for each width. A float layer has none.
+#[derive(Module, Debug, Default)]
+pub struct Quantizers {
+    /// `[channels out]` for each width of the weights.
+    weight_scales: Vec<Param<Tensor<1>>>,
+    /// `[1]` for each width of the inputs.
+    activation_scales: Vec<Param<Tensor<1>>>,
+    /// `[1]` for each width of the inputs.
+    zero_points: Vec<Param<Tensor<1>>>,
+    #[module(skip)]
+    spec: Option<LayerSpec>,
+}
+
+impl Quantizers {
+    /// Quantizers of the right shapes for `channels` output channels, with scales of one: to be loaded into.
+    #[must_use]
+    pub fn placeholder(spec: LayerSpec, channels: usize, device: &Device) -> Self {
+        let params = |count: usize, length: usize, value: f32| {
+            let one = |_| Param::from_tensor(Tensor::full([length], value, device));
+            (0..count).map(one).collect::<Vec<_>>()
+        };
+        Self {
+            weight_scales: params(spec.weights.len(), channels, 1.0),
+            activation_scales: params(spec.activations.len(), 1, 1.0),
+            zero_points: params(spec.activations.len(), 1, 0.0),
+            spec: Some(spec),
+        }
+    }
+
+    /// Quantizers with scales fitted to a trained `weight` and to recorded inputs: training-free quantization, and
+    /// where joint training starts.
+    ///
+    /// # Panics
+    /// If `weight` is not f32.
+    #[must_use]
+    pub fn fitted<const D: usize>(spec: LayerSpec, weight: Tensor<D>, inputs: &[f32]) -> Self {
+        let device = weight.device();
+        let weight_scales = search_scales(weight, &spec.weights, Granularity::Channel)
+            .expect("widths come sorted out of a `LayerSpec`")
+            .into_iter()
+            .map(|scale| Param::from_tensor(on_device(scale, &device)))
+            .collect();
+        let fits = spec.activations.iter().map(|&bits| fit_activation(inputs, bits, spec.after_relu));
+        let param = |value: f32| Param::from_tensor(Tensor::from_data(TensorData::from([value]), &device));
+        let (activation_scales, zero_points) =
+            fits.map(|(scale, zero)| (param(scale), param(zero))).unzip();
+        Self { weight_scales, activation_scales, zero_points, spec: Some(spec) }
+    }
+
+    /// How the layer is quantized; `None` in a float network.
+    #[must_use]
+    pub fn spec(&self) -> Option<&LayerSpec> {
+        self.spec.as_ref()
+    }
+
+    /// The input and the weight as the pass wants them: fake-quantized, or as they are.
+    ///
+    /// # Panics
+    /// If the pass asks for a precision that the layer was not prepared for.
+    pub(super) fn forward<const A: usize, const W: usize>(
+        &self, x: Tensor<A>, weight: &Param<Tensor<W>>, pass: &Pass,
+    ) -> (Tensor<A>, Tensor<W>) {
+        if let Some(observer) = pass.observer {
+            observer.record(weight.id, &x);
+        }
+        let w = weight.val();
+        let Some(precision) = pass.precision else { return (x, w) };
+        let spec = self.spec.as_ref().expect("a float network has no quantized pass");
+        let (wi, ai) = spec.positions(precision);
+        let quantizer = WeightQuantizer::new(spec.weights[0], spec.weights[wi])
+            .expect("the stored width is the highest")
+            .with_gradient(spec.gradient);
+        let (stored, scale) = (self.weight_scales[0].val(), self.weight_scales[wi].val());
+        let w = fake_quantize_weight(w, stored, scale, &quantizer).expect("scales were made for this weight");
+        let zero = self.zero_points[ai].val();
+        let zero = if spec.after_relu { zero.detach() } else { zero };
+        let quantizer = ActivationQuantizer::new(spec.activations[ai]);
+        let x = fake_quantize_activation(x, self.activation_scales[ai].val(), zero, &quantizer)
+            .expect("one scale and zero point for the tensor");
+        (x, w)
+    }
+
+    /// All learned scales and zero points with the width they belong to.
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = (BitWidth, Kind, ParamId)> {
+        let spec = self.spec.as_ref();
+        let widths = |of: fn(&LayerSpec) -> &Vec<BitWidth>| spec.map(of).into_iter().flatten().copied();
+        let list = |widths: Vec<BitWidth>, kind, params: &[Param<Tensor<1>>]| {
+            widths.into_iter().zip(params).map(|(bits, param)| (bits, kind, param.id)).collect::<Vec<_>>()
+        };
+        let (w, a): (Vec<_>, Vec<_>) = (widths(|s| &s.weights).collect(), widths(|s| &s.activations).collect());
+        [
+            list(w, Kind::Scale, &self.weight_scales),
+            list(a.clone(), Kind::Scale, &self.activation_scales),
+            list(a, Kind::ZeroPoint, &self.zero_points),
+        ]
+        .into_iter()
+        .flatten()
+    }
+}
+
+/// What a learned parameter of a quantizer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Scale,
+    ZeroPoint,
+}
+
+/// Puts a fresh tensor on `device`, tracked if `device` tracks gradients.
+fn on_device<const D: usize>(tensor: Tensor<D>, device: &Device) -> Tensor<D> {
+    Tensor::from_data(tensor.into_data(), device)
+}
+
+impl Observer {
+    /// What was recorded of the layer with this weight, or nothing.
+    pub(crate) fn of(&self, weight: ParamId) -> Vec<f32> {
+        self.take(weight).unwrap_or_default()
+    }
+}

@@ -1,0 +1,85 @@
+//! Checkpoints that are whole or not there: written to a temporary file, then renamed.
+
+use super::history::SharedHistory;
+use burn::train::checkpoint::{
+    Checkpoint, Checkpointer, CheckpointerError, CheckpointingAction, CheckpointingStrategy,
+};
+use burn::train::metric::store::EventStoreClient;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The three files of a checkpoint: network, optimizer state, schedule.
+pub(super) const PARTS: [&str; 3] = ["model", "optim", "scheduler"];
+
+/// Writes one part of the checkpoints of a phase.
+pub(super) struct AtomicCheckpointer {
+    directory: PathBuf,
+    part: &'static str,
+}
+
+impl AtomicCheckpointer {
+    pub(super) fn new(directory: &Path, part: &'static str) -> Self {
+        Self { directory: directory.to_path_buf(), part }
+    }
+}
+
+/// Where a part of an epoch's checkpoint is.
+pub(super) fn path(directory: &Path, part: &str, epoch: usize) -> PathBuf {
+    directory.join(format!("{part}-{epoch}.bpk"))
+}
+
+impl<R: Checkpoint> Checkpointer<R> for AtomicCheckpointer {
+    fn save(&self, epoch: usize, record: R) -> Result<(), CheckpointerError> {
+        let to = path(&self.directory, self.part, epoch);
+        let temporary = to.with_extension("tmp.bpk");
+        record.save(temporary.clone())?;
+        let sync = fs::File::open(&temporary).and_then(|file| file.sync_all());
+        sync.and_then(|()| fs::rename(&temporary, &to)).map_err(CheckpointerError::IOError)
+    }
+
+    fn delete(&self, epoch: usize) -> Result<(), CheckpointerError> {
+        match fs::remove_file(path(&self.directory, self.part, epoch)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(CheckpointerError::IOError(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn restore(&self, epoch: usize) -> Result<R, CheckpointerError> {
+        R::load(path(&self.directory, self.part, epoch))
+    }
+}
+
+/// The epochs whose checkpoints are complete, in order.
+pub(super) fn complete_epochs(directory: &Path) -> Vec<usize> {
+    let Ok(entries) = fs::read_dir(directory) else { return vec![] };
+    let epoch = |name: &str| name.strip_prefix("model-")?.strip_suffix(".bpk")?.parse::<usize>().ok();
+    let mut epochs: Vec<usize> = entries
+        .flatten()
+        .filter_map(|entry| epoch(entry.file_name().to_str()?))
+        .filter(|&epoch| PARTS.iter().all(|part| path(directory, part, epoch).is_file()))
+        .collect();
+    epochs.sort_unstable();
+    epochs
+}
+
+/// Saves every epoch; keeps the last two and the best on validation.
+pub(super) struct LastAndBest {
+    directory: PathBuf,
+    history: SharedHistory,
+}
+
+impl LastAndBest {
+    pub(super) fn new(directory: &Path, history: SharedHistory) -> Self {
+        Self { directory: directory.to_path_buf(), history }
+    }
+}
+
+impl CheckpointingStrategy for LastAndBest {
+    fn checkpointing(&mut self, epoch: usize, _: &EventStoreClient) -> Vec<CheckpointingAction> {
+        let best = self.history.best_epoch();
+        // The one before stays until the new one is complete.
+        let outdated = |&old: &usize| old + 1 < epoch && Some(old) != best;
+        let old = complete_epochs(&self.directory).into_iter().filter(outdated).map(CheckpointingAction::Delete);
+        std::iter::once(CheckpointingAction::Save).chain(old).collect()
+    }
+}

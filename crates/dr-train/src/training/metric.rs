@@ -1,0 +1,118 @@
+//! Loss and top-1 accuracy of each precision, as metrics of Burn's `Learner`.
+
+use burn::tensor::{Int, Tensor, TensorReadError};
+use burn::tensor::ExecutionError;
+use burn::train::ItemLazy;
+use burn::train::metric::{
+    Adaptor, Metric, MetricAttributes, MetricMetadata, MetricName, Numeric, NumericAttributes, NumericEntry,
+    SerializedEntry,
+    state::{FormatOptions, NumericMetricState},
+};
+use std::sync::Arc;
+
+/// What a step computed: loss `[1]` and logits `[batch, classes]` of each pass, and the labels `[batch]`.
+#[derive(Clone, Debug)]
+pub struct StepOutput {
+    pub(super) passes: Vec<(Tensor<1>, Tensor<2>)>,
+    pub(super) labels: Tensor<1, Int>,
+}
+
+impl ItemLazy for StepOutput {
+    fn sync(self) -> Result<Self, ExecutionError> {
+        self.labels.device().flush()?;
+        let plain = |(loss, logits): (Tensor<1>, Tensor<2>)| (loss.without_autodiff(), logits.without_autodiff());
+        Ok(Self {
+            passes: self.passes.into_iter().map(plain).collect(),
+            labels: self.labels.without_autodiff(),
+        })
+    }
+}
+
+impl Adaptor<StepOutput> for StepOutput {
+    fn adapt(&self) -> StepOutput {
+        self.clone()
+    }
+}
+
+/// Which number of a pass a metric follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Quantity {
+    Loss,
+    Top1,
+}
+
+/// Loss or top-1 accuracy of the pass at `position`.
+#[derive(Clone)]
+pub(super) struct PassMetric {
+    name: MetricName,
+    position: usize,
+    quantity: Quantity,
+    state: NumericMetricState,
+}
+
+impl PassMetric {
+    pub(super) fn new(pass: &str, position: usize, quantity: Quantity) -> Self {
+        let name = Arc::new(format!("{} {pass}", if quantity == Quantity::Loss { "Loss" } else { "Top-1" }));
+        Self { name, position, quantity, state: NumericMetricState::default() }
+    }
+
+    fn format(&self) -> FormatOptions {
+        let options = FormatOptions::new(self.name());
+        match self.quantity {
+            Quantity::Loss => options.precision(4),
+            Quantity::Top1 => options.unit("%").precision(2),
+        }
+    }
+}
+
+impl Metric for PassMetric {
+    type Input = StepOutput;
+
+    fn name(&self) -> MetricName {
+        self.name.clone()
+    }
+
+    fn attributes(&self) -> MetricAttributes {
+        let top1 = self.quantity == Quantity::Top1;
+        NumericAttributes { unit: top1.then(|| "%".to_string()), higher_is_better: top1 }.into()
+    }
+
+    fn update(&mut self, item: &StepOutput, _: &MetricMetadata) -> Result<SerializedEntry, TensorReadError> {
+        let [batch] = item.labels.dims();
+        // A step that was stopped for a loss that is not finite has no passes.
+        if let Some((loss, logits)) = item.passes.get(self.position) {
+            let value = match self.quantity {
+                Quantity::Loss => loss.clone().try_into_scalar::<f64>()?,
+                Quantity::Top1 => {
+                    let guesses = logits.clone().argmax(1).reshape([batch]);
+                    let right = guesses.equal(item.labels.clone()).int().sum().try_into_scalar::<f64>()?;
+                    100.0 * right / batch as f64
+                }
+            };
+            self.state.update(value, batch);
+        }
+        Ok(self.state.compute_update(self.format()))
+    }
+
+    fn compute(&mut self) -> Result<SerializedEntry, TensorReadError> {
+        Ok(self.state.compute_final(self.format()))
+    }
+
+    fn clear(&mut self) {
+        self.state.reset();
+    }
+}
+
+impl Numeric for PassMetric {
+    fn value(&self) -> Option<NumericEntry> {
+        Some(self.state.current_value())
+    }
+
+    fn running_value(&self) -> Option<NumericEntry> {
+        Some(self.state.running_value())
+    }
+
+    fn final_value(&self) -> NumericEntry {
+        self.state.final_value()
+    }
+}

@@ -1,0 +1,16 @@
+//! Training: a float network first, then all precisions jointly, on Burn's own `Learner`.
+
+mod alrs;
+mod checkpoint;
+mod evaluate;
+mod history;
+mod metric;
+mod optimizer;
+mod phase;
+mod step;
+
+pub use alrs::{eta, lambda};
+pub use evaluate::{Score, evaluate};
+pub use history::{Curve, EpochRecord, History};
+pub use phase::{Phase, PhaseError, PhaseOutcome, run_phase};
+pub use step::{Distillation, Objective, Trainee};

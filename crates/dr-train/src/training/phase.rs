@@ -1,0 +1,234 @@
+//! One phase of training, float or joint, on Burn's `Learner`.
+
+use super::checkpoint::{AtomicCheckpointer, LastAndBest, PARTS, complete_epochs, path};
+use super::history::{History, SharedHistory};
+use super::metric::{PassMetric, Quantity};
+use super::optimizer::{optimizer, schedule};
+use super::step::{Objective, Trainee};
+use crate::config::OptimizerKind;
+use crate::data::{ImageBatch, ImageLoader};
+use crate::models::Network;
+use burn::data::dataloader::DataLoader;
+use burn::module::Module;
+use burn::store::ModuleRecord;
+use burn::train::checkpoint::{Checkpoint, CheckpointerError};
+use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
+use burn::train::metric::MetricDefinition;
+use burn::train::renderer::{
+    EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation, MetricsRendererTraining,
+};
+use burn::train::{Interrupter, Learner, LearnerSummary, SupervisedTraining};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use thiserror::Error;
+
+/// Settings of a phase.
+#[derive(Clone, Debug)]
+pub struct Phase {
+    /// `float` or `joint`: how the log calls it.
+    pub name: String,
+    /// Where its checkpoints and history go.
+    pub directory: PathBuf,
+    /// How many epochs.
+    pub epochs: usize,
+    /// The optimizer.
+    pub optimizer: OptimizerKind,
+    /// Highest learning rate of the weights.
+    pub lr: f64,
+    /// Weight decay.
+    pub weight_decay: f64,
+    /// Largest L2 norm of one parameter's gradient; 0 is no limit.
+    pub clip_norm: f64,
+    /// Epochs of warm-up.
+    pub warmup_epochs: f64,
+    /// Go on after the last complete checkpoint, if there is one.
+    pub resume: bool,
+}
+
+/// What a phase ended with.
+#[derive(Debug)]
+pub struct PhaseOutcome<M> {
+    /// The network of the best epoch on validation, in evaluation mode; of the last step, if interrupted.
+    pub model: M,
+    /// All epochs, those before a resume among them.
+    pub history: History,
+    /// Stopped by Ctrl-C.
+    pub interrupted: bool,
+}
+
+/// Why a phase did not end well.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum PhaseError {
+    /// The loss became infinite or not a number.
+    #[error("{phase} training: the loss is not finite in epoch {epoch}; the last good checkpoint is {checkpoint}")]
+    NotFinite {
+        /// The phase.
+        phase: String,
+        /// The epoch, from 1.
+        epoch: usize,
+        /// Where the last good checkpoint is, or `none`.
+        checkpoint: String,
+    },
+    /// Settings that Burn does not take.
+    #[error("learning rate {lr}: {reason}")]
+    Schedule {
+        /// The rate.
+        lr: f64,
+        /// What Burn says.
+        reason: String,
+    },
+    /// A checkpoint or the data could not be read or written.
+    #[error("{phase} training stopped: {reason}")]
+    Stopped {
+        /// The phase.
+        phase: String,
+        /// Why.
+        reason: String,
+    },
+    /// The directory could not be made.
+    #[error("{path}: {source}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// Trains `model` for `objective` and returns it as it was in its best epoch on validation.
+///
+/// The model must be on a device with autodiff. Every epoch ends with a checkpoint in `phase.directory`; with
+/// `phase.resume`, training goes on after the last complete one.
+///
+/// # Errors
+/// A loss that is not finite, data that cannot be read, checkpoints that cannot be written.
+pub fn run_phase<M: Network>(
+    phase: &Phase, model: M, mut objective: Objective, train: ImageLoader, valid: ImageLoader,
+    interrupter: &Interrupter,
+) -> Result<PhaseOutcome<M>, PhaseError> {
+    let checkpoints = phase.directory.join("checkpoint");
+    std::fs::create_dir_all(&checkpoints)
+        .map_err(|source| PhaseError::Directory { path: checkpoints.clone(), source })?;
+    let finished = if phase.resume { complete_epochs(&checkpoints).last().copied().unwrap_or(0) } else { 0 };
+    let tui = std::io::stdout().is_terminal();
+    let history =
+        SharedHistory::new(phase.directory.join("history.json"), &phase.name, finished, phase.epochs, !tui);
+    let stopped = |reason: String| PhaseError::Stopped { phase: phase.name.clone(), reason };
+
+    objective.interrupter = interrupter.clone();
+    let trainee = Trainee::new(model, objective);
+    let objective = trainee.objective().clone();
+    let restored = |trainee: Trainee<M>, epoch| -> Result<Trainee<M>, CheckpointerError> {
+        Ok(trainee.load_record(ModuleRecord::load_checkpoint(path(&checkpoints, PARTS[0], epoch))?))
+    };
+
+    let mut trained = trainee.clone();
+    if finished < phase.epochs {
+        let steps_per_epoch = train.num_batches().max(1);
+        let warmup = (phase.warmup_epochs * steps_per_epoch as f64).round() as usize;
+        let schedule = schedule(phase.lr, warmup, phase.epochs * steps_per_epoch)
+            .map_err(|reason| PhaseError::Schedule { lr: phase.lr, reason })?;
+        let train: Arc<dyn DataLoader<ImageBatch>> = Arc::new(train.starting_at(finished as u64));
+        let mut training = SupervisedTraining::new(&phase.directory, train, Arc::new(valid))
+            .num_epochs(phase.epochs)
+            .with_interrupter(interrupter.clone())
+            .with_application_logger(None)
+            .with_metric_logger(history.clone())
+            .with_progress_logger(history.clone())
+            .with_checkpointing_strategy(LastAndBest::new(&checkpoints, history.clone()))
+            .with_custom_checkpointers(
+                AtomicCheckpointer::new(&checkpoints, PARTS[0]),
+                AtomicCheckpointer::new(&checkpoints, PARTS[1]),
+                AtomicCheckpointer::new(&checkpoints, PARTS[2]),
+            )
+            .label(&phase.name);
+        for (position, precision) in objective.passes.iter().enumerate() {
+            let name = precision.map_or("float".to_string(), |p| p.to_string());
+            for quantity in [Quantity::Loss, Quantity::Top1] {
+                let metric = PassMetric::new(&name, position, quantity);
+                training = training.metric_train_numeric(metric.clone()).metric_valid_numeric(metric);
+            }
+        }
+        if !tui {
+            training = training.renderer(Box::new(Silent));
+        }
+        if finished > 0 {
+            training = training.checkpoint(finished);
+        }
+        let optimizer = optimizer(phase.optimizer, phase.weight_decay, phase.clip_norm);
+        trained = training.launch(Learner::new(trainee.clone(), optimizer, schedule)).model;
+    }
+
+    let history = history.snapshot();
+    if objective.diverged.load(Ordering::Relaxed) {
+        let last = complete_epochs(&checkpoints).last().map(|&e| path(&checkpoints, PARTS[0], e));
+        return Err(PhaseError::NotFinite {
+            phase: phase.name.clone(),
+            epoch: history.epochs.last().map_or(1, |record| record.epoch + 1),
+            checkpoint: last.map_or("none".into(), |path| path.display().to_string()),
+        });
+    }
+    if let Some(error) = interrupter.error() {
+        return Err(stopped(error.to_string()));
+    }
+    let interrupted = interrupter.should_stop();
+    let best = history.best_epoch().filter(|epoch| !interrupted && complete_epochs(&checkpoints).contains(epoch));
+    let model = match best {
+        Some(epoch) => restored(trainee, epoch).map_err(|error| stopped(error.to_string()))?,
+        None => trained,
+    };
+    Ok(PhaseOutcome { model: model.valid().into_model(), history, interrupted })
+}
+
+/// [`Checkpoint::load`] under a name that does not hide the record's own.
+trait LoadCheckpoint: Sized {
+    fn load_checkpoint(path: PathBuf) -> Result<Self, CheckpointerError>;
+}
+
+impl<R: Checkpoint> LoadCheckpoint for R {
+    fn load_checkpoint(path: PathBuf) -> Result<Self, CheckpointerError> {
+        R::load(path)
+    }
+}
+
+/// Renders nothing: without a terminal, the history prints a line per epoch.
+struct Silent;
+
+impl MetricsRendererTraining for Silent {
+    fn update_train(&mut self, _: MetricState) {}
+    fn update_valid(&mut self, _: MetricState) {}
+    fn on_train_end(&mut self, _: Option<LearnerSummary>) -> Result<(), Box<dyn std::error::Error>> {
+        Ok(())
+    }
+}
+
+impl MetricsRendererEvaluation for Silent {
+    fn update_test(&mut self, _: EvaluationName, _: MetricState) {}
+}
+
+impl TrainingProgressLogger for Silent {
+    fn start(&mut self, _: usize, _: usize, _: Option<usize>, _: Option<&str>) {}
+    fn start_split(&mut self, _: &str, _: usize) {}
+    fn update_split(&mut self, _: usize) {}
+    fn end_split(&mut self) {}
+    fn update_epoch(&mut self, _: usize) {}
+    fn end(&mut self) {}
+    fn log_event_training(&mut self, _: String) {}
+}
+
+impl EvaluationProgressLogger for Silent {
+    fn start_global_progress(&mut self, _: usize) {}
+    fn start_test(&mut self, _: &str, _: usize) {}
+    fn update_test_progress(&mut self, _: usize) {}
+    fn end_test(&mut self) {}
+    fn end_global_progress(&mut self) {}
+    fn log_event_evaluation(&mut self, _: String) {}
+}
+
+impl MetricsRenderer for Silent {
+    fn manual_close(&mut self) {}
+    fn register_metric(&mut self, _: MetricDefinition) {}
+}

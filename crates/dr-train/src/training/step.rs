@@ -1,0 +1,176 @@
+//! One training step: every precision of the set on the same batch, one update (arXiv:2502.01199).
+
+use super::alrs;
+use super::metric::StepOutput;
+use crate::data::ImageBatch;
+use crate::models::Network;
+use crate::nn::Pass;
+use burn::module::{Module, ModuleMapper, Param, ParamId};
+use burn::nn::loss::CrossEntropyLossConfig;
+use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
+use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
+use burn::tensor::{Tensor, activation::log_softmax, activation::softmax};
+use burn::train::{InferenceStep, Interrupter, TrainOutput, TrainStep};
+use dr_precision::Precision;
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// No scale gets below this: a step can overshoot zero.
+const SMALLEST_SCALE: f32 = 1e-6;
+
+/// What a phase trains for. Shared by all copies of a [`Trainee`].
+#[derive(Default)]
+pub struct Objective {
+    /// The passes of each step, highest precision first; `None` is float.
+    pub passes: Vec<Option<Precision>>,
+    /// Learning rate of scales divided by that of weights.
+    pub scale_rate: f64,
+    /// Adaptive learning rate scaling.
+    pub alrs: bool,
+    /// Whose logits the passes learn from besides the labels.
+    pub distill: Distillation,
+    /// Set when a loss was not finite; the step is then not taken.
+    pub(super) diverged: AtomicBool,
+    pub(super) interrupter: Interrupter,
+}
+
+impl Objective {
+    /// For `passes` in each step, with one learning rate for everything and labels only.
+    #[must_use]
+    pub fn new(passes: Vec<Option<Precision>>) -> Self {
+        Self { passes, scale_rate: 1.0, ..Self::default() }
+    }
+}
+
+/// Where soft labels come from.
+#[derive(Clone, Default)]
+pub enum Distillation {
+    /// Labels only.
+    #[default]
+    Off,
+    /// The logits of the step's first pass, the highest precision.
+    Highest,
+    /// The logits of another network, given the images.
+    Teacher(Arc<dyn Fn(Tensor<4>) -> Tensor<2> + Send + Sync>),
+}
+
+impl fmt::Debug for Objective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Objective").field("passes", &self.passes).field("alrs", &self.alrs).finish_non_exhaustive()
+    }
+}
+
+/// A network with what it is trained for.
+#[derive(Module, Debug)]
+pub struct Trainee<M: Network> {
+    model: M,
+    #[module(skip)]
+    objective: Arc<Objective>,
+}
+
+impl<M: Network> Trainee<M> {
+    /// A network to be trained for `objective`.
+    pub fn new(model: M, objective: Objective) -> Self {
+        Self { model, objective: Arc::new(objective) }
+    }
+
+    /// The network.
+    pub fn into_model(self) -> M {
+        self.model
+    }
+
+    pub(super) fn objective(&self) -> &Arc<Objective> {
+        &self.objective
+    }
+
+    /// The loss of logits `[batch, classes]`: cross entropy with the labels, and with `teacher`'s logits half of that
+    /// and half of the cross entropy with the teacher's distribution.
+    fn loss(&self, logits: Tensor<2>, batch: &ImageBatch, teacher: Option<&Tensor<2>>) -> Tensor<1> {
+        let labels = CrossEntropyLossConfig::new().init(&logits.device()).forward(logits.clone(), batch.labels.clone());
+        match teacher {
+            None => labels,
+            Some(teacher) => {
+                let soft = softmax(teacher.clone(), 1) * log_softmax(logits, 1);
+                labels * 0.5 - soft.sum_dim(1).mean() * 0.5
+            }
+        }
+    }
+}
+
+fn pass(precision: Option<Precision>) -> Pass<'static> {
+    precision.map_or(Pass::float(), Pass::at)
+}
+
+impl<M: Network> TrainStep for Trainee<M> {
+    type Input = ImageBatch;
+    type Output = StepOutput;
+
+    fn step(&self, batch: ImageBatch) -> TrainOutput<StepOutput> {
+        let objective = &self.objective;
+        let mut teacher = match &objective.distill {
+            Distillation::Teacher(logits) => Some(Tensor::from_inner(logits(batch.images.clone().inner()))),
+            _ => None,
+        };
+        let mut sum = GradientsAccumulator::new();
+        let mut passes = Vec::with_capacity(objective.passes.len());
+        for &precision in &objective.passes {
+            let logits = self.model.forward(batch.images.clone(), &pass(precision));
+            let loss = self.loss(logits.clone(), &batch, teacher.as_ref());
+            if !loss.clone().into_scalar::<f32>().is_finite() {
+                objective.diverged.store(true, Ordering::Relaxed);
+                objective.interrupter.stop(Some("the loss is not finite"));
+                let item = StepOutput { passes: vec![], labels: batch.labels };
+                return TrainOutput { grads: GradientsParams::new(), item };
+            }
+            if matches!(objective.distill, Distillation::Highest) && teacher.is_none() {
+                teacher = Some(logits.clone().detach());
+            }
+            // Each pass's graph is freed before the next one starts.
+            sum.accumulate(self, GradientsParams::from_grads(loss.backward(), self));
+            passes.push((loss.detach(), logits.detach()));
+        }
+        TrainOutput { grads: sum.grads(), item: StepOutput { passes, labels: batch.labels } }
+    }
+
+    fn optimize(
+        mut self, optim: &mut ModuleOptimizer, rates: ModuleLearningRate, grads: GradientsParams,
+    ) -> Self {
+        let weights = rates.base();
+        let (scale_rate, alrs) = (self.objective.scale_rate, self.objective.alrs);
+        let rates = alrs::learning_rates(&mut self.model, &grads, weights, weights * scale_rate, alrs);
+        let scales = alrs::by_width(&mut self.model).into_values().flatten();
+        let scales = scales.filter(|(kind, _)| *kind == crate::nn::quantizers::Kind::Scale).map(|(_, id)| id).collect();
+        optim.step(rates, self, grads).map(&mut PositiveScales(scales))
+    }
+}
+
+impl<M: Network> InferenceStep for Trainee<M> {
+    type Input = ImageBatch;
+    type Output = StepOutput;
+
+    fn step(&self, batch: ImageBatch) -> StepOutput {
+        let one = |&precision: &Option<Precision>| {
+            let logits = self.model.forward(batch.images.clone(), &pass(precision));
+            (self.loss(logits.clone(), &batch, None), logits)
+        };
+        StepOutput { passes: self.objective.passes.iter().map(one).collect(), labels: batch.labels.clone() }
+    }
+}
+
+/// Keeps the scales above zero.
+struct PositiveScales(HashSet<ParamId>);
+
+impl ModuleMapper for PositiveScales {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if !self.0.contains(&param.id) {
+            return param;
+        }
+        let (id, tensor, mapper) = param.consume();
+        let tracked = tensor.is_require_grad();
+        let tensor = tensor.inner().clamp_min(SMALLEST_SCALE);
+        let tensor = Tensor::from_inner(tensor).set_require_grad(tracked);
+        Param::from_mapped_value(id, tensor, mapper)
+    }
+}
