@@ -114,6 +114,15 @@ impl Layer<'_> {
         }
     }
 
+    /// The shape of the weight, output channels first.
+    #[must_use]
+    pub fn weight_shape(&self) -> Vec<usize> {
+        match self {
+            Self::Conv2d(layer) => layer.weight.lazy_shape().to_vec(),
+            Self::Linear(layer) => layer.weight.lazy_shape().to_vec(),
+        }
+    }
+
     /// Fits scales to the weights and to what the observer saw.
     pub(crate) fn fit(&mut self, spec: LayerSpec, observer: &Observer) {
         match self {
