@@ -1,45 +1,35 @@
-//! temporary
-use crate::{ScaleGradient, layout::ScaleLayout, reference};
-use dr_precision::BitWidth;
-pub use reference::{
-    dequantize_packed, fake_quantize_activation, fake_quantize_weight, search_scales, switch_packed,
+//! The operations on a CPU: in parallel (rayon) over blocks, vectorised for the instruction set of the machine.
+//!
+//! Each function here has a sibling that takes an [`Isa`] and, where the result is large, a slice to write it to. What is
+//! computed does not depend on the number of threads, and codes and values not on the instruction set.
+//!
+//! | file | what |
+//! |---|---|
+//! | `isa` | compiles a loop for each instruction set, and chooses |
+//! | `blocks` | parallel loops over blocks of an output |
+//! | `runs` | loops over the elements that share a scale |
+//! | `codes`, `planes`, `sample` | the arithmetic: codes in `f32`, packed codes in `u64`, halves |
+//! | `fake_quantize`, `packed`, `scale_search` | the operations |
+
+mod blocks;
+mod codes;
+mod fake_quantize;
+mod isa;
+mod packed;
+mod planes;
+mod runs;
+mod sample;
+mod scale_search;
+
+pub use fake_quantize::{
+    fake_quantize_activation, fake_quantize_activation_backward, fake_quantize_activation_backward_into,
+    fake_quantize_activation_into, fake_quantize_weight, fake_quantize_weight_backward,
+    fake_quantize_weight_backward_into, fake_quantize_weight_into,
 };
-fn f(v: Vec<f64>) -> Vec<f32> {
-    v.into_iter().map(|x| x as f32).collect()
-}
-pub fn fake_quantize_weight_backward(
-    w: &[f32], sh: &[f32], s: &[f32], g: &[f32], l: &ScaleLayout, st: BitWidth, a: BitWidth, m: ScaleGradient,
-) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-    let (a, b, c) = reference::fake_quantize_weight_backward(w, sh, s, g, l, st, a, m);
-    (f(a), f(b), f(c))
-}
-pub fn fake_quantize_activation_backward(
-    x: &[f32], s: &[f32], z: &[f32], g: &[f32], l: &ScaleLayout, b: BitWidth,
-) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-    let (a, b, c) = reference::fake_quantize_activation_backward(x, s, z, g, l, b);
-    (f(a), f(b), f(c))
-}
-pub trait Sample: Copy {
-    fn f(self) -> f32;
-}
-impl Sample for f32 {
-    fn f(self) -> f32 {
-        self
-    }
-}
-impl Sample for half::f16 {
-    fn f(self) -> f32 {
-        self.to_f32()
-    }
-}
-impl Sample for half::bf16 {
-    fn f(self) -> f32 {
-        self.to_f32()
-    }
-}
-pub fn quantize_pack<T: Sample>(
-    x: &[T], s: &[f32], z: Option<&[f32]>, l: &ScaleLayout, b: BitWidth,
-) -> Vec<u32> {
-    let x: Vec<f32> = x.iter().map(|x| x.f()).collect();
-    reference::quantize_pack(&x, s, z, l, b)
-}
+pub use isa::Isa;
+pub use packed::{
+    dequantize_packed, dequantize_packed_into, quantize_pack, quantize_pack_into, switch_packed,
+    switch_packed_into,
+};
+pub use sample::Sample;
+pub use scale_search::{search_scales, search_scales_on};

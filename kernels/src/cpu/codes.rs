@@ -1,0 +1,76 @@
+//! The arithmetic of codes, in `f32`: exact, without branches or calls, so that loops over it vectorise.
+
+use dr_precision::BitWidth;
+
+/// `1.5 * 2^23`. A sum of it and a small number is rounded to an integer, half to even.
+const MAGIC: f32 = 12_582_912.0;
+
+/// `round(x)`, half to even, for `|x| < 2^22`. Never -0.
+#[inline(always)]
+fn round(x: f32) -> f32 {
+    (x + MAGIC) - MAGIC
+}
+
+/// `clip(x, low, high)`, and 0 for a NaN.
+#[inline(always)]
+fn clip(x: f32, low: f32, high: f32) -> f32 {
+    let x = if x.is_nan() { 0.0 } else { x };
+    let x = if x > low { x } else { low };
+    if x < high { x } else { high }
+}
+
+/// Quantizes with one scale: signed codes, or unsigned ones with a zero point.
+#[derive(Clone, Copy)]
+pub(super) struct Quantizer {
+    pub scale: f32,
+    pub low: f32,
+    pub high: f32,
+}
+
+impl Quantizer {
+    #[inline(always)]
+    pub fn signed(scale: f32, bits: BitWidth) -> Self {
+        Self { scale, low: bits.signed_min() as f32, high: bits.signed_max() as f32 }
+    }
+
+    #[inline(always)]
+    pub fn unsigned(scale: f32, bits: BitWidth) -> Self {
+        Self { scale, low: 0.0, high: bits.unsigned_max() as f32 }
+    }
+
+    /// The code of `x`, of which a zero point has been subtracted.
+    #[inline(always)]
+    pub fn code(self, x: f32) -> f32 {
+        round(clip(x / self.scale, self.low, self.high))
+    }
+
+    /// The lowest 8 bits of the code, two's complement.
+    #[inline(always)]
+    pub fn byte(self, x: f32) -> u8 {
+        (clip(x / self.scale, self.low, self.high) + MAGIC).to_bits() as u8
+    }
+}
+
+/// The second rounding.
+#[derive(Clone, Copy)]
+pub(super) struct Switch {
+    /// `2^-d`.
+    pub step: f32,
+    /// The highest code.
+    pub high: f32,
+}
+
+impl Switch {
+    #[inline(always)]
+    pub fn new(stored: BitWidth, active: BitWidth) -> Self {
+        let step = 1.0 / (1u32 << (stored.bits() - active.bits())) as f32;
+        Self { step, high: active.signed_max() as f32 }
+    }
+
+    /// `code` is a stored one. A product with a power of two is exact.
+    #[inline(always)]
+    pub fn code(self, code: f32) -> f32 {
+        let code = round(code * self.step);
+        if code < self.high { code } else { self.high }
+    }
+}

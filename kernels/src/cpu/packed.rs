@@ -1,0 +1,336 @@
+//! Quantizing to packed codes, switching and dequantizing them.
+
+use super::blocks::{BLOCK, as_uninit, collect, fill, streams, write};
+use super::codes::Quantizer;
+use super::isa::{Isa, Kernel};
+use super::planes::{pack, switch, unpack};
+use super::runs::{Map, MapRuns};
+use super::sample::Sample;
+use crate::layout::{BLOCK as WORD_BLOCK, ScaleLayout, packed_words, planes};
+use dr_precision::BitWidth;
+use rayon::prelude::*;
+use std::{marker::PhantomData, mem::MaybeUninit};
+
+/// Codes that one thread packs at a time.
+const TASK: usize = 16 * BLOCK;
+
+/// [`crate::reference::quantize_pack`], for f32, f16 and bf16.
+#[must_use]
+pub fn quantize_pack<T: Sample>(
+    x: &[T], scale: &[f32], zero_point: Option<&[f32]>, layout: &ScaleLayout, bits: BitWidth,
+) -> Vec<u32> {
+    let codes = QuantizeCodes { x, scale, zero_point, layout, bits };
+    collect_packed(Isa::detect(), &codes, x.len(), bits)
+}
+
+/// [`quantize_pack`] on `isa` into `out`.
+///
+/// # Panics
+/// If `out` has not [`packed_words`] words, or the machine has no `isa`.
+pub fn quantize_pack_into<T: Sample>(
+    isa: Isa, x: &[T], scale: &[f32], zero_point: Option<&[f32]>, layout: &ScaleLayout, bits: BitWidth,
+    out: &mut [u32],
+) {
+    let codes = QuantizeCodes { x, scale, zero_point, layout, bits };
+    fill_packed(isa, &codes, x.len(), bits, as_uninit(out));
+}
+
+/// [`crate::reference::switch_packed`].
+#[must_use]
+pub fn switch_packed(words: &[u32], elements: usize, stored: BitWidth, active: BitWidth) -> Vec<u32> {
+    collect_packed(Isa::detect(), &SwitchCodes { words, stored, active }, elements, active)
+}
+
+/// [`switch_packed`] on `isa` into `out`.
+///
+/// # Panics
+/// If `out` has not [`packed_words`] words, or the machine has no `isa`.
+pub fn switch_packed_into(
+    isa: Isa, words: &[u32], elements: usize, stored: BitWidth, active: BitWidth, out: &mut [u32],
+) {
+    fill_packed(isa, &SwitchCodes { words, stored, active }, elements, active, as_uninit(out));
+}
+
+/// [`crate::reference::dequantize_packed`].
+#[must_use]
+pub fn dequantize_packed(
+    words: &[u32], scale: &[f32], zero_point: Option<&[f32]>, layout: &ScaleLayout, bits: BitWidth,
+) -> Vec<f32> {
+    let dequantize = Dequantize { isa: Isa::detect(), words, scale, zero_point, layout, bits };
+    collect(layout.elements(), |start, out| dequantize.block(start, out)).0
+}
+
+/// [`dequantize_packed`] on `isa` into `out`.
+///
+/// # Panics
+/// If `out` has not as many elements as `layout`, or the machine has no `isa`.
+pub fn dequantize_packed_into(
+    isa: Isa, words: &[u32], scale: &[f32], zero_point: Option<&[f32]>, layout: &ScaleLayout, bits: BitWidth,
+    out: &mut [f32],
+) {
+    assert_eq!(out.len(), layout.elements());
+    let dequantize = Dequantize { isa, words, scale, zero_point, layout, bits };
+    fill(out, |start, out| dequantize.block(start, out));
+}
+
+/// Where codes to pack come from.
+trait Codes: Sync {
+    /// Computes `len` codes, those from number `start` on. There may be room for up to 31 more, with any contents.
+    /// Must be `#[inline(always)]`.
+    fn codes(&self, start: usize, len: usize, out: &mut [u64]);
+}
+
+/// The planes of some codes, those that a width has not being empty.
+type Planes<'a> = [&'a mut [MaybeUninit<u32>]; 3];
+
+fn collect_packed(isa: Isa, codes: &impl Codes, elements: usize, bits: BitWidth) -> Vec<u32> {
+    let len = packed_words(elements, bits);
+    let mut words = Vec::with_capacity(len);
+    fill_packed(isa, codes, elements, bits, &mut words.spare_capacity_mut()[..len]);
+    // SAFETY: `fill_packed` has initialised the first `len` words, which is within the capacity.
+    unsafe { words.set_len(len) };
+    words
+}
+
+/// Writes all of `out`.
+fn fill_packed(
+    isa: Isa, codes: &impl Codes, elements: usize, bits: BitWidth, mut out: &mut [MaybeUninit<u32>],
+) {
+    assert_eq!(out.len(), packed_words(elements, bits));
+    let streams = streams(size_of_val(out));
+    let padded = elements.next_multiple_of(WORD_BLOCK);
+    let mut whole = Planes::default();
+    for (plane, of_width) in whole.iter_mut().zip(planes(bits)) {
+        *plane = out.split_off_mut(..padded / WORD_BLOCK * of_width.bits as usize).expect("counted above");
+    }
+    let run = |(index, planes): (usize, Planes)| {
+        let start = index * TASK;
+        let len = TASK.min(elements - start);
+        isa.run(PackTask { codes, bits, start, len, planes, streams });
+    };
+    if padded <= TASK {
+        return run((0, whole));
+    }
+    parts(whole, bits, TASK).collect::<Vec<_>>().into_par_iter().enumerate().for_each(run);
+}
+
+/// Cuts planes into parts of `len` codes; the last may be shorter.
+#[inline(always)]
+fn parts(mut planes_left: Planes, bits: BitWidth, len: usize) -> impl Iterator<Item = Planes> {
+    std::iter::from_fn(move || {
+        let mut part = Planes::default();
+        for ((part, left), plane) in part.iter_mut().zip(&mut planes_left).zip(planes(bits)) {
+            let words = left.len().min(len / WORD_BLOCK * plane.bits as usize);
+            *part = left.split_off_mut(..words)?;
+        }
+        (!part[0].is_empty()).then_some(part)
+    })
+}
+
+/// Computes and packs the codes of one task.
+struct PackTask<'a, C> {
+    codes: &'a C,
+    bits: BitWidth,
+    start: usize,
+    len: usize,
+    planes: Planes<'a>,
+    streams: bool,
+}
+
+impl<C: Codes> Kernel for PackTask<'_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { codes, bits, start, len, planes, streams } = self;
+        let (mut buffer, mut words) = ([0u64; BLOCK / 8], [0u32; BLOCK / 4]);
+        for (index, mut planes) in parts(planes, bits, BLOCK).enumerate() {
+            let first = index * BLOCK;
+            let len = BLOCK.min(len - first);
+            let buffer = &mut buffer[..len.next_multiple_of(WORD_BLOCK) / 8];
+            codes.codes(start + first, len, buffer);
+            bytemuck::cast_slice_mut::<u64, u8>(buffer)[len..].fill(0);
+            pack(buffer, bits, &mut words, |plane, words| write(planes[plane], words, streams));
+        }
+    }
+}
+
+struct QuantizeCodes<'a, T> {
+    x: &'a [T],
+    scale: &'a [f32],
+    zero_point: Option<&'a [f32]>,
+    layout: &'a ScaleLayout,
+    bits: BitWidth,
+}
+
+impl<T: Sample> Codes for QuantizeCodes<'_, T> {
+    #[inline(always)]
+    fn codes(&self, start: usize, len: usize, out: &mut [u64]) {
+        let Self { x, scale, zero_point, layout, bits } = *self;
+        let x = &x[start..start + len];
+        let out = &mut bytemuck::cast_slice_mut(out)[..len];
+        match zero_point {
+            None => {
+                let map = &SignedByte { scale, bits, sample: PhantomData };
+                MapRuns { map, layout, start, x, out }.run();
+            }
+            Some(zero_point) => {
+                let map = &UnsignedByte { scale, zero_point, bits, sample: PhantomData };
+                MapRuns { map, layout, start, x, out }.run();
+            }
+        }
+    }
+}
+
+/// To signed codes.
+struct SignedByte<'a, T> {
+    scale: &'a [f32],
+    bits: BitWidth,
+    sample: PhantomData<T>,
+}
+
+impl<T: Sample> Map for SignedByte<'_, T> {
+    type In = T;
+    type Out = u8;
+    type Constants = Quantizer;
+
+    #[inline(always)]
+    fn constants(&self, j: usize) -> Quantizer {
+        Quantizer::signed(self.scale[j], self.bits)
+    }
+
+    #[inline(always)]
+    fn apply(quantizer: Quantizer, x: T) -> u8 {
+        quantizer.byte(x.widen())
+    }
+}
+
+/// To unsigned codes.
+struct UnsignedByte<'a, T> {
+    scale: &'a [f32],
+    zero_point: &'a [f32],
+    bits: BitWidth,
+    sample: PhantomData<T>,
+}
+
+impl<T: Sample> Map for UnsignedByte<'_, T> {
+    type In = T;
+    type Out = u8;
+    type Constants = (Quantizer, f32);
+
+    #[inline(always)]
+    fn constants(&self, j: usize) -> (Quantizer, f32) {
+        (Quantizer::unsigned(self.scale[j], self.bits), self.zero_point[j])
+    }
+
+    #[inline(always)]
+    fn apply((quantizer, zero): (Quantizer, f32), x: T) -> u8 {
+        quantizer.byte(x.widen() - zero)
+    }
+}
+
+struct SwitchCodes<'a> {
+    words: &'a [u32],
+    stored: BitWidth,
+    active: BitWidth,
+}
+
+impl Codes for SwitchCodes<'_> {
+    #[inline(always)]
+    fn codes(&self, start: usize, _len: usize, out: &mut [u64]) {
+        let Self { words, stored, active } = *self;
+        unpack(words, stored, start, out);
+        if stored != active {
+            for codes in out {
+                *codes = switch(*codes, stored, active);
+            }
+        }
+    }
+}
+
+/// The arguments of [`dequantize_packed`].
+struct Dequantize<'a> {
+    isa: Isa,
+    words: &'a [u32],
+    scale: &'a [f32],
+    zero_point: Option<&'a [f32]>,
+    layout: &'a ScaleLayout,
+    bits: BitWidth,
+}
+
+impl Dequantize<'_> {
+    fn block(&self, start: usize, out: &mut [f32]) {
+        self.isa.run(DequantizeBlock { of: self, start, out });
+    }
+}
+
+struct DequantizeBlock<'a> {
+    of: &'a Dequantize<'a>,
+    start: usize,
+    out: &'a mut [f32],
+}
+
+impl Kernel for DequantizeBlock<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { of: &Dequantize { words, scale, zero_point, layout, bits, .. }, start, out } = self;
+        let mut buffer = [0u64; BLOCK / 8];
+        let codes = &mut buffer[..out.len().next_multiple_of(WORD_BLOCK) / 8];
+        unpack(words, bits, start, codes);
+        let x = &bytemuck::cast_slice(codes)[..out.len()];
+        match zero_point {
+            None => MapRuns { map: &SignedValue { scale, bits }, layout, start, x, out }.run(),
+            Some(zero_point) => {
+                MapRuns { map: &UnsignedValue { scale, zero_point }, layout, start, x, out }.run()
+            }
+        }
+    }
+}
+
+/// From signed codes without their sign's extension.
+struct SignedValue<'a> {
+    scale: &'a [f32],
+    bits: BitWidth,
+}
+
+impl Map for SignedValue<'_> {
+    type In = u8;
+    type Out = f32;
+    /// The scale, and the bit that is the sign.
+    type Constants = (f32, u8);
+
+    #[inline(always)]
+    fn constants(&self, j: usize) -> (f32, u8) {
+        (self.scale[j], 1 << (self.bits.bits() - 1))
+    }
+
+    #[inline(always)]
+    fn apply((scale, sign): (f32, u8), code: u8) -> f32 {
+        scale * (i32::from(code ^ sign) - i32::from(sign)) as f32
+    }
+}
+
+/// From unsigned codes.
+struct UnsignedValue<'a> {
+    scale: &'a [f32],
+    zero_point: &'a [f32],
+}
+
+impl Map for UnsignedValue<'_> {
+    type In = u8;
+    type Out = f32;
+    /// The scale and the zero point.
+    type Constants = (f32, f32);
+
+    #[inline(always)]
+    fn constants(&self, j: usize) -> (f32, f32) {
+        (self.scale[j], self.zero_point[j])
+    }
+
+    #[inline(always)]
+    fn apply((scale, zero): (f32, f32), code: u8) -> f32 {
+        scale * f32::from(code) + zero
+    }
+}
