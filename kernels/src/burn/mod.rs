@@ -129,11 +129,7 @@ pub fn search_scales<const D: usize>(
     }
     let layout = ScaleLayout::weights(&weight.dims(), granularity);
     let found = Dispatch::search_scales(weight.inner().into_dispatch(), layout, widths.to_vec());
-    let scales = Tensor::<1>::from_dispatch(found);
-    Ok(scales
-        .reshape([widths.len(), layout.scales()])
-        .split(1, 0)
-        .into_iter()
-        .map(|s| s.flatten(0, 1))
-        .collect())
+    let (scales, n) = (Tensor::<1>::from_dispatch(found), layout.scales());
+    // Not by a reshape to `[widths, n]`: Burn takes a 0 there for "as before".
+    Ok((0..widths.len()).map(|b| scales.clone().slice(b * n..(b + 1) * n)).collect())
 }

@@ -174,6 +174,10 @@ pub fn dequantize<const D: usize>(packed: &PackedTensor) -> Result<Tensor<D>, Ke
     let Ok(shape) = <[usize; D]>::try_from(packed.shape.as_slice()) else {
         return Err(KernelError::Rank { shape: packed.shape.clone(), rank: D });
     };
+    if shape.contains(&0) {
+        // Burn's reshape takes a 0 for "as before".
+        return Ok(Tensor::zeros(shape, &packed.scale.device()));
+    }
     let zero = packed.zero_point.clone().unwrap_or_else(|| packed.scale.clone());
     let values = Dispatch::dequantize_packed(
         packed.words.clone().into_dispatch(),

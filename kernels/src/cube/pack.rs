@@ -1,0 +1,251 @@
+//! Packing, switching and dequantizing: a unit per block of 32 codes. A block's words are in registers, in the order of
+//! the planes; every position in them is known when the kernel is compiled. The layout is in [`crate::layout`].
+
+use super::code::{Rule, code_of};
+use super::launch::{empty, one_unit_each, vector_size};
+use super::runs::{Runs, runs};
+use crate::burn_face::ops::PackFormat;
+use crate::layout::{self, BLOCK, Plane, packed_words};
+use burn::backend::{Backend, TensorMetadata, cubecl::dtype_to_storage_type};
+use burn::tensor::DType;
+use burn_cubecl::cubecl::{self, prelude::*};
+use burn_cubecl::{CubeBackend, kernel::into_contiguous, ops::into_data_sync, tensor::CubeTensor};
+use dr_precision::BitWidth;
+
+fn count_planes(bits: BitWidth) -> usize {
+    layout::planes(bits).count()
+}
+
+fn plane(bits: BitWidth, n: usize) -> Plane {
+    layout::planes(bits).collect::<Vec<_>>()[n]
+}
+
+/// Where the field of code `i` is in plane `n`: the word of the block, and the bit of the word.
+fn word(bits: BitWidth, n: usize, i: usize) -> usize {
+    let plane = plane(bits, n);
+    plane.offset as usize + i * plane.bits as usize / 32
+}
+
+fn bit(bits: BitWidth, n: usize, i: usize) -> u32 {
+    i as u32 * plane(bits, n).bits % 32
+}
+
+fn mask(bits: BitWidth, n: usize) -> u32 {
+    (1 << plane(bits, n).bits) - 1
+}
+
+/// Adds the lowest bits of `code` to a block, as code `i`. The block's words start as zero.
+#[cube]
+fn put(block: &mut Array<u32>, code: u32, #[comptime] i: usize, #[comptime] bits: BitWidth) {
+    #[unroll]
+    for n in 0..comptime!(count_planes(bits)) {
+        let at = comptime!(word(bits, n, i));
+        let field = (code >> comptime!(plane(bits, n).shift)) & comptime!(mask(bits, n));
+        block[at] |= field << comptime!(bit(bits, n, i));
+    }
+}
+
+/// Code `i` of a block, not sign-extended.
+#[cube]
+fn get(block: &Array<u32>, #[comptime] i: usize, #[comptime] bits: BitWidth) -> u32 {
+    let mut code = 0u32;
+    #[unroll]
+    for n in 0..comptime!(count_planes(bits)) {
+        let field =
+            (block[comptime!(word(bits, n, i))] >> comptime!(bit(bits, n, i))) & comptime!(mask(bits, n));
+        code |= field << comptime!(plane(bits, n).shift);
+    }
+    code
+}
+
+/// The signed code whose lowest bits `code` has.
+#[cube]
+fn sign_extend(code: u32, #[comptime] bits: BitWidth) -> i32 {
+    let unused = comptime!(32 - bits.bits());
+    i32::reinterpret(code << unused) >> comptime!(unused as i32)
+}
+
+/// Reads block `at` of `blocks`.
+#[cube]
+fn read_block(words: &[u32], at: usize, blocks: usize, #[comptime] bits: BitWidth) -> Array<u32> {
+    let mut block = Array::<u32>::new(comptime!(bits.bits() as usize));
+    #[unroll]
+    for n in 0..comptime!(count_planes(bits)) {
+        let (size, offset) = comptime!((plane(bits, n).bits as usize, plane(bits, n).offset as usize));
+        #[unroll]
+        for k in 0..size {
+            block[offset + k] = words[blocks * offset + at * size + k];
+        }
+    }
+    block
+}
+
+/// Writes block `at` of `blocks`.
+#[cube]
+fn write_block(block: &Array<u32>, words: &mut [u32], at: usize, blocks: usize, #[comptime] bits: BitWidth) {
+    #[unroll]
+    for n in 0..comptime!(count_planes(bits)) {
+        let (size, offset) = comptime!((plane(bits, n).bits as usize, plane(bits, n).offset as usize));
+        #[unroll]
+        for k in 0..size {
+            words[blocks * offset + at * size + k] = block[offset + k];
+        }
+    }
+}
+
+/// A vector of `x` (`vectors` in all) never crosses the end of a block or of a run: its size divides both.
+#[cube(launch)]
+fn quantize_kernel<F: Float, N: Size>(
+    x: &[Vector<F, N>], scale: &[f32], zero_point: &[f32], words: &mut [u32], runs: Runs, vectors: u32,
+    blocks: u32, #[comptime] bits: BitWidth, #[comptime] unsigned: bool, #[define(F)] _dtype: ElemType,
+) {
+    let at = ABSOLUTE_POS;
+    if at >= blocks as usize {
+        terminate!();
+    }
+    let rule = comptime!(Rule::single(bits, unsigned));
+    let lanes = N::value();
+    let chunks = comptime!(BLOCK / lanes);
+    let mut block = Array::<u32>::new(comptime!(bits.bits() as usize));
+    #[unroll]
+    for c in 0..chunks {
+        let i = at * chunks + c;
+        if i < vectors as usize {
+            let j = runs.scale_of(i as u32);
+            let value = Vector::<f32, N>::cast_from(x[i]);
+            let scale = Vector::<f32, N>::new(scale[j]);
+            let code = if comptime!(unsigned) {
+                code_of((value - Vector::new(zero_point[j])) / scale, rule)
+            } else {
+                code_of(value / scale, rule)
+            };
+            let code = Vector::<i32, N>::cast_from(code);
+            #[unroll]
+            for lane in 0..lanes {
+                put(&mut block, u32::reinterpret(code.extract(lane)), comptime!(c * lanes + lane), bits);
+            }
+        }
+    }
+    write_block(&block, words, at, blocks as usize, bits);
+}
+
+/// `q_l = min((q_h + (2^(d-1) - 1) + ((q_h >> d) & 1)) >> d, p_l)`. Fields after the last code are 0 and stay so.
+#[cube(launch)]
+fn switch_kernel(
+    words: &[u32], out: &mut [u32], blocks: u32, #[comptime] stored: BitWidth, #[comptime] active: BitWidth,
+) {
+    let at = ABSOLUTE_POS;
+    if at >= blocks as usize {
+        terminate!();
+    }
+    let shift = comptime!((stored.bits() - active.bits()) as i32);
+    let bias = comptime!((1i32 << (shift - 1)) - 1);
+    let high = comptime!(active.signed_max());
+    let block = read_block(words, at, blocks as usize, stored);
+    let mut switched = Array::<u32>::new(comptime!(active.bits() as usize));
+    #[unroll]
+    for i in 0..BLOCK {
+        let code = sign_extend(get(&block, i, stored), stored);
+        let rounded = (code + bias + ((code >> shift) & 1)) >> shift;
+        put(&mut switched, u32::reinterpret(min(rounded, high)), i, active);
+    }
+    write_block(&switched, out, at, blocks as usize, active);
+}
+
+/// Like [`quantize_kernel`], the other way round.
+#[cube(launch)]
+fn dequantize_kernel<N: Size>(
+    words: &[u32], scale: &[f32], zero_point: &[f32], out: &mut [Vector<f32, N>], runs: Runs, vectors: u32,
+    blocks: u32, #[comptime] bits: BitWidth, #[comptime] unsigned: bool,
+) {
+    let at = ABSOLUTE_POS;
+    if at >= blocks as usize {
+        terminate!();
+    }
+    let block = read_block(words, at, blocks as usize, bits);
+    let lanes = N::value();
+    let chunks = comptime!(BLOCK / lanes);
+    #[unroll]
+    for c in 0..chunks {
+        let i = at * chunks + c;
+        if i < vectors as usize {
+            let j = runs.scale_of(i as u32);
+            let mut codes = Vector::<f32, N>::empty();
+            #[unroll]
+            for lane in 0..lanes {
+                let code = get(&block, comptime!(c * lanes + lane), bits);
+                if comptime!(unsigned) {
+                    codes.insert(lane, f32::cast_from(code));
+                } else {
+                    codes.insert(lane, f32::cast_from(sign_extend(code, bits)));
+                }
+            }
+            let value = codes * Vector::new(scale[j]);
+            if comptime!(unsigned) {
+                out[i] = value + Vector::new(zero_point[j]);
+            } else {
+                out[i] = value;
+            }
+        }
+    }
+}
+
+/// `x` in a type that kernels on its device can read. Where f16 or bf16 can only be stored (bf16 in WGSL, which has
+/// no such type), the values are widened on the host.
+fn readable(x: CubeTensor) -> CubeTensor {
+    if CubeBackend::supports_dtype(&x.device, x.dtype) {
+        return into_contiguous(x);
+    }
+    let (client, device, shape) = (x.client.clone(), x.device.clone(), x.shape());
+    let data = into_data_sync(x).convert::<f32>();
+    let handle = client.create_from_slice(data.as_bytes());
+    CubeTensor::new_contiguous(client, device, shape, handle, DType::F32)
+}
+
+/// `[x, scale, zero_point]` to packed words.
+pub(super) fn quantize([x, scale, zero_point]: [CubeTensor; 3], format: PackFormat) -> CubeTensor {
+    let PackFormat { bits, layout, unsigned } = format;
+    let [x, scale, zero_point] = [readable(x), into_contiguous(scale), into_contiguous(zero_point)];
+    let (lanes, words) = (vector_size(&x, &layout), packed_words(layout.elements(), bits));
+    let (out, blocks) = (empty(&x, [words], DType::U32), words / bits.bits() as usize);
+    let ((count, dim), dtype) = (one_unit_each(&out.client, blocks), dtype_to_storage_type(x.dtype));
+    #[rustfmt::skip]
+    quantize_kernel::launch(
+        &out.client, count, dim, lanes,
+        x.into_buffer_arg(), scale.into_buffer_arg(), zero_point.into_buffer_arg(), out.clone().into_buffer_arg(),
+        runs(&layout, lanes), (layout.elements() / lanes) as u32, blocks as u32, bits, unsigned, dtype,
+    );
+    out
+}
+
+/// Packed signed codes of `stored` bits to packed ones of `active` bits.
+pub(super) fn switch(words: CubeTensor, elements: usize, stored: BitWidth, active: BitWidth) -> CubeTensor {
+    if stored == active {
+        return words;
+    }
+    let (words, length) = (into_contiguous(words), packed_words(elements, active));
+    let (out, blocks) = (empty(&words, [length], DType::U32), length / active.bits() as usize);
+    let (count, dim) = one_unit_each(&out.client, blocks);
+    #[rustfmt::skip]
+    switch_kernel::launch(
+        &out.client, count, dim,
+        words.into_buffer_arg(), out.clone().into_buffer_arg(), blocks as u32, stored, active,
+    );
+    out
+}
+
+/// `[words, scale, zero_point]` to f32 values, `[layout.elements()]`.
+pub(super) fn dequantize(inputs: [CubeTensor; 3], format: PackFormat) -> CubeTensor {
+    let PackFormat { bits, layout, unsigned } = format;
+    let [words, scale, zero_point] = inputs.map(into_contiguous);
+    let (elements, lanes) = (layout.elements(), vector_size(&scale, &layout));
+    let (out, blocks) = (empty(&words, [elements], DType::F32), elements.div_ceil(BLOCK));
+    let (count, dim) = one_unit_each(&out.client, blocks);
+    #[rustfmt::skip]
+    dequantize_kernel::launch(
+        &out.client, count, dim, lanes,
+        words.into_buffer_arg(), scale.into_buffer_arg(), zero_point.into_buffer_arg(), out.clone().into_buffer_arg(),
+        runs(&layout, lanes), (elements / lanes) as u32, blocks as u32, bits, unsigned,
+    );
+    out
+}

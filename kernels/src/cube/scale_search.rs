@@ -1,0 +1,139 @@
+//! The search of [`crate::reference::search_scales`], a cube per scale.
+//!
+//! In `f32` the error `|w|^2 - <w, q>^2 / <q, q>` would be a small difference of large sums. So the deviations from a scale near
+//! the best one are summed: with `s_0 = s_h 2^d` and `e = w - s_0 q`, the best scale is `s_0 + <e, q> / <q, q>` and its error
+//! `<e, e> - <e, q>^2 / <q, q>`.
+
+use super::code::{Rule, code_of, second_rounding};
+use super::launch::{cubes, empty, summing_units, vector_size};
+use super::reduce::sum_over_cube;
+use super::runs::{Runs, runs};
+use crate::layout::ScaleLayout;
+use crate::reference::{self, CANDIDATES, candidate};
+use burn::tensor::DType;
+use burn_cubecl::cubecl::{self, prelude::*};
+use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
+use dr_precision::BitWidth;
+
+/// The second rounding from the first of `widths` to number `b`.
+fn rule(widths: &[BitWidth], b: usize) -> Rule {
+    Rule::Weight { stored: widths[0], active: widths[b] }
+}
+
+/// `multipliers` are the candidates for weights of deviation 1; `found` is `[widths, scales]`, and the first of `widths` the
+/// stored one.
+#[cube(launch)]
+fn search_kernel<N: Size>(
+    w: &[Vector<f32, N>], multipliers: &[f32], found: &mut [f32], runs: Runs, scales: u32, candidates: u32,
+    #[comptime] widths: Vec<BitWidth>, #[comptime] units: u32,
+) {
+    let j = CUBE_POS as u32;
+    if j >= scales {
+        terminate!();
+    }
+    let count = comptime!(widths.len());
+    let (vectors, length) = (runs.vectors_of(j), runs.run_length(j));
+    // `<e, e>`, `<e, q>` and `<q, q>` for each width.
+    let mut shared = Shared::<[f32]>::new_slice(3 * count * units as usize);
+    let mut sums = Array::<f32>::new(3 * count);
+
+    let mut squares = Vector::<f32, N>::new(0.0);
+    for k in range_stepped(UNIT_POS, vectors, units) {
+        let value = w[runs.vector(j, k, length)];
+        squares += value * value;
+    }
+    sums[0] = squares.vector_sum();
+    sum_over_cube(&mut sums, &mut shared, 1usize, units);
+    let mean = sums[0] / f32::cast_from(vectors * N::value() as u32);
+    // Zeros get the scales of a small deviation, and so do weights that are not finite.
+    let fallback = 1e-3f32;
+    let rms = select(mean > 0.0, mean.sqrt(), fallback);
+
+    let mut least = f32::max_value();
+    let mut best = Array::<f32>::new(count);
+    #[unroll]
+    for b in 0..count {
+        best[b] = multipliers[0] * fallback;
+    }
+    for k in 0..candidates {
+        let s_h = multipliers[k as usize] * rms;
+        let mut partial = Array::<Vector<f32, N>>::new(3 * count);
+        #[unroll]
+        for a in 0..3 * count {
+            partial[a] = Vector::new(0.0);
+        }
+        for i in range_stepped(UNIT_POS, vectors, units) {
+            let value = w[runs.vector(j, i, length)];
+            let stored = code_of(value / Vector::new(s_h), comptime!(rule(&widths, 0)));
+            #[unroll]
+            for b in 0..count {
+                let step = f32::new(comptime!(rule(&widths, b).step() as f32));
+                let q = second_rounding(stored, comptime!(rule(&widths, b)));
+                let e = value - q * Vector::new(s_h * step);
+                partial[3 * b] += e * e;
+                partial[3 * b + 1] += e * q;
+                partial[3 * b + 2] += q * q;
+            }
+        }
+        #[unroll]
+        for a in 0..3 * count {
+            sums[a] = partial[a].vector_sum();
+        }
+        sum_over_cube(&mut sums, &mut shared, 3 * count, units);
+        let mut objective = sums[0] * f32::new(comptime!(weight(widths[0])));
+        #[unroll]
+        for b in 1..count {
+            let (ee, eq, qq) = (sums[3 * b], sums[3 * b + 1], sums[3 * b + 2]);
+            let gain = select(qq > 0.0, eq / max(qq, 1.0f32) * eq, 0.0f32);
+            objective += (ee - gain) * f32::new(comptime!(weight(widths[b])));
+        }
+        if objective < least {
+            least = objective;
+            best[0] = s_h;
+            #[unroll]
+            for b in 1..count {
+                let step = f32::new(comptime!(rule(&widths, b).step() as f32));
+                let (eq, qq) = (sums[3 * b + 1], sums[3 * b + 2]);
+                best[b] = s_h * step + select(qq > 0.0, eq / max(qq, 1.0f32), 0.0f32);
+            }
+        }
+    }
+    if UNIT_POS == 0 {
+        #[unroll]
+        for b in 0..count {
+            found[b * scales as usize + j as usize] = best[b];
+        }
+    }
+}
+
+/// `4^b`: the error is measured in what a quantizer of that width alone can about attain.
+fn weight(bits: BitWidth) -> f32 {
+    4f32.powi(bits.bits() as i32)
+}
+
+/// Scales `[widths, scales]` for `w`.
+pub(super) fn search(w: CubeTensor, layout: &ScaleLayout, widths: Vec<BitWidth>) -> CubeTensor {
+    let (w, scales) = (into_contiguous(w), layout.scales());
+    let client = w.client.clone();
+    if layout.elements() == 0 {
+        let values = reference::search_scales(&[], layout, &widths);
+        let handle = client.create_from_slice(bytemuck::cast_slice(&values));
+        let shape = [values.len()].into();
+        return CubeTensor::new_contiguous(client, w.device.clone(), shape, handle, DType::F32);
+    }
+    let multipliers: Vec<f32> = (0..CANDIDATES).map(|k| candidate(k, 1.0, widths[0])).collect();
+    let handle = client.create_from_slice(bytemuck::cast_slice(&multipliers));
+    // SAFETY: the buffer was just made from this many values.
+    let multipliers = unsafe { BufferArg::from_raw_parts(handle, multipliers.len()) };
+    let found = empty(&w, [widths.len() * scales], DType::F32);
+    let lanes = vector_size(&w, layout);
+    let units = summing_units(&client, layout.elements_of(0) / lanes);
+    let (count, dim) = cubes(&client, scales, units);
+    #[rustfmt::skip]
+    search_kernel::launch(
+        &client, count, dim, lanes,
+        w.into_buffer_arg(), multipliers, found.clone().into_buffer_arg(),
+        runs(layout, lanes), scales as u32, CANDIDATES, widths, units,
+    );
+    found
+}
