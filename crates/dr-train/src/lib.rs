@@ -1,3 +1,4 @@
 //! Trains one network that runs at several precisions, switched at run time (Double Rounding, arXiv:2502.01199).
 
 pub mod config;
+pub mod data;
