@@ -42,7 +42,7 @@ pub mod layout;
 pub mod reference;
 
 pub use burn_face::{
-    PackedTensor, dequantize, fake_quantize_activation, fake_quantize_weight, quantize_pack, search_scales,
+    PackedTensor, conv2d, dequantize, fake_quantize_activation, fake_quantize_weight, quantize_pack, search_scales,
     switch,
 };
 pub use error::KernelError;

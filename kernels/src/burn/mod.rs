@@ -1,6 +1,7 @@
 //! The operations over Burn tensors, on any backend, differentiable where that makes sense.
 
 mod autodiff;
+mod conv2d;
 mod flex;
 pub(crate) mod ops;
 mod packed;
@@ -10,6 +11,7 @@ use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Tensor};
 use dr_precision::{BitWidth, Granularity};
 use ops::{ActivationFormat, FakeQuantizeOps, PackOps, WeightFormat};
+pub use conv2d::conv2d;
 pub use packed::{PackedTensor, dequantize, quantize_pack, switch};
 
 /// What is checked of every tensor that belongs to another: its device and its number of values.

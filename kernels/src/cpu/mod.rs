@@ -10,9 +10,11 @@
 //! | `runs` | loops over the elements that share a scale |
 //! | `codes`, `planes`, `sample` | the arithmetic: codes in `f32`, packed codes in `u64`, halves |
 //! | `fake_quantize`, `packed`, `scale_search` | the operations |
+//! | `conv2d` | float convolution for training |
 
 mod blocks;
 mod codes;
+mod conv2d;
 mod fake_quantize;
 mod isa;
 mod packed;
@@ -26,6 +28,7 @@ pub use fake_quantize::{
     fake_quantize_activation_into, fake_quantize_weight, fake_quantize_weight_backward,
     fake_quantize_weight_backward_into, fake_quantize_weight_into,
 };
+pub use conv2d::{Conv2dShape, conv2d, conv2d_input_gradient, conv2d_weight_gradient};
 pub use isa::Isa;
 pub use packed::{
     dequantize_packed, dequantize_packed_into, quantize_pack, quantize_pack_into, switch_packed,

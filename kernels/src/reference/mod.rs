@@ -4,10 +4,12 @@
 //! [`ScaleLayout`](crate::layout::ScaleLayout).
 //! Lengths are the caller's business here: the functions over tensors in the crate's root check them.
 
+mod conv2d;
 mod fake_quantize;
 mod pack;
 mod scale_search;
 
+pub use conv2d::{conv2d, conv2d_input_gradient, conv2d_weight_gradient};
 pub use fake_quantize::{
     fake_quantize_activation, fake_quantize_activation_backward, fake_quantize_weight,
     fake_quantize_weight_backward,

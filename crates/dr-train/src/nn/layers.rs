@@ -2,7 +2,8 @@
 
 use super::{LayerSpec, Observer, Pass, Quantizers};
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Distribution, Tensor, TensorData, module::conv2d, ops::ConvOptions};
+use burn::tensor::{Device, Distribution, Tensor, TensorData};
+use dr_kernels::conv2d;
 use rand::Rng;
 
 /// Normal numbers of deviation `sqrt(2 / fan_in)` (He et al., arXiv:1502.01852), the same on every device.
@@ -52,9 +53,7 @@ impl QuantConv2d {
     /// `[batch, channels in, height, width]` to `[batch, channels out, height / stride, width / stride]`, rounded up.
     pub fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
         let (x, w) = self.quantizers.forward(x, &self.weight, pass);
-        let options =
-            ConvOptions::new([self.stride; 2], [self.padding; 2], [1, 1], 1);
-        conv2d(x, w, None, options)
+        conv2d(x, w, self.stride, self.padding)
     }
 }
 

@@ -1,0 +1,112 @@
+//! Float convolution on `flex` by [`crate::cpu::conv2d`], on other backends by Burn's own.
+
+use crate::cpu::{self, Conv2dShape};
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::autodiff::{Autodiff, NodeId, grads::Gradients};
+use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::{Backend, Dispatch, Flex, backend_extension, tensor::FloatTensor};
+use burn::tensor::{Bytes, DType, Device, Shape, Tensor, module, ops::ConvOptions};
+
+/// The convolution as a backend extension. Only `flex` has it: see [`conv2d`].
+#[backend_extension(Flex, Autodiff)]
+pub trait Conv2dOps: Backend {
+    fn planar_conv2d(x: FloatTensor<Self>, w: FloatTensor<Self>, shape: Conv2dShape) -> FloatTensor<Self>;
+}
+
+/// Its gradients.
+pub trait Conv2dGradOps: Backend {
+    fn input_gradient(dy: FloatTensor<Self>, w: FloatTensor<Self>, shape: Conv2dShape) -> FloatTensor<Self>;
+    fn weight_gradient(x: FloatTensor<Self>, dy: FloatTensor<Self>, shape: Conv2dShape) -> FloatTensor<Self>;
+}
+
+/// 2D convolution without bias, dilation and groups, differentiable: `x` `[batch, channels in, height, width]` with `w`
+/// `[channels out, channels in, k, k]`.
+///
+/// On `flex`, tensors in f32 take the loops of this crate, which for few channels are several times faster than its
+/// own; everything else is Burn's `conv2d`.
+///
+/// # Panics
+/// As Burn's: if the channels do not match.
+pub fn conv2d(x: Tensor<4>, w: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
+    let ([batch, channels_in, rows, cols], [channels_out, w_in, k, k2]) = (x.dims(), w.dims());
+    let flex = x.device().inner() == Device::flex() && x.dtype() == DType::F32 && w.dtype() == DType::F32;
+    if !flex || channels_in != w_in || k != k2 || stride == 0 {
+        return module::conv2d(x, w, None, ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1));
+    }
+    let (channels, input) = ([channels_in, channels_out], [rows, cols]);
+    let shape = Conv2dShape { batch, channels, input, kernel: k, stride, padding };
+    Tensor::from_dispatch(Dispatch::planar_conv2d(x.into_dispatch(), w.into_dispatch(), shape))
+}
+
+fn tensor(values: Vec<f32>, shape: [usize; 4]) -> FlexTensor {
+    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::new(shape)), DType::F32)
+}
+
+/// The values of a dense tensor of the data type that [`conv2d`] has checked.
+fn slice(tensor: &FlexTensor) -> &[f32] {
+    tensor.as_slice().expect("contiguous, in f32")
+}
+
+impl Conv2dOps for Flex {
+    fn planar_conv2d(x: FlexTensor, w: FlexTensor, shape: Conv2dShape) -> FlexTensor {
+        let [x, w] = [x, w].map(|t| t.to_contiguous());
+        let [height, width] = shape.output();
+        tensor(cpu::conv2d(slice(&x), slice(&w), &shape), [shape.batch, shape.channels[1], height, width])
+    }
+}
+
+impl Conv2dGradOps for Flex {
+    fn input_gradient(dy: FlexTensor, w: FlexTensor, shape: Conv2dShape) -> FlexTensor {
+        let [dy, w] = [dy, w].map(|t| t.to_contiguous());
+        let [rows, cols] = shape.input;
+        tensor(
+            cpu::conv2d_input_gradient(slice(&dy), slice(&w), &shape),
+            [shape.batch, shape.channels[0], rows, cols],
+        )
+    }
+
+    fn weight_gradient(x: FlexTensor, dy: FlexTensor, shape: Conv2dShape) -> FlexTensor {
+        let [x, dy] = [x, dy].map(|t| t.to_contiguous());
+        let [channels_in, channels_out] = shape.channels;
+        tensor(
+            cpu::conv2d_weight_gradient(slice(&x), slice(&dy), &shape),
+            [channels_out, channels_in, shape.kernel, shape.kernel],
+        )
+    }
+}
+
+#[derive(Debug)]
+struct Conv2dBackward;
+
+impl<B: Conv2dOps + Conv2dGradOps> Backward<B, 2> for Conv2dBackward {
+    type State = (NodeId, NodeId, Conv2dShape);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let (x, w, shape) = ops.state;
+        let dy = grads.consume::<B>(&ops.node);
+        let x: FloatTensor<B> = checkpointer.retrieve_node_output(x);
+        let w: FloatTensor<B> = checkpointer.retrieve_node_output(w);
+        let [x_node, w_node] = ops.parents;
+        if let Some(node) = x_node {
+            grads.register::<B>(node.id, B::input_gradient(dy.clone(), w, shape));
+        }
+        if let Some(node) = w_node {
+            grads.register::<B>(node.id, B::weight_gradient(x, dy, shape));
+        }
+    }
+}
+
+impl<B: Conv2dOps + Conv2dGradOps, C: CheckpointStrategy> Conv2dOps for Autodiff<B, C> {
+    fn planar_conv2d(x: FloatTensor<Self>, w: FloatTensor<Self>, shape: Conv2dShape) -> FloatTensor<Self> {
+        let guards = [x.node(), w.node()];
+        let out = B::planar_conv2d(x.primitive().clone(), w.primitive().clone(), shape);
+        match Conv2dBackward.prepare::<C>(guards).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let state = (prep.checkpoint(&x), prep.checkpoint(&w), shape);
+                prep.finish(state, out)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+}
