@@ -1,0 +1,31 @@
+//! Writing files so that a reader, or a crash, only ever sees the old content or the new one.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+/// Replaces a file: writes a temporary file in the same folder, flushes it to the disk and renames it.
+///
+/// # Errors
+/// Those of the file system. The old content, if there was one, is then still there.
+pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".writing-");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // The usual permissions (less the umask), not the private ones of temporary files.
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    let mut file = builder.tempfile_in(folder)?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    // The rename itself is only durable once the folder is; where folders cannot be flushed, that is all there is.
+    #[cfg(unix)]
+    std::fs::File::open(folder)?.sync_all()?;
+    Ok(())
+}
