@@ -1,1 +1,7 @@
-fn main() {}
+//! The `dr-train` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dr_train::cli::run()
+}
