@@ -246,9 +246,9 @@ impl TrainConfig {
     /// The first setting that is not.
     pub fn check(&self) -> Result<(), ConfigError> {
         let at_least_one = "a whole number of at least 1";
-        let above_zero = "a finite number above 0";
+        let rate_range = "a number above 0 and at most 1";
         let not_negative = "a finite number of at least 0";
-        let positive = |value: f64| value.is_finite() && value > 0.0;
+        let rate = |value: f64| value > 0.0 && value <= 1.0;
         let non_negative = |value: f64| value.is_finite() && value >= 0.0;
         // `as f64`: only shown.
         let checks = [
@@ -259,8 +259,8 @@ impl TrainConfig {
                 self.batch_size >= 2,
                 "a whole number of at least 2, for BatchNorm's statistics",
             ),
-            ("lr", self.lr, positive(self.lr), above_zero),
-            ("joint-lr", self.joint_lr, positive(self.joint_lr), above_zero),
+            ("lr", self.lr, rate(self.lr), rate_range),
+            ("joint-lr", self.joint_lr, rate(self.joint_lr), rate_range),
             ("scale-lr", self.scale_lr, non_negative(self.scale_lr), not_negative),
             ("weight-decay", self.weight_decay, non_negative(self.weight_decay), not_negative),
             ("warmup-epochs", self.warmup_epochs, non_negative(self.warmup_epochs), not_negative),

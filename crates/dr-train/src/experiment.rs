@@ -1,17 +1,17 @@
 //! A whole training run: data, float network, joint training, results.
 
-use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description, InputShape};
+use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description};
 use crate::config::{Baseline, BatchNormKind, DeviceKind, Distill, TrainConfig};
-use crate::data::{self, Augmentation, DataError, ImageLoader, Images, Splits};
+use crate::data::{self, Augmentation, DataError, ImageLoader, Images, Normalization, Splits};
 use crate::device::{self, DeviceError};
-use crate::files::write_atomically;
+use crate::evaluation::{EVAL_BATCH, EvaluationError, check_images, formats, measure};
+use crate::files::{remove_leftovers, write_atomically};
 use crate::models::{Network, ResNet, ResNetConfig};
 use crate::nn::{Pass, QuantConfig};
-use crate::report::{EpochRecord, Measured, NumberFormat, PrecisionResult, Report, ReportError, SingleResult};
-use crate::training::{
-    Distillation, Objective, Phase, PhaseError, PhaseOutcome, Score, evaluate, run_phase,
+use crate::report::{
+    EpochRecord, Measured, NumberFormat, PrecisionResult, Report, ReportError, SingleResult, TrainPhase,
 };
-use burn::data::dataloader::DataLoader;
+use crate::training::{Distillation, History, Objective, Phase, PhaseError, PhaseOutcome, evaluate, run_phase};
 use burn::data::dataset::DatasetError;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -22,8 +22,6 @@ use std::sync::Arc;
 use std::time::Instant;
 use thiserror::Error;
 
-/// Images in a batch of evaluation.
-const EVAL_BATCH: usize = 256;
 /// Training images that the activations' scales are fitted to.
 const CALIBRATION_IMAGES: usize = 1024;
 
@@ -46,6 +44,19 @@ pub enum RunError {
     /// A model file.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
+    /// The network that resulted cannot be measured.
+    #[error(transparent)]
+    Evaluation(#[from] EvaluationError),
+    /// The float network of the run that is resumed is another one.
+    #[error("`{}`: a {found} model: expected {expected}, as the run's settings say", path.display())]
+    OtherModel {
+        /// The file.
+        path: PathBuf,
+        /// What it holds.
+        found: String,
+        /// What the settings say.
+        expected: String,
+    },
     /// The report.
     #[error(transparent)]
     Report(#[from] ReportError),
@@ -58,44 +69,56 @@ pub enum RunError {
         source: std::io::Error,
     },
     /// Ctrl-C.
-    #[error("stopped; `--resume {}` goes on after the last complete epoch", .0.display())]
+    #[error("stopped; the run in `{}` can be resumed after its last complete epoch", .0.display())]
     Interrupted(PathBuf),
+}
+
+/// How a run goes about it; nothing of this changes its results.
+#[derive(Clone, Default)]
+pub struct RunOptions {
+    /// Go on with the run in the folder.
+    pub resume: bool,
+    /// Show Burn's dashboard if the standard output is a terminal, instead of a line for each epoch.
+    pub dashboard: bool,
+    /// Stops the run.
+    pub interrupter: Interrupter,
 }
 
 /// A run: settings, data, device and folder.
 pub struct Experiment {
     config: TrainConfig,
     out: PathBuf,
-    resume: bool,
+    options: RunOptions,
     device: Device,
     device_kind: DeviceKind,
     train: Arc<Images>,
     valid: Arc<Images>,
     test: Arc<Images>,
-    normalization: data::Normalization,
-    interrupter: Interrupter,
+    normalization: Normalization,
 }
 
 /// A trained network and how it got there.
 struct Trained {
     model: ResNet,
     history: Vec<EpochRecord>,
+    /// Time spent on it before this run was resumed.
+    earlier_seconds: f64,
 }
 
 impl Experiment {
     /// Loads the data and opens the device. Nothing is written yet.
     ///
     /// # Errors
-    /// Data or a device that is not there.
-    pub fn new(
-        config: TrainConfig, out: &Path, resume: bool, interrupter: Interrupter,
-    ) -> Result<Self, RunError> {
+    /// Data or a device that is not there; a run to go on with that is of another network.
+    pub fn new(config: TrainConfig, out: &Path, options: RunOptions) -> Result<Self, RunError> {
         let (device, device_kind) = device::open(config.device)?;
         let Splits { train, valid, test, normalization } =
             data::load(config.dataset, config.data_dir.as_deref(), config.limit_train, config.seed)?;
         let [train, valid, test] = [train, valid, test].map(Arc::new);
         let out = out.to_path_buf();
-        Ok(Self { config, out, resume, device, device_kind, train, valid, test, normalization, interrupter })
+        let run = Self { config, out, options, device, device_kind, train, valid, test, normalization };
+        run.saved_float(FLOAT)?;
+        Ok(run)
     }
 
     /// Trains, and writes the model, the report and the checkpoints into the folder.
@@ -104,70 +127,91 @@ impl Experiment {
     /// Anything that stops the run. What was complete before is kept, and can be resumed.
     pub fn run(&self) -> Result<Report, RunError> {
         let started = Instant::now();
-        self.write("config.json", &serde_json::to_vec_pretty(&self.config).unwrap_or_default())?;
+        self.open_folder()?;
         let config = &self.config;
 
-        let float = self.float(config.float_epochs, "float")?;
-        let float_score = self.score(&float.model, &[Pass::float()])?[0];
-        let float_artifact = Artifact::of(float.model.clone(), self.description(ArtifactKind::Float))?;
+        let float = self.float(config.float_epochs, FLOAT)?;
         let joint = self.joint(&float.model, &config.precisions, "joint")?;
-        let artifact = Artifact::of(joint.model.clone(), self.description(ArtifactKind::MultiPrecision))?;
+        let float_artifact = Artifact::of(float.model.clone(), self.description(ArtifactKind::Float))?;
+        let artifact = Artifact::of(joint.model, self.description(ArtifactKind::MultiPrecision))?;
+        artifact.save(&self.out.join("model.safetensors"))?;
 
-        let passes: Vec<Pass> = config.precisions.iter().map(Pass::at).collect();
-        let scores = self.score(&joint.model, &passes)?;
-        let mut precisions = vec![];
-        for (precision, score) in config.precisions.iter().zip(scores) {
-            let model_bytes = artifact.export(precision)?.payload_bytes();
-            precisions.push(PrecisionResult { precision, measured: measured(score, model_bytes) });
-        }
-        let median = |history: &[EpochRecord]| {
-            let mut seconds: Vec<f64> = history.iter().map(|epoch| epoch.seconds).collect();
-            seconds.sort_by(f64::total_cmp);
-            seconds.get(seconds.len() / 2).copied()
-        };
+        let mut seconds = float.earlier_seconds + joint.earlier_seconds;
+        let measured = self.measure(&artifact)?;
+        let result = |(precision, measured)| PrecisionResult { precision, measured };
         let mut report = Report {
             dataset: config.dataset,
             model: config.model,
             seed: config.seed,
             device: self.device_kind.to_string(),
-            seconds: 0.0,
+            seconds: seconds + started.elapsed().as_secs_f64(),
             test_images: self.test.len(),
-            float: Some(measured(float_score, float_artifact.payload_bytes())),
-            precisions,
+            float: self.measure(&float_artifact)?.first().copied(),
+            precisions: config.precisions.iter().zip(measured).map(result).collect(),
             single: vec![],
-            float_epoch_seconds: median(&float.history),
-            joint_epoch_seconds: median(&joint.history),
+            float_epoch_seconds: median_seconds(&float.history),
+            joint_epoch_seconds: median_seconds(&joint.history),
             history: [float.history, joint.history].concat(),
             config: Some(config.clone()),
         };
-        artifact.save(&self.out.join("model.safetensors"))?;
-        report.seconds = started.elapsed().as_secs_f64();
-        report.save(&self.out)?;
         if config.baseline == Baseline::Single {
-            report.single = self.single(&float.model)?;
-            report.seconds = started.elapsed().as_secs_f64();
-            report.save(&self.out)?;
+            (report.single, seconds) = self.single(&float.model, seconds)?;
+            report.seconds = seconds + started.elapsed().as_secs_f64();
         }
+        // Its presence says that the run is complete.
+        report.save(&self.out)?;
         Ok(report)
+    }
+
+    /// Makes the folder, clears what a killed run left half-written, and saves the settings.
+    fn open_folder(&self) -> Result<(), RunError> {
+        let path = self.out.join(CONFIG);
+        let json = serde_json::to_vec_pretty(&self.config).map_err(std::io::Error::other);
+        json.and_then(|json| {
+            std::fs::create_dir_all(&self.out)?;
+            remove_leftovers(&self.out)?;
+            write_atomically(&path, &json)
+        })
+        .map_err(|source| RunError::File { path, source })
     }
 
     /// Trains a float network for `epochs`, or takes the one that is there.
     fn float(&self, epochs: usize, name: &str) -> Result<Trained, RunError> {
-        let file = self.out.join(format!("{name}.safetensors"));
-        let phase = self.phase(name, epochs, self.config.lr);
-        let tracked = self.device.clone().autodiff();
-        if self.resume && file.is_file() {
-            let model = Artifact::load(&file)?.network(&self.device)?;
-            let history = crate::training::History::load(&phase.directory.join("history.json"));
-            return Ok(Trained { model, history: history.epochs });
+        let phase = self.phase(name, TrainPhase::Float, epochs, self.config.lr);
+        if let Some(saved) = self.saved_float(name)? {
+            let model = saved.network(&self.device)?;
+            let history = History::load(&phase.history_file()).epochs;
+            let earlier_seconds = total_seconds(&history);
+            return Ok(Trained { model, history, earlier_seconds });
         }
-        let shape = self.train.shape;
-        let model =
-            ResNetConfig::new(self.config.model, shape.channels, self.train.classes).init(self.config.seed, &tracked);
+        let (channels, classes) = (self.train.shape.channels, self.train.classes);
+        let model = ResNetConfig::new(self.config.model, channels, classes);
+        let model = model.init(self.config.seed, &self.device.clone().autodiff());
         let trained = self.train(&phase, model, Objective::new(vec![None]))?;
         // Written last: it says that the float training is complete.
-        Artifact::of(trained.model.clone(), self.description(ArtifactKind::Float))?.save(&file)?;
+        let artifact = Artifact::of(trained.model.clone(), self.description(ArtifactKind::Float))?;
+        artifact.save(&self.float_file(name))?;
         Ok(trained)
+    }
+
+    fn float_file(&self, name: &str) -> PathBuf {
+        self.out.join(format!("{name}.safetensors"))
+    }
+
+    /// The float network that the resumed run has finished, if it has.
+    fn saved_float(&self, name: &str) -> Result<Option<Artifact>, RunError> {
+        let path = self.float_file(name);
+        if !self.options.resume || !path.is_file() {
+            return Ok(None);
+        }
+        let artifact = Artifact::load(&path)?;
+        check_images(&artifact, &self.train)?;
+        let Description { kind, model, .. } = &artifact.description;
+        let (found, expected) = (format!("{kind} {model}"), format!("{} {}", ArtifactKind::Float, self.config.model));
+        match found == expected {
+            true => Ok(Some(artifact)),
+            false => Err(RunError::OtherModel { path, found, expected }),
+        }
     }
 
     /// Quantizes a float network and trains it jointly at all of `precisions`.
@@ -179,7 +223,8 @@ impl Experiment {
             share_norm: config.batch_norm == BatchNormKind::Shared,
             ..QuantConfig::new(precisions.clone())
         };
-        let model = float.clone().quantize(&quantization, self.calibration()?);
+        let calibration = calibration_batches(&self.train, &self.normalization, &self.device)?;
+        let model = float.clone().quantize(&quantization, calibration);
         let mut objective = Objective::new(precisions.iter().map(Some).collect());
         objective.scale_rate = config.scale_lr / config.joint_lr;
         objective.alrs = config.alrs;
@@ -192,45 +237,64 @@ impl Experiment {
             }
         };
         let model = model.fork(&self.device.clone().autodiff()).train();
-        self.train(&self.phase(name, config.epochs, config.joint_lr), model, objective)
+        self.train(&self.phase(name, TrainPhase::Joint, config.epochs, config.joint_lr), model, objective)
     }
 
-    /// One separate network for each precision and a float one, each with as many epochs in all as the joint one.
-    fn single(&self, float: &ResNet) -> Result<Vec<SingleResult>, RunError> {
+    /// One separate network for each precision and a float one, each with as many epochs in all as the joint one; and
+    /// `seconds` with the time spent on them before this run was resumed.
+    fn single(&self, float: &ResNet, mut seconds: f64) -> Result<(Vec<SingleResult>, f64), RunError> {
         let config = &self.config;
+        let mut results = vec![];
+        let mut add = |trained: Trained, precision: NumberFormat, pass: Pass| -> Result<(), RunError> {
+            let test =
+                ImageLoader::evaluation(self.test.clone(), self.normalization.clone(), EVAL_BATCH, self.device.clone());
+            let scores = evaluate(&trained.model, &test, &[pass])?;
+            results.extend(scores.first().map(|score| SingleResult { precision, top1: score.top1 }));
+            seconds += trained.earlier_seconds;
+            Ok(())
+        };
         let long = self.float(config.float_epochs + config.epochs, "single/float")?;
-        let top1 = self.score(&long.model, &[Pass::float()])?[0].top1;
-        let mut results = vec![SingleResult { precision: NumberFormat::Float, top1 }];
+        add(long, NumberFormat::Float, Pass::float())?;
         for precision in config.precisions.iter() {
-            let trained = self.joint(float, &only(precision), &format!("single/{precision}"))?;
-            let top1 = self.score(&trained.model, &[Pass::at(precision)])?[0].top1;
-            results.push(SingleResult { precision: precision.into(), top1 });
+            let trained = self.joint(float, &PrecisionSet::of(precision), &format!("single/{precision}"))?;
+            add(trained, precision.into(), Pass::at(precision))?;
         }
-        Ok(results)
+        Ok((results, seconds))
     }
 
     fn train(&self, phase: &Phase, model: ResNet, objective: Objective) -> Result<Trained, RunError> {
         let config = &self.config;
+        let stopped = || RunError::Interrupted(self.out.clone());
+        if self.options.interrupter.should_stop() {
+            return Err(stopped());
+        }
+        let normalization = &self.normalization;
         let train = ImageLoader::training(
             self.train.clone(),
-            self.normalization.clone(),
+            normalization.clone(),
             config.batch_size,
             config.seed,
             Augmentation::usual(config.dataset),
             self.device.clone().autodiff(),
         );
-        let outcome = run_phase(phase, model, objective, train, self.loader(&self.valid), &self.interrupter)?;
-        let PhaseOutcome { model, history, interrupted } = outcome;
+        let valid =
+            ImageLoader::evaluation(self.valid.clone(), normalization.clone(), EVAL_BATCH, self.device.clone());
+        let outcome = run_phase(phase, model, objective, train, valid, &self.options.interrupter)?;
+        let PhaseOutcome { model, history, resumed_after, interrupted } = outcome;
         if interrupted {
-            return Err(RunError::Interrupted(self.out.clone()));
+            return Err(stopped());
         }
-        Ok(Trained { model, history: history.epochs })
+        let history = history.epochs;
+        let earlier = history.iter().take_while(|record| record.epoch <= resumed_after);
+        let earlier_seconds = total_seconds(earlier);
+        Ok(Trained { model, history, earlier_seconds })
     }
 
-    fn phase(&self, name: &str, epochs: usize, lr: f64) -> Phase {
+    fn phase(&self, name: &str, kind: TrainPhase, epochs: usize, lr: f64) -> Phase {
         let config = &self.config;
         Phase {
             name: name.to_string(),
+            kind,
             directory: self.out.join(name),
             epochs,
             optimizer: config.optimizer,
@@ -238,7 +302,8 @@ impl Experiment {
             weight_decay: config.weight_decay,
             clip_norm: config.clip_norm,
             warmup_epochs: config.warmup_epochs,
-            resume: self.resume,
+            resume: self.options.resume,
+            dashboard: self.options.dashboard,
         }
     }
 
@@ -248,61 +313,52 @@ impl Experiment {
     }
 
     fn description(&self, kind: ArtifactKind) -> Description {
-        let shape = self.train.shape;
+        let config = &self.config;
         Description {
             kind,
-            edge: self.edge(),
-            batch_norm: self.config.batch_norm,
-            seed: self.config.seed,
+            batch_norm: config.batch_norm,
+            seed: config.seed,
             normalization: self.normalization.clone(),
             ..Description::new(
-                self.config.dataset,
-                self.config.model,
-                InputShape { channels: shape.channels, height: shape.height, width: shape.width },
+                config.dataset,
+                config.model,
+                self.train.shape.into(),
                 self.train.classes,
-                self.config.precisions.clone(),
+                config.precisions.clone(),
             )
         }
     }
 
-    fn loader(&self, images: &Arc<Images>) -> ImageLoader {
-        ImageLoader::evaluation(images.clone(), self.normalization.clone(), EVAL_BATCH, self.device.clone())
-    }
-
-    /// Scores on the test split.
-    fn score(&self, model: &ResNet, passes: &[Pass]) -> Result<Vec<Score>, RunError> {
-        Ok(evaluate(model, &self.loader(&self.test), passes)?)
-    }
-
-    /// Training images to fit the activations' scales to.
-    fn calibration(&self) -> Result<Vec<Tensor<4>>, RunError> {
-        Ok(calibration_batches(&self.train, &self.normalization, &self.device)?)
-    }
-
-    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), RunError> {
-        let path = self.out.join(name);
-        let written = std::fs::create_dir_all(&self.out).and_then(|()| write_atomically(&path, bytes));
-        written.map_err(|source| RunError::File { path, source })
+    /// Measures an artifact in all its formats on the test split. What is reported is what the file holds.
+    fn measure(&self, artifact: &Artifact) -> Result<Vec<Measured>, RunError> {
+        Ok(measure(artifact, &formats(artifact), &self.test, &self.device)?)
     }
 }
+
+/// The name of the settings in the folder of a run: where it is, there is a run.
+pub const CONFIG: &str = "config.json";
+
+/// The name of the float network that joint training starts from.
+const FLOAT: &str = "float";
 
 /// The first training images, without augmentation, to fit the activations' scales to.
 ///
 /// # Errors
 /// What the loader says.
 pub fn calibration_batches(
-    train: &Arc<Images>, normalization: &data::Normalization, device: &Device,
+    train: &Arc<Images>, normalization: &Normalization, device: &Device,
 ) -> Result<Vec<Tensor<4>>, DatasetError> {
-    let loader =
-        ImageLoader::evaluation(train.clone(), normalization.clone(), EVAL_BATCH, device.clone());
+    use burn::data::dataloader::DataLoader;
+    let loader = ImageLoader::evaluation(train.clone(), normalization.clone(), EVAL_BATCH, device.clone());
     loader.iter().take(CALIBRATION_IMAGES / EVAL_BATCH).map(|batch| Ok(batch?.images)).collect()
 }
 
-fn measured(score: Score, model_bytes: usize) -> Measured {
-    Measured { top1: score.top1, loss: score.loss, model_bytes }
+fn total_seconds<'a>(history: impl IntoIterator<Item = &'a EpochRecord>) -> f64 {
+    history.into_iter().map(|record| record.seconds).sum()
 }
 
-/// The set of one precision.
-fn only(precision: Precision) -> PrecisionSet {
-    PrecisionSet::new([precision]).expect("one precision is a set")
+fn median_seconds(history: &[EpochRecord]) -> Option<f64> {
+    let mut seconds: Vec<f64> = history.iter().map(|record| record.seconds).collect();
+    seconds.sort_by(f64::total_cmp);
+    seconds.get(seconds.len() / 2).copied()
 }

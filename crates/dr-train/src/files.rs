@@ -3,6 +3,23 @@
 use std::io::{self, Write};
 use std::path::Path;
 
+/// How the names of files begin that are being written, and are left over if the program is killed.
+pub(crate) const UNFINISHED: &str = ".writing-";
+
+/// Removes what a killed program left half-written in a folder.
+///
+/// # Errors
+/// Those of the file system.
+pub(crate) fn remove_leftovers(folder: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes()) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Replaces a file: writes a temporary file in the same folder, flushes it to the disk and renames it.
 ///
 /// # Errors
@@ -13,7 +30,7 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
         _ => Path::new("."),
     };
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".writing-");
+    builder.prefix(UNFINISHED);
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;

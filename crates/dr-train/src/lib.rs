@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod data;
 pub mod device;
+pub mod evaluation;
 pub mod experiment;
 pub mod files;
 pub mod models;

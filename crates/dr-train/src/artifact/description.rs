@@ -2,6 +2,9 @@
 
 use super::{ArtifactError, FORMAT_VERSION};
 use crate::config::{BatchNormKind, DatasetKind, ModelKind};
+use crate::data::{ImageShape, Normalization};
+use crate::models::ResNetConfig;
+use crate::nn::QuantConfig;
 use dr_precision::{Precision, PrecisionSet};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -40,20 +43,16 @@ pub struct InputShape {
     pub width: usize,
 }
 
+impl From<ImageShape> for InputShape {
+    fn from(shape: ImageShape) -> Self {
+        Self { channels: shape.channels, height: shape.height, width: shape.width }
+    }
+}
+
 impl fmt::Display for InputShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}x{}x{}", self.channels, self.height, self.width)
     }
-}
-
-/// What is done to pixels (in 0..=1) before the network sees them: `(x - mean) / std`, for each channel.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Normalization {
-    /// Of each channel.
-    pub mean: Vec<f32>,
-    /// Of each channel; above 0.
-    pub std: Vec<f32>,
 }
 
 /// What an artifact says about itself. JSON in the metadata of the file.
@@ -78,6 +77,8 @@ pub struct Description {
     pub normalization: Normalization,
     /// The precisions it was trained for.
     pub precisions: PrecisionSet,
+    /// What the first and the last layer compute in at every precision.
+    pub edge: Precision,
     /// Whether precisions share their BatchNorm.
     pub batch_norm: BatchNormKind,
     /// The seed of its training.
@@ -88,6 +89,29 @@ pub struct Description {
 }
 
 impl Description {
+    /// A float network of the usual width, with pixels left as they are, a BatchNorm for each precision and the seed 0.
+    #[must_use]
+    pub fn new(
+        dataset: DatasetKind, model: ModelKind, input: InputShape, classes: usize, precisions: PrecisionSet,
+    ) -> Self {
+        let channels = input.channels;
+        Self {
+            format_version: FORMAT_VERSION,
+            kind: ArtifactKind::Float,
+            model,
+            width: ResNetConfig::new(model, channels, classes).width,
+            input,
+            classes,
+            dataset,
+            normalization: Normalization { mean: vec![0.0; channels], std: vec![1.0; channels] },
+            edge: QuantConfig::new(precisions.clone()).edge,
+            precisions,
+            batch_norm: BatchNormKind::PerPrecision,
+            seed: 0,
+            checksum: String::new(),
+        }
+    }
+
     /// Whether the parts fit together.
     pub(super) fn check(&self) -> Result<(), ArtifactError> {
         if self.format_version != FORMAT_VERSION {

@@ -1,7 +1,9 @@
 //! [`ArtifactError`].
 
-use super::{FORMAT_VERSION, MAX_HEADER_BYTES, METADATA_KEY, TensorValues};
+use super::{ArtifactKind, FORMAT_VERSION, MAX_HEADER_BYTES, METADATA_KEY, TensorValues};
+use dr_precision::{Precision, PrecisionSet};
 use safetensors::SafeTensorError;
+use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -87,6 +89,41 @@ pub enum ArtifactError {
         /// How many values there are.
         found: usize,
     },
+    /// A tensor that the model has no place for.
+    #[error("tensor `{name}` is not part of the model: expected only those that the description calls for")]
+    Superfluous {
+        /// Its name.
+        name: String,
+    },
+    /// A code that its width cannot hold.
+    #[error("tensor `{name}` holds the code {code}: expected {expected}")]
+    Code {
+        /// Its name.
+        name: String,
+        /// The first such code.
+        code: i32,
+        /// What codes there are.
+        expected: String,
+    },
+    /// A precision that the model does not have.
+    #[error("the model has no precision {precision}: expected one of {expected}")]
+    Precision {
+        /// What was asked for.
+        precision: Precision,
+        /// What it has.
+        expected: PrecisionSet,
+    },
+    /// Another kind of model than was asked for.
+    #[error("a {found} model: expected a {expected} one")]
+    Kind {
+        /// What it is.
+        found: ArtifactKind,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// Tensors and description do not make a network.
+    #[error("not a network of this program: {0}")]
+    Network(String),
 }
 
 impl ArtifactError {
@@ -94,6 +131,10 @@ impl ArtifactError {
     #[must_use]
     pub fn in_file(self, path: &Path) -> Self {
         Self::InFile { path: path.to_owned(), error: Box::new(self) }
+    }
+
+    pub(super) fn network(reason: impl Display) -> Self {
+        Self::Network(reason.to_string())
     }
 
     pub(super) fn wrong_type(name: &str, expected: &'static str, found: &TensorValues) -> Self {

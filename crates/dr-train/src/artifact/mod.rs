@@ -13,9 +13,10 @@
 mod description;
 mod error;
 mod format;
+mod network;
 mod tensors;
 
-pub use description::{ArtifactKind, Description, InputShape, Normalization};
+pub use description::{ArtifactKind, Description, InputShape};
 pub use error::ArtifactError;
 pub use format::{FORMAT_VERSION, MAX_HEADER_BYTES, METADATA_KEY};
 pub use tensors::{TensorEntry, TensorValues};

@@ -17,7 +17,7 @@ impl Description {
         let precisions = match self.kind {
             ArtifactKind::Float => return None,
             ArtifactKind::MultiPrecision => self.precisions.clone(),
-            ArtifactKind::Packed(precision) => PrecisionSet::new([precision]).ok()?,
+            ArtifactKind::Packed(precision) => PrecisionSet::of(precision),
         };
         let share_norm = self.batch_norm == BatchNormKind::Shared;
         Some(QuantConfig { edge: self.edge, share_norm, ..QuantConfig::new(precisions) })
@@ -44,6 +44,22 @@ impl Artifact {
         Ok(Self { description, tensors })
     }
 
+    /// Training-free quantization of a float network, with its activations' scales fitted to what `batches` cause.
+    ///
+    /// # Errors
+    /// If this is not a float artifact.
+    pub fn quantize(
+        &self, precisions: PrecisionSet, batches: Vec<Tensor<4>>, device: &Device,
+    ) -> Result<Self, ArtifactError> {
+        let found = self.description.kind;
+        let (kind, edge) = (ArtifactKind::MultiPrecision, QuantConfig::new(precisions.clone()).edge);
+        let description = Description { kind, precisions, edge, ..self.description.clone() };
+        match (found, description.quantization()) {
+            (ArtifactKind::Float, Some(config)) => Self::of(self.network(device)?.quantize(&config, batches), description),
+            _ => Err(ArtifactError::Kind { found, expected: "float" }),
+        }
+    }
+
     /// The same network at one precision, its weights packed: the codes switched to their width, one scale vector for
     /// each layer, one BatchNorm.
     ///
@@ -52,11 +68,11 @@ impl Artifact {
     pub fn export(&self, precision: Precision) -> Result<Self, ArtifactError> {
         let description = &self.description;
         let position = description.precisions.position(precision).ok_or_else(|| ArtifactError::Precision {
-            precision: precision.to_string(),
-            expected: description.precisions.to_string(),
+            precision,
+            expected: description.precisions.clone(),
         })?;
         let (ArtifactKind::MultiPrecision, Some(config)) = (description.kind, description.quantization()) else {
-            return Err(ArtifactError::Kind { found: description.kind.to_string(), expected: "multi-precision" });
+            return Err(ArtifactError::Kind { found: description.kind, expected: "multi-precision" });
         };
         let mut network = self.skeleton(&Device::flex());
         let mut tensors = self.tensors.clone();

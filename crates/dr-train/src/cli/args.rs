@@ -72,6 +72,9 @@ pub struct TrainArgs {
     /// Read settings from a TOML file whose keys are the names of the flags below; flags win
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
+    /// Show a dashboard with curves while training, if the output is a terminal; `q` stops
+    #[arg(long)]
+    pub dashboard: bool,
     /// What can be in the file, too.
     #[command(flatten)]
     pub settings: Settings,
@@ -150,7 +153,8 @@ pub struct Settings {
     /// Decides initial weights, shuffling, augmentation and the validation split
     #[arg(long, value_name = "N", value_parser = seed, allow_negative_numbers = true, help_heading = "Run")]
     pub seed: Option<u64>,
-    /// Folder for the model, checkpoints and report [default: runs/DATASET-MODEL]
+    /// Folder for the model, checkpoints and report [default: runs/DATASET-MODEL, or
+    /// that with a number after it where a finished run is]
     #[arg(long, value_name = "DIR", help_heading = "Run")]
     pub out: Option<PathBuf>,
     /// Go on with an interrupted run, from its folder; its settings hold where nothing else is given
@@ -254,6 +258,15 @@ pub struct QuantizeArgs {
     /// The precisions the result runs at
     #[arg(long, value_name = "LIST", default_value_t = PrecisionSet::default())]
     pub precisions: PrecisionSet,
+    /// Fit activations to other images than the training images of the dataset the model was trained on
+    #[arg(long, value_parser = one_of(DatasetKind::ALL))]
+    pub dataset: Option<DatasetKind>,
+    /// Where the dataset's files are, if not in the usual places
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where to compute
+    #[arg(long, value_parser = one_of(DeviceKind::ALL), default_value_t = DeviceKind::Auto)]
+    pub device: DeviceKind,
     /// The file to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,

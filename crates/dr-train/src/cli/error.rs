@@ -10,13 +10,17 @@ use std::fmt;
 pub struct CommandError {
     message: String,
     hint: Option<String>,
+    exit_code: u8,
 }
+
+/// Exit code of every error but one: what was asked for cannot be done.
+const FAILURE: u8 = 2;
 
 impl CommandError {
     /// An error with this message.
     #[must_use]
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: one_line(&message.into()), hint: None }
+        Self { message: one_line(&message.into()), hint: None, exit_code: FAILURE }
     }
 
     /// The same with something to try.
@@ -24,6 +28,19 @@ impl CommandError {
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(one_line(&hint.into()));
         self
+    }
+
+    /// The same with another exit code than 2.
+    #[must_use]
+    pub const fn with_exit_code(mut self, exit_code: u8) -> Self {
+        self.exit_code = exit_code;
+        self
+    }
+
+    /// The exit code of the program.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        self.exit_code
     }
 }
 

@@ -1,6 +1,6 @@
 //! The `dr-train` program: a thin shell over the library.
 //!
-//! Whatever goes wrong is one `error:` line, with a `hint:` line where there is something to try, and exit code 2.
+//! Whatever goes wrong is one `error:` line, with a `hint:` line where there is something to try, and exit code 2. A training that Ctrl-C stops exits with 130.
 
 mod args;
 pub mod commands;
@@ -18,9 +18,6 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use std::ffi::OsString;
 use std::process::ExitCode;
-
-/// Exit code of every error.
-const FAILURE: u8 = 2;
 
 /// Runs the program with the arguments of the process.
 #[must_use]
@@ -42,7 +39,7 @@ fn run_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
-            ExitCode::from(FAILURE)
+            ExitCode::from(error.exit_code())
         }
     }
 }
@@ -50,8 +47,7 @@ fn run_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn execute(cli: Cli) -> Result<(), CommandError> {
     match cli.command.unwrap_or_default() {
         Command::Train(args) => {
-            let ResolvedTraining { config, out, resume } = args.resolve()?;
-            commands::train(config, &out, resume.as_deref())
+            commands::train(args.resolve()?, args.dashboard)
         }
         Command::Eval(args) => commands::eval(&args),
         Command::Export(args) => {

@@ -2,6 +2,8 @@
 
 use super::{CommandError, Settings, TrainArgs, config_file};
 use crate::config::{DatasetKind, TrainConfig};
+use crate::experiment::CONFIG;
+use crate::report::Report;
 use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,8 +15,8 @@ pub struct ResolvedTraining {
     pub config: TrainConfig,
     /// The folder for the results: one that exists, or one that can.
     pub out: PathBuf,
-    /// The folder of a run to go on with.
-    pub resume: Option<PathBuf>,
+    /// Go on with the run in that folder.
+    pub resume: bool,
 }
 
 impl TrainArgs {
@@ -42,12 +44,60 @@ impl TrainArgs {
         }
         config.check().map_err(|error| CommandError::new(error.to_string()))?;
 
-        let out = last(layers, |settings| settings.out.clone())
-            .or_else(|| resume.clone())
-            .unwrap_or_else(|| PathBuf::from(format!("runs/{}-{}", config.dataset, config.model)));
+        let out = last(layers, |settings| settings.out.clone());
+        let out = match (out, &resume) {
+            (Some(out), Some(folder)) if !same_folder(&out, folder) => {
+                let (out, folder) = (out.display(), folder.display());
+                let message = format!("--out `{out}`: a run goes on in its own folder, `{folder}`: expected that or none");
+                return Err(CommandError::new(message));
+            }
+            (_, Some(folder)) => folder.clone(),
+            (Some(out), None) => unused(out)?,
+            (None, None) => default_folder(&config)?,
+        };
         check_output_folder(&out)?;
-        Ok(ResolvedTraining { config, out, resume })
+        Ok(ResolvedTraining { config, out, resume: resume.is_some() })
     }
+}
+
+fn same_folder(a: &Path, b: &Path) -> bool {
+    match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a == b,
+    }
+}
+
+fn holds_run(folder: &Path) -> bool {
+    folder.join(CONFIG).symlink_metadata().is_ok()
+}
+
+/// The folder, if no run is in it.
+fn unused(out: PathBuf) -> Result<PathBuf, CommandError> {
+    if !holds_run(&out) {
+        return Ok(out);
+    }
+    let out = out.display();
+    Err(CommandError::new(format!("--out `{out}`: holds a run already: expected a folder without one"))
+        .with_hint(format!("`--resume {out}` goes on with it")))
+}
+
+/// The folder named after dataset and model, with a number after it where finished runs are.
+fn default_folder(config: &TrainConfig) -> Result<PathBuf, CommandError> {
+    let name = format!("runs/{}-{}", config.dataset, config.model);
+    let mut folder = PathBuf::from(&name);
+    let mut number = 1u32;
+    while holds_run(&folder) {
+        if Report::load(&folder).is_err() {
+            let folder = folder.display();
+            return Err(CommandError::new(format!(
+                "`{folder}`: holds a run that is not finished: expected --resume, or --out with another folder"
+            ))
+            .with_hint(format!("`--resume {folder}` goes on with it")));
+        }
+        number += 1;
+        folder = PathBuf::from(format!("{name}-{number}"));
+    }
+    Ok(folder)
 }
 
 /// What the last of the layers that says anything says.
@@ -57,7 +107,7 @@ fn last<T>(layers: [&Settings; 2], get: impl Fn(&Settings) -> Option<T>) -> Opti
 
 /// The settings of the run in a folder.
 fn resumed_config(folder: &Path) -> Result<TrainConfig, CommandError> {
-    let path = folder.join("config.json");
+    let path = folder.join(CONFIG);
     let hint = "expected the folder of an earlier run, such as `runs/digits-resnet8`";
     let text = fs::read_to_string(&path).map_err(|error| {
         CommandError::new(format!("--resume `{}`: cannot read its config.json: {error}", folder.display()))

@@ -11,6 +11,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
+/// The name of the report in the folder of a run.
+const JSON_FILE: &str = "report.json";
+
 /// The results of a training run or of an evaluation; `report.json`.
 ///
 /// Accuracies (`top1`) are in percent. Those outside `history` are on the test split.
@@ -124,8 +127,16 @@ pub enum ReportError {
         /// What is wrong.
         error: io::Error,
     },
-    /// The results cannot be put into JSON.
-    #[error("the report cannot be put into JSON: {0}")]
+    /// The file system.
+    #[error("`{}` cannot be read: {error}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: io::Error,
+    },
+    /// The results cannot be put into JSON, or the JSON is not that of a report.
+    #[error("the report's JSON: {0}")]
     Json(#[from] serde_json::Error),
     /// The results cannot be drawn.
     #[error("the report cannot be drawn: {0}")]
@@ -149,17 +160,27 @@ impl Report {
         plot::draw(self).map_err(ReportError::Draw)
     }
 
-    /// Writes `report.json` and `report.svg` into a folder, each in one step.
+    /// Writes `report.svg` and `report.json` into a folder, each in one step.
     ///
     /// # Errors
     /// If they cannot be made or written.
     pub fn save(&self, folder: &Path) -> Result<(), ReportError> {
-        for (name, content) in [("report.json", self.to_json()?), ("report.svg", self.to_svg()?)] {
+        for (name, content) in [("report.svg", self.to_svg()?), (JSON_FILE, self.to_json()?)] {
             let path = folder.join(name);
             write_atomically(&path, content.as_bytes())
                 .map_err(|error| ReportError::Write { path, error })?;
         }
         Ok(())
+    }
+
+    /// The report in the folder of a finished run.
+    ///
+    /// # Errors
+    /// If there is none that can be read.
+    pub fn load(folder: &Path) -> Result<Self, ReportError> {
+        let path = folder.join(JSON_FILE);
+        let json = std::fs::read(&path).map_err(|error| ReportError::Read { path, error })?;
+        Ok(serde_json::from_slice(&json)?)
     }
 
     /// The accuracy of the separately trained network of a format, if there is one.

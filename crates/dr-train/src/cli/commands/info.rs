@@ -65,6 +65,7 @@ fn table(artifact: &Artifact) -> String {
         ("mean", list(&normalization.mean)),
         ("std", list(&normalization.std)),
         ("precisions", description.precisions.to_string()),
+        ("edge", format!("{} in the first and the last layer", description.edge)),
         ("BatchNorm", description.batch_norm.to_string()),
         ("seed", description.seed.to_string()),
         ("checksum", description.checksum.clone()),
