@@ -97,6 +97,12 @@ impl PrecisionSet {
         Ok(Self(sorted))
     }
 
+    /// The set of one precision.
+    #[must_use]
+    pub fn of(precision: Precision) -> Self {
+        Self(alloc::vec![precision])
+    }
+
     /// The precisions, highest first.
     #[must_use]
     pub fn as_slice(&self) -> &[Precision] {

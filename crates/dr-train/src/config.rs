@@ -5,6 +5,7 @@ use dr_precision::PrecisionSet;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::{fmt, str::FromStr};
+use thiserror::Error;
 
 /// An enum whose values have one name each, in text, flags, files and messages alike.
 macro_rules! named {
@@ -222,6 +223,58 @@ impl TrainConfig {
             device: DeviceKind::Auto,
             seed: 1,
             baseline: Baseline::Off,
+        }
+    }
+}
+
+/// A setting outside what makes sense.
+#[derive(Clone, Debug, Error, PartialEq)]
+#[error("{name} {value}: expected {expected}")]
+pub struct ConfigError {
+    /// The setting, spelt like its flag.
+    pub name: &'static str,
+    /// What it is set to.
+    pub value: f64,
+    /// What it can be set to.
+    pub expected: &'static str,
+}
+
+impl TrainConfig {
+    /// Whether all numbers are in range.
+    ///
+    /// # Errors
+    /// The first setting that is not.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let at_least_one = "a whole number of at least 1";
+        let rate_range = "a number above 0 and at most 1";
+        let not_negative = "a finite number of at least 0";
+        let rate = |value: f64| value > 0.0 && value <= 1.0;
+        let non_negative = |value: f64| value.is_finite() && value >= 0.0;
+        // `as f64`: only shown.
+        let checks = [
+            ("epochs", self.epochs as f64, self.epochs >= 1, at_least_one),
+            (
+                "batch-size",
+                self.batch_size as f64,
+                self.batch_size >= 2,
+                "a whole number of at least 2, for BatchNorm's statistics",
+            ),
+            ("lr", self.lr, rate(self.lr), rate_range),
+            ("joint-lr", self.joint_lr, rate(self.joint_lr), rate_range),
+            ("scale-lr", self.scale_lr, non_negative(self.scale_lr), not_negative),
+            ("weight-decay", self.weight_decay, non_negative(self.weight_decay), not_negative),
+            ("warmup-epochs", self.warmup_epochs, non_negative(self.warmup_epochs), not_negative),
+            ("clip-norm", self.clip_norm, non_negative(self.clip_norm), not_negative),
+            (
+                "limit-train",
+                self.limit_train.unwrap_or(usize::MAX) as f64,
+                self.limit_train.is_none_or(|limit| limit >= self.batch_size),
+                "at least as many images as the batch size",
+            ),
+        ];
+        match checks.into_iter().find(|check| !check.2) {
+            Some((name, value, _, expected)) => Err(ConfigError { name, value, expected }),
+            None => Ok(()),
         }
     }
 }

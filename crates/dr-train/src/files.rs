@@ -1,26 +1,48 @@
-//! Files that are whole or not there.
+//! Writing files so that a reader, or a crash, only ever sees the old content or the new one.
 
-use std::io::{Error, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
-/// Writes to a temporary file in the same directory, then renames it.
+/// How the names of files begin that are being written, and are left over if the program is killed.
+pub(crate) const UNFINISHED: &str = ".writing-";
+
+/// Removes what a killed program left half-written in a folder.
 ///
 /// # Errors
-/// What the file system says. An existing file is then as it was.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
+/// Those of the file system.
+pub(crate) fn remove_leftovers(folder: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes()) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Replaces a file: writes a temporary file in the same folder, flushes it to the disk and renames it.
+///
+/// # Errors
+/// Those of the file system. The old content, if there was one, is then still there.
+pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let mut file = tempfile::NamedTempFile::new_in(directory)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    // Temporary files are private; results are as readable as any other file.
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(UNFINISHED);
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+        // The usual permissions (less the umask), not the private ones of temporary files.
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
-    file.persist(path)?;
+    let mut file = builder.tempfile_in(folder)?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    // The rename itself is only durable once the folder is; where folders cannot be flushed, that is all there is.
+    #[cfg(unix)]
+    std::fs::File::open(folder)?.sync_all()?;
     Ok(())
 }

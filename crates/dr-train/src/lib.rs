@@ -1,8 +1,14 @@
 //! Trains one network that runs at several precisions, switched at run time (Double Rounding, arXiv:2502.01199).
 
+pub mod artifact;
+pub mod cli;
 pub mod config;
 pub mod data;
-mod files;
+pub mod device;
+pub mod evaluation;
+pub mod experiment;
+pub mod files;
 pub mod models;
 pub mod nn;
+pub mod report;
 pub mod training;

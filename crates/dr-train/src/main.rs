@@ -1,46 +1,7 @@
-use dr_train::{config::*, data, models::*, nn::*, training::*};
-use burn::tensor::Device;
-use burn::data::dataloader::DataLoader;
-use std::sync::Arc;
-fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    let get = |k: &str, d: &str| args.iter().position(|a| a == k).map_or(d.to_string(), |i| args[i+1].clone());
-    let dataset: DatasetKind = get("--dataset", "digits").parse().unwrap();
-    let mut c = TrainConfig::for_dataset(dataset);
-    c.epochs = get("--epochs", &c.epochs.to_string()).parse().unwrap();
-    c.float_epochs = get("--float-epochs", &c.float_epochs.to_string()).parse().unwrap();
-    c.lr = get("--lr", &c.lr.to_string()).parse().unwrap();
-    c.joint_lr = get("--joint-lr", &c.joint_lr.to_string()).parse().unwrap();
-    c.scale_lr = get("--scale-lr", &c.scale_lr.to_string()).parse().unwrap();
-    c.batch_size = get("--batch-size", &c.batch_size.to_string()).parse().unwrap();
-    c.seed = get("--seed", "1").parse().unwrap();
-    c.alrs = get("--alrs", "off") == "on";
-    c.scale_gradient = get("--scale-gradient", "exact").parse().unwrap();
-    c.weight_decay = get("--weight-decay", &c.weight_decay.to_string()).parse().unwrap();
-    c.limit_train = get("--limit-train", "0").parse().ok().filter(|&n| n > 0);
-    let splits = data::load(c.dataset, None, c.limit_train, c.seed).unwrap();
-    let device = Device::flex();
-    let auto = device.clone().autodiff();
-    let (train, valid, test) = (Arc::new(splits.train), Arc::new(splits.valid), Arc::new(splits.test));
-    println!("{} {} {}", train.len(), valid.len(), test.len());
-    let aug = data::Augmentation::usual(c.dataset);
-    let tl = |d: &Device| data::ImageLoader::training(train.clone(), splits.normalization.clone(), c.batch_size, c.seed, aug, d.clone());
-    let el = |i: &Arc<data::Images>| data::ImageLoader::evaluation(i.clone(), splits.normalization.clone(), 256, device.clone());
-    let shape = train.shape;
-    let model = ResNetConfig::new(c.model, shape.channels, train.classes).init(c.seed, &auto);
-    let phase = |name: &str, epochs, lr| Phase { name: name.into(), directory: format!("/tmp/scratch/{}/{name}", get("--tag","x")).into(), epochs, optimizer: c.optimizer, lr, weight_decay: c.weight_decay, clip_norm: c.clip_norm, warmup_epochs: c.warmup_epochs, resume: false };
-    let interrupter = burn::train::Interrupter::new();
-    let out = run_phase(&phase("float", c.float_epochs, c.lr), model, Objective::new(vec![None]), tl(&auto), el(&valid), &interrupter).unwrap();
-    println!("float test {:?}", evaluate(&out.model, &el(&test), &[Pass::float()]).unwrap());
-    let batches = el(&train).iter().take(4).map(|b| b.unwrap().images).collect();
-    let mut q = QuantConfig::new(c.precisions.clone()); q.gradient = c.scale_gradient;
-    let t = std::time::Instant::now();
-    use burn::module::Module;
-    let model = out.model.quantize(&q, batches);
-    println!("quantize {:?}", t.elapsed());
-    let passes: Vec<Pass> = c.precisions.iter().map(Pass::at).collect();
-    println!("training-free {:?}", evaluate(&model, &el(&test), &passes).unwrap());
-    let model = model.fork(&auto).train();
-    let out = run_phase(&phase("joint", c.epochs, c.joint_lr), model, { let mut o = Objective::new(c.precisions.iter().map(Some).collect()); o.scale_rate = c.scale_lr / c.joint_lr; o.alrs = c.alrs; o }, tl(&auto), el(&valid), &interrupter).unwrap();
-    println!("joint test {:?}", evaluate(&out.model, &el(&test), &passes).unwrap());
+//! The `dr-train` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dr_train::cli::run()
 }

@@ -25,7 +25,7 @@ impl Observer {
 
     /// Adds values of `x`, evenly spread over it, until the sample is full.
     pub(super) fn record<const D: usize>(&self, layer: ParamId, x: &Tensor<D>) {
-        let values = x.clone().into_data().convert::<f32>().into_vec::<f32>().unwrap_or_default();
+        let values = x.clone().into_data().convert::<f32>().try_into_vec::<f32>().unwrap_or_default();
         let mut samples = self.samples.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let sample = samples.entry(layer).or_default();
         let room = (SAMPLE / 4).min(SAMPLE - sample.len()).max(1);

@@ -78,7 +78,7 @@ fn lambdas(
     if tensors.is_empty() {
         return BTreeMap::new();
     }
-    let largest: Vec<f32> = Tensor::cat(tensors, 0).into_data().into_vec().unwrap_or_default();
+    let largest: Vec<f32> = Tensor::cat(tensors, 0).into_data().try_into_vec().unwrap_or_default();
     let of = |bits: BitWidth| -> Vec<f32> {
         widths.iter().zip(&largest).filter(|(width, _)| **width == bits).map(|(_, g)| *g).collect()
     };

@@ -1,6 +1,13 @@
 //! Checkpoints that are whole or not there: written to a temporary file, then renamed.
 
 use super::history::SharedHistory;
+use super::step::Trainee;
+use crate::files::UNFINISHED;
+use crate::models::Network;
+use burn::module::Module;
+use burn::optim::OptimizerRecord;
+use burn::optim::lr_scheduler::LrSchedulerRecord;
+use burn::store::{ModuleRecord, RecordError};
 use burn::train::checkpoint::{
     Checkpoint, Checkpointer, CheckpointerError, CheckpointingAction, CheckpointingStrategy,
 };
@@ -15,11 +22,19 @@ pub(super) const PARTS: [&str; 3] = ["model", "optim", "scheduler"];
 pub(super) struct AtomicCheckpointer {
     directory: PathBuf,
     part: &'static str,
+    history: SharedHistory,
 }
 
 impl AtomicCheckpointer {
-    pub(super) fn new(directory: &Path, part: &'static str) -> Self {
-        Self { directory: directory.to_path_buf(), part }
+    pub(super) fn new(directory: &Path, part: &'static str, history: SharedHistory) -> Self {
+        Self { directory: directory.to_path_buf(), part, history }
+    }
+
+    fn save<R: Checkpoint>(&self, to: &Path, record: R) -> Result<(), CheckpointerError> {
+        let temporary = self.directory.join(format!("{UNFINISHED}{}.bpk", self.part));
+        record.save(temporary.clone())?;
+        let sync = fs::File::open(&temporary).and_then(|file| file.sync_all());
+        sync.and_then(|()| fs::rename(&temporary, to)).map_err(CheckpointerError::IOError)
     }
 }
 
@@ -31,10 +46,7 @@ pub(super) fn path(directory: &Path, part: &str, epoch: usize) -> PathBuf {
 impl<R: Checkpoint> Checkpointer<R> for AtomicCheckpointer {
     fn save(&self, epoch: usize, record: R) -> Result<(), CheckpointerError> {
         let to = path(&self.directory, self.part, epoch);
-        let temporary = to.with_extension("tmp.bpk");
-        record.save(temporary.clone())?;
-        let sync = fs::File::open(&temporary).and_then(|file| file.sync_all());
-        sync.and_then(|()| fs::rename(&temporary, &to)).map_err(CheckpointerError::IOError)
+        self.save(&to, record).inspect_err(|error| self.history.fail(format!("`{}`: {error}", to.display())))
     }
 
     fn delete(&self, epoch: usize) -> Result<(), CheckpointerError> {
@@ -60,6 +72,20 @@ pub(super) fn complete_epochs(directory: &Path) -> Vec<usize> {
         .collect();
     epochs.sort_unstable();
     epochs
+}
+
+/// The network that was saved after `epoch`.
+pub(super) fn load_model<M: Network>(
+    directory: &Path, epoch: usize, trainee: &Trainee<M>,
+) -> Result<Trainee<M>, RecordError> {
+    trainee.clone().try_load_record(ModuleRecord::load(path(directory, PARTS[0], epoch))?)
+}
+
+/// Whether all parts of the checkpoint can be loaded, and are of such a network.
+pub(super) fn is_sound<M: Network>(directory: &Path, epoch: usize, trainee: &Trainee<M>) -> bool {
+    load_model(directory, epoch, trainee).is_ok()
+        && OptimizerRecord::load(path(directory, PARTS[1], epoch)).is_ok()
+        && LrSchedulerRecord::load(path(directory, PARTS[2], epoch)).is_ok()
 }
 
 /// Saves every epoch; keeps the last two and the best on validation.

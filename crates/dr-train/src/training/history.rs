@@ -1,5 +1,8 @@
 //! What happened in each epoch: kept for the report, printed as the training log, saved beside the checkpoints.
 
+use super::metric::{LOSS, TOP1};
+use super::phase::Phase;
+use crate::report::{CurvePoint, EpochRecord, NumberFormat, TrainPhase};
 use burn::train::logger::{MetricLogger, TrainingProgressLogger};
 use burn::train::metric::store::{EpochSummary, MetricsUpdate, Split};
 use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};
@@ -8,40 +11,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
-
-/// One pass's numbers of one epoch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Curve {
-    /// Mean training loss.
-    pub train_loss: f64,
-    /// Training accuracy, in percent.
-    pub train_top1: f64,
-    /// Mean validation loss.
-    pub valid_loss: f64,
-    /// Validation accuracy, in percent.
-    pub valid_top1: f64,
-}
-
-/// One epoch.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct EpochRecord {
-    /// `float` or `joint`.
-    pub phase: String,
-    /// From 1.
-    pub epoch: usize,
-    /// Time of the training split, without validation and checkpoint.
-    pub seconds: f64,
-    /// By pass: `float`, or a precision.
-    pub curves: BTreeMap<String, Curve>,
-}
-
-impl EpochRecord {
-    /// Validation accuracy, averaged over the passes: what the best epoch is chosen by.
-    #[must_use]
-    pub fn mean_valid_top1(&self) -> f64 {
-        self.curves.values().map(|curve| curve.valid_top1).sum::<f64>() / self.curves.len().max(1) as f64
-    }
-}
 
 /// The epochs of one phase.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -58,12 +27,18 @@ impl History {
         serde_json::from_str(&text).unwrap_or_default()
     }
 
-    /// The epoch with the best mean validation accuracy; the later one of equals.
+    /// The epochs by mean validation accuracy, the best first; the later one of equals.
     #[must_use]
-    pub fn best_epoch(&self) -> Option<usize> {
-        let by_top1 = |a: &&EpochRecord, b: &&EpochRecord| a.mean_valid_top1().total_cmp(&b.mean_valid_top1());
-        self.epochs.iter().max_by(by_top1).map(|record| record.epoch)
+    pub fn best_first(&self) -> Vec<usize> {
+        let mut epochs: Vec<&EpochRecord> = self.epochs.iter().rev().collect();
+        epochs.sort_by(|a, b| mean_valid_top1(b).total_cmp(&mean_valid_top1(a)));
+        epochs.into_iter().map(|record| record.epoch).collect()
     }
+}
+
+/// Validation accuracy, averaged over the passes: what the best epoch is chosen by.
+fn mean_valid_top1(record: &EpochRecord) -> f64 {
+    record.curves.values().map(|point| point.valid_top1).sum::<f64>() / record.curves.len().max(1) as f64
 }
 
 /// A history that the learner's threads write to.
@@ -76,32 +51,37 @@ pub(super) struct SharedHistory {
 struct State {
     history: History,
     path: PathBuf,
-    phase: String,
+    name: String,
+    phase: TrainPhase,
     epochs: usize,
     print: bool,
     started: Option<Instant>,
     split: String,
     seconds: f64,
     names: HashMap<MetricId, String>,
-    current: BTreeMap<String, Curve>,
+    current: BTreeMap<NumberFormat, CurvePoint>,
+    failure: Option<String>,
 }
 
 impl SharedHistory {
     /// Goes on after the epochs up to `finished` that `path` has.
-    pub(super) fn new(path: PathBuf, phase: &str, finished: usize, epochs: usize, print: bool) -> Self {
+    pub(super) fn new(phase: &Phase, finished: usize, print: bool) -> Self {
+        let path = phase.history_file();
         let mut history = History::load(&path);
         history.epochs.retain(|record| record.epoch <= finished);
         let state = State {
             history,
             path,
-            phase: phase.to_string(),
-            epochs,
+            name: phase.name.clone(),
+            phase: phase.kind,
+            epochs: phase.epochs,
             print,
             started: None,
             split: String::new(),
             seconds: 0.0,
             names: HashMap::new(),
             current: BTreeMap::new(),
+            failure: None,
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -111,36 +91,38 @@ impl SharedHistory {
     }
 
     pub(super) fn best_epoch(&self) -> Option<usize> {
-        self.lock().history.best_epoch()
+        self.lock().history.best_first().first().copied()
     }
 
-    pub(super) fn snapshot(&self) -> History {
-        self.lock().history.clone()
+    /// The epochs so far, and what went wrong with files.
+    pub(super) fn snapshot(&self) -> (History, Option<String>) {
+        let state = self.lock();
+        (state.history.clone(), state.failure.clone())
+    }
+
+    /// Remembers the first thing that went wrong with files.
+    pub(super) fn fail(&self, failure: String) {
+        self.lock().failure.get_or_insert(failure);
     }
 }
 
 impl State {
     fn finish_epoch(&mut self, epoch: usize) {
-        let record = EpochRecord {
-            phase: self.phase.clone(),
-            epoch,
-            seconds: self.seconds,
-            curves: std::mem::take(&mut self.current),
-        };
+        let (phase, seconds, curves) = (self.phase, self.seconds, std::mem::take(&mut self.current));
+        let record = EpochRecord { phase, epoch, seconds, curves };
         if self.print {
-            let loss: f64 = record.curves.values().map(|curve| curve.train_loss).sum::<f64>();
+            let loss = record.curves.values().map(|point| point.train_loss).sum::<f64>();
             let loss = loss / record.curves.len().max(1) as f64;
-            // Highest precision first, as everywhere.
-            let top1 = record.curves.iter().rev().map(|(name, curve)| format!("{name} {:.2}", curve.valid_top1));
+            let top1 = record.curves.iter().map(|(format, point)| format!("{format} {:.2}", point.valid_top1));
             let top1 = top1.collect::<Vec<_>>().join("  ");
-            let (phase, epochs, seconds) = (&self.phase, self.epochs, record.seconds);
-            eprintln!("{phase} {epoch:>3}/{epochs}  {seconds:>6.1} s  loss {loss:.4}  validation top-1 % {top1}");
+            let (name, epochs) = (&self.name, self.epochs);
+            eprintln!("{name} {epoch:>3}/{epochs}  {seconds:>6.1} s  loss {loss:.4}  validation top-1 % {top1}");
         }
         self.history.epochs.retain(|earlier| earlier.epoch < epoch);
         self.history.epochs.push(record);
         let saved = serde_json::to_vec(&self.history).map_err(std::io::Error::other);
         if let Err(error) = saved.and_then(|json| crate::files::write_atomically(&self.path, &json)) {
-            eprintln!("warning: {}: {error}", self.path.display());
+            self.failure.get_or_insert(format!("`{}`: {error}", self.path.display()));
         }
     }
 }
@@ -152,12 +134,12 @@ impl MetricLogger for SharedHistory {
             let Some(name) = state.names.get(&numeric.entry.metric_id) else { continue };
             let Some((quantity, pass)) = name.split_once(' ') else { continue };
             let Some(value) = numeric.running_entry.as_ref().map(NumericEntry::current) else { continue };
-            let curve = state.current.entry(pass.to_string()).or_default();
+            let Ok(format) = pass.parse::<NumberFormat>() else { continue };
+            let point = state.current.entry(format).or_insert(CurvePoint { train_loss: 0.0, valid_top1: 0.0 });
             match (split, quantity) {
-                (Split::Train, "Loss") => curve.train_loss = value,
-                (Split::Train, _) => curve.train_top1 = value,
-                (_, "Loss") => curve.valid_loss = value,
-                _ => curve.valid_top1 = value,
+                (Split::Train, LOSS) => point.train_loss = value,
+                (Split::Valid, TOP1) => point.valid_top1 = value,
+                _ => {}
             }
         }
     }

@@ -34,6 +34,11 @@ impl Adaptor<StepOutput> for StepOutput {
     }
 }
 
+/// How the metrics' names start; a space and the name of the pass follow.
+pub(super) const LOSS: &str = "Loss";
+/// See [`LOSS`].
+pub(super) const TOP1: &str = "Top-1";
+
 /// Which number of a pass a metric follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Quantity {
@@ -52,7 +57,7 @@ pub(super) struct PassMetric {
 
 impl PassMetric {
     pub(super) fn new(pass: &str, position: usize, quantity: Quantity) -> Self {
-        let name = Arc::new(format!("{} {pass}", if quantity == Quantity::Loss { "Loss" } else { "Top-1" }));
+        let name = Arc::new(format!("{} {pass}", if quantity == Quantity::Loss { LOSS } else { TOP1 }));
         Self { name, position, quantity, state: NumericMetricState::default() }
     }
 

@@ -11,6 +11,6 @@ mod step;
 
 pub use alrs::{eta, lambda};
 pub use evaluate::{Score, evaluate};
-pub use history::{Curve, EpochRecord, History};
+pub use history::History;
 pub use phase::{Phase, PhaseError, PhaseOutcome, run_phase};
 pub use step::{Distillation, Objective, Trainee};

@@ -1,17 +1,17 @@
 //! One phase of training, float or joint, on Burn's `Learner`.
 
-use super::checkpoint::{AtomicCheckpointer, LastAndBest, PARTS, complete_epochs, path};
+use super::checkpoint::{AtomicCheckpointer, LastAndBest, PARTS, is_sound, load_model, path};
 use super::history::{History, SharedHistory};
 use super::metric::{PassMetric, Quantity};
 use super::optimizer::{optimizer, schedule};
 use super::step::{Objective, Trainee};
 use crate::config::OptimizerKind;
 use crate::data::{ImageBatch, ImageLoader};
+use crate::files::remove_leftovers;
 use crate::models::Network;
+use crate::report::TrainPhase;
 use burn::data::dataloader::DataLoader;
 use burn::module::Module;
-use burn::store::ModuleRecord;
-use burn::train::checkpoint::{Checkpoint, CheckpointerError};
 use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
 use burn::train::metric::MetricDefinition;
 use burn::train::renderer::{
@@ -19,7 +19,7 @@ use burn::train::renderer::{
 };
 use burn::train::{Interrupter, Learner, LearnerSummary, SupervisedTraining};
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use thiserror::Error;
@@ -27,8 +27,10 @@ use thiserror::Error;
 /// Settings of a phase.
 #[derive(Clone, Debug)]
 pub struct Phase {
-    /// `float` or `joint`: how the log calls it.
+    /// How the log and errors call it.
     pub name: String,
+    /// As what its epochs are recorded.
+    pub kind: TrainPhase,
     /// Where its checkpoints and history go.
     pub directory: PathBuf,
     /// How many epochs.
@@ -45,6 +47,30 @@ pub struct Phase {
     pub warmup_epochs: f64,
     /// Go on after the last complete checkpoint, if there is one.
     pub resume: bool,
+    /// Show Burn's dashboard, if the standard output is a terminal, instead of a line for each epoch.
+    pub dashboard: bool,
+}
+
+impl Phase {
+    /// The epochs so far, as JSON.
+    #[must_use]
+    pub fn history_file(&self) -> PathBuf {
+        self.directory.join("history.json")
+    }
+
+    fn checkpoints(&self) -> PathBuf {
+        self.directory.join("checkpoint")
+    }
+
+    /// The epoch to go on after: the last one that is in the history and whose checkpoint is sound; 0 if there is none.
+    fn finished<M: Network>(&self, trainee: &Trainee<M>) -> usize {
+        if !self.resume {
+            return 0;
+        }
+        let recorded = History::load(&self.history_file()).epochs;
+        let mut epochs = recorded.iter().map(|record| record.epoch).rev();
+        epochs.find(|&epoch| is_sound(&self.checkpoints(), epoch, trainee)).unwrap_or(0)
+    }
 }
 
 /// What a phase ended with.
@@ -54,6 +80,8 @@ pub struct PhaseOutcome<M> {
     pub model: M,
     /// All epochs, those before a resume among them.
     pub history: History,
+    /// How many of the epochs were there before.
+    pub resumed_after: usize,
     /// Stopped by Ctrl-C.
     pub interrupted: bool,
 }
@@ -109,21 +137,16 @@ pub fn run_phase<M: Network>(
     phase: &Phase, model: M, mut objective: Objective, train: ImageLoader, valid: ImageLoader,
     interrupter: &Interrupter,
 ) -> Result<PhaseOutcome<M>, PhaseError> {
-    let checkpoints = phase.directory.join("checkpoint");
+    let checkpoints = phase.checkpoints();
     std::fs::create_dir_all(&checkpoints)
+        .and_then(|()| remove_leftovers(&checkpoints))
         .map_err(|source| PhaseError::Directory { path: checkpoints.clone(), source })?;
-    let finished = if phase.resume { complete_epochs(&checkpoints).last().copied().unwrap_or(0) } else { 0 };
-    let tui = std::io::stdout().is_terminal();
-    let history =
-        SharedHistory::new(phase.directory.join("history.json"), &phase.name, finished, phase.epochs, !tui);
-    let stopped = |reason: String| PhaseError::Stopped { phase: phase.name.clone(), reason };
-
     objective.interrupter = interrupter.clone();
     let trainee = Trainee::new(model, objective);
     let objective = trainee.objective().clone();
-    let restored = |trainee: Trainee<M>, epoch| -> Result<Trainee<M>, CheckpointerError> {
-        Ok(trainee.load_record(ModuleRecord::load_checkpoint(path(&checkpoints, PARTS[0], epoch))?))
-    };
+    let finished = phase.finished(&trainee);
+    let dashboard = phase.dashboard && std::io::stdout().is_terminal();
+    let history = SharedHistory::new(phase, finished, !dashboard);
 
     let mut trained = trainee.clone();
     if finished < phase.epochs {
@@ -132,6 +155,7 @@ pub fn run_phase<M: Network>(
         let schedule = schedule(phase.lr, warmup, phase.epochs * steps_per_epoch)
             .map_err(|reason| PhaseError::Schedule { lr: phase.lr, reason })?;
         let train: Arc<dyn DataLoader<ImageBatch>> = Arc::new(train.starting_at(finished as u64));
+        let checkpointer = |part: usize| AtomicCheckpointer::new(&checkpoints, PARTS[part], history.clone());
         let mut training = SupervisedTraining::new(&phase.directory, train, Arc::new(valid))
             .num_epochs(phase.epochs)
             .with_interrupter(interrupter.clone())
@@ -139,11 +163,7 @@ pub fn run_phase<M: Network>(
             .with_metric_logger(history.clone())
             .with_progress_logger(history.clone())
             .with_checkpointing_strategy(LastAndBest::new(&checkpoints, history.clone()))
-            .with_custom_checkpointers(
-                AtomicCheckpointer::new(&checkpoints, PARTS[0]),
-                AtomicCheckpointer::new(&checkpoints, PARTS[1]),
-                AtomicCheckpointer::new(&checkpoints, PARTS[2]),
-            )
+            .with_custom_checkpointers(checkpointer(0), checkpointer(1), checkpointer(2))
             .label(&phase.name);
         for (position, precision) in objective.passes.iter().enumerate() {
             let name = precision.map_or("float".to_string(), |p| p.to_string());
@@ -152,7 +172,7 @@ pub fn run_phase<M: Network>(
                 training = training.metric_train_numeric(metric.clone()).metric_valid_numeric(metric);
             }
         }
-        if !tui {
+        if !dashboard {
             training = training.renderer(Box::new(Silent));
         }
         if finished > 0 {
@@ -162,36 +182,32 @@ pub fn run_phase<M: Network>(
         trained = training.launch(Learner::new(trainee.clone(), optimizer, schedule)).model;
     }
 
-    let history = history.snapshot();
+    let (history, failure) = history.snapshot();
     if objective.diverged.load(Ordering::Relaxed) {
-        let last = complete_epochs(&checkpoints).last().map(|&e| path(&checkpoints, PARTS[0], e));
+        let last = history.epochs.last().map(|record| path(&checkpoints, PARTS[0], record.epoch));
         return Err(PhaseError::NotFinite {
             phase: phase.name.clone(),
             epoch: history.epochs.last().map_or(1, |record| record.epoch + 1),
             checkpoint: last.map_or("none".into(), |path| path.display().to_string()),
         });
     }
-    if let Some(error) = interrupter.error() {
-        return Err(stopped(error.to_string()));
+    let failure = failure.or_else(|| interrupter.error().map(|error| error.to_string()));
+    if let Some(reason) = failure {
+        return Err(PhaseError::Stopped { phase: phase.name.clone(), reason });
     }
-    let interrupted = interrupter.should_stop();
-    let best = history.best_epoch().filter(|epoch| !interrupted && complete_epochs(&checkpoints).contains(epoch));
-    let model = match best {
-        Some(epoch) => restored(trainee, epoch).map_err(|error| stopped(error.to_string()))?,
-        None => trained,
-    };
-    Ok(PhaseOutcome { model: model.valid().into_model(), history, interrupted })
+    // The dashboard resets the interrupter when it closes.
+    let last = history.epochs.last().map_or(0, |record| record.epoch);
+    let interrupted = interrupter.should_stop() || last < phase.epochs;
+    if !interrupted && let Some(best) = best_network(&checkpoints, &history, &trainee) {
+        trained = best;
+    }
+    let model = trained.valid().into_model();
+    Ok(PhaseOutcome { model, history, resumed_after: finished, interrupted })
 }
 
-/// [`Checkpoint::load`] under a name that does not hide the record's own.
-trait LoadCheckpoint: Sized {
-    fn load_checkpoint(path: PathBuf) -> Result<Self, CheckpointerError>;
-}
-
-impl<R: Checkpoint> LoadCheckpoint for R {
-    fn load_checkpoint(path: PathBuf) -> Result<Self, CheckpointerError> {
-        R::load(path)
-    }
+/// The network of the best epoch whose checkpoint can be loaded.
+fn best_network<M: Network>(checkpoints: &Path, history: &History, trainee: &Trainee<M>) -> Option<Trainee<M>> {
+    history.best_first().into_iter().find_map(|epoch| load_model(checkpoints, epoch, trainee).ok())
 }
 
 /// Renders nothing: without a terminal, the history prints a line per epoch.

@@ -1,0 +1,162 @@
+//! [`Description`]: what an artifact says about itself.
+
+use super::{ArtifactError, FORMAT_VERSION};
+use crate::config::{BatchNormKind, DatasetKind, ModelKind};
+use crate::data::{ImageShape, Normalization};
+use crate::models::ResNetConfig;
+use crate::nn::QuantConfig;
+use dr_precision::{Precision, PrecisionSet};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// What the tensors of an artifact are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ArtifactKind {
+    /// 32-bit float weights; the precisions are not used.
+    Float,
+    /// Master codes of the highest precision, one byte each, and scales for every precision.
+    MultiPrecision,
+    /// Exported at one precision: packed codes.
+    Packed(Precision),
+}
+
+impl fmt::Display for ArtifactKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Float => f.pad("float"),
+            Self::MultiPrecision => f.pad("multi-precision"),
+            Self::Packed(precision) => f.pad(&format!("packed {precision}")),
+        }
+    }
+}
+
+/// The shape of one image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputShape {
+    /// Colours.
+    pub channels: usize,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+impl From<ImageShape> for InputShape {
+    fn from(shape: ImageShape) -> Self {
+        Self { channels: shape.channels, height: shape.height, width: shape.width }
+    }
+}
+
+impl fmt::Display for InputShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}x{}", self.channels, self.height, self.width)
+    }
+}
+
+/// What an artifact says about itself. JSON in the metadata of the file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Description {
+    /// [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// What the tensors are.
+    pub kind: ArtifactKind,
+    /// The network.
+    pub model: ModelKind,
+    /// Channels of the network's first stage.
+    pub width: usize,
+    /// The shape of an image.
+    pub input: InputShape,
+    /// How many classes the network tells apart.
+    pub classes: usize,
+    /// What it was trained on.
+    pub dataset: DatasetKind,
+    /// What is done to pixels.
+    pub normalization: Normalization,
+    /// The precisions it was trained for.
+    pub precisions: PrecisionSet,
+    /// What the first and the last layer compute in at every precision.
+    pub edge: Precision,
+    /// Whether precisions share their BatchNorm.
+    pub batch_norm: BatchNormKind,
+    /// The seed of its training.
+    pub seed: u64,
+    /// Lower-case hexadecimal SHA-256 of the file, as the [module](super) says. Filled in when the file is written;
+    /// leave it empty until then.
+    pub checksum: String,
+}
+
+impl Description {
+    /// A float network of the usual width, with pixels left as they are, a BatchNorm for each precision and the seed 0.
+    #[must_use]
+    pub fn new(
+        dataset: DatasetKind, model: ModelKind, input: InputShape, classes: usize, precisions: PrecisionSet,
+    ) -> Self {
+        let channels = input.channels;
+        Self {
+            format_version: FORMAT_VERSION,
+            kind: ArtifactKind::Float,
+            model,
+            width: ResNetConfig::new(model, channels, classes).width,
+            input,
+            classes,
+            dataset,
+            normalization: Normalization { mean: vec![0.0; channels], std: vec![1.0; channels] },
+            edge: QuantConfig::new(precisions.clone()).edge,
+            precisions,
+            batch_norm: BatchNormKind::PerPrecision,
+            seed: 0,
+            checksum: String::new(),
+        }
+    }
+
+    /// Whether the parts fit together.
+    pub(super) fn check(&self) -> Result<(), ArtifactError> {
+        if self.format_version != FORMAT_VERSION {
+            return Err(ArtifactError::Version(self.format_version));
+        }
+        let wrong = |what: String| Err(ArtifactError::Description(what));
+        let sizes = [
+            ("width", self.width),
+            ("input.channels", self.input.channels),
+            ("input.height", self.input.height),
+            ("input.width", self.input.width),
+            ("classes", self.classes),
+        ];
+        for (name, size) in sizes {
+            if !(1..=MAX_SIZE).contains(&size) {
+                return wrong(format!("{name} is {size}: expected 1 to {MAX_SIZE}"));
+            }
+        }
+        let Normalization { mean, std } = &self.normalization;
+        for (name, values) in [("mean", mean), ("std", std)] {
+            if values.len() != self.input.channels {
+                return wrong(format!(
+                    "normalization.{name} has {} values: expected {}, one for each input channel",
+                    values.len(),
+                    self.input.channels
+                ));
+            }
+        }
+        if let Some(value) = mean.iter().find(|value| !value.is_finite()) {
+            return wrong(format!("normalization.mean holds {value}: expected finite numbers"));
+        }
+        if let Some(value) = std.iter().find(|value| !value.is_finite() || **value <= 0.0) {
+            return wrong(format!("normalization.std holds {value}: expected finite numbers above 0"));
+        }
+        if let ArtifactKind::Packed(precision) = self.kind
+            && self.precisions.position(precision).is_none()
+        {
+            return wrong(format!(
+                "it is packed at {precision}: expected one of its precisions {}",
+                self.precisions
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Above every size that makes sense; keeps products of sizes far from overflow.
+const MAX_SIZE: usize = 1 << 16;

@@ -1,0 +1,301 @@
+//! From a network to an artifact and back.
+
+use super::{Artifact, ArtifactError, ArtifactKind, Description, TensorEntry, TensorValues};
+use crate::config::BatchNormKind;
+use crate::models::{NamedLayer, Network, ResNet, ResNetConfig};
+use crate::nn::{LayerSpec, QuantConfig};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use dr_kernels::{PackedTensor, dequantize, quantize_pack, reference, switch};
+use dr_precision::{BitWidth, Precision, PrecisionSet, QuantSpec, Signedness};
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Description {
+    /// How the network inside is quantized; `None` for a float one.
+    #[must_use]
+    pub fn quantization(&self) -> Option<QuantConfig> {
+        let precisions = match self.kind {
+            ArtifactKind::Float => return None,
+            ArtifactKind::MultiPrecision => self.precisions.clone(),
+            ArtifactKind::Packed(precision) => PrecisionSet::of(precision),
+        };
+        let share_norm = self.batch_norm == BatchNormKind::Shared;
+        Some(QuantConfig { edge: self.edge, share_norm, ..QuantConfig::new(precisions) })
+    }
+}
+
+impl Artifact {
+    /// The artifact of a network that runs as `description` says: with float weights, or master codes and the scales
+    /// of all precisions. `description.kind` must not be packed; see [`Artifact::export`].
+    ///
+    /// # Errors
+    /// [`ArtifactError::Network`] if the network is not quantized as the description says.
+    pub fn of<M: Network>(mut model: M, description: Description) -> Result<Self, ArtifactError> {
+        let mut tensors = collect(&model);
+        if let Some(config) = description.quantization() {
+            for Quantized { name, spec, shape } in quantized_layers(&mut model, &config) {
+                let words = words(&stored_codes(&tensors, &name, &spec)?);
+                let elements = shape.iter().product();
+                let codes = reference::unpack(&words, elements, spec.weights[0], Signedness::Signed);
+                let codes = codes.into_iter().map(|code| code as i8).collect(); // at most 8 bits
+                tensors.insert(weight_name(&name), TensorEntry::i8(shape, codes));
+            }
+        }
+        Ok(Self { description, tensors })
+    }
+
+    /// Training-free quantization of a float network, with its activations' scales fitted to what `batches` cause.
+    ///
+    /// # Errors
+    /// If this is not a float artifact.
+    pub fn quantize(
+        &self, precisions: PrecisionSet, batches: Vec<Tensor<4>>, device: &Device,
+    ) -> Result<Self, ArtifactError> {
+        let found = self.description.kind;
+        let (kind, edge) = (ArtifactKind::MultiPrecision, QuantConfig::new(precisions.clone()).edge);
+        let description = Description { kind, precisions, edge, ..self.description.clone() };
+        match (found, description.quantization()) {
+            (ArtifactKind::Float, Some(config)) => Self::of(self.network(device)?.quantize(&config, batches), description),
+            _ => Err(ArtifactError::Kind { found, expected: "float" }),
+        }
+    }
+
+    /// The same network at one precision, its weights packed: the codes switched to their width, one scale vector for
+    /// each layer, one BatchNorm.
+    ///
+    /// # Errors
+    /// If this is not a multi-precision artifact, or was not trained for `precision`.
+    pub fn export(&self, precision: Precision) -> Result<Self, ArtifactError> {
+        let description = &self.description;
+        let position = description.precisions.position(precision).ok_or_else(|| ArtifactError::Precision {
+            precision,
+            expected: description.precisions.clone(),
+        })?;
+        let (ArtifactKind::MultiPrecision, Some(config)) = (description.kind, description.quantization()) else {
+            return Err(ArtifactError::Kind { found: description.kind, expected: "multi-precision" });
+        };
+        let mut network = self.skeleton(&Device::flex());
+        let mut tensors = self.tensors.clone();
+        for layer in quantized_layers(&mut network, &config) {
+            let stored = self.stored(&layer)?;
+            let Quantized { name, spec, shape } = layer;
+            let find = |widths: &[BitWidth], bits| widths.iter().position(|&w| w == bits).unwrap_or(0);
+            let (wi, ai) = match spec.pinned {
+                true => (0, 0),
+                false => (find(&spec.weights, precision.weights), find(&spec.activations, precision.activations)),
+            };
+            let scale = self.scales(&name, wi, shape[0])?;
+            let packed = switch(&stored, spec.weights[wi], scale).map_err(ArtifactError::network)?;
+            let words = words(&packed);
+            tensors.insert(weight_name(&name), TensorEntry::u32([words.len()], words));
+            for (part, kept) in [("weight_scales", wi), ("activation_scales", ai), ("zero_points", ai)] {
+                keep_only(&mut tensors, &format!("{name}.quantizers.{part}."), kept);
+            }
+        }
+        if !config.share_norm {
+            let norms: BTreeSet<String> = tensors
+                .keys()
+                .filter_map(|name| name.split_once(".norms.").map(|(norm, _)| format!("{norm}.norms.")))
+                .collect();
+            norms.iter().for_each(|prefix| keep_only(&mut tensors, prefix, position));
+        }
+        let mut description = description.clone();
+        description.kind = ArtifactKind::Packed(precision);
+        Ok(Self { description, tensors })
+    }
+
+    /// The network, on `device`, in evaluation mode. It computes what the saved one did.
+    ///
+    /// # Errors
+    /// If a tensor is missing, superfluous or of another type or shape than the description calls for.
+    pub fn network(&self, device: &Device) -> Result<ResNet, ArtifactError> {
+        let mut network = self.skeleton(device);
+        let mut weights = BTreeMap::new();
+        if let Some(config) = self.description.quantization() {
+            for layer in quantized_layers(&mut network, &config) {
+                weights.insert(weight_name(&layer.name), layer);
+            }
+        }
+        let mut loader = Loader { path: vec![], artifact: self, weights, used: BTreeSet::new(), error: None };
+        let network = network.map(&mut loader);
+        if let Some(error) = loader.error {
+            return Err(error);
+        }
+        match self.tensors.keys().find(|name| !loader.used.contains(*name)) {
+            Some(name) => Err(ArtifactError::Superfluous { name: name.clone() }),
+            None => Ok(network.valid()),
+        }
+    }
+
+    /// A network of the right architecture with other values.
+    fn skeleton(&self, device: &Device) -> ResNet {
+        let d = &self.description;
+        let config = ResNetConfig { width: d.width, ..ResNetConfig::new(d.model, d.input.channels, d.classes) };
+        let network = config.init(d.seed, device);
+        match d.quantization() {
+            Some(config) => network.prepare(&config),
+            None => network,
+        }
+    }
+
+    /// A layer's scales of one width.
+    fn scales(&self, layer: &str, position: usize, channels: usize) -> Result<Tensor<1>, ArtifactError> {
+        let scales = self.f32(&format!("{layer}.quantizers.weight_scales.{position}"), &[channels])?;
+        Ok(Tensor::from_data(TensorData::from(scales), &Device::flex()))
+    }
+
+    /// A layer's stored codes, packed, with their scales. Of a packed artifact: the only codes there are.
+    fn stored(&self, layer: &Quantized) -> Result<PackedTensor, ArtifactError> {
+        let Quantized { name: layer, spec, shape } = layer;
+        let (name, bits) = (weight_name(layer), spec.weights[0]);
+        let words = match self.description.kind {
+            ArtifactKind::Packed(_) => {
+                let elements = shape.iter().product();
+                self.u32(&name, &[dr_kernels::layout::packed_words(elements, bits)])?.to_vec()
+            }
+            _ => {
+                let codes: Vec<i32> = self.i8(&name, shape)?.iter().map(|&code| i32::from(code)).collect();
+                let range = bits.signed_min()..=bits.signed_max();
+                if let Some(code) = codes.iter().find(|code| !range.contains(code)) {
+                    let expected = format!("{bits}-bit codes in {range:?}");
+                    return Err(ArtifactError::Code { name, code: *code, expected });
+                }
+                reference::pack(&codes, bits)
+            }
+        };
+        let device = Device::flex();
+        let words = Tensor::<1, Int>::from_data(TensorData::from(words.as_slice()), (&device, DType::U32));
+        let scale = self.scales(layer, 0, shape[0])?;
+        PackedTensor::new(words, scale, None, shape, QuantSpec::weights(bits)).map_err(ArtifactError::network)
+    }
+}
+
+/// Of the tensors `prefix.0..`, `prefix.1..` and so on keeps one, as number 0.
+fn keep_only(tensors: &mut BTreeMap<String, TensorEntry>, prefix: &str, kept: usize) {
+    let names: Vec<String> = tensors.keys().filter(|name| name.starts_with(prefix)).cloned().collect();
+    for name in names {
+        let Some(entry) = tensors.remove(&name) else { continue };
+        let rest = &name[prefix.len()..];
+        let (index, tail) = rest.find('.').map_or((rest, ""), |dot| rest.split_at(dot));
+        if index == kept.to_string() {
+            tensors.insert(format!("{prefix}0{tail}"), entry);
+        }
+    }
+}
+
+fn weight_name(layer: &str) -> String {
+    format!("{layer}.weight")
+}
+
+/// What is to know of one quantized layer.
+struct Quantized {
+    name: String,
+    spec: LayerSpec,
+    /// Of the weight.
+    shape: Vec<usize>,
+}
+
+fn quantized_layers<M: Network>(model: &mut M, config: &QuantConfig) -> Vec<Quantized> {
+    let describe = |layer: NamedLayer<'_>| Quantized {
+        spec: LayerSpec::new(config, layer.pinned, layer.after_relu),
+        shape: layer.layer.weight_shape(),
+        name: layer.name,
+    };
+    model.layers().into_iter().map(describe).collect()
+}
+
+/// Quantizes a layer's float weight with its stored scale.
+fn stored_codes(
+    tensors: &BTreeMap<String, TensorEntry>, layer: &str, spec: &LayerSpec,
+) -> Result<PackedTensor, ArtifactError> {
+    let find = |name: String| match tensors.get(&name) {
+        Some(TensorEntry { shape, data: TensorValues::F32(values) }) => Ok((shape.clone(), values)),
+        _ => Err(ArtifactError::network(format!("it has no `{name}`"))),
+    };
+    let (shape, weight) = find(weight_name(layer))?;
+    let (_, scale) = find(format!("{layer}.quantizers.weight_scales.0"))?;
+    let device = Device::flex();
+    let rows = shape[0];
+    let weight = Tensor::<1>::from_data(TensorData::from(weight.as_slice()), &device);
+    let weight = weight.reshape([rows as i32, -1]);
+    let scale = Tensor::from_data(TensorData::from(scale.as_slice()), &device);
+    let packed = quantize_pack::<2>(weight, scale.clone(), None, QuantSpec::weights(spec.weights[0]))
+        .map_err(ArtifactError::network)?;
+    PackedTensor::new(packed.words().clone(), scale, None, &shape, *packed.spec()).map_err(ArtifactError::network)
+}
+
+fn words(packed: &PackedTensor) -> Vec<u32> {
+    packed.words().clone().into_data().try_into_vec().unwrap_or_default()
+}
+
+/// All float parameters and statistics by path.
+fn collect<M: Network>(model: &M) -> BTreeMap<String, TensorEntry> {
+    let mut collector = Collector::default();
+    model.visit(&mut collector);
+    collector.tensors
+}
+
+#[derive(Default)]
+struct Collector {
+    path: Vec<String>,
+    tensors: BTreeMap<String, TensorEntry>,
+}
+
+impl ModuleVisitor for Collector {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_string());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let value = param.val();
+        let values = value.clone().into_data().convert::<f32>().try_into_vec().unwrap_or_default();
+        self.tensors.insert(self.path.join("."), TensorEntry::f32(value.dims(), values));
+    }
+}
+
+/// Replaces every parameter by what the artifact has under its path.
+struct Loader<'a> {
+    path: Vec<String>,
+    artifact: &'a Artifact,
+    weights: BTreeMap<String, Quantized>,
+    used: BTreeSet<String>,
+    error: Option<ArtifactError>,
+}
+
+impl Loader<'_> {
+    fn value<const D: usize>(&mut self, shape: [usize; D], device: &Device) -> Result<Tensor<D>, ArtifactError> {
+        let name = self.path.join(".");
+        let data = match self.weights.get(&name) {
+            Some(layer) => {
+                let stored = self.artifact.stored(layer)?;
+                dequantize::<D>(&stored).map_err(ArtifactError::network)?.into_data()
+            }
+            None => TensorData::new(self.artifact.f32(&name, &shape)?.to_vec(), shape),
+        };
+        self.used.insert(name);
+        Ok(Tensor::from_data(data, device))
+    }
+}
+
+impl ModuleMapper for Loader<'_> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_string());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (id, old, mapper) = param.consume();
+        let value = self.value(old.dims(), &old.device()).unwrap_or_else(|error| {
+            self.error.get_or_insert(error);
+            old
+        });
+        Param::from_mapped_value(id, value, mapper)
+    }
+}

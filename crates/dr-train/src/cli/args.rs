@@ -1,0 +1,287 @@
+//! The arguments of the program, as clap reads them.
+
+use super::values::{count, number, one_of, seed, switch};
+use crate::config::{
+    Baseline, BatchNormKind, DatasetKind, DeviceKind, Distill, ModelKind, OptimizerKind, TrainConfig,
+};
+use clap::{Args, Parser, Subcommand};
+use dr_kernels::ScaleGradient;
+use dr_precision::{Precision, PrecisionSet};
+use std::path::PathBuf;
+
+/// Trains one network that runs at 8, 6, 4 or 2 bits, switched at run time.
+///
+/// Without a command: `dr-train train`, on the digits that the program carries with it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dr-train",
+    bin_name = "dr-train",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  dr-train                                             train on the embedded digits, print the table
+  dr-train train --dataset fashion-mnist --epochs 20   train on another dataset
+  dr-train eval --model runs/digits-resnet8/model.safetensors
+  dr-train export --model model.safetensors --precision w4a4 --out w4a4.safetensors"
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train a network for several precisions at once
+    Train(Box<TrainArgs>),
+    /// Measure a saved model on the test images
+    Eval(EvalArgs),
+    /// Save a model at one fixed precision, packed
+    Export(ExportArgs),
+    /// Turn a float model into one for several precisions, without training
+    Quantize(QuantizeArgs),
+    /// Show what a model file holds
+    Info(InfoArgs),
+}
+
+impl Default for Command {
+    fn default() -> Self {
+        Self::Train(Box::default())
+    }
+}
+
+/// `dr-train train`.
+#[derive(Debug, Default, Args)]
+#[command(after_help = "\
+Examples:
+  dr-train train                                       the embedded digits, some minutes
+  dr-train train --dataset fashion-mnist --limit-train 12000 --baseline single
+  dr-train train --dataset cifar10 --data-dir ~/cifar-10-batches-bin --device cuda
+  dr-train train --precisions w8a8,w4a8,w2a4 --distill highest --out runs/mixed
+  dr-train train --config settings.toml --seed 2       flags win over the file
+  dr-train train --resume runs/digits-resnet8          go on after an interruption
+
+A settings file holds flags without the dashes, for example:
+  dataset = \"fashion-mnist\"
+  precisions = \"8,6,4,2\"
+  joint-lr = 0.01
+  alrs = true")]
+pub struct TrainArgs {
+    /// Read settings from a TOML file whose keys are the names of the flags below; flags win
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// Show a dashboard with curves while training, if the output is a terminal; `q` stops
+    #[arg(long)]
+    pub dashboard: bool,
+    /// What can be in the file, too.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// The settings that both flags and a file can give. What is not given is left to
+/// [`TrainConfig::for_dataset`], or to the run that is resumed.
+#[derive(Clone, Debug, Default, PartialEq, Args)]
+pub struct Settings {
+    /// The images to learn [default: digits, which need no files]
+    #[arg(long, value_parser = one_of(DatasetKind::ALL), help_heading = "Data")]
+    pub dataset: Option<DatasetKind>,
+    /// Where the dataset's files are, if not in the usual places
+    #[arg(long, value_name = "DIR", help_heading = "Data")]
+    pub data_dir: Option<PathBuf>,
+    /// Use only the first so many training images
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Data")]
+    pub limit_train: Option<usize>,
+
+    /// The network [default: resnet8; for CIFAR resnet20]
+    #[arg(long, value_parser = one_of(ModelKind::ALL), help_heading = "Network")]
+    pub model: Option<ModelKind>,
+    /// What to train for: `w4a8` is 4-bit weights with 8-bit activations, `4` is `w4a4` [default: 8,6,4,2]
+    #[arg(long, value_name = "LIST", help_heading = "Network")]
+    pub precisions: Option<PrecisionSet>,
+    /// Whether precisions share their BatchNorm [default: per-precision]
+    #[arg(long, value_name = "KIND", value_parser = one_of(BatchNormKind::ALL), help_heading = "Network")]
+    pub batch_norm: Option<BatchNormKind>,
+
+    /// Epochs of joint training [default: 20; MNIST 10, CIFAR 60]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Training")]
+    pub epochs: Option<usize>,
+    /// Epochs of float training before that [default: as many]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Training")]
+    pub float_epochs: Option<usize>,
+    /// Images in a step [default: 64; digits 32]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Training")]
+    pub batch_size: Option<usize>,
+    /// The rule that turns gradients into steps [default: sgd]
+    #[arg(long, value_parser = one_of(OptimizerKind::ALL), help_heading = "Training")]
+    pub optimizer: Option<OptimizerKind>,
+    /// Highest learning rate of float training
+    #[arg(long, value_name = "RATE", value_parser = number, allow_negative_numbers = true, help_heading = "Training")]
+    pub lr: Option<f64>,
+    /// Highest learning rate of the weights in joint training
+    #[arg(long, value_name = "RATE", value_parser = number, allow_negative_numbers = true, help_heading = "Training")]
+    pub joint_lr: Option<f64>,
+    /// Highest learning rate of scales and zero points
+    #[arg(long, value_name = "RATE", value_parser = number, allow_negative_numbers = true, help_heading = "Training")]
+    pub scale_lr: Option<f64>,
+    /// Decay of the weights
+    #[arg(long, value_name = "RATE", value_parser = number, allow_negative_numbers = true, help_heading = "Training")]
+    pub weight_decay: Option<f64>,
+    /// Epochs over which learning rates rise at the start
+    #[arg(long, value_name = "N", value_parser = number, allow_negative_numbers = true, help_heading = "Training")]
+    pub warmup_epochs: Option<f64>,
+    /// Largest L2 norm of one parameter's gradient; 0 is no limit
+    #[arg(long, value_name = "NORM", value_parser = number, allow_negative_numbers = true, help_heading = "Training")]
+    pub clip_norm: Option<f64>,
+    /// Adaptive learning rate scaling of the scales
+    #[arg(long, value_name = "on|off", value_parser = switch(), hide_possible_values = true, help_heading = "Training")]
+    pub alrs: Option<bool>,
+    /// The straight-through gradient of the weights' scales
+    #[arg(long, value_name = "MODE", value_parser = one_of(&ScaleGradient::ALL), help_heading = "Training")]
+    pub scale_gradient: Option<ScaleGradient>,
+    /// Whose logits the lower precisions also learn from
+    #[arg(long, value_name = "FROM", value_parser = one_of(Distill::ALL), help_heading = "Training")]
+    pub distill: Option<Distill>,
+    /// Also train separate networks, one for each precision and a float one, to compare with
+    #[arg(long, value_parser = one_of(Baseline::ALL), help_heading = "Training")]
+    pub baseline: Option<Baseline>,
+
+    /// Where to compute
+    #[arg(long, value_parser = one_of(DeviceKind::ALL), help_heading = "Run")]
+    pub device: Option<DeviceKind>,
+    /// Decides initial weights, shuffling, augmentation and the validation split
+    #[arg(long, value_name = "N", value_parser = seed, allow_negative_numbers = true, help_heading = "Run")]
+    pub seed: Option<u64>,
+    /// Folder for the model, checkpoints and report [default: runs/DATASET-MODEL, or
+    /// that with a number after it where a finished run is]
+    #[arg(long, value_name = "DIR", help_heading = "Run")]
+    pub out: Option<PathBuf>,
+    /// Go on with an interrupted run, from its folder; its settings hold where nothing else is given
+    #[arg(long, value_name = "DIR", help_heading = "Run")]
+    pub resume: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Writes what is given over a configuration.
+    pub fn apply(&self, config: &mut TrainConfig) {
+        /// Fields that are plain in the one and optional in the other.
+        macro_rules! set {
+            ($($field:ident),* $(,)?) => {
+                $(if let Some(value) = &self.$field { config.$field = value.clone(); })*
+            };
+        }
+        set!(
+            dataset,
+            model,
+            precisions,
+            batch_norm,
+            epochs,
+            float_epochs,
+            batch_size,
+            optimizer,
+            lr,
+            joint_lr,
+            scale_lr,
+            weight_decay,
+            warmup_epochs,
+            clip_norm,
+            alrs,
+            scale_gradient,
+            distill,
+            baseline,
+            device,
+            seed,
+        );
+        config.data_dir = self.data_dir.clone().or(config.data_dir.take());
+        config.limit_train = self.limit_train.or(config.limit_train);
+    }
+}
+
+/// `dr-train eval`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dr-train eval --model model.safetensors                    at every precision of the model
+  dr-train eval --model model.safetensors --precision w4a4
+  dr-train eval --model model.safetensors --all --json")]
+pub struct EvalArgs {
+    /// The model
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// Only at this precision
+    #[arg(long, conflicts_with = "all")]
+    pub precision: Option<Precision>,
+    /// At every precision of the model; this is also the default
+    #[arg(long)]
+    pub all: bool,
+    /// Other images than those of the dataset the model was trained on
+    #[arg(long, value_parser = one_of(DatasetKind::ALL))]
+    pub dataset: Option<DatasetKind>,
+    /// Where the dataset's files are, if not in the usual places
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where to compute
+    #[arg(long, value_parser = one_of(DeviceKind::ALL), default_value_t = DeviceKind::Auto)]
+    pub device: DeviceKind,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `dr-train export`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  dr-train export --model model.safetensors --precision w2a2 --out w2a2.safetensors")]
+pub struct ExportArgs {
+    /// The model; one for several precisions
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// The precision to keep
+    #[arg(long)]
+    pub precision: Precision,
+    /// The file to write
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+/// `dr-train quantize`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  dr-train quantize --model float.safetensors --precisions 8,6,4 --out model.safetensors")]
+pub struct QuantizeArgs {
+    /// The model; a float one
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// The precisions the result runs at
+    #[arg(long, value_name = "LIST", default_value_t = PrecisionSet::default())]
+    pub precisions: PrecisionSet,
+    /// Fit activations to other images than the training images of the dataset the model was trained on
+    #[arg(long, value_parser = one_of(DatasetKind::ALL))]
+    pub dataset: Option<DatasetKind>,
+    /// Where the dataset's files are, if not in the usual places
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where to compute
+    #[arg(long, value_parser = one_of(DeviceKind::ALL), default_value_t = DeviceKind::Auto)]
+    pub device: DeviceKind,
+    /// The file to write
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+/// `dr-train info`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  dr-train info runs/digits-resnet8/model.safetensors")]
+pub struct InfoArgs {
+    /// The model
+    #[arg(value_name = "FILE")]
+    pub model: PathBuf,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}

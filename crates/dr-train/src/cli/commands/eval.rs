@@ -1,0 +1,50 @@
+//! `dr-train eval`.
+
+use super::print;
+use crate::artifact::Artifact;
+use crate::cli::{CommandError, EvalArgs};
+use crate::evaluation::{formats, measure};
+use crate::report::{NumberFormat, PrecisionResult, Report};
+use crate::{data, device};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Measures a saved model on the test images.
+///
+/// # Errors
+/// If the model or the images cannot be read, or do not fit together.
+pub fn eval(args: &EvalArgs) -> Result<(), CommandError> {
+    let started = Instant::now();
+    let artifact = Artifact::load(&args.model)?;
+    let description = &artifact.description;
+    let formats = args.precision.map_or_else(|| formats(&artifact), |precision| vec![precision.into()]);
+    let (device, device_kind) = device::open(args.device)?;
+    let dataset = args.dataset.unwrap_or(description.dataset);
+    let test = Arc::new(data::load_test(dataset, args.data_dir.as_deref())?);
+    let measured = measure(&artifact, &formats, &test, &device)
+        .map_err(|error| CommandError::new(format!("`{}`: {error}", args.model.display())))?;
+    let mut report = Report {
+        dataset,
+        model: description.model,
+        seed: description.seed,
+        device: device_kind.to_string(),
+        seconds: started.elapsed().as_secs_f64(),
+        test_images: test.len(),
+        float: None,
+        precisions: vec![],
+        single: vec![],
+        float_epoch_seconds: None,
+        joint_epoch_seconds: None,
+        history: vec![],
+        config: None,
+    };
+    for (format, measured) in formats.into_iter().zip(measured) {
+        match format {
+            NumberFormat::Float => report.float = Some(measured),
+            NumberFormat::Quantized(precision) => {
+                report.precisions.push(PrecisionResult { precision, measured });
+            }
+        }
+    }
+    print(&if args.json { report.to_json()? } else { report.table() })
+}

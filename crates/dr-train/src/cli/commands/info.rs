@@ -1,0 +1,87 @@
+//! `dr-train info`.
+
+use super::print;
+use crate::artifact::{Artifact, Description};
+use crate::cli::{CommandError, InfoArgs};
+use crate::report::thousands;
+use serde::Serialize;
+use std::fmt::Write;
+
+/// Shows what a model file holds.
+///
+/// # Errors
+/// If the file cannot be read or is not an undamaged model.
+pub fn info(args: &InfoArgs) -> Result<(), CommandError> {
+    let artifact = Artifact::load(&args.model)?;
+    let text = if args.json { json(&artifact)? } else { table(&artifact) };
+    print(&text)
+}
+
+#[derive(Serialize)]
+struct Info<'a> {
+    description: &'a Description,
+    tensor_bytes: usize,
+    tensors: Vec<TensorInfo<'a>>,
+}
+
+#[derive(Serialize)]
+struct TensorInfo<'a> {
+    name: &'a str,
+    #[serde(rename = "type")]
+    type_name: &'static str,
+    shape: &'a [usize],
+    bytes: usize,
+}
+
+fn tensors(artifact: &Artifact) -> Vec<TensorInfo<'_>> {
+    let tensors = artifact.tensors.iter().map(|(name, entry)| TensorInfo {
+        name,
+        type_name: entry.data.type_name(),
+        shape: &entry.shape,
+        bytes: entry.byte_len(),
+    });
+    tensors.collect()
+}
+
+fn json(artifact: &Artifact) -> Result<String, CommandError> {
+    let info = Info {
+        description: &artifact.description,
+        tensor_bytes: artifact.payload_bytes(),
+        tensors: tensors(artifact),
+    };
+    Ok(serde_json::to_string_pretty(&info)? + "\n")
+}
+
+fn table(artifact: &Artifact) -> String {
+    let description = &artifact.description;
+    let list = |values: &[f32]| values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let normalization = &description.normalization;
+    let rows = [
+        ("kind", description.kind.to_string()),
+        ("model", format!("{}, {} channels in its first stage", description.model, description.width)),
+        ("input", format!("{} (channels x rows x columns)", description.input)),
+        ("classes", description.classes.to_string()),
+        ("dataset", description.dataset.to_string()),
+        ("mean", list(&normalization.mean)),
+        ("std", list(&normalization.std)),
+        ("precisions", description.precisions.to_string()),
+        ("edge", format!("{} in the first and the last layer", description.edge)),
+        ("BatchNorm", description.batch_norm.to_string()),
+        ("seed", description.seed.to_string()),
+        ("checksum", description.checksum.clone()),
+    ];
+    let tensors = tensors(artifact);
+    let name_width = tensors.iter().map(|tensor| tensor.name.chars().count()).max().unwrap_or(0);
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    for (name, value) in rows {
+        let _ = writeln!(text, "{name:<12}{value}");
+    }
+    let _ =
+        writeln!(text, "{:<12}{}, {} bytes", "tensors", tensors.len(), thousands(artifact.payload_bytes()));
+    for TensorInfo { name, type_name, shape, bytes } in tensors {
+        let shape = format!("{shape:?}");
+        let _ = writeln!(text, "  {name:<name_width$}  {type_name:<3}  {shape:<20} {:>12}", thousands(bytes));
+    }
+    text
+}

@@ -1,0 +1,56 @@
+//! `dr-train train`.
+
+use super::print;
+use crate::cli::{CommandError, ResolvedTraining};
+use crate::experiment::{Experiment, RunError, RunOptions};
+use crate::training::PhaseError;
+use burn::train::Interrupter;
+use std::path::Path;
+
+/// Exit code of a program that Ctrl-C stopped.
+const INTERRUPTED: u8 = 130;
+
+/// Trains, and leaves the results in the folder.
+///
+/// # Errors
+/// Anything that stops the training.
+pub fn train(training: ResolvedTraining, dashboard: bool) -> Result<(), CommandError> {
+    let ResolvedTraining { config, out, resume } = training;
+    let options = RunOptions { resume, dashboard, interrupter: Interrupter::new() };
+    let experiment = Experiment::new(config, &out, options.clone())?;
+    stop_on_ctrl_c(options.interrupter)?;
+    let report = experiment.run().map_err(|error| failure(error, &out))?;
+    let out = out.display();
+    print(&format!(
+        "{}\nwrote {out}/model.safetensors, {out}/float.safetensors, {out}/report.json and {out}/report.svg in {:.0} s\n",
+        report.table(),
+        report.seconds
+    ))
+}
+
+fn failure(error: RunError, out: &Path) -> CommandError {
+    let resume = format!("`dr-train train --resume {}` goes on", out.display());
+    let lower = match &error {
+        RunError::Interrupted(_) => {
+            return CommandError::from(error).with_hint(resume).with_exit_code(INTERRUPTED);
+        }
+        RunError::Phase(PhaseError::NotFinite { .. }) => Some("a lower learning rate or --clip-norm 1 may help"),
+        _ => None,
+    };
+    match lower {
+        Some(hint) => CommandError::from(error).with_hint(hint),
+        None => error.into(),
+    }
+}
+
+/// The first Ctrl-C stops after the step under way, the second at once.
+fn stop_on_ctrl_c(interrupter: Interrupter) -> Result<(), CommandError> {
+    ctrlc::set_handler(move || {
+        if interrupter.should_stop() {
+            std::process::exit(INTERRUPTED.into());
+        }
+        eprintln!("stopping after this step; Ctrl-C again stops at once");
+        interrupter.stop(Some("Ctrl-C"));
+    })?;
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! The `dr-train` program: a thin shell over the library.
+//!
+//! Whatever goes wrong is one `error:` line, with a `hint:` line where there is something to try, and exit code 2. A training that Ctrl-C stops exits with 130.
+
+mod args;
+pub mod commands;
+mod config_file;
+mod error;
+mod resolve;
+mod usage;
+mod values;
+
+pub use args::{Cli, Command, EvalArgs, ExportArgs, InfoArgs, QuantizeArgs, Settings, TrainArgs};
+pub use error::CommandError;
+pub use resolve::ResolvedTraining;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Runs the program with the arguments of the process.
+#[must_use]
+pub fn run() -> ExitCode {
+    run_with(std::env::args_os())
+}
+
+fn run_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let result = match Cli::try_parse_from(args) {
+        Ok(cli) => execute(cli),
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            // A closed pipe is no reason to complain.
+            let _ = error.print();
+            Ok(())
+        }
+        Err(error) => Err(usage::one_line(&error)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<(), CommandError> {
+    match cli.command.unwrap_or_default() {
+        Command::Train(args) => {
+            commands::train(args.resolve()?, args.dashboard)
+        }
+        Command::Eval(args) => commands::eval(&args),
+        Command::Export(args) => {
+            resolve::check_output_file(&args.out, &args.model)?;
+            commands::export(&args)
+        }
+        Command::Quantize(args) => {
+            resolve::check_output_file(&args.out, &args.model)?;
+            commands::quantize(&args)
+        }
+        Command::Info(args) => commands::info(&args),
+    }
+}

@@ -1,0 +1,172 @@
+//! From arguments to a checked configuration. Nothing is written here.
+
+use super::{CommandError, Settings, TrainArgs, config_file};
+use crate::config::{DatasetKind, TrainConfig};
+use crate::experiment::CONFIG;
+use crate::report::Report;
+use std::fmt::Display;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What `dr-train train` does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResolvedTraining {
+    /// The settings; in range.
+    pub config: TrainConfig,
+    /// The folder for the results: one that exists, or one that can.
+    pub out: PathBuf,
+    /// Go on with the run in that folder.
+    pub resume: bool,
+}
+
+impl TrainArgs {
+    /// The settings: flags over the file, over the run that is resumed or else the defaults for the dataset.
+    ///
+    /// # Errors
+    /// If a file cannot be read, a setting is out of range or contradicts the run that is resumed, or `--out` cannot be
+    /// a folder.
+    pub fn resolve(&self) -> Result<ResolvedTraining, CommandError> {
+        let file = self.config.as_deref().map(config_file::read).transpose()?.unwrap_or_default();
+        let layers = [&file, &self.settings];
+        let resume = last(layers, |settings| settings.resume.clone());
+        let mut config = match &resume {
+            Some(folder) => resumed_config(folder)?,
+            None => TrainConfig::for_dataset(
+                last(layers, |settings| settings.dataset).unwrap_or(DatasetKind::Digits),
+            ),
+        };
+        let before = config.clone();
+        for settings in layers {
+            settings.apply(&mut config);
+        }
+        if let Some(folder) = &resume {
+            check_same_run(folder, &before, &config)?;
+        }
+        config.check().map_err(|error| CommandError::new(error.to_string()))?;
+
+        let out = last(layers, |settings| settings.out.clone());
+        let out = match (out, &resume) {
+            (Some(out), Some(folder)) if !same_folder(&out, folder) => {
+                let (out, folder) = (out.display(), folder.display());
+                let message = format!("--out `{out}`: a run goes on in its own folder, `{folder}`: expected that or none");
+                return Err(CommandError::new(message));
+            }
+            (_, Some(folder)) => folder.clone(),
+            (Some(out), None) => unused(out)?,
+            (None, None) => default_folder(&config)?,
+        };
+        check_output_folder(&out)?;
+        Ok(ResolvedTraining { config, out, resume: resume.is_some() })
+    }
+}
+
+fn same_folder(a: &Path, b: &Path) -> bool {
+    match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a == b,
+    }
+}
+
+fn holds_run(folder: &Path) -> bool {
+    folder.join(CONFIG).symlink_metadata().is_ok()
+}
+
+/// The folder, if no run is in it.
+fn unused(out: PathBuf) -> Result<PathBuf, CommandError> {
+    if !holds_run(&out) {
+        return Ok(out);
+    }
+    let out = out.display();
+    Err(CommandError::new(format!("--out `{out}`: holds a run already: expected a folder without one"))
+        .with_hint(format!("`--resume {out}` goes on with it")))
+}
+
+/// The folder named after dataset and model, with a number after it where finished runs are.
+fn default_folder(config: &TrainConfig) -> Result<PathBuf, CommandError> {
+    let name = format!("runs/{}-{}", config.dataset, config.model);
+    let mut folder = PathBuf::from(&name);
+    let mut number = 1u32;
+    while holds_run(&folder) {
+        if Report::load(&folder).is_err() {
+            let folder = folder.display();
+            return Err(CommandError::new(format!(
+                "`{folder}`: holds a run that is not finished: expected --resume, or --out with another folder"
+            ))
+            .with_hint(format!("`--resume {folder}` goes on with it")));
+        }
+        number += 1;
+        folder = PathBuf::from(format!("{name}-{number}"));
+    }
+    Ok(folder)
+}
+
+/// What the last of the layers that says anything says.
+fn last<T>(layers: [&Settings; 2], get: impl Fn(&Settings) -> Option<T>) -> Option<T> {
+    layers.into_iter().rev().find_map(get)
+}
+
+/// The settings of the run in a folder.
+fn resumed_config(folder: &Path) -> Result<TrainConfig, CommandError> {
+    let path = folder.join(CONFIG);
+    let hint = "expected the folder of an earlier run, such as `runs/digits-resnet8`";
+    let text = fs::read_to_string(&path).map_err(|error| {
+        CommandError::new(format!("--resume `{}`: cannot read its config.json: {error}", folder.display()))
+            .with_hint(hint)
+    })?;
+    serde_json::from_str(&text).map_err(|error| {
+        CommandError::new(format!("`{}`: not the settings of a run: {error}", path.display())).with_hint(hint)
+    })
+}
+
+/// What decides the network and its data stays as it was.
+fn check_same_run(folder: &Path, run: &TrainConfig, asked: &TrainConfig) -> Result<(), CommandError> {
+    let check = |name: &str, run: &dyn Display, asked: &dyn Display| {
+        let (run, asked) = (run.to_string(), asked.to_string());
+        if run == asked {
+            return Ok(());
+        }
+        let folder = folder.display();
+        Err(CommandError::new(format!(
+            "--{name} {asked}: the run in `{folder}` has {run}, which cannot change"
+        ))
+        .with_hint("leave the flag out to go on, or leave --resume out to start anew"))
+    };
+    check("dataset", &run.dataset, &asked.dataset)?;
+    check("model", &run.model, &asked.model)?;
+    check("precisions", &run.precisions, &asked.precisions)?;
+    check("batch-norm", &run.batch_norm, &asked.batch_norm)?;
+    check("seed", &run.seed, &asked.seed)
+}
+
+/// The folder, or the nearest of its parents that exists, must be a folder.
+fn check_output_folder(out: &Path) -> Result<(), CommandError> {
+    let Some(nearest) = out.ancestors().find(|path| path.symlink_metadata().is_ok()) else {
+        return Ok(());
+    };
+    if nearest.is_dir() {
+        return Ok(());
+    }
+    let nearest = nearest.display();
+    Err(CommandError::new(format!("--out `{}`: `{nearest}` is not a folder: expected one", out.display())))
+}
+
+/// A file to write: not a folder, in a folder that exists, and not the file that is read.
+pub(super) fn check_output_file(out: &Path, input: &Path) -> Result<(), CommandError> {
+    let wrong = |what: &str| Err(CommandError::new(format!("--out `{}`: {what}", out.display())));
+    if out.is_dir() {
+        return wrong("is a folder: expected the name of a file");
+    }
+    let folder = match out.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    if out.file_name().is_none() || !folder.is_dir() {
+        return wrong("its folder does not exist: expected a file in a folder that does");
+    }
+    if let (Ok(out_file), Ok(in_file)) = (out.canonicalize(), input.canonicalize())
+        && out_file == in_file
+    {
+        return wrong("is also the --model: expected another file");
+    }
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! Wrong usage in one line, instead of clap's paragraphs.
+
+use super::CommandError;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use std::error::Error;
+
+/// The error for the terminal.
+pub(super) fn one_line(error: &clap::Error) -> CommandError {
+    let (message, hint) = message_and_hint(error);
+    CommandError::new(message).with_hint(hint.unwrap_or_else(|| "see `dr-train --help`".to_owned()))
+}
+
+/// What is wrong, and what to try if clap has an idea.
+pub(super) fn message_and_hint(error: &clap::Error) -> (String, Option<String>) {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),
+        _ => None,
+    };
+    let argument = text(ContextKind::InvalidArg).map(|argument| flag(&argument)).unwrap_or_default();
+    let value = text(ContextKind::InvalidValue).unwrap_or_default();
+    let message = match error.kind() {
+        ErrorKind::InvalidValue if value.is_empty() => match text(ContextKind::ValidValue) {
+            Some(valid) if !valid.is_empty() => format!("{argument} has no value: expected one of {valid}"),
+            _ => format!("{argument} has no value: expected one"),
+        },
+        ErrorKind::InvalidValue => {
+            let valid = text(ContextKind::ValidValue).unwrap_or_default();
+            format!("{argument}: unknown value `{value}`: expected one of {valid}")
+        }
+        ErrorKind::ValueValidation => match error.source() {
+            Some(source) => format!("{argument}: {source}"),
+            None => format!("{argument}: `{value}` is not a valid value"),
+        },
+        ErrorKind::UnknownArgument => format!("unknown argument `{argument}`"),
+        ErrorKind::InvalidSubcommand => {
+            let name = text(ContextKind::InvalidSubcommand).unwrap_or_default();
+            format!("unknown command `{name}`: expected one of train, eval, export, quantize, info")
+        }
+        ErrorKind::MissingRequiredArgument => {
+            format!("missing {}", text(ContextKind::InvalidArg).unwrap_or_default())
+        }
+        ErrorKind::ArgumentConflict => {
+            let other = text(ContextKind::PriorArg).map(|prior| flag(&prior)).unwrap_or_default();
+            if other.is_empty() || other == argument {
+                format!("{argument} is given more than once")
+            } else {
+                format!("{argument} and {other} cannot be used together")
+            }
+        }
+        _ => first_paragraph(&error.to_string()),
+    };
+    let suggestion =
+        [ContextKind::SuggestedArg, ContextKind::SuggestedValue, ContextKind::SuggestedSubcommand]
+            .into_iter()
+            .find_map(text)
+            .map(|suggestion| format!("did you mean `{}`?", flag(&suggestion)));
+    (message, suggestion)
+}
+
+/// `--lr` of `--lr <RATE>`.
+fn flag(argument: &str) -> String {
+    match argument.split_once(' ') {
+        Some((flag, rest)) if rest.starts_with('<') => flag.to_owned(),
+        _ => argument.to_owned(),
+    }
+}
+
+fn first_paragraph(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+    let paragraph = lines.join(" ");
+    paragraph.strip_prefix("error: ").map(str::to_owned).unwrap_or(paragraph)
+}

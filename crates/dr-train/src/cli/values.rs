@@ -1,0 +1,34 @@
+//! How the values of flags are parsed.
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use std::fmt::Display;
+use std::str::FromStr;
+
+/// One of a list of names.
+pub(super) fn one_of<T>(all: &[T]) -> impl TypedValueParser<Value = T> + use<T>
+where
+    T: Display + FromStr<Err = String> + Clone + Send + Sync + 'static,
+{
+    let names: Vec<String> = all.iter().map(ToString::to_string).collect();
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<T>())
+}
+
+/// `on` or `off`.
+pub(super) fn switch() -> impl TypedValueParser<Value = bool> {
+    PossibleValuesParser::new(["on", "off"]).map(|text| text == "on")
+}
+
+/// A whole number.
+pub(super) fn count(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| format!("`{text}`: expected a whole number of at least 0"))
+}
+
+/// A seed.
+pub(super) fn seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("`{text}`: expected a whole number from 0 to 2^64 - 1"))
+}
+
+/// A number with or without decimals; its range is the configuration's business.
+pub(super) fn number(text: &str) -> Result<f64, String> {
+    text.parse().map_err(|_| format!("`{text}`: expected a number"))
+}

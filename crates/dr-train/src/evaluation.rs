@@ -1,0 +1,111 @@
+//! What a saved model scores.
+
+use crate::artifact::{Artifact, ArtifactError, ArtifactKind, InputShape};
+use crate::data::{ImageLoader, Images};
+use crate::nn::Pass;
+use crate::report::{Measured, NumberFormat};
+use crate::training::{Score, evaluate};
+use burn::data::dataset::DatasetError;
+use burn::tensor::Device;
+use dr_precision::PrecisionSet;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// Images in a batch of evaluation.
+pub(crate) const EVAL_BATCH: usize = 256;
+
+/// Why a model cannot be measured.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum EvaluationError {
+    /// The model file.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// Images of another size.
+    #[error("the images are {found} (channels x rows x columns): the model expects {expected}")]
+    Shape {
+        /// Of the images.
+        found: InputShape,
+        /// Of the model.
+        expected: InputShape,
+    },
+    /// Images of other classes.
+    #[error("the images have {found} classes: the model expects {expected}")]
+    Classes {
+        /// Of the images.
+        found: usize,
+        /// Of the model.
+        expected: usize,
+    },
+    /// The images could not be prepared.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+}
+
+/// Whether a model takes such images.
+///
+/// # Errors
+/// If their size or number of classes is another.
+pub fn check_images(artifact: &Artifact, images: &Images) -> Result<(), EvaluationError> {
+    let (description, found) = (&artifact.description, InputShape::from(images.shape));
+    if found != description.input {
+        return Err(EvaluationError::Shape { found, expected: description.input });
+    }
+    if images.classes != description.classes {
+        return Err(EvaluationError::Classes { found: images.classes, expected: description.classes });
+    }
+    Ok(())
+}
+
+/// What the model can compute in, highest first.
+#[must_use]
+pub fn formats(artifact: &Artifact) -> Vec<NumberFormat> {
+    let description = &artifact.description;
+    match description.kind {
+        ArtifactKind::Float => vec![NumberFormat::Float],
+        ArtifactKind::Packed(precision) => vec![precision.into()],
+        ArtifactKind::MultiPrecision => description.precisions.iter().map(NumberFormat::from).collect(),
+    }
+}
+
+/// Measures a model in each of `formats`, on the device.
+///
+/// # Errors
+/// Tensors that are no network, a format that the model does not have, or images that do not fit it.
+pub fn measure(
+    artifact: &Artifact, formats: &[NumberFormat], images: &Arc<Images>, device: &Device,
+) -> Result<Vec<Measured>, EvaluationError> {
+    check_images(artifact, images)?;
+    let bytes = formats.iter().map(|&format| bytes(artifact, format)).collect::<Result<Vec<_>, _>>()?;
+    let passes: Vec<Pass> = formats.iter().map(|&format| pass(format)).collect();
+    let normalization = artifact.description.normalization.clone();
+    let loader = ImageLoader::evaluation(images.clone(), normalization, EVAL_BATCH, device.clone());
+    let scores = evaluate(&artifact.network(device)?, &loader, &passes)?;
+    let measured = |(Score { top1, loss }, model_bytes)| Measured { top1, loss, model_bytes };
+    Ok(scores.into_iter().zip(bytes).map(measured).collect())
+}
+
+fn pass(format: NumberFormat) -> Pass<'static> {
+    match format {
+        NumberFormat::Float => Pass::float(),
+        NumberFormat::Quantized(precision) => Pass::at(precision),
+    }
+}
+
+/// The size of the model in one of its formats: as it is, or exported at the precision.
+fn bytes(artifact: &Artifact, format: NumberFormat) -> Result<usize, ArtifactError> {
+    match (format, artifact.description.kind) {
+        (NumberFormat::Float, ArtifactKind::Float) => Ok(artifact.payload_bytes()),
+        (NumberFormat::Quantized(precision), ArtifactKind::MultiPrecision) => {
+            Ok(artifact.export(precision)?.payload_bytes())
+        }
+        (NumberFormat::Quantized(precision), ArtifactKind::Packed(packed)) => match precision == packed {
+            true => Ok(artifact.payload_bytes()),
+            false => Err(ArtifactError::Precision { precision, expected: PrecisionSet::of(packed) }),
+        },
+        (NumberFormat::Quantized(_), found) => {
+            Err(ArtifactError::Kind { found, expected: "multi-precision or packed" })
+        }
+        (NumberFormat::Float, found) => Err(ArtifactError::Kind { found, expected: "float" }),
+    }
+}

@@ -1,0 +1,364 @@
+//! A whole training run: data, float network, joint training, results.
+
+use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description};
+use crate::config::{Baseline, BatchNormKind, DeviceKind, Distill, TrainConfig};
+use crate::data::{self, Augmentation, DataError, ImageLoader, Images, Normalization, Splits};
+use crate::device::{self, DeviceError};
+use crate::evaluation::{EVAL_BATCH, EvaluationError, check_images, formats, measure};
+use crate::files::{remove_leftovers, write_atomically};
+use crate::models::{Network, ResNet, ResNetConfig};
+use crate::nn::{Pass, QuantConfig};
+use crate::report::{
+    EpochRecord, Measured, NumberFormat, PrecisionResult, Report, ReportError, SingleResult, TrainPhase,
+};
+use crate::training::{Distillation, History, Objective, Phase, PhaseError, PhaseOutcome, evaluate, run_phase};
+use burn::data::dataset::DatasetError;
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use burn::train::Interrupter;
+use dr_precision::{Precision, PrecisionSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+use thiserror::Error;
+
+/// Training images that the activations' scales are fitted to.
+const CALIBRATION_IMAGES: usize = 1024;
+
+/// Why a run did not end well.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The data, in the middle of an epoch.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// The device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The training.
+    #[error(transparent)]
+    Phase(#[from] PhaseError),
+    /// A model file.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// The network that resulted cannot be measured.
+    #[error(transparent)]
+    Evaluation(#[from] EvaluationError),
+    /// The float network of the run that is resumed is another one.
+    #[error("`{}`: a {found} model: expected {expected}, as the run's settings say", path.display())]
+    OtherModel {
+        /// The file.
+        path: PathBuf,
+        /// What it holds.
+        found: String,
+        /// What the settings say.
+        expected: String,
+    },
+    /// The report.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    /// A file or folder of the run.
+    #[error("`{}`: {source}", path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong.
+        source: std::io::Error,
+    },
+    /// Ctrl-C.
+    #[error("stopped; the run in `{}` can be resumed after its last complete epoch", .0.display())]
+    Interrupted(PathBuf),
+}
+
+/// How a run goes about it; nothing of this changes its results.
+#[derive(Clone, Default)]
+pub struct RunOptions {
+    /// Go on with the run in the folder.
+    pub resume: bool,
+    /// Show Burn's dashboard if the standard output is a terminal, instead of a line for each epoch.
+    pub dashboard: bool,
+    /// Stops the run.
+    pub interrupter: Interrupter,
+}
+
+/// A run: settings, data, device and folder.
+pub struct Experiment {
+    config: TrainConfig,
+    out: PathBuf,
+    options: RunOptions,
+    device: Device,
+    device_kind: DeviceKind,
+    train: Arc<Images>,
+    valid: Arc<Images>,
+    test: Arc<Images>,
+    normalization: Normalization,
+}
+
+/// A trained network and how it got there.
+struct Trained {
+    model: ResNet,
+    history: Vec<EpochRecord>,
+    /// Time spent on it before this run was resumed.
+    earlier_seconds: f64,
+}
+
+impl Experiment {
+    /// Loads the data and opens the device. Nothing is written yet.
+    ///
+    /// # Errors
+    /// Data or a device that is not there; a run to go on with that is of another network.
+    pub fn new(config: TrainConfig, out: &Path, options: RunOptions) -> Result<Self, RunError> {
+        let (device, device_kind) = device::open(config.device)?;
+        let Splits { train, valid, test, normalization } =
+            data::load(config.dataset, config.data_dir.as_deref(), config.limit_train, config.seed)?;
+        let [train, valid, test] = [train, valid, test].map(Arc::new);
+        let out = out.to_path_buf();
+        let run = Self { config, out, options, device, device_kind, train, valid, test, normalization };
+        run.saved_float(FLOAT)?;
+        Ok(run)
+    }
+
+    /// Trains, and writes the model, the report and the checkpoints into the folder.
+    ///
+    /// # Errors
+    /// Anything that stops the run. What was complete before is kept, and can be resumed.
+    pub fn run(&self) -> Result<Report, RunError> {
+        let started = Instant::now();
+        self.open_folder()?;
+        let config = &self.config;
+
+        let float = self.float(config.float_epochs, FLOAT)?;
+        let joint = self.joint(&float.model, &config.precisions, "joint")?;
+        let float_artifact = Artifact::of(float.model.clone(), self.description(ArtifactKind::Float))?;
+        let artifact = Artifact::of(joint.model, self.description(ArtifactKind::MultiPrecision))?;
+        artifact.save(&self.out.join("model.safetensors"))?;
+
+        let mut seconds = float.earlier_seconds + joint.earlier_seconds;
+        let measured = self.measure(&artifact)?;
+        let result = |(precision, measured)| PrecisionResult { precision, measured };
+        let mut report = Report {
+            dataset: config.dataset,
+            model: config.model,
+            seed: config.seed,
+            device: self.device_kind.to_string(),
+            seconds: seconds + started.elapsed().as_secs_f64(),
+            test_images: self.test.len(),
+            float: self.measure(&float_artifact)?.first().copied(),
+            precisions: config.precisions.iter().zip(measured).map(result).collect(),
+            single: vec![],
+            float_epoch_seconds: median_seconds(&float.history),
+            joint_epoch_seconds: median_seconds(&joint.history),
+            history: [float.history, joint.history].concat(),
+            config: Some(config.clone()),
+        };
+        if config.baseline == Baseline::Single {
+            (report.single, seconds) = self.single(&float.model, seconds)?;
+            report.seconds = seconds + started.elapsed().as_secs_f64();
+        }
+        // Its presence says that the run is complete.
+        report.save(&self.out)?;
+        Ok(report)
+    }
+
+    /// Makes the folder, clears what a killed run left half-written, and saves the settings.
+    fn open_folder(&self) -> Result<(), RunError> {
+        let path = self.out.join(CONFIG);
+        let json = serde_json::to_vec_pretty(&self.config).map_err(std::io::Error::other);
+        json.and_then(|json| {
+            std::fs::create_dir_all(&self.out)?;
+            remove_leftovers(&self.out)?;
+            write_atomically(&path, &json)
+        })
+        .map_err(|source| RunError::File { path, source })
+    }
+
+    /// Trains a float network for `epochs`, or takes the one that is there.
+    fn float(&self, epochs: usize, name: &str) -> Result<Trained, RunError> {
+        let phase = self.phase(name, TrainPhase::Float, epochs, self.config.lr);
+        if let Some(saved) = self.saved_float(name)? {
+            let model = saved.network(&self.device)?;
+            let history = History::load(&phase.history_file()).epochs;
+            let earlier_seconds = total_seconds(&history);
+            return Ok(Trained { model, history, earlier_seconds });
+        }
+        let (channels, classes) = (self.train.shape.channels, self.train.classes);
+        let model = ResNetConfig::new(self.config.model, channels, classes);
+        let model = model.init(self.config.seed, &self.device.clone().autodiff());
+        let trained = self.train(&phase, model, Objective::new(vec![None]))?;
+        // Written last: it says that the float training is complete.
+        let artifact = Artifact::of(trained.model.clone(), self.description(ArtifactKind::Float))?;
+        artifact.save(&self.float_file(name))?;
+        Ok(trained)
+    }
+
+    fn float_file(&self, name: &str) -> PathBuf {
+        self.out.join(format!("{name}.safetensors"))
+    }
+
+    /// The float network that the resumed run has finished, if it has.
+    fn saved_float(&self, name: &str) -> Result<Option<Artifact>, RunError> {
+        let path = self.float_file(name);
+        if !self.options.resume || !path.is_file() {
+            return Ok(None);
+        }
+        let artifact = Artifact::load(&path)?;
+        check_images(&artifact, &self.train)?;
+        let Description { kind, model, .. } = &artifact.description;
+        let (found, expected) = (format!("{kind} {model}"), format!("{} {}", ArtifactKind::Float, self.config.model));
+        match found == expected {
+            true => Ok(Some(artifact)),
+            false => Err(RunError::OtherModel { path, found, expected }),
+        }
+    }
+
+    /// Quantizes a float network and trains it jointly at all of `precisions`.
+    fn joint(&self, float: &ResNet, precisions: &PrecisionSet, name: &str) -> Result<Trained, RunError> {
+        let config = &self.config;
+        let quantization = QuantConfig {
+            edge: self.edge(),
+            gradient: config.scale_gradient,
+            share_norm: config.batch_norm == BatchNormKind::Shared,
+            ..QuantConfig::new(precisions.clone())
+        };
+        let calibration = calibration_batches(&self.train, &self.normalization, &self.device)?;
+        let model = float.clone().quantize(&quantization, calibration);
+        let mut objective = Objective::new(precisions.iter().map(Some).collect());
+        objective.scale_rate = config.scale_lr / config.joint_lr;
+        objective.alrs = config.alrs;
+        objective.distill = match config.distill {
+            Distill::Off => Distillation::Off,
+            Distill::Highest => Distillation::Highest,
+            Distill::Float => {
+                let teacher = float.clone();
+                Distillation::Teacher(Arc::new(move |images| teacher.forward(images, &Pass::float())))
+            }
+        };
+        let model = model.fork(&self.device.clone().autodiff()).train();
+        self.train(&self.phase(name, TrainPhase::Joint, config.epochs, config.joint_lr), model, objective)
+    }
+
+    /// One separate network for each precision and a float one, each with as many epochs in all as the joint one; and
+    /// `seconds` with the time spent on them before this run was resumed.
+    fn single(&self, float: &ResNet, mut seconds: f64) -> Result<(Vec<SingleResult>, f64), RunError> {
+        let config = &self.config;
+        let mut results = vec![];
+        let mut add = |trained: Trained, precision: NumberFormat, pass: Pass| -> Result<(), RunError> {
+            let test =
+                ImageLoader::evaluation(self.test.clone(), self.normalization.clone(), EVAL_BATCH, self.device.clone());
+            let scores = evaluate(&trained.model, &test, &[pass])?;
+            results.extend(scores.first().map(|score| SingleResult { precision, top1: score.top1 }));
+            seconds += trained.earlier_seconds;
+            Ok(())
+        };
+        let long = self.float(config.float_epochs + config.epochs, "single/float")?;
+        add(long, NumberFormat::Float, Pass::float())?;
+        for precision in config.precisions.iter() {
+            let trained = self.joint(float, &PrecisionSet::of(precision), &format!("single/{precision}"))?;
+            add(trained, precision.into(), Pass::at(precision))?;
+        }
+        Ok((results, seconds))
+    }
+
+    fn train(&self, phase: &Phase, model: ResNet, objective: Objective) -> Result<Trained, RunError> {
+        let config = &self.config;
+        let stopped = || RunError::Interrupted(self.out.clone());
+        if self.options.interrupter.should_stop() {
+            return Err(stopped());
+        }
+        let normalization = &self.normalization;
+        let train = ImageLoader::training(
+            self.train.clone(),
+            normalization.clone(),
+            config.batch_size,
+            config.seed,
+            Augmentation::usual(config.dataset),
+            self.device.clone().autodiff(),
+        );
+        let valid =
+            ImageLoader::evaluation(self.valid.clone(), normalization.clone(), EVAL_BATCH, self.device.clone());
+        let outcome = run_phase(phase, model, objective, train, valid, &self.options.interrupter)?;
+        let PhaseOutcome { model, history, resumed_after, interrupted } = outcome;
+        if interrupted {
+            return Err(stopped());
+        }
+        let history = history.epochs;
+        let earlier = history.iter().take_while(|record| record.epoch <= resumed_after);
+        let earlier_seconds = total_seconds(earlier);
+        Ok(Trained { model, history, earlier_seconds })
+    }
+
+    fn phase(&self, name: &str, kind: TrainPhase, epochs: usize, lr: f64) -> Phase {
+        let config = &self.config;
+        Phase {
+            name: name.to_string(),
+            kind,
+            directory: self.out.join(name),
+            epochs,
+            optimizer: config.optimizer,
+            lr,
+            weight_decay: config.weight_decay,
+            clip_norm: config.clip_norm,
+            warmup_epochs: config.warmup_epochs,
+            resume: self.options.resume,
+            dashboard: self.options.dashboard,
+        }
+    }
+
+    /// What the first and the last layer compute in: the highest widths, in separate networks too.
+    fn edge(&self) -> Precision {
+        QuantConfig::new(self.config.precisions.clone()).edge
+    }
+
+    fn description(&self, kind: ArtifactKind) -> Description {
+        let config = &self.config;
+        Description {
+            kind,
+            batch_norm: config.batch_norm,
+            seed: config.seed,
+            normalization: self.normalization.clone(),
+            ..Description::new(
+                config.dataset,
+                config.model,
+                self.train.shape.into(),
+                self.train.classes,
+                config.precisions.clone(),
+            )
+        }
+    }
+
+    /// Measures an artifact in all its formats on the test split. What is reported is what the file holds.
+    fn measure(&self, artifact: &Artifact) -> Result<Vec<Measured>, RunError> {
+        Ok(measure(artifact, &formats(artifact), &self.test, &self.device)?)
+    }
+}
+
+/// The name of the settings in the folder of a run: where it is, there is a run.
+pub const CONFIG: &str = "config.json";
+
+/// The name of the float network that joint training starts from.
+const FLOAT: &str = "float";
+
+/// The first training images, without augmentation, to fit the activations' scales to.
+///
+/// # Errors
+/// What the loader says.
+pub fn calibration_batches(
+    train: &Arc<Images>, normalization: &Normalization, device: &Device,
+) -> Result<Vec<Tensor<4>>, DatasetError> {
+    use burn::data::dataloader::DataLoader;
+    let loader = ImageLoader::evaluation(train.clone(), normalization.clone(), EVAL_BATCH, device.clone());
+    loader.iter().take(CALIBRATION_IMAGES / EVAL_BATCH).map(|batch| Ok(batch?.images)).collect()
+}
+
+fn total_seconds<'a>(history: impl IntoIterator<Item = &'a EpochRecord>) -> f64 {
+    history.into_iter().map(|record| record.seconds).sum()
+}
+
+fn median_seconds(history: &[EpochRecord]) -> Option<f64> {
+    let mut seconds: Vec<f64> = history.iter().map(|record| record.seconds).collect();
+    seconds.sort_by(f64::total_cmp);
+    seconds.get(seconds.len() / 2).copied()
+}

@@ -1,0 +1,74 @@
+//! [`NumberFormat`].
+
+use dr_precision::{Precision, PrecisionError};
+use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
+use std::{fmt, str::FromStr};
+
+/// What a network computes in: `float`, or a precision such as `w4a4`. Ordered as in tables: float, then the highest
+/// precision, and so on down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum NumberFormat {
+    /// 32-bit floats.
+    Float,
+    /// Quantized.
+    Quantized(Precision),
+}
+
+impl Ord for NumberFormat {
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (self, other) {
+            (Self::Float, Self::Float) => Ordering::Equal,
+            (Self::Float, Self::Quantized(_)) => Ordering::Less,
+            (Self::Quantized(_), Self::Float) => Ordering::Greater,
+            (Self::Quantized(a), Self::Quantized(b)) => b.cmp(a),
+        }
+    }
+}
+
+impl PartialOrd for NumberFormat {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl From<Precision> for NumberFormat {
+    fn from(precision: Precision) -> Self {
+        Self::Quantized(precision)
+    }
+}
+
+impl fmt::Display for NumberFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Float => f.pad("float"),
+            Self::Quantized(precision) => precision.fmt(f),
+        }
+    }
+}
+
+impl FromStr for NumberFormat {
+    type Err = PrecisionError;
+
+    fn from_str(text: &str) -> Result<Self, PrecisionError> {
+        match text {
+            "float" => Ok(Self::Float),
+            _ => text.parse().map(Self::Quantized),
+        }
+    }
+}
+
+impl TryFrom<String> for NumberFormat {
+    type Error = PrecisionError;
+
+    fn try_from(text: String) -> Result<Self, PrecisionError> {
+        text.parse()
+    }
+}
+
+impl From<NumberFormat> for String {
+    fn from(format: NumberFormat) -> String {
+        format.to_string()
+    }
+}

@@ -1,0 +1,13 @@
+//! What a run reports: `report.json`, a table and `report.svg`.
+
+mod format;
+mod plot;
+mod results;
+mod table;
+
+pub(crate) use table::thousands;
+
+pub use format::NumberFormat;
+pub use results::{
+    CurvePoint, EpochRecord, Measured, PrecisionResult, Report, ReportError, SingleResult, TrainPhase,
+};

@@ -1,0 +1,191 @@
+//! [`Report`].
+
+use super::NumberFormat;
+use super::plot;
+use crate::config::{DatasetKind, ModelKind, TrainConfig};
+use crate::files::write_atomically;
+use dr_precision::Precision;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// The name of the report in the folder of a run.
+const JSON_FILE: &str = "report.json";
+
+/// The results of a training run or of an evaluation; `report.json`.
+///
+/// Accuracies (`top1`) are in percent. Those outside `history` are on the test split.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The dataset.
+    pub dataset: DatasetKind,
+    /// The network.
+    pub model: ModelKind,
+    /// The seed.
+    pub seed: u64,
+    /// What it ran on.
+    pub device: String,
+    /// How long it took.
+    pub seconds: f64,
+    /// Images in the test split.
+    pub test_images: usize,
+    /// The float network that joint training started from, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub float: Option<Measured>,
+    /// The one network at its precisions, highest first.
+    pub precisions: Vec<PrecisionResult>,
+    /// Separately trained networks, one for each format, if they were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub single: Vec<SingleResult>,
+    /// Median time of an epoch of float training.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub float_epoch_seconds: Option<f64>,
+    /// Median time of an epoch of joint training.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub joint_epoch_seconds: Option<f64>,
+    /// Every epoch, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<EpochRecord>,
+    /// The settings of the training.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<TrainConfig>,
+}
+
+/// What was measured of one network in one format.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// Percent of the test images whose class comes first.
+    pub top1: f64,
+    /// Mean cross-entropy.
+    pub loss: f64,
+    /// Bytes of the model's tensors, packed.
+    pub model_bytes: usize,
+}
+
+/// The network at one precision.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PrecisionResult {
+    /// The precision.
+    pub precision: Precision,
+    /// What was measured.
+    #[serde(flatten)]
+    pub measured: Measured,
+}
+
+/// A network trained for one format only.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SingleResult {
+    /// The format.
+    pub precision: NumberFormat,
+    /// Percent of the test images whose class comes first.
+    pub top1: f64,
+}
+
+/// The two parts of a training run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrainPhase {
+    /// Training the float network.
+    Float,
+    /// Training all precisions together.
+    Joint,
+}
+
+/// One epoch of training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// The part of the run.
+    pub phase: TrainPhase,
+    /// Counted from 1 in each phase.
+    pub epoch: usize,
+    /// How long it took.
+    pub seconds: f64,
+    /// What was measured for each format that was trained.
+    pub curves: BTreeMap<NumberFormat, CurvePoint>,
+}
+
+/// One format after one epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CurvePoint {
+    /// Mean loss over the epoch's training images.
+    pub train_loss: f64,
+    /// Accuracy on the validation split, in percent.
+    pub valid_top1: f64,
+}
+
+/// Why a report could not be written.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ReportError {
+    /// The file system.
+    #[error("`{}` cannot be written: {error}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: io::Error,
+    },
+    /// The file system.
+    #[error("`{}` cannot be read: {error}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: io::Error,
+    },
+    /// The results cannot be put into JSON, or the JSON is not that of a report.
+    #[error("the report's JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// The results cannot be drawn.
+    #[error("the report cannot be drawn: {0}")]
+    Draw(String),
+}
+
+impl Report {
+    /// The report as indented JSON.
+    ///
+    /// # Errors
+    /// [`ReportError::Json`].
+    pub fn to_json(&self) -> Result<String, ReportError> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+
+    /// The report as a picture: accuracy per precision, and training curves.
+    ///
+    /// # Errors
+    /// [`ReportError::Draw`].
+    pub fn to_svg(&self) -> Result<String, ReportError> {
+        plot::draw(self).map_err(ReportError::Draw)
+    }
+
+    /// Writes `report.svg` and `report.json` into a folder, each in one step.
+    ///
+    /// # Errors
+    /// If they cannot be made or written.
+    pub fn save(&self, folder: &Path) -> Result<(), ReportError> {
+        for (name, content) in [("report.svg", self.to_svg()?), (JSON_FILE, self.to_json()?)] {
+            let path = folder.join(name);
+            write_atomically(&path, content.as_bytes())
+                .map_err(|error| ReportError::Write { path, error })?;
+        }
+        Ok(())
+    }
+
+    /// The report in the folder of a finished run.
+    ///
+    /// # Errors
+    /// If there is none that can be read.
+    pub fn load(folder: &Path) -> Result<Self, ReportError> {
+        let path = folder.join(JSON_FILE);
+        let json = std::fs::read(&path).map_err(|error| ReportError::Read { path, error })?;
+        Ok(serde_json::from_slice(&json)?)
+    }
+
+    /// The accuracy of the separately trained network of a format, if there is one.
+    #[must_use]
+    pub fn single_top1(&self, format: NumberFormat) -> Option<f64> {
+        self.single.iter().find(|result| result.precision == format).map(|result| result.top1)
+    }
+}

@@ -1,0 +1,123 @@
+//! The report as JSON, as a table and as a picture.
+
+use dr_precision::Precision;
+use dr_train::config::{DatasetKind, ModelKind, TrainConfig};
+use dr_train::report::{
+    CurvePoint, EpochRecord, Measured, NumberFormat, PrecisionResult, Report, SingleResult, TrainPhase,
+};
+use std::collections::BTreeMap;
+
+const FORMATS: [(&str, f64, f64); 4] =
+    [("w8a8", 98.06, 97.9), ("w6a6", 98.33, 97.8), ("w4a4", 97.78, 97.6), ("w2a2", 96.94, 96.1)];
+
+fn report() -> Report {
+    let precision = |name: &str| name.parse::<Precision>().unwrap();
+    let precisions = FORMATS.iter().enumerate().map(|(i, &(name, top1, _))| PrecisionResult {
+        precision: precision(name),
+        measured: Measured { top1, loss: 0.1, model_bytes: 80_000 - 19_000 * i },
+    });
+    let curve = |epoch: usize, best: f64| CurvePoint {
+        train_loss: 2.0 / epoch as f64,
+        valid_top1: best - 60.0 * (-0.7 * epoch as f64).exp() - 0.4 * (epoch % 3) as f64,
+    };
+    let float = (1..=20).map(|epoch| EpochRecord {
+        phase: TrainPhase::Float,
+        epoch,
+        seconds: 1.0,
+        curves: BTreeMap::from([(NumberFormat::Float, curve(epoch, 98.6))]),
+    });
+    let joint = (1..=20).map(|epoch| EpochRecord {
+        phase: TrainPhase::Joint,
+        epoch,
+        seconds: 3.5,
+        curves: FORMATS
+            .iter()
+            .map(|&(name, top1, _)| (precision(name).into(), curve(epoch + 3, top1 + 0.5)))
+            .collect(),
+    });
+    let single =
+        FORMATS.iter().map(|&(name, _, top1)| SingleResult { precision: name.parse().unwrap(), top1 });
+    let float_single = SingleResult { precision: NumberFormat::Float, top1: 98.2 };
+    Report {
+        dataset: DatasetKind::Digits,
+        model: ModelKind::Resnet8,
+        seed: 1,
+        device: "flex".to_owned(),
+        seconds: 91.5,
+        test_images: 360,
+        float: Some(Measured { top1: 98.33, loss: 0.07, model_bytes: 310_000 }),
+        precisions: precisions.collect(),
+        single: std::iter::once(float_single).chain(single).collect(),
+        float_epoch_seconds: Some(1.0),
+        joint_epoch_seconds: Some(3.5),
+        history: float.chain(joint).collect(),
+        config: Some(TrainConfig::for_dataset(DatasetKind::Digits)),
+    }
+}
+
+#[test]
+fn the_json_is_as_documented_and_is_read_again() {
+    let report = report();
+    let text = report.to_json().unwrap();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["float"]["top1"], 98.33);
+    assert_eq!(json["precisions"][3]["precision"], "w2a2");
+    assert_eq!(json["precisions"][0]["model_bytes"], 80_000);
+    assert_eq!(json["single"][0]["precision"], "float");
+    assert_eq!(json["history"][20]["phase"], "joint");
+    assert!(json["history"][20]["curves"]["w4a4"]["valid_top1"].is_number());
+    assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
+}
+
+#[test]
+fn the_table_is_aligned() {
+    let mut report = report();
+    assert_eq!(
+        report.table(),
+        "\
+precision  top-1 (%)  vs. float  model bytes  separate (%)  vs. separate
+------------------------------------------------------------------------
+float          98.33          -      310,000         98.20         +0.13
+w8a8           98.06      -0.27       80,000         97.90         +0.16
+w6a6           98.33      +0.00       61,000         97.80         +0.53
+w4a4           97.78      -0.55       42,000         97.60         +0.18
+w2a2           96.94      -1.39       23,000         96.10         +0.84
+"
+    );
+    report.single.clear();
+    report.float = None;
+    assert!(report.table().contains("w8a8           98.06          -       80,000\n"), "{}", report.table());
+}
+
+#[test]
+fn it_is_saved_as_two_files() {
+    let folder = tempfile::tempdir().unwrap();
+    report().save(folder.path()).unwrap();
+    assert!(std::fs::read_to_string(folder.path().join("report.svg")).unwrap().starts_with("<svg"));
+    assert!(std::fs::read_to_string(folder.path().join("report.json")).unwrap().starts_with('{'));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn odd_results_are_drawn_too() {
+    let mut report = report();
+    report.to_svg().unwrap();
+    report.single.clear();
+    report.to_svg().unwrap();
+    report.precisions[0].measured.top1 = f64::NAN;
+    report.precisions.truncate(1);
+    report.history.truncate(1);
+    report.to_svg().unwrap();
+    report.precisions.clear();
+    report.history.clear();
+    report.float = None;
+    report.to_svg().unwrap();
+}
+
+/// For looking at: `REPORT_SVG=FILE cargo test -p dr-train --test report`.
+#[test]
+fn an_example_to_look_at() {
+    if let Some(path) = std::env::var_os("REPORT_SVG") {
+        std::fs::write(path, report().to_svg().unwrap()).unwrap();
+    }
+}
