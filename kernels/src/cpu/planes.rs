@@ -1,6 +1,7 @@
 //! Packing and unpacking of planes ([`crate::layout`]), eight codes at a time: a `u64` holds eight codes, one in a byte,
 //! the first in the lowest. In plain integers, which vectorise.
 
+use super::blocks::input;
 use crate::layout::planes;
 use bytemuck::{Pod, cast_slice, cast_slice_mut};
 use dr_precision::BitWidth;
@@ -80,7 +81,7 @@ pub(super) fn unpack(words: &[u32], bits: BitWidth, start: usize, codes: &mut [u
     codes.fill(0);
     for plane in planes(bits) {
         let first = blocks * plane.offset as usize + start / 32 * plane.bits as usize;
-        let words = &words[first..][..codes.len() * plane.bits as usize / 4];
+        let words = input(words, first, codes.len() * plane.bits as usize / 4);
         match plane.bits {
             8 => cast_slice_mut(codes).copy_from_slice(words),
             4 => unpack_plane::<4, u32>(words, plane.shift, codes),
