@@ -69,16 +69,17 @@ impl<T: Pod, P: Pieces<T>> Kernel for Task<'_, T, P> {
     type Output = P::State;
 
     #[inline(always)]
-    fn run(self) -> P::State {
+    fn run(self, isa: Isa) -> P::State {
         let Self { pieces, start, out, streams } = self;
-        let mut buffer = [T::zeroed(); PIECE];
         let mut state = pieces.begin(start, out.len());
-        for (index, out) in out.chunks_mut(PIECE).enumerate() {
-            let buffer = &mut buffer[..out.len()];
-            pieces.piece(&mut state, start + index * PIECE, buffer);
-            write(out, buffer, streams);
+        let end = start + out.len();
+        let mut writer = Writer::<T, { PIECE + LINE }>::new(out, streams, isa);
+        for start in (start..end).step_by(PIECE) {
+            let len = PIECE.min(end - start);
+            pieces.piece(&mut state, start, writer.room(len));
+            writer.write(len);
         }
-        fence();
+        writer.finish();
         state
     }
 }
@@ -98,60 +99,123 @@ pub(super) fn as_uninit<T: Pod>(out: &mut [T]) -> &mut [MaybeUninit<T>] {
 pub(super) fn input<T>(from: &[T], start: usize, len: usize) -> &[T] {
     #[cfg(target_arch = "x86_64")]
     {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         let ahead = from.as_ptr().wrapping_add(start).cast::<i8>().wrapping_add(AHEAD);
         for line in (0..len * size_of::<T>()).step_by(64) {
             // SAFETY: SSE is part of x86-64, and a prefetch may be of any address.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(line)) };
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line)) };
         }
     }
     &from[start..start + len]
 }
 
-/// Copies `values` to `out`, past the caches if `streams`. A [`fence`] must follow before others may see it.
-#[inline(always)]
-pub(super) fn write<T: Pod>(out: &mut [MaybeUninit<T>], values: &[T], streams: bool) {
-    #[cfg(target_arch = "x86_64")]
-    if streams {
-        return stream(out, values);
-    }
-    let _ = streams;
-    out.write_copy_of_slice(values);
+/// Elements of a cache line, all being of 32 bits.
+pub(super) const LINE: usize = 16;
+
+/// Writes an output from the first element to the last, up to `N - LINE` at a time, by way of a buffer.
+///
+/// What is written past the caches is whole cache lines: the elements of an unfinished one wait for the next ones.
+pub(super) struct Writer<'a, T, const N: usize> {
+    out: &'a mut [MaybeUninit<T>],
+    streams: bool,
+    isa: Isa,
+    /// [`LINE`] elements that may be waiting, then room for the next ones.
+    buffer: Buffer<T, N>,
+    /// How many elements wait, just before those next ones.
+    waiting: usize,
 }
 
-/// A copy with non-temporal stores for the whole cache lines of `out`.
-#[cfg(target_arch = "x86_64")]
+#[repr(align(64))]
+struct Buffer<T, const N: usize>([T; N]);
+
+impl<'a, T: Pod, const N: usize> Writer<'a, T, N> {
+    #[inline(always)]
+    pub fn new(out: &'a mut [MaybeUninit<T>], streams: bool, isa: Isa) -> Self {
+        const { assert!(size_of::<T>() == 4) };
+        Self { out, streams, isa, buffer: Buffer([T::zeroed(); N]), waiting: 0 }
+    }
+
+    /// Room for the next `len` elements, with any contents.
+    #[inline(always)]
+    pub fn room(&mut self, len: usize) -> &mut [T] {
+        &mut self.buffer.0[LINE..LINE + len]
+    }
+
+    /// Writes the next `len` elements, which are in the [`room`](Self::room).
+    #[inline(always)]
+    pub fn write(&mut self, len: usize) {
+        let end = LINE + len;
+        if !self.streams {
+            self.take(len).write_copy_of_slice(&self.buffer.0[LINE..end]);
+            return;
+        }
+        let ready = self.waiting + len;
+        let to_line = self.out.as_ptr().align_offset(64).min(ready);
+        let lines = (ready - to_line) / LINE * LINE;
+        let (head, lines) = (self.take(to_line), self.take(lines));
+        let (first, rest) = self.buffer.0[LINE - self.waiting..end].split_at(head.len());
+        head.write_copy_of_slice(first);
+        stream(lines, &rest[..lines.len()], self.isa);
+        self.waiting = rest.len() - lines.len();
+        self.buffer.0.copy_within(end - self.waiting..end, LINE - self.waiting);
+    }
+
+    /// Writes what still waits. What was written past the caches then comes before whatever tells that this task is done.
+    #[inline(always)]
+    pub fn finish(mut self) {
+        if self.streams {
+            let waiting = self.waiting;
+            self.take(waiting).write_copy_of_slice(&self.buffer.0[LINE - waiting..LINE]);
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: SSE is part of x86-64.
+            unsafe {
+                std::arch::x86_64::_mm_sfence();
+            }
+        }
+        assert!(self.out.is_empty(), "a part of the output has not been computed");
+    }
+
+    /// The next `len` elements of the output.
+    #[inline(always)]
+    fn take(&mut self, len: usize) -> &'a mut [MaybeUninit<T>] {
+        self.out.split_off_mut(..len).expect("the output ends here")
+    }
+}
+
+/// Copies whole cache lines past the caches. `out` must be aligned to them.
 #[inline(always)]
-fn stream<T: Pod>(out: &mut [MaybeUninit<T>], values: &[T]) {
-    use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_stream_si128};
+fn stream<T: Pod>(out: &mut [MaybeUninit<T>], values: &[T], isa: Isa) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{__m512i, _mm_loadu_si128, _mm_stream_si128};
+        use std::arch::x86_64::{_mm512_loadu_si512, _mm512_stream_si512};
 
-    /// A cache line.
-    #[repr(align(64))]
-    struct Line([MaybeUninit<__m128i>; 4]);
-
-    assert_eq!(out.len(), values.len());
-    // SAFETY: Any bytes, initialised or not, are a valid `Line`; nothing uninitialised is written through it.
-    let (head, lines, tail) = unsafe { out.align_to_mut::<Line>() };
-    let (first, rest) = values.split_at(head.len());
-    let (middle, last) = rest.split_at(rest.len() - tail.len());
-    head.write_copy_of_slice(first);
-    tail.write_copy_of_slice(last);
-    let (from, _) = bytemuck::cast_slice::<T, u8>(middle).as_chunks::<64>();
-    assert_eq!(lines.len(), from.len());
-    for (line, from) in lines.iter_mut().zip(from) {
-        for (part, from) in line.0.iter_mut().zip(from.as_chunks::<16>().0) {
-            // SAFETY: 16 bytes are read from an array of 16 bytes and written to 16 bytes that are ours, aligned to 16.
-            unsafe { _mm_stream_si128(part.as_mut_ptr(), _mm_loadu_si128(from.as_ptr().cast())) };
+        let bytes = size_of_val(values);
+        assert!(out.as_ptr().cast::<__m512i>().is_aligned() && bytes == size_of_val(out) && bytes % 64 == 0);
+        let (from, to) = (values.as_ptr(), out.as_mut_ptr());
+        // SAFETY: Every access is within `values` or `out`, which have `bytes` bytes, a multiple of 64; `out` is aligned to
+        // 64. SSE2 is part of x86-64, and AVX-512 is used by a caller that is compiled for it.
+        unsafe {
+            match isa {
+                Isa::Avx512 => {
+                    for at in (0..bytes).step_by(64) {
+                        _mm512_stream_si512(
+                            to.byte_add(at).cast(),
+                            _mm512_loadu_si512(from.byte_add(at).cast()),
+                        );
+                    }
+                }
+                Isa::Avx2 | Isa::Portable => {
+                    for at in (0..bytes).step_by(16) {
+                        _mm_stream_si128(to.byte_add(at).cast(), _mm_loadu_si128(from.byte_add(at).cast()));
+                    }
+                }
+            }
         }
     }
-}
-
-/// Ends a task that wrote past the caches: what it wrote comes before whatever tells that it is done.
-#[inline(always)]
-pub(super) fn fence() {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: SSE is part of x86-64.
-    unsafe {
-        std::arch::x86_64::_mm_sfence();
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = isa;
+        out.write_copy_of_slice(values);
     }
 }

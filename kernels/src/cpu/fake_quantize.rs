@@ -83,7 +83,7 @@ impl Map for WeightMap<'_> {
 
     #[inline(always)]
     fn apply((quantizer, switch, scale): Self::Constants, w: f32) -> f32 {
-        scale * switch.code(quantizer.code(w))
+        scale * switch.code(quantizer.code(quantizer.quotient(w)))
     }
 }
 
@@ -96,6 +96,7 @@ struct ActivationMap<'a> {
 impl Map for ActivationMap<'_> {
     type In = f32;
     type Out = f32;
+    /// With the zero point.
     type Constants = (Quantizer, f32);
 
     #[inline(always)]
@@ -105,7 +106,7 @@ impl Map for ActivationMap<'_> {
 
     #[inline(always)]
     fn apply((quantizer, zero): Self::Constants, x: f32) -> f32 {
-        quantizer.scale * quantizer.code(x - zero) + zero
+        quantizer.scale * quantizer.code(quantizer.quotient(x - zero)) + zero
     }
 }
 
@@ -261,12 +262,13 @@ impl Gradient for WeightGradient<'_> {
 
     #[inline(always)]
     fn apply(c: WeightConstants, w: f32, g: f32) -> (f32, f64, f64) {
-        let v = w / c.quantizer.scale * c.switch.step;
+        let quotient = c.quantizer.quotient(w);
+        let v = quotient * c.switch.step;
         let inside = v >= c.low && v <= c.switch.high;
-        let code = f64::from(c.switch.code(c.quantizer.code(w)));
-        let w = f64::from(if inside { w } else { 0.0 });
-        let wide_g = f64::from(g);
-        (if inside { g * c.slope } else { 0.0 }, wide_g * (code - w * c.inverse), wide_g * w)
+        let code = f64::from(c.switch.code(c.quantizer.code(quotient)));
+        let (inner, w) = if inside { (g * c.slope, w) } else { (0.0, 0.0) };
+        let (g, w) = (f64::from(g), f64::from(w));
+        (inner, g * (code - w * c.inverse), g * w)
     }
 }
 
@@ -288,36 +290,23 @@ impl ActivationGradient<'_> {
     }
 }
 
-/// The constants of [`ActivationGradient`].
-#[derive(Clone, Copy)]
-struct ActivationConstants {
-    quantizer: Quantizer,
-    zero: f32,
-    /// `1 / s`
-    inverse: f64,
-}
-
 impl Gradient for ActivationGradient<'_> {
-    type Constants = ActivationConstants;
+    /// With the zero point and `1 / s`.
+    type Constants = (Quantizer, f32, f64);
 
     #[inline(always)]
-    fn constants(&self, j: usize) -> ActivationConstants {
+    fn constants(&self, j: usize) -> Self::Constants {
         let scale = self.scale[j];
-        ActivationConstants {
-            quantizer: Quantizer::unsigned(scale, self.bits),
-            zero: self.zero_point[j],
-            inverse: 1.0 / f64::from(scale),
-        }
+        (Quantizer::unsigned(scale, self.bits), self.zero_point[j], 1.0 / f64::from(scale))
     }
 
     #[inline(always)]
-    fn apply(c: ActivationConstants, x: f32, g: f32) -> (f32, f64, f64) {
-        let x = x - c.zero;
-        let v = x / c.quantizer.scale;
-        let inside = v >= c.quantizer.low && v <= c.quantizer.high;
-        let code = f64::from(c.quantizer.code(x));
-        let x = f64::from(if inside { x } else { 0.0 });
-        let (inner, outer) = if inside { (g, 0.0) } else { (0.0, g) };
-        (inner, f64::from(g) * (code - x * c.inverse), f64::from(outer))
+    fn apply((quantizer, zero, inverse): Self::Constants, x: f32, g: f32) -> (f32, f64, f64) {
+        let x = x - zero;
+        let v = quantizer.quotient(x);
+        let inside = v >= quantizer.low && v <= quantizer.high;
+        let code = f64::from(quantizer.code(v));
+        let (inner, outer, x) = if inside { (g, 0.0, x) } else { (0.0, g, 0.0) };
+        (inner, f64::from(g) * (code - f64::from(x) * inverse), f64::from(outer))
     }
 }

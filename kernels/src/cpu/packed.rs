@@ -1,12 +1,12 @@
 //! Quantizing to packed codes, switching and dequantizing them.
 
-use super::blocks::{PIECE, Pieces, TASK, as_uninit, collect, fence, fill, input, streams, write};
+use super::blocks::{LINE, PIECE, Pieces, TASK, Writer, as_uninit, collect, fill, input, streams};
 use super::codes::Quantizer;
 use super::isa::{Isa, Kernel};
 use super::planes::{pack, switch, unpack};
 use super::runs::{Map, Runs, map_runs};
 use super::sample::Sample;
-use crate::layout::{BLOCK as WORD_BLOCK, ScaleLayout, packed_words, planes};
+use crate::layout::{BLOCK as WORD_BLOCK, ScaleLayout, packed_words, planes as planes_of};
 use dr_precision::BitWidth;
 use rayon::prelude::*;
 use std::{marker::PhantomData, mem::MaybeUninit};
@@ -103,7 +103,7 @@ fn fill_packed(
     let streams = streams(size_of_val(out));
     let padded = elements.next_multiple_of(WORD_BLOCK);
     let mut whole = Planes::default();
-    for (plane, of_width) in whole.iter_mut().zip(planes(bits)) {
+    for (plane, of_width) in whole.iter_mut().zip(planes_of(bits)) {
         *plane = out.split_off_mut(..padded / WORD_BLOCK * of_width.bits as usize).expect("counted above");
     }
     let run = |(index, planes): (usize, Planes)| {
@@ -114,20 +114,16 @@ fn fill_packed(
     if padded <= TASK {
         return run((0, whole));
     }
-    parts(whole, bits, TASK).collect::<Vec<_>>().into_par_iter().enumerate().for_each(run);
-}
-
-/// Cuts planes into parts of `len` codes; the last may be shorter.
-#[inline(always)]
-fn parts(mut planes_left: Planes, bits: BitWidth, len: usize) -> impl Iterator<Item = Planes> {
-    std::iter::from_fn(move || {
+    let task = || {
         let mut part = Planes::default();
-        for ((part, left), plane) in part.iter_mut().zip(&mut planes_left).zip(planes(bits)) {
-            let words = left.len().min(len / WORD_BLOCK * plane.bits as usize);
+        for ((part, left), plane) in part.iter_mut().zip(&mut whole).zip(planes_of(bits)) {
+            let words = left.len().min(TASK / WORD_BLOCK * plane.bits as usize);
             *part = left.split_off_mut(..words)?;
         }
         (!part[0].is_empty()).then_some(part)
-    })
+    };
+    let tasks: Vec<Planes> = std::iter::from_fn(task).collect();
+    tasks.into_par_iter().enumerate().for_each(run);
 }
 
 /// Computes and packs the codes of one task.
@@ -144,19 +140,25 @@ impl<C: Codes> Kernel for PackTask<'_, C> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run(self, isa: Isa) {
         let Self { codes, bits, start, len, planes, streams } = self;
-        let (mut buffer, mut words) = ([0u64; BATCH / 8], [0u32; BATCH / 4]);
+        let mut buffer = [0u64; BATCH / 8];
+        let mut writers = planes.map(|plane| Writer::<u32, { BATCH / 4 + LINE }>::new(plane, streams, isa));
         let mut state = codes.begin(start);
-        for (index, mut planes) in parts(planes, bits, BATCH).enumerate() {
-            let first = index * BATCH;
+        for first in (0..len).step_by(BATCH) {
             let len = BATCH.min(len - first);
             let buffer = &mut buffer[..len.next_multiple_of(WORD_BLOCK) / 8];
             codes.codes(&mut state, start + first, len, buffer);
             bytemuck::cast_slice_mut::<u64, u8>(buffer)[len..].fill(0);
-            pack(buffer, bits, &mut words, |plane, words| write(planes[plane], words, streams));
+            for (writer, plane) in writers.iter_mut().zip(planes_of(bits)) {
+                let words = buffer.len() * plane.bits as usize / 4;
+                pack(buffer, plane, writer.room(words));
+                writer.write(words);
+            }
         }
-        fence();
+        for writer in writers {
+            writer.finish();
+        }
     }
 }
 
@@ -208,7 +210,7 @@ impl<T: Sample> Map for SignedByte<'_, T> {
 
     #[inline(always)]
     fn apply(quantizer: Quantizer, x: T) -> u8 {
-        quantizer.byte(x.widen())
+        quantizer.byte(quantizer.quotient(x.widen()))
     }
 }
 
@@ -232,7 +234,7 @@ impl<T: Sample> Map for UnsignedByte<'_, T> {
 
     #[inline(always)]
     fn apply((quantizer, zero): (Quantizer, f32), x: T) -> u8 {
-        quantizer.byte(x.widen() - zero)
+        quantizer.byte(quantizer.quotient(x.widen() - zero))
     }
 }
 

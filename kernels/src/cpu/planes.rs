@@ -2,7 +2,7 @@
 //! the first in the lowest. In plain integers, which vectorise.
 
 use super::blocks::input;
-use crate::layout::planes;
+use crate::layout::{Plane, planes};
 use bytemuck::{Pod, cast_slice, cast_slice_mut};
 use dr_precision::BitWidth;
 
@@ -58,19 +58,14 @@ fn unpack_plane<const P: u32, W: Pod + Into<u64>>(words: &[u32], shift: u32, cod
     }
 }
 
-/// Packs `codes`, of which any higher bits are ignored: `write` gets the index of each plane and its words, in `buffer`,
-/// which is as large as `codes`.
+/// The words of one plane of `codes`.
 #[inline(always)]
-pub(super) fn pack(codes: &[u64], bits: BitWidth, buffer: &mut [u32], mut write: impl FnMut(usize, &[u32])) {
-    for (index, plane) in planes(bits).enumerate() {
-        let words = &mut buffer[..codes.len() * plane.bits as usize / 4];
-        match plane.bits {
-            8 => words.copy_from_slice(cast_slice(codes)),
-            4 => pack_plane::<4, u32>(codes, plane.shift, words, |x| x as u32),
-            2 => pack_plane::<2, u16>(codes, plane.shift, words, |x| x as u16),
-            _ => pack_plane::<1, u8>(codes, plane.shift, words, |x| x as u8),
-        }
-        write(index, words);
+pub(super) fn pack(codes: &[u64], plane: Plane, words: &mut [u32]) {
+    match plane.bits {
+        8 => words.copy_from_slice(cast_slice(codes)),
+        4 => pack_plane::<4, u32>(codes, plane.shift, words, |x| x as u32),
+        2 => pack_plane::<2, u16>(codes, plane.shift, words, |x| x as u16),
+        _ => pack_plane::<1, u8>(codes, plane.shift, words, |x| x as u8),
     }
 }
 

@@ -101,7 +101,7 @@ impl Kernel for ChunkMoments<'_> {
     type Output = Vec<Moments>;
 
     #[inline(always)]
-    fn run(self) -> Vec<Moments> {
+    fn run(self, _: Isa) -> Vec<Moments> {
         let Self { w, candidates, widths } = self;
         let stored = widths[0];
         let mut moments = vec![Moments::default(); candidates.len() * widths.len()];
@@ -115,7 +115,7 @@ impl Kernel for ChunkMoments<'_> {
             for (&scale, moments) in candidates.iter().zip(moments.chunks_exact_mut(widths.len())) {
                 let quantizer = Quantizer::signed(scale, stored);
                 for (code, &w) in codes.iter_mut().zip(&*weights) {
-                    *code = quantizer.code(w);
+                    *code = quantizer.code(quantizer.quotient(w));
                 }
                 for (&bits, moments) in widths.iter().zip(moments) {
                     let (wq, qq) = products(weights, codes, Switch::new(stored, bits));
