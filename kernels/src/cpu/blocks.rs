@@ -33,11 +33,28 @@ pub(super) trait Pieces<T>: Sync {
 pub(super) fn collect<T: Pod + Send, P: Pieces<T>>(
     isa: Isa, len: usize, pieces: &P,
 ) -> (Vec<T>, Vec<P::State>) {
-    let mut values = Vec::with_capacity(len);
+    let mut values = with_capacity(len);
     let states = fill_uninit(isa, &mut values.spare_capacity_mut()[..len], pieces);
     // SAFETY: `fill_uninit` has initialised the first `len` elements, which is within the capacity.
     unsafe { values.set_len(len) };
     (values, states)
+}
+
+/// An empty vector with room for `len` elements. A large one gets huge pages where there are any: it is fresh from the
+/// operating system, which takes far longer to hand over its 4-KiB pages than the kernels here take to fill them.
+pub(super) fn with_capacity<T: Pod>(len: usize) -> Vec<T> {
+    let values: Vec<T> = Vec::with_capacity(len);
+    #[cfg(target_os = "linux")]
+    if streams(len * size_of::<T>()) {
+        const PAGE: usize = 4096;
+        let start = values.as_ptr().addr().next_multiple_of(PAGE);
+        let end = (values.as_ptr().addr() + len * size_of::<T>()) / PAGE * PAGE;
+        let pages = values.as_ptr().with_addr(start).cast_mut();
+        // SAFETY: These are whole pages of memory that is ours, and advice changes no contents. Nothing depends on it, so its
+        // result does not matter (it fails where pages are larger or there are no huge ones).
+        let _ = unsafe { libc::madvise(pages.cast(), end - start, libc::MADV_HUGEPAGE) };
+    }
+    values
 }
 
 /// [`collect`] into a slice that exists.

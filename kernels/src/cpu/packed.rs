@@ -1,6 +1,8 @@
 //! Quantizing to packed codes, switching and dequantizing them.
 
-use super::blocks::{LINE, PIECE, Pieces, TASK, Writer, as_uninit, collect, fill, input, streams};
+use super::blocks::{
+    LINE, PIECE, Pieces, TASK, Writer, as_uninit, collect, fill, input, streams, with_capacity,
+};
 use super::codes::Quantizer;
 use super::isa::{Isa, Kernel};
 use super::planes::{pack, switch, unpack};
@@ -88,7 +90,7 @@ type Planes<'a> = [&'a mut [MaybeUninit<u32>]; 3];
 
 fn collect_packed(isa: Isa, codes: &impl Codes, elements: usize, bits: BitWidth) -> Vec<u32> {
     let len = packed_words(elements, bits);
-    let mut words = Vec::with_capacity(len);
+    let mut words = with_capacity(len);
     fill_packed(isa, codes, elements, bits, &mut words.spare_capacity_mut()[..len]);
     // SAFETY: `fill_packed` has initialised the first `len` words, which is within the capacity.
     unsafe { words.set_len(len) };
@@ -180,12 +182,14 @@ impl<T: Sample> Codes for QuantizeCodes<'_, T> {
     #[inline(always)]
     fn codes(&self, runs: &mut Runs, start: usize, len: usize, out: &mut [u64]) {
         let Self { x, scale, zero_point, bits, .. } = *self;
-        let x = input(x, start, len);
         let out = &mut bytemuck::cast_slice_mut(out)[..len];
-        match zero_point {
-            None => map_runs(&SignedByte { scale, bits, sample: PhantomData }, runs, x, out),
-            Some(zero_point) => {
-                map_runs(&UnsignedByte { scale, zero_point, bits, sample: PhantomData }, runs, x, out);
+        for (index, out) in out.chunks_mut(PIECE).enumerate() {
+            let x = input(x, start + index * PIECE, out.len());
+            match zero_point {
+                None => map_runs(&SignedByte { scale, bits, sample: PhantomData }, runs, x, out),
+                Some(zero_point) => {
+                    map_runs(&UnsignedByte { scale, zero_point, bits, sample: PhantomData }, runs, x, out);
+                }
             }
         }
     }
@@ -252,10 +256,11 @@ impl Codes for SwitchCodes<'_> {
     #[inline(always)]
     fn codes(&self, (): &mut (), start: usize, _len: usize, out: &mut [u64]) {
         let Self { words, stored, active } = *self;
-        unpack(words, stored, start, out);
-        if stored != active {
-            for codes in out {
-                *codes = switch(*codes, stored, active);
+        match stored == active {
+            true => unpack(words, stored, start, 0, out),
+            false => {
+                unpack(words, stored, start, 8 - stored.bits(), out);
+                switch(out, stored, active);
             }
         }
     }
@@ -282,7 +287,7 @@ impl Pieces<f32> for Dequantize<'_> {
         let Self { words, scale, zero_point, bits, .. } = *self;
         let mut buffer = [0u64; PIECE / 8];
         let codes = &mut buffer[..out.len().next_multiple_of(WORD_BLOCK) / 8];
-        unpack(words, bits, start, codes);
+        unpack(words, bits, start, 0, codes);
         let codes = &bytemuck::cast_slice(codes)[..out.len()];
         match zero_point {
             None => map_runs(&SignedValue { scale, bits }, runs, codes, out),
