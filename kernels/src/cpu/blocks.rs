@@ -1,50 +1,103 @@
-//! Work in blocks: outputs are computed block by block in a buffer that stays in the first-level cache, in parallel,
-//! and written out from there.
+//! Outputs in pieces: each is computed in a buffer of the first-level cache and written out from there, by tasks that run
+//! in parallel.
 
+use super::isa::{Isa, Kernel};
 use bytemuck::Pod;
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
-/// Elements of a block. Fixed, so that results do not depend on the number of threads.
-pub(super) const BLOCK: usize = 4096;
+/// Elements that one task computes. Fixed, so that results do not depend on the number of threads.
+pub(super) const TASK: usize = 1 << 16;
+
+/// Elements of a piece: small enough that reading the next ones goes on while these are written.
+pub(super) const PIECE: usize = 256;
 
 /// Outputs of this many bytes or more bypass the caches: they would not fit anyway, and a line that is written
 /// through a cache is first read from memory.
 const STREAM_FROM: usize = 32 << 20;
 
-/// Makes a vector of `len` elements from what `f` writes to the blocks; `f` gets the index of a block's first element and
-/// an initialised buffer of its length. Returns also what the calls of `f` gave, in the order of the blocks.
-pub(super) fn collect<T: Pod + Send, R: Send>(
-    len: usize, f: impl Fn(usize, &mut [T]) -> R + Sync,
-) -> (Vec<T>, Vec<R>) {
-    let mut values = Vec::with_capacity(len);
-    let results = fill_uninit(&mut values.spare_capacity_mut()[..len], f);
+/// How far ahead, in bytes, inputs are fetched. The hardware stops at the end of every page.
+const AHEAD: usize = 4096;
+
+/// An output, computed in pieces from the first to the last of a task.
+pub(super) trait Pieces<T>: Sync {
+    /// What goes from piece to piece, and is given back for each task.
+    type State: Send;
+    /// Before the first of `len` elements, number `start`.
+    fn begin(&self, start: usize, len: usize) -> Self::State;
+    /// Computes the elements from number `start` on. Must be `#[inline(always)]`.
+    fn piece(&self, state: &mut Self::State, start: usize, out: &mut [T]);
+}
+
+/// Makes a vector of `len` elements. Gives also the final states, in the order of the tasks.
+pub(super) fn collect<T: Pod + Send, P: Pieces<T>>(
+    isa: Isa, len: usize, pieces: &P,
+) -> (Vec<T>, Vec<P::State>) {
+    let mut values = with_capacity(len);
+    let states = fill_uninit(isa, &mut values.spare_capacity_mut()[..len], pieces);
     // SAFETY: `fill_uninit` has initialised the first `len` elements, which is within the capacity.
     unsafe { values.set_len(len) };
-    (values, results)
+    (values, states)
+}
+
+/// An empty vector with room for `len` elements. A large one gets huge pages where there are any: it is fresh from the
+/// operating system, which takes far longer to hand over its 4-KiB pages than the kernels here take to fill them.
+pub(super) fn with_capacity<T: Pod>(len: usize) -> Vec<T> {
+    let values: Vec<T> = Vec::with_capacity(len);
+    #[cfg(target_os = "linux")]
+    if streams(len * size_of::<T>()) {
+        const PAGE: usize = 4096;
+        let start = values.as_ptr().addr().next_multiple_of(PAGE);
+        let end = (values.as_ptr().addr() + len * size_of::<T>()) / PAGE * PAGE;
+        let pages = values.as_ptr().with_addr(start).cast_mut();
+        // SAFETY: These are whole pages of memory that is ours, and advice changes no contents. Nothing depends on it, so its
+        // result does not matter (it fails where pages are larger or there are no huge ones).
+        let _ = unsafe { libc::madvise(pages.cast(), end - start, libc::MADV_HUGEPAGE) };
+    }
+    values
 }
 
 /// [`collect`] into a slice that exists.
-pub(super) fn fill<T: Pod + Send, R: Send>(out: &mut [T], f: impl Fn(usize, &mut [T]) -> R + Sync) -> Vec<R> {
-    fill_uninit(as_uninit(out), f)
+pub(super) fn fill<T: Pod + Send, P: Pieces<T>>(isa: Isa, out: &mut [T], pieces: &P) -> Vec<P::State> {
+    fill_uninit(isa, as_uninit(out), pieces)
 }
 
 /// Writes all of `out`.
-fn fill_uninit<T: Pod + Send, R: Send>(
-    out: &mut [MaybeUninit<T>], f: impl Fn(usize, &mut [T]) -> R + Sync,
-) -> Vec<R> {
+fn fill_uninit<T: Pod + Send, P: Pieces<T>>(
+    isa: Isa, out: &mut [MaybeUninit<T>], pieces: &P,
+) -> Vec<P::State> {
     let streams = streams(size_of_val(out));
-    let block = |buffer: &mut Vec<T>, (index, out): (usize, &mut [MaybeUninit<T>])| {
-        let buffer = &mut buffer[..out.len()];
-        let result = f(index * BLOCK, buffer);
-        write(out, buffer, streams);
-        result
-    };
-    let buffer = || vec![T::zeroed(); BLOCK];
+    let run = |(index, out)| isa.run(Task { pieces, start: index * TASK, out, streams });
     match out.len() {
         0 => vec![],
-        1..=BLOCK => vec![block(&mut buffer(), (0, out))],
-        _ => out.par_chunks_mut(BLOCK).enumerate().map_init(buffer, block).collect(),
+        1..=TASK => vec![run((0, out))],
+        _ => out.par_chunks_mut(TASK).enumerate().map(run).collect(),
+    }
+}
+
+struct Task<'a, T, P> {
+    pieces: &'a P,
+    start: usize,
+    out: &'a mut [MaybeUninit<T>],
+    streams: bool,
+}
+
+impl<T: Pod, P: Pieces<T>> Kernel for Task<'_, T, P> {
+    type Output = P::State;
+
+    #[inline(always)]
+    fn run(self, isa: Isa) -> P::State {
+        let Self { pieces, start, out, streams } = self;
+        let mut state = pieces.begin(start, out.len());
+        let end = start + out.len();
+        let mut writer = Writer::<T, { PIECE + LINE }>::new(out, streams, isa);
+        for start in (start..end).step_by(PIECE) {
+            let len = PIECE.min(end - start);
+            pieces.piece(&mut state, start, writer.room(len));
+            writer.write(len);
+        }
+        writer.finish();
+        state
     }
 }
 
@@ -54,45 +107,132 @@ pub(super) const fn streams(bytes: usize) -> bool {
 }
 
 pub(super) fn as_uninit<T: Pod>(out: &mut [T]) -> &mut [MaybeUninit<T>] {
-    // SAFETY: The two have the same layout, and this module, the only user, writes nothing uninitialised.
+    // SAFETY: The two have the same layout, and this module and `packed`, the only users, write nothing uninitialised.
     unsafe { &mut *(std::ptr::from_mut(out) as *mut [MaybeUninit<T>]) }
 }
 
-/// Copies `values` to `out`, past the caches if `streams`.
-pub(super) fn write<T: Pod>(out: &mut [MaybeUninit<T>], values: &[T], streams: bool) {
+/// Elements `start..start + len` of an input. Those [`AHEAD`] of them are fetched on the way.
+#[inline(always)]
+pub(super) fn input<T>(from: &[T], start: usize, len: usize) -> &[T] {
     #[cfg(target_arch = "x86_64")]
-    if streams {
-        return stream(out, values);
-    }
-    let _ = streams;
-    out.write_copy_of_slice(values);
-}
-
-/// A copy with non-temporal stores for the whole cache lines of `out`.
-#[cfg(target_arch = "x86_64")]
-fn stream<T: Pod>(out: &mut [MaybeUninit<T>], values: &[T]) {
-    use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
-
-    /// A cache line.
-    #[repr(align(64))]
-    struct Line([MaybeUninit<__m128i>; 4]);
-
-    assert_eq!(out.len(), values.len());
-    // SAFETY: Any bytes, initialised or not, are a valid `Line`; nothing uninitialised is written through it.
-    let (head, lines, tail) = unsafe { out.align_to_mut::<Line>() };
-    let (first, rest) = values.split_at(head.len());
-    let (middle, last) = rest.split_at(rest.len() - tail.len());
-    head.write_copy_of_slice(first);
-    tail.write_copy_of_slice(last);
-    let (from, _) = bytemuck::cast_slice::<T, u8>(middle).as_chunks::<64>();
-    assert_eq!(lines.len(), from.len());
-    for (line, from) in lines.iter_mut().zip(from) {
-        for (part, from) in line.0.iter_mut().zip(from.as_chunks::<16>().0) {
-            // SAFETY: 16 bytes are read from an array of 16 bytes and written to 16 bytes that are ours, aligned to 16.
-            unsafe { _mm_stream_si128(part.as_mut_ptr(), _mm_loadu_si128(from.as_ptr().cast())) };
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let ahead = from.as_ptr().wrapping_add(start).cast::<i8>().wrapping_add(AHEAD);
+        for line in (0..len * size_of::<T>()).step_by(64) {
+            // SAFETY: SSE is part of x86-64, and a prefetch may be of any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line)) };
         }
     }
-    // Before this function returns, and so before anyone can read `out`.
-    // SAFETY: SSE is part of x86-64.
-    unsafe { _mm_sfence() };
+    &from[start..start + len]
+}
+
+/// Elements of a cache line, all being of 32 bits.
+pub(super) const LINE: usize = 16;
+
+/// Writes an output from the first element to the last, up to `N - LINE` at a time, by way of a buffer.
+///
+/// What is written past the caches is whole cache lines: the elements of an unfinished one wait for the next ones.
+pub(super) struct Writer<'a, T, const N: usize> {
+    out: &'a mut [MaybeUninit<T>],
+    streams: bool,
+    isa: Isa,
+    /// [`LINE`] elements that may be waiting, then room for the next ones.
+    buffer: Buffer<T, N>,
+    /// How many elements wait, just before those next ones.
+    waiting: usize,
+}
+
+#[repr(align(64))]
+struct Buffer<T, const N: usize>([T; N]);
+
+impl<'a, T: Pod, const N: usize> Writer<'a, T, N> {
+    #[inline(always)]
+    pub fn new(out: &'a mut [MaybeUninit<T>], streams: bool, isa: Isa) -> Self {
+        const { assert!(size_of::<T>() == 4) };
+        Self { out, streams, isa, buffer: Buffer([T::zeroed(); N]), waiting: 0 }
+    }
+
+    /// Room for the next `len` elements, with any contents.
+    #[inline(always)]
+    pub fn room(&mut self, len: usize) -> &mut [T] {
+        &mut self.buffer.0[LINE..LINE + len]
+    }
+
+    /// Writes the next `len` elements, which are in the [`room`](Self::room).
+    #[inline(always)]
+    pub fn write(&mut self, len: usize) {
+        let end = LINE + len;
+        if !self.streams {
+            self.take(len).write_copy_of_slice(&self.buffer.0[LINE..end]);
+            return;
+        }
+        let ready = self.waiting + len;
+        let to_line = self.out.as_ptr().align_offset(64).min(ready);
+        let lines = (ready - to_line) / LINE * LINE;
+        let (head, lines) = (self.take(to_line), self.take(lines));
+        let (first, rest) = self.buffer.0[LINE - self.waiting..end].split_at(head.len());
+        head.write_copy_of_slice(first);
+        stream(lines, &rest[..lines.len()], self.isa);
+        self.waiting = rest.len() - lines.len();
+        self.buffer.0.copy_within(end - self.waiting..end, LINE - self.waiting);
+    }
+
+    /// Writes what still waits. What was written past the caches then comes before whatever tells that this task is done.
+    #[inline(always)]
+    pub fn finish(mut self) {
+        if self.streams {
+            let waiting = self.waiting;
+            self.take(waiting).write_copy_of_slice(&self.buffer.0[LINE - waiting..LINE]);
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: SSE is part of x86-64.
+            unsafe {
+                std::arch::x86_64::_mm_sfence();
+            }
+        }
+        assert!(self.out.is_empty(), "a part of the output has not been computed");
+    }
+
+    /// The next `len` elements of the output.
+    #[inline(always)]
+    fn take(&mut self, len: usize) -> &'a mut [MaybeUninit<T>] {
+        self.out.split_off_mut(..len).expect("the output ends here")
+    }
+}
+
+/// Copies whole cache lines past the caches. `out` must be aligned to them.
+#[inline(always)]
+fn stream<T: Pod>(out: &mut [MaybeUninit<T>], values: &[T], isa: Isa) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{__m512i, _mm_loadu_si128, _mm_stream_si128};
+        use std::arch::x86_64::{_mm512_loadu_si512, _mm512_stream_si512};
+
+        let bytes = size_of_val(values);
+        assert!(out.as_ptr().cast::<__m512i>().is_aligned() && bytes == size_of_val(out) && bytes % 64 == 0);
+        let (from, to) = (values.as_ptr(), out.as_mut_ptr());
+        // SAFETY: Every access is within `values` or `out`, which have `bytes` bytes, a multiple of 64; `out` is aligned to
+        // 64. SSE2 is part of x86-64, and AVX-512 is used by a caller that is compiled for it.
+        unsafe {
+            match isa {
+                Isa::Avx512 => {
+                    for at in (0..bytes).step_by(64) {
+                        _mm512_stream_si512(
+                            to.byte_add(at).cast(),
+                            _mm512_loadu_si512(from.byte_add(at).cast()),
+                        );
+                    }
+                }
+                Isa::Avx2 | Isa::Portable => {
+                    for at in (0..bytes).step_by(16) {
+                        _mm_stream_si128(to.byte_add(at).cast(), _mm_loadu_si128(from.byte_add(at).cast()));
+                    }
+                }
+            }
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = isa;
+        out.write_copy_of_slice(values);
+    }
 }

@@ -11,10 +11,9 @@ fn round(x: f32) -> f32 {
     (x + MAGIC) - MAGIC
 }
 
-/// `clip(x, low, high)`, and 0 for a NaN.
+/// `clip(x, low, high)`, and anything between the two for a NaN.
 #[inline(always)]
 fn clip(x: f32, low: f32, high: f32) -> f32 {
-    let x = if x.is_nan() { 0.0 } else { x };
     let x = if x > low { x } else { low };
     if x < high { x } else { high }
 }
@@ -38,16 +37,24 @@ impl Quantizer {
         Self { scale, low: 0.0, high: bits.unsigned_max() as f32 }
     }
 
-    /// The code of `x`, of which a zero point has been subtracted.
+    /// `x / s`. Only a division gives the same codes everywhere; a product with `1 / s` does not.
     #[inline(always)]
-    pub fn code(self, x: f32) -> f32 {
-        round(clip(x / self.scale, self.low, self.high))
+    pub fn quotient(self, x: f32) -> f32 {
+        x / self.scale
     }
 
-    /// The lowest 8 bits of the code, two's complement.
+    /// The code of a number with that quotient; 0 for a NaN.
     #[inline(always)]
-    pub fn byte(self, x: f32) -> u8 {
-        (clip(x / self.scale, self.low, self.high) + MAGIC).to_bits() as u8
+    pub fn code(self, quotient: f32) -> f32 {
+        let code = round(clip(quotient, self.low, self.high));
+        if quotient.is_nan() { 0.0 } else { code }
+    }
+
+    /// The lowest 8 bits of that code, two's complement.
+    #[inline(always)]
+    pub fn byte(self, quotient: f32) -> u8 {
+        let code = clip(quotient, self.low, self.high) + MAGIC;
+        (if quotient.is_nan() { 0.0 } else { code }).to_bits() as u8
     }
 }
 

@@ -3,7 +3,7 @@
 use super::blocks::{collect, fill};
 use super::codes::{Quantizer, Switch};
 use super::isa::Isa;
-use super::runs::{Gradient, GradientRuns, Map, MapRuns, RunSums};
+use super::runs::{Gradient, GradientPieces, Map, MapPieces, RunSums, Runs};
 use crate::{ScaleGradient, layout::ScaleLayout};
 use dr_precision::BitWidth;
 
@@ -13,7 +13,7 @@ pub fn fake_quantize_weight(
     w: &[f32], stored_scale: &[f32], scale: &[f32], layout: &ScaleLayout, stored: BitWidth, active: BitWidth,
 ) -> Vec<f32> {
     let map = WeightMap::new(stored_scale, scale, stored, active);
-    collect(w.len(), forward(Isa::detect(), &map, w, layout)).0
+    collect(Isa::detect(), w.len(), &forward(map, w, layout)).0
 }
 
 /// [`fake_quantize_weight`] on `isa` into `out`.
@@ -27,7 +27,7 @@ pub fn fake_quantize_weight_into(
 ) {
     assert_eq!(out.len(), w.len());
     let map = WeightMap::new(stored_scale, scale, stored, active);
-    fill(out, forward(isa, &map, w, layout));
+    fill(isa, out, &forward(map, w, layout));
 }
 
 /// [`crate::reference::fake_quantize_activation`].
@@ -36,7 +36,7 @@ pub fn fake_quantize_activation(
     x: &[f32], scale: &[f32], zero_point: &[f32], layout: &ScaleLayout, bits: BitWidth,
 ) -> Vec<f32> {
     let map = ActivationMap { scale, zero_point, bits };
-    collect(x.len(), forward(Isa::detect(), &map, x, layout)).0
+    collect(Isa::detect(), x.len(), &forward(map, x, layout)).0
 }
 
 /// [`fake_quantize_activation`] on `isa` into `out`.
@@ -49,18 +49,12 @@ pub fn fake_quantize_activation_into(
 ) {
     assert_eq!(out.len(), x.len());
     let map = ActivationMap { scale, zero_point, bits };
-    fill(out, forward(isa, &map, x, layout));
+    fill(isa, out, &forward(map, x, layout));
 }
 
-/// What computes a block of an elementwise operation.
-fn forward<M: Map>(
-    isa: Isa, map: &M, x: &[M::In], layout: &ScaleLayout,
-) -> impl Fn(usize, &mut [M::Out]) + Sync {
+fn forward<'a, M: Map>(map: M, x: &'a [M::In], layout: &'a ScaleLayout) -> MapPieces<'a, M> {
     assert_eq!(x.len(), layout.elements());
-    move |start, out| {
-        let x = &x[start..start + out.len()];
-        isa.run(MapRuns { map, layout, start, x, out });
-    }
+    MapPieces { map, layout, x }
 }
 
 struct WeightMap<'a> {
@@ -89,7 +83,7 @@ impl Map for WeightMap<'_> {
 
     #[inline(always)]
     fn apply((quantizer, switch, scale): Self::Constants, w: f32) -> f32 {
-        scale * switch.code(quantizer.code(w))
+        scale * switch.code(quantizer.code(quantizer.quotient(w)))
     }
 }
 
@@ -102,6 +96,7 @@ struct ActivationMap<'a> {
 impl Map for ActivationMap<'_> {
     type In = f32;
     type Out = f32;
+    /// With the zero point.
     type Constants = (Quantizer, f32);
 
     #[inline(always)]
@@ -111,7 +106,7 @@ impl Map for ActivationMap<'_> {
 
     #[inline(always)]
     fn apply((quantizer, zero): Self::Constants, x: f32) -> f32 {
-        quantizer.scale * quantizer.code(x - zero) + zero
+        quantizer.scale * quantizer.code(quantizer.quotient(x - zero)) + zero
     }
 }
 
@@ -122,9 +117,10 @@ pub fn fake_quantize_weight_backward(
     w: &[f32], stored_scale: &[f32], scale: &[f32], grad: &[f32], layout: &ScaleLayout, stored: BitWidth,
     active: BitWidth, mode: ScaleGradient,
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-    let backward = WeightBackward { stored_scale, scale, layout, stored, active, mode };
-    let (dw, sums) = collect(w.len(), backward.block(Isa::detect(), w, grad));
-    let (dstored, dscale) = backward.scale_gradients(&sums);
+    let gradient = WeightGradient { stored_scale, scale, stored, active, mode };
+    let pieces = backward(gradient, w, grad, layout);
+    let (dw, sums) = collect(Isa::detect(), w.len(), &pieces);
+    let (dstored, dscale) = pieces.gradient.of_scales(&sums, layout);
     (dw, dstored, dscale)
 }
 
@@ -138,8 +134,10 @@ pub fn fake_quantize_weight_backward_into(
     stored: BitWidth, active: BitWidth, mode: ScaleGradient, dw: &mut [f32],
 ) -> (Vec<f32>, Vec<f32>) {
     assert_eq!(dw.len(), w.len());
-    let backward = WeightBackward { stored_scale, scale, layout, stored, active, mode };
-    backward.scale_gradients(&fill(dw, backward.block(isa, w, grad)))
+    let gradient = WeightGradient { stored_scale, scale, stored, active, mode };
+    let pieces = backward(gradient, w, grad, layout);
+    let sums = fill(isa, dw, &pieces);
+    pieces.gradient.of_scales(&sums, layout)
 }
 
 /// [`crate::reference::fake_quantize_activation_backward`]: `(dL/dx, dL/ds, dL/dz)`.
@@ -147,9 +145,9 @@ pub fn fake_quantize_weight_backward_into(
 pub fn fake_quantize_activation_backward(
     x: &[f32], scale: &[f32], zero_point: &[f32], grad: &[f32], layout: &ScaleLayout, bits: BitWidth,
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-    let backward = ActivationGradient { scale, zero_point, bits };
-    let (dx, sums) = collect(x.len(), backward_block(Isa::detect(), &backward, x, grad, layout));
-    let (dscale, dzero) = activation_scale_gradients(&sums, layout, bits);
+    let pieces = backward(ActivationGradient { scale, zero_point, bits }, x, grad, layout);
+    let (dx, sums) = collect(Isa::detect(), x.len(), &pieces);
+    let (dscale, dzero) = pieces.gradient.of_scales(&sums, layout);
     (dx, dscale, dzero)
 }
 
@@ -163,84 +161,72 @@ pub fn fake_quantize_activation_backward_into(
     bits: BitWidth, dx: &mut [f32],
 ) -> (Vec<f32>, Vec<f32>) {
     assert_eq!(dx.len(), x.len());
-    let backward = ActivationGradient { scale, zero_point, bits };
-    let sums = fill(dx, backward_block(isa, &backward, x, grad, layout));
-    activation_scale_gradients(&sums, layout, bits)
+    let pieces = backward(ActivationGradient { scale, zero_point, bits }, x, grad, layout);
+    let sums = fill(isa, dx, &pieces);
+    pieces.gradient.of_scales(&sums, layout)
 }
 
-/// What computes a block of a gradient.
-fn backward_block<G: Gradient>(
-    isa: Isa, gradient: &G, x: &[f32], grad: &[f32], layout: &ScaleLayout,
-) -> impl Fn(usize, &mut [f32]) -> Vec<RunSums> + Sync {
+fn backward<'a, G: Gradient>(
+    gradient: G, x: &'a [f32], grad: &'a [f32], layout: &'a ScaleLayout,
+) -> GradientPieces<'a, G> {
     assert_eq!((x.len(), grad.len()), (layout.elements(), layout.elements()));
-    move |start, dx| {
-        let (x, grad) = (&x[start..start + dx.len()], &grad[start..start + dx.len()]);
-        isa.run(GradientRuns { gradient, layout, start, x, grad, dx })
-    }
+    GradientPieces { gradient, layout, x, grad }
 }
 
-/// The two sums of every scale: over its runs, in their order.
-fn sums_of_scales(sums: &[Vec<RunSums>], layout: &ScaleLayout) -> Vec<(f64, f64)> {
+/// The sums of every task.
+type Sums = [(Runs, Vec<RunSums>)];
+
+/// The two sums of every scale: those of its runs, added up in their order.
+fn sums_of_scales(sums: &Sums, layout: &ScaleLayout) -> Vec<(f64, f64)> {
     let mut total = vec![(0.0, 0.0); layout.scales()];
-    for run in sums.iter().flatten() {
+    for run in sums.iter().flat_map(|(_, runs)| runs) {
         total[run.scale].0 += run.first;
         total[run.scale].1 += run.second;
     }
     total
 }
 
-/// The arguments of [`fake_quantize_weight_backward`] besides the tensor and its gradient.
-struct WeightBackward<'a> {
+/// The gradient of weights. The first sum is LSQ's, of `g (q_l - v)` where in range, `g q_l` outside (where `q_l` is the end
+/// of the range), or in the other modes of `g q_l` everywhere. The second sum is of `g w` where in range.
+struct WeightGradient<'a> {
     stored_scale: &'a [f32],
     scale: &'a [f32],
-    layout: &'a ScaleLayout,
     stored: BitWidth,
     active: BitWidth,
     mode: ScaleGradient,
 }
 
-impl WeightBackward<'_> {
-    fn block(&self, isa: Isa, w: &[f32], grad: &[f32]) -> impl Fn(usize, &mut [f32]) -> Vec<RunSums> + Sync {
-        let mode = if self.active == self.stored { ScaleGradient::Lsq } else { self.mode };
-        move |start, dw| match mode {
-            ScaleGradient::Lsq => {
-                backward_block(isa, &WeightGradient::<true, false>(self), w, grad, self.layout)(start, dw)
-            }
-            ScaleGradient::Exact => {
-                backward_block(isa, &WeightGradient::<false, false>(self), w, grad, self.layout)(start, dw)
-            }
-            ScaleGradient::Chained => {
-                backward_block(isa, &WeightGradient::<false, true>(self), w, grad, self.layout)(start, dw)
-            }
-        }
+impl WeightGradient<'_> {
+    /// At `l = h` all modes are [`ScaleGradient::Lsq`].
+    #[inline(always)]
+    fn mode(&self) -> ScaleGradient {
+        if self.active == self.stored { ScaleGradient::Lsq } else { self.mode }
+    }
+
+    /// `1 / (s_h 2^d)`.
+    #[inline(always)]
+    fn inverse(&self, j: usize) -> f64 {
+        f64::from(Switch::new(self.stored, self.active).step) / f64::from(self.stored_scale[j])
     }
 
     /// `(dL/ds_h, dL/ds_l)`.
-    fn scale_gradients(&self, sums: &[Vec<RunSums>]) -> (Vec<f32>, Vec<f32>) {
+    fn of_scales(&self, sums: &Sums, layout: &ScaleLayout) -> (Vec<f32>, Vec<f32>) {
         let gradients = |(j, (first, second)): (usize, (f64, f64))| {
-            let factor = f64::from(self.layout.gradient_factor(j, self.active.signed_max()));
+            let factor = f64::from(layout.gradient_factor(j, self.active.signed_max()));
             let first = (first * factor) as f32;
-            if self.active == self.stored {
-                return (first, 0.0);
+            match self.mode() {
+                _ if self.active == self.stored => (first, 0.0),
+                ScaleGradient::Lsq | ScaleGradient::Exact => (0.0, first),
+                ScaleGradient::Chained => {
+                    let of_stored =
+                        second * self.inverse(j) * f64::from(self.scale[j]) / f64::from(self.stored_scale[j]);
+                    ((-of_stored * factor) as f32, first)
+                }
             }
-            // The terms of the second sum are g * w.
-            let slope = self.slope(j) / f64::from(self.stored_scale[j]);
-            ((-second * slope * factor) as f32, first)
         };
-        sums_of_scales(sums, self.layout).into_iter().enumerate().map(gradients).unzip()
-    }
-
-    /// `s_l / (s_h 2^d)`.
-    #[inline(always)]
-    fn slope(&self, j: usize) -> f64 {
-        let step = f64::from(Switch::new(self.stored, self.active).step);
-        f64::from(self.scale[j]) / f64::from(self.stored_scale[j]) * step
+        sums_of_scales(sums, layout).into_iter().enumerate().map(gradients).unzip()
     }
 }
-
-/// The gradient of weights. `RESIDUAL`: the first sum is LSQ's, of `g (q_l - v)` where in range, else of `g q_l`. (Out of
-/// range `q_l` is the end of the range.) `CHAINED`: the second sum is of `g w` where in range, else there is none.
-struct WeightGradient<'a, const RESIDUAL: bool, const CHAINED: bool>(&'a WeightBackward<'a>);
 
 /// The constants of [`WeightGradient`].
 #[derive(Clone, Copy)]
@@ -249,38 +235,40 @@ struct WeightConstants {
     switch: Switch,
     /// The lowest active code.
     low: f32,
-    /// `1 / (s_h 2^d)`
-    inverse: f64,
     /// `dL/dw` in range is `g` times this.
     slope: f32,
+    /// `1 / (s_h 2^d)`, for which the first sum is LSQ's; else 0.
+    inverse: f64,
 }
 
-impl<const RESIDUAL: bool, const CHAINED: bool> Gradient for WeightGradient<'_, RESIDUAL, CHAINED> {
+impl Gradient for WeightGradient<'_> {
     type Constants = WeightConstants;
-    const SECOND: bool = CHAINED;
 
     #[inline(always)]
     fn constants(&self, j: usize) -> WeightConstants {
-        let Self(WeightBackward { stored_scale, stored, active, .. }) = *self;
-        let switch = Switch::new(*stored, *active);
+        let (slope, inverse) = match self.mode() {
+            ScaleGradient::Lsq => (1.0, self.inverse(j)),
+            ScaleGradient::Exact => (1.0, 0.0),
+            ScaleGradient::Chained => ((f64::from(self.scale[j]) * self.inverse(j)) as f32, 0.0),
+        };
         WeightConstants {
-            quantizer: Quantizer::signed(stored_scale[j], *stored),
-            switch,
-            low: active.signed_min() as f32,
-            inverse: f64::from(switch.step) / f64::from(stored_scale[j]),
-            slope: if CHAINED { self.0.slope(j) as f32 } else { 1.0 },
+            quantizer: Quantizer::signed(self.stored_scale[j], self.stored),
+            switch: Switch::new(self.stored, self.active),
+            low: self.active.signed_min() as f32,
+            slope,
+            inverse,
         }
     }
 
     #[inline(always)]
     fn apply(c: WeightConstants, w: f32, g: f32) -> (f32, f64, f64) {
-        let v = w / c.quantizer.scale * c.switch.step;
+        let quotient = c.quantizer.quotient(w);
+        let v = quotient * c.switch.step;
         let inside = v >= c.low && v <= c.switch.high;
-        let code = f64::from(c.switch.code(c.quantizer.code(w)));
-        let (w, wide_g) = (f64::from(w), f64::from(g));
-        let residual = if RESIDUAL && inside { code - w * c.inverse } else { code };
-        let dw = if inside { g * c.slope } else { 0.0 };
-        (dw, wide_g * residual, if CHAINED && inside { wide_g * w } else { 0.0 })
+        let code = f64::from(c.switch.code(c.quantizer.code(quotient)));
+        let (inner, w) = if inside { (g * c.slope, w) } else { (0.0, 0.0) };
+        let (g, w) = (f64::from(g), f64::from(w));
+        (inner, g * (code - w * c.inverse), g * w)
     }
 }
 
@@ -291,48 +279,34 @@ struct ActivationGradient<'a> {
     bits: BitWidth,
 }
 
-/// The constants of [`ActivationGradient`].
-#[derive(Clone, Copy)]
-struct ActivationConstants {
-    quantizer: Quantizer,
-    zero: f32,
-    /// `1 / s`
-    inverse: f64,
+impl ActivationGradient<'_> {
+    /// `(dL/ds, dL/dz)`.
+    fn of_scales(&self, sums: &Sums, layout: &ScaleLayout) -> (Vec<f32>, Vec<f32>) {
+        let gradients = |(j, (first, second)): (usize, (f64, f64))| {
+            let factor = f64::from(layout.gradient_factor(j, self.bits.unsigned_max()));
+            ((first * factor) as f32, (second * factor) as f32)
+        };
+        sums_of_scales(sums, layout).into_iter().enumerate().map(gradients).unzip()
+    }
 }
 
 impl Gradient for ActivationGradient<'_> {
-    type Constants = ActivationConstants;
-    const SECOND: bool = true;
+    /// With the zero point and `1 / s`.
+    type Constants = (Quantizer, f32, f64);
 
     #[inline(always)]
-    fn constants(&self, j: usize) -> ActivationConstants {
+    fn constants(&self, j: usize) -> Self::Constants {
         let scale = self.scale[j];
-        ActivationConstants {
-            quantizer: Quantizer::unsigned(scale, self.bits),
-            zero: self.zero_point[j],
-            inverse: 1.0 / f64::from(scale),
-        }
+        (Quantizer::unsigned(scale, self.bits), self.zero_point[j], 1.0 / f64::from(scale))
     }
 
     #[inline(always)]
-    fn apply(c: ActivationConstants, x: f32, g: f32) -> (f32, f64, f64) {
-        let centred = x - c.zero;
-        let v = centred / c.quantizer.scale;
-        let inside = v >= c.quantizer.low && v <= c.quantizer.high;
-        let code = f64::from(c.quantizer.code(centred));
-        let residual = if inside { code - f64::from(centred) * c.inverse } else { code };
-        let wide_g = f64::from(g);
-        (if inside { g } else { 0.0 }, wide_g * residual, if inside { 0.0 } else { wide_g })
+    fn apply((quantizer, zero, inverse): Self::Constants, x: f32, g: f32) -> (f32, f64, f64) {
+        let x = x - zero;
+        let v = quantizer.quotient(x);
+        let inside = v >= quantizer.low && v <= quantizer.high;
+        let code = f64::from(quantizer.code(v));
+        let (inner, outer, x) = if inside { (g, 0.0, x) } else { (0.0, g, 0.0) };
+        (inner, f64::from(g) * (code - f64::from(x) * inverse), f64::from(outer))
     }
-}
-
-/// `(dL/ds, dL/dz)`.
-fn activation_scale_gradients(
-    sums: &[Vec<RunSums>], layout: &ScaleLayout, bits: BitWidth,
-) -> (Vec<f32>, Vec<f32>) {
-    let gradients = |(j, (first, second)): (usize, (f64, f64))| {
-        let factor = f64::from(layout.gradient_factor(j, bits.unsigned_max()));
-        ((first * factor) as f32, (second * factor) as f32)
-    };
-    sums_of_scales(sums, layout).into_iter().enumerate().map(gradients).unzip()
 }

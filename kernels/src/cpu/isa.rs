@@ -57,7 +57,7 @@ impl Isa {
             // SAFETY: As above.
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => unsafe { avx2(kernel) },
-            _ => kernel.run(),
+            _ => kernel.run(Isa::Portable),
         }
     }
 }
@@ -73,20 +73,21 @@ impl fmt::Display for Isa {
 }
 
 /// A loop that is written once, in plain Rust, and compiled (vectorised) for each [`Isa`]. `run` and all that it calls
-/// must be `#[inline(always)]`: only what is inlined is compiled for the caller's instruction set.
+/// must be `#[inline(always)]`, not closures: only what is inlined is compiled for the caller's instruction set.
 pub(super) trait Kernel {
     type Output;
-    fn run(self) -> Self::Output;
+    /// `isa` is what it is compiled for.
+    fn run(self, isa: Isa) -> Self::Output;
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 fn avx512<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run()
+    kernel.run(Isa::Avx512)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn avx2<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run()
+    kernel.run(Isa::Avx2)
 }

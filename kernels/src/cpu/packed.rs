@@ -1,18 +1,20 @@
 //! Quantizing to packed codes, switching and dequantizing them.
 
-use super::blocks::{BLOCK, as_uninit, collect, fill, streams, write};
+use super::blocks::{
+    LINE, PIECE, Pieces, TASK, Writer, as_uninit, collect, fill, input, streams, with_capacity,
+};
 use super::codes::Quantizer;
 use super::isa::{Isa, Kernel};
 use super::planes::{pack, switch, unpack};
-use super::runs::{Map, MapRuns};
+use super::runs::{Map, Runs, map_runs};
 use super::sample::Sample;
-use crate::layout::{BLOCK as WORD_BLOCK, ScaleLayout, packed_words, planes};
+use crate::layout::{BLOCK as WORD_BLOCK, ScaleLayout, packed_words, planes as planes_of};
 use dr_precision::BitWidth;
 use rayon::prelude::*;
 use std::{marker::PhantomData, mem::MaybeUninit};
 
-/// Codes that one thread packs at a time.
-const TASK: usize = 16 * BLOCK;
+/// Codes that are packed together: so many that most of what is written is whole cache lines.
+const BATCH: usize = 1024;
 
 /// [`crate::reference::quantize_pack`], for f32, f16 and bf16.
 #[must_use]
@@ -56,8 +58,8 @@ pub fn switch_packed_into(
 pub fn dequantize_packed(
     words: &[u32], scale: &[f32], zero_point: Option<&[f32]>, layout: &ScaleLayout, bits: BitWidth,
 ) -> Vec<f32> {
-    let dequantize = Dequantize { isa: Isa::detect(), words, scale, zero_point, layout, bits };
-    collect(layout.elements(), |start, out| dequantize.block(start, out)).0
+    let dequantize = Dequantize { words, scale, zero_point, layout, bits };
+    collect(Isa::detect(), layout.elements(), &dequantize).0
 }
 
 /// [`dequantize_packed`] on `isa` into `out`.
@@ -69,15 +71,18 @@ pub fn dequantize_packed_into(
     out: &mut [f32],
 ) {
     assert_eq!(out.len(), layout.elements());
-    let dequantize = Dequantize { isa, words, scale, zero_point, layout, bits };
-    fill(out, |start, out| dequantize.block(start, out));
+    fill(isa, out, &Dequantize { words, scale, zero_point, layout, bits });
 }
 
 /// Where codes to pack come from.
 trait Codes: Sync {
+    /// What goes from one call to the next.
+    type State;
+    /// Before the first of the codes from number `start` on.
+    fn begin(&self, start: usize) -> Self::State;
     /// Computes `len` codes, those from number `start` on. There may be room for up to 31 more, with any contents.
     /// Must be `#[inline(always)]`.
-    fn codes(&self, start: usize, len: usize, out: &mut [u64]);
+    fn codes(&self, state: &mut Self::State, start: usize, len: usize, out: &mut [u64]);
 }
 
 /// The planes of some codes, those that a width has not being empty.
@@ -85,7 +90,7 @@ type Planes<'a> = [&'a mut [MaybeUninit<u32>]; 3];
 
 fn collect_packed(isa: Isa, codes: &impl Codes, elements: usize, bits: BitWidth) -> Vec<u32> {
     let len = packed_words(elements, bits);
-    let mut words = Vec::with_capacity(len);
+    let mut words = with_capacity(len);
     fill_packed(isa, codes, elements, bits, &mut words.spare_capacity_mut()[..len]);
     // SAFETY: `fill_packed` has initialised the first `len` words, which is within the capacity.
     unsafe { words.set_len(len) };
@@ -100,7 +105,7 @@ fn fill_packed(
     let streams = streams(size_of_val(out));
     let padded = elements.next_multiple_of(WORD_BLOCK);
     let mut whole = Planes::default();
-    for (plane, of_width) in whole.iter_mut().zip(planes(bits)) {
+    for (plane, of_width) in whole.iter_mut().zip(planes_of(bits)) {
         *plane = out.split_off_mut(..padded / WORD_BLOCK * of_width.bits as usize).expect("counted above");
     }
     let run = |(index, planes): (usize, Planes)| {
@@ -111,20 +116,16 @@ fn fill_packed(
     if padded <= TASK {
         return run((0, whole));
     }
-    parts(whole, bits, TASK).collect::<Vec<_>>().into_par_iter().enumerate().for_each(run);
-}
-
-/// Cuts planes into parts of `len` codes; the last may be shorter.
-#[inline(always)]
-fn parts(mut planes_left: Planes, bits: BitWidth, len: usize) -> impl Iterator<Item = Planes> {
-    std::iter::from_fn(move || {
+    let task = || {
         let mut part = Planes::default();
-        for ((part, left), plane) in part.iter_mut().zip(&mut planes_left).zip(planes(bits)) {
-            let words = left.len().min(len / WORD_BLOCK * plane.bits as usize);
+        for ((part, left), plane) in part.iter_mut().zip(&mut whole).zip(planes_of(bits)) {
+            let words = left.len().min(TASK / WORD_BLOCK * plane.bits as usize);
             *part = left.split_off_mut(..words)?;
         }
         (!part[0].is_empty()).then_some(part)
-    })
+    };
+    let tasks: Vec<Planes> = std::iter::from_fn(task).collect();
+    tasks.into_par_iter().enumerate().for_each(run);
 }
 
 /// Computes and packs the codes of one task.
@@ -141,16 +142,24 @@ impl<C: Codes> Kernel for PackTask<'_, C> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run(self, isa: Isa) {
         let Self { codes, bits, start, len, planes, streams } = self;
-        let (mut buffer, mut words) = ([0u64; BLOCK / 8], [0u32; BLOCK / 4]);
-        for (index, mut planes) in parts(planes, bits, BLOCK).enumerate() {
-            let first = index * BLOCK;
-            let len = BLOCK.min(len - first);
+        let mut buffer = [0u64; BATCH / 8];
+        let mut writers = planes.map(|plane| Writer::<u32, { BATCH / 4 + LINE }>::new(plane, streams, isa));
+        let mut state = codes.begin(start);
+        for first in (0..len).step_by(BATCH) {
+            let len = BATCH.min(len - first);
             let buffer = &mut buffer[..len.next_multiple_of(WORD_BLOCK) / 8];
-            codes.codes(start + first, len, buffer);
+            codes.codes(&mut state, start + first, len, buffer);
             bytemuck::cast_slice_mut::<u64, u8>(buffer)[len..].fill(0);
-            pack(buffer, bits, &mut words, |plane, words| write(planes[plane], words, streams));
+            for (writer, plane) in writers.iter_mut().zip(planes_of(bits)) {
+                let words = buffer.len() * plane.bits as usize / 4;
+                pack(buffer, plane, writer.room(words));
+                writer.write(words);
+            }
+        }
+        for writer in writers {
+            writer.finish();
         }
     }
 }
@@ -164,19 +173,23 @@ struct QuantizeCodes<'a, T> {
 }
 
 impl<T: Sample> Codes for QuantizeCodes<'_, T> {
+    type State = Runs;
+
+    fn begin(&self, start: usize) -> Runs {
+        Runs::new(self.layout, start)
+    }
+
     #[inline(always)]
-    fn codes(&self, start: usize, len: usize, out: &mut [u64]) {
-        let Self { x, scale, zero_point, layout, bits } = *self;
-        let x = &x[start..start + len];
+    fn codes(&self, runs: &mut Runs, start: usize, len: usize, out: &mut [u64]) {
+        let Self { x, scale, zero_point, bits, .. } = *self;
         let out = &mut bytemuck::cast_slice_mut(out)[..len];
-        match zero_point {
-            None => {
-                let map = &SignedByte { scale, bits, sample: PhantomData };
-                MapRuns { map, layout, start, x, out }.run();
-            }
-            Some(zero_point) => {
-                let map = &UnsignedByte { scale, zero_point, bits, sample: PhantomData };
-                MapRuns { map, layout, start, x, out }.run();
+        for (index, out) in out.chunks_mut(PIECE).enumerate() {
+            let x = input(x, start + index * PIECE, out.len());
+            match zero_point {
+                None => map_runs(&SignedByte { scale, bits, sample: PhantomData }, runs, x, out),
+                Some(zero_point) => {
+                    map_runs(&UnsignedByte { scale, zero_point, bits, sample: PhantomData }, runs, x, out);
+                }
             }
         }
     }
@@ -201,7 +214,7 @@ impl<T: Sample> Map for SignedByte<'_, T> {
 
     #[inline(always)]
     fn apply(quantizer: Quantizer, x: T) -> u8 {
-        quantizer.byte(x.widen())
+        quantizer.byte(quantizer.quotient(x.widen()))
     }
 }
 
@@ -225,7 +238,7 @@ impl<T: Sample> Map for UnsignedByte<'_, T> {
 
     #[inline(always)]
     fn apply((quantizer, zero): (Quantizer, f32), x: T) -> u8 {
-        quantizer.byte(x.widen() - zero)
+        quantizer.byte(quantizer.quotient(x.widen() - zero))
     }
 }
 
@@ -236,13 +249,18 @@ struct SwitchCodes<'a> {
 }
 
 impl Codes for SwitchCodes<'_> {
+    type State = ();
+
+    fn begin(&self, _start: usize) {}
+
     #[inline(always)]
-    fn codes(&self, start: usize, _len: usize, out: &mut [u64]) {
+    fn codes(&self, (): &mut (), start: usize, _len: usize, out: &mut [u64]) {
         let Self { words, stored, active } = *self;
-        unpack(words, stored, start, out);
-        if stored != active {
-            for codes in out {
-                *codes = switch(*codes, stored, active);
+        match stored == active {
+            true => unpack(words, stored, start, 0, out),
+            false => {
+                unpack(words, stored, start, 8 - stored.bits(), out);
+                switch(out, stored, active);
             }
         }
     }
@@ -250,7 +268,6 @@ impl Codes for SwitchCodes<'_> {
 
 /// The arguments of [`dequantize_packed`].
 struct Dequantize<'a> {
-    isa: Isa,
     words: &'a [u32],
     scale: &'a [f32],
     zero_point: Option<&'a [f32]>,
@@ -258,33 +275,23 @@ struct Dequantize<'a> {
     bits: BitWidth,
 }
 
-impl Dequantize<'_> {
-    fn block(&self, start: usize, out: &mut [f32]) {
-        self.isa.run(DequantizeBlock { of: self, start, out });
+impl Pieces<f32> for Dequantize<'_> {
+    type State = Runs;
+
+    fn begin(&self, start: usize, _len: usize) -> Runs {
+        Runs::new(self.layout, start)
     }
-}
-
-struct DequantizeBlock<'a> {
-    of: &'a Dequantize<'a>,
-    start: usize,
-    out: &'a mut [f32],
-}
-
-impl Kernel for DequantizeBlock<'_> {
-    type Output = ();
 
     #[inline(always)]
-    fn run(self) {
-        let Self { of: &Dequantize { words, scale, zero_point, layout, bits, .. }, start, out } = self;
-        let mut buffer = [0u64; BLOCK / 8];
+    fn piece(&self, runs: &mut Runs, start: usize, out: &mut [f32]) {
+        let Self { words, scale, zero_point, bits, .. } = *self;
+        let mut buffer = [0u64; PIECE / 8];
         let codes = &mut buffer[..out.len().next_multiple_of(WORD_BLOCK) / 8];
-        unpack(words, bits, start, codes);
-        let x = &bytemuck::cast_slice(codes)[..out.len()];
+        unpack(words, bits, start, 0, codes);
+        let codes = &bytemuck::cast_slice(codes)[..out.len()];
         match zero_point {
-            None => MapRuns { map: &SignedValue { scale, bits }, layout, start, x, out }.run(),
-            Some(zero_point) => {
-                MapRuns { map: &UnsignedValue { scale, zero_point }, layout, start, x, out }.run()
-            }
+            None => map_runs(&SignedValue { scale, bits }, runs, codes, out),
+            Some(zero_point) => map_runs(&UnsignedValue { scale, zero_point }, runs, codes, out),
         }
     }
 }

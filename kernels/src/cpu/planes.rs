@@ -1,17 +1,13 @@
-//! Packing and unpacking of planes ([`crate::layout`]), eight codes at a time: a `u64` holds eight codes, one in a byte,
-//! the first in the lowest. In plain integers, which vectorise.
+//! Packing, unpacking and switching of planes ([`crate::layout`]) by way of codes in bytes: the `u64`s that hold them here are
+//! eight codes each, the first in the lowest byte. In plain integers, which vectorise.
 
-use crate::layout::planes;
+use super::blocks::input;
+use crate::layout::{Plane, planes};
 use bytemuck::{Pod, cast_slice, cast_slice_mut};
 use dr_precision::BitWidth;
+use std::ops::BitOr;
 
 const _: () = assert!(cfg!(target_endian = "little"), "packed words are read as little-endian bytes");
-
-/// `byte` in each of the eight bytes.
-#[inline(always)]
-pub(super) const fn every_byte(byte: u8) -> u64 {
-    byte as u64 * 0x0101_0101_0101_0101
-}
 
 /// The lowest `bits` bits of every `spacing` bits.
 const fn fields(bits: u32, spacing: u32) -> u64 {
@@ -23,87 +19,136 @@ const fn fields(bits: u32, spacing: u32) -> u64 {
     mask
 }
 
-/// From the lowest `P` bits of each byte, the others being 0, to `8 P` adjacent bits, the others undefined.
-#[inline(always)]
-fn gather<const P: u32>(x: u64) -> u64 {
-    let x = (x | x >> (8 - P)) & const { fields(2 * P, 16) };
-    let x = (x | x >> (16 - 2 * P)) & const { fields(4 * P, 32) };
-    x | x >> (32 - 4 * P)
+/// What becomes one byte of a plane: the two, four or eight codes that have their fields there, one code in a byte.
+trait Lane: Pod + BitOr<Output = Self> {
+    /// Joins the fields, which are in the bytes' bits from `shift` on.
+    fn gather(self, shift: u32) -> u8;
+    /// Puts the fields into the bytes' bits from `shift` on.
+    fn spread(byte: u8, shift: u32) -> Self;
 }
 
-/// The inverse of [`gather`]; `x` has no other bits.
-#[inline(always)]
-fn spread<const P: u32>(x: u64) -> u64 {
-    let x = (x | x << (32 - 4 * P)) & const { fields(4 * P, 32) };
-    let x = (x | x << (16 - 2 * P)) & const { fields(2 * P, 16) };
-    (x | x << (8 - P)) & const { fields(P, 8) }
-}
+impl Lane for u16 {
+    #[inline(always)]
+    fn gather(self, shift: u32) -> u8 {
+        let x = self >> shift & const { fields(4, 8) as u16 };
+        (x | x >> 4) as u8
+    }
 
-/// Writes `codes` to a plane, of `P` bits, `shift` bits from the codes' least significant one. `W` has `8 P` bits.
-#[inline(always)]
-fn pack_plane<const P: u32, W: Pod>(
-    codes: &[u64], shift: u32, words: &mut [u32], truncate: impl Fn(u64) -> W,
-) {
-    for (word, code) in cast_slice_mut::<u32, W>(words).iter_mut().zip(codes) {
-        *word = truncate(gather::<P>(code >> shift & const { fields(P, 8) }));
+    #[inline(always)]
+    fn spread(byte: u8, shift: u32) -> u16 {
+        let x = u16::from(byte);
+        ((x | x << 4) & const { fields(4, 8) as u16 }) << shift
     }
 }
 
-/// Adds a plane to `codes`.
-#[inline(always)]
-fn unpack_plane<const P: u32, W: Pod + Into<u64>>(words: &[u32], shift: u32, codes: &mut [u64]) {
-    for (code, &word) in codes.iter_mut().zip(cast_slice::<u32, W>(words)) {
-        *code |= spread::<P>(word.into()) << shift;
+impl Lane for u32 {
+    #[inline(always)]
+    fn gather(self, shift: u32) -> u8 {
+        let x = self >> shift & const { fields(2, 8) as u32 };
+        let x = x | x >> 6;
+        (x | x >> 12) as u8
+    }
+
+    #[inline(always)]
+    fn spread(byte: u8, shift: u32) -> u32 {
+        let x = u32::from(byte);
+        let x = (x | x << 12) & const { fields(4, 16) as u32 };
+        ((x | x << 6) & const { fields(2, 8) as u32 }) << shift
     }
 }
 
-/// Packs `codes`, of which any higher bits are ignored: `write` gets the index of each plane and its words, in `buffer`,
-/// which is as large as `codes`.
-#[inline(always)]
-pub(super) fn pack(codes: &[u64], bits: BitWidth, buffer: &mut [u32], mut write: impl FnMut(usize, &[u32])) {
-    for (index, plane) in planes(bits).enumerate() {
-        let words = &mut buffer[..codes.len() * plane.bits as usize / 4];
-        match plane.bits {
-            8 => words.copy_from_slice(cast_slice(codes)),
-            4 => pack_plane::<4, u32>(codes, plane.shift, words, |x| x as u32),
-            2 => pack_plane::<2, u16>(codes, plane.shift, words, |x| x as u16),
-            _ => pack_plane::<1, u8>(codes, plane.shift, words, |x| x as u8),
-        }
-        write(index, words);
+impl Lane for u64 {
+    #[inline(always)]
+    fn gather(self, shift: u32) -> u8 {
+        let x = self >> shift & const { fields(1, 8) };
+        let x = x | x >> 7;
+        let x = x | x >> 14;
+        (x | x >> 28) as u8
+    }
+
+    #[inline(always)]
+    fn spread(byte: u8, shift: u32) -> u64 {
+        let x = u64::from(byte);
+        let x = (x | x << 28) & const { fields(4, 32) };
+        let x = (x | x << 14) & const { fields(2, 16) };
+        ((x | x << 7) & const { fields(1, 8) }) << shift
     }
 }
 
-/// Unpacks the codes from number `start`, a multiple of 32, on, as many as `codes` has room for. Higher bits are 0.
+/// Writes a plane.
 #[inline(always)]
-pub(super) fn unpack(words: &[u32], bits: BitWidth, start: usize, codes: &mut [u64]) {
+fn pack_plane<L: Lane>(codes: &[u64], shift: u32, words: &mut [u32]) {
+    let bytes = cast_slice_mut::<u32, u8>(words);
+    for (byte, &codes) in bytes.iter_mut().zip(cast_slice::<u64, L>(codes)) {
+        *byte = codes.gather(shift);
+    }
+}
+
+/// Reads a plane: the `first` one sets the codes, the others add to them.
+#[inline(always)]
+fn unpack_plane<L: Lane>(words: &[u32], shift: u32, codes: &mut [u64], first: bool) {
+    let codes = cast_slice_mut::<u64, L>(codes).iter_mut().zip(cast_slice::<u32, u8>(words));
+    if first {
+        codes.for_each(|(codes, &byte)| *codes = L::spread(byte, shift));
+    } else {
+        codes.for_each(|(codes, &byte)| *codes = *codes | L::spread(byte, shift));
+    }
+}
+
+/// The words of one plane of `codes`.
+#[inline(always)]
+pub(super) fn pack(codes: &[u64], plane: Plane, words: &mut [u32]) {
+    match plane.bits {
+        8 => words.copy_from_slice(cast_slice(codes)),
+        4 => pack_plane::<u16>(codes, plane.shift, words),
+        2 => pack_plane::<u32>(codes, plane.shift, words),
+        _ => pack_plane::<u64>(codes, plane.shift, words),
+    }
+}
+
+/// Unpacks the codes from number `start`, a multiple of 32, on, as many as `codes` has room for, and shifts them to the left
+/// by `shift`. The other bits are 0.
+#[inline(always)]
+pub(super) fn unpack(words: &[u32], bits: BitWidth, start: usize, shift: u32, codes: &mut [u64]) {
     let blocks = words.len() / bits.bits() as usize;
-    codes.fill(0);
     for plane in planes(bits) {
         let first = blocks * plane.offset as usize + start / 32 * plane.bits as usize;
-        let words = &words[first..][..codes.len() * plane.bits as usize / 4];
+        let words = input(words, first, codes.len() * plane.bits as usize / 4);
+        let (shift, first) = (plane.shift + shift, plane.offset == 0);
         match plane.bits {
             8 => cast_slice_mut(codes).copy_from_slice(words),
-            4 => unpack_plane::<4, u32>(words, plane.shift, codes),
-            2 => unpack_plane::<2, u16>(words, plane.shift, codes),
-            _ => unpack_plane::<1, u8>(words, plane.shift, codes),
+            4 => unpack_plane::<u16>(words, shift, codes, first),
+            2 => unpack_plane::<u32>(words, shift, codes, first),
+            _ => unpack_plane::<u64>(words, shift, codes, first),
         }
     }
 }
 
-/// The second rounding, of eight codes at once: by `shift >= 1` bits to `active` ones.
-///
-/// With the highest bit of the code inverted, `u = q + 2^(h-1)`, the integer formula of
-/// [`semantics::switch`](dr_precision::semantics::switch) splits into `u >> d` and a carry from the low bits; neither
-/// leaves its byte.
+/// The second rounding: of `stored`-bit codes at the top of their bytes, to narrower ones at the bottom.
 #[inline(always)]
-pub(super) fn switch(codes: u64, stored: BitWidth, active: BitWidth) -> u64 {
-    let shift = stored.bits() - active.bits();
-    let u = codes ^ every_byte(1 << (stored.bits() - 1));
-    let high = u >> shift & every_byte(((1u32 << active.bits()) - 1) as u8);
-    let low = u & every_byte((1 << shift) - 1);
-    let odd = high & every_byte(1);
-    let carry = (low + every_byte((1 << (shift - 1)) - 1) + odd) >> shift & every_byte(1);
-    let rounded = high + carry;
-    let above = rounded >> active.bits() & every_byte(1);
-    (rounded - above) ^ every_byte(1 << (active.bits() - 1))
+pub(super) fn switch(codes: &mut [u64], stored: BitWidth, active: BitWidth) {
+    match active {
+        BitWidth::B2 => round::<6>(codes, stored),
+        BitWidth::B3 => round::<5>(codes, stored),
+        BitWidth::B4 => round::<4>(codes, stored),
+        BitWidth::B5 => round::<3>(codes, stored),
+        BitWidth::B6 => round::<2>(codes, stored),
+        BitWidth::B7 => round::<1>(codes, stored),
+        BitWidth::B8 => {}
+    }
+}
+
+/// Drops `D` bits of every byte, as [`semantics::switch`](dr_precision::semantics::switch) does: there are a few zeros below the
+/// code here, and its sign bit is inverted meanwhile, so that an addition to `u8` saturates where the code must be
+/// clipped.
+#[inline(always)]
+fn round<const D: u32>(codes: &mut [u64], stored: BitWidth) {
+    let unit = 1u8 << (8 - stored.bits());
+    let below_half = (1u8 << (D - 1)) - unit;
+    for code in cast_slice_mut::<u64, u8>(codes) {
+        let u = *code ^ 0x80;
+        let odd = u & (1 << D) != 0;
+        let up = if odd { below_half + unit } else { below_half };
+        *code = (u.saturating_add(up) >> D) ^ (0x80 >> D);
+    }
 }

@@ -1,6 +1,6 @@
 //! Loops over the runs of elements that share a scale.
 
-use super::isa::Kernel;
+use super::blocks::{Pieces, input};
 use crate::layout::ScaleLayout;
 
 /// Consecutive elements with one scale.
@@ -12,54 +12,47 @@ pub(super) struct Run {
     pub scale: usize,
 }
 
-/// The runs that a stretch of elements is made of.
+/// The runs from some element on.
 #[derive(Clone)]
 pub(super) struct Runs {
     layout: ScaleLayout,
-    left: usize,
     left_in_row: usize,
     left_in_run: usize,
     scale: usize,
 }
 
 impl Runs {
-    /// Of `len` elements from `start` on.
-    #[inline(always)]
-    pub fn new(layout: &ScaleLayout, start: usize, len: usize) -> Self {
+    /// From element `start` on.
+    pub fn new(layout: &ScaleLayout, start: usize) -> Self {
         let layout = *layout;
         let cols = layout.cols.max(1);
         let (row, col) = (start / cols % layout.rows.max(1), start % cols);
         let left_in_row = cols - col;
         Self {
             layout,
-            left: len,
             left_in_row,
             left_in_run: left_in_row.min(layout.group - col % layout.group),
             scale: row * layout.runs() + col / layout.group,
         }
     }
-}
 
-impl Iterator for Runs {
-    type Item = Run;
-
+    /// The next run, or the first `most` elements of it.
     #[inline(always)]
-    fn next(&mut self) -> Option<Run> {
-        if self.left == 0 {
-            return None;
-        }
-        let run = Run { len: self.left.min(self.left_in_run), scale: self.scale };
-        self.left -= run.len;
+    pub fn next(&mut self, most: usize) -> Run {
+        let run = Run { len: most.min(self.left_in_run), scale: self.scale };
         self.left_in_row -= run.len;
-        self.scale += 1;
-        if self.left_in_row == 0 {
-            self.left_in_row = self.layout.cols;
-            if self.scale == self.layout.scales() {
-                self.scale = 0;
+        self.left_in_run -= run.len;
+        if self.left_in_run == 0 {
+            self.scale += 1;
+            if self.left_in_row == 0 {
+                self.left_in_row = self.layout.cols;
+                if self.scale == self.layout.scales() {
+                    self.scale = 0;
+                }
             }
+            self.left_in_run = self.left_in_row.min(self.layout.group);
         }
-        self.left_in_run = self.left_in_row.min(self.layout.group);
-        Some(run)
+        run
     }
 }
 
@@ -73,45 +66,51 @@ pub(super) trait Map: Sync {
     fn apply(constants: Self::Constants, x: Self::In) -> Self::Out;
 }
 
-/// Applies `map` to the elements from `start` on.
-pub(super) struct MapRuns<'a, M: Map> {
-    pub map: &'a M,
-    pub layout: &'a ScaleLayout,
-    pub start: usize,
-    pub x: &'a [M::In],
-    pub out: &'a mut [M::Out],
-}
-
-impl<M: Map> Kernel for MapRuns<'_, M> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let Self { map, layout, start, mut x, mut out } = self;
-        for run in Runs::new(layout, start, x.len()) {
-            let constants = map.constants(run.scale);
-            let (run_x, rest_x) = x.split_at(run.len);
-            let (run_out, rest_out) = out.split_at_mut(run.len);
-            for (out, &x) in run_out.iter_mut().zip(run_x) {
-                *out = M::apply(constants, x);
-            }
-            (x, out) = (rest_x, rest_out);
+/// Applies `map` to elements whose runs are the next ones.
+#[inline(always)]
+pub(super) fn map_runs<M: Map>(map: &M, runs: &mut Runs, mut x: &[M::In], mut out: &mut [M::Out]) {
+    while !out.is_empty() {
+        let run = runs.next(out.len());
+        let constants = map.constants(run.scale);
+        let (run_x, rest_x) = x.split_at(run.len);
+        let (run_out, rest_out) = out.split_at_mut(run.len);
+        for (out, &x) in run_out.iter_mut().zip(run_x) {
+            *out = M::apply(constants, x);
         }
+        (x, out) = (rest_x, rest_out);
     }
 }
 
-/// The gradient of an elementwise operation, with constants for each scale and up to two sums over the elements that
+/// [`map_runs`] over a whole tensor.
+pub(super) struct MapPieces<'a, M: Map> {
+    pub map: M,
+    pub layout: &'a ScaleLayout,
+    pub x: &'a [M::In],
+}
+
+impl<M: Map> Pieces<M::Out> for MapPieces<'_, M> {
+    type State = Runs;
+
+    fn begin(&self, start: usize, _len: usize) -> Runs {
+        Runs::new(self.layout, start)
+    }
+
+    #[inline(always)]
+    fn piece(&self, runs: &mut Runs, start: usize, out: &mut [M::Out]) {
+        map_runs(&self.map, runs, input(self.x, start, out.len()), out);
+    }
+}
+
+/// The gradient of an elementwise operation, with constants for each scale and two sums over the elements that
 /// share it.
 pub(super) trait Gradient: Sync {
     type Constants: Copy;
-    /// Whether there is a second sum.
-    const SECOND: bool;
     fn constants(&self, scale: usize) -> Self::Constants;
-    /// The gradient of `x` and the two terms, `g` being the incoming gradient. Must be `#[inline(always)]`.
+    /// The gradient of `x` and the terms of the sums, `g` being the incoming gradient. Must be `#[inline(always)]`.
     fn apply(constants: Self::Constants, x: f32, g: f32) -> (f32, f64, f64);
 }
 
-/// The sums of a run within one block.
+/// The sums of a run within one task.
 #[derive(Clone, Copy)]
 pub(super) struct RunSums {
     pub scale: usize,
@@ -119,68 +118,82 @@ pub(super) struct RunSums {
     pub second: f64,
 }
 
-/// Computes `gradient` of the elements from `start` on.
-pub(super) struct GradientRuns<'a, G: Gradient> {
-    pub gradient: &'a G,
+/// The gradient of a whole tensor.
+pub(super) struct GradientPieces<'a, G: Gradient> {
+    pub gradient: G,
     pub layout: &'a ScaleLayout,
-    pub start: usize,
     pub x: &'a [f32],
     pub grad: &'a [f32],
-    pub dx: &'a mut [f32],
 }
 
-/// Elements whose terms are held in a buffer before they are added up.
-const TERMS: usize = 256;
+impl<G: Gradient> Pieces<f32> for GradientPieces<'_, G> {
+    type State = (Runs, Vec<RunSums>);
 
-impl<G: Gradient> Kernel for GradientRuns<'_, G> {
-    type Output = Vec<RunSums>;
+    fn begin(&self, start: usize, len: usize) -> Self::State {
+        let most = len / self.layout.group.min(self.layout.cols) + 2;
+        (Runs::new(self.layout, start), Vec::with_capacity(most))
+    }
 
     #[inline(always)]
-    fn run(self) -> Vec<RunSums> {
-        let Self { gradient, layout, start, mut x, mut grad, mut dx } = self;
-        let runs = Runs::new(layout, start, x.len());
-        let mut sums = Vec::with_capacity(x.len() / layout.group.min(layout.cols.max(1)) + 2);
-        let (mut first, mut second) = ([0.0; TERMS], [0.0; TERMS]);
-        for run in runs {
-            let constants = gradient.constants(run.scale);
-            let mut sum = RunSums { scale: run.scale, first: 0.0, second: 0.0 };
-            let mut left = run.len;
-            while left > 0 {
-                let n = left.min(TERMS);
-                let (x_now, x_rest) = x.split_at(n);
-                let (grad_now, grad_rest) = grad.split_at(n);
-                let (dx_now, dx_rest) = dx.split_at_mut(n);
-                let terms = first.iter_mut().zip(&mut second);
-                for (((&x, &g), dx), (first, second)) in x_now.iter().zip(grad_now).zip(dx_now).zip(terms) {
-                    let of_second;
-                    (*dx, *first, of_second) = G::apply(constants, x, g);
-                    if G::SECOND {
-                        *second = of_second;
-                    }
+    fn piece(&self, (runs, sums): &mut Self::State, start: usize, mut dx: &mut [f32]) {
+        let (mut x, mut grad) = (input(self.x, start, dx.len()), input(self.grad, start, dx.len()));
+        while !dx.is_empty() {
+            let run = runs.next(dx.len());
+            let constants = self.gradient.constants(run.scale);
+            let (run_x, rest_x) = x.split_at(run.len);
+            let (run_grad, rest_grad) = grad.split_at(run.len);
+            let (run_dx, rest_dx) = dx.split_at_mut(run.len);
+            let (first, second) = gradient_of_run::<G>(constants, run_x, run_grad, run_dx);
+            match sums.last_mut() {
+                Some(last) if last.scale == run.scale => {
+                    last.first += first;
+                    last.second += second;
                 }
-                sum.first += add_up(&mut first, n);
-                if G::SECOND {
-                    sum.second += add_up(&mut second, n);
-                }
-                (x, grad, dx, left) = (x_rest, grad_rest, dx_rest, left - n);
+                _ => sums.push(RunSums { scale: run.scale, first, second }),
             }
-            sums.push(sum);
+            (x, grad, dx) = (rest_x, rest_grad, rest_dx);
         }
-        sums
     }
 }
 
-/// The sum of the first `n` terms, in an order that depends on `n` only.
+/// Lanes of the sums.
+const LANES: usize = 16;
+
+/// The gradient of a run, and the sums.
 #[inline(always)]
-fn add_up(terms: &mut [f64; TERMS], n: usize) -> f64 {
-    const LANES: usize = 16;
-    let padded = n.next_multiple_of(LANES);
-    terms[n..padded].fill(0.0);
-    let mut lanes = [0.0; LANES];
-    for chunk in terms[..padded].as_chunks::<LANES>().0 {
-        for (lane, term) in lanes.iter_mut().zip(chunk) {
-            *lane += term;
+fn gradient_of_run<G: Gradient>(
+    constants: G::Constants, x: &[f32], grad: &[f32], dx: &mut [f32],
+) -> (f64, f64) {
+    let (mut first, mut second) = ([0.0; LANES], [0.0; LANES]);
+    let (x, x_rest) = x.as_chunks::<LANES>();
+    let (grad, grad_rest) = grad.as_chunks::<LANES>();
+    let (dx, dx_rest) = dx.as_chunks_mut::<LANES>();
+    for ((x, grad), dx) in x.iter().zip(grad).zip(dx) {
+        for i in 0..LANES {
+            let (to_x, to_first, to_second) = G::apply(constants, x[i], grad[i]);
+            dx[i] = to_x;
+            first[i] += to_first;
+            second[i] += to_second;
         }
     }
-    lanes.iter().sum()
+    for (i, dx) in dx_rest.iter_mut().enumerate() {
+        let (to_x, to_first, to_second) = G::apply(constants, x_rest[i], grad_rest[i]);
+        *dx = to_x;
+        first[i] += to_first;
+        second[i] += to_second;
+    }
+    (sum(first), sum(second))
+}
+
+/// The sum of the lanes, by halves.
+#[inline(always)]
+fn sum(mut lanes: [f64; LANES]) -> f64 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
 }

@@ -49,7 +49,8 @@ struct Moments {
     qq: f64,
 }
 
-/// The scales of the weights of one group: one for each width.
+/// The scales of the weights of one group: one for each width. The choice is explained at
+/// [`crate::reference::search_scales`].
 fn search_group(isa: Isa, chunks: &[&[f32]], widths: &[BitWidth]) -> Vec<f32> {
     let stored = widths[0];
     let elements: usize = chunks.iter().map(|chunk| chunk.len()).sum();
@@ -71,24 +72,33 @@ fn search_group(isa: Isa, chunks: &[&[f32]], widths: &[BitWidth]) -> Vec<f32> {
         }
     }
 
-    let mut best = (f64::INFINITY, vec![]);
-    for (&s_h, moments) in candidates.iter().zip(moments.chunks_exact(widths.len())) {
-        let (mut objective, mut scales) = (0.0, vec![]);
-        for (&bits, &Moments { wq, qq }) in widths.iter().zip(moments) {
-            let s = match bits {
-                _ if bits == stored => f64::from(s_h),
-                _ if qq > 0.0 => wq / qq,
-                _ => f64::from(s_h) * f64::from(1u32 << (stored.bits() - bits.bits())),
-            };
-            objective += (energy - 2.0 * s * wq + s * s * qq) * 4f64.powi(bits.bits() as i32);
-            scales.push(s as f32);
-        }
+    let scale = |s_h: f32, bits: BitWidth, &Moments { wq, qq }: &Moments| match bits {
+        _ if bits == stored => f64::from(s_h),
+        _ if qq > 0.0 => wq / qq,
+        _ => f64::from(s_h) * f64::from(1u32 << (stored.bits() - bits.bits())),
+    };
+    let objective = |(&s_h, moments): (&f32, &[Moments])| {
+        let error = |(&bits, m): (&BitWidth, &Moments)| {
+            let s = scale(s_h, bits, m);
+            (energy - 2.0 * s * m.wq + s * s * m.qq) * f64::from(1u32 << (2 * bits.bits()))
+        };
+        widths.iter().zip(moments).map(error).sum::<f64>()
+    };
+    let tried = candidates.iter().zip(moments.chunks_exact(widths.len()));
+    let mut best = (f64::INFINITY, None);
+    for candidate in tried {
+        let objective = objective(candidate);
         if objective < best.0 {
-            best = (objective, scales);
+            best = (objective, Some(candidate));
         }
     }
-    // Nothing compares less if a weight is not finite.
-    if best.1.is_empty() { widths.iter().map(|_| candidate(0, 0.0, stored)).collect() } else { best.1 }
+    match best.1 {
+        Some((&s_h, moments)) => {
+            widths.iter().zip(moments).map(|(&bits, m)| scale(s_h, bits, m) as f32).collect()
+        }
+        // Nothing compares less if a weight is not finite.
+        None => widths.iter().map(|_| candidate(0, 0.0, stored)).collect(),
+    }
 }
 
 struct ChunkMoments<'a> {
@@ -101,7 +111,7 @@ impl Kernel for ChunkMoments<'_> {
     type Output = Vec<Moments>;
 
     #[inline(always)]
-    fn run(self) -> Vec<Moments> {
+    fn run(self, _: Isa) -> Vec<Moments> {
         let Self { w, candidates, widths } = self;
         let stored = widths[0];
         let mut moments = vec![Moments::default(); candidates.len() * widths.len()];
@@ -115,7 +125,7 @@ impl Kernel for ChunkMoments<'_> {
             for (&scale, moments) in candidates.iter().zip(moments.chunks_exact_mut(widths.len())) {
                 let quantizer = Quantizer::signed(scale, stored);
                 for (code, &w) in codes.iter_mut().zip(&*weights) {
-                    *code = quantizer.code(w);
+                    *code = quantizer.code(quantizer.quotient(w));
                 }
                 for (&bits, moments) in widths.iter().zip(moments) {
                     let (wq, qq) = products(weights, codes, Switch::new(stored, bits));
