@@ -209,7 +209,7 @@ pub fn conv2d_weight_gradient(x: &[f32], dy: &[f32], shape: &Conv2dShape) -> Vec
             let gradient = scatter(dy, &planes, [channels_out, height, width], 0);
             let kernel =
                 Dots { buffer: &buffer, bases: &bases, gradient: &gradient, positions: planes.positions(), channels_out };
-            kernel.dispatch()
+            Isa::detect().run(kernel)
         })
         .collect();
     for part in parts {
@@ -313,10 +313,7 @@ impl Weights {
         let farthest = bases.iter().max().map_or(0, |base| base + padded(positions));
         assert!(farthest <= buffer.len(), "windows end inside the buffer");
         let kernel = Correlate { weights: self, buffer, bases, positions, out };
-        match Isa::detect() {
-            Isa::Portable => kernel.run(),
-            isa => isa.run(Fused(kernel)),
-        }
+        Isa::detect().run(kernel);
     }
 }
 
@@ -325,9 +322,6 @@ impl Weights {
 fn fma<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
-
-/// A kernel for instruction sets with fused multiply-add.
-struct Fused<K>(K);
 
 struct Correlate<'a> {
     weights: &'a Weights,
@@ -367,16 +361,8 @@ impl Correlate<'_> {
 impl Kernel for Correlate<'_> {
     type Output = ();
     #[inline(always)]
-    fn run(self) {
-        self.tiles::<false>();
-    }
-}
-
-impl Kernel for Fused<Correlate<'_>> {
-    type Output = ();
-    #[inline(always)]
-    fn run(self) {
-        self.0.tiles::<true>();
+    fn run(self, isa: Isa) {
+        if isa == Isa::Portable { self.tiles::<false>() } else { self.tiles::<true>() }
     }
 }
 
@@ -391,13 +377,6 @@ struct Dots<'a> {
 }
 
 impl Dots<'_> {
-    fn dispatch(self) -> Vec<f32> {
-        match Isa::detect() {
-            Isa::Portable => self.run(),
-            isa => isa.run(Fused(self)),
-        }
-    }
-
     #[inline(always)]
     fn tiles<const FUSED: bool>(self) -> Vec<f32> {
         let rows = self.bases.len();
@@ -440,16 +419,8 @@ impl Dots<'_> {
 impl Kernel for Dots<'_> {
     type Output = Vec<f32>;
     #[inline(always)]
-    fn run(self) -> Vec<f32> {
-        self.tiles::<false>()
-    }
-}
-
-impl Kernel for Fused<Dots<'_>> {
-    type Output = Vec<f32>;
-    #[inline(always)]
-    fn run(self) -> Vec<f32> {
-        self.0.tiles::<true>()
+    fn run(self, isa: Isa) -> Vec<f32> {
+        if isa == Isa::Portable { self.tiles::<false>() } else { self.tiles::<true>() }
     }
 }
 
