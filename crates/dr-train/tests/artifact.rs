@@ -95,6 +95,21 @@ fn contradictions_are_not_written() {
 }
 
 #[test]
+fn what_is_no_network_takes_no_memory() {
+    let mut huge = artifact();
+    huge.description.width = 1 << 16;
+    let message = huge.network(&burn::tensor::Device::flex()).unwrap_err().to_string();
+    assert!(
+        message.starts_with("not a network of this program: its tensors have 22 bytes: expected"),
+        "{message}"
+    );
+    let mut other = artifact();
+    other.tensors.insert("padding".to_owned(), TensorEntry::f32([1 << 16], vec![0.0; 1 << 16]));
+    let message = other.network(&burn::tensor::Device::flex()).unwrap_err().to_string();
+    assert_eq!(message, "tensor `stem.weight` is missing: expected by the model that the file describes");
+}
+
+#[test]
 fn foreign_files_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let error = Artifact::load(folder.path()).unwrap_err().to_string();

@@ -113,6 +113,7 @@ impl Artifact {
     /// # Errors
     /// If a tensor is missing, superfluous or of another type or shape than the description calls for.
     pub fn network(&self, device: &Device) -> Result<ResNet, ArtifactError> {
+        self.check_size()?;
         let mut network = self.skeleton(device);
         let mut weights = BTreeMap::new();
         if let Some(config) = self.description.quantization() {
@@ -129,6 +130,22 @@ impl Artifact {
             Some(name) => Err(ArtifactError::Superfluous { name: name.clone() }),
             None => Ok(network.valid()),
         }
+    }
+
+    /// Whether the file is large enough for the widest layer that its description calls for: no memory is taken for
+    /// a network that cannot be in it.
+    fn check_size(&self) -> Result<(), ArtifactError> {
+        let Description { width, input, classes, .. } = &self.description;
+        // Sizes are at most 2^16 each.
+        let widest = width << 2;
+        let weights = [widest * widest * 9, input.channels * width * 9, widest * classes].into_iter().max();
+        let (expected, found) = (weights.unwrap_or(0) / 4, self.payload_bytes());
+        if found < expected {
+            return Err(ArtifactError::network(format!(
+                "its tensors have {found} bytes: expected at least {expected}, for the sizes that it describes"
+            )));
+        }
+        Ok(())
     }
 
     /// A network of the right architecture with other values.

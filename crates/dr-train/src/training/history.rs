@@ -36,9 +36,11 @@ impl History {
     }
 }
 
-/// Validation accuracy, averaged over the passes: what the best epoch is chosen by.
+/// Validation accuracy, averaged over the passes: what the best epoch is chosen by. In millionths, so that equals stay
+/// equal when they are read from a file, which may change their last bit.
 fn mean_valid_top1(record: &EpochRecord) -> f64 {
-    record.curves.values().map(|point| point.valid_top1).sum::<f64>() / record.curves.len().max(1) as f64
+    let sum: f64 = record.curves.values().map(|point| point.valid_top1).sum();
+    (sum / record.curves.len().max(1) as f64 * 1e6).round()
 }
 
 /// A history that the learner's threads write to.
