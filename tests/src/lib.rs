@@ -1,1 +1,107 @@
-//! placeholder
+//! Runs the program as a user does, for the end-to-end tests.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+/// The program, run in a folder.
+#[derive(Clone, Debug)]
+pub struct Program {
+    path: &'static str,
+    folder: PathBuf,
+}
+
+impl Program {
+    /// The program at `path`, run in `folder`.
+    #[must_use]
+    pub fn new(path: &'static str, folder: &Path) -> Self {
+        Self { path, folder: folder.to_path_buf() }
+    }
+
+    /// A file or folder where the program runs.
+    #[must_use]
+    pub fn at(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.path);
+        command.args(arguments).current_dir(&self.folder).env_remove("COLUMNS").stdin(Stdio::null());
+        command
+    }
+
+    /// Starts it; its standard error goes to a file.
+    #[must_use]
+    pub fn start(&self, arguments: &[&str], log: &str) -> Child {
+        let log = fs::File::create(self.at(log)).expect("the log can be written");
+        self.command(arguments).stdout(Stdio::null()).stderr(log).spawn().expect("the program starts")
+    }
+
+    /// Runs it to its end.
+    #[must_use]
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("the program starts")
+    }
+
+    /// What a command that succeeds prints to the standard output and the standard error.
+    #[must_use]
+    pub fn outputs(&self, arguments: &[&str]) -> (String, String) {
+        let output = self.run(arguments);
+        let (out, error) = (text(output.stdout), text(output.stderr));
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {error}");
+        (out, error)
+    }
+
+    /// What a command that succeeds prints, nothing of it to the standard error.
+    #[must_use]
+    pub fn output(&self, arguments: &[&str]) -> String {
+        let (out, error) = self.outputs(arguments);
+        assert_eq!(error, "", "{arguments:?}");
+        out
+    }
+
+    /// What a failing command says. It must be short, exit with 2, print nothing else and leave the folder as it was.
+    #[must_use]
+    pub fn error(&self, arguments: &[&str]) -> String {
+        let before = listing(&self.folder);
+        let output = self.run(arguments);
+        let message = text(output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+        assert_eq!(text(output.stdout), "", "{arguments:?}");
+        let lines: Vec<&str> = message.lines().collect();
+        assert!(lines[0].starts_with("error: "), "{message}");
+        assert!(lines.len() == 1 || (lines.len() == 2 && lines[1].starts_with("hint: ")), "{message}");
+        assert_eq!(listing(&self.folder), before, "{arguments:?} wrote something");
+        message
+    }
+}
+
+/// As UTF-8.
+#[must_use]
+pub fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).expect("UTF-8")
+}
+
+/// Every file and folder below a folder; files with their content.
+#[must_use]
+pub fn listing(folder: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            found.insert(path.clone(), fs::read(&path).ok());
+            if path.is_dir() {
+                open.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// The epochs in a training log.
+#[must_use]
+pub fn epochs(log: &str) -> usize {
+    log.lines().filter(|line| line.contains("validation top-1")).count()
+}

@@ -1,85 +1,34 @@
 //! The program's help and its one-line errors, as a user sees them.
 
 use dr_precision::PrecisionSet;
-use dr_train::artifact::{
-    Artifact, ArtifactKind, Description, FORMAT_VERSION, InputShape, Normalization, TensorEntry,
-};
-use dr_train::config::{BatchNormKind, DatasetKind, ModelKind};
+use dr_tests::Program;
+use dr_train::artifact::{Artifact, ArtifactKind, Description, InputShape, TensorEntry};
+use dr_train::config::{DatasetKind, ModelKind};
+use dr_train::data::Normalization;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
 
-fn program(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_program"))
-        .args(arguments)
-        .current_dir(folder)
-        .env_remove("COLUMNS")
-        .stdin(Stdio::null())
-        .output()
-        .expect("the program starts")
+fn program(folder: &Path) -> Program {
+    Program::new(env!("CARGO_BIN_EXE_program"), folder)
 }
 
-fn text(bytes: Vec<u8>) -> String {
-    String::from_utf8(bytes).expect("UTF-8")
-}
-
-/// What goes to the standard output of a command that succeeds.
-fn output(folder: &Path, arguments: &[&str]) -> String {
-    let output = program(folder, arguments);
-    assert_eq!(text(output.stderr), "");
-    assert_eq!(output.status.code(), Some(0));
-    text(output.stdout)
-}
-
-/// What a failing command says. It must be short, exit with 2, print nothing else and leave the folder as it was.
 fn error(folder: &Path, arguments: &[&str]) -> String {
-    let before = listing(folder);
-    let output = program(folder, arguments);
-    let message = text(output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
-    assert_eq!(text(output.stdout), "", "{arguments:?}");
-    let lines: Vec<&str> = message.lines().collect();
-    assert!(lines[0].starts_with("error: "), "{message}");
-    assert!(lines.len() == 1 || (lines.len() == 2 && lines[1].starts_with("hint: ")), "{message}");
-    assert_eq!(listing(folder), before, "{arguments:?}");
-    format!("$ dr-train {}\n{message}", arguments.join(" "))
+    format!("$ dr-train {}\n{}", arguments.join(" "), program(folder).error(arguments))
 }
 
 fn errors(folder: &Path, calls: &[&[&str]]) -> String {
     calls.iter().map(|arguments| error(folder, arguments)).collect::<Vec<_>>().join("\n")
 }
 
-/// Every file below a folder with its content.
-fn listing(folder: &Path) -> BTreeMap<String, Option<Vec<u8>>> {
-    let mut found = BTreeMap::new();
-    let mut open = vec![folder.to_owned()];
-    while let Some(folder) = open.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            found.insert(path.display().to_string(), fs::read(&path).ok());
-            if path.is_dir() {
-                open.push(path);
-            }
-        }
-    }
-    found
-}
-
 fn model(folder: &Path) -> Artifact {
+    let input = InputShape { channels: 1, height: 8, width: 8 };
+    let (dataset, model) = (DatasetKind::Digits, ModelKind::Resnet8);
     let description = Description {
-        format_version: FORMAT_VERSION,
         kind: ArtifactKind::MultiPrecision,
-        model: ModelKind::Resnet8,
-        width: 16,
-        input: InputShape { channels: 1, height: 8, width: 8 },
-        classes: 10,
-        dataset: DatasetKind::Digits,
         normalization: Normalization { mean: vec![0.305], std: vec![0.376] },
-        precisions: PrecisionSet::default(),
-        batch_norm: BatchNormKind::PerPrecision,
         seed: 1,
-        checksum: String::new(),
+        ..Description::new(dataset, model, input, 10, PrecisionSet::default())
     };
     let tensors = BTreeMap::from([
         ("conv1.weight".to_owned(), TensorEntry::i8([16, 1, 3, 3], vec![1; 144])),
@@ -93,7 +42,7 @@ fn model(folder: &Path) -> Artifact {
 #[test]
 fn help() {
     let folder = tempfile::tempdir().unwrap();
-    let help = |arguments: &[&str]| output(folder.path(), arguments);
+    let help = |arguments: &[&str]| program(folder.path()).output(arguments);
     insta::assert_snapshot!("help", help(&["--help"]));
     assert_eq!(help(&["help"]), help(&["--help"]));
     for command in ["train", "eval", "export", "quantize", "info"] {
@@ -204,9 +153,10 @@ fn wrong_files() {
 fn info() {
     let folder = tempfile::tempdir().unwrap();
     let artifact = model(folder.path());
-    insta::assert_snapshot!(output(folder.path(), &["info", "model.safetensors"]));
+    insta::assert_snapshot!(program(folder.path()).output(&["info", "model.safetensors"]));
     let json: serde_json::Value =
-        serde_json::from_str(&output(folder.path(), &["info", "model.safetensors", "--json"])).unwrap();
+        serde_json::from_str(&program(folder.path()).output(&["info", "model.safetensors", "--json"]))
+            .unwrap();
     assert_eq!(json["tensor_bytes"], artifact.payload_bytes());
     assert_eq!(json["description"]["kind"], "multi-precision");
     assert_eq!(json["tensors"][0]["shape"][3], 3);

@@ -11,7 +11,9 @@ use crate::nn::{Pass, QuantConfig};
 use crate::report::{
     EpochRecord, Measured, NumberFormat, PrecisionResult, Report, ReportError, SingleResult, TrainPhase,
 };
-use crate::training::{Distillation, History, Objective, Phase, PhaseError, PhaseOutcome, evaluate, run_phase};
+use crate::training::{
+    Distillation, History, Objective, Phase, PhaseError, PhaseOutcome, evaluate, run_phase,
+};
 use burn::data::dataset::DatasetError;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -207,7 +209,8 @@ impl Experiment {
         let artifact = Artifact::load(&path)?;
         check_images(&artifact, &self.train)?;
         let Description { kind, model, .. } = &artifact.description;
-        let (found, expected) = (format!("{kind} {model}"), format!("{} {}", ArtifactKind::Float, self.config.model));
+        let (found, expected) =
+            (format!("{kind} {model}"), format!("{} {}", ArtifactKind::Float, self.config.model));
         match found == expected {
             true => Ok(Some(artifact)),
             false => Err(RunError::OtherModel { path, found, expected }),
@@ -246,8 +249,12 @@ impl Experiment {
         let config = &self.config;
         let mut results = vec![];
         let mut add = |trained: Trained, precision: NumberFormat, pass: Pass| -> Result<(), RunError> {
-            let test =
-                ImageLoader::evaluation(self.test.clone(), self.normalization.clone(), EVAL_BATCH, self.device.clone());
+            let test = ImageLoader::evaluation(
+                self.test.clone(),
+                self.normalization.clone(),
+                EVAL_BATCH,
+                self.device.clone(),
+            );
             let scores = evaluate(&trained.model, &test, &[pass])?;
             results.extend(scores.first().map(|score| SingleResult { precision, top1: score.top1 }));
             seconds += trained.earlier_seconds;
@@ -277,8 +284,12 @@ impl Experiment {
             Augmentation::usual(config.dataset),
             self.device.clone().autodiff(),
         );
-        let valid =
-            ImageLoader::evaluation(self.valid.clone(), normalization.clone(), EVAL_BATCH, self.device.clone());
+        let valid = ImageLoader::evaluation(
+            self.valid.clone(),
+            normalization.clone(),
+            EVAL_BATCH,
+            self.device.clone(),
+        );
         let outcome = run_phase(phase, model, objective, train, valid, &self.options.interrupter)?;
         let PhaseOutcome { model, history, resumed_after, interrupted } = outcome;
         if interrupted {

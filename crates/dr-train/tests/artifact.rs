@@ -1,29 +1,21 @@
 //! The artifact's file: what is written is read again, and nothing else is.
 
 use dr_precision::{BitWidth, Precision, PrecisionSet};
-use dr_train::artifact::{
-    Artifact, ArtifactError, ArtifactKind, Description, FORMAT_VERSION, InputShape, Normalization,
-    TensorEntry,
-};
-use dr_train::config::{BatchNormKind, DatasetKind, ModelKind};
+use dr_train::artifact::{Artifact, ArtifactError, ArtifactKind, Description, InputShape, TensorEntry};
+use dr_train::config::{DatasetKind, ModelKind};
+use dr_train::data::Normalization;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::fs;
 
 fn artifact() -> Artifact {
+    let input = InputShape { channels: 1, height: 8, width: 8 };
+    let (dataset, model) = (DatasetKind::Digits, ModelKind::Resnet8);
     let description = Description {
-        format_version: FORMAT_VERSION,
         kind: ArtifactKind::MultiPrecision,
-        model: ModelKind::Resnet8,
-        width: 16,
-        input: InputShape { channels: 1, height: 8, width: 8 },
-        classes: 10,
-        dataset: DatasetKind::Digits,
         normalization: Normalization { mean: vec![0.305], std: vec![0.376] },
-        precisions: PrecisionSet::default(),
-        batch_norm: BatchNormKind::PerPrecision,
         seed: u64::MAX,
-        checksum: String::new(),
+        ..Description::new(dataset, model, input, 10, PrecisionSet::default())
     };
     let tensors = BTreeMap::from([
         ("conv1.weight".to_owned(), TensorEntry::i8([2, 3], vec![-128, -1, 0, 1, 2, 127])),
@@ -100,6 +92,21 @@ fn contradictions_are_not_written() {
     let mut wrong = artifact();
     wrong.description.kind = ArtifactKind::Packed(Precision::uniform(BitWidth::B3));
     assert!(wrong.to_bytes().unwrap_err().to_string().contains("packed at w3a3"));
+}
+
+#[test]
+fn what_is_no_network_takes_no_memory() {
+    let mut huge = artifact();
+    huge.description.width = 1 << 16;
+    let message = huge.network(&burn::tensor::Device::flex()).unwrap_err().to_string();
+    assert!(
+        message.starts_with("not a network of this program: its tensors have 22 bytes: expected"),
+        "{message}"
+    );
+    let mut other = artifact();
+    other.tensors.insert("padding".to_owned(), TensorEntry::f32([1 << 16], vec![0.0; 1 << 16]));
+    let message = other.network(&burn::tensor::Device::flex()).unwrap_err().to_string();
+    assert_eq!(message, "tensor `stem.weight` is missing: expected by the model that the file describes");
 }
 
 #[test]

@@ -66,7 +66,24 @@ fn the_json_is_as_documented_and_is_read_again() {
     assert_eq!(json["single"][0]["precision"], "float");
     assert_eq!(json["history"][20]["phase"], "joint");
     assert!(json["history"][20]["curves"]["w4a4"]["valid_top1"].is_number());
-    assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
+    // All but the last bits of numbers.
+    let again: Report = serde_json::from_str(&text).unwrap();
+    assert!(close(&serde_json::to_value(&again).unwrap(), &serde_json::to_value(&report).unwrap()));
+}
+
+fn close(a: &serde_json::Value, b: &serde_json::Value) -> bool {
+    use serde_json::Value;
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => {
+            let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
+            (a - b).abs() <= 1e-12 * a.abs()
+        }
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| close(a, b)),
+        (Value::Object(a), Value::Object(b)) => {
+            a.keys().eq(b.keys()) && a.values().zip(b.values()).all(|(a, b)| close(a, b))
+        }
+        _ => a == b,
+    }
 }
 
 #[test]

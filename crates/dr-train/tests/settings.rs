@@ -29,7 +29,7 @@ fn nothing_given() {
     let resolved = resolve(&[]).unwrap();
     assert_eq!(resolved.config, TrainConfig::for_dataset(DatasetKind::Digits));
     assert_eq!(resolved.out, PathBuf::from("runs/digits-resnet8"));
-    assert_eq!(resolved.resume, None);
+    assert!(!resolved.resume);
 }
 
 #[test]
@@ -95,9 +95,9 @@ fn numbers_are_in_range() {
     for (flag, value, expected) in [
         ("--epochs", "0", "error: epochs 0: expected a whole number of at least 1"),
         ("--batch-size", "1", "error: batch-size 1: expected a whole number of at least 2"),
-        ("--lr", "0", "error: lr 0: expected a finite number above 0"),
-        ("--lr", "NaN", "error: lr NaN: expected a finite number above 0"),
-        ("--joint-lr", "-0.1", "error: joint-lr -0.1: expected a finite number above 0"),
+        ("--lr", "0", "error: lr 0: expected a number above 0 and at most 1"),
+        ("--lr", "NaN", "error: lr NaN: expected a number above 0 and at most 1"),
+        ("--joint-lr", "-0.1", "error: joint-lr -0.1: expected a number above 0 and at most 1"),
         ("--scale-lr", "inf", "error: scale-lr inf: expected a finite number of at least 0"),
         ("--weight-decay", "-1", "error: weight-decay -1: expected a finite number of at least 0"),
         ("--limit-train", "3", "error: limit-train 3: expected at least as many images as the batch size"),
@@ -118,7 +118,7 @@ fn a_run_goes_on_with_its_own_settings() {
     assert_eq!(resolved.config.epochs, 7);
     assert_eq!(resolved.config.seed, 3);
     assert_eq!(resolved.out, folder.path());
-    assert_eq!(resolved.resume.as_deref(), Some(folder.path()));
+    assert!(resolved.resume);
 
     for (flag, value, run_has) in [
         ("model", "resnet20", "resnet8"),

@@ -55,7 +55,9 @@ impl Artifact {
         let (kind, edge) = (ArtifactKind::MultiPrecision, QuantConfig::new(precisions.clone()).edge);
         let description = Description { kind, precisions, edge, ..self.description.clone() };
         match (found, description.quantization()) {
-            (ArtifactKind::Float, Some(config)) => Self::of(self.network(device)?.quantize(&config, batches), description),
+            (ArtifactKind::Float, Some(config)) => {
+                Self::of(self.network(device)?.quantize(&config, batches), description)
+            }
             _ => Err(ArtifactError::Kind { found, expected: "float" }),
         }
     }
@@ -67,11 +69,11 @@ impl Artifact {
     /// If this is not a multi-precision artifact, or was not trained for `precision`.
     pub fn export(&self, precision: Precision) -> Result<Self, ArtifactError> {
         let description = &self.description;
-        let position = description.precisions.position(precision).ok_or_else(|| ArtifactError::Precision {
-            precision,
-            expected: description.precisions.clone(),
+        let position = description.precisions.position(precision).ok_or_else(|| {
+            ArtifactError::Precision { precision, expected: description.precisions.clone() }
         })?;
-        let (ArtifactKind::MultiPrecision, Some(config)) = (description.kind, description.quantization()) else {
+        let (ArtifactKind::MultiPrecision, Some(config)) = (description.kind, description.quantization())
+        else {
             return Err(ArtifactError::Kind { found: description.kind, expected: "multi-precision" });
         };
         let mut network = self.skeleton(&Device::flex());
@@ -82,7 +84,9 @@ impl Artifact {
             let find = |widths: &[BitWidth], bits| widths.iter().position(|&w| w == bits).unwrap_or(0);
             let (wi, ai) = match spec.pinned {
                 true => (0, 0),
-                false => (find(&spec.weights, precision.weights), find(&spec.activations, precision.activations)),
+                false => {
+                    (find(&spec.weights, precision.weights), find(&spec.activations, precision.activations))
+                }
             };
             let scale = self.scales(&name, wi, shape[0])?;
             let packed = switch(&stored, spec.weights[wi], scale).map_err(ArtifactError::network)?;
@@ -109,6 +113,7 @@ impl Artifact {
     /// # Errors
     /// If a tensor is missing, superfluous or of another type or shape than the description calls for.
     pub fn network(&self, device: &Device) -> Result<ResNet, ArtifactError> {
+        self.check_size()?;
         let mut network = self.skeleton(device);
         let mut weights = BTreeMap::new();
         if let Some(config) = self.description.quantization() {
@@ -127,10 +132,27 @@ impl Artifact {
         }
     }
 
+    /// Whether the file is large enough for the widest layer that its description calls for: no memory is taken for
+    /// a network that cannot be in it.
+    fn check_size(&self) -> Result<(), ArtifactError> {
+        let Description { width, input, classes, .. } = &self.description;
+        // Sizes are at most 2^16 each.
+        let widest = width << 2;
+        let weights = [widest * widest * 9, input.channels * width * 9, widest * classes].into_iter().max();
+        let (expected, found) = (weights.unwrap_or(0) / 4, self.payload_bytes());
+        if found < expected {
+            return Err(ArtifactError::network(format!(
+                "its tensors have {found} bytes: expected at least {expected}, for the sizes that it describes"
+            )));
+        }
+        Ok(())
+    }
+
     /// A network of the right architecture with other values.
     fn skeleton(&self, device: &Device) -> ResNet {
         let d = &self.description;
-        let config = ResNetConfig { width: d.width, ..ResNetConfig::new(d.model, d.input.channels, d.classes) };
+        let config =
+            ResNetConfig { width: d.width, ..ResNetConfig::new(d.model, d.input.channels, d.classes) };
         let network = config.init(d.seed, device);
         match d.quantization() {
             Some(config) => network.prepare(&config),
@@ -221,7 +243,8 @@ fn stored_codes(
     let scale = Tensor::from_data(TensorData::from(scale.as_slice()), &device);
     let packed = quantize_pack::<2>(weight, scale.clone(), None, QuantSpec::weights(spec.weights[0]))
         .map_err(ArtifactError::network)?;
-    PackedTensor::new(packed.words().clone(), scale, None, &shape, *packed.spec()).map_err(ArtifactError::network)
+    PackedTensor::new(packed.words().clone(), scale, None, &shape, *packed.spec())
+        .map_err(ArtifactError::network)
 }
 
 fn words(packed: &PackedTensor) -> Vec<u32> {
@@ -267,7 +290,9 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn value<const D: usize>(&mut self, shape: [usize; D], device: &Device) -> Result<Tensor<D>, ArtifactError> {
+    fn value<const D: usize>(
+        &mut self, shape: [usize; D], device: &Device,
+    ) -> Result<Tensor<D>, ArtifactError> {
         let name = self.path.join(".");
         let data = match self.weights.get(&name) {
             Some(layer) => {

@@ -46,9 +46,7 @@ fn run_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn execute(cli: Cli) -> Result<(), CommandError> {
     match cli.command.unwrap_or_default() {
-        Command::Train(args) => {
-            commands::train(args.resolve()?, args.dashboard)
-        }
+        Command::Train(args) => commands::train(args.resolve()?, args.dashboard),
         Command::Eval(args) => commands::eval(&args),
         Command::Export(args) => {
             resolve::check_output_file(&args.out, &args.model)?;

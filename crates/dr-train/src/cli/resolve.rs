@@ -48,7 +48,9 @@ impl TrainArgs {
         let out = match (out, &resume) {
             (Some(out), Some(folder)) if !same_folder(&out, folder) => {
                 let (out, folder) = (out.display(), folder.display());
-                let message = format!("--out `{out}`: a run goes on in its own folder, `{folder}`: expected that or none");
+                let message = format!(
+                    "--out `{out}`: a run goes on in its own folder, `{folder}`: expected that or none"
+                );
                 return Err(CommandError::new(message));
             }
             (_, Some(folder)) => folder.clone(),

@@ -51,7 +51,9 @@ impl<R: Checkpoint> Checkpointer<R> for AtomicCheckpointer {
 
     fn delete(&self, epoch: usize) -> Result<(), CheckpointerError> {
         match fs::remove_file(path(&self.directory, self.part, epoch)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(CheckpointerError::IOError(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(CheckpointerError::IOError(error))
+            }
             _ => Ok(()),
         }
     }
@@ -105,7 +107,8 @@ impl CheckpointingStrategy for LastAndBest {
         let best = self.history.best_epoch();
         // The one before stays until the new one is complete.
         let outdated = |&old: &usize| old + 1 < epoch && Some(old) != best;
-        let old = complete_epochs(&self.directory).into_iter().filter(outdated).map(CheckpointingAction::Delete);
+        let old =
+            complete_epochs(&self.directory).into_iter().filter(outdated).map(CheckpointingAction::Delete);
         std::iter::once(CheckpointingAction::Save).chain(old).collect()
     }
 }

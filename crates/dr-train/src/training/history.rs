@@ -36,9 +36,11 @@ impl History {
     }
 }
 
-/// Validation accuracy, averaged over the passes: what the best epoch is chosen by.
+/// Validation accuracy, averaged over the passes: what the best epoch is chosen by. In millionths, so that equals stay
+/// equal when they are read from a file, which may change their last bit.
 fn mean_valid_top1(record: &EpochRecord) -> f64 {
-    record.curves.values().map(|point| point.valid_top1).sum::<f64>() / record.curves.len().max(1) as f64
+    let sum: f64 = record.curves.values().map(|point| point.valid_top1).sum();
+    (sum / record.curves.len().max(1) as f64 * 1e6).round()
 }
 
 /// A history that the learner's threads write to.
@@ -113,10 +115,13 @@ impl State {
         if self.print {
             let loss = record.curves.values().map(|point| point.train_loss).sum::<f64>();
             let loss = loss / record.curves.len().max(1) as f64;
-            let top1 = record.curves.iter().map(|(format, point)| format!("{format} {:.2}", point.valid_top1));
+            let top1 =
+                record.curves.iter().map(|(format, point)| format!("{format} {:.2}", point.valid_top1));
             let top1 = top1.collect::<Vec<_>>().join("  ");
             let (name, epochs) = (&self.name, self.epochs);
-            eprintln!("{name} {epoch:>3}/{epochs}  {seconds:>6.1} s  loss {loss:.4}  validation top-1 % {top1}");
+            eprintln!(
+                "{name} {epoch:>3}/{epochs}  {seconds:>6.1} s  loss {loss:.4}  validation top-1 % {top1}"
+            );
         }
         self.history.epochs.retain(|earlier| earlier.epoch < epoch);
         self.history.epochs.push(record);
@@ -135,7 +140,8 @@ impl MetricLogger for SharedHistory {
             let Some((quantity, pass)) = name.split_once(' ') else { continue };
             let Some(value) = numeric.running_entry.as_ref().map(NumericEntry::current) else { continue };
             let Ok(format) = pass.parse::<NumberFormat>() else { continue };
-            let point = state.current.entry(format).or_insert(CurvePoint { train_loss: 0.0, valid_top1: 0.0 });
+            let point =
+                state.current.entry(format).or_insert(CurvePoint { train_loss: 0.0, valid_top1: 0.0 });
             match (split, quantity) {
                 (Split::Train, LOSS) => point.train_loss = value,
                 (Split::Valid, TOP1) => point.valid_top1 = value,

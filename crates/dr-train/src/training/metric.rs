@@ -1,7 +1,7 @@
 //! Loss and top-1 accuracy of each precision, as metrics of Burn's `Learner`.
 
-use burn::tensor::{Int, Tensor, TensorReadError};
 use burn::tensor::ExecutionError;
+use burn::tensor::{Int, Tensor, TensorReadError};
 use burn::train::ItemLazy;
 use burn::train::metric::{
     Adaptor, Metric, MetricAttributes, MetricMetadata, MetricName, Numeric, NumericAttributes, NumericEntry,
@@ -20,7 +20,8 @@ pub struct StepOutput {
 impl ItemLazy for StepOutput {
     fn sync(self) -> Result<Self, ExecutionError> {
         self.labels.device().flush()?;
-        let plain = |(loss, logits): (Tensor<1>, Tensor<2>)| (loss.without_autodiff(), logits.without_autodiff());
+        let plain =
+            |(loss, logits): (Tensor<1>, Tensor<2>)| (loss.without_autodiff(), logits.without_autodiff());
         Ok(Self {
             passes: self.passes.into_iter().map(plain).collect(),
             labels: self.labels.without_autodiff(),

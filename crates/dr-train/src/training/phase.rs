@@ -91,14 +91,14 @@ pub struct PhaseOutcome<M> {
 #[non_exhaustive]
 pub enum PhaseError {
     /// The loss became infinite or not a number.
-    #[error("{phase} training: the loss is not finite in epoch {epoch}; the last good checkpoint is {checkpoint}")]
+    #[error("{phase} training: the loss is not finite in epoch {epoch}: expected a number; {}", kept(.checkpoint))]
     NotFinite {
         /// The phase.
         phase: String,
         /// The epoch, from 1.
         epoch: usize,
-        /// Where the last good checkpoint is, or `none`.
-        checkpoint: String,
+        /// The network of the last good checkpoint, if there is one.
+        checkpoint: Option<PathBuf>,
     },
     /// Settings that Burn does not take.
     #[error("learning rate {lr}: {reason}")]
@@ -117,13 +117,20 @@ pub enum PhaseError {
         reason: String,
     },
     /// The directory could not be made.
-    #[error("{path}: {source}")]
+    #[error("`{}`: {source}", path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
     },
+}
+
+fn kept(checkpoint: &Option<PathBuf>) -> String {
+    match checkpoint {
+        Some(path) => format!("`{}` is the last good checkpoint", path.display()),
+        None => "there is no checkpoint yet".to_string(),
+    }
 }
 
 /// Trains `model` for `objective` and returns it as it was in its best epoch on validation.
@@ -188,7 +195,7 @@ pub fn run_phase<M: Network>(
         return Err(PhaseError::NotFinite {
             phase: phase.name.clone(),
             epoch: history.epochs.last().map_or(1, |record| record.epoch + 1),
-            checkpoint: last.map_or("none".into(), |path| path.display().to_string()),
+            checkpoint: last,
         });
     }
     let failure = failure.or_else(|| interrupter.error().map(|error| error.to_string()));
@@ -206,7 +213,9 @@ pub fn run_phase<M: Network>(
 }
 
 /// The network of the best epoch whose checkpoint can be loaded.
-fn best_network<M: Network>(checkpoints: &Path, history: &History, trainee: &Trainee<M>) -> Option<Trainee<M>> {
+fn best_network<M: Network>(
+    checkpoints: &Path, history: &History, trainee: &Trainee<M>,
+) -> Option<Trainee<M>> {
     history.best_first().into_iter().find_map(|epoch| load_model(checkpoints, epoch, trainee).ok())
 }
 

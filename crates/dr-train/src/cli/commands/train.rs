@@ -34,7 +34,9 @@ fn failure(error: RunError, out: &Path) -> CommandError {
         RunError::Interrupted(_) => {
             return CommandError::from(error).with_hint(resume).with_exit_code(INTERRUPTED);
         }
-        RunError::Phase(PhaseError::NotFinite { .. }) => Some("a lower learning rate or --clip-norm 1 may help"),
+        RunError::Phase(PhaseError::NotFinite { .. }) => {
+            Some("a lower learning rate or --clip-norm 1 may help")
+        }
         _ => None,
     };
     match lower {

@@ -1,0 +1,177 @@
+//! Whatever is wrong with the input is one line and exit code 2, before anything is written.
+
+use dr_tests::Program;
+use std::fs;
+use std::path::Path;
+use std::sync::OnceLock;
+use tempfile::TempDir;
+
+fn program(folder: &Path) -> Program {
+    Program::new(env!("CARGO_BIN_EXE_program"), folder)
+}
+
+/// A folder with a finished run in `run`. Commands that fail leave it as it is.
+fn finished() -> Program {
+    static RUN: OnceLock<TempDir> = OnceLock::new();
+    let folder = RUN.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let arguments =
+            ["train", "--float-epochs", "1", "--epochs", "1", "--limit-train", "64", "--out", "run"];
+        let _ = program(folder.path()).outputs(&arguments);
+        folder
+    });
+    program(folder.path())
+}
+
+/// An IDX file of bytes, `announced` items of `sizes`.
+fn idx(announced: u32, sizes: &[u32], content: usize) -> Vec<u8> {
+    let dimensions = 1 + sizes.len() as u8;
+    let mut bytes = vec![0, 0, 8, dimensions];
+    for size in std::iter::once(&announced).chain(sizes) {
+        bytes.extend(size.to_be_bytes());
+    }
+    bytes.extend((0..content).map(|i| (i % 10) as u8));
+    bytes
+}
+
+/// MNIST's files with `count` images of which `present` are there.
+fn mnist(folder: &Path, announced: u32, present: usize) {
+    for part in ["train", "t10k"] {
+        let images = idx(announced, &[28, 28], present * 784);
+        fs::write(folder.join(format!("{part}-images-idx3-ubyte")), images).expect("it can be written");
+        let labels = idx(50, &[], 50);
+        fs::write(folder.join(format!("{part}-labels-idx1-ubyte")), labels).expect("it can be written");
+    }
+}
+
+#[track_caller]
+fn assert_says(message: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(message.contains(part), "expected `{part}` in: {message}");
+    }
+}
+
+#[test]
+fn datasets() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = program(folder.path());
+    let data = folder.path().join("data");
+    fs::create_dir(&data).expect("a folder");
+    let train =
+        |dataset| program.error(&["train", "--dataset", dataset, "--data-dir", "data", "--out", "run"]);
+
+    assert_says(&train("mnist"), &["mnist: found no train-images", "data"]);
+    mnist(&data, 50, 49);
+    assert_says(&train("mnist"), &["data/train-images-idx3-ubyte", "38416 bytes", "expected 39200"]);
+    mnist(&data, u32::MAX, 50);
+    assert_says(&train("fashion-mnist"), &["data/train-images-idx3-ubyte", "expected"]);
+    mnist(&data, 40, 40);
+    assert_says(&train("mnist"), &["data/train-labels-idx1-ubyte", "50 labels", "expected 40"]);
+    fs::write(data.join("train-images-idx3-ubyte"), "not one").expect("it can be written");
+    assert_says(&train("mnist"), &["data/train-images-idx3-ubyte"]);
+
+    assert_says(&train("cifar10"), &["cifar10: found no data_batch_1.bin"]);
+    for batch in 1..=5 {
+        fs::write(data.join(format!("data_batch_{batch}.bin")), vec![1; 3073 * 3 - batch / 5])
+            .expect("it can");
+    }
+    assert_says(&train("cifar10"), &["data/data_batch_5.bin", "expected a multiple of 3073"]);
+    assert_says(
+        &program.error(&["train", "--limit-train", "5000", "--out", "run"]),
+        &["digits: a limit of 5000 training images"],
+    );
+}
+
+#[test]
+fn settings() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("file"), "a file").expect("it can be written");
+    let error = |arguments: &[&str]| program(folder.path()).error(&[&["train"], arguments].concat());
+    assert_says(&error(&["--precisions", "w9a4"]), &["w9a4"]);
+    assert_says(&error(&["--precisions", "4,4"]), &["4,4"]);
+    assert_says(&error(&["--model", "resnet9"]), &["--model", "resnet9", "resnet8, resnet20, resnet32"]);
+    assert_says(&error(&["--out", "file"]), &["--out `file`", "not a folder"]);
+    assert_says(&error(&["--lr", "1.5"]), &["lr 1.5", "at most 1"]);
+    #[cfg(not(any(feature = "cuda", feature = "wgpu")))]
+    assert_says(&error(&["--device", "cuda"]), &["device `cuda`", "expected one of auto, flex"]);
+}
+
+#[test]
+fn runs_to_resume() {
+    let program = finished();
+    for (flag, value) in
+        [("--model", "resnet20"), ("--precisions", "w8a8,w4a4"), ("--dataset", "mnist"), ("--seed", "2")]
+    {
+        let message = program.error(&["train", "--resume", "run", flag, value]);
+        assert_says(&message, &[flag, value, "which cannot change"]);
+    }
+    assert_says(&program.error(&["train", "--resume", "run", "--out", "other"]), &["--out `other`", "`run`"]);
+    assert_says(
+        &program.error(&["train", "--resume", "elsewhere"]),
+        &["--resume `elsewhere`", "config.json"],
+    );
+
+    // Settings of one architecture beside the networks of another.
+    let folder = tempfile::tempdir().expect("a folder");
+    let other = self::program(folder.path());
+    fs::create_dir(other.at("run")).expect("a folder");
+    let config = fs::read_to_string(program.at("run/config.json")).expect("settings");
+    fs::write(other.at("run/config.json"), config.replace("resnet8", "resnet20")).expect("it can be written");
+    fs::copy(program.at("run/float.safetensors"), other.at("run/float.safetensors"))
+        .expect("it can be copied");
+    let message = other.error(&["train", "--resume", "run"]);
+    assert_says(&message, &["run/float.safetensors", "float resnet8", "expected float resnet20"]);
+}
+
+#[test]
+fn models() {
+    let program = finished();
+    let good = fs::read(program.at("run/model.safetensors")).expect("a model");
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = self::program(folder.path());
+    fs::write(program.at("model"), &good).expect("it can be written");
+    fs::copy(finished().at("run/float.safetensors"), program.at("float")).expect("it can be copied");
+    let mut damaged = good.clone();
+    damaged[good.len() / 2] ^= 4;
+    fs::write(program.at("damaged"), damaged).expect("it can be written");
+    fs::write(program.at("cut"), &good[..good.len() / 2]).expect("it can be written");
+    fs::write(program.at("foreign"), b"\x89PNG\r\n\x1a\n and so on").expect("it can be written");
+
+    for model in ["damaged", "cut", "foreign", "missing", "."] {
+        for command in [
+            &["eval", "--model", model][..],
+            &["eval", "--model", model, "--json", "--all"],
+            &["export", "--model", model, "--precision", "4", "--out", "out"],
+            &["quantize", "--model", model, "--out", "out"],
+            &["info", model],
+        ] {
+            assert_says(&program.error(command), &[&format!("`{model}`: ")]);
+        }
+    }
+    assert_says(
+        &program.error(&["eval", "--model", "model", "--precision", "3"]),
+        &["`model`: the model has no precision w3a3: expected one of w8a8,w6a6,w4a4,w2a2"],
+    );
+    assert_says(
+        &program.error(&["eval", "--model", "float", "--precision", "4"]),
+        &["`float`: a float model: expected a multi-precision or packed one"],
+    );
+    assert_says(
+        &program.error(&["export", "--model", "float", "--precision", "4", "--out", "out"]),
+        &["`float`: a float model: expected a multi-precision one"],
+    );
+    assert_says(
+        &program.error(&["quantize", "--model", "model", "--out", "out"]),
+        &["`model`: a multi-precision model: expected a float one"],
+    );
+    assert_says(&program.error(&["eval", "--model", "model", "--device", "vulkan"]), &["device `vulkan`"]);
+
+    // Images of another size.
+    let data = folder.path().join("data");
+    fs::create_dir(&data).expect("a folder");
+    mnist(&data, 50, 50);
+    for command in [&["eval", "--model", "model"][..], &["quantize", "--model", "float", "--out", "out"]] {
+        let message = program.error(&[command, &["--dataset", "mnist", "--data-dir", "data"]].concat());
+        assert_says(&message, &["1x28x28", "expects 1x8x8"]);
+    }
+}

@@ -1,0 +1,222 @@
+//! The program from training to export, on the embedded digits.
+
+use dr_precision::{Precision, PrecisionSet};
+use dr_tests::{Program, epochs};
+use dr_train::artifact::{Artifact, ArtifactKind};
+use proptest::prelude::*;
+use serde_json::Value;
+use std::fs;
+use std::sync::OnceLock;
+use tempfile::TempDir;
+
+/// The shortest training that goes through everything.
+const SHORT: [&str; 7] = ["train", "--float-epochs", "1", "--epochs", "1", "--limit-train", "256"];
+
+fn short<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [&SHORT[..], more].concat()
+}
+
+fn program(folder: &TempDir) -> Program {
+    Program::new(env!("CARGO_BIN_EXE_program"), folder.path())
+}
+
+/// One finished run in `run`, for all tests that only look at it.
+fn finished() -> Program {
+    static RUN: OnceLock<TempDir> = OnceLock::new();
+    let folder = RUN.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (table, log) = program(&folder).outputs(&short(&["--out", "run"]));
+        assert_eq!(epochs(&log), 2, "{log}");
+        for row in ["float", "w8a8", "w6a6", "w4a4", "w2a2", "wrote run/model.safetensors"] {
+            assert!(table.contains(row), "{table}");
+        }
+        folder
+    });
+    program(folder)
+}
+
+fn report(program: &Program, folder: &str) -> Value {
+    let json = fs::read(program.at(folder).join("report.json")).expect("a report");
+    serde_json::from_slice(&json).expect("JSON")
+}
+
+/// A report without what differs from run to run.
+fn results(mut report: Value) -> Value {
+    let fields = report.as_object_mut().expect("an object");
+    for name in ["seconds", "float_epoch_seconds", "joint_epoch_seconds"] {
+        fields.remove(name);
+    }
+    for epoch in fields["history"].as_array_mut().expect("a list") {
+        epoch.as_object_mut().expect("an object").remove("seconds");
+    }
+    report
+}
+
+fn eval(program: &Program, arguments: &[&str]) -> Value {
+    let arguments = [&["eval", "--json", "--model"], arguments].concat();
+    serde_json::from_str(&program.output(&arguments)).expect("JSON")
+}
+
+fn bytes(program: &Program, name: &str) -> u64 {
+    fs::metadata(program.at(name)).expect("a file").len()
+}
+
+#[test]
+fn a_run_leaves_a_report_and_a_model() {
+    let program = finished();
+    let report = report(&program, "run");
+    for (name, value) in [("dataset", "digits"), ("model", "resnet8"), ("device", "flex")] {
+        assert_eq!(report[name], value);
+    }
+    assert_eq!(report["seed"], 1);
+    assert_eq!(report["test_images"], 360);
+    assert!(report["seconds"].as_f64() > Some(0.0));
+    assert!(report["float"]["top1"].is_f64());
+    let names: Vec<&Value> = (0..4).map(|i| &report["precisions"][i]["precision"]).collect();
+    assert_eq!(names, ["w8a8", "w6a6", "w4a4", "w2a2"]);
+    let phases: Vec<&Value> = (0..2).map(|i| &report["history"][i]["phase"]).collect();
+    assert_eq!(phases, ["float", "joint"]);
+    assert!(fs::read_to_string(program.at("run/report.svg")).expect("a picture").starts_with("<svg"));
+
+    let artifact = Artifact::load(&program.at("run/model.safetensors")).expect("an artifact");
+    assert_eq!(artifact.description.kind, ArtifactKind::MultiPrecision);
+    assert_eq!(artifact.description.precisions, PrecisionSet::default());
+    let float = Artifact::load(&program.at("run/float.safetensors")).expect("an artifact");
+    assert_eq!(float.description.kind, ArtifactKind::Float);
+}
+
+#[test]
+fn evaluation_agrees_with_the_report() {
+    let program = finished();
+    let report = report(&program, "run");
+    for all in [&["run/model.safetensors"][..], &["run/model.safetensors", "--all"]] {
+        let found = eval(&program, all);
+        assert_eq!(found["precisions"], report["precisions"]);
+        assert_eq!(found["test_images"], report["test_images"]);
+    }
+    assert_eq!(eval(&program, &["run/float.safetensors"])["float"], report["float"]);
+    let one = eval(&program, &["run/model.safetensors", "--precision", "w4a4"]);
+    assert_eq!(one["precisions"].as_array().map(Vec::len), Some(1));
+    assert_eq!(one["precisions"][0], report["precisions"][2]);
+}
+
+#[test]
+fn an_export_computes_what_the_model_does() {
+    let program = finished();
+    let report = report(&program, "run");
+    for (i, precision) in ["w8a8", "w6a6", "w4a4", "w2a2"].into_iter().enumerate() {
+        let file = format!("{precision}.safetensors");
+        let written = program.output(&[
+            "export",
+            "--model",
+            "run/model.safetensors",
+            "--precision",
+            precision,
+            "--out",
+            &file,
+        ]);
+        assert!(written.starts_with(&format!("wrote {file}: packed {precision}, ")), "{written}");
+        assert_eq!(eval(&program, &[&file])["precisions"][0], report["precisions"][i], "{precision}");
+        let artifact = Artifact::load(&program.at(&file)).expect("an artifact");
+        assert_eq!(
+            artifact.description.kind,
+            ArtifactKind::Packed(precision.parse::<Precision>().expect("one"))
+        );
+        assert_eq!(artifact.payload_bytes() as u64, report["precisions"][i]["model_bytes"]);
+    }
+    // The first and the last layer stay at 8 bits, and BatchNorm at 32.
+    let ratio = bytes(&program, "w2a2.safetensors") as f64 / bytes(&program, "w8a8.safetensors") as f64;
+    assert!((0.2..0.4).contains(&ratio), "{ratio}");
+}
+
+#[test]
+fn a_float_model_can_be_quantized_without_training() {
+    let program = finished();
+    let written = program.output(&[
+        "quantize",
+        "--model",
+        "run/float.safetensors",
+        "--precisions",
+        "8,w4a8",
+        "--out",
+        "free.safetensors",
+    ]);
+    assert!(written.starts_with("wrote free.safetensors: multi-precision, "), "{written}");
+    let found = eval(&program, &["free.safetensors"]);
+    let float = report(&program, "run")["float"]["top1"].as_f64().expect("a number");
+    let eight = found["precisions"][0]["top1"].as_f64().expect("a number");
+    assert!((eight - float).abs() < 5.0, "{eight} {float}");
+    assert_eq!(found["precisions"][1]["precision"], "w4a8");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_files() {
+    let program = finished();
+    let folder = tempfile::tempdir().expect("a folder");
+    let again = self::program(&folder);
+    let _ = again.outputs(&short(&["--out", "run"]));
+    assert_eq!(results(report(&again, "run")), results(report(&program, "run")));
+    for name in ["run/model.safetensors", "run/float.safetensors"] {
+        assert!(
+            fs::read(again.at(name)).expect("a file") == fs::read(program.at(name)).expect("a file"),
+            "{name}"
+        );
+    }
+    let _ = again.outputs(&short(&["--out", "other", "--seed", "2"]));
+    assert_ne!(report(&again, "other")["float"], report(&program, "run")["float"]);
+}
+
+#[test]
+fn a_finished_run_is_only_measured_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = program(&folder);
+    let _ = program.outputs(&short(&["--baseline", "single", "--precisions", "4,2"]));
+    let run = "runs/digits-resnet8";
+    let (before, model) =
+        (report(&program, run), fs::read(program.at(run).join("model.safetensors")).expect("it"));
+    let names: Vec<&Value> = (0..3).map(|i| &before["single"][i]["precision"]).collect();
+    assert_eq!(names, ["float", "w4a4", "w2a2"]);
+    assert_eq!(before["history"].as_array().map(Vec::len), Some(2), "separate networks are not part of it");
+
+    let (_, log) = program.outputs(&["train", "--resume", run]);
+    assert_eq!(epochs(&log), 0, "{log}");
+    assert_eq!(results(report(&program, run)), results(before));
+    assert!(fs::read(program.at(run).join("model.safetensors")).expect("it") == model);
+
+    // Without flags, the next run has a folder of its own, unless one waits to be resumed.
+    let _ = program.outputs(&short(&[]));
+    assert!(program.at("runs/digits-resnet8-2/report.json").is_file());
+    fs::remove_file(program.at("runs/digits-resnet8-2/report.json")).expect("it is there");
+    let message = program.error(&SHORT);
+    assert!(message.contains("`runs/digits-resnet8-2`: holds a run that is not finished"), "{message}");
+    let message = program.error(&short(&["--out", run]));
+    assert!(message.contains("holds a run already"), "{message}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn a_corrupted_model_never_loads(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), 1u8..), 1..6),
+        cut in prop::option::weighted(0.3, any::<prop::sample::Index>()),
+        header in any::<bool>(),
+    ) {
+        static GOOD: OnceLock<Vec<u8>> = OnceLock::new();
+        let good = GOOD.get_or_init(|| fs::read(finished().at("run/model.safetensors")).expect("a model"));
+        let mut bytes = good.clone();
+        for (at, change) in changes {
+            // Half of the time where the structure is, not somewhere in the codes.
+            let at = at.index(if header { 8192.min(bytes.len()) } else { bytes.len() });
+            bytes[at] = bytes[at].wrapping_add(change);
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        let loaded = Artifact::from_bytes(&bytes);
+        prop_assert_eq!(loaded.is_ok(), bytes == *good);
+        if let Err(error) = loaded {
+            prop_assert!(!error.to_string().contains('\n'));
+        }
+    }
+}
