@@ -1,1 +1,119 @@
-//! placeholder
+//! What the benchmarks share: a device, data, and copies to compare with.
+//!
+//! The device is `flex`, on two threads, unless the environment variable `DR_BENCH_DEVICE` names another one (`cpu`, `wgpu`,
+//! `vulkan` or `cuda`, each a feature of this package).
+
+use burn::tensor::Device;
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
+use rayon::prelude::*;
+use std::time::Duration;
+
+/// Threads of everything that is measured on a CPU.
+pub const THREADS: usize = 2;
+
+/// Sets the number of threads, and gives the device that `DR_BENCH_DEVICE` names.
+///
+/// # Panics
+/// If there is no such device in this build.
+#[must_use]
+pub fn device() -> Device {
+    // Criterion may come here again: then the pool exists.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(THREADS).build_global();
+    match device_name().as_str() {
+        "flex" => Device::flex(),
+        #[cfg(feature = "cpu")]
+        "cpu" => Device::cpu(),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
+        #[cfg(feature = "vulkan")]
+        "vulkan" => Device::vulkan(burn::tensor::DeviceKind::DefaultDevice),
+        #[cfg(feature = "cuda")]
+        "cuda" => Device::cuda(0),
+        other => panic!("DR_BENCH_DEVICE={other}: not a device of this build"),
+    }
+}
+
+/// The value of `DR_BENCH_DEVICE`, or `flex`.
+#[must_use]
+pub fn device_name() -> String {
+    std::env::var("DR_BENCH_DEVICE").unwrap_or_else(|_| "flex".into())
+}
+
+/// Whether slices in this machine's memory are what the device works on: then slices and `memcpy` are measured too.
+#[must_use]
+pub fn on_host() -> bool {
+    device_name() == "flex"
+}
+
+/// Values that look like weights: roughly Gaussian around 0, deviation 1.
+#[must_use]
+pub fn weights(len: usize) -> Vec<f32> {
+    let value = |i: usize| {
+        let mut hash = i as u64 ^ 0x9E37_79B9_7F4A_7C15;
+        let mut uniform = || {
+            hash = (hash ^ (hash >> 31)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            (hash >> 40) as f32 / (1 << 23) as f32 - 1.0
+        };
+        uniform() + uniform() + uniform()
+    };
+    (0..len).into_par_iter().map(value).collect()
+}
+
+/// A copy in one thread.
+fn memcpy(from: &[u8], to: &mut [u8]) {
+    to.copy_from_slice(from);
+}
+
+/// A copy, half of it in another thread.
+fn memcpy_parallel(from: &[u8], to: &mut [u8]) {
+    let (from_low, from_high) = from.split_at(from.len() / 2);
+    let (to_low, to_high) = to.split_at_mut(from_low.len());
+    rayon::join(|| to_low.copy_from_slice(from_low), || to_high.copy_from_slice(from_high));
+}
+
+/// A tensor of 64 Mi elements: more than any cache holds.
+pub const LARGE: [usize; 2] = [8192, 8192];
+
+/// The weights of a convolution, `[512, 512, 3, 3]`.
+pub const LAYER: [usize; 2] = [512, 512 * 3 * 3];
+
+/// A group of benchmarks that move `bytes` bytes, reads and writes together.
+#[must_use]
+pub fn group<'a>(
+    criterion: &'a mut Criterion, what: &str, [rows, cols]: [usize; 2], bytes: usize,
+) -> BenchmarkGroup<'a, WallTime> {
+    let mut group = criterion.benchmark_group(format!("{what}/{}", rows * cols));
+    group.throughput(Throughput::Bytes(bytes as u64));
+    group.sample_size(if rows * cols >= 1 << 26 { 10 } else { 50 });
+    group.sampling_mode(SamplingMode::Flat);
+    group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_millis(1500));
+    group
+}
+
+/// Measures `f` until the device has done it.
+///
+/// # Panics
+/// If the device fails.
+pub fn on_device<T>(
+    group: &mut BenchmarkGroup<WallTime>, name: &str, device: &Device, mut f: impl FnMut() -> T,
+) {
+    group.bench_function(name, |bencher| {
+        bencher.iter(|| {
+            let result = f();
+            device.sync().expect("the device works");
+            result
+        });
+    });
+}
+
+/// Measures copies of `bytes` bytes, which move twice as many: with one thread and with two, from one buffer to another,
+/// both used before.
+pub fn copies(group: &mut BenchmarkGroup<WallTime>, bytes: usize) {
+    if !on_host() {
+        return;
+    }
+    let (from, mut to) = (vec![1u8; bytes], vec![2u8; bytes]);
+    group.bench_function("memcpy, 1 thread", |bencher| bencher.iter(|| memcpy(&from, &mut to)));
+    group.bench_function("memcpy, 2 threads", |bencher| bencher.iter(|| memcpy_parallel(&from, &mut to)));
+}
