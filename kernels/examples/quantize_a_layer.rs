@@ -27,7 +27,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let loss = (two_bit - weight.clone()).powi_scalar(2).mean();
     let gradients = loss.backward();
     println!("squared error at 2 bits: {:.2e}", loss.into_scalar::<f32>());
-    println!("gradient of the first 2-bit scale: {:.2e}", s2.grad(&gradients).unwrap().slice([0..1]).into_scalar::<f32>());
+    println!(
+        "gradient of the first 2-bit scale: {:.2e}",
+        s2.grad(&gradients).unwrap().slice([0..1]).into_scalar::<f32>()
+    );
 
     // After training: 8-bit codes and a scale vector for each width are the whole layer; switching is a shift.
     let stored = quantize_pack(weight.clone(), s8, None, QuantSpec::weights(BitWidth::B8))?;

@@ -42,8 +42,8 @@ pub mod layout;
 pub mod reference;
 
 pub use burn_face::{
-    PackedTensor, conv2d, dequantize, fake_quantize_activation, fake_quantize_weight, quantize_pack, search_scales,
-    switch,
+    PackedTensor, conv2d, dequantize, fake_quantize_activation, fake_quantize_weight, quantize_pack,
+    search_scales, switch,
 };
 pub use error::KernelError;
 pub use format::{ActivationQuantizer, ScaleGradient, WeightQuantizer};

@@ -526,12 +526,14 @@ fn probe(device: impl FnOnce() -> Device + panic::UnwindSafe) -> Option<Device> 
 }
 
 fn main() {
-    let mut trials = suite("flex", Some(Device::flex()));
-    #[cfg(feature = "cpu")]
-    trials.extend(suite("cpu", Some(Device::cpu())));
-    #[cfg(feature = "wgpu")]
-    trials.extend(suite("wgpu", probe(|| Device::wgpu(Default::default()))));
-    #[cfg(feature = "cuda")]
-    trials.extend(suite("cuda", probe(|| Device::cuda(0))));
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    let suites = [
+        suite("flex", Some(Device::flex())),
+        #[cfg(feature = "cpu")]
+        suite("cpu", Some(Device::cpu())),
+        #[cfg(feature = "wgpu")]
+        suite("wgpu", probe(|| Device::wgpu(Default::default()))),
+        #[cfg(feature = "cuda")]
+        suite("cuda", probe(|| Device::cuda(0))),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), suites.into_iter().flatten().collect()).exit();
 }

@@ -260,12 +260,13 @@ impl Experiment {
             seconds += trained.earlier_seconds;
             Ok(())
         };
-        let long = self.float(config.float_epochs + config.epochs, "single/float")?;
-        add(long, NumberFormat::Float, Pass::float())?;
-        for precision in config.precisions.iter() {
+        // The lowest precision first: it is the one that the comparison is about.
+        for &precision in config.precisions.as_slice().iter().rev() {
             let trained = self.joint(float, &PrecisionSet::of(precision), &format!("single/{precision}"))?;
             add(trained, precision.into(), Pass::at(precision))?;
         }
+        let long = self.float(config.float_epochs + config.epochs, "single/float")?;
+        add(long, NumberFormat::Float, Pass::float())?;
         Ok((results, seconds))
     }
 

@@ -9,9 +9,9 @@ mod packed;
 use crate::{ActivationQuantizer, KernelError, WeightQuantizer, layout::ScaleLayout};
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Tensor};
+pub use conv2d::conv2d;
 use dr_precision::{BitWidth, Granularity};
 use ops::{ActivationFormat, FakeQuantizeOps, PackOps, WeightFormat};
-pub use conv2d::conv2d;
 pub use packed::{PackedTensor, dequantize, quantize_pack, switch};
 
 /// What is checked of every tensor that belongs to another: its device and its number of values.

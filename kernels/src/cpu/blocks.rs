@@ -208,7 +208,11 @@ fn stream<T: Pod>(out: &mut [MaybeUninit<T>], values: &[T], isa: Isa) {
         use std::arch::x86_64::{_mm512_loadu_si512, _mm512_stream_si512};
 
         let bytes = size_of_val(values);
-        assert!(out.as_ptr().cast::<__m512i>().is_aligned() && bytes == size_of_val(out) && bytes % 64 == 0);
+        assert!(
+            out.as_ptr().cast::<__m512i>().is_aligned()
+                && bytes == size_of_val(out)
+                && bytes.is_multiple_of(64)
+        );
         let (from, to) = (values.as_ptr(), out.as_mut_ptr());
         // SAFETY: Every access is within `values` or `out`, which have `bytes` bytes, a multiple of 64; `out` is aligned to
         // 64. SSE2 is part of x86-64, and AVX-512 is used by a caller that is compiled for it.

@@ -95,7 +95,8 @@ pub fn conv2d(x: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<f32> {
     if shape.is_empty() {
         return out;
     }
-    let weights = Weights::pack(channels_out, channels_in * shape.taps(), |o, r| w[o * channels_in * shape.taps() + r]);
+    let weights =
+        Weights::pack(channels_out, channels_in * shape.taps(), |o, r| w[o * channels_in * shape.taps() + r]);
     let in_len = channels_in * shape.input[0] * shape.input[1];
     assert_eq!(x.len(), shape.batch * in_len, "an input of another size");
     let chunks = out.par_chunks_mut(CHUNK * out_len).zip(x.par_chunks(CHUNK * in_len));
@@ -167,7 +168,8 @@ pub fn conv2d_input_gradient(dy: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<
                 for channel in 0..channels_in {
                     let plane = &result[channel * padded(positions) + image * rows * pitch..];
                     for a in 0..residue_rows {
-                        let Some(y) = (a * stride + ry).checked_sub(shape.padding).filter(|&y| y < in_rows) else {
+                        let Some(y) = (a * stride + ry).checked_sub(shape.padding).filter(|&y| y < in_rows)
+                        else {
                             continue;
                         };
                         let row = &mut dx[(channel * in_rows + y) * in_cols..][..in_cols];
@@ -207,8 +209,13 @@ pub fn conv2d_weight_gradient(x: &[f32], dy: &[f32], shape: &Conv2dShape) -> Vec
             let (planes, buffer) = split_input(x, shape);
             let bases = bases(shape, &planes);
             let gradient = scatter(dy, &planes, [channels_out, height, width], 0);
-            let kernel =
-                Dots { buffer: &buffer, bases: &bases, gradient: &gradient, positions: planes.positions(), channels_out };
+            let kernel = Dots {
+                buffer: &buffer,
+                bases: &bases,
+                gradient: &gradient,
+                positions: planes.positions(),
+                channels_out,
+            };
             Isa::detect().run(kernel)
         })
         .collect();
@@ -385,8 +392,9 @@ impl Dots<'_> {
         for row in (0..rows).step_by(DOT[1]) {
             for channel in (0..self.channels_out).step_by(DOT[0]) {
                 // Past the ends the last one is computed again, and not used.
-                let windows: [&[f32]; DOT[1]] =
-                    std::array::from_fn(|r| &self.buffer[self.bases[(row + r).min(rows - 1)]..][..self.positions]);
+                let windows: [&[f32]; DOT[1]] = std::array::from_fn(|r| {
+                    &self.buffer[self.bases[(row + r).min(rows - 1)]..][..self.positions]
+                });
                 let gradients: [&[f32]; DOT[0]] = std::array::from_fn(|c| {
                     let channel = (channel + c).min(self.channels_out - 1);
                     &self.gradient[channel * self.positions..][..self.positions]
@@ -406,7 +414,8 @@ impl Dots<'_> {
                 }
                 for c in 0..DOT[0].min(self.channels_out - channel) {
                     for r in 0..DOT[1].min(rows - row) {
-                        let tail: f32 = (whole..self.positions).map(|p| gradients[c][p] * windows[r][p]).sum();
+                        let tail: f32 =
+                            (whole..self.positions).map(|p| gradients[c][p] * windows[r][p]).sum();
                         dw[(channel + c) * rows + row + r] = sums[c][r].iter().sum::<f32>() + tail;
                     }
                 }

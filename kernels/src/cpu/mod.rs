@@ -23,12 +23,12 @@ mod runs;
 mod sample;
 mod scale_search;
 
+pub use conv2d::{Conv2dShape, conv2d, conv2d_input_gradient, conv2d_weight_gradient};
 pub use fake_quantize::{
     fake_quantize_activation, fake_quantize_activation_backward, fake_quantize_activation_backward_into,
     fake_quantize_activation_into, fake_quantize_weight, fake_quantize_weight_backward,
     fake_quantize_weight_backward_into, fake_quantize_weight_into,
 };
-pub use conv2d::{Conv2dShape, conv2d, conv2d_input_gradient, conv2d_weight_gradient};
 pub use isa::Isa;
 pub use packed::{
     dequantize_packed, dequantize_packed_into, quantize_pack, quantize_pack_into, switch_packed,

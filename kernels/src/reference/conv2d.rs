@@ -14,7 +14,11 @@ fn products(shape: &Conv2dShape, mut f: impl FnMut(usize, usize, usize)) {
             let row = (y * shape.stride + ky).checked_sub(shape.padding).filter(|&row| row < in_rows);
             let col = (x * shape.stride + kx).checked_sub(shape.padding).filter(|&col| col < in_cols);
             if let (Some(row), Some(col)) = (row, col) {
-                f(((n * channels_in + c) * in_rows + row) * in_cols + col, o * channels_in * k * k + tap, index);
+                f(
+                    ((n * channels_in + c) * in_rows + row) * in_cols + col,
+                    o * channels_in * k * k + tap,
+                    index,
+                );
             }
         }
     }

@@ -62,7 +62,8 @@ impl PrecisionNorm {
 /// The same values in parameters of their own: a clone would share its parameters' identities.
 fn fresh_copy(norm: &BatchNorm) -> BatchNorm {
     use burn::module::{Param, RunningState};
-    let param = |p: &Param<Tensor<1>>| Param::from_tensor(Tensor::from_data(p.val().into_data(), &p.val().device()));
+    let param =
+        |p: &Param<Tensor<1>>| Param::from_tensor(Tensor::from_data(p.val().into_data(), &p.val().device()));
     let state = |s: &RunningState<Tensor<1>>| {
         let value = s.value_sync();
         RunningState::new(Tensor::from_data(value.clone().into_data(), &value.device()))

@@ -126,8 +126,7 @@ impl Quantizers {
             .collect();
         let fits = spec.activations.iter().map(|&bits| fit_activation(inputs, bits, spec.after_relu));
         let param = |value: f32| Param::from_tensor(Tensor::from_data(TensorData::from([value]), &device));
-        let (activation_scales, zero_points) =
-            fits.map(|(scale, zero)| (param(scale), param(zero))).unzip();
+        let (activation_scales, zero_points) = fits.map(|(scale, zero)| (param(scale), param(zero))).unzip();
         Self { weight_scales, activation_scales, zero_points, spec: Some(spec) }
     }
 
@@ -171,7 +170,8 @@ impl Quantizers {
         let list = |widths: Vec<BitWidth>, kind, params: &[Param<Tensor<1>>]| {
             widths.into_iter().zip(params).map(|(bits, param)| (bits, kind, param.id)).collect::<Vec<_>>()
         };
-        let (w, a): (Vec<_>, Vec<_>) = (widths(|s| &s.weights).collect(), widths(|s| &s.activations).collect());
+        let (w, a): (Vec<_>, Vec<_>) =
+            (widths(|s| &s.weights).collect(), widths(|s| &s.activations).collect());
         [
             list(w, Kind::Scale, &self.weight_scales),
             list(a.clone(), Kind::Scale, &self.activation_scales),

@@ -58,7 +58,10 @@ pub enum Distillation {
 
 impl fmt::Debug for Objective {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Objective").field("passes", &self.passes).field("alrs", &self.alrs).finish_non_exhaustive()
+        f.debug_struct("Objective")
+            .field("passes", &self.passes)
+            .field("alrs", &self.alrs)
+            .finish_non_exhaustive()
     }
 }
 
@@ -88,7 +91,9 @@ impl<M: Network> Trainee<M> {
     /// The loss of logits `[batch, classes]`: cross entropy with the labels, and with `teacher`'s logits half of that
     /// and half of the cross entropy with the teacher's distribution.
     fn loss(&self, logits: Tensor<2>, batch: &ImageBatch, teacher: Option<&Tensor<2>>) -> Tensor<1> {
-        let labels = CrossEntropyLossConfig::new().init(&logits.device()).forward(logits.clone(), batch.labels.clone());
+        let labels = CrossEntropyLossConfig::new()
+            .init(&logits.device())
+            .forward(logits.clone(), batch.labels.clone());
         match teacher {
             None => labels,
             Some(teacher) => {
@@ -141,7 +146,10 @@ impl<M: Network> TrainStep for Trainee<M> {
         let (scale_rate, alrs) = (self.objective.scale_rate, self.objective.alrs);
         let rates = alrs::learning_rates(&mut self.model, &grads, weights, weights * scale_rate, alrs);
         let scales = alrs::by_width(&mut self.model).into_values().flatten();
-        let scales = scales.filter(|(kind, _)| *kind == crate::nn::quantizers::Kind::Scale).map(|(_, id)| id).collect();
+        let scales = scales
+            .filter(|(kind, _)| *kind == crate::nn::quantizers::Kind::Scale)
+            .map(|(_, id)| id)
+            .collect();
         optim.step(rates, self, grads).map(&mut PositiveScales(scales))
     }
 }
