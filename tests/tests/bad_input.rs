@@ -92,7 +92,6 @@ fn settings() {
     assert_says(&error(&["--model", "resnet9"]), &["--model", "resnet9", "resnet8, resnet20, resnet32"]);
     assert_says(&error(&["--out", "file"]), &["--out `file`", "not a folder"]);
     assert_says(&error(&["--lr", "1.5"]), &["lr 1.5", "at most 1"]);
-    #[cfg(not(any(feature = "cuda", feature = "wgpu")))]
     assert_says(&error(&["--device", "cuda"]), &["device `cuda`", "expected one of auto, flex"]);
 }
 
