@@ -16,9 +16,6 @@ pub(super) const PIECE: usize = 256;
 /// through a cache is first read from memory.
 const STREAM_FROM: usize = 32 << 20;
 
-/// How far ahead, in bytes, inputs are fetched. The hardware stops at the end of every page.
-const AHEAD: usize = 4096;
-
 /// An output, computed in pieces from the first to the last of a task.
 pub(super) trait Pieces<T>: Sync {
     /// What goes from piece to piece, and is given back for each task.
@@ -111,12 +108,14 @@ pub(super) fn as_uninit<T: Pod>(out: &mut [T]) -> &mut [MaybeUninit<T>] {
     unsafe { &mut *(std::ptr::from_mut(out) as *mut [MaybeUninit<T>]) }
 }
 
-/// Elements `start..start + len` of an input. Those [`AHEAD`] of them are fetched on the way.
+/// Elements `start..start + len` of an input. Those a page further on are fetched meanwhile: the hardware fetches ahead
+/// within a page only.
 #[inline(always)]
 pub(super) fn input<T>(from: &[T], start: usize, len: usize) -> &[T] {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        const AHEAD: usize = 4096;
         let ahead = from.as_ptr().wrapping_add(start).cast::<i8>().wrapping_add(AHEAD);
         for line in (0..len * size_of::<T>()).step_by(64) {
             // SAFETY: SSE is part of x86-64, and a prefetch may be of any address.

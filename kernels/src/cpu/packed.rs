@@ -256,13 +256,17 @@ impl Codes for SwitchCodes<'_> {
     #[inline(always)]
     fn codes(&self, (): &mut (), start: usize, _len: usize, out: &mut [u64]) {
         let Self { words, stored, active } = *self;
-        match stored == active {
-            true => unpack(words, stored, start, 0, out),
-            false => {
-                unpack(words, stored, start, 8 - stored.bits(), out);
-                switch(out, stored, active);
-            }
+        if stored == active {
+            return unpack(words, stored, start, 0, out);
         }
+        if stored == BitWidth::B8 {
+            let bytes = bytemuck::cast_slice(input(words, start / 4, out.len() * 2));
+            return switch(bytes, stored, active, out);
+        }
+        let mut buffer = [0u64; BATCH / 8];
+        let codes = &mut buffer[..out.len()];
+        unpack(words, stored, start, 8 - stored.bits(), codes);
+        switch(bytemuck::cast_slice(codes), stored, active, out);
     }
 }
 

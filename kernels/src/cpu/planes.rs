@@ -126,15 +126,15 @@ pub(super) fn unpack(words: &[u32], bits: BitWidth, start: usize, shift: u32, co
 
 /// The second rounding: of `stored`-bit codes at the top of their bytes, to narrower ones at the bottom.
 #[inline(always)]
-pub(super) fn switch(codes: &mut [u64], stored: BitWidth, active: BitWidth) {
+pub(super) fn switch(codes: &[u8], stored: BitWidth, active: BitWidth, out: &mut [u64]) {
     match active {
-        BitWidth::B2 => round::<6>(codes, stored),
-        BitWidth::B3 => round::<5>(codes, stored),
-        BitWidth::B4 => round::<4>(codes, stored),
-        BitWidth::B5 => round::<3>(codes, stored),
-        BitWidth::B6 => round::<2>(codes, stored),
-        BitWidth::B7 => round::<1>(codes, stored),
-        BitWidth::B8 => {}
+        BitWidth::B2 => round::<6>(codes, stored, out),
+        BitWidth::B3 => round::<5>(codes, stored, out),
+        BitWidth::B4 => round::<4>(codes, stored, out),
+        BitWidth::B5 => round::<3>(codes, stored, out),
+        BitWidth::B6 => round::<2>(codes, stored, out),
+        BitWidth::B7 => round::<1>(codes, stored, out),
+        BitWidth::B8 => unreachable!("no code is wider"),
     }
 }
 
@@ -142,13 +142,13 @@ pub(super) fn switch(codes: &mut [u64], stored: BitWidth, active: BitWidth) {
 /// code here, and its sign bit is inverted meanwhile, so that an addition to `u8` saturates where the code must be
 /// clipped.
 #[inline(always)]
-fn round<const D: u32>(codes: &mut [u64], stored: BitWidth) {
+fn round<const D: u32>(codes: &[u8], stored: BitWidth, out: &mut [u64]) {
     let unit = 1u8 << (8 - stored.bits());
     let below_half = (1u8 << (D - 1)) - unit;
-    for code in cast_slice_mut::<u64, u8>(codes) {
-        let u = *code ^ 0x80;
+    for (out, code) in cast_slice_mut::<u64, u8>(out).iter_mut().zip(codes) {
+        let u = code ^ 0x80;
         let odd = u & (1 << D) != 0;
         let up = if odd { below_half + unit } else { below_half };
-        *code = (u.saturating_add(up) >> D) ^ (0x80 >> D);
+        *out = (u.saturating_add(up) >> D) ^ (0x80 >> D);
     }
 }
