@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("squared error at 2 bits: {:.2e}", loss.into_scalar::<f32>());
     println!(
         "gradient of the first 2-bit scale: {:.2e}",
-        s2.grad(&gradients).unwrap().slice([0..1]).into_scalar::<f32>()
+        s2.grad(&gradients).unwrap().narrow(0, 0, 1).into_scalar::<f32>()
     );
 
     // After training: 8-bit codes and a scale vector for each width are the whole layer; switching is a shift.
