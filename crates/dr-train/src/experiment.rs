@@ -11,6 +11,7 @@ use crate::nn::{Pass, QuantConfig};
 use crate::report::{
     EpochRecord, Measured, NumberFormat, PrecisionResult, Report, ReportError, SingleResult, TrainPhase,
 };
+use crate::training::Score;
 use crate::training::{
     Distillation, History, Objective, Phase, PhaseError, PhaseOutcome, evaluate, run_phase,
 };
@@ -239,6 +240,10 @@ impl Experiment {
                 Distillation::Teacher(Arc::new(move |images| teacher.forward(images, &Pass::float())))
             }
         };
+        let independent = !quantization.share_norm && config.distill != Distill::Highest;
+        if self.device_kind == DeviceKind::Flex && independent {
+            objective = objective.side_by_side();
+        }
         let model = model.fork(&self.device.clone().autodiff()).train();
         self.train(&self.phase(name, TrainPhase::Joint, config.epochs, config.joint_lr), model, objective)
     }
@@ -256,17 +261,20 @@ impl Experiment {
                 self.device.clone(),
             );
             let scores = evaluate(&trained.model, &test, &[pass])?;
-            results.extend(scores.first().map(|score| SingleResult { precision, top1: score.top1 }));
+            for &Score { top1, .. } in &scores {
+                eprintln!("separate {precision} network: top-1 {top1:.2} %");
+                results.push(SingleResult { precision, top1 });
+            }
             seconds += trained.earlier_seconds;
             Ok(())
         };
+        let long = self.float(config.float_epochs + config.epochs, "single/float")?;
+        add(long, NumberFormat::Float, Pass::float())?;
         // The lowest precision first: it is the one that the comparison is about.
         for &precision in config.precisions.as_slice().iter().rev() {
             let trained = self.joint(float, &PrecisionSet::of(precision), &format!("single/{precision}"))?;
             add(trained, precision.into(), Pass::at(precision))?;
         }
-        let long = self.float(config.float_epochs + config.epochs, "single/float")?;
-        add(long, NumberFormat::Float, Pass::float())?;
         Ok((results, seconds))
     }
 

@@ -23,7 +23,7 @@ pub struct NamedLayer<'a> {
 }
 
 /// A network that classifies images and can run at several precisions.
-pub trait Network: Module + ModuleDisplay + Display + 'static {
+pub trait Network: Module + ModuleDisplay + Display + Sync + 'static {
     /// `[batch, channels, height, width]` to logits `[batch, classes]`.
     fn forward(&self, images: Tensor<4>, pass: &Pass) -> Tensor<2>;
 

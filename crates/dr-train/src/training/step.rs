@@ -12,6 +12,7 @@ use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Tensor, activation::log_softmax, activation::softmax};
 use burn::train::{InferenceStep, Interrupter, TrainOutput, TrainStep};
 use dr_precision::Precision;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
@@ -34,6 +35,8 @@ pub struct Objective {
     /// Set when a loss was not finite; the step is then not taken.
     pub(super) diverged: AtomicBool,
     pub(super) interrupter: Interrupter,
+    /// Threads that share a step's passes, on a CPU.
+    workers: Option<ThreadPool>,
 }
 
 impl Objective {
@@ -41,6 +44,21 @@ impl Objective {
     #[must_use]
     pub fn new(passes: Vec<Option<Precision>>) -> Self {
         Self { passes, scale_rate: 1.0, ..Self::default() }
+    }
+}
+
+impl Objective {
+    /// Runs the passes of a step side by side, on as many threads as there are processors. For a CPU, whose small
+    /// tensor operations leave most of it idle; the results are the same.
+    ///
+    /// Not for passes that depend on each other: those with a shared BatchNorm or with [`Distillation::Highest`].
+    #[must_use]
+    pub fn side_by_side(mut self) -> Self {
+        let threads = rayon::current_num_threads().min(self.passes.len());
+        // Without threads there are none to share the passes: they then run one after the other.
+        self.workers =
+            (threads > 1).then(|| ThreadPoolBuilder::new().num_threads(threads).build().ok()).flatten();
+        self
     }
 }
 
@@ -88,6 +106,19 @@ impl<M: Network> Trainee<M> {
         &self.objective
     }
 
+    /// Forward and backward of one pass; `None` if the loss is not finite.
+    fn pass(
+        &self, precision: Option<Precision>, batch: &ImageBatch, teacher: Option<&Tensor<2>>,
+    ) -> Option<PassResult> {
+        let logits = self.model.forward(batch.images.clone(), &pass(precision));
+        let loss = self.loss(logits.clone(), batch, teacher);
+        if !loss.clone().into_scalar::<f32>().is_finite() {
+            return None;
+        }
+        let grads = GradientsParams::from_grads(loss.backward(), self);
+        Some(PassResult { loss: loss.detach(), logits: logits.detach(), grads })
+    }
+
     /// The loss of logits `[batch, classes]`: cross entropy with the labels, and with `teacher`'s logits half of that
     /// and half of the cross entropy with the teacher's distribution.
     fn loss(&self, logits: Tensor<2>, batch: &ImageBatch, teacher: Option<&Tensor<2>>) -> Tensor<1> {
@@ -104,6 +135,13 @@ impl<M: Network> Trainee<M> {
     }
 }
 
+/// What one pass over a batch gives. Its graph is gone.
+struct PassResult {
+    loss: Tensor<1>,
+    logits: Tensor<2>,
+    grads: GradientsParams,
+}
+
 fn pass(precision: Option<Precision>) -> Pass<'static> {
     precision.map_or(Pass::float(), Pass::at)
 }
@@ -118,23 +156,39 @@ impl<M: Network> TrainStep for Trainee<M> {
             Distillation::Teacher(logits) => Some(Tensor::from_inner(logits(batch.images.clone().inner()))),
             _ => None,
         };
+        let mut results = Vec::with_capacity(objective.passes.len());
+        if let Some(workers) = &objective.workers {
+            // Pass `i` always runs on the same thread: BatchNorm keeps its statistics by thread. Each thread has leaves of
+            // its own, so that the graphs stay apart.
+            let (count, device) = (workers.current_num_threads(), batch.images.device());
+            let mine = |thread: usize| {
+                let model = self.clone().fork(&device);
+                let passes = objective.passes.iter().skip(thread).step_by(count);
+                passes.map(|&precision| model.pass(precision, &batch, teacher.as_ref())).collect::<Vec<_>>()
+            };
+            let mut by_thread: Vec<_> =
+                workers.broadcast(|context| mine(context.index())).into_iter().map(Vec::into_iter).collect();
+            results.extend((0..objective.passes.len()).filter_map(|i| by_thread[i % count].next()));
+        } else {
+            for &precision in &objective.passes {
+                let result = self.pass(precision, &batch, teacher.as_ref());
+                if matches!(objective.distill, Distillation::Highest) && teacher.is_none() {
+                    teacher = result.as_ref().map(|result| result.logits.clone());
+                }
+                results.push(result);
+            }
+        }
+        let Some(results) = results.into_iter().collect::<Option<Vec<_>>>() else {
+            objective.diverged.store(true, Ordering::Relaxed);
+            objective.interrupter.stop(Some("the loss is not finite"));
+            let item = StepOutput { passes: vec![], labels: batch.labels };
+            return TrainOutput { grads: GradientsParams::new(), item };
+        };
         let mut sum = GradientsAccumulator::new();
-        let mut passes = Vec::with_capacity(objective.passes.len());
-        for &precision in &objective.passes {
-            let logits = self.model.forward(batch.images.clone(), &pass(precision));
-            let loss = self.loss(logits.clone(), &batch, teacher.as_ref());
-            if !loss.clone().into_scalar::<f32>().is_finite() {
-                objective.diverged.store(true, Ordering::Relaxed);
-                objective.interrupter.stop(Some("the loss is not finite"));
-                let item = StepOutput { passes: vec![], labels: batch.labels };
-                return TrainOutput { grads: GradientsParams::new(), item };
-            }
-            if matches!(objective.distill, Distillation::Highest) && teacher.is_none() {
-                teacher = Some(logits.clone().detach());
-            }
-            // Each pass's graph is freed before the next one starts.
-            sum.accumulate(self, GradientsParams::from_grads(loss.backward(), self));
-            passes.push((loss.detach(), logits.detach()));
+        let mut passes = Vec::with_capacity(results.len());
+        for PassResult { loss, logits, grads } in results {
+            sum.accumulate(self, grads);
+            passes.push((loss, logits));
         }
         TrainOutput { grads: sum.grads(), item: StepOutput { passes, labels: batch.labels } }
     }
