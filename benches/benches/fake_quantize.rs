@@ -23,6 +23,7 @@ fn tensor<const D: usize>(values: &[f32], shape: [usize; D], device: &Device) ->
 }
 
 fn weight_forward(criterion: &mut Criterion) {
+    let device = device();
     for shape in [LARGE, LAYER] {
         let [rows, cols] = shape;
         let (w, stored_scale, scale) = (weights(rows * cols), scales(rows, 0.02), scales(rows, 0.3));
@@ -46,7 +47,6 @@ fn weight_forward(criterion: &mut Criterion) {
                 });
             });
         }
-        let device = device();
         let w = tensor(&w, shape, &device);
         let [stored_scale, scale] = [stored_scale, scale].map(|scale| tensor(&scale, [rows], &device));
         let quantizer = WeightQuantizer::new(STORED, ACTIVE).unwrap();
@@ -65,6 +65,7 @@ fn weight_forward(criterion: &mut Criterion) {
 }
 
 fn activation_forward(criterion: &mut Criterion) {
+    let device = device();
     for shape in [LARGE, LAYER] {
         let [rows, cols] = shape;
         let x = weights(rows * cols);
@@ -79,7 +80,6 @@ fn activation_forward(criterion: &mut Criterion) {
                 });
             });
         }
-        let device = device();
         let x = tensor(&x, shape, &device);
         let [scale, zero] = [0.2, -1.0].map(|value| tensor(&[value], [1], &device));
         let quantizer = ActivationQuantizer::new(ACTIVE);
@@ -98,6 +98,7 @@ fn activation_forward(criterion: &mut Criterion) {
 
 /// Gradient mode `exact`: `g` where in range, and `sum g q_l` for each scale.
 fn weight_backward(criterion: &mut Criterion) {
+    let device = device();
     for shape in [LARGE, LAYER] {
         let [rows, cols] = shape;
         let (w, grad) = (weights(rows * cols), weights(rows * cols));
@@ -124,7 +125,6 @@ fn weight_backward(criterion: &mut Criterion) {
                 });
             });
         }
-        let device = device();
         let [w, grad] = [w, grad].map(|values| tensor(&values, shape, &device));
         let stored_scale = tensor(&stored_scale, [rows, 1], &device);
         on_device(&mut group, "tensor operations", &device, || {

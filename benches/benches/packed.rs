@@ -36,6 +36,7 @@ fn int_codes(shape: [usize; 2], bits: BitWidth, device: &Device) -> Tensor<2, In
 }
 
 fn quantizing(criterion: &mut Criterion) {
+    let device = device();
     for (shape, bits) in
         [(LARGE, BitWidth::B8), (LARGE, BitWidth::B4), (LAYER, BitWidth::B8), (LAYER, BitWidth::B4)]
     {
@@ -52,7 +53,6 @@ fn quantizing(criterion: &mut Criterion) {
                 });
             });
         }
-        let device = device();
         let (w, scale) = tensors(shape, &device);
         on_device(&mut group, "dr-kernels", &device, || {
             quantize_pack(w.clone(), scale.clone(), None, QuantSpec::weights(bits)).unwrap()
@@ -67,6 +67,7 @@ fn quantizing(criterion: &mut Criterion) {
 }
 
 fn switching(criterion: &mut Criterion) {
+    let device = device();
     let stored = BitWidth::B8;
     for (shape, active) in
         [(LARGE, BitWidth::B4), (LARGE, BitWidth::B2), (LAYER, BitWidth::B4), (LAYER, BitWidth::B2)]
@@ -83,7 +84,6 @@ fn switching(criterion: &mut Criterion) {
                 });
             });
         }
-        let device = device();
         let packed = packed_tensor(shape, stored, &device);
         let scale = packed.scale().clone();
         on_device(&mut group, "dr-kernels", &device, || switch(&packed, active, scale.clone()).unwrap());
@@ -99,6 +99,7 @@ fn switching(criterion: &mut Criterion) {
 }
 
 fn dequantizing(criterion: &mut Criterion) {
+    let device = device();
     for (shape, bits) in
         [(LARGE, BitWidth::B8), (LARGE, BitWidth::B4), (LAYER, BitWidth::B8), (LAYER, BitWidth::B4)]
     {
@@ -115,7 +116,6 @@ fn dequantizing(criterion: &mut Criterion) {
                 });
             });
         }
-        let device = device();
         let packed = packed_tensor(shape, bits, &device);
         on_device(&mut group, "dr-kernels", &device, || dequantize::<2>(&packed).unwrap());
         let (codes, scale) = (int_codes(shape, bits, &device), packed.scale().clone().reshape([rows, 1]));

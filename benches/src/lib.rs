@@ -1,6 +1,6 @@
 //! What the benchmarks share: a device, data, and copies to compare with.
 //!
-//! The device is `flex`, on two threads, unless the environment variable `DR_BENCH_DEVICE` names another one (`cpu`, `wgpu`,
+//! The device is `flex`, on two threads or `DR_BENCH_THREADS`, unless `DR_BENCH_DEVICE` names another one (`cpu`, `wgpu`,
 //! `vulkan` or `cuda`, each a feature of this package).
 
 use burn::tensor::Device;
@@ -9,8 +9,14 @@ use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 use rayon::prelude::*;
 use std::time::Duration;
 
-/// Threads of everything that is measured on a CPU.
-pub const THREADS: usize = 2;
+/// Threads of everything that is measured on a CPU: `DR_BENCH_THREADS`, or 2.
+///
+/// # Panics
+/// If that is not a number.
+#[must_use]
+pub fn threads() -> usize {
+    std::env::var("DR_BENCH_THREADS").map_or(2, |threads| threads.parse().expect("a number of threads"))
+}
 
 /// Sets the number of threads, and gives the device that `DR_BENCH_DEVICE` names.
 ///
@@ -19,7 +25,7 @@ pub const THREADS: usize = 2;
 #[must_use]
 pub fn device() -> Device {
     // Criterion may come here again: then the pool exists.
-    let _ = rayon::ThreadPoolBuilder::new().num_threads(THREADS).build_global();
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads()).build_global();
     match device_name().as_str() {
         "flex" => Device::flex(),
         #[cfg(feature = "cpu")]
@@ -107,7 +113,7 @@ pub fn on_device<T>(
     });
 }
 
-/// Measures copies of `bytes` bytes, which move twice as many: with one thread and with two, from one buffer to another,
+/// Measures copies of `bytes` bytes, which move twice as many: with one thread and, if there are more, with two, from one buffer to another,
 /// both used before.
 pub fn copies(group: &mut BenchmarkGroup<WallTime>, bytes: usize) {
     if !on_host() {
@@ -115,5 +121,7 @@ pub fn copies(group: &mut BenchmarkGroup<WallTime>, bytes: usize) {
     }
     let (from, mut to) = (vec![1u8; bytes], vec![2u8; bytes]);
     group.bench_function("memcpy, 1 thread", |bencher| bencher.iter(|| memcpy(&from, &mut to)));
-    group.bench_function("memcpy, 2 threads", |bencher| bencher.iter(|| memcpy_parallel(&from, &mut to)));
+    if threads() > 1 {
+        group.bench_function("memcpy, 2 threads", |bencher| bencher.iter(|| memcpy_parallel(&from, &mut to)));
+    }
 }

@@ -21,6 +21,7 @@ const BATCH: usize = 1024;
 pub fn quantize_pack<T: Sample>(
     x: &[T], scale: &[f32], zero_point: Option<&[f32]>, layout: &ScaleLayout, bits: BitWidth,
 ) -> Vec<u32> {
+    assert_eq!(x.len(), layout.elements());
     let codes = QuantizeCodes { x, scale, zero_point, layout, bits };
     collect_packed(Isa::detect(), &codes, x.len(), bits)
 }
@@ -33,6 +34,7 @@ pub fn quantize_pack_into<T: Sample>(
     isa: Isa, x: &[T], scale: &[f32], zero_point: Option<&[f32]>, layout: &ScaleLayout, bits: BitWidth,
     out: &mut [u32],
 ) {
+    assert_eq!(x.len(), layout.elements());
     let codes = QuantizeCodes { x, scale, zero_point, layout, bits };
     fill_packed(isa, &codes, x.len(), bits, as_uninit(out));
 }
