@@ -11,9 +11,8 @@ use crate::nn::{Pass, QuantConfig};
 use crate::report::{
     EpochRecord, Measured, NumberFormat, PrecisionResult, Report, ReportError, SingleResult, TrainPhase,
 };
-use crate::training::Score;
 use crate::training::{
-    Distillation, History, Objective, Phase, PhaseError, PhaseOutcome, evaluate, run_phase,
+    Distillation, History, Objective, Phase, PhaseError, PhaseOutcome, Score, evaluate, run_phase,
 };
 use burn::data::dataset::DatasetError;
 use burn::module::Module;
@@ -275,6 +274,7 @@ impl Experiment {
             let trained = self.joint(float, &PrecisionSet::of(precision), &format!("single/{precision}"))?;
             add(trained, precision.into(), Pass::at(precision))?;
         }
+        results.sort_by_key(|result| result.precision);
         Ok((results, seconds))
     }
 
