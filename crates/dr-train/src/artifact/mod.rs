@@ -8,7 +8,7 @@
 //! checksum = SHA-256 of the whole file, with the 64 characters of the checksum itself replaced by `0`
 //! ```
 //!
-//! Files are replaced in one step ([`write_atomically`](crate::files::write_atomically)): never half-written.
+//! Files are replaced in one step ([`write_atomically`]): never half-written.
 
 mod description;
 mod error;
