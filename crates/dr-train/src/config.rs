@@ -192,7 +192,7 @@ impl TrainConfig {
     #[must_use]
     pub fn for_dataset(dataset: DatasetKind) -> Self {
         let (epochs, float_epochs) = match dataset {
-            DatasetKind::Digits => (20, 20),
+            DatasetKind::Digits => (40, 20),
             DatasetKind::Mnist | DatasetKind::FashionMnist => (10, 10),
             DatasetKind::Cifar10 | DatasetKind::Cifar100 => (60, 60),
         };

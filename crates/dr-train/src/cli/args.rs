@@ -104,10 +104,10 @@ pub struct Settings {
     #[arg(long, value_name = "KIND", value_parser = one_of(BatchNormKind::ALL), help_heading = "Network")]
     pub batch_norm: Option<BatchNormKind>,
 
-    /// Epochs of joint training [default: 20; MNIST 10, CIFAR 60]
+    /// Epochs of joint training [default: 40; MNIST 10, CIFAR 60]
     #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Training")]
     pub epochs: Option<usize>,
-    /// Epochs of float training before that [default: as many]
+    /// Epochs of float training before that [default: 20; MNIST 10, CIFAR 60]
     #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Training")]
     pub float_epochs: Option<usize>,
     /// Images in a step [default: 64; digits 32]
