@@ -12,7 +12,7 @@
 //!
 //! ```
 //! use burn::tensor::{Device, Tensor};
-//! use dr_kernels::{ScaleGradient, WeightQuantizer};
+//! use dr_kernels::WeightQuantizer;
 //! use dr_precision::{BitWidth, Granularity};
 //!
 //! let device = Device::flex();
@@ -23,7 +23,6 @@
 //! let two_bit = WeightQuantizer::new(BitWidth::B8, BitWidth::B2)?;
 //! let w2 = dr_kernels::fake_quantize_weight(weight, s8, s2, &two_bit)?;
 //! assert_eq!(w2.dims(), [2, 3]);
-//! # let _ = ScaleGradient::Exact;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!

@@ -49,11 +49,9 @@ pub(super) fn learning_rates<M: Network>(
     model: &mut M, grads: &GradientsParams, weights: f64, scales: f64, alrs: bool,
 ) -> ModuleLearningRate {
     let groups = by_width(model);
-    let highest = groups.keys().next_back().copied();
     let factors = if alrs { lambdas(&groups, grads) } else { BTreeMap::new() };
     let mut rates = ModuleLrScheduler::new(ConstantLr::new(weights));
     for (bits, params) in &groups {
-        debug_assert!(highest >= Some(*bits));
         let ids = params.iter().map(|(_, id)| *id).collect::<Vec<_>>();
         let factor = factors.get(bits).copied().unwrap_or(1.0);
         rates = rates.with_group(ParamGroup::from_ids(ids), ConstantLr::new(scales * factor));
