@@ -70,6 +70,41 @@ pub enum KernelError {
         /// The rank that was asked for.
         rank: usize,
     },
+    /// A weight that no linear layer or convolution has.
+    #[error(
+        "weight of shape {shape:?} in {groups} groups: expected [outputs, inputs] or [outputs, inputs, rows, columns], the outputs a multiple of the groups"
+    )]
+    WeightShape {
+        /// The shape it has.
+        shape: Vec<usize>,
+        /// The number of groups.
+        groups: usize,
+    },
+    /// More products in a sum than 32 bits can always hold.
+    #[error(
+        "a sum of {found} products with {bits}-bit weights may overflow 32 bits: expected at most {largest}; groups of weights with their own scales make the sums shorter"
+    )]
+    SumOverflow {
+        /// How many there are.
+        found: usize,
+        /// How many there can be.
+        largest: usize,
+        /// The width of the weights.
+        bits: u32,
+    },
+    /// A size that does not fit the others.
+    #[error("{what}: {found:?}, expected {expected:?}")]
+    Size {
+        /// The argument.
+        what: &'static str,
+        /// What it is.
+        found: Vec<usize>,
+        /// What it must be.
+        expected: Vec<usize>,
+    },
+    /// A step, dilation or kernel of 0.
+    #[error("{0} is 0: expected at least 1")]
+    Zero(&'static str),
     /// A width or pair of widths that does not exist.
     #[error(transparent)]
     Precision(#[from] PrecisionError),

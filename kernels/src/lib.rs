@@ -37,6 +37,7 @@ pub mod cpu;
 mod cube;
 mod error;
 mod format;
+pub mod integer;
 pub mod layout;
 pub mod reference;
 

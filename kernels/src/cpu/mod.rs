@@ -16,6 +16,7 @@ mod blocks;
 mod codes;
 mod conv2d;
 mod fake_quantize;
+pub mod integer;
 mod isa;
 mod packed;
 mod planes;

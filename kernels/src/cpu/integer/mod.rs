@@ -1,0 +1,25 @@
+//! Integer convolutions and matrix products: unsigned activation codes times packed signed weights, summed in 32 bits, with
+//! scales, zero points, BatchNorm, residual, ReLU and the next layer's quantization in the epilogue.
+//!
+//! The layouts are in [`crate::integer`]. There is no `im2col` matrix: output position `m` and step `s` of the sum meet at byte
+//! `base(m) + offset(s)` of the (padded) codes, so a convolution is a matrix product that reads its left side through
+//! two tables. A product of matrices is the convolution of images of one pixel.
+//!
+//! | file | what |
+//! |---|---|
+//! | `dot` | tiles of sums, for each instruction set |
+//! | `panels` | weights: preparing, unpacking, switching |
+//! | `conv` | the loops around tiles: tasks, padding, epilogue |
+//! | `depthwise` | convolutions in which every channel is a group |
+//! | `quantize` | from floats to codes |
+
+mod conv;
+mod depthwise;
+mod dot;
+mod panels;
+mod quantize;
+
+pub use conv::{Epilogue, int_conv2d, int_conv2d_codes, int_conv2d_codes_into, int_conv2d_into};
+pub use dot::DotKernel;
+pub use panels::{prepare_panels, switch_panels, unpack_panels};
+pub use quantize::{quantize_codes, quantize_codes_into};

@@ -1,0 +1,313 @@
+//! What the integer operations are told besides their tensors: shapes, and how weights are prepared for them.
+//!
+//! # Codes
+//!
+//! Activations are unsigned codes, a byte each, `[batch, rows, columns, channels]` with the channels padded with zeros to a
+//! multiple of four: four of them make a word of 32 bits, the first in the lowest byte. A matrix `[m, k]` is the case of one
+//! row and one column.
+//!
+//! # Prepared weights
+//!
+//! The weights of an output channel, a *row*, are put into the order in which the products are summed: for each group that
+//! shares a scale, for each tap of the kernel, the input channels in *steps* of four. Each step has one tap and
+//! consecutive channels; what is missing to four, and to whole blocks of 8 steps at the end of a scale group, is zero.
+//! ([`WeightLayout::columns`] lists the order.) In a depthwise convolution a step is four taps. Rows are padded to a multiple
+//! of 16 in every convolution group. From this order there are two ways into memory:
+//!
+//! - *rows*, for GPUs: rows follow each other, packed as [`crate::layout`] says.
+//! - *panels*, for CPUs: 16 rows make a panel, which is a sequence of blocks of 16 rows x 8 steps: 512 codes. In `b` bits
+//!   a block is `b` vectors of 64 bytes, the planes of [`crate::layout::planes`] one after the other. Byte `4 r + j` of a
+//!   vector belongs to row `r` and code `j` of a step. A plane of `p` bits has `p` vectors; vector `v` has in its bytes' lowest `p`
+//!   bits the step `v * 8 / p`, in the next `p` bits the step after that, and so on. Codes of less than 8 bits have
+//!   [`offset`] added, so that they are not negative. So whatever the width, shifts and masks, and no extension of signs, give the
+//!   operand of one multiply-add instruction.
+
+use crate::{KernelError, layout::BLOCK};
+use dr_precision::{BitWidth, Granularity};
+
+/// Rows of a panel.
+pub const PANEL: usize = 16;
+
+/// Codes that are multiplied and added by one instruction, in each lane.
+pub const STEP: usize = 4;
+
+/// Steps of a block.
+pub const BLOCK_STEPS: usize = BLOCK / STEP;
+
+/// What is added to the codes in panels: `2^(b-1)`, or nothing to those of 8 bits.
+#[must_use]
+pub const fn offset(bits: BitWidth) -> i32 {
+    if bits.bits() == 8 { 0 } else { 1 << (bits.bits() - 1) }
+}
+
+/// Channels padded to whole words.
+#[must_use]
+pub const fn padded_channels(channels: usize) -> usize {
+    channels.next_multiple_of(STEP)
+}
+
+/// The weight of a convolution `[outputs, inputs / groups, kernel rows, kernel columns]`, or of a linear layer `[outputs,
+/// inputs]` with a kernel of one tap, and how its codes are prepared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WeightLayout {
+    /// Output channels.
+    pub outputs: usize,
+    /// Input channels of one group.
+    pub inputs: usize,
+    /// Rows and columns of the kernel.
+    pub kernel: [usize; 2],
+    /// Groups of channels that have nothing to do with each other; divides `outputs`.
+    pub groups: usize,
+    /// Width of the codes.
+    pub bits: BitWidth,
+    /// Which of them share a scale.
+    pub granularity: Granularity,
+}
+
+impl WeightLayout {
+    /// A weight of this shape: two axes, or four.
+    ///
+    /// # Errors
+    /// [`KernelError::WeightShape`] for another number of axes, or groups that do not divide the outputs.
+    pub fn new(
+        shape: &[usize], groups: usize, bits: BitWidth, granularity: Granularity,
+    ) -> Result<Self, KernelError> {
+        let (outputs, inputs, kernel) = match *shape {
+            [outputs, inputs] => (outputs, inputs, [1, 1]),
+            [outputs, inputs, rows, cols] => (outputs, inputs, [rows, cols]),
+            _ => return Err(KernelError::WeightShape { shape: shape.to_vec(), groups }),
+        };
+        if groups == 0 || outputs % groups != 0 {
+            return Err(KernelError::WeightShape { shape: shape.to_vec(), groups });
+        }
+        let layout = Self { outputs, inputs, kernel, groups, bits, granularity };
+        let (found, largest) = (layout.longest_sum(), layout.largest_sum());
+        if found > largest {
+            return Err(KernelError::SumOverflow { found, largest, bits: bits.bits() });
+        }
+        Ok(layout)
+    }
+
+    /// The same at another width.
+    #[must_use]
+    pub const fn at(mut self, bits: BitWidth) -> Self {
+        self.bits = bits;
+        self
+    }
+
+    /// Taps of the kernel.
+    #[must_use]
+    pub const fn taps(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
+    }
+
+    /// Codes of an output channel.
+    #[must_use]
+    pub const fn cols(&self) -> usize {
+        self.inputs * self.taps()
+    }
+
+    /// Whether every channel is a group.
+    #[must_use]
+    pub const fn is_depthwise(&self) -> bool {
+        self.inputs == 1 && self.groups > 1 && self.groups == self.outputs
+    }
+
+    /// Codes of a row that share a scale; the last run may be shorter.
+    #[must_use]
+    pub fn run(&self) -> usize {
+        match self.granularity {
+            Granularity::Group(n) if !self.is_depthwise() => n.get().min(self.cols()).max(1),
+            _ => self.cols().max(1),
+        }
+    }
+
+    /// Scale groups of a row; at least 1.
+    #[must_use]
+    pub fn scale_groups(&self) -> usize {
+        self.cols().div_ceil(self.run()).max(1)
+    }
+
+    /// Codes that are summed in 32 bits.
+    #[must_use]
+    pub fn longest_sum(&self) -> usize {
+        self.cols().min(self.run())
+    }
+
+    /// How many codes can be summed in 32 bits whatever they are: the products of 8-bit activations with weights of `b`
+    /// bits are at most `255 * 2^(b-1)`. For 8 bits: 65,793.
+    #[must_use]
+    pub const fn largest_sum(&self) -> usize {
+        i32::MAX as usize / (255 << (self.bits.bits() - 1))
+    }
+
+    /// Which column of the weight each code of a prepared row is; `None` where there is none.
+    #[must_use]
+    pub fn columns(&self) -> Vec<Option<usize>> {
+        let (taps, cols, run) = (self.taps(), self.cols(), self.run());
+        let mut order = vec![];
+        if self.is_depthwise() {
+            order.extend((0..cols).map(Some));
+        } else {
+            for start in (0..cols).step_by(run) {
+                let end = cols.min(start + run);
+                for tap in 0..taps {
+                    // Column `channel * taps + tap`.
+                    let first = start.saturating_sub(tap).div_ceil(taps);
+                    let last = end.saturating_sub(tap).div_ceil(taps);
+                    order.extend((first..last).map(|channel| Some(channel * taps + tap)));
+                    order.resize(order.len().next_multiple_of(STEP), None);
+                }
+                order.resize(order.len().next_multiple_of(BLOCK), None);
+            }
+        }
+        order.resize(order.len().next_multiple_of(BLOCK), None);
+        order
+    }
+
+    /// Blocks of 32 codes of each row, by scale group.
+    #[must_use]
+    pub fn group_blocks(&self) -> Vec<usize> {
+        let (taps, cols, run) = (self.taps(), self.cols(), self.run());
+        if self.is_depthwise() {
+            return vec![cols.div_ceil(BLOCK)];
+        }
+        let blocks = |start: usize| {
+            let end = cols.min(start + run);
+            let channels = |tap: usize| {
+                end.saturating_sub(tap).div_ceil(taps) - start.saturating_sub(tap).div_ceil(taps)
+            };
+            (0..taps).map(|tap| channels(tap).div_ceil(STEP)).sum::<usize>().div_ceil(BLOCK_STEPS)
+        };
+        let blocks: Vec<usize> = (0..cols).step_by(run).map(blocks).collect();
+        if blocks.is_empty() { vec![0] } else { blocks }
+    }
+
+    /// Blocks of 32 codes of a row.
+    #[must_use]
+    pub fn blocks(&self) -> usize {
+        self.group_blocks().iter().sum()
+    }
+
+    /// Panels of one convolution group. All channels of a depthwise convolution lie as those of one group.
+    #[must_use]
+    pub const fn group_panels(&self) -> usize {
+        match self.is_depthwise() {
+            true => self.outputs.div_ceil(PANEL),
+            false => (self.outputs / self.groups).div_ceil(PANEL),
+        }
+    }
+
+    /// Rows with those of padding.
+    #[must_use]
+    pub const fn rows(&self) -> usize {
+        let groups = if self.is_depthwise() { 1 } else { self.groups };
+        groups * self.group_panels() * PANEL
+    }
+
+    /// The output channel that a row is.
+    #[must_use]
+    pub const fn output_of(&self, row: usize) -> Option<usize> {
+        let outputs = if self.is_depthwise() { self.outputs } else { self.outputs / self.groups };
+        let rows = self.group_panels() * PANEL;
+        if row % rows < outputs { Some(row / rows * outputs + row % rows) } else { None }
+    }
+
+    /// Codes with those of padding.
+    #[must_use]
+    pub fn elements(&self) -> usize {
+        self.rows() * self.blocks() * BLOCK
+    }
+
+    /// Words of prepared weights.
+    #[must_use]
+    pub fn words(&self) -> usize {
+        self.elements() / BLOCK * self.bits.bits() as usize
+    }
+}
+
+/// Sizes of an integer convolution, besides those of its weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IntConv2dShape {
+    /// Images.
+    pub batch: usize,
+    /// Rows and columns of an input.
+    pub input: [usize; 2],
+    /// Steps along rows and columns; at least 1.
+    pub stride: [usize; 2],
+    /// Rows and columns of zeros on each side.
+    pub padding: [usize; 2],
+    /// Distance of a kernel's taps; at least 1.
+    pub dilation: [usize; 2],
+    /// The weight.
+    pub weight: WeightLayout,
+}
+
+impl IntConv2dShape {
+    /// The product of a matrix `[rows, inputs]` with a weight `[outputs, inputs]`, transposed.
+    #[must_use]
+    pub const fn gemm(rows: usize, weight: WeightLayout) -> Self {
+        Self { batch: rows, input: [1, 1], stride: [1, 1], padding: [0, 0], dilation: [1, 1], weight }
+    }
+
+    /// Input channels.
+    #[must_use]
+    pub const fn channels(&self) -> usize {
+        self.weight.inputs * self.weight.groups
+    }
+
+    /// Rows and columns of an output; 0 if the kernel does not fit.
+    #[must_use]
+    pub const fn output(&self) -> [usize; 2] {
+        [self.output_size(0), self.output_size(1)]
+    }
+
+    const fn output_size(&self, axis: usize) -> usize {
+        let Some(reach) = self.weight.kernel[axis].checked_sub(1) else { return 0 };
+        match (self.input[axis] + 2 * self.padding[axis]).checked_sub(reach * self.dilation[axis] + 1) {
+            Some(room) => room / self.stride[axis] + 1,
+            None => 0,
+        }
+    }
+
+    /// Output positions of an image.
+    #[must_use]
+    pub const fn positions(&self) -> usize {
+        let [rows, cols] = self.output();
+        rows * cols
+    }
+
+    /// Bytes of the codes.
+    #[must_use]
+    pub const fn code_bytes(&self) -> usize {
+        self.batch * self.input[0] * self.input[1] * padded_channels(self.channels())
+    }
+
+    /// Values of the result, `[batch, rows, columns, output channels]`.
+    #[must_use]
+    pub const fn results(&self) -> usize {
+        self.batch * self.positions() * self.weight.outputs
+    }
+
+    /// The input position that tap `tap` of output position `[row, column]` reads; `None` in the padding.
+    #[must_use]
+    pub fn tapped(&self, output: [usize; 2], tap: usize) -> Option<[usize; 2]> {
+        let cols = self.weight.kernel[1];
+        let at = |axis: usize, tap: usize| {
+            let padded = output[axis] * self.stride[axis] + tap * self.dilation[axis];
+            padded.checked_sub(self.padding[axis]).filter(|&at| at < self.input[axis])
+        };
+        Some([at(0, tap / cols)?, at(1, tap % cols)?])
+    }
+}
+
+/// How activations become codes: unsigned ones of `bits` bits, with one scale and zero point.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CodeQuantizer {
+    /// The width.
+    pub bits: BitWidth,
+    /// The scale.
+    pub scale: f32,
+    /// The zero point, as a float: the value of code 0.
+    pub zero_point: f32,
+}

@@ -1,0 +1,233 @@
+//! The integer operations on a CPU against the reference: every instruction set, all pairs of widths, sizes that are not
+//! multiples of anything.
+
+use dr_kernels::cpu::integer::{
+    DotKernel, Epilogue, int_conv2d_codes_into, int_conv2d_into, prepare_panels, quantize_codes,
+    switch_panels, unpack_panels,
+};
+use dr_kernels::integer::{CodeQuantizer, IntConv2dShape, WeightLayout, padded_channels};
+use dr_kernels::reference;
+use dr_precision::{BitWidth, Granularity, semantics};
+use proptest::prelude::*;
+use std::num::NonZeroUsize;
+
+/// Numbers from a seed, evenly spread over all 64 bits.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 33
+    }
+
+    fn codes(&mut self, len: usize, low: i32, high: i32) -> Vec<i32> {
+        (0..len).map(|_| low + (self.next() % (high - low + 1) as u64) as i32).collect()
+    }
+
+    fn floats(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| (self.next() % 2001) as f32 / 1000.0 - 1.0).collect()
+    }
+}
+
+fn kernels() -> impl Iterator<Item = DotKernel> {
+    DotKernel::ALL.into_iter().filter(|kernel| kernel.is_available())
+}
+
+/// Weights of the layout's width, and codes of `activations` bits with zeros for channels of padding.
+fn operands(shape: &IntConv2dShape, activations: BitWidth, numbers: &mut Numbers) -> (Vec<i32>, Vec<u8>) {
+    let layout = &shape.weight;
+    let weights =
+        numbers.codes(layout.outputs * layout.cols(), layout.bits.signed_min(), layout.bits.signed_max());
+    let (channels, padded) = (shape.channels(), padded_channels(shape.channels()));
+    let mut codes = vec![0; shape.code_bytes()];
+    for pixel in codes.chunks_exact_mut(padded.max(1)) {
+        for (code, value) in pixel.iter_mut().zip(numbers.codes(channels, 0, activations.unsigned_max())) {
+            *code = value as u8;
+        }
+    }
+    (weights, codes)
+}
+
+/// Runs everything with scales of one and nothing to add: the results are the sums themselves, which floats hold exactly up
+/// to 2^24.
+fn check_sums(shape: &IntConv2dShape, activations: BitWidth, seed: u64) {
+    let layout = &shape.weight;
+    let (weights, codes) = operands(shape, activations, &mut Numbers(seed));
+    let groups = layout.scale_groups();
+    let sums = reference::int_conv2d(&codes, &weights, shape);
+    let multiplier = vec![1.0; groups * layout.outputs];
+    let addend = vec![0.0; layout.outputs];
+    let expected = reference::epilogue(&sums, shape, &multiplier, &addend, None, false);
+    let panels = reference::prepare_panels(&weights, layout);
+    let epilogue = Epilogue { multiplier: &multiplier, addend: &addend, residual: None, relu: false };
+    for kernel in kernels() {
+        let mut out = vec![f32::NAN; shape.results()];
+        int_conv2d_into(kernel, &codes, &panels, shape, &epilogue, &mut out);
+        assert_eq!(out, expected, "{kernel}, {shape:?}");
+    }
+}
+
+fn gemm(m: usize, k: usize, n: usize, bits: BitWidth, granularity: Granularity) -> IntConv2dShape {
+    IntConv2dShape::gemm(m, WeightLayout::new(&[n, k], 1, bits, granularity).unwrap())
+}
+
+#[test]
+fn every_pair_of_widths() {
+    for weights in BitWidth::ALL {
+        for activations in BitWidth::ALL {
+            for (m, k, n) in [(1, 37, 19), (2, 64, 50), (7, 100, 5), (33, 130, 67)] {
+                check_sums(&gemm(m, k, n, weights, Granularity::Channel), activations, 7);
+            }
+        }
+    }
+}
+
+#[test]
+fn extreme_codes_do_not_saturate() {
+    for bits in BitWidth::ALL {
+        let shape = gemm(5, 300, 33, bits, Granularity::Tensor);
+        let layout = &shape.weight;
+        for code in [bits.signed_min(), bits.signed_max()] {
+            let weights = vec![code; layout.outputs * layout.cols()];
+            let codes = vec![255; shape.code_bytes()];
+            let panels = prepare_panels(&weights, layout);
+            let (multiplier, addend) = (vec![1.0; 33], vec![0.0; 33]);
+            let epilogue = Epilogue { multiplier: &multiplier, addend: &addend, residual: None, relu: false };
+            for kernel in kernels() {
+                let mut out = vec![0.0; shape.results()];
+                int_conv2d_into(kernel, &codes, &panels, &shape, &epilogue, &mut out);
+                let expected = (300 * 255 * code) as f32;
+                assert!(out.iter().all(|&sum| sum == expected), "{kernel}, {bits} bits, {code}: {}", out[0]);
+            }
+        }
+    }
+}
+
+#[test]
+fn preparing_unpacking_and_switching_agree_with_the_reference() {
+    for stored in BitWidth::ALL {
+        for shape in [&[19, 37][..], &[16, 8, 3, 3], &[3, 5, 1, 2]] {
+            let layout = WeightLayout::new(shape, 1, stored, Granularity::Channel).unwrap();
+            let len = layout.outputs * layout.cols();
+            let weights = Numbers(3).codes(len, stored.signed_min(), stored.signed_max());
+            let panels = prepare_panels(&weights, &layout);
+            assert_eq!(panels, reference::prepare_panels(&weights, &layout));
+            let mut bytes = vec![1; layout.elements()];
+            unpack_panels(&panels, stored, &mut bytes);
+            let as_bytes = layout.at(BitWidth::B8);
+            assert_eq!(bytemuck::cast_slice::<u32, i8>(&prepare_panels(&weights, &as_bytes)), bytes);
+            for active in BitWidth::ALL.into_iter().filter(|&active| active <= stored) {
+                let codes: Vec<i32> =
+                    weights.iter().map(|&code| semantics::switch(code, stored, active)).collect();
+                let expected = prepare_panels(&codes, &layout.at(active));
+                assert_eq!(switch_panels(&panels, stored, active), expected, "{stored} to {active} bits");
+            }
+        }
+    }
+}
+
+fn bit_width() -> impl Strategy<Value = BitWidth> {
+    prop::sample::select(BitWidth::ALL.to_vec())
+}
+
+fn granularity() -> impl Strategy<Value = Granularity> {
+    prop_oneof![
+        Just(Granularity::Channel),
+        (1usize..80).prop_map(|n| Granularity::Group(NonZeroUsize::new(n).unwrap()))
+    ]
+}
+
+prop_compose! {
+    fn conv_shape()(
+        batch in 0usize..4, input in [1usize..12, 1usize..12], kernel in [1usize..4, 1usize..4],
+        stride in [1usize..4, 1usize..4], padding in [0usize..3, 0usize..3], dilation in [1usize..3, 1usize..3],
+        groups in 1usize..4, inputs in 1usize..9, outputs in 1usize..21, bits in bit_width(),
+        granularity in granularity(), depthwise in prop::bool::weighted(0.2),
+    ) -> IntConv2dShape {
+        let (groups, inputs, outputs) =
+            if depthwise { (outputs + 1, 1, outputs + 1) } else { (groups, inputs, outputs * groups) };
+        let weight =
+            WeightLayout::new(&[outputs, inputs, kernel[0], kernel[1]], groups, bits, granularity).unwrap();
+        IntConv2dShape { batch, input, stride, padding, dilation, weight }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn matrix_products(
+        m in 0usize..70, k in 0usize..200, n in 1usize..130, bits in bit_width(), activations in bit_width(),
+        granularity in granularity(), seed: u64,
+    ) {
+        check_sums(&gemm(m, k, n, bits, granularity), activations, seed);
+    }
+
+    #[test]
+    fn convolutions(shape in conv_shape(), activations in bit_width(), seed: u64) {
+        check_sums(&shape, activations, seed);
+    }
+
+    /// Everything an epilogue has: the same values, and the same codes.
+    #[test]
+    fn epilogues(shape in conv_shape(), bits in bit_width(), relu: bool, with_residual: bool, seed: u64) {
+        let mut numbers = Numbers(seed);
+        let (weights, codes) = operands(&shape, bits, &mut numbers);
+        let layout = &shape.weight;
+        let groups = layout.scale_groups();
+        let scale = numbers.floats(layout.outputs * groups);
+        let multiplier: Vec<f32> = (0..groups * layout.outputs)
+            .map(|i| scale[i % layout.outputs * groups + i / layout.outputs] * 0.5)
+            .collect();
+        let addend = reference::zero_point_addends(&weights, &scale, 0.3, &shape);
+        let residual = with_residual.then(|| numbers.floats(shape.results()));
+        let sums = reference::int_conv2d(&codes, &weights, &shape);
+        let expected = reference::epilogue(&sums, &shape, &multiplier, &addend, residual.as_deref(), relu);
+        let panels = prepare_panels(&weights, layout);
+        let epilogue = Epilogue { multiplier: &multiplier, addend: &addend, residual: residual.as_deref(), relu };
+        let to = CodeQuantizer { bits, scale: 0.7, zero_point: -0.2 };
+        for kernel in kernels() {
+            let mut out = vec![f32::NAN; shape.results()];
+            int_conv2d_into(kernel, &codes, &panels, &shape, &epilogue, &mut out);
+            prop_assert_eq!(&out, &expected, "{}", kernel);
+            let next = [layout.outputs, shape.positions()];
+            let mut out = vec![0; shape.batch * shape.positions() * padded_channels(layout.outputs)];
+            int_conv2d_codes_into(kernel, &codes, &panels, &shape, &epilogue, to, &mut out);
+            let expected = reference::quantize_codes(&expected, next, true, to);
+            if shape.results() > 0 {
+                prop_assert_eq!(out, expected, "{}", kernel);
+            }
+        }
+    }
+
+    #[test]
+    fn codes_of_activations(
+        images in 0usize..4, channels in 1usize..20, positions in 1usize..150, last: bool, bits in bit_width(), seed: u64,
+    ) {
+        let x = Numbers(seed).floats(images * channels * positions);
+        let to = CodeQuantizer { bits, scale: 0.013, zero_point: -0.4 };
+        let expected = reference::quantize_codes(&x, [channels, positions], last, to);
+        prop_assert_eq!(quantize_codes(&x, [channels, positions], last, to), expected);
+    }
+
+    /// The zero point of an input, made up for in the addends: as if zeros of padding were zeros, not codes.
+    #[test]
+    fn zero_points(shape in conv_shape(), seed: u64) {
+        let mut numbers = Numbers(seed);
+        let (weights, codes) = operands(&shape, BitWidth::B4, &mut numbers);
+        let layout = &shape.weight;
+        let scale = vec![1.0; layout.outputs * layout.scale_groups()];
+        let addends = reference::zero_point_addends(&weights, &scale, 3.0, &shape);
+        let multiplier = vec![1.0; scale.len()];
+        let sums = reference::int_conv2d(&codes, &weights, &shape);
+        let with_zero = reference::epilogue(&sums, &shape, &multiplier, &addends, None, false);
+        // The same with codes that are three larger inside the image.
+        let (channels, padded) = (shape.channels(), padded_channels(shape.channels()));
+        let moved: Vec<u8> =
+            codes.iter().enumerate().map(|(i, code)| code + if i % padded < channels { 3 } else { 0 }).collect();
+        let sums = reference::int_conv2d(&moved, &weights, &shape);
+        let zero = vec![0.0; layout.outputs];
+        let expected = reference::epilogue(&sums, &shape, &multiplier, &zero, None, false);
+        prop_assert_eq!(with_zero, expected);
+    }
+}
