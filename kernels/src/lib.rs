@@ -42,8 +42,9 @@ pub mod layout;
 pub mod reference;
 
 pub use burn_face::{
-    PackedTensor, conv2d, dequantize, fake_quantize_activation, fake_quantize_weight, quantize_pack,
-    search_scales, switch,
+    Codes, IntConv2dOptions, IntEpilogue, IntWeight, PackedTensor, conv2d, dequantize,
+    fake_quantize_activation, fake_quantize_weight, int_conv2d, int_conv2d_codes, quantize_codes,
+    quantize_pack, search_scales, switch, weight_only_linear,
 };
 pub use error::KernelError;
 pub use format::{ActivationQuantizer, ScaleGradient, WeightQuantizer};

@@ -1,6 +1,11 @@
 //! The operations for Burn's `flex`: slices out of tensors, and [`crate::cpu`] over the slices.
 
-use super::ops::{ActivationFormat, FakeQuantizeGradOps, FakeQuantizeOps, PackFormat, PackOps, WeightFormat};
+use super::ops::{
+    ActivationFormat, CodesFormat, FakeQuantizeGradOps, FakeQuantizeOps, IntConvFormat, IntOps, PackFormat,
+    PackOps, WeightFormat, WeightOnlyFormat,
+};
+use crate::cpu::integer::{self, Epilogue};
+use crate::integer::{CodeQuantizer, WeightLayout};
 use crate::{cpu, layout::ScaleLayout};
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::{Flex, TensorMetadata};
@@ -139,5 +144,101 @@ impl PackOps for Flex {
         let scales = cpu::search_scales(slice(&w), &layout, &widths);
         let length = scales.len();
         tensor(scales, [length], DType::F32)
+    }
+}
+
+fn quantizer(values: &[f32], bits: BitWidth) -> CodeQuantizer {
+    CodeQuantizer { bits, scale: values[0], zero_point: values[1] }
+}
+
+impl IntOps for Flex {
+    fn quantize_codes(x: FlexTensor, to: FlexTensor, format: CodesFormat) -> FlexTensor {
+        let dtype = x.dtype();
+        let [x, to] = [x, to].map(|t| t.to_contiguous());
+        let CodesFormat { channels, positions, channels_last, bits, .. } = format;
+        let (sizes, to) = ([channels, positions], quantizer(slice(&to), bits));
+        let mut words = vec![0u32; format.words()];
+        let out = bytemuck::cast_slice_mut(&mut words);
+        match dtype {
+            DType::F16 => integer::quantize_codes_into::<half::f16>(slice(&x), sizes, channels_last, to, out),
+            DType::BF16 => {
+                integer::quantize_codes_into::<half::bf16>(slice(&x), sizes, channels_last, to, out)
+            }
+            _ => integer::quantize_codes_into::<f32>(slice(&x), sizes, channels_last, to, out),
+        }
+        let length = words.len();
+        tensor(words, [length], DType::U32)
+    }
+
+    fn switch_weight(words: FlexTensor, layout: WeightLayout, active: BitWidth) -> FlexTensor {
+        let words = words.to_contiguous();
+        let switched = integer::switch_panels(slice(&words), layout.bits, active);
+        let length = switched.len();
+        tensor(switched, [length], DType::U32)
+    }
+
+    fn int_conv2d(
+        codes: FlexTensor, weight: FlexTensor, multiplier: FlexTensor, addend: FlexTensor,
+        residual: FlexTensor, format: IntConvFormat,
+    ) -> FlexTensor {
+        let [codes, weight] = [codes, weight].map(|t| t.to_contiguous());
+        let [multiplier, addend, residual] = [multiplier, addend, residual].map(|t| t.to_contiguous());
+        let epilogue = epilogue(&multiplier, &addend, &residual, &format);
+        let values = integer::int_conv2d(
+            bytemuck::cast_slice::<u32, u8>(slice(&codes)),
+            slice(&weight),
+            &format.shape,
+            &epilogue,
+        );
+        let length = values.len();
+        tensor(values, [length], DType::F32)
+    }
+
+    fn int_conv2d_codes(
+        codes: FlexTensor, weight: FlexTensor, multiplier: FlexTensor, addend: FlexTensor,
+        residual: FlexTensor, to: FlexTensor, format: IntConvFormat, bits: BitWidth,
+    ) -> FlexTensor {
+        let [codes, weight] = [codes, weight].map(|t| t.to_contiguous());
+        let [multiplier, addend, residual, to] =
+            [multiplier, addend, residual, to].map(|t| t.to_contiguous());
+        let epilogue = epilogue(&multiplier, &addend, &residual, &format);
+        let mut words = vec![0u32; format.code_words()];
+        integer::int_conv2d_codes_into(
+            integer::DotKernel::detect(),
+            bytemuck::cast_slice::<u32, u8>(slice(&codes)),
+            slice(&weight),
+            &format.shape,
+            &epilogue,
+            quantizer(slice(&to), bits),
+            bytemuck::cast_slice_mut(&mut words),
+        );
+        let length = words.len();
+        tensor(words, [length], DType::U32)
+    }
+
+    fn weight_only(
+        x: FlexTensor, weight: FlexTensor, scale: FlexTensor, format: WeightOnlyFormat,
+    ) -> FlexTensor {
+        let dtype = x.dtype();
+        let [x, weight, scale] = [x, weight, scale].map(|t| t.to_contiguous());
+        let (weight, scale, layout) = (slice(&weight), slice(&scale), &format.weight);
+        let values = match dtype {
+            DType::F16 => integer::weight_only::<half::f16>(slice(&x), weight, scale, format.rows, layout),
+            DType::BF16 => integer::weight_only::<half::bf16>(slice(&x), weight, scale, format.rows, layout),
+            _ => integer::weight_only::<f32>(slice(&x), weight, scale, format.rows, layout),
+        };
+        let length = values.len();
+        tensor(values, [length], DType::F32)
+    }
+}
+
+fn epilogue<'a>(
+    multiplier: &'a FlexTensor, addend: &'a FlexTensor, residual: &'a FlexTensor, format: &IntConvFormat,
+) -> Epilogue<'a> {
+    Epilogue {
+        multiplier: slice(multiplier),
+        addend: slice(addend),
+        residual: format.residual.then(|| slice(residual)),
+        relu: format.relu,
     }
 }

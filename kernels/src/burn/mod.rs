@@ -3,6 +3,7 @@
 mod autodiff;
 mod conv2d;
 mod flex;
+mod integer;
 pub(crate) mod ops;
 mod packed;
 
@@ -11,6 +12,10 @@ use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Tensor};
 pub use conv2d::conv2d;
 use dr_precision::{BitWidth, Granularity};
+pub use integer::{
+    Codes, IntConv2dOptions, IntEpilogue, IntWeight, int_conv2d, int_conv2d_codes, quantize_codes,
+    weight_only_linear,
+};
 use ops::{ActivationFormat, FakeQuantizeOps, PackOps, WeightFormat};
 pub use packed::{PackedTensor, dequantize, quantize_pack, switch};
 

@@ -1,6 +1,7 @@
 //! The operations as backend extensions. `Flex` and `CubeBackend` implement them; the macro writes `Dispatch` and
 //! `Fusion`; `autodiff.rs` has the gradients.
 
+use crate::integer::{IntConv2dShape, WeightLayout, padded_channels};
 use crate::{ScaleGradient, layout::ScaleLayout};
 use burn::backend::{
     Backend, backend_extension,
@@ -88,4 +89,85 @@ pub trait PackOps: Backend {
     /// Scales `[widths.len() * layout.scales()]` for weights in f32, as [`crate::reference::search_scales`].
     #[fusion(dtype = burn::tensor::DType::F32, shape = burn::tensor::Shape::new([widths.len() * layout.scales()]))]
     fn search_scales(w: FloatTensor<Self>, layout: ScaleLayout, widths: Vec<BitWidth>) -> FloatTensor<Self>;
+}
+
+/// Activations to be turned into codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CodesFormat {
+    pub images: usize,
+    pub channels: usize,
+    /// Rows times columns.
+    pub positions: usize,
+    /// `[images, positions, channels]` instead of `[images, channels, positions]`.
+    pub channels_last: bool,
+    pub bits: BitWidth,
+}
+
+impl CodesFormat {
+    /// Words of codes.
+    pub fn words(&self) -> usize {
+        self.images * self.positions * padded_channels(self.channels) / 4
+    }
+}
+
+/// An integer convolution with its epilogue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IntConvFormat {
+    pub shape: IntConv2dShape,
+    /// The addend is `[positions, outputs]` instead of `[outputs]`.
+    pub addend_by_position: bool,
+    /// If false, the `residual` argument is not read.
+    pub residual: bool,
+    pub relu: bool,
+}
+
+impl IntConvFormat {
+    /// Words of the results as codes.
+    pub fn code_words(&self) -> usize {
+        self.shape.batch * self.shape.positions() * padded_channels(self.shape.weight.outputs) / 4
+    }
+}
+
+/// A product of float activations `[rows, inputs]` with packed weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WeightOnlyFormat {
+    pub rows: usize,
+    pub weight: WeightLayout,
+}
+
+/// Integer arithmetic. Codes and prepared weights are `u32` words, see [`crate::integer`]; a `quantizer` is `[2]`: scale and
+/// zero point. All tensors but `x` have one axis.
+#[backend_extension(Flex, Cube: cfg(feature = "cube"), Fusion: cfg(feature = "cube"))]
+pub trait IntOps: Backend {
+    /// `x` of f32, f16 or bf16.
+    #[fusion(dtype = burn::tensor::DType::U32, shape = burn::tensor::Shape::new([format.words()]))]
+    fn quantize_codes(
+        x: FloatTensor<Self>, quantizer: FloatTensor<Self>, format: CodesFormat,
+    ) -> IntTensor<Self>;
+
+    /// Prepared weights of `layout` to `active` bits.
+    #[fusion(dtype = burn::tensor::DType::U32, shape = burn::tensor::Shape::new([layout.at(*active).words()]))]
+    fn switch_weight(words: IntTensor<Self>, layout: WeightLayout, active: BitWidth) -> IntTensor<Self>;
+
+    /// `[batch * positions * outputs]`, the output channels last.
+    #[fusion(dtype = burn::tensor::DType::F32, shape = burn::tensor::Shape::new([format.shape.results()]))]
+    fn int_conv2d(
+        codes: IntTensor<Self>, weight: IntTensor<Self>, multiplier: FloatTensor<Self>,
+        addend: FloatTensor<Self>, residual: FloatTensor<Self>, format: IntConvFormat,
+    ) -> FloatTensor<Self>;
+
+    /// The same, quantized to codes of `bits` bits.
+    #[fusion(dtype = burn::tensor::DType::U32, shape = burn::tensor::Shape::new([format.code_words()]))]
+    #[allow(clippy::too_many_arguments)]
+    fn int_conv2d_codes(
+        codes: IntTensor<Self>, weight: IntTensor<Self>, multiplier: FloatTensor<Self>,
+        addend: FloatTensor<Self>, residual: FloatTensor<Self>, quantizer: FloatTensor<Self>,
+        format: IntConvFormat, bits: BitWidth,
+    ) -> IntTensor<Self>;
+
+    /// `[rows * outputs]`; `x` `[rows, inputs]` of f32, f16 or bf16, `scale` `[scale groups * outputs]`.
+    #[fusion(dtype = burn::tensor::DType::F32, shape = burn::tensor::Shape::new([format.rows * format.weight.outputs]))]
+    fn weight_only(
+        x: FloatTensor<Self>, weight: IntTensor<Self>, scale: FloatTensor<Self>, format: WeightOnlyFormat,
+    ) -> FloatTensor<Self>;
 }

@@ -134,3 +134,21 @@ pub fn zero_point_addends(
     };
     (0..positions * layout.outputs).map(addend).collect()
 }
+
+/// The product of `x` `[rows, inputs]` with weights `[outputs, inputs]`, in f64 and rounded once: `[rows, outputs]`. `scale` is `[scale
+/// groups, outputs]`.
+#[must_use]
+pub fn weight_only(
+    x: &[f32], weights: &[i32], scale: &[f32], rows: usize, layout: &WeightLayout,
+) -> Vec<f32> {
+    let (outputs, cols, run) = (layout.outputs, layout.cols(), layout.run());
+    let value = |i: usize| {
+        let (row, output) = (i / outputs, i % outputs);
+        let product = |k: usize| {
+            let weight = f64::from(scale[k / run * outputs + output]) * f64::from(weights[output * cols + k]);
+            f64::from(x[row * cols + k]) * weight
+        };
+        (0..cols).map(product).sum::<f64>() as f32
+    };
+    (0..rows * outputs).map(value).collect()
+}

@@ -12,14 +12,17 @@
 //! | `conv` | the loops around tiles: tasks, padding, epilogue |
 //! | `depthwise` | convolutions in which every channel is a group |
 //! | `quantize` | from floats to codes |
+//! | `weight_only` | packed weights times floats |
 
 mod conv;
 mod depthwise;
 mod dot;
 mod panels;
 mod quantize;
+mod weight_only;
 
 pub use conv::{Epilogue, int_conv2d, int_conv2d_codes, int_conv2d_codes_into, int_conv2d_into};
 pub use dot::DotKernel;
 pub use panels::{prepare_panels, switch_panels, unpack_panels};
 pub use quantize::{quantize_codes, quantize_codes_into};
+pub use weight_only::{weight_only, weight_only_into};
