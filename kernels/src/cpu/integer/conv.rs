@@ -1,8 +1,9 @@
 //! The loops around tiles.
 
-use super::super::codes::Quantizer;
+use super::super::isa::{Isa, Kernel};
 use super::depthwise;
 use super::dot::{DotKernel, Operands, PANELS, ROWS, Sums, correction};
+use super::epilogue::{Channels, Epilogue, Lanes, Output};
 use super::panels::unpack_panels;
 use crate::integer::{BLOCK_STEPS, CodeQuantizer, IntConv2dShape, PANEL, STEP, padded_channels};
 use crate::layout::BLOCK;
@@ -10,19 +11,6 @@ use dr_precision::BitWidth;
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
-
-/// What becomes of the sums: `sum over scale groups of multiplier * sum`, plus `addend`, plus `residual`, and above zero.
-#[derive(Clone, Copy, Debug)]
-pub struct Epilogue<'a> {
-    /// `[scale groups, outputs]`: products of the scales of input and weight, and of BatchNorm's.
-    pub multiplier: &'a [f32],
-    /// `[1 or positions, outputs]`: the bias, and what makes up for the zero point of the input.
-    pub addend: &'a [f32],
-    /// Like the result.
-    pub residual: Option<&'a [f32]>,
-    /// Whether values below zero become zero.
-    pub relu: bool,
-}
 
 /// [`crate::reference::int_conv2d`] and [`crate::reference::epilogue`], with weights in panels.
 ///
@@ -73,18 +61,6 @@ pub fn int_conv2d_codes_into(
     run(kernel, codes, weights, shape, epilogue, Output::Codes(out.as_mut_ptr(), to));
 }
 
-/// Where results go. All tasks write to it, each to rows and channels of its own.
-#[derive(Clone, Copy)]
-enum Output {
-    Values(*mut f32),
-    Codes(*mut u8, CodeQuantizer),
-}
-
-// SAFETY: Tasks write to different elements.
-unsafe impl Send for Output {}
-// SAFETY: As above.
-unsafe impl Sync for Output {}
-
 /// What a thread keeps from one task to the next.
 #[derive(Default)]
 struct Workspace {
@@ -94,8 +70,30 @@ struct Workspace {
     bases: Vec<usize>,
     /// Where the four codes of each step are in a window.
     offsets: Vec<u32>,
+    panels: PanelWorkspace,
+}
+
+/// What the panels of a segment need.
+#[derive(Default)]
+struct PanelWorkspace {
     /// Unpacked panels.
-    weights: Vec<i8>,
+    unpacked: Vec<i8>,
+    /// What sums are too large by, because narrow codes have offsets: `[rows, scale groups]`.
+    corrections: Vec<i32>,
+    /// Of the tile under way.
+    tile: Tile,
+}
+
+/// Sums and values of a tile: `[rows, panels, 16]`.
+struct Tile {
+    sums: Sums,
+    values: [[Lanes; PANELS]; ROWS],
+}
+
+impl Default for Tile {
+    fn default() -> Self {
+        Self { sums: [[[0; PANEL]; PANELS]; ROWS], values: [[[0.0; PANEL]; PANELS]; ROWS] }
+    }
 }
 
 thread_local! {
@@ -103,7 +101,13 @@ thread_local! {
 }
 
 /// Bytes of codes that a task works on: they stay in the second-level cache while panels pass by.
-const TASK_BYTES: usize = 256 << 10;
+const TASK_BYTES: usize = 512 << 10;
+
+/// Tasks for each thread, at most: so many that none waits long for another.
+const TASKS_PER_THREAD: usize = 6;
+
+/// What unpacking a byte costs, in bytes that are read.
+const UNPACK_COST: usize = 4;
 
 /// Products in a task, at least: it pays for another thread's attention.
 const TASK_PRODUCTS: usize = 1 << 20;
@@ -119,17 +123,7 @@ fn run(
     assert!(kernel.is_available(), "this machine has no {kernel}");
     assert_eq!(codes.len(), shape.code_bytes(), "codes of another size");
     assert_eq!(weights.len(), layout.words(), "weights of another size");
-    assert_eq!(
-        epilogue.multiplier.len(),
-        layout.scale_groups() * layout.outputs,
-        "a multiplier for each scale"
-    );
-    let addends = epilogue.addend.len();
-    assert!(
-        addends == layout.outputs || addends == layout.outputs * shape.positions(),
-        "an addend for each output"
-    );
-    assert!(epilogue.residual.is_none_or(|r| r.len() == shape.results()), "a residual like the output");
+    epilogue.check(shape);
     if shape.results() == 0 {
         return;
     }
@@ -141,20 +135,36 @@ fn run(
     let panels = if layout.is_depthwise() { 1 } else { layout.groups * layout.group_panels() };
     let threads = rayon::current_num_threads();
     let all = line_products.saturating_mul(lines).saturating_mul(layout.groups);
-    let wanted = if threads == 1 { 1 } else { (all / TASK_PRODUCTS).clamp(1, threads * 8) };
-    let most_lines = (TASK_BYTES / line_bytes).max(ROWS.div_ceil(out_cols));
-    let chunk_lines = lines.div_ceil(wanted).min(most_lines).max(1).min(lines);
-    let line_tasks = lines.div_ceil(chunk_lines);
-    // Few lines: the panels are shared.
-    let panel_tasks = wanted.div_ceil(line_tasks).min(panels.div_ceil(PANELS));
-    let chunk_panels = panels.div_ceil(panel_tasks).next_multiple_of(kernel.tile()[1]);
-    let panel_tasks = panels.div_ceil(chunk_panels);
-    let problem = Problem { kernel, codes, weights, shape, epilogue, output };
+    let wanted = if threads == 1 { 1 } else { (all / TASK_PRODUCTS).clamp(1, threads * TASKS_PER_THREAD) };
+    let [tile_rows, tile_panels] = kernel.tile();
+    // Every task of lines reads (and unpacks) its panels, every task of panels its lines: whichever costs less is cut.
+    let panel_cost = if layout.bits == BitWidth::B8 { 1 } else { UNPACK_COST };
+    let cost = |line_tasks: usize, panel_tasks: usize| {
+        line_tasks * panels * layout.blocks() * PANEL * BLOCK * panel_cost + panel_tasks * lines * line_bytes
+    };
+    let cut = |line_tasks: usize| {
+        let chunk_lines = lines.div_ceil(line_tasks).next_multiple_of(tile_rows.div_ceil(out_cols));
+        let line_tasks = lines.div_ceil(chunk_lines);
+        let panel_tasks = wanted.div_ceil(line_tasks).min(panels.div_ceil(tile_panels));
+        let chunk_panels = panels.div_ceil(panel_tasks).next_multiple_of(tile_panels);
+        (chunk_lines, chunk_panels, cost(line_tasks, panels.div_ceil(chunk_panels)))
+    };
+    let fewest = lines.div_ceil((TASK_BYTES / line_bytes).max(1));
+    let cuts = (0..)
+        .map(|doublings| fewest << doublings)
+        .take_while(|&count| count == fewest || count <= lines.min(wanted));
+    let best = cuts.map(cut).min_by_key(|cut| cut.2);
+    let (chunk_lines, chunk_panels, _) = best.unwrap_or((lines, panels, 0));
+    let (line_tasks, panel_tasks) = (lines.div_ceil(chunk_lines), panels.div_ceil(chunk_panels));
+    let problem = Problem { kernel, codes, weights, shape, epilogue, output, groups: layout.group_blocks() };
     let task = |index: usize| {
         let (line, panel) = (index / panel_tasks * chunk_lines, index % panel_tasks * chunk_panels);
         let lines = line..lines.min(line + chunk_lines);
         let panels = panel..panels.min(panel + chunk_panels);
-        WORKSPACE.with_borrow_mut(|workspace| problem.task(lines, panels, workspace));
+        let task = |workspace: &mut Workspace| {
+            Isa::detect().run(Task { problem: &problem, lines, panels, workspace });
+        };
+        WORKSPACE.with_borrow_mut(task);
     };
     match line_tasks * panel_tasks {
         1 => task(0),
@@ -170,6 +180,26 @@ struct Problem<'a> {
     shape: &'a IntConv2dShape,
     epilogue: &'a Epilogue<'a>,
     output: Output,
+    /// Blocks of each scale group.
+    groups: Vec<usize>,
+}
+
+/// Lines of output, all images' lines in one count, and panels of weights.
+struct Task<'a> {
+    problem: &'a Problem<'a>,
+    lines: Range<usize>,
+    panels: Range<usize>,
+    workspace: &'a mut Workspace,
+}
+
+impl Kernel for Task<'_> {
+    type Output = ();
+
+    // Epilogues are compiled for the machine; tiles are by themselves.
+    #[inline(always)]
+    fn run(self, _: Isa) {
+        self.problem.task(self.lines, self.panels, self.workspace);
+    }
 }
 
 /// Consecutive output positions, counted through all images, and the codes that they read.
@@ -183,11 +213,11 @@ struct Segment<'a> {
 }
 
 impl Problem<'_> {
-    /// Computes lines of output, all images' lines in one count.
+    #[inline(always)]
     fn task(&self, lines: Range<usize>, panels: Range<usize>, workspace: &mut Workspace) {
         let shape = self.shape;
         let [out_rows, out_cols] = shape.output();
-        let Workspace { codes: padded, bases, offsets, weights } = workspace;
+        let Workspace { codes: padded, bases, offsets, panels: workspace } = workspace;
         let pitch = padded_channels(shape.channels());
         // Steps that do not begin at a word may hang over the end of the codes: they need a copy too.
         let layout = &shape.weight;
@@ -202,7 +232,7 @@ impl Problem<'_> {
                 bases.extend((0..out_cols).map(|col| first + col * shape.stride[1] * pitch));
             }
             let segment = Segment { start: lines.start * out_cols, codes: self.codes, bases, offsets };
-            return self.segment(&segment, panels, weights);
+            return self.segment(&segment, panels, workspace);
         }
         let mut line = lines.start;
         while line < lines.end {
@@ -217,7 +247,7 @@ impl Problem<'_> {
                 bases.extend((0..out_cols).map(|col| first + col * shape.stride[1] * pitch));
             }
             let segment = Segment { start: line * out_cols, codes: padded, bases, offsets };
-            self.segment(&segment, panels.clone(), weights);
+            self.segment(&segment, panels.clone(), workspace);
             line += count;
         }
     }
@@ -271,7 +301,9 @@ impl Problem<'_> {
     }
 
     /// Computes `panels` of a segment.
-    fn segment(&self, segment: &Segment, panels: Range<usize>, unpacked: &mut Vec<i8>) {
+    #[inline(always)]
+    fn segment(&self, segment: &Segment, panels: Range<usize>, workspace: &mut PanelWorkspace) {
+        let PanelWorkspace { unpacked, corrections, tile: buffer } = workspace;
         let (layout, kernel) = (&self.shape.weight, self.kernel);
         // Without steps nothing is read.
         let farthest =
@@ -285,12 +317,15 @@ impl Problem<'_> {
         let group_panels = layout.group_panels();
         let panel_words = layout.blocks() * PANEL * layout.bits.bits() as usize;
         let in_registers = kernel.reads_packed() && segment.bases.len() < UNPACK_ROWS;
+        corrections.clear();
         let mut panel = panels.start;
         while panel < panels.end {
             // Panels of one group.
-            let in_group = group_panels - panel % group_panels;
-            let count = tile_panels.min(in_group).min(panels.end - panel);
+            let (group, in_group) = (panel / group_panels, panel % group_panels);
+            let count = tile_panels.min(group_panels - in_group).min(panels.end - panel);
             let words = &self.weights[panel * panel_words..][..count * panel_words];
+            let codes = &segment.codes[(group * layout.inputs).min(segment.codes.len())..];
+            assert!(farthest <= codes.len(), "windows end inside the codes");
             let (bits, bytes): (_, &[u8]) = if in_registers || layout.bits == BitWidth::B8 {
                 (layout.bits, bytemuck::cast_slice(words))
             } else {
@@ -298,39 +333,58 @@ impl Problem<'_> {
                 unpack_panels(words, layout.bits, unpacked);
                 (BitWidth::B8, bytemuck::cast_slice(unpacked))
             };
-            let group = panel / group_panels;
-            let first_channel = group * layout.inputs;
-            let fits = farthest == 0 || farthest + first_channel <= segment.codes.len();
-            assert!(fits, "windows end inside the codes");
+            if bits != BitWidth::B8 && (corrections.is_empty() || in_group == 0) {
+                self.corrections(segment, codes, corrections);
+            }
             let weights = Weights { bytes, bits, panels: count };
-            let first_output = group * (layout.outputs / layout.groups) + panel % group_panels * PANEL;
-            let outputs = (count * PANEL).min((group + 1) * (layout.outputs / layout.groups) - first_output);
+            let outputs_of_group = layout.outputs / layout.groups;
+            let first_output = group * outputs_of_group + in_group * PANEL;
+            let outputs = (count * PANEL).min(outputs_of_group - in_group * PANEL);
             for (tile, bases) in segment.bases.chunks(tile_rows).enumerate() {
-                let position = segment.start + tile * tile_rows;
-                let place = Place { position, first_output, outputs };
-                self.tile(segment, first_channel, bases, &weights, place);
+                let first = tile * tile_rows;
+                let corrections = corrections.get(first * self.groups.len()..).unwrap_or_default();
+                let rows = Rows { codes, bases, offsets: segment.offsets, corrections };
+                let place = Place { position: segment.start + first, first_output, outputs };
+                self.tile(&rows, &weights, place, buffer);
             }
             panel += count;
         }
     }
 
+    #[inline(always)]
+    fn corrections(&self, segment: &Segment, codes: &[u8], corrections: &mut Vec<i32>) {
+        corrections.clear();
+        for &base in segment.bases {
+            let mut offsets = segment.offsets;
+            for &blocks in &self.groups {
+                let (group, rest) = offsets.split_at(blocks * BLOCK_STEPS);
+                corrections.push(correction(&codes[base..], group, self.shape.weight.bits));
+                offsets = rest;
+            }
+        }
+    }
+
     /// Computes one tile, all scale groups of it, and writes its results.
-    fn tile(
-        &self, segment: &Segment, first_channel: usize, bases: &[usize], weights: &Weights, place: Place,
-    ) {
+    #[inline(always)]
+    fn tile(&self, rows: &Rows, weights: &Weights, place: Place, tile: &mut Tile) {
         let layout = &self.shape.weight;
-        let mut values = [[0.0f32; PANELS * PANEL]; ROWS];
-        let mut sums: Sums = [[0; PANELS * PANEL]; ROWS];
         let panel_bytes = weights.bytes.len() / weights.panels;
         let block_bytes = PANEL * STEP * weights.bits.bits() as usize;
+        let channels = |panel: usize| {
+            let first = panel * PANEL;
+            Channels { first: place.first_output + first, count: PANEL.min(place.outputs - first) }
+        };
+        for panel in 0..weights.panels {
+            for row in 0..rows.bases.len() {
+                self.output.prefetch(place.position + row, channels(panel), layout.outputs);
+            }
+        }
         let mut block = 0;
-        let whole = [layout.blocks()];
-        let groups = if layout.scale_groups() == 1 { &whole[..] } else { &layout.group_blocks() };
-        for (group, &blocks) in groups.iter().enumerate() {
+        for (group, &blocks) in self.groups.iter().enumerate() {
             let operands = Operands {
-                codes: segment.codes.as_ptr().wrapping_add(first_channel),
-                bases,
-                offsets: &segment.offsets[block * BLOCK_STEPS..(block + blocks) * BLOCK_STEPS],
+                codes: rows.codes.as_ptr(),
+                bases: rows.bases,
+                offsets: &rows.offsets[block * BLOCK_STEPS..(block + blocks) * BLOCK_STEPS],
                 weights: weights.bytes[block * block_bytes..].as_ptr(),
                 panel_bytes,
                 panels: weights.panels,
@@ -339,74 +393,59 @@ impl Problem<'_> {
             };
             // SAFETY: The machine has the instructions: `run` has asserted it. Windows end inside the codes: `segment` has
             // asserted it. A panel has all its blocks, and tiles are not larger than the kernel's.
-            unsafe { self.kernel.run(&operands, &mut sums) };
-            let multiplier =
-                &self.epilogue.multiplier[group * layout.outputs + place.first_output..][..place.outputs];
-            for (row, (values, sums)) in values.iter_mut().zip(&sums).enumerate().take(bases.len()) {
-                let correction = if weights.bits == BitWidth::B8 { 0 } else { correction(&operands, row) };
-                for ((value, sum), multiplier) in values.iter_mut().zip(sums).zip(multiplier) {
-                    *value += multiplier * sum.wrapping_sub(correction) as f32;
-                }
+            unsafe { self.kernel.run(&operands, &mut tile.sums) };
+            let count = rows.bases.len();
+            for panel in 0..weights.panels {
+                let corrections = |row: usize| rows.corrections.get(row * self.groups.len() + group);
+                let sums = tile.sums[..count].iter().enumerate();
+                let sums = sums.map(|(row, sums)| (&sums[panel], corrections(row).copied().unwrap_or(0)));
+                let values = tile.values[..count].iter_mut().map(|values| &mut values[panel]);
+                self.epilogue.scale(sums, group, channels(panel), layout.outputs, values);
             }
             block += blocks;
         }
-        for (row, values) in values.iter_mut().enumerate().take(bases.len()) {
-            self.write(&mut values[..place.outputs], place.position + row, place.first_output);
+        for panel in 0..weights.panels {
+            let values = tile.values[..rows.bases.len()].iter().map(|values| &values[panel]);
+            // SAFETY: The output's size was asserted where its pointer was taken; tasks have different positions and
+            // channels.
+            unsafe { self.epilogue.write(values, place.position, channels(panel), self.shape, self.output) };
         }
     }
 
-    /// Adds what is to be added to the `values` of some channels of one position, and writes them.
-    pub(super) fn write(&self, values: &mut [f32], position: usize, first_output: usize) {
-        let Epilogue { addend, residual, relu, .. } = *self.epilogue;
-        let outputs = self.shape.weight.outputs;
-        let addend = &addend[(position * outputs + first_output) % addend.len()..][..values.len()];
-        values.iter_mut().zip(addend).for_each(|(value, addend)| *value += addend);
-        let at = position * outputs + first_output;
-        if let Some(residual) = residual {
-            values.iter_mut().zip(&residual[at..]).for_each(|(value, residual)| *value += residual);
-        }
-        if relu {
-            values.iter_mut().for_each(|value| *value = value.max(0.0));
-        }
-        match self.output {
-            Output::Values(out) => {
-                // SAFETY: The output has room for all positions and channels (asserted where its pointer was taken), and no
-                // other task writes to these.
-                let out = unsafe { std::slice::from_raw_parts_mut(out.add(at), values.len()) };
-                out.copy_from_slice(values);
-            }
-            Output::Codes(out, to) => {
-                let at = position * padded_channels(outputs) + first_output;
-                // SAFETY: As above.
-                let out = unsafe { std::slice::from_raw_parts_mut(out.add(at), values.len()) };
-                let quantizer = Quantizer::unsigned(to.scale, to.bits);
-                for (code, value) in out.iter_mut().zip(values) {
-                    *code = quantizer.byte(quantizer.quotient(*value - to.zero_point));
-                }
-            }
-        }
-    }
-
+    #[inline(always)]
     fn depthwise(&self, segment: &Segment, unpacked: &mut Vec<i8>) {
         let layout = &self.shape.weight;
         unpacked.resize(layout.elements(), 0);
         unpack_panels(self.weights, layout.bits, unpacked);
-        let blocks = layout.blocks();
-        let mut sums = [0i32; PANEL];
-        let mut values = [0.0f32; PANEL];
         for (row, base) in segment.bases.iter().enumerate() {
-            for (panel, weights) in unpacked.chunks_exact(blocks * PANEL * BLOCK).enumerate() {
-                let first = panel * PANEL;
-                let outputs = PANEL.min(layout.outputs - first);
-                depthwise::sums(&segment.codes[base + first..], segment.offsets, weights, &mut sums);
-                let multiplier = &self.epilogue.multiplier[first..][..outputs];
-                for ((value, sum), multiplier) in values.iter_mut().zip(sums).zip(multiplier) {
-                    *value = multiplier * sum as f32;
-                }
-                self.write(&mut values[..outputs], segment.start + row, first);
+            let panels = unpacked.chunks_exact(layout.blocks() * PANEL * BLOCK);
+            for (first, weights) in (0..layout.outputs).step_by(PANEL).zip(panels) {
+                let sums = depthwise::sums(&segment.codes[base + first..], segment.offsets, weights);
+                let channels = Channels { first, count: PANEL.min(layout.outputs - first) };
+                let mut values = [0.0; PANEL];
+
+                self.epilogue.scale(
+                    std::iter::once((&sums, 0)),
+                    0,
+                    channels,
+                    layout.outputs,
+                    std::iter::once(&mut values),
+                );
+                let (values, position) = (std::iter::once(&values), segment.start + row);
+                // SAFETY: As in `tile`.
+                unsafe { self.epilogue.write(values, position, channels, self.shape, self.output) };
             }
         }
     }
+}
+
+/// The left side of a tile.
+struct Rows<'a> {
+    codes: &'a [u8],
+    bases: &'a [usize],
+    offsets: &'a [u32],
+    /// `[rows, scale groups]`, or nothing.
+    corrections: &'a [i32],
 }
 
 /// Some panels: their bytes, and the width that they are packed in.

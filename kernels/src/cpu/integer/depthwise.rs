@@ -4,9 +4,9 @@ use crate::integer::{PANEL, STEP};
 
 /// The sums of 16 channels at one position: `codes` from the first channel on, `offsets` of the taps, `weights` in the order
 /// of their steps.
-#[inline]
-pub(super) fn sums(codes: &[u8], offsets: &[u32], weights: &[i8], sums: &mut [i32; PANEL]) {
-    sums.fill(0);
+#[inline(always)]
+pub(super) fn sums(codes: &[u8], offsets: &[u32], weights: &[i8]) -> [i32; PANEL] {
+    let mut sums = [0; PANEL];
     for (tap, &offset) in offsets.iter().enumerate() {
         let codes = &codes[offset as usize..][..PANEL];
         let weights = &weights[tap / STEP * PANEL * STEP..][..PANEL * STEP];
@@ -14,4 +14,5 @@ pub(super) fn sums(codes: &[u8], offsets: &[u32], weights: &[i8], sums: &mut [i3
             *sum += i32::from(*code) * i32::from(weights[lane * STEP + tap % STEP]);
         }
     }
+    sums
 }

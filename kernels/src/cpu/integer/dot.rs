@@ -108,13 +108,17 @@ impl FromStr for DotKernel {
     }
 }
 
+/// Bytes between what is used and what is fetched from memory.
+#[cfg(target_arch = "x86_64")]
+const AHEAD: usize = 2048;
+
 /// Rows of the largest tile there is.
 pub(super) const ROWS: usize = 8;
 /// Panels of the largest tile there is.
 pub(super) const PANELS: usize = 3;
 
-/// Sums of products: `[rows][panels * 16]`, for as many panels as the tile has.
-pub(super) type Sums = [[i32; PANELS * PANEL]; ROWS];
+/// Sums of products: `[rows, panels, 16]`.
+pub(super) type Sums = [[[i32; PANEL]; PANELS]; ROWS];
 
 /// What a tile is computed from.
 pub(super) struct Operands<'a> {
@@ -165,7 +169,7 @@ unsafe fn portable(operands: &Operands, sums: &mut Sums) {
                     }
                 }
             }
-            sums[row][panel * PANEL..][..PANEL].copy_from_slice(&sum);
+            sums[row][panel] = sum;
         }
     }
 }
@@ -321,14 +325,26 @@ unsafe fn tile_512<const BITS: u32, const ROWS: usize, const PANELS: usize>(
         });
         let panels: [*const u8; PANELS] =
             std::array::from_fn(|panel| operands.weights.add(panel * operands.panel_bytes));
-        let mut tile = [[_mm512_setzero_si512(); PANELS]; ROWS];
+        // One row has so few sums that additions would wait for each other: its steps take turns with two sets of sums.
+        let mut tiles = [[[_mm512_setzero_si512(); PANELS]; ROWS]; 2];
         for block in 0..operands.blocks() {
             let offsets =
                 operands.offsets.as_ptr().add(block * BLOCK_STEPS).cast::<[u32; BLOCK_STEPS]>().read();
             let weights = panels.map(|panel| panel.add(block * BITS as usize * 64).cast::<__m512i>());
+            if ROWS == 1 {
+                // Weights that are read once come from memory.
+                for block in weights {
+                    for vector in 0..BITS as usize {
+                        _mm_prefetch::<_MM_HINT_T0>(
+                            block.wrapping_add(vector).wrapping_byte_add(AHEAD).cast(),
+                        );
+                    }
+                }
+            }
             macro_rules! step {
                 ($($step:literal)*) => {$({
                     let w = weights.map(|block| operand::<BITS, $step>(block));
+                    let tile = &mut tiles[if ROWS == 1 { $step % 2 } else { 0 }];
                     for (row, codes) in tile.iter_mut().zip(rows) {
                         let x = codes.add(offsets[$step] as usize).cast::<i32>().read_unaligned();
                         let x = _mm512_set1_epi32(x);
@@ -339,6 +355,12 @@ unsafe fn tile_512<const BITS: u32, const ROWS: usize, const PANELS: usize>(
                 })*};
             }
             step!(0 1 2 3 4 5 6 7);
+        }
+        let [mut tile, odd] = tiles;
+        if ROWS == 1 {
+            for (sum, odd) in tile[0].iter_mut().zip(odd[0]) {
+                *sum = _mm512_add_epi32(*sum, odd);
+            }
         }
         for (sums, row) in sums.iter_mut().zip(tile).take(operands.bases.len()) {
             sums.as_mut_ptr().cast::<[__m512i; PANELS]>().write_unaligned(row);
@@ -351,47 +373,46 @@ unsafe fn tile_512<const BITS: u32, const ROWS: usize, const PANELS: usize>(
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn operand<const BITS: u32, const STEP: u32>(block: *const __m512i) -> __m512i {
-    let mut codes = _mm512_setzero_si512();
-    let mut vectors = 0;
-    for bits in [8, 4, 2, 1] {
-        if BITS & bits == 0 {
-            continue;
+    // SAFETY: The caller promises `BITS` vectors.
+    unsafe {
+        if BITS == 8 {
+            return block.add(STEP as usize).read_unaligned();
         }
-        let in_vector = 8 / bits;
-        // SAFETY: The caller promises `BITS` vectors.
-        let vector = unsafe { block.add((vectors + STEP / in_vector) as usize).read_unaligned() };
-        if bits == 8 {
-            return vector;
+        let mut codes = _mm512_setzero_si512();
+        // Planes as in `layout::planes`.
+        if BITS & 4 != 0 {
+            codes = field::<4, STEP>(block, BITS & 3);
         }
-        // From where the field is to where it belongs.
-        let (from, to) = (STEP % in_vector * bits, BITS & (bits - 1));
-        let vector = match from.abs_diff(to) {
-            0 => vector,
-            by if from > to => _mm512_srl_epi16(vector, _mm_cvtsi32_si128(by as i32)),
-            by => _mm512_sll_epi16(vector, _mm_cvtsi32_si128(by as i32)),
-        };
-        let mask = _mm512_set1_epi8((((1 << bits) - 1) << to) as i8);
-        codes = _mm512_or_si512(codes, _mm512_and_si512(vector, mask));
-        vectors += bits;
+        if BITS & 2 != 0 {
+            codes = _mm512_or_si512(codes, field::<2, STEP>(block.add((BITS & 4) as usize), BITS & 1));
+        }
+        if BITS & 1 != 0 {
+            codes = _mm512_or_si512(codes, field::<1, STEP>(block.add((BITS & 6) as usize), 0));
+        }
+        codes
     }
-    codes
 }
 
-/// What is to subtract from sums with offsets: the offset times the sum of a row's codes.
-pub(super) fn correction(operands: &Operands, row: usize) -> i32 {
-    let offset_of = offset(operands.bits);
-    if offset_of == 0 {
-        return 0;
-    }
-    let sum: i32 = operands
-        .offsets
-        .iter()
-        .map(|&offset| {
-            // SAFETY: Whoever made the operands promises that these can be read.
-            let codes =
-                unsafe { operands.codes.add(operands.bases[row] + offset as usize).cast::<[u8; 4]>().read() };
-            codes.into_iter().map(i32::from).sum::<i32>()
-        })
-        .fold(0, i32::wrapping_add);
-    sum.wrapping_mul(offset_of)
+/// The fields of one step in a plane, `to` bits from the lowest one of their bytes. All but the pointer is constant.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn field<const PLANE: u32, const STEP: u32>(plane: *const __m512i, to: u32) -> __m512i {
+    let in_vector = 8 / PLANE;
+    // SAFETY: The caller promises the vectors of the plane.
+    let vector = unsafe { plane.add((STEP / in_vector) as usize).read_unaligned() };
+    let from = STEP % in_vector * PLANE;
+    let count = _mm_cvtsi32_si128(from.abs_diff(to) as i32);
+    let vector = if from > to { _mm512_srl_epi16(vector, count) } else { _mm512_sll_epi16(vector, count) };
+    _mm512_and_si512(vector, _mm512_set1_epi8((((1 << PLANE) - 1) << to) as i8))
+}
+
+/// The sum of a row's codes in a window, times the offset of weights of `bits` bits: what their sums of products are to be
+/// lessened by.
+pub(super) fn correction(codes: &[u8], offsets: &[u32], bits: BitWidth) -> i32 {
+    let step = |&offset: &u32| {
+        let codes = &codes[offset as usize..][..4];
+        codes.iter().map(|&code| i32::from(code)).sum::<i32>()
+    };
+    offsets.iter().map(step).fold(0, i32::wrapping_add).wrapping_mul(offset(bits))
 }

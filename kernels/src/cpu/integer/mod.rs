@@ -9,7 +9,8 @@
 //! |---|---|
 //! | `dot` | tiles of sums, for each instruction set |
 //! | `panels` | weights: preparing, unpacking, switching |
-//! | `conv` | the loops around tiles: tasks, padding, epilogue |
+//! | `conv` | the loops around tiles: tasks, padding |
+//! | `epilogue` | from sums to results |
 //! | `depthwise` | convolutions in which every channel is a group |
 //! | `quantize` | from floats to codes |
 //! | `weight_only` | packed weights times floats |
@@ -17,12 +18,14 @@
 mod conv;
 mod depthwise;
 mod dot;
+mod epilogue;
 mod panels;
 mod quantize;
 mod weight_only;
 
-pub use conv::{Epilogue, int_conv2d, int_conv2d_codes, int_conv2d_codes_into, int_conv2d_into};
+pub use conv::{int_conv2d, int_conv2d_codes, int_conv2d_codes_into, int_conv2d_into};
 pub use dot::DotKernel;
+pub use epilogue::Epilogue;
 pub use panels::{prepare_panels, switch_panels, unpack_panels};
 pub use quantize::{quantize_codes, quantize_codes_into};
 pub use weight_only::{weight_only, weight_only_into};

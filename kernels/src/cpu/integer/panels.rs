@@ -3,7 +3,7 @@
 use super::super::isa::{Isa, Kernel};
 use crate::integer::{BLOCK_STEPS, PANEL, STEP, WeightLayout, offset};
 use crate::layout::{BLOCK, planes};
-use dr_precision::{BitWidth, semantics};
+use dr_precision::BitWidth;
 use rayon::prelude::*;
 
 /// Codes of a block, and bytes of each of its vectors.
@@ -82,8 +82,7 @@ impl Kernel for Unpack<'_> {
         let low = offset(self.bits) as u8;
         let blocks = self.words.chunks_exact(VECTOR * self.bits.bits() as usize);
         for (words, out) in blocks.zip(self.out.chunks_exact_mut(CODES)) {
-            unpack_block(words, self.bits, out);
-            out.iter_mut().for_each(|code| *code = code.wrapping_sub(low));
+            unpack_block(words, self.bits, low, out);
         }
     }
 }
@@ -102,55 +101,100 @@ impl Kernel for Switch<'_> {
     fn run(self, _: Isa) {
         let Self { words, out, stored, active } = self;
         let mut block = [0u8; CODES];
+        let (from, to) = (offset(stored) as u8, offset(active) as u8);
+        let shift = stored.bits() - active.bits();
+        let (below_half, high) = ((1i16 << (shift - 1)) - 1, active.signed_max() as i16);
         let blocks = words.chunks_exact(VECTOR * stored.bits() as usize);
         for (words, out) in blocks.zip(out.chunks_exact_mut(VECTOR * active.bits() as usize)) {
-            unpack_block(words, stored, &mut block);
-            // Codes of 8 bits are without offset.
-            let (from, to) = (offset(stored), offset(active));
+            unpack_block(words, stored, from, &mut block);
             for code in &mut block {
-                let signed =
-                    if stored == BitWidth::B8 { i32::from(*code as i8) } else { i32::from(*code) - from };
-                *code = (semantics::switch(signed, stored, active) + to) as u8;
+                // As `semantics::switch`, in 16 bits: twice as many lanes.
+                let signed = i16::from(*code as i8);
+                let rounded = (signed + below_half + (signed >> shift & 1)) >> shift;
+                *code = (if rounded > high { high } else { rounded }) as u8;
+            }
+            for code in &mut block {
+                *code = code.wrapping_add(to);
             }
             pack_block(&block, active, out);
         }
     }
 }
 
-/// Fields of a block to bytes; offsets stay.
+/// Eight codes at once.
+type Lanes = [u64; VECTOR / 8];
+
 #[inline(always)]
-fn unpack_block(words: &[u8], bits: BitWidth, out: &mut [u8]) {
-    for plane in planes(bits) {
-        let in_vector = 8 / plane.bits as usize;
-        let mask = ((1u32 << plane.bits) - 1) as u8;
-        for (step, out) in out.chunks_exact_mut(VECTOR).enumerate() {
-            let vector = &words[(plane.offset as usize + step / in_vector) * VECTOR..][..VECTOR];
-            let from = step % in_vector * plane.bits as usize;
-            if plane.offset == 0 {
-                out.iter_mut()
-                    .zip(vector)
-                    .for_each(|(out, byte)| *out = (byte >> from & mask) << plane.shift);
-            } else {
-                out.iter_mut()
-                    .zip(vector)
-                    .for_each(|(out, byte)| *out |= (byte >> from & mask) << plane.shift);
-            }
+fn lanes(bytes: &[u8]) -> Lanes {
+    bytemuck::pod_read_unaligned(bytes)
+}
+
+/// In every byte the lowest `bits` bits.
+const fn low_bits(bits: u32) -> u64 {
+    0x0101_0101_0101_0101 * ((1 << bits) - 1)
+}
+
+/// Fields of a block to bytes, less `low`.
+#[inline(always)]
+fn unpack_block(words: &[u8], bits: BitWidth, low: u8, out: &mut [u8]) {
+    match bits {
+        BitWidth::B2 => unpack_planes::<2>(words, low, out),
+        BitWidth::B3 => unpack_planes::<3>(words, low, out),
+        BitWidth::B4 => unpack_planes::<4>(words, low, out),
+        BitWidth::B5 => unpack_planes::<5>(words, low, out),
+        BitWidth::B6 => unpack_planes::<6>(words, low, out),
+        BitWidth::B7 => unpack_planes::<7>(words, low, out),
+        BitWidth::B8 => out.copy_from_slice(words),
+    }
+}
+
+#[inline(always)]
+fn unpack_planes<const BITS: u32>(words: &[u8], low: u8, out: &mut [u8]) {
+    for step in 0..BLOCK_STEPS as u32 {
+        let mut codes: Lanes = [0; VECTOR / 8];
+        // Planes as in `layout::planes`: written out, so that every shift is by a constant number of bits.
+        if BITS & 4 != 0 {
+            add_field::<4>(words, 0, step, BITS & 3, &mut codes);
         }
+        if BITS & 2 != 0 {
+            add_field::<2>(words, BITS & 4, step, BITS & 1, &mut codes);
+        }
+        if BITS & 1 != 0 {
+            add_field::<1>(words, BITS & 6, step, 0, &mut codes);
+        }
+        let out = &mut out[step as usize * VECTOR..][..VECTOR];
+        for (out, code) in out.iter_mut().zip(bytemuck::cast_slice::<u64, u8>(&codes)) {
+            *out = code.wrapping_sub(low);
+        }
+    }
+}
+
+#[inline(always)]
+fn add_field<const PLANE: u32>(words: &[u8], first: u32, step: u32, shift: u32, codes: &mut Lanes) {
+    let in_vector = 8 / PLANE;
+    let vector = lanes(&words[(first + step / in_vector) as usize * VECTOR..][..VECTOR]);
+    let from = step % in_vector * PLANE;
+    for (code, word) in codes.iter_mut().zip(vector) {
+        *code |= (word >> from & low_bits(PLANE)) << shift;
     }
 }
 
 /// Bytes, with offsets, to fields of a block.
 #[inline(always)]
 fn pack_block(block: &Block, bits: BitWidth, words: &mut [u8]) {
-    words.fill(0);
     for plane in planes(bits) {
-        let in_vector = 8 / plane.bits as usize;
-        let mask = ((1u32 << plane.bits) - 1) as u8;
-        for step in 0..BLOCK_STEPS {
-            let codes = &block[step * VECTOR..][..VECTOR];
-            let vector = &mut words[(plane.offset as usize + step / in_vector) * VECTOR..][..VECTOR];
-            let to = step % in_vector * plane.bits as usize;
-            vector.iter_mut().zip(codes).for_each(|(word, code)| *word |= (code >> plane.shift & mask) << to);
+        let in_vector = 8 / plane.bits;
+        for vector in 0..plane.bits {
+            let mut fields: Lanes = [0; VECTOR / 8];
+            for field in 0..in_vector {
+                let step = (vector * in_vector + field) as usize;
+                let codes = lanes(&block[step * VECTOR..][..VECTOR]);
+                for (fields, code) in fields.iter_mut().zip(codes) {
+                    *fields |= (code >> plane.shift & low_bits(plane.bits)) << (field * plane.bits);
+                }
+            }
+            let words = &mut words[(plane.offset + vector) as usize * VECTOR..][..VECTOR];
+            words.copy_from_slice(bytemuck::cast_slice(&fields));
         }
     }
 }
