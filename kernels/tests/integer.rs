@@ -1,9 +1,10 @@
 //! The integer operations on a CPU against the reference: every instruction set, all pairs of widths, sizes that are not
 //! multiples of anything.
 
+use dr_kernels::cpu::Isa;
 use dr_kernels::cpu::integer::{
     DotKernel, Epilogue, int_conv2d_codes_into, int_conv2d_into, prepare_panels, quantize_codes,
-    switch_panels, unpack_panels,
+    switch_panels, unpack_panels, weight_only_into,
 };
 use dr_kernels::integer::{CodeQuantizer, IntConv2dShape, WeightLayout, padded_channels};
 use dr_kernels::reference;
@@ -208,6 +209,28 @@ proptest! {
         let to = CodeQuantizer { bits, scale: 0.013, zero_point: -0.4 };
         let expected = reference::quantize_codes(&x, [channels, positions], last, to);
         prop_assert_eq!(quantize_codes(&x, [channels, positions], last, to), expected);
+    }
+
+    #[test]
+    fn weight_only(
+        rows in 0usize..11, inputs in 1usize..200, outputs in 1usize..70, bits in bit_width(),
+        granularity in granularity(), seed: u64,
+    ) {
+        let layout = WeightLayout::new(&[outputs, inputs], 1, bits, granularity).unwrap();
+        let mut numbers = Numbers(seed);
+        let weights = numbers.codes(outputs * inputs, bits.signed_min(), bits.signed_max());
+        let (x, scale) = (numbers.floats(rows * inputs), numbers.floats(outputs * layout.scale_groups()));
+        let expected = reference::weight_only(&x, &weights, &scale, rows, &layout);
+        let panels = prepare_panels(&weights, &layout);
+        // The sum of the sizes of what is summed: rounding is relative to that.
+        let largest = (inputs as f32) * bits.unsigned_max() as f32;
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            let mut out = vec![f32::NAN; rows * outputs];
+            weight_only_into(isa, &x, &panels, &scale, rows, &layout, &mut out);
+            for (out, expected) in out.iter().zip(&expected) {
+                prop_assert!((out - expected).abs() <= 1e-6 * largest, "{isa}: {out}, not {expected}");
+            }
+        }
     }
 
     /// The zero point of an input, made up for in the addends: as if zeros of padding were zeros, not codes.
