@@ -125,3 +125,12 @@ pub fn copies(group: &mut BenchmarkGroup<WallTime>, bytes: usize) {
         group.bench_function("memcpy, 2 threads", |bencher| bencher.iter(|| memcpy_parallel(&from, &mut to)));
     }
 }
+
+/// Bytes that no processor's caches hold: what takes turns through so many comes from memory.
+pub const CACHES: usize = 1 << 29;
+
+/// Reads all of it, and gives the sum: with as many threads as there are.
+#[must_use]
+pub fn read(memory: &[u64]) -> u64 {
+    memory.par_chunks(1 << 16).map(|part| part.iter().copied().fold(0, u64::wrapping_add)).sum()
+}
