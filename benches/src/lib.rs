@@ -3,6 +3,8 @@
 //! The device is `flex`, on two threads or `DR_BENCH_THREADS`, unless `DR_BENCH_DEVICE` names another one (`cpu`, `wgpu`,
 //! `vulkan` or `cuda`, each a feature of this package).
 
+pub mod report;
+
 use burn::tensor::Device;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
