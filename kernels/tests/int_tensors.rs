@@ -140,3 +140,38 @@ fn weight_only_is_the_product_with_the_dequantized_weight() {
     let out = weight_only_linear(x, &prepared, ones(2 * 7) * 0.1).unwrap();
     out.into_data().assert_approx_eq::<f32>(&expected.into_data(), burn::tensor::Tolerance::absolute(1e-4));
 }
+
+#[test]
+fn training_in_integers_has_the_values_and_gradients_of_floats() {
+    let device = device().autodiff();
+    let on_device = |tensor: Tensor<4>| Tensor::<4>::from_data(tensor.into_data(), &device);
+    let tensor = |values: &[f32]| Tensor::<1>::from_data(TensorData::from(values), &device);
+    for (zero, activations, weights) in
+        [(0.0, BitWidth::B8, BitWidth::B4), (-0.3, BitWidth::B4, BitWidth::B8)]
+    {
+        let (activation, scale) = (tensor(&[0.02, zero]), ones(6) * 0.05);
+        let scale = Tensor::<1>::from_data(scale.into_data(), &device);
+        let run = |integers: bool| {
+            let x = on_device(values([3, 5, 9, 8]).abs()).require_grad();
+            let w = on_device(values([6, 5, 3, 3])).require_grad();
+            let quantizer = dr_kernels::ActivationQuantizer::new(activations);
+            let x_hat =
+                dr_kernels::fake_quantize_activation(x.clone(), tensor(&[0.02]), tensor(&[zero]), &quantizer);
+            let quantizer = dr_kernels::WeightQuantizer::new(weights, weights).unwrap();
+            let w_hat = dr_kernels::fake_quantize_weight(w.clone(), scale.clone(), scale.clone(), &quantizer);
+            let (x_hat, w_hat) = (x_hat.unwrap(), w_hat.unwrap());
+            let y = match integers {
+                true => {
+                    let widths = [weights, activations];
+                    dr_kernels::conv2d_of_codes(x_hat, w_hat, activation.clone(), scale.clone(), widths, 2, 1)
+                }
+                false => dr_kernels::conv2d(x_hat, w_hat, 2, 1),
+            };
+            let grads = (y.clone() * y.clone()).sum().backward();
+            [y.inner(), x.grad(&grads).unwrap(), w.grad(&grads).unwrap()].map(Tensor::into_data)
+        };
+        for (integers, floats) in run(true).iter().zip(run(false)) {
+            integers.assert_approx_eq::<f32>(&floats, burn::tensor::Tolerance::rel_abs(1e-4, 1e-3));
+        }
+    }
+}

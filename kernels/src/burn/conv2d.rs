@@ -1,4 +1,4 @@
-//! Float convolution on `flex` by [`crate::cpu::conv2d`], on other backends by Burn's own.
+//! Convolution for training, on `flex` by the loops of [`crate::cpu`], on other backends by Burn's own.
 
 use crate::cpu::{self, Conv2dShape};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
@@ -7,11 +7,18 @@ use burn::backend::autodiff::{Autodiff, NodeId, grads::Gradients};
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::{Backend, Dispatch, Flex, backend_extension, tensor::FloatTensor};
 use burn::tensor::{Bytes, DType, Device, Shape, Tensor, module, ops::ConvOptions};
+use dr_precision::BitWidth;
 
 /// The convolution as a backend extension. Only `flex` has it: see [`conv2d`].
 #[backend_extension(Flex, Autodiff)]
 pub trait Conv2dOps: Backend {
     fn planar_conv2d(x: FloatTensor<Self>, w: FloatTensor<Self>, shape: Conv2dShape) -> FloatTensor<Self>;
+
+    /// The same of values that are quantized, by their codes. `scales` is `[2 + channels out]`.
+    fn coded_conv2d(
+        x: FloatTensor<Self>, w: FloatTensor<Self>, scales: FloatTensor<Self>, shape: Conv2dShape,
+        widths: [BitWidth; 2],
+    ) -> FloatTensor<Self>;
 }
 
 /// Its gradients.
@@ -29,14 +36,51 @@ pub trait Conv2dGradOps: Backend {
 /// # Panics
 /// As Burn's: if the channels do not match.
 pub fn conv2d(x: Tensor<4>, w: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
+    match flex_shape(&x, &w, stride, padding) {
+        None => module::conv2d(x, w, None, ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1)),
+        Some(shape) => {
+            Tensor::from_dispatch(Dispatch::planar_conv2d(x.into_dispatch(), w.into_dispatch(), shape))
+        }
+    }
+}
+
+/// [`conv2d`] of fake-quantized activations and weights, on `flex` computed from their codes in integers: the values are
+/// those of the float convolution up to rounding, and the gradients are its gradients.
+///
+/// - `x`: values of an [`ActivationQuantizer`](crate::ActivationQuantizer) of `widths[1]` bits with one scale, `w`: of a
+///   [`WeightQuantizer`](crate::WeightQuantizer) of `widths[0]` bits with one for each output channel.
+/// - `activation`: `[2]`, the scale and the zero point of `x`; `weight_scale`: `[channels out]`.
+///
+/// # Panics
+/// As Burn's: if the channels do not match.
+pub fn conv2d_of_codes(
+    x: Tensor<4>, w: Tensor<4>, activation: Tensor<1>, weight_scale: Tensor<1>, widths: [BitWidth; 2],
+    stride: usize, padding: usize,
+) -> Tensor<4> {
+    match flex_shape(&x, &w, stride, padding) {
+        Some(shape) if weight_scale.dims() == [shape.channels[1]] && activation.dims() == [2] => {
+            let scales = Tensor::cat(vec![activation.inner(), weight_scale.inner()], 0);
+            let scales = if x.device().is_autodiff() { Tensor::from_inner(scales) } else { scales };
+            let [x, w] = [x, w].map(Tensor::into_dispatch);
+            Tensor::from_dispatch(Dispatch::coded_conv2d(x, w, scales.into_dispatch(), shape, widths))
+        }
+        _ => conv2d(x, w, stride, padding),
+    }
+}
+
+/// The shape, if the loops for `flex` take such tensors.
+fn flex_shape(x: &Tensor<4>, w: &Tensor<4>, stride: usize, padding: usize) -> Option<Conv2dShape> {
     let ([batch, channels_in, rows, cols], [channels_out, w_in, k, k2]) = (x.dims(), w.dims());
     let flex = x.device().inner() == Device::flex() && x.dtype() == DType::F32 && w.dtype() == DType::F32;
-    if !flex || channels_in != w_in || k != k2 || stride == 0 {
-        return module::conv2d(x, w, None, ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1));
-    }
     let (channels, input) = ([channels_in, channels_out], [rows, cols]);
-    let shape = Conv2dShape { batch, channels, input, kernel: k, stride, padding };
-    Tensor::from_dispatch(Dispatch::planar_conv2d(x.into_dispatch(), w.into_dispatch(), shape))
+    (flex && channels_in == w_in && k == k2 && stride > 0).then_some(Conv2dShape {
+        batch,
+        channels,
+        input,
+        kernel: k,
+        stride,
+        padding,
+    })
 }
 
 fn tensor(values: Vec<f32>, shape: [usize; 4]) -> FlexTensor {
@@ -53,6 +97,15 @@ impl Conv2dOps for Flex {
         let [x, w] = [x, w].map(|t| t.to_contiguous());
         let [height, width] = shape.output();
         tensor(cpu::conv2d(slice(&x), slice(&w), &shape), [shape.batch, shape.channels[1], height, width])
+    }
+
+    fn coded_conv2d(
+        x: FlexTensor, w: FlexTensor, scales: FlexTensor, shape: Conv2dShape, widths: [BitWidth; 2],
+    ) -> FlexTensor {
+        let [x, w, scales] = [x, w, scales].map(|t| t.to_contiguous());
+        let [height, width] = shape.output();
+        let values = cpu::integer::conv2d_of_codes(slice(&x), slice(&w), slice(&scales), &shape, widths);
+        tensor(values, [shape.batch, shape.channels[1], height, width])
     }
 }
 
@@ -99,14 +152,29 @@ impl<B: Conv2dOps + Conv2dGradOps> Backward<B, 2> for Conv2dBackward {
 
 impl<B: Conv2dOps + Conv2dGradOps, C: CheckpointStrategy> Conv2dOps for Autodiff<B, C> {
     fn planar_conv2d(x: FloatTensor<Self>, w: FloatTensor<Self>, shape: Conv2dShape) -> FloatTensor<Self> {
-        let guards = [x.node(), w.node()];
         let out = B::planar_conv2d(x.primitive().clone(), w.primitive().clone(), shape);
-        match Conv2dBackward.prepare::<C>(guards).compute_bound().stateful() {
-            OpsKind::Tracked(mut prep) => {
-                let state = (prep.checkpoint(&x), prep.checkpoint(&w), shape);
-                prep.finish(state, out)
-            }
-            OpsKind::UnTracked(prep) => prep.finish(out),
+        register::<B, C>(x, w, out, shape)
+    }
+
+    fn coded_conv2d(
+        x: FloatTensor<Self>, w: FloatTensor<Self>, scales: FloatTensor<Self>, shape: Conv2dShape,
+        widths: [BitWidth; 2],
+    ) -> FloatTensor<Self> {
+        let [value_x, value_w] = [&x, &w].map(|t| t.primitive().clone());
+        let out = B::coded_conv2d(value_x, value_w, scales.primitive().clone(), shape, widths);
+        register::<B, C>(x, w, out, shape)
+    }
+}
+
+/// Makes `out` a convolution of `x` and `w`, however it was computed.
+fn register<B: Conv2dOps + Conv2dGradOps, C: CheckpointStrategy>(
+    x: FloatTensor<Autodiff<B, C>>, w: FloatTensor<Autodiff<B, C>>, out: FloatTensor<B>, shape: Conv2dShape,
+) -> FloatTensor<Autodiff<B, C>> {
+    match Conv2dBackward.prepare::<C>([x.node(), w.node()]).compute_bound().stateful() {
+        OpsKind::Tracked(mut prep) => {
+            let state = (prep.checkpoint(&x), prep.checkpoint(&w), shape);
+            prep.finish(state, out)
         }
+        OpsKind::UnTracked(prep) => prep.finish(out),
     }
 }

@@ -10,7 +10,7 @@ mod packed;
 use crate::{ActivationQuantizer, KernelError, WeightQuantizer, layout::ScaleLayout};
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Tensor};
-pub use conv2d::conv2d;
+pub use conv2d::{conv2d, conv2d_of_codes};
 use dr_precision::{BitWidth, Granularity};
 pub use integer::{
     Codes, IntConv2dOptions, IntEpilogue, IntWeight, int_conv2d, int_conv2d_codes, quantize_codes,

@@ -13,6 +13,7 @@
 //! | `epilogue` | from sums to results |
 //! | `depthwise` | convolutions in which every channel is a group |
 //! | `quantize` | from floats to codes |
+//! | `training` | a convolution of fake-quantized values, from their codes |
 //! | `weight_only` | packed weights times floats |
 
 mod conv;
@@ -21,6 +22,7 @@ mod dot;
 mod epilogue;
 mod panels;
 mod quantize;
+mod training;
 mod weight_only;
 
 pub use conv::{int_conv2d, int_conv2d_codes, int_conv2d_codes_into, int_conv2d_into};
@@ -28,4 +30,5 @@ pub use dot::DotKernel;
 pub use epilogue::Epilogue;
 pub use panels::{prepare_panels, switch_panels, unpack_panels};
 pub use quantize::{quantize_codes, quantize_codes_into};
+pub use training::conv2d_of_codes;
 pub use weight_only::{weight_only, weight_only_into};
