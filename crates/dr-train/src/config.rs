@@ -115,6 +115,16 @@ named! {
 }
 
 named! {
+    /// How a quantized network is computed.
+    Engine, "engine" {
+        /// In floats, quantized and dequantized before each layer, as in training.
+        Fake = "fake",
+        /// In integers.
+        Integer = "integer",
+    }
+}
+
+named! {
     /// The rule that turns gradients into steps.
     OptimizerKind, "optimizer" {
         /// Stochastic gradient descent with Nesterov momentum 0.9.

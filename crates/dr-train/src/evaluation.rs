@@ -1,13 +1,15 @@
 //! What a saved model scores.
 
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, InputShape};
+use crate::config::Engine;
 use crate::data::{ImageLoader, Images};
-use crate::nn::Pass;
+use crate::models::IntResNet;
+use crate::nn::{IntegerError, Pass};
 use crate::report::{Measured, NumberFormat};
-use crate::training::{Score, evaluate};
+use crate::training::{Score, evaluate, score};
 use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
-use dr_precision::PrecisionSet;
+use dr_precision::{Precision, PrecisionSet};
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -37,6 +39,9 @@ pub enum EvaluationError {
         /// Of the model.
         expected: usize,
     },
+    /// The network cannot compute with integers.
+    #[error(transparent)]
+    Integer(#[from] IntegerError),
     /// The images could not be prepared.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
@@ -68,21 +73,51 @@ pub fn formats(artifact: &Artifact) -> Vec<NumberFormat> {
     }
 }
 
-/// Measures a model in each of `formats`, on the device.
+/// Measures a model in each of `formats`, on the device. [`Engine::Integer`] is for quantized formats only.
 ///
 /// # Errors
 /// Tensors that are no network, a format that the model does not have, or images that do not fit it.
 pub fn measure(
-    artifact: &Artifact, formats: &[NumberFormat], images: &Arc<Images>, device: &Device,
+    artifact: &Artifact, formats: &[NumberFormat], images: &Arc<Images>, engine: Engine, device: &Device,
 ) -> Result<Vec<Measured>, EvaluationError> {
     check_images(artifact, images)?;
     let bytes = formats.iter().map(|&format| bytes(artifact, format)).collect::<Result<Vec<_>, _>>()?;
-    let passes: Vec<Pass> = formats.iter().map(|&format| pass(format)).collect();
     let normalization = artifact.description.normalization.clone();
     let loader = ImageLoader::evaluation(images.clone(), normalization, EVAL_BATCH, device.clone());
-    let scores = evaluate(&artifact.network(device)?, &loader, &passes)?;
+    let scores = match engine {
+        Engine::Fake => {
+            let passes: Vec<Pass> = formats.iter().map(|&format| pass(format)).collect();
+            evaluate(&artifact.network(device)?, &loader, &passes)?
+        }
+        Engine::Integer => {
+            let networks = integer_networks(artifact, formats, device)?;
+            score(&loader, &networks, |network, images| Ok::<_, EvaluationError>(network.forward(images)?))?
+        }
+    };
     let measured = |(Score { top1, loss }, model_bytes)| Measured { top1, loss, model_bytes };
     Ok(scores.into_iter().zip(bytes).map(measured).collect())
+}
+
+/// The model in integer arithmetic in each of `formats`; they share the stored codes.
+pub(crate) fn integer_networks(
+    artifact: &Artifact, formats: &[NumberFormat], device: &Device,
+) -> Result<Vec<IntResNet>, EvaluationError> {
+    let precision = |&format: &NumberFormat| match format {
+        NumberFormat::Quantized(precision) => Ok(precision),
+        NumberFormat::Float => {
+            let (found, expected) = (artifact.description.kind, "multi-precision or packed");
+            Err(ArtifactError::Kind { found, expected })
+        }
+    };
+    let precisions: Vec<Precision> = formats.iter().map(precision).collect::<Result<_, _>>()?;
+    let Some(&first) = precisions.first() else { return Ok(vec![]) };
+    let network = artifact.integer(first, device)?;
+    let at = |&precision: &Precision| {
+        let mut network = network.clone();
+        network.switch(precision)?;
+        Ok(network)
+    };
+    precisions.iter().map(at).collect()
 }
 
 fn pass(format: NumberFormat) -> Pass<'static> {

@@ -1,7 +1,7 @@
 //! A whole training run: data, float network, joint training, results.
 
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description};
-use crate::config::{Baseline, BatchNormKind, DeviceKind, Distill, TrainConfig};
+use crate::config::{Baseline, BatchNormKind, DeviceKind, Distill, Engine, TrainConfig};
 use crate::data::{self, Augmentation, DataError, ImageLoader, Images, Normalization, Splits};
 use crate::device::{self, DeviceError};
 use crate::evaluation::{EVAL_BATCH, EvaluationError, check_images, formats, measure};
@@ -351,7 +351,7 @@ impl Experiment {
 
     /// Measures an artifact in all its formats on the test split. What is reported is what the file holds.
     fn measure(&self, artifact: &Artifact) -> Result<Vec<Measured>, RunError> {
-        Ok(measure(artifact, &formats(artifact), &self.test, &self.device)?)
+        Ok(measure(artifact, &formats(artifact), &self.test, Engine::Fake, &self.device)?)
     }
 }
 

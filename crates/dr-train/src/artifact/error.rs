@@ -1,6 +1,7 @@
 //! [`ArtifactError`].
 
 use super::{ArtifactKind, FORMAT_VERSION, MAX_HEADER_BYTES, METADATA_KEY, TensorValues};
+use crate::nn::IntegerError;
 use dr_precision::{Precision, PrecisionSet};
 use safetensors::SafeTensorError;
 use std::fmt::Display;
@@ -121,6 +122,9 @@ pub enum ArtifactError {
         /// What it should be.
         expected: &'static str,
     },
+    /// A network that cannot compute with integers.
+    #[error(transparent)]
+    Integer(#[from] IntegerError),
     /// Tensors and description do not make a network.
     #[error("not a network of this program: {0}")]
     Network(String),

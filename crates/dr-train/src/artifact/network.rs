@@ -2,7 +2,7 @@
 
 use super::{Artifact, ArtifactError, ArtifactKind, Description, TensorEntry, TensorValues};
 use crate::config::BatchNormKind;
-use crate::models::{NamedLayer, Network, ResNet, ResNetConfig};
+use crate::models::{IntResNet, NamedLayer, Network, ResNet, ResNetConfig};
 use crate::nn::{LayerSpec, QuantConfig};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -130,6 +130,20 @@ impl Artifact {
             Some(name) => Err(ArtifactError::Superfluous { name: name.clone() }),
             None => Ok(network.valid()),
         }
+    }
+
+    /// The network in integer arithmetic, on `device`, at `precision`; it can be switched to the others of the artifact.
+    ///
+    /// # Errors
+    /// A float artifact, a precision that it does not have, and those of [`Artifact::network`].
+    pub fn integer(&self, precision: Precision, device: &Device) -> Result<IntResNet, ArtifactError> {
+        let found = self.description.kind;
+        let config = self.description.quantization();
+        let config = config.ok_or(ArtifactError::Kind { found, expected: "multi-precision or packed" })?;
+        if config.precisions.position(precision).is_none() {
+            return Err(ArtifactError::Precision { precision, expected: config.precisions });
+        }
+        Ok(self.network(device)?.to_integer(precision)?)
     }
 
     /// Whether the file is large enough for the widest layer that its description calls for: no memory is taken for

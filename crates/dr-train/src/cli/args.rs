@@ -2,7 +2,7 @@
 
 use super::values::{count, number, one_of, seed, switch};
 use crate::config::{
-    Baseline, BatchNormKind, DatasetKind, DeviceKind, Distill, ModelKind, OptimizerKind, TrainConfig,
+    Baseline, BatchNormKind, DatasetKind, DeviceKind, Distill, Engine, ModelKind, OptimizerKind, TrainConfig,
 };
 use clap::{Args, Parser, Subcommand};
 use dr_kernels::ScaleGradient;
@@ -204,6 +204,7 @@ impl Settings {
 Examples:
   dr-train eval --model model.safetensors                    at every precision of the model
   dr-train eval --model model.safetensors --precision w4a4
+  dr-train eval --model model.safetensors --engine integer   in integer arithmetic
   dr-train eval --model model.safetensors --all --json")]
 pub struct EvalArgs {
     /// The model
@@ -221,6 +222,9 @@ pub struct EvalArgs {
     /// Where the dataset's files are, if not in the usual places
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Compute in floats as in training (fake quantization), or in integers
+    #[arg(long, value_parser = one_of(Engine::ALL), default_value_t = Engine::Fake)]
+    pub engine: Engine,
     /// Where to compute
     #[arg(long, value_parser = one_of(DeviceKind::ALL), default_value_t = DeviceKind::Auto)]
     pub device: DeviceKind,

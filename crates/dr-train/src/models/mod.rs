@@ -1,7 +1,9 @@
-//! Networks, each written once for float and for every precision.
+//! Networks, each written once for float and for every precision; and in integer arithmetic.
 
+mod int_resnet;
 mod resnet;
 
+pub use int_resnet::IntResNet;
 pub use resnet::{ResNet, ResNetConfig};
 
 use crate::nn::{Layer, LayerSpec, Observer, Pass, PrecisionNorm, QuantConfig};

@@ -1,13 +1,15 @@
 //! Residual networks in the style of those for CIFAR-10 (He et al., arXiv:1512.03385, section 4.2).
 
+use super::int_resnet::{IntBlock, IntResNet};
 use super::{NamedLayer, Network};
 use crate::config::ModelKind;
 use crate::nn::{
-    Layer, Pass, PrecisionNorm, PrecisionNormConfig, QuantConv2d, QuantConv2dConfig, QuantLinear,
-    QuantLinearConfig,
+    IntegerError, Layer, Pass, PrecisionNorm, PrecisionNormConfig, QuantConv2d, QuantConv2dConfig,
+    QuantLinear, QuantLinearConfig,
 };
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, activation::relu};
+use dr_precision::Precision;
 use rand::{Rng, SeedableRng};
 
 /// Configuration of [`ResNet`].
@@ -94,6 +96,18 @@ impl Block {
         };
         relu(x + y)
     }
+
+    fn to_integer(&self, precision: Precision) -> Result<IntBlock, IntegerError> {
+        let shortcut = match (&self.shortcut, &self.shortcut_norm) {
+            (Some(conv), Some(norm)) => Some(conv.to_integer(norm, false, precision)?),
+            _ => None,
+        };
+        Ok(IntBlock {
+            conv1: self.conv1.to_integer(&self.norm1, true, precision)?,
+            conv2: self.conv2.to_integer(&self.norm2, true, precision)?,
+            shortcut,
+        })
+    }
 }
 
 /// A residual network for small images of any size.
@@ -103,6 +117,22 @@ pub struct ResNet {
     stem_norm: PrecisionNorm,
     stages: Vec<Vec<Block>>,
     head: QuantLinear,
+}
+
+impl ResNet {
+    /// The quantized network in integer arithmetic at `precision`, on its device. It computes what the network does in
+    /// evaluation mode, up to the rounding of f32, and can be switched to its other precisions.
+    ///
+    /// # Errors
+    /// A float network, or a precision that it was not quantized for.
+    pub fn to_integer(&self, precision: Precision) -> Result<IntResNet, IntegerError> {
+        let blocks = self.stages.iter().flatten().map(|block| block.to_integer(precision));
+        Ok(IntResNet {
+            stem: self.stem.to_integer(&self.stem_norm, true, precision)?,
+            blocks: blocks.collect::<Result<_, _>>()?,
+            head: self.head.to_integer(precision)?,
+        })
+    }
 }
 
 impl Network for ResNet {

@@ -1,9 +1,12 @@
 //! Convolution and linear layer.
 
-use super::{LayerSpec, Observer, Pass, Quantizers};
+use super::integer::Affine;
+use super::quantizers::host;
+use super::{IntConv2d, IntLinear, IntegerError, LayerSpec, Observer, Pass, PrecisionNorm, Quantizers};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
-use dr_kernels::conv2d;
+use dr_kernels::{IntConv2dOptions, conv2d};
+use dr_precision::Precision;
 use rand::Rng;
 
 /// Normal numbers of deviation `sqrt(2 / fan_in)` (He et al., arXiv:1502.01852), the same on every device.
@@ -55,6 +58,24 @@ impl QuantConv2d {
         let (x, w) = self.quantizers.forward(x, &self.weight, pass);
         conv2d(x, w, self.stride, self.padding)
     }
+
+    /// The layer in integer arithmetic at `precision`, with the BatchNorm that follows it, in evaluation mode, and a ReLU
+    /// if `relu` is set. It is on the device of the weight.
+    ///
+    /// # Errors
+    /// A float layer, or a precision that it was not prepared for.
+    pub fn to_integer(
+        &self, norm: &PrecisionNorm, relu: bool, precision: Precision,
+    ) -> Result<IntConv2d, IntegerError> {
+        let (weight, scales) = self.quantizers.to_integer(&self.weight)?;
+        let options = IntConv2dOptions {
+            stride: [self.stride; 2],
+            padding: [self.padding; 2],
+            ..IntConv2dOptions::default()
+        };
+        let device = self.weight.val().device().inner();
+        IntConv2d::new(weight, scales, norm.affines(), options, relu, precision, device)
+    }
 }
 
 /// Configuration of [`QuantLinear`].
@@ -91,6 +112,19 @@ impl QuantLinear {
     pub fn forward(&self, x: Tensor<2>, pass: &Pass) -> Tensor<2> {
         let (x, w) = self.quantizers.forward(x, &self.weight, pass);
         x.matmul(w.transpose()) + self.bias.val().unsqueeze()
+    }
+
+    /// The layer in integer arithmetic at `precision`, on the device of the weight.
+    ///
+    /// # Errors
+    /// A float layer, or a precision that it was not prepared for.
+    pub fn to_integer(&self, precision: Precision) -> Result<IntLinear, IntegerError> {
+        let (weight, scales) = self.quantizers.to_integer(&self.weight)?;
+        let shift = host(&self.bias.val());
+        let bias = Affine { gain: vec![1.0; shift.len()], shift };
+        let (options, device) = (IntConv2dOptions::default(), self.weight.val().device().inner());
+        let layer = IntConv2d::new(weight, scales, vec![(None, bias)], options, false, precision, device)?;
+        Ok(IntLinear::new(layer))
     }
 }
 

@@ -3,11 +3,13 @@
 //! A network is written once. What a forward pass computes is said by its [`Pass`]: float, or one precision.
 
 mod calibration;
+mod integer;
 mod layers;
 mod norm;
 pub(crate) mod quantizers;
 
 pub use calibration::{Observer, fit_activation};
+pub use integer::{IntConv2d, IntLinear, IntegerError};
 pub use layers::{Layer, QuantConv2d, QuantConv2dConfig, QuantLinear, QuantLinearConfig};
 pub use norm::{PrecisionNorm, PrecisionNormConfig};
 pub use quantizers::{LayerSpec, QuantConfig, Quantizers};

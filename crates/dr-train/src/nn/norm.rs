@@ -1,5 +1,7 @@
 //! BatchNorm, once for each precision or once for all.
 
+use super::integer::{Affine, Affines};
+use super::quantizers::host;
 use burn::module::Module;
 use burn::nn::{BatchNorm, BatchNormConfig};
 use burn::tensor::{Device, Tensor};
@@ -56,6 +58,28 @@ impl PrecisionNorm {
             _ => 0,
         };
         self.norms[position].forward(x)
+    }
+}
+
+impl PrecisionNorm {
+    /// What the BatchNorms do to each channel in evaluation mode.
+    pub(super) fn affines(&self) -> Affines {
+        let precisions = self.precisions.iter().copied().map(Some).chain(std::iter::repeat(None));
+        precisions.zip(self.norms.iter().map(affine)).collect()
+    }
+}
+
+/// `gain = gamma / sqrt(variance + epsilon)` and `shift = beta - gain * mean`, in f64 and rounded once.
+fn affine(norm: &BatchNorm) -> Affine {
+    let (mean, variance) = (host(&norm.running_mean.value_sync()), host(&norm.running_var.value_sync()));
+    let (gamma, beta) = (host(&norm.gamma.val()), host(&norm.beta.val()));
+    let gain =
+        |channel: usize| f64::from(gamma[channel]) / (f64::from(variance[channel]) + norm.epsilon).sqrt();
+    let shift = |channel: usize| f64::from(beta[channel]) - gain(channel) * f64::from(mean[channel]);
+    let channels = 0..gamma.len();
+    Affine {
+        gain: channels.clone().map(|channel| gain(channel) as f32).collect(),
+        shift: channels.map(|channel| shift(channel) as f32).collect(),
     }
 }
 

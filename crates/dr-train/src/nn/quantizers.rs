@@ -1,13 +1,15 @@
 //! [`Quantizers`]: the scales of one layer, for all its widths.
 
-use super::{Observer, Pass, fit_activation};
+use super::integer::LayerScales;
+use super::{IntegerError, Observer, Pass, fit_activation};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
+use dr_kernels::integer::CodeQuantizer;
 use dr_kernels::{
-    ActivationQuantizer, ScaleGradient, WeightQuantizer, fake_quantize_activation, fake_quantize_weight,
-    search_scales,
+    ActivationQuantizer, IntWeight, ScaleGradient, WeightQuantizer, fake_quantize_activation,
+    fake_quantize_weight, quantize_pack, search_scales,
 };
-use dr_precision::{BitWidth, Granularity, Precision, PrecisionSet};
+use dr_precision::{BitWidth, Granularity, Precision, PrecisionSet, QuantSpec};
 
 /// How a network is quantized.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,17 +70,14 @@ impl LayerSpec {
         }
     }
 
-    /// Positions of a precision's widths among the layer's: `(weights, activations)`.
-    fn positions(&self, precision: Precision) -> (usize, usize) {
+    /// Positions of a precision's widths among the layer's: `(weights, activations)`. `None` if it was not prepared for
+    /// them.
+    pub(super) fn positions(&self, precision: Precision) -> Option<(usize, usize)> {
         if self.pinned {
-            return (0, 0);
+            return Some((0, 0));
         }
-        let find = |widths: &[BitWidth], bits| {
-            widths.iter().position(|&width| width == bits).unwrap_or_else(|| {
-                panic!("precision {precision}: the layer was prepared for {widths:?}, not for {bits} bits")
-            })
-        };
-        (find(&self.weights, precision.weights), find(&self.activations, precision.activations))
+        let find = |widths: &[BitWidth], bits| widths.iter().position(|&width| width == bits);
+        Some((find(&self.weights, precision.weights)?, find(&self.activations, precision.activations)?))
     }
 }
 
@@ -149,7 +148,9 @@ impl Quantizers {
         let w = weight.val();
         let Some(precision) = pass.precision else { return (x, w) };
         let spec = self.spec.as_ref().expect("a float network has no quantized pass");
-        let (wi, ai) = spec.positions(precision);
+        let (wi, ai) = spec
+            .positions(precision)
+            .unwrap_or_else(|| panic!("precision {precision}: the layer was not prepared for it: {spec:?}"));
         let quantizer = WeightQuantizer::new(spec.weights[0], spec.weights[wi])
             .expect("the stored width is the highest")
             .with_gradient(spec.gradient);
@@ -161,6 +162,26 @@ impl Quantizers {
         let x = fake_quantize_activation(x, self.activation_scales[ai].val(), zero, &quantizer)
             .expect("one scale and zero point for the tensor");
         (x, w)
+    }
+
+    /// The codes of the weight, prepared for integer arithmetic on its device, and the scales of all widths.
+    pub(super) fn to_integer<const D: usize>(
+        &self, weight: &Param<Tensor<D>>,
+    ) -> Result<(IntWeight, LayerScales), IntegerError> {
+        let spec = self.spec.clone().ok_or(IntegerError::Float)?;
+        let (stored, scale) = (QuantSpec::weights(spec.weights[0]), self.weight_scales[0].val());
+        let packed = quantize_pack(weight.val(), scale, None, stored)?;
+        let input = |(i, &bits): (usize, &BitWidth)| {
+            let value = |params: &[Param<Tensor<1>>]| host(&params[i].val())[0];
+            CodeQuantizer {
+                bits,
+                scale: value(&self.activation_scales),
+                zero_point: value(&self.zero_points),
+            }
+        };
+        let inputs = spec.activations.iter().enumerate().map(input).collect();
+        let weights = self.weight_scales.iter().map(|scale| host(&scale.val())).collect();
+        Ok((IntWeight::new(&packed, 1)?, LayerScales { spec, weights, inputs }))
     }
 
     /// All learned scales and zero points with the width they belong to.
@@ -187,6 +208,11 @@ impl Quantizers {
 pub(crate) enum Kind {
     Scale,
     ZeroPoint,
+}
+
+/// The values of a vector.
+pub(super) fn host(tensor: &Tensor<1>) -> Vec<f32> {
+    tensor.clone().into_data().convert::<f32>().try_into_vec().unwrap_or_default()
 }
 
 /// Puts a fresh tensor on `device`, tracked if `device` tracks gradients.

@@ -6,6 +6,7 @@ use crate::nn::Pass;
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::nn::loss::CrossEntropyLossConfig;
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 /// How well a network does on a split.
@@ -24,16 +25,28 @@ pub struct Score {
 pub fn evaluate<M: Network>(
     model: &M, loader: &dyn DataLoader<ImageBatch>, passes: &[Pass],
 ) -> Result<Vec<Score>, DatasetError> {
+    score(loader, passes, |pass, images| Ok(model.forward(images, pass)))
+}
+
+/// The scores of each of `classifiers`, where `forward` says how one turns images `[batch, channels, height, width]` into
+/// logits `[batch, classes]`.
+///
+/// # Errors
+/// What the loader or `forward` says.
+pub fn score<C, E: From<DatasetError>>(
+    loader: &dyn DataLoader<ImageBatch>, classifiers: &[C],
+    forward: impl Fn(&C, Tensor<4>) -> Result<Tensor<2>, E>,
+) -> Result<Vec<Score>, E> {
     let cross_entropy = CrossEntropyLossConfig::new();
-    let mut sums = vec![(0.0, 0.0); passes.len()];
+    let mut sums = vec![(0.0, 0.0); classifiers.len()];
     let mut total = 0.0;
     for batch in loader.iter() {
         let ImageBatch { images, labels } = batch?;
         let loss = cross_entropy.init(&images.device());
         let [size] = labels.dims();
         total += size as f64;
-        for (pass, (right, loss_sum)) in passes.iter().zip(&mut sums) {
-            let logits = model.forward(images.clone(), pass);
+        for (classifier, (right, loss_sum)) in classifiers.iter().zip(&mut sums) {
+            let logits = forward(classifier, images.clone())?;
             *loss_sum += loss.forward(logits.clone(), labels.clone()).into_scalar::<f64>() * size as f64;
             let guesses = logits.argmax(1).reshape([size]);
             *right += guesses.equal(labels.clone()).int().sum().into_scalar::<f64>();

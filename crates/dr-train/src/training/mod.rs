@@ -10,7 +10,7 @@ mod phase;
 mod step;
 
 pub use alrs::{eta, lambda};
-pub use evaluate::{Score, evaluate};
+pub use evaluate::{Score, evaluate, score};
 pub use history::History;
 pub use phase::{Phase, PhaseError, PhaseOutcome, run_phase};
 pub use step::{Distillation, Objective, Trainee};

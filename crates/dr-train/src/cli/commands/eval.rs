@@ -21,7 +21,7 @@ pub fn eval(args: &EvalArgs) -> Result<(), CommandError> {
     let (device, device_kind) = device::open(args.device)?;
     let dataset = args.dataset.unwrap_or(description.dataset);
     let test = Arc::new(data::load_test(dataset, args.data_dir.as_deref())?);
-    let measured = measure(&artifact, &formats, &test, &device)
+    let measured = measure(&artifact, &formats, &test, args.engine, &device)
         .map_err(|error| CommandError::new(format!("`{}`: {error}", args.model.display())))?;
     let mut report = Report {
         dataset,

@@ -1,0 +1,95 @@
+//! [`IntResNet`]: a residual network in integer arithmetic.
+
+use crate::nn::{IntConv2d, IntLinear, IntegerError};
+use burn::tensor::Tensor;
+use dr_precision::Precision;
+use std::iter::once;
+
+/// A [`ResNet`](super::ResNet) in integer arithmetic: made by [`ResNet::to_integer`](super::ResNet::to_integer) or
+/// [`Artifact::integer`](crate::artifact::Artifact::integer), switched between precisions in place.
+///
+/// It holds the stored integer codes, the codes at the active precision, and the scales and BatchNorm terms of all; no
+/// float weights. Clones share what they do not change.
+#[derive(Clone, Debug)]
+pub struct IntResNet {
+    pub(super) stem: IntConv2d,
+    pub(super) blocks: Vec<IntBlock>,
+    pub(super) head: IntLinear,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct IntBlock {
+    pub(super) conv1: IntConv2d,
+    pub(super) conv2: IntConv2d,
+    pub(super) shortcut: Option<IntConv2d>,
+}
+
+impl IntBlock {
+    /// `[batch, rows, columns, channels]` in f32 to the same after the block. Between the convolutions there are only
+    /// codes.
+    fn forward(&self, x: Tensor<4>) -> Result<Tensor<4>, IntegerError> {
+        let codes = self.conv1.quantize(x.clone(), true)?;
+        let y = self.conv1.forward_to(&codes, &self.conv2)?;
+        let x = match &self.shortcut {
+            Some(conv) => conv.forward(&conv.quantize(x, true)?, None)?,
+            None => x,
+        };
+        self.conv2.forward(&y, Some(x))
+    }
+
+    fn layers(&self) -> impl Iterator<Item = &IntConv2d> {
+        [&self.conv1, &self.conv2].into_iter().chain(&self.shortcut)
+    }
+
+    fn layers_mut(&mut self) -> impl Iterator<Item = &mut IntConv2d> {
+        [&mut self.conv1, &mut self.conv2].into_iter().chain(&mut self.shortcut)
+    }
+}
+
+impl IntResNet {
+    /// `[batch, channels, height, width]` in f32 to logits `[batch, classes]`.
+    ///
+    /// # Errors
+    /// Images of another number of channels or on another device.
+    pub fn forward(&self, images: Tensor<4>) -> Result<Tensor<2>, IntegerError> {
+        let mut x = self.stem.forward(&self.stem.quantize(images, false)?, None)?;
+        for block in &self.blocks {
+            x = block.forward(x)?;
+        }
+        // `[batch, rows, columns, channels]`
+        let features = x.flatten::<3>(1, 2).mean_dim(1).squeeze_dim::<2>(1);
+        self.head.forward(features)
+    }
+
+    /// Switches all layers to another precision, by shifts of the stored codes; the first and the last keep their bits.
+    ///
+    /// # Errors
+    /// [`IntegerError::Precision`] if the network has no such precision; it then stays as it is.
+    pub fn switch(&mut self, precision: Precision) -> Result<(), IntegerError> {
+        self.layers().try_for_each(|layer| layer.check(precision))?;
+        self.layers_mut().try_for_each(|layer| layer.switch(precision))
+    }
+
+    /// The precision it computes at.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.stem.precision()
+    }
+
+    /// Bytes of the network that a pass at this precision reads: prepared codes with their padding, multipliers and
+    /// addends, scales and zero points of the inputs.
+    #[must_use]
+    pub fn model_bytes(&self) -> usize {
+        self.layers().map(IntConv2d::model_bytes).sum()
+    }
+
+    fn layers(&self) -> impl Iterator<Item = &IntConv2d> {
+        let blocks = self.blocks.iter().flat_map(IntBlock::layers);
+        once(&self.stem).chain(blocks).chain(once(self.head.as_conv2d()))
+    }
+
+    fn layers_mut(&mut self) -> impl Iterator<Item = &mut IntConv2d> {
+        let blocks = self.blocks.iter_mut().flat_map(IntBlock::layers_mut);
+        once(&mut self.stem).chain(blocks).chain(once(self.head.as_conv2d_mut()))
+    }
+}

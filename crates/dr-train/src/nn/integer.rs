@@ -1,0 +1,278 @@
+//! Layers in integer arithmetic: trained layers with what follows them (BatchNorm, residual, ReLU) folded in.
+//!
+//! With `x` and `q` the codes of input and weight, a layer computes
+//!
+//! ```text
+//! y = s_x s_w gain * sum(x q)  +  shift + gain * z sum(s_w q)  (+ residual, ReLU)
+//! ```
+//!
+//! where `gain * y + shift` is BatchNorm in evaluation mode (or a bias, with a gain of 1), and the last sum, over the
+//! taps that are inside the image, makes up for the zero point `z` of the input. Up to the rounding of f32 these are the
+//! values of fake quantization.
+
+use super::LayerSpec;
+use burn::tensor::{Device, Tensor, TensorData};
+use dr_kernels::integer::{CodeQuantizer, IntConv2dShape, WeightLayout};
+use dr_kernels::reference::zero_point_addends;
+use dr_kernels::{
+    Codes, IntConv2dOptions, IntEpilogue, IntWeight, KernelError, int_conv2d, int_conv2d_codes,
+    quantize_codes,
+};
+use dr_precision::{BitWidth, Precision};
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::sync::{Arc, Mutex, PoisonError};
+use thiserror::Error;
+
+/// Why a network cannot compute with integers.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IntegerError {
+    /// Nothing in it is quantized.
+    #[error("a float network: expected a quantized one")]
+    Float,
+    /// A precision that the network does not have.
+    #[error("the network has no precision {precision}: expected {expected}")]
+    Precision {
+        /// What was asked for.
+        precision: Precision,
+        /// What it has.
+        expected: String,
+    },
+    /// Sizes or devices that do not fit.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+/// What is done to each output channel: `gain * y + shift`.
+#[derive(Clone, Debug)]
+pub(super) struct Affine {
+    pub(super) gain: Vec<f32>,
+    pub(super) shift: Vec<f32>,
+}
+
+/// An [`Affine`] for each precision, or one (without a precision) for all.
+pub(super) type Affines = Vec<(Option<Precision>, Affine)>;
+
+/// How a layer is quantized at all its widths.
+#[derive(Clone, Debug)]
+pub(super) struct LayerScales {
+    pub(super) spec: LayerSpec,
+    /// `[outputs]` for each width of the weights.
+    pub(super) weights: Vec<Vec<f32>>,
+    /// One for each width of the inputs.
+    pub(super) inputs: Vec<CodeQuantizer>,
+}
+
+/// A convolution in integer arithmetic, with the BatchNorm after it. It holds the stored codes and the scales of all
+/// precisions, and computes at one of them.
+#[derive(Clone, Debug)]
+pub struct IntConv2d {
+    stored: IntWeight,
+    scales: LayerScales,
+    affines: Affines,
+    options: IntConv2dOptions,
+    relu: bool,
+    device: Device,
+    active: Active,
+    /// Addends that depend on the position, by precision and size of the input.
+    addends: Arc<Mutex<HashMap<(Precision, [usize; 2]), Tensor<1>>>>,
+}
+
+/// What a layer needs at its precision.
+#[derive(Clone, Debug)]
+struct Active {
+    precision: Precision,
+    weight: IntWeight,
+    input: CodeQuantizer,
+    /// `[2]`, the scale and zero point of the input.
+    quantizer: Tensor<1>,
+    /// Without what makes up for a zero point.
+    epilogue: IntEpilogue,
+    /// `[outputs]`, scales of the weight times gains.
+    weight_gain: Vec<f32>,
+    /// `[outputs]`.
+    shift: Vec<f32>,
+}
+
+/// So many addends are kept for each layer: of images of many sizes they would fill the memory.
+const KEPT_ADDENDS: usize = 64;
+
+impl IntConv2d {
+    pub(super) fn new(
+        stored: IntWeight, scales: LayerScales, affines: Affines, options: IntConv2dOptions, relu: bool,
+        precision: Precision, device: Device,
+    ) -> Result<Self, IntegerError> {
+        let active = Active::new(&stored, &scales, &affines, relu, precision, &device)?;
+        Ok(Self { stored, scales, affines, options, relu, device, active, addends: Arc::default() })
+    }
+
+    /// Whether the layer can be switched to `precision`.
+    ///
+    /// # Errors
+    /// [`IntegerError::Precision`] if not.
+    pub fn check(&self, precision: Precision) -> Result<(), IntegerError> {
+        choose(&self.scales, &self.affines, precision).map(|_| ())
+    }
+
+    /// Switches to another precision, by shifts of the stored codes. A layer whose bits are pinned keeps them.
+    ///
+    /// # Errors
+    /// [`IntegerError::Precision`] if the layer has no such precision; it then stays as it is.
+    pub fn switch(&mut self, precision: Precision) -> Result<(), IntegerError> {
+        let Self { stored, scales, affines, relu, device, .. } = self;
+        self.active = Active::new(stored, scales, affines, *relu, precision, device)?;
+        Ok(())
+    }
+
+    /// The precision it computes at.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.active.precision
+    }
+
+    /// Bytes that a pass at this precision reads: the prepared codes with their padding, a multiplier and an addend for
+    /// each output, the scale and zero point of the input.
+    #[must_use]
+    pub fn model_bytes(&self) -> usize {
+        let floats = 2 * self.active.shift.len() + 2;
+        self.active.weight.bytes() + floats * size_of::<f32>()
+    }
+
+    /// The layer's input as codes. `x` is `[batch, rows, columns, channels]` if `channels_last`, else `[batch, channels,
+    /// rows, columns]`.
+    ///
+    /// # Errors
+    /// Another data type than f32, f16 or bf16, or another device.
+    pub fn quantize(&self, x: Tensor<4>, channels_last: bool) -> Result<Codes, IntegerError> {
+        let Active { quantizer, input, .. } = &self.active;
+        Ok(quantize_codes(x, channels_last, quantizer.clone(), input.bits)?)
+    }
+
+    /// `[batch, rows, columns, channels out]` in f32, with `residual` of that shape added before the ReLU.
+    ///
+    /// # Errors
+    /// Codes or a residual of another shape or device.
+    pub fn forward(&self, x: &Codes, residual: Option<Tensor<4>>) -> Result<Tensor<4>, IntegerError> {
+        Ok(int_conv2d(x, &self.active.weight, &self.options, &self.epilogue(x), residual)?)
+    }
+
+    /// The result as the codes that `next` takes, without a float in memory.
+    ///
+    /// # Errors
+    /// Codes of another shape or device.
+    pub fn forward_to(&self, x: &Codes, next: &Self) -> Result<Codes, IntegerError> {
+        let Active { quantizer, input, .. } = &next.active;
+        let (weight, epilogue) = (&self.active.weight, self.epilogue(x));
+        Ok(int_conv2d_codes(x, weight, &self.options, &epilogue, None, quantizer.clone(), input.bits)?)
+    }
+
+    /// The epilogue for an input of this size.
+    fn epilogue(&self, x: &Codes) -> IntEpilogue {
+        let active = &self.active;
+        let mut epilogue = active.epilogue.clone();
+        if active.input.zero_point != 0.0 {
+            let [_, rows, columns, _] = x.dims();
+            let key = (active.precision, [rows, columns]);
+            let mut addends = self.addends.lock().unwrap_or_else(PoisonError::into_inner);
+            if addends.len() >= KEPT_ADDENDS && !addends.contains_key(&key) {
+                addends.clear();
+            }
+            let addend = || floats(&active.addends([rows, columns], &self.options), &self.device);
+            epilogue.addend = addends.entry(key).or_insert_with(addend).clone();
+        }
+        epilogue
+    }
+}
+
+impl Active {
+    fn new(
+        stored: &IntWeight, scales: &LayerScales, affines: &Affines, relu: bool, precision: Precision,
+        device: &Device,
+    ) -> Result<Self, IntegerError> {
+        let ((weight_at, input_at), affine) = choose(scales, affines, precision)?;
+        let input = scales.inputs[input_at];
+        let weight_scales = scales.weights[weight_at].iter();
+        let weight_gain: Vec<f32> =
+            weight_scales.zip(&affine.gain).map(|(scale, gain)| scale * gain).collect();
+        let multiplier: Vec<f32> = weight_gain.iter().map(|weight| input.scale * weight).collect();
+        let shift = affine.shift.clone();
+        let epilogue =
+            IntEpilogue { multiplier: floats(&multiplier, device), addend: floats(&shift, device), relu };
+        let weight = stored.switch(scales.spec.weights[weight_at])?;
+        let quantizer = floats(&[input.scale, input.zero_point], device);
+        Ok(Self { precision, weight, input, quantizer, epilogue, weight_gain, shift })
+    }
+
+    /// `[positions * outputs]` for an input of this size; `[outputs]` if all positions have the same.
+    fn addends(&self, input: [usize; 2], options: &IntConv2dOptions) -> Vec<f32> {
+        let IntConv2dOptions { stride, padding, dilation } = *options;
+        let weight: WeightLayout = *self.weight.layout();
+        let shape = IntConv2dShape { batch: 1, input, stride, padding, dilation, weight };
+        let zero = zero_point_addends(&self.weight.codes(), &self.weight_gain, self.input.zero_point, &shape);
+        zero.iter().zip(self.shift.iter().cycle()).map(|(zero, shift)| zero + shift).collect()
+    }
+}
+
+/// Positions of the precision's widths among the layer's, and what follows the layer at this precision.
+fn choose<'a>(
+    scales: &LayerScales, affines: &'a Affines, precision: Precision,
+) -> Result<((usize, usize), &'a Affine), IntegerError> {
+    let missing = |expected| IntegerError::Precision { precision, expected };
+    let is_for = |of: &Option<Precision>| of.is_none_or(|of| of == precision);
+    let affine = affines.iter().find(|(of, _)| is_for(of)).map(|(_, affine)| affine);
+    let affine = affine
+        .ok_or_else(|| missing(format!("one of {}", list(affines.iter().filter_map(|(of, _)| *of)))))?;
+    let spec = &scales.spec;
+    let widths = |bits: &[BitWidth]| list(bits.iter().copied());
+    let positions = spec.positions(precision).ok_or_else(|| {
+        let (weights, activations) = (widths(&spec.weights), widths(&spec.activations));
+        missing(format!("weights of {weights} bits and activations of {activations} bits"))
+    })?;
+    Ok((positions, affine))
+}
+
+fn list<T: Display>(items: impl Iterator<Item = T>) -> String {
+    items.map(|item| item.to_string()).collect::<Vec<_>>().join(",")
+}
+
+fn floats(values: &[f32], device: &Device) -> Tensor<1> {
+    Tensor::from_data(TensorData::from(values), device)
+}
+
+/// A linear layer in integer arithmetic.
+#[derive(Clone, Debug)]
+pub struct IntLinear {
+    /// The same with a kernel of one tap.
+    layer: IntConv2d,
+}
+
+impl IntLinear {
+    pub(super) const fn new(layer: IntConv2d) -> Self {
+        Self { layer }
+    }
+
+    /// The layer as a convolution of images of one pixel, to check, switch and measure it.
+    #[must_use]
+    pub const fn as_conv2d(&self) -> &IntConv2d {
+        &self.layer
+    }
+
+    /// The same, to switch it.
+    #[must_use]
+    pub const fn as_conv2d_mut(&mut self) -> &mut IntConv2d {
+        &mut self.layer
+    }
+
+    /// `[batch, features in]` to `[batch, features out]`.
+    ///
+    /// # Errors
+    /// Another number of features or another device.
+    pub fn forward(&self, x: Tensor<2>) -> Result<Tensor<2>, IntegerError> {
+        let [batch, features] = x.dims();
+        let codes = self.layer.quantize(x.reshape([batch, 1, 1, features]), true)?;
+        let y = self.layer.forward(&codes, None)?;
+        let [batch, _, _, features] = y.dims();
+        Ok(y.reshape([batch, features]))
+    }
+}

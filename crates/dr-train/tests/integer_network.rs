@@ -1,0 +1,226 @@
+//! Networks in integer arithmetic compute what fake quantization says, at every precision.
+
+use burn::module::Module;
+use burn::tensor::{Device, Distribution, Tensor, TensorData};
+use dr_precision::{Precision, PrecisionSet};
+use dr_train::artifact::{Artifact, ArtifactKind, Description, InputShape};
+use dr_train::config::{BatchNormKind, DatasetKind, ModelKind};
+use dr_train::models::{Network, ResNet, ResNetConfig};
+use dr_train::nn::{IntegerError, Pass, QuantConfig};
+use rand::SeedableRng;
+
+const CLASSES: usize = 10;
+
+fn precisions() -> PrecisionSet {
+    "8,w4a8,w6a4,5,4,3,w2a8,2".parse().unwrap()
+}
+
+/// Random images `[count, channels, rows, columns]` with structure: noise over waves.
+fn images(seed: u64, [count, channels, rows, columns]: [usize; 4], device: &Device) -> Tensor<4> {
+    let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(seed);
+    let noise = TensorData::random::<f32, _, _>(
+        [count, channels, rows, columns],
+        Distribution::Normal(0.3, 1.0),
+        rng,
+    );
+    let mut values: Vec<f32> = noise.try_into_vec().unwrap();
+    for (i, value) in values.iter_mut().enumerate() {
+        let (image, column, row) = (i / (channels * rows * columns), i % columns, i / columns % rows);
+        let (a, b) = ((image % 7) as f32, (image % 5) as f32);
+        *value += 2.0 * ((a * row as f32 + b * column as f32) * 0.3).sin();
+    }
+    Tensor::from_data(TensorData::new(values, [count, channels, rows, columns]), device)
+}
+
+/// A network with random weights whose BatchNorms have seen images in training mode, quantized without training.
+fn network(kind: ModelKind, shape: [usize; 3], config: &QuantConfig, width: usize) -> ResNet {
+    let [channels, rows, columns] = shape;
+    let device = Device::flex().autodiff();
+    let float = ResNetConfig { width, ..ResNetConfig::new(kind, channels, CLASSES) }.init(7, &device);
+    for seed in 0..12 {
+        float.forward(images(seed, [16, channels, rows, columns], &device), &Pass::float());
+    }
+    let plain = Device::flex();
+    let batches = (20..22).map(|seed| images(seed, [32, channels, rows, columns], &plain)).collect();
+    float.valid().quantize(config, batches)
+}
+
+/// The values of logits `[batch, classes]`, an image each.
+fn rows(logits: Tensor<2>) -> Vec<Vec<f32>> {
+    let values: Vec<f32> = logits.into_data().try_into_vec().unwrap();
+    values.chunks_exact(CLASSES).map(<[f32]>::to_vec).collect()
+}
+
+fn argmax(row: &[f32]) -> usize {
+    (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap()
+}
+
+/// How two executions compare, over some images.
+#[derive(Debug, Default)]
+struct Agreement {
+    images: usize,
+    same_class: usize,
+    /// Images whose logits are all within a thousandth of the logits' spread.
+    close: usize,
+    /// The largest difference, in spreads.
+    worst: f32,
+}
+
+impl Agreement {
+    fn add(&mut self, expected: &[Vec<f32>], found: &[Vec<f32>]) {
+        assert_eq!(expected.len(), found.len());
+        let values = || expected.iter().flatten().copied();
+        let spread = values().fold(f32::MIN, f32::max) - values().fold(f32::MAX, f32::min);
+        for (expected, found) in expected.iter().zip(found) {
+            let difference = expected.iter().zip(found).map(|(a, b)| (a - b).abs() / spread);
+            let worst = difference.fold(0.0, f32::max);
+            self.images += 1;
+            self.same_class += usize::from(argmax(expected) == argmax(found));
+            self.close += usize::from(worst < 1e-3);
+            self.worst = self.worst.max(worst);
+        }
+    }
+}
+
+fn compare(network: &ResNet, precision: Precision, shape: [usize; 3], count: usize) -> Agreement {
+    let [channels, height, width] = shape;
+    let integer = network.to_integer(precision).unwrap();
+    let mut agreement = Agreement::default();
+    for seed in 0..count.div_ceil(250) as u64 {
+        let images = images(100 + seed, [250, channels, height, width], &Device::flex());
+        let expected = rows(network.forward(images.clone(), &Pass::at(precision)));
+        agreement.add(&expected, &rows(integer.forward(images).unwrap()));
+    }
+    agreement
+}
+
+#[test]
+fn integers_compute_what_fake_quantization_says() {
+    let mut total = Agreement::default();
+    for (kind, shape, share_norm) in [
+        (ModelKind::Resnet8, [1, 8, 8], false),
+        (ModelKind::Resnet8, [3, 9, 7], true),
+        (ModelKind::Resnet20, [3, 8, 8], true),
+        (ModelKind::Resnet20, [1, 11, 5], false),
+    ] {
+        let config = QuantConfig { share_norm, ..QuantConfig::new(precisions()) };
+        let network = network(kind, shape, &config, 16);
+        for precision in precisions().iter() {
+            let found = compare(&network, precision, shape, 250);
+            println!("{kind} {shape:?} {precision}: {found:?}");
+            // A value next to the middle between two codes may be rounded either way: one step of one layer.
+            assert!(found.close * 100 >= found.images * 70, "{kind} {precision}: {found:?}");
+            total.images += found.images;
+            total.same_class += found.same_class;
+        }
+    }
+    assert!(total.same_class * 1000 >= total.images * 999, "{total:?}");
+}
+
+#[test]
+fn switching_is_as_good_as_converting_again() {
+    let (config, shape) = (QuantConfig::new(precisions()), [3, 9, 8]);
+    let network = network(ModelKind::Resnet8, shape, &config, 8);
+    let images = images(3, [16, 3, 9, 8], &Device::flex());
+    let mut integer = network.to_integer(precisions().highest()).unwrap();
+    let mut bytes = vec![];
+    let down: Vec<Precision> = precisions().iter().collect();
+    for precision in down.iter().chain(down.iter().rev()).copied() {
+        integer.switch(precision).unwrap();
+        assert_eq!(integer.precision(), precision);
+        let fresh = network.to_integer(precision).unwrap();
+        let expected = rows(fresh.forward(images.clone()).unwrap());
+        assert_eq!(rows(integer.forward(images.clone()).unwrap()), expected, "{precision}");
+        assert_eq!(integer.model_bytes(), fresh.model_bytes());
+        bytes.push(integer.model_bytes());
+    }
+    let (down, up) = bytes.split_at(precisions().len());
+    assert!(down.is_sorted_by(|a, b| a >= b) && down[7] < down[0] / 2, "{down:?}");
+    assert!(down.iter().eq(up.iter().rev()), "{bytes:?}");
+}
+
+#[test]
+fn images_of_any_size_and_number() {
+    let network = network(ModelKind::Resnet8, [1, 8, 8], &QuantConfig::new(precisions()), 8);
+    let precision = precisions().highest();
+    let integer = network.to_integer(precision).unwrap();
+    // The addends that make up for the zero point depend on the size: after a size, come back to it.
+    for shape in [[1, 1, 8, 8], [3, 1, 7, 13], [2, 1, 1, 1], [1, 1, 8, 8]] {
+        let images = images(9, shape, &Device::flex());
+        let expected = rows(network.forward(images.clone(), &Pass::at(precision)));
+        let mut agreement = Agreement::default();
+        agreement.add(&expected, &rows(integer.forward(images).unwrap()));
+        assert!(agreement.worst < 0.02, "{shape:?} {agreement:?}");
+    }
+    assert!(integer.forward(images(9, [1, 3, 8, 8], &Device::flex())).is_err());
+}
+
+#[test]
+fn a_network_in_training_converts_as_in_evaluation() {
+    let config = QuantConfig::new(precisions());
+    let evaluation = network(ModelKind::Resnet8, [1, 8, 8], &config, 8);
+    let training = evaluation.clone().train();
+    let images = images(9, [5, 1, 8, 8], &Device::flex());
+    let logits = |network: &ResNet| {
+        rows(network.to_integer(precisions().lowest()).unwrap().forward(images.clone()).unwrap())
+    };
+    assert_eq!(logits(&training), logits(&evaluation));
+}
+
+#[test]
+fn what_cannot_be() {
+    let device = Device::flex();
+    let float = ResNetConfig::new(ModelKind::Resnet8, 1, CLASSES).init(1, &device);
+    let eight = precisions().highest();
+    assert_eq!(float.to_integer(eight).unwrap_err(), IntegerError::Float);
+    let message = |share_norm, precision: &str| {
+        let config = QuantConfig { share_norm, ..QuantConfig::new("8,w4a8".parse().unwrap()) };
+        let network = network(ModelKind::Resnet8, [1, 8, 8], &config, 8);
+        let (wrong, mut integer) = (precision.parse().unwrap(), network.to_integer(eight).unwrap());
+        let error = integer.switch(wrong).unwrap_err();
+        assert_eq!(network.to_integer(wrong).unwrap_err(), error);
+        assert_eq!(integer.precision(), eight, "it stays as it was");
+        error.to_string()
+    };
+    assert_eq!(message(false, "4"), "the network has no precision w4a4: expected one of w8a8,w4a8");
+    assert_eq!(
+        message(true, "4"),
+        "the network has no precision w4a4: expected weights of 8,4 bits and activations of 8 bits"
+    );
+}
+
+fn artifact(precisions: PrecisionSet) -> (ResNet, Artifact) {
+    let config = QuantConfig { share_norm: false, ..QuantConfig::new(precisions.clone()) };
+    let network = network(ModelKind::Resnet8, [1, 8, 8], &config, 16);
+    let input = InputShape { channels: 1, height: 8, width: 8 };
+    let description = Description {
+        kind: ArtifactKind::MultiPrecision,
+        batch_norm: BatchNormKind::PerPrecision,
+        ..Description::new(DatasetKind::Digits, ModelKind::Resnet8, input, CLASSES, precisions)
+    };
+    (network.clone(), Artifact::of(network, description).unwrap())
+}
+
+#[test]
+fn artifacts_become_integer_networks() {
+    let (device, set) = (Device::flex(), precisions());
+    let (network, artifact) = artifact(set.clone());
+    let images = images(9, [20, 1, 8, 8], &device);
+    for precision in set.iter() {
+        let expected = rows(network.to_integer(precision).unwrap().forward(images.clone()).unwrap());
+        let loaded = artifact.integer(precision, &device).unwrap();
+        assert_eq!(rows(loaded.forward(images.clone()).unwrap()), expected, "{precision}");
+        let packed = artifact.export(precision).unwrap();
+        let loaded = packed.integer(precision, &device).unwrap();
+        assert_eq!(rows(loaded.forward(images.clone()).unwrap()), expected, "packed {precision}");
+    }
+    let packed = artifact.export(set.highest()).unwrap();
+    let message = |artifact: &Artifact, precision: &str| {
+        artifact.integer(precision.parse().unwrap(), &device).unwrap_err().to_string()
+    };
+    assert_eq!(message(&packed, "4"), "the model has no precision w4a4: expected one of w8a8");
+    assert!(message(&artifact, "7").starts_with("the model has no precision w7a7: expected one of w8a8"));
+    let mut float = artifact;
+    float.description.kind = ArtifactKind::Float;
+    assert_eq!(message(&float, "8"), "a float model: expected a multi-precision or packed one");
+}
