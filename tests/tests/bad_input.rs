@@ -143,6 +143,7 @@ fn models() {
             &["export", "--model", model, "--precision", "4", "--out", "out"],
             &["quantize", "--model", model, "--out", "out"],
             &["info", model],
+            &["latency", "--model", model],
         ] {
             assert_says(&program.error(command), &[&format!("`{model}`: ")]);
         }
@@ -155,6 +156,17 @@ fn models() {
         &program.error(&["eval", "--model", "float", "--precision", "4"]),
         &["`float`: a float model: expected a multi-precision or packed one"],
     );
+    for command in
+        [&["eval", "--engine", "integer", "--model", "float"][..], &["latency", "--model", "float"]]
+    {
+        let message = program.error(command);
+        assert_says(&message, &["`float`: a float model: expected a multi-precision or packed one"]);
+    }
+    assert_says(
+        &program.error(&["eval", "--model", "model", "--precision", "3", "--engine", "integer"]),
+        &["`model`: the model has no precision w3a3: expected one of w8a8,w6a6,w4a4,w2a2"],
+    );
+    assert_says(&program.error(&["latency", "--model", "model", "--device", "vulkan"]), &["device `vulkan`"]);
     assert_says(
         &program.error(&["export", "--model", "float", "--precision", "4", "--out", "out"]),
         &["`float`: a float model: expected a multi-precision one"],

@@ -45,7 +45,7 @@ fn help() {
     let help = |arguments: &[&str]| program(folder.path()).output(arguments);
     insta::assert_snapshot!("help", help(&["--help"]));
     assert_eq!(help(&["help"]), help(&["--help"]));
-    for command in ["train", "eval", "export", "quantize", "info"] {
+    for command in ["train", "eval", "export", "quantize", "info", "latency"] {
         insta::assert_snapshot!(format!("help-{command}"), help(&[command, "--help"]));
     }
     assert_eq!(help(&["--version"]), concat!("dr-train ", env!("CARGO_PKG_VERSION"), "\n"));
@@ -69,6 +69,7 @@ fn wrong_usage() {
             &["export", "--model", "m.safetensors"],
             &["quantize"],
             &["info"],
+            &["latency"],
         ],
     );
     insta::assert_snapshot!(text);
@@ -102,6 +103,11 @@ fn wrong_values() {
             &["train", "--limit-train", "5"],
             &["train", "--seed", "-1"],
             &["eval", "--model", "m.safetensors", "--precision", "16"],
+            &["eval", "--model", "m.safetensors", "--engine", "float"],
+            &["latency", "--model", "m.safetensors", "--batch", "0"],
+            &["latency", "--model", "m.safetensors", "--batch", "-1"],
+            &["latency", "--model", "m.safetensors", "--samples", "few"],
+            &["latency", "--model", "m.safetensors", "--threads", "0"],
         ],
     );
     insta::assert_snapshot!(text);
@@ -137,6 +143,8 @@ fn wrong_files() {
         &["export", "--model", "model.safetensors", "--precision", "4", "--out", "folder"],
         &["export", "--model", "model.safetensors", "--precision", "4", "--out", "nowhere/model"],
         &["export", "--model", "model.safetensors", "--precision", "4", "--out", "model.safetensors"],
+        &["latency", "--model", "nowhere.safetensors"],
+        &["latency", "--model", "model.safetensors", "--threads", "1"],
         &["info", "nowhere.safetensors"],
         &["info", "folder"],
         &["info", "picture.png"],

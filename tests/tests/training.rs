@@ -101,6 +101,50 @@ fn evaluation_agrees_with_the_report() {
 }
 
 #[test]
+fn integers_give_the_same_predictions() {
+    let program = finished();
+    let folder = tempfile::tempdir().expect("a folder");
+    let export = folder.path().join("w4a4").display().to_string();
+    let model = "run/model.safetensors";
+    let _ = program.output(&["export", "--model", model, "--precision", "4", "--out", &export]);
+    for model in [model, &export] {
+        let (fake, integer) = (eval(&program, &[model]), eval(&program, &[model, "--engine", "integer"]));
+        let rows = |report: &Value| report["precisions"].as_array().expect("a list").clone();
+        assert_eq!(rows(&fake).len(), rows(&integer).len());
+        for (fake, integer) in rows(&fake).iter().zip(rows(&integer)) {
+            let number = |row: &Value, name: &str| row[name].as_f64().expect("a number");
+            // One of 360 images may lie on the edge.
+            assert!((number(fake, "top1") - number(&integer, "top1")).abs() < 0.3, "{fake} {integer}");
+            assert!((number(fake, "loss") - number(&integer, "loss")).abs() < 2e-3, "{fake} {integer}");
+            for same in ["precision", "model_bytes"] {
+                assert_eq!(fake[same], integer[same]);
+            }
+        }
+    }
+}
+
+#[test]
+fn latency_is_measured_at_every_precision() {
+    let program = finished();
+    let arguments = ["latency", "--model", "run/model.safetensors", "--samples", "3", "--threads", "1"];
+    let json = program.output(&[&arguments[..], &["--batch", "2", "--json"]].concat());
+    let found: Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(found["model"], "run/model.safetensors");
+    assert_eq!((&found["batch"], &found["threads"]), (&2.into(), &1.into()));
+    assert_eq!(found["device"], "flex");
+    assert!(found["float"]["ms"].as_f64() > Some(0.0));
+    let rows = found["precisions"].as_array().expect("a list");
+    let names: Vec<&Value> = rows.iter().map(|row| &row["precision"]).collect();
+    assert_eq!(names, ["w8a8", "w6a6", "w4a4", "w2a2"]);
+    assert!(rows.iter().all(|row| row["ms"].as_f64() > Some(0.0)));
+    assert!(rows.is_sorted_by(|a, b| a["model_bytes"].as_u64() > b["model_bytes"].as_u64()));
+
+    let table = program.output(&arguments);
+    assert_eq!(table.lines().count(), 9, "{table}");
+    assert!(table.ends_with("\nbatch 1, threads 1, device flex\n"), "{table}");
+}
+
+#[test]
 fn an_export_computes_what_the_model_does() {
     let program = finished();
     let report = report(&program, "run");

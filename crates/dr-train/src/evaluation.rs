@@ -39,6 +39,16 @@ pub enum EvaluationError {
         /// Of the model.
         expected: usize,
     },
+    /// More images at once than memory is taken for.
+    #[error("a batch of {batch} images of {input}: expected at most {largest}")]
+    Batch {
+        /// Images in the batch.
+        batch: usize,
+        /// Their size.
+        input: InputShape,
+        /// How many there can be.
+        largest: usize,
+    },
     /// The network cannot compute with integers.
     #[error(transparent)]
     Integer(#[from] IntegerError),

@@ -10,7 +10,9 @@ mod resolve;
 mod usage;
 mod values;
 
-pub use args::{Cli, Command, EvalArgs, ExportArgs, InfoArgs, QuantizeArgs, Settings, TrainArgs};
+pub use args::{
+    Cli, Command, EvalArgs, ExportArgs, InfoArgs, LatencyArgs, QuantizeArgs, Settings, TrainArgs,
+};
 pub use error::CommandError;
 pub use resolve::ResolvedTraining;
 
@@ -57,5 +59,6 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
             commands::quantize(&args)
         }
         Command::Info(args) => commands::info(&args),
+        Command::Latency(args) => commands::latency(&args),
     }
 }

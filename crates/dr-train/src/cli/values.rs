@@ -23,6 +23,14 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| format!("`{text}`: expected a whole number of at least 0"))
 }
 
+/// A whole number from 1 to `max`.
+pub(super) fn at_least_one(max: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
+    move |text| match text.parse() {
+        Ok(number) if (1..=max).contains(&number) => Ok(number),
+        _ => Err(format!("`{text}`: expected a whole number from 1 to {max}")),
+    }
+}
+
 /// A seed.
 pub(super) fn seed(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| format!("`{text}`: expected a whole number from 0 to 2^64 - 1"))

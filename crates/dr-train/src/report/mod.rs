@@ -5,7 +5,7 @@ mod plot;
 mod results;
 mod table;
 
-pub(crate) use table::thousands;
+pub(crate) use table::{aligned, thousands};
 
 pub use format::NumberFormat;
 pub use results::{

@@ -3,12 +3,14 @@
 mod eval;
 mod export;
 mod info;
+mod latency;
 mod quantize;
 mod train;
 
 pub use eval::eval;
 pub use export::export;
 pub use info::info;
+pub use latency::latency;
 pub use quantize::quantize;
 pub use train::train;
 

@@ -1,0 +1,181 @@
+//! How long a saved model takes for a batch of images, in integers and in floats.
+
+use crate::artifact::Artifact;
+use crate::evaluation::{EvaluationError, formats, integer_networks};
+use crate::models::{IntResNet, Network};
+use crate::nn::{IntegerError, Pass};
+use crate::report::aligned;
+use burn::tensor::{Device, Distribution, Tensor, TensorData};
+use dr_precision::Precision;
+use rand::SeedableRng;
+use serde::Serialize;
+use std::time::Instant;
+
+/// Passes before the first that counts: memory is allocated and, on GPUs, kernels are compiled in them.
+const WARM_UP: usize = 3;
+
+/// Pixels of a batch: 16 channels of them, which a first stage has, are 1 GiB.
+const MOST_PIXELS: usize = 1 << 24;
+
+/// What [`latency`] measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LatencyOptions {
+    /// Images in a pass; at least 1.
+    pub batch: usize,
+    /// Passes of which the median is taken; at least 1.
+    pub samples: usize,
+}
+
+/// The latency of a model at all its precisions, beside that of the same network in floats.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Latencies {
+    /// The file, as the user named it.
+    pub model: String,
+    /// Images in a pass.
+    pub batch: usize,
+    /// Threads of the processor.
+    pub threads: usize,
+    /// What it ran on.
+    pub device: String,
+    /// The network with its stored codes dequantized, in floats.
+    pub float: FloatLatency,
+    /// The network in integers at each precision, highest first.
+    pub precisions: Vec<PrecisionLatency>,
+}
+
+/// The latency in floats.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct FloatLatency {
+    /// Median time of a pass in milliseconds.
+    pub ms: f64,
+}
+
+/// The latency in integers.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct PrecisionLatency {
+    /// The precision.
+    pub precision: Precision,
+    /// Median time of a pass in milliseconds.
+    pub ms: f64,
+    /// Bytes of the network that a pass reads; see [`IntResNet::model_bytes`].
+    pub model_bytes: usize,
+}
+
+/// Measures a quantized model on `device` with random images of its size. All formats take turns, so that whatever else the
+/// machine does strikes all of them. `name` and `device_name` are for the result only.
+///
+/// # Errors
+/// A float model, tensors that are no network, or a batch of more than 2^24 pixels.
+pub fn latency(
+    artifact: &Artifact, name: String, options: LatencyOptions, device: &Device, device_name: String,
+) -> Result<Latencies, EvaluationError> {
+    let (batch, input) = (options.batch, artifact.description.input);
+    let largest = MOST_PIXELS / (input.height * input.width).max(1);
+    if batch > largest {
+        return Err(EvaluationError::Batch { batch, input, largest });
+    }
+    let networks = integer_networks(artifact, &formats(artifact), device)?;
+    let float = artifact.network(device)?;
+    let images = random_images(artifact, batch, device);
+    let mut float_ms = vec![];
+    let mut integer_ms = vec![vec![]; networks.len()];
+    for _ in 0..WARM_UP + options.samples {
+        float_ms.push(milliseconds(|| Ok(float.forward(images.clone(), &Pass::float())))?);
+        for (network, ms) in networks.iter().zip(&mut integer_ms) {
+            ms.push(milliseconds(|| network.forward(images.clone()))?);
+        }
+    }
+    let of = |(network, ms): (&IntResNet, &Vec<f64>)| PrecisionLatency {
+        precision: network.precision(),
+        ms: median(&ms[WARM_UP..]),
+        model_bytes: network.model_bytes(),
+    };
+    Ok(Latencies {
+        model: name,
+        batch,
+        threads: rayon::current_num_threads(),
+        device: device_name,
+        float: FloatLatency { ms: median(&float_ms[WARM_UP..]) },
+        precisions: networks.iter().zip(&integer_ms).map(of).collect(),
+    })
+}
+
+fn random_images(artifact: &Artifact, batch: usize, device: &Device) -> Tensor<4> {
+    let input = artifact.description.input;
+    let shape = [batch, input.channels, input.height, input.width];
+    let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(artifact.description.seed);
+    Tensor::from_data(TensorData::random::<f32, _, _>(shape, Distribution::Normal(0.0, 1.0), rng), device)
+}
+
+/// The time from the images to the logits in the processor's memory.
+fn milliseconds(forward: impl FnOnce() -> Result<Tensor<2>, IntegerError>) -> Result<f64, IntegerError> {
+    let start = Instant::now();
+    let _ = forward()?.into_data();
+    Ok(start.elapsed().as_secs_f64() * 1e3)
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => f64::NAN,
+        len if len % 2 == 1 => values[middle],
+        _ => (values[middle - 1] + values[middle]) / 2.0,
+    }
+}
+
+impl Latencies {
+    /// As aligned text: a row for each format, float first.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let float = self.float.ms;
+        let header = ["precision", "median (ms)", "vs. float", "model bytes"];
+        let mut rows = vec![header.map(str::to_owned).to_vec()];
+        rows.push(vec!["float".to_owned(), format!("{float:.3}"), "1.00x".to_owned(), "-".to_owned()]);
+        rows.extend(self.precisions.iter().map(|PrecisionLatency { precision, ms, model_bytes }| {
+            let ratio = format!("{:.2}x", ms / float);
+            vec![precision.to_string(), format!("{ms:.3}"), ratio, crate::report::thousands(*model_bytes)]
+        }));
+        let Self { batch, threads, device, .. } = self;
+        format!("{}\nbatch {batch}, threads {threads}, device {device}\n", aligned(&rows))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+
+    #[test]
+    fn table() {
+        let of = |precision: &str, ms, model_bytes| PrecisionLatency {
+            precision: precision.parse().unwrap(),
+            ms,
+            model_bytes,
+        };
+        let latencies = Latencies {
+            model: "m".to_owned(),
+            batch: 8,
+            threads: 2,
+            device: "flex".to_owned(),
+            float: FloatLatency { ms: 10.0 },
+            precisions: vec![of("8", 2.5, 83_000), of("w2a4", 12.0, 999)],
+        };
+        let expected = "\
+precision  median (ms)  vs. float  model bytes
+----------------------------------------------
+float           10.000      1.00x            -
+w8a8             2.500      0.25x       83,000
+w2a4            12.000      1.20x          999
+
+batch 8, threads 2, device flex
+";
+        assert_eq!(latencies.table(), expected);
+    }
+}
