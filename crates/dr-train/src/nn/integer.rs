@@ -76,8 +76,10 @@ pub struct IntConv2d {
     device: Device,
     active: Active,
     /// Addends that depend on the position, by precision and size of the input.
-    addends: Arc<Mutex<HashMap<(Precision, [usize; 2]), Tensor<1>>>>,
+    addends: Arc<Mutex<Addends>>,
 }
+
+type Addends = HashMap<(Precision, [usize; 2]), Tensor<1>>;
 
 /// What a layer needs at its precision.
 #[derive(Clone, Debug)]
