@@ -221,7 +221,7 @@ impl Problem<'_> {
         let pitch = padded_channels(shape.channels());
         // Steps that do not begin at a word may hang over the end of the codes: they need a copy too.
         let layout = &shape.weight;
-        let cut = layout.scale_groups() > 1 && (layout.taps() > 1 || layout.run() % STEP != 0);
+        let cut = layout.scale_groups() > 1 && (layout.taps() > 1 || !layout.run().is_multiple_of(STEP));
         let overhang = layout.groups > 1 || cut;
         if shape.padding == [0, 0] && !overhang {
             let [rows, cols] = shape.input;
@@ -234,44 +234,47 @@ impl Problem<'_> {
             let segment = Segment { start: lines.start * out_cols, codes: self.codes, bases, offsets };
             return self.segment(&segment, panels, workspace);
         }
+        // All images' lines are one segment: small images fill tiles together, and weights are unpacked once for them.
+        let cols = shape.input[1] + 2 * shape.padding[1];
+        self.offsets(cols * pitch, pitch, offsets);
+        padded.clear();
+        bases.clear();
         let mut line = lines.start;
         while line < lines.end {
             let (image, row) = (line / out_rows, line % out_rows);
             let count = (out_rows - row).min(lines.end - line);
-            let (rows, cols) = self.pad(image, row, count, padded);
-            debug_assert!(rows * cols * pitch <= padded.len());
-            self.offsets(cols * pitch, pitch, offsets);
-            bases.clear();
+            let start = padded.len();
+            self.pad(image, row, count, cols, padded);
             for line in 0..count {
-                let first = line * shape.stride[0] * cols * pitch;
+                let first = start + line * shape.stride[0] * cols * pitch;
                 bases.extend((0..out_cols).map(|col| first + col * shape.stride[1] * pitch));
             }
-            let segment = Segment { start: line * out_cols, codes: padded, bases, offsets };
-            self.segment(&segment, panels.clone(), workspace);
             line += count;
         }
+        // Whatever is read after the last window is multiplied by zero.
+        padded.resize(padded.len() + 64, 0);
+        let segment = Segment { start: lines.start * out_cols, codes: padded, bases, offsets };
+        self.segment(&segment, panels, workspace);
     }
 
-    /// Copies what `count` lines of output from `row` on read, with zeros around; gives the copy's rows and columns.
-    fn pad(&self, image: usize, row: usize, count: usize, padded: &mut Vec<u8>) -> (usize, usize) {
+    /// Appends what `count` lines of output from `row` on read, with zeros around: rows of `cols` pixels.
+    fn pad(&self, image: usize, row: usize, count: usize, cols: usize, padded: &mut Vec<u8>) {
         let shape = self.shape;
         let pitch = padded_channels(shape.channels());
         let ([in_rows, in_cols], [pad_rows, pad_cols]) = (shape.input, shape.padding);
         let reach = (shape.weight.kernel[0] - 1) * shape.dilation[0];
-        let (rows, cols) = ((count - 1) * shape.stride[0] + reach + 1, in_cols + 2 * pad_cols);
-        // Whatever is read after the last window is multiplied by zero.
-        padded.clear();
-        padded.resize(rows * cols * pitch + 64, 0);
+        let rows = (count - 1) * shape.stride[0] + reach + 1;
+        let start = padded.len();
+        padded.resize(start + rows * cols * pitch, 0);
         let first = row * shape.stride[0];
         let image = &self.codes[image * in_rows * in_cols * pitch..][..in_rows * in_cols * pitch];
-        for (at, to) in padded.chunks_exact_mut(cols * pitch).take(rows).enumerate() {
+        for (at, to) in padded[start..].chunks_exact_mut(cols * pitch).enumerate() {
             let Some(from) = (first + at).checked_sub(pad_rows).filter(|&from| from < in_rows) else {
                 continue;
             };
             to[pad_cols * pitch..][..in_cols * pitch]
                 .copy_from_slice(&image[from * in_cols * pitch..][..in_cols * pitch]);
         }
-        (rows, cols)
     }
 
     /// Where the codes of each step are in a window: tap and channels, in the order of prepared weights.
