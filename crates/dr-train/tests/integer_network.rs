@@ -33,7 +33,7 @@ fn images(seed: u64, [count, channels, rows, columns]: [usize; 4], device: &Devi
     Tensor::from_data(TensorData::new(values, [count, channels, rows, columns]), device)
 }
 
-/// A network with random weights whose BatchNorms have seen images in training mode, quantized without training.
+/// A network with random weights whose BatchNorms have seen images in training mode, quantized without training, and again at each precision.
 fn network(kind: ModelKind, shape: [usize; 3], config: &QuantConfig, width: usize) -> ResNet {
     let [channels, rows, columns] = shape;
     let device = Device::flex().autodiff();
@@ -43,7 +43,12 @@ fn network(kind: ModelKind, shape: [usize; 3], config: &QuantConfig, width: usiz
     }
     let plain = Device::flex();
     let batches = (20..22).map(|seed| images(seed, [32, channels, rows, columns], &plain)).collect();
-    float.valid().quantize(config, batches)
+    let network = float.quantize(config, batches);
+    // Each precision has statistics of its own, unless they share them.
+    for (seed, precision) in (30..).zip(config.precisions.iter()) {
+        network.forward(images(seed, [16, channels, rows, columns], &device), &Pass::at(precision));
+    }
+    network.valid()
 }
 
 /// The values of logits `[batch, classes]`, an image each.
