@@ -191,7 +191,7 @@ impl Problem<'_> {
         let pitch = padded_channels(shape.channels());
         // Steps that do not begin at a word may hang over the end of the codes: they need a copy too.
         let layout = &shape.weight;
-        let cut = layout.scale_groups() > 1 && (layout.taps() > 1 || layout.run() % STEP != 0);
+        let cut = layout.scale_groups() > 1 && (layout.taps() > 1 || !layout.run().is_multiple_of(STEP));
         let overhang = layout.groups > 1 || cut;
         if shape.padding == [0, 0] && !overhang {
             let [rows, cols] = shape.input;

@@ -38,7 +38,7 @@ fn quantize_kernel<F: Float>(
     if i >= words {
         terminate!();
     }
-    let pixel_words = (channels + 3) / 4;
+    let pixel_words = channels.div_ceil(4);
     let mut pixel = i / pixel_words; // of all images
     let mut word = i % pixel_words;
     let mut first = pixel * channels + 4 * word;

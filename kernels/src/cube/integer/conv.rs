@@ -6,7 +6,7 @@
 
 use super::Quad4;
 use super::epilogue::{Epilogue, finish};
-use super::geometry::{Geometry, Order, Places};
+use super::geometry::{Geometry, Places, Walk};
 use super::words::{BLOCK_QUADS, Quad, add_weights, corrected, dot_quad, operand, weight_quad};
 use crate::integer::{Dot, STEP};
 use burn_cubecl::cubecl::{self, prelude::*};
@@ -17,7 +17,7 @@ use dr_precision::BitWidth;
 pub(super) struct Plan {
     pub(super) bits: BitWidth,
     pub(super) dot: Dot,
-    pub(super) order: Order,
+    pub(super) walk: Walk,
     pub(super) epilogue: Epilogue,
 }
 
@@ -65,7 +65,7 @@ fn add_quad<N: Size>(
     }
     #[unroll]
     for i in 0..count {
-        let quad = geometry.code_quad(codes, table, places, i, rows.channel, group, quad, plan.order);
+        let quad = geometry.code_quad(codes, table, places, i, rows.channel, group, quad, plan.walk);
         let quad = operand(quad, plan.dot);
         #[unroll]
         for j in 0..STEP {
@@ -85,13 +85,13 @@ fn set_to_zero<E: Numeric>(values: &mut Array<E>, #[comptime] count: usize) {
 /// Units by themselves: each one has `tile` positions and four rows, and reads what it needs. For devices with few units.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
-pub(super) fn direct_kernel<N: Size>(
+pub(super) fn direct_kernel<N: Size, M: Size>(
     codes: &[Vector<u32, N>], weight: &[u32], table: &[u32], multiplier: &[f32], addend: &[f32],
-    residual: &[f32], quantizer: &[f32], out: &mut [u32], geometry: Geometry, #[comptime] tile: usize,
-    #[comptime] plan: Plan,
+    residual: &[f32], quantizer: &[f32], out: &mut [Vector<u32, M>], geometry: Geometry,
+    #[comptime] tile: usize, #[comptime] plan: Plan,
 ) {
     // Rows first, so that neighbours share codes and write side by side.
-    let quads = (geometry.group_outputs + 3) / 4;
+    let quads = geometry.group_outputs.div_ceil(4);
     let all_quads = geometry.outputs / geometry.group_outputs * quads;
     let i = ABSOLUTE_POS as u32;
     let first = i / all_quads * comptime!(tile as u32);
@@ -111,8 +111,8 @@ pub(super) fn direct_kernel<N: Size>(
     for group in 0..geometry.scale_groups {
         set_to_zero(&mut sums, comptime!(tile * STEP));
         set_to_zero(&mut corrections, STEP);
-        let begin = geometry.first_quad(table, group, plan.order);
-        let end = geometry.end_quad(table, group, plan.order);
+        let begin = geometry.first_quad(table, group, plan.walk.order);
+        let end = geometry.end_quad(table, group, plan.walk.order);
         for quad in begin..end {
             add_quad(
                 &mut sums,
@@ -170,9 +170,9 @@ fn fold(
 /// Writes the results of four rows at positions `first`, `first + stride`, ...
 #[cube]
 #[allow(clippy::too_many_arguments)]
-fn finish_tile(
+fn finish_tile<M: Size>(
     values: &Array<f32>, first: u32, stride: u32, rows: &Rows, addend: &[f32], residual: &[f32],
-    quantizer: &[f32], out: &mut [u32], geometry: &Geometry, #[comptime] tile: usize,
+    quantizer: &[f32], out: &mut [Vector<u32, M>], geometry: &Geometry, #[comptime] tile: usize,
     #[comptime] epilogue: Epilogue,
 ) {
     #[unroll]
@@ -246,16 +246,57 @@ impl Tile {
     }
 }
 
+/// Rows of weights of a cube: the first one, and how many there are from it on.
+#[derive(CubeType, Clone, Copy)]
+struct TileRows {
+    first: u32,
+    count: u32,
+}
+
+/// What a unit puts into shared memory next: quads from `first` on, zeros from `end` on. First those of codes, as
+/// operands, and then those of weights, which are also added to `partial`.
+#[cube]
+#[allow(clippy::too_many_arguments)]
+fn load_quads<N: Size>(
+    loaded: &mut Array<Quad>, partial: &mut Array<i32>, codes: &[Vector<u32, N>], weight: &[u32],
+    table: &[u32], geometry: &Geometry, places: &Places, rows: &Rows, tile_rows: &TileRows, group: u32,
+    first: u32, end: u32, #[comptime] tile: Tile, #[comptime] plan: Plan,
+) {
+    let (units, depth) = comptime!((tile.all_units() as u32, Tile::DEPTH as u32));
+    let (code_quads, weight_quads) = comptime!((tile.code_quads(), tile.weight_quads()));
+    #[unroll]
+    for k in 0..code_quads {
+        let quad = first + (UNIT_POS + comptime!(k as u32) * units) % depth;
+        let mut codes_of_quad = Quad::from_int(0);
+        if quad < end {
+            codes_of_quad = geometry.code_quad(codes, table, places, k, rows.channel, group, quad, plan.walk);
+        }
+        loaded[k] = operand(codes_of_quad, plan.dot);
+    }
+    #[unroll]
+    for k in 0..weight_quads {
+        let item = UNIT_POS + comptime!(k as u32) * units;
+        let (row, quad) = (item / depth, first + item % depth);
+        let mut weights = Quad::from_int(0);
+        if quad < end && row < tile_rows.count {
+            let at = (tile_rows.first + row) * geometry.row_blocks * comptime!(BLOCK_QUADS as u32) + quad;
+            weights = weight_quad(weight, geometry.blocks, at, plan.bits);
+        }
+        partial[k] = add_weights(weights, partial[k], plan.dot);
+        loaded[code_quads + k] = weights;
+    }
+}
+
 /// A cube has a tile of positions and rows; their codes and weights, the latter as bytes, pass through shared memory.
 ///
 /// Unit `(x, y)` has rows `4 x ..` and positions `y`, `y + units[0]`, ... Row `4 x + j` is at place `j * units[1] + x`, so
 /// that neighbours read neighbouring places.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
-pub(super) fn tiled_kernel<N: Size>(
+pub(super) fn tiled_kernel<N: Size, M: Size>(
     codes: &[Vector<u32, N>], weight: &[u32], table: &[u32], multiplier: &[f32], addend: &[f32],
-    residual: &[f32], quantizer: &[f32], out: &mut [u32], geometry: Geometry, #[comptime] tile: Tile,
-    #[comptime] plan: Plan,
+    residual: &[f32], quantizer: &[f32], out: &mut [Vector<u32, M>], geometry: Geometry,
+    #[comptime] tile: Tile, #[comptime] plan: Plan,
 ) {
     let (units, depth, pitch) = comptime!((tile.all_units() as u32, Tile::DEPTH as u32, Tile::PITCH as u32));
     let (units_y, units_x) = comptime!((tile.units[0] as u32, tile.units[1] as u32));
@@ -263,7 +304,7 @@ pub(super) fn tiled_kernel<N: Size>(
     let (count, code_quads, weight_quads) =
         comptime!((tile.positions, tile.code_quads(), tile.weight_quads()));
 
-    let row_tiles = (geometry.group_outputs + (cube_rows - 1)) / cube_rows;
+    let row_tiles = geometry.group_outputs.div_ceil(cube_rows);
     let all_row_tiles = geometry.outputs / geometry.group_outputs * row_tiles;
     let cube = CUBE_POS as u32;
     let first_position = cube / all_row_tiles * cube_positions;
@@ -272,6 +313,10 @@ pub(super) fn tiled_kernel<N: Size>(
     }
     let channel_group = cube % all_row_tiles / row_tiles;
     let first_row = cube % row_tiles * cube_rows;
+    let tile_rows = TileRows {
+        first: channel_group * geometry.group_rows + first_row,
+        count: geometry.group_rows - first_row,
+    };
     let (x, y) = (UNIT_POS % units_x, UNIT_POS / units_x);
     let rows = rows(&geometry, channel_group, first_row + 4 * x);
 
@@ -290,41 +335,61 @@ pub(super) fn tiled_kernel<N: Size>(
     let mut sums = Array::<i32>::new(comptime!(count * STEP));
     let mut corrections = Array::<i32>::new(STEP);
     let mut partial = Array::<i32>::new(weight_quads);
+    let mut loaded = Array::<Quad>::new(comptime!(code_quads + weight_quads));
     for group in 0..geometry.scale_groups {
         set_to_zero(&mut sums, comptime!(count * STEP));
         set_to_zero(&mut corrections, STEP);
         set_to_zero(&mut partial, weight_quads);
-        let begin = geometry.first_quad(table, group, plan.order);
-        let end = geometry.end_quad(table, group, plan.order);
+        let begin = geometry.first_quad(table, group, plan.walk.order);
+        let end = geometry.end_quad(table, group, plan.walk.order);
+        load_quads(
+            &mut loaded,
+            &mut partial,
+            codes,
+            weight,
+            table,
+            &geometry,
+            &places,
+            &rows,
+            &tile_rows,
+            group,
+            begin,
+            end,
+            tile,
+            plan,
+        );
         for first in range_stepped(begin, end, depth) {
             sync_cube(); // the last quads may still be read
             #[unroll]
             for k in 0..code_quads {
                 let item = UNIT_POS + comptime!(k as u32) * units;
-                let quad = first + item % depth;
-                let mut loaded = Quad::from_int(0);
-                if quad < end {
-                    loaded =
-                        geometry.code_quad(codes, table, &places, k, rows.channel, group, quad, plan.order);
-                }
-                shared_codes[(item / depth * pitch + item % depth) as usize] = operand(loaded, plan.dot);
+                shared_codes[(item / depth * pitch + item % depth) as usize] = loaded[k];
             }
             #[unroll]
             for k in 0..weight_quads {
                 let item = UNIT_POS + comptime!(k as u32) * units;
-                let (row, quad) = (item / depth, first + item % depth);
-                let mut loaded = Quad::from_int(0);
-                if quad < end && first_row + row < geometry.group_rows {
-                    let row = channel_group * geometry.group_rows + first_row + row;
-                    let at = row * geometry.row_blocks * comptime!(BLOCK_QUADS as u32) + quad;
-                    loaded = weight_quad(weight, geometry.blocks, at, plan.bits);
-                }
-                partial[k] = add_weights(loaded, partial[k], plan.dot);
+                let (row, quad) = (item / depth, item % depth);
                 let place = row % 4 * units_x + row / 4;
-                shared_weights[(place * pitch + item % depth) as usize] = loaded;
+                shared_weights[(place * pitch + quad) as usize] = loaded[code_quads + k];
             }
+            // The next ones come from memory while these are multiplied.
+            load_quads(
+                &mut loaded,
+                &mut partial,
+                codes,
+                weight,
+                table,
+                &geometry,
+                &places,
+                &rows,
+                &tile_rows,
+                group,
+                first + depth,
+                end,
+                tile,
+                plan,
+            );
             sync_cube();
-            #[unroll]
             for quad in 0..depth {
                 let mut weights = Array::<Quad>::new(STEP);
                 #[unroll]
@@ -398,14 +463,14 @@ impl Split {
 /// A cube has few positions and four rows; its units share the sums. For so few positions that a tile would be empty.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
-pub(super) fn split_kernel<N: Size>(
+pub(super) fn split_kernel<N: Size, M: Size>(
     codes: &[Vector<u32, N>], weight: &[u32], table: &[u32], multiplier: &[f32], addend: &[f32],
-    residual: &[f32], quantizer: &[f32], out: &mut [u32], geometry: Geometry, #[comptime] split: Split,
-    #[comptime] plan: Plan,
+    residual: &[f32], quantizer: &[f32], out: &mut [Vector<u32, M>], geometry: Geometry,
+    #[comptime] split: Split, #[comptime] plan: Plan,
 ) {
     let (units, parts) = comptime!((split.units as u32, split.parts as u32));
     let (count, segments) = comptime!((split.positions, (split.groups * split.parts) as u32));
-    let quads = (geometry.group_outputs + 3) / 4;
+    let quads = geometry.group_outputs.div_ceil(4);
     let all_quads = geometry.outputs / geometry.group_outputs * quads;
     let cube = CUBE_POS as u32;
     let first = cube / all_quads * comptime!(count as u32);
@@ -426,8 +491,8 @@ pub(super) fn split_kernel<N: Size>(
         let (group, part) = (segment / parts, segment % parts);
         set_to_zero(&mut sums, comptime!(count * STEP));
         set_to_zero(&mut corrections, STEP);
-        let begin = geometry.first_quad(table, group, plan.order);
-        let end = geometry.end_quad(table, group, plan.order);
+        let begin = geometry.first_quad(table, group, plan.walk.order);
+        let end = geometry.end_quad(table, group, plan.walk.order);
         for quad in range_stepped(begin + part, end, parts) {
             add_quad(
                 &mut sums,

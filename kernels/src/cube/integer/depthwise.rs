@@ -12,9 +12,9 @@ use dr_precision::BitWidth;
 /// Neighbouring units have neighbouring words of the same positions. In a row of weights a step is four taps.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
-pub(super) fn depthwise_kernel(
+pub(super) fn depthwise_kernel<M: Size>(
     codes: &[u32], weight: &[u32], multiplier: &[f32], addend: &[f32], residual: &[f32], quantizer: &[f32],
-    out: &mut [u32], geometry: Geometry, #[comptime] tile: usize, #[comptime] bits: BitWidth,
+    out: &mut [Vector<u32, M>], geometry: Geometry, #[comptime] tile: usize, #[comptime] bits: BitWidth,
     #[comptime] epilogue: Epilogue,
 ) {
     let words = geometry.pixel_words;
@@ -33,7 +33,7 @@ pub(super) fn depthwise_kernel(
             sums[t * STEP + lane] = 0;
         }
     }
-    let tap_quads = (geometry.taps + 15) / 16;
+    let tap_quads = geometry.taps.div_ceil(16);
     for quad in 0..tap_quads {
         let mut weights = Array::<Vector<u32, Quad4>>::new(STEP);
         #[unroll]
@@ -50,7 +50,7 @@ pub(super) fn depthwise_kernel(
                 if tap < geometry.taps {
                     #[unroll]
                     for t in 0..tile {
-                        let pixel = geometry.pixel(&places, t, tap);
+                        let pixel = geometry.pixel(&places, t, tap, false);
                         if pixel != u32::MAX {
                             let code = codes[(pixel * words + word) as usize];
                             #[unroll]

@@ -4,6 +4,21 @@ use super::words::{BLOCK_QUADS, QUAD, Quad};
 use crate::integer::{IntConv2dShape, STEP, WeightLayout, padded_channels};
 use burn_cubecl::cubecl::{self, prelude::*};
 
+/// How the codes are found that a row of weights is multiplied with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Walk {
+    pub(super) order: Order,
+    /// Whether the kernel has but one tap.
+    pub(super) single_tap: bool,
+}
+
+impl Walk {
+    /// That of `shape`.
+    pub(super) fn of(shape: &IntConv2dShape) -> Self {
+        Self { order: Order::of(shape), single_tap: shape.weight.taps() == 1 }
+    }
+}
+
 /// How the steps of a row of weights are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Order {
@@ -18,8 +33,7 @@ pub(super) enum Order {
 }
 
 impl Order {
-    /// That of `shape`.
-    pub(super) fn of(shape: &IntConv2dShape) -> Self {
+    fn of(shape: &IntConv2dShape) -> Self {
         let layout = &shape.weight;
         let (taps, runs) = (layout.taps(), layout.scale_groups());
         if taps > 1 && runs > 1 {
@@ -205,27 +219,48 @@ impl Geometry {
         block * comptime!(BLOCK_QUADS as u32)
     }
 
-    /// The input position that a tap reads at a place, or [`u32::MAX`] in the padding.
-    pub(super) fn pixel(&self, places: &Places, #[comptime] place: usize, tap: u32) -> u32 {
-        let row = places.row[place] + tap / self.kernel_cols * self.dilation_rows;
-        let col = places.col[place] + tap % self.kernel_cols * self.dilation_cols;
+    /// The input position that a tap reads at a place, or [`u32::MAX`] in the padding. `single`: there are no other taps.
+    pub(super) fn pixel(
+        &self, places: &Places, #[comptime] place: usize, tap: u32, #[comptime] single: bool,
+    ) -> u32 {
+        let mut row = places.row[place];
+        let mut col = places.col[place];
+        if comptime!(!single) {
+            row += tap / self.kernel_cols * self.dilation_rows;
+            col += tap % self.kernel_cols * self.dilation_cols;
+        }
         let inside = tap < self.taps && row < self.in_rows && col < self.in_cols;
         let pixel = (places.image[place] + row) * self.in_cols + col;
         select(inside, pixel, u32::MAX)
     }
 
+    /// The tap of step `step` of a scale group, and its place among the steps of that tap.
+    fn tap_of(&self, step: u32, #[comptime] single: bool) -> (u32, u32) {
+        let mut tap = select(step < self.tap_steps, 0u32, 1u32);
+        let mut rest = step;
+        if comptime!(!single) {
+            tap = step / self.tap_steps;
+            rest = step % self.tap_steps;
+        }
+        (tap, rest)
+    }
+
     /// The codes that quad `quad` of a row, in scale group `group`, is multiplied with at a place. `channel` is the first
     /// input channel of the row. Codes in the padding are 0; what weights of padding are multiplied with does not matter.
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn code_quad<N: Size>(
         &self, codes: &[Vector<u32, N>], table: &[u32], places: &Places, #[comptime] place: usize,
-        channel: u32, group: u32, quad: u32, #[comptime] order: Order,
+        channel: u32, group: u32, quad: u32, #[comptime] walk: Walk,
     ) -> Quad {
+        let order = comptime!(walk.order);
+        let single = comptime!(walk.single_tap);
         let mut words = Quad::from_int(0);
         let first = quad - self.first_quad(table, group, order);
         let first = first * comptime!(QUAD as u32);
         if comptime!(order.is_quads()) {
-            let pixel = self.pixel(places, place, first / self.tap_steps);
-            let word = (channel + group * self.run) / 4 + first % self.tap_steps;
+            let (tap, step) = self.tap_of(first, single);
+            let pixel = self.pixel(places, place, tap, single);
+            let word = (channel + group * self.run) / 4 + step;
             if pixel != u32::MAX && word < self.pixel_words {
                 let vector = codes[((pixel * self.pixel_words + word) / 4) as usize];
                 #[unroll]
@@ -236,16 +271,15 @@ impl Geometry {
         } else {
             #[unroll]
             for step in 0..QUAD {
-                let s = first + comptime!(step as u32);
-                let mut tap = s / self.tap_steps;
-                let mut at = channel + group * self.run + s % self.tap_steps * 4;
+                let (mut tap, rest) = self.tap_of(first + comptime!(step as u32), single);
+                let mut at = channel + group * self.run + rest * 4;
                 if comptime!(order.is_table()) {
                     let entry =
                         self.scale_groups + (quad * comptime!(QUAD as u32) + comptime!(step as u32)) * 2;
                     tap = table[entry as usize];
                     at = channel + table[(entry + 1) as usize];
                 }
-                let pixel = self.pixel(places, place, tap);
+                let pixel = self.pixel(places, place, tap, single);
                 let word = at / 4;
                 if pixel != u32::MAX && word < self.pixel_words {
                     let address = pixel * self.pixel_words + word;

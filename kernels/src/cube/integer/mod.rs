@@ -29,7 +29,7 @@ use conv::{Plan, Split, Tile, direct_kernel, split_kernel, tiled_kernel};
 use depthwise::depthwise_kernel;
 use dr_precision::BitWidth;
 use epilogue::Epilogue;
-use geometry::{Order, geometry, table};
+use geometry::{Order, Walk, geometry, table};
 
 /// Four lanes.
 type Quad4 = Const<4>;
@@ -70,7 +70,8 @@ impl IntOps for CubeBackend {
         residual: CubeTensor, quantizer: CubeTensor, format: IntConvFormat, bits: BitWidth,
     ) -> CubeTensor {
         let layout = &format.shape.weight;
-        if !layout.is_depthwise() && layout.groups > 1 && layout.outputs / layout.groups % STEP != 0 {
+        let whole_words = (layout.outputs / layout.groups).is_multiple_of(STEP);
+        if !layout.is_depthwise() && layout.groups > 1 && !whole_words {
             // The outputs of different groups of channels share words.
             let x = Self::int_conv2d(codes, weight, multiplier, addend, residual, format);
             let IntConv2dShape { batch: images, .. } = format.shape;
@@ -108,16 +109,21 @@ fn choose(client: &Client, shape: &IntConv2dShape) -> GpuKernel {
     GpuKernel { tiling, dot }
 }
 
-/// The tile of a cube: all units that a device has, up to 256; fewer positions where there are few.
+/// The tile of a cube: the units that a device has, up to 256; fewer where there are few outputs, and fewer positions where
+/// there are few of those.
 fn tile(client: &Client, shape: &IntConv2dShape) -> Tile {
-    let units = match client.properties().hardware.max_units_per_cube {
+    let [y, x] = match client.properties().hardware.max_units_per_cube {
         0..2 => [1, 1],
         2..64 => [1, 2],
         64..256 => [8, 8],
         _ => [16, 16],
     };
-    let (positions, outputs) = (shape.batch * shape.positions(), shape.weight.outputs);
-    let tiles = |tile: Tile| positions.div_ceil(tile.cube_positions()) * outputs.div_ceil(tile.cube_rows());
+    let outputs = shape.weight.outputs / shape.weight.groups;
+    let units = [y, outputs.div_ceil(STEP).next_power_of_two().clamp(x.min(4), x)];
+    let tiles = |tile: Tile| {
+        let row_tiles = shape.weight.groups * outputs.div_ceil(tile.cube_rows());
+        (shape.batch * shape.positions()).div_ceil(tile.cube_positions()) * row_tiles
+    };
     let large = Tile { units, positions: 8 };
     // Large tiles read less, but there should be enough of them.
     if tiles(large) >= ENOUGH_CUBES { large } else { Tile { units, positions: 4 } }
@@ -149,12 +155,13 @@ fn convolve(inputs: [CubeTensor; 6], out: &CubeTensor, format: &IntConvFormat, b
     let [codes, weight, multiplier, addend, residual, quantizer] = inputs.map(into_contiguous);
     let (epilogue, positions) = (Epilogue::new(format, bits), shape.batch * shape.positions());
     let layout = &shape.weight;
+    let out_lanes = epilogue.lanes(layout);
     if layout.is_depthwise() {
         let units = positions.div_ceil(DIRECT_POSITIONS) * layout.outputs.div_ceil(STEP);
         let (count, dim) = one_unit_each(client, units);
         #[rustfmt::skip]
         depthwise_kernel::launch(
-            client, count, dim,
+            client, count, dim, out_lanes,
             codes.into_buffer_arg(), weight.into_buffer_arg(), multiplier.into_buffer_arg(),
             addend.into_buffer_arg(), residual.into_buffer_arg(), quantizer.into_buffer_arg(),
             out.clone().into_buffer_arg(), geometry(shape), DIRECT_POSITIONS, layout.bits, epilogue,
@@ -162,8 +169,8 @@ fn convolve(inputs: [CubeTensor; 6], out: &CubeTensor, format: &IntConvFormat, b
         return;
     }
     let GpuKernel { tiling, dot } = format.kernel.unwrap_or_else(|| choose(client, shape));
-    let order = Order::of(shape);
-    let table = match order {
+    let walk = Walk::of(shape);
+    let table = match walk.order {
         Order::Table => {
             let table = table(layout);
             let handle = client.create_from_slice(bytemuck::cast_slice(&table));
@@ -177,23 +184,23 @@ fn convolve(inputs: [CubeTensor; 6], out: &CubeTensor, format: &IntConvFormat, b
         }
         _ => weight.clone(), // not read
     };
-    let plan = Plan { bits: layout.bits, dot, order, epilogue };
+    let plan = Plan { bits: layout.bits, dot, walk, epilogue };
     let split = split(client, shape);
     // Sums of very many scale groups do not fit.
     let split_fits = split.sums() * 4 <= client.properties().hardware.max_shared_memory_size;
     let (channel_groups, group_outputs) = (layout.groups, layout.outputs / layout.groups);
     let quads = channel_groups * group_outputs.div_ceil(STEP);
-    let (lanes, sizes) = (order.lanes(), geometry(shape));
+    let (lanes, sizes) = (walk.order.lanes(), geometry(shape));
     macro_rules! launch {
         ($kernel:ident, $counts:expr, $how:expr) => {{
             let (count, dim) = $counts;
             #[rustfmt::skip]
             $kernel::launch(
-                client, count, dim, lanes,
+                client, count, dim, lanes, out_lanes,
                 codes.into_buffer_arg(), weight.into_buffer_arg(), table.into_buffer_arg(),
                 multiplier.into_buffer_arg(), addend.into_buffer_arg(), residual.into_buffer_arg(),
                 quantizer.into_buffer_arg(), out.clone().into_buffer_arg(), sizes, $how, plan,
-                                    );
+                                                                            );
         }};
     }
     match tiling {

@@ -39,7 +39,7 @@ fn weight_only_kernel<F: Float, N: Size>(
     #[comptime] tile: usize, #[comptime] units: u32, #[comptime] bits: BitWidth,
     #[define(F)] _dtype: ElemType,
 ) {
-    let quads = (sizes.outputs + 3) / 4;
+    let quads = sizes.outputs.div_ceil(4);
     let cube = CUBE_POS as u32;
     let (first, output) = (cube / quads * comptime!(tile as u32), cube % quads * 4);
     if first >= sizes.rows {
