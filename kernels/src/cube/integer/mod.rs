@@ -46,6 +46,9 @@ const FEW_POSITIONS: usize = 16;
 /// Segments that a cube splits each row into, about.
 const SEGMENTS: usize = 128;
 
+/// Cubes that keep a large device busy.
+const ENOUGH_CUBES: usize = 256;
+
 impl IntOps for CubeBackend {
     fn quantize_codes(x: CubeTensor, quantizer: CubeTensor, format: CodesFormat) -> CubeTensor {
         codes::quantize(x, quantizer, format)
@@ -129,9 +132,6 @@ fn tile(client: &Client, shape: &IntConv2dShape) -> Tile {
     if tiles(large) >= ENOUGH_CUBES { large } else { Tile { units, positions: 4 } }
 }
 
-/// Cubes that keep a large device busy.
-const ENOUGH_CUBES: usize = 256;
-
 /// How a cube splits sums: into parts of equal length, a power of two of them.
 fn split(client: &Client, shape: &IntConv2dShape) -> Split {
     let groups = shape.weight.scale_groups();
@@ -191,16 +191,16 @@ fn convolve(inputs: [CubeTensor; 6], out: &CubeTensor, format: &IntConvFormat, b
     let (channel_groups, group_outputs) = (layout.groups, layout.outputs / layout.groups);
     let quads = channel_groups * group_outputs.div_ceil(STEP);
     let (lanes, sizes) = (walk.order.lanes(), geometry(shape));
+    #[rustfmt::skip]
     macro_rules! launch {
         ($kernel:ident, $counts:expr, $how:expr) => {{
             let (count, dim) = $counts;
-            #[rustfmt::skip]
             $kernel::launch(
                 client, count, dim, lanes, out_lanes,
                 codes.into_buffer_arg(), weight.into_buffer_arg(), table.into_buffer_arg(),
                 multiplier.into_buffer_arg(), addend.into_buffer_arg(), residual.into_buffer_arg(),
                 quantizer.into_buffer_arg(), out.clone().into_buffer_arg(), sizes, $how, plan,
-                                                                            );
+            );
         }};
     }
     match tiling {
