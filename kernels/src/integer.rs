@@ -24,6 +24,7 @@
 
 use crate::{KernelError, layout::BLOCK};
 use dr_precision::{BitWidth, Granularity};
+use std::fmt;
 
 /// Rows of a panel.
 pub const PANEL: usize = 16;
@@ -310,4 +311,75 @@ pub struct CodeQuantizer {
     pub scale: f32,
     /// The zero point, as a float: the value of code 0.
     pub zero_point: f32,
+}
+
+/// Which unit of a GPU makes which results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tiling {
+    /// Each unit reads what it needs, by itself.
+    Direct,
+    /// A cube of units shares what it reads.
+    Tiled,
+    /// A cube of units shares each sum, for few positions.
+    Split,
+}
+
+/// How a GPU multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dot {
+    /// One byte after the other.
+    Multiply,
+    /// Four signed bytes at once.
+    Dp4a,
+}
+
+impl Dot {
+    /// Whether both factors are signed.
+    #[must_use]
+    pub const fn is_signed(self) -> bool {
+        matches!(self, Self::Dp4a)
+    }
+}
+
+/// A kernel of integer convolutions on GPUs. Which one runs is decided by what the device reports; tests and benchmarks may ask
+/// for one. Depthwise convolutions have one of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GpuKernel {
+    /// Who computes what.
+    pub tiling: Tiling,
+    /// With which instruction.
+    pub dot: Dot,
+}
+
+impl GpuKernel {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self { tiling: Tiling::Direct, dot: Dot::Multiply },
+        Self { tiling: Tiling::Direct, dot: Dot::Dp4a },
+        Self { tiling: Tiling::Tiled, dot: Dot::Multiply },
+        Self { tiling: Tiling::Tiled, dot: Dot::Dp4a },
+        Self { tiling: Tiling::Split, dot: Dot::Multiply },
+        Self { tiling: Tiling::Split, dot: Dot::Dp4a },
+    ];
+
+    /// The kernel of this name, such as `tiled-dp4a`.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kernel| kernel.to_string() == name)
+    }
+}
+
+impl fmt::Display for GpuKernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tiling = match self.tiling {
+            Tiling::Direct => "direct",
+            Tiling::Tiled => "tiled",
+            Tiling::Split => "split",
+        };
+        let dot = match self.dot {
+            Dot::Multiply => "plain",
+            Dot::Dp4a => "dp4a",
+        };
+        write!(f, "{tiling}-{dot}")
+    }
 }

@@ -1,12 +1,13 @@
 //! Every compiled backend against the scalar reference, through the public functions. One suite, run for each device; a
 //! device that this machine lacks counts as ignored, not as passed.
 
+mod common;
+
 use burn::tensor::{DType, Device, Int, Tensor, TensorData, s};
+use common::{float, noise, read, shaped};
 use dr_kernels::layout::{ScaleLayout, packed_words};
 use dr_kernels::{ActivationQuantizer, PackedTensor, ScaleGradient, WeightQuantizer, reference};
 use dr_precision::{BitWidth, Granularity, QuantSpec, Signedness};
-use libtest_mimic::{Arguments, Trial};
-use std::panic;
 
 fn pairs() -> impl Iterator<Item = (BitWidth, BitWidth)> {
     let all = BitWidth::ALL;
@@ -17,36 +18,13 @@ fn group(n: usize) -> Granularity {
     Granularity::Group(n.try_into().expect("not zero"))
 }
 
-/// Reproducible values in -1..1.
-fn noise(seed: u64, n: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) + 1;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
-    };
-    (0..n).map(|_| next()).collect()
-}
-
 /// Scales around `size`, no two alike.
 fn scales(seed: u64, n: usize, size: f32) -> Vec<f32> {
     noise(seed, n).into_iter().map(|x| size * (1.0 + 0.3 * x)).collect()
 }
 
-fn float(values: &[f32], device: &Device) -> Tensor<1> {
-    Tensor::from_data(TensorData::from(values), device)
-}
-
-/// Not by a reshape, which takes a 0 for "as before".
-fn shaped<const D: usize>(values: &[f32], shape: [usize; D], device: &Device) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(values.to_vec(), shape), device)
-}
-
 fn words(values: &[u32], device: &Device) -> Tensor<1, Int> {
     Tensor::from_data(TensorData::from(values), (device, DType::U32))
-}
-
-fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().try_to_vec().expect("f32")
 }
 
 fn read_words(packed: &PackedTensor) -> Vec<u32> {
@@ -475,11 +453,8 @@ fn scale_search(device: &Device) {
     }
 }
 
-type Test = (&'static str, fn(&Device));
-
-/// The tests of one device. `None`: this machine lacks it.
-fn suite(backend: &str, device: Option<Device>) -> Vec<Trial> {
-    let tests: [Test; 14] = [
+fn main() {
+    common::run(&[
         ("all_codes_fake_quantized", all_codes_fake_quantized),
         ("all_codes_switched", all_codes_switched),
         ("all_codes_packed", all_codes_packed),
@@ -494,46 +469,5 @@ fn suite(backend: &str, device: Option<Device>) -> Vec<Trial> {
         ("weight_gradient_lsq", weight_gradient_lsq),
         ("large_weight", large_weight),
         ("activation_gradient", activation_gradient),
-    ];
-    if device.is_none() {
-        println!("{backend}: skipped: no adapter");
-    }
-    let trial = |(name, test): Test| {
-        let name = format!("{backend}::{name}");
-        match device.clone() {
-            None => Trial::test(name, || Err("skipped: no adapter".into())).with_ignored_flag(true),
-            Some(device) => Trial::test(name, move || {
-                test(&device);
-                Ok(())
-            }),
-        }
-    };
-    tests.into_iter().map(trial).collect()
-}
-
-/// The device, unless it cannot even hold a tensor.
-#[cfg_attr(not(any(feature = "wgpu", feature = "cuda")), expect(dead_code, reason = "every CPU is there"))]
-fn probe(device: impl FnOnce() -> Device + panic::UnwindSafe) -> Option<Device> {
-    let hook = panic::take_hook();
-    panic::set_hook(Box::new(|_| ()));
-    let found = panic::catch_unwind(|| {
-        let device = device();
-        read(float(&[1.0], &device));
-        device
-    });
-    panic::set_hook(hook);
-    found.ok()
-}
-
-fn main() {
-    let suites = [
-        suite("flex", Some(Device::flex())),
-        #[cfg(feature = "cpu")]
-        suite("cpu", Some(Device::cpu())),
-        #[cfg(feature = "wgpu")]
-        suite("wgpu", probe(|| Device::wgpu(Default::default()))),
-        #[cfg(feature = "cuda")]
-        suite("cuda", probe(|| Device::cuda(0))),
-    ];
-    libtest_mimic::run(&Arguments::from_args(), suites.into_iter().flatten().collect()).exit();
+    ]);
 }

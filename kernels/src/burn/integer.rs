@@ -3,7 +3,7 @@
 use super::ops::{CodesFormat, IntConvFormat, IntOps, WeightOnlyFormat};
 use super::{PackedTensor, require_f32, same_device};
 use crate::cpu::integer::{prepare_panels, unpack_panels};
-use crate::integer::{BLOCK_STEPS, IntConv2dShape, PANEL, STEP, WeightLayout};
+use crate::integer::{BLOCK_STEPS, GpuKernel, IntConv2dShape, PANEL, STEP, WeightLayout};
 use crate::{KernelError, reference};
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -15,6 +15,7 @@ use dr_precision::{BitWidth, Signedness};
 pub struct IntWeight {
     words: Tensor<1, Int>,
     layout: WeightLayout,
+    kernel: Option<GpuKernel>,
 }
 
 impl IntWeight {
@@ -38,7 +39,15 @@ impl IntWeight {
             true => prepare_panels(codes, &layout),
             false => reference::prepare_rows(codes, &layout),
         };
-        Self { words: Tensor::from_data(TensorData::from(words.as_slice()), (device, DType::U32)), layout }
+        let words = Tensor::from_data(TensorData::from(words.as_slice()), (device, DType::U32));
+        Self { words, layout, kernel: None }
+    }
+
+    /// Asks for a kernel, on a GPU, where `None` leaves the choice to what the device reports.
+    #[must_use]
+    pub fn with_kernel(mut self, kernel: Option<GpuKernel>) -> Self {
+        self.kernel = kernel;
+        self
     }
 
     /// Its shape, width and order.
@@ -64,7 +73,7 @@ impl IntWeight {
             return Ok(self.clone());
         }
         let words = Dispatch::switch_weight(self.words.clone().into_dispatch(), self.layout, bits);
-        Ok(Self { words: Tensor::from_dispatch(words), layout })
+        Ok(Self { words: Tensor::from_dispatch(words), layout, kernel: self.kernel })
     }
 
     /// The codes, `[outputs, inputs / groups * taps]`. They are copied from the device.
@@ -290,6 +299,7 @@ fn operands(
         addend_by_position: by_position && positions > 1,
         residual: has_residual,
         relu: epilogue.relu,
+        kernel: weight.kernel,
     };
     Ok((format, [multiplier, addend, residual]))
 }

@@ -1,7 +1,7 @@
 //! The operations as backend extensions. `Flex` and `CubeBackend` implement them; the macro writes `Dispatch` and
 //! `Fusion`; `autodiff.rs` has the gradients.
 
-use crate::integer::{IntConv2dShape, WeightLayout, padded_channels};
+use crate::integer::{GpuKernel, IntConv2dShape, WeightLayout, padded_channels};
 use crate::{ScaleGradient, layout::ScaleLayout};
 use burn::backend::{
     Backend, backend_extension,
@@ -119,6 +119,8 @@ pub struct IntConvFormat {
     /// If false, the `residual` argument is not read.
     pub residual: bool,
     pub relu: bool,
+    /// The kernel, on a GPU; if not the one that is chosen.
+    pub kernel: Option<GpuKernel>,
 }
 
 impl IntConvFormat {

@@ -9,6 +9,7 @@
 //! | `fake_quantize`, `gradient` | the differentiable operations and their gradients |
 //! | `pack` | packed codes |
 //! | `scale_search` | the scales that weights start from |
+//! | `integer` | convolutions and matrix products of codes |
 //!
 //! Bit-widths are part of a kernel's identity: one source, compiled once for each width that is used.
 //!
@@ -19,6 +20,7 @@
 mod code;
 mod fake_quantize;
 mod gradient;
+mod integer;
 mod launch;
 mod pack;
 mod reduce;

@@ -12,11 +12,11 @@ use burn_cubecl::cubecl::{self, prelude::*};
 use burn_cubecl::{CubeBackend, kernel::into_contiguous, ops::into_data_sync, tensor::CubeTensor};
 use dr_precision::BitWidth;
 
-fn count_planes(bits: BitWidth) -> usize {
+pub(super) fn count_planes(bits: BitWidth) -> usize {
     layout::planes(bits).count()
 }
 
-fn plane(bits: BitWidth, n: usize) -> Plane {
+pub(super) fn plane(bits: BitWidth, n: usize) -> Plane {
     layout::planes(bits).collect::<Vec<_>>()[n]
 }
 
@@ -192,7 +192,7 @@ fn dequantize_kernel<N: Size>(
 
 /// `x` in a type that kernels on its device can read. Where f16 or bf16 can only be stored (bf16 in WGSL, which has
 /// no such type), the values are widened on the host.
-fn readable(x: CubeTensor) -> CubeTensor {
+pub(super) fn readable(x: CubeTensor) -> CubeTensor {
     if CubeBackend::supports_dtype(&x.device, x.dtype) {
         return into_contiguous(x);
     }

@@ -1,0 +1,87 @@
+//! What becomes of the sums, see [`crate::reference::epilogue`].
+
+use super::Quad4;
+use super::codes::code_word;
+use super::geometry::Geometry;
+use crate::burn_face::ops::IntConvFormat;
+use crate::integer::{STEP, WeightLayout};
+use burn_cubecl::cubecl::{self, prelude::*};
+use dr_precision::BitWidth;
+
+/// What there is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Epilogue {
+    by_position: bool,
+    residual: bool,
+    relu: bool,
+    /// The width of the results as codes.
+    pub(super) codes: Option<BitWidth>,
+}
+
+impl Epilogue {
+    pub(super) const fn new(format: &IntConvFormat, codes: Option<BitWidth>) -> Self {
+        let IntConvFormat { addend_by_position, residual, relu, .. } = *format;
+        Self { by_position: addend_by_position, residual, relu, codes }
+    }
+
+    /// Values of a vector of results: four where all of four outputs exist and start at a multiple of four.
+    pub(super) fn lanes(self, layout: &WeightLayout) -> usize {
+        let outputs = if layout.is_depthwise() { layout.outputs } else { layout.outputs / layout.groups };
+        if !self.is_codes() && outputs.is_multiple_of(STEP) { STEP } else { 1 }
+    }
+
+    const fn is_codes(self) -> bool {
+        self.codes.is_some()
+    }
+
+    fn bits(self) -> BitWidth {
+        self.codes.unwrap_or(BitWidth::B8)
+    }
+}
+
+/// Writes the results of four outputs at `position`, of which `valid` exist. `values` are the scaled sums. Results are
+/// f32, one by one or in vectors of four; or codes, and then `output` is a multiple of four.
+#[cube]
+#[allow(clippy::too_many_arguments)]
+pub(super) fn finish<M: Size>(
+    values: Vector<f32, Quad4>, position: u32, output: u32, valid: u32, addend: &[f32], residual: &[f32],
+    quantizer: &[f32], out: &mut [Vector<u32, M>], geometry: &Geometry, #[comptime] epilogue: Epilogue,
+) {
+    let lanes = M::value();
+    let vectors = comptime!(lanes == STEP);
+    let mut results = values;
+    let at = position * geometry.outputs + output;
+    let mut addend_at = output;
+    if comptime!(epilogue.by_position) {
+        addend_at = position % geometry.image_positions * geometry.outputs + output;
+    }
+    #[unroll]
+    for lane in 0..STEP {
+        let lane_u32 = comptime!(lane as u32);
+        if lane_u32 < valid {
+            let mut value = values.extract(lane) + addend[(addend_at + lane_u32) as usize];
+            if comptime!(epilogue.residual) {
+                value += residual[(at + lane_u32) as usize];
+            }
+            if comptime!(epilogue.relu) {
+                value = max(value, 0.0f32);
+            }
+            if comptime!(epilogue.is_codes() || vectors) {
+                results.insert(lane, value);
+            } else {
+                out[(at + lane_u32) as usize] = Vector::new(u32::reinterpret(value));
+            }
+        }
+    }
+    if comptime!(epilogue.is_codes()) {
+        let word = code_word(results, valid, quantizer, comptime!(epilogue.bits()));
+        out[(position * geometry.out_words + output / 4) as usize] = Vector::new(word);
+    } else if comptime!(vectors) {
+        let mut words = Vector::<u32, M>::from_int(0);
+        #[unroll]
+        for lane in 0..STEP {
+            words.insert(lane, u32::reinterpret(results.extract(lane)));
+        }
+        out[(at / 4) as usize] = words;
+    }
+}
