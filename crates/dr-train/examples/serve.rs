@@ -13,9 +13,7 @@
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use dr_precision::Precision;
 use dr_train::artifact::{Artifact, InputShape};
-use dr_train::evaluation::formats;
 use dr_train::models::IntResNet;
-use dr_train::report::NumberFormat;
 use rand::SeedableRng;
 use std::error::Error;
 use std::path::Path;
@@ -82,12 +80,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let artifact = Artifact::load(Path::new(&model))?;
     let device = Device::flex();
-    let quantized = |format| match format {
-        NumberFormat::Quantized(precision) => Some(precision),
-        NumberFormat::Float => None,
-    };
-    let precisions: Vec<Precision> = formats(&artifact).into_iter().filter_map(quantized).collect();
-    let highest = *precisions.first().ok_or("a float model: expected a quantized one")?;
+    let quantization = artifact.description.quantization();
+    let precisions = quantization.ok_or("a float model: expected a quantized one")?.precisions;
+    let highest = precisions.highest();
     let mut network = artifact.integer(highest, &device)?;
 
     let InputShape { channels, height, width } = artifact.description.input;
@@ -99,7 +94,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let middle = images(32);
     let (mut useful, mut best) = (vec![], Duration::MAX);
-    for precision in precisions {
+    for precision in precisions.iter() {
         network.switch(precision)?;
         let time = fastest(&network, &middle)?;
         let keep = time < best;
@@ -115,6 +110,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         None => fastest(&network, &middle)?.mul_f64(1.5),
     };
 
+    if useful.len() == 1 {
+        println!("nothing to switch to: fewer bits are not faster here");
+    }
     println!("budget {:.3} ms", ms(budget));
     println!("{:>4} {:>7} {:>10} {:>9} {:>9}", "step", "images", "precision", "ms", "switch ms");
     let mut governor = Governor { precisions: useful, active: 0, budget, with_room: 0 };

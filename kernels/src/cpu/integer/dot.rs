@@ -148,8 +148,8 @@ impl Operands<'_> {
 
 /// Plain loops.
 unsafe fn portable(operands: &Operands, sums: &mut Sums) {
-    for (row, &base) in operands.bases.iter().enumerate() {
-        for panel in 0..operands.panels {
+    for (&base, sums) in operands.bases.iter().zip(sums) {
+        for (panel, sums) in sums.iter_mut().enumerate().take(operands.panels) {
             let mut sum = [0i32; PANEL];
             for (step, &offset) in operands.offsets.iter().enumerate() {
                 // SAFETY: The caller promises that these can be read.
@@ -169,7 +169,7 @@ unsafe fn portable(operands: &Operands, sums: &mut Sums) {
                     }
                 }
             }
-            sums[row][panel] = sum;
+            *sums = sum;
         }
     }
 }
