@@ -1,5 +1,6 @@
 //! The loops around tiles.
 
+use super::super::blocks::with_capacity;
 use super::super::isa::{Isa, Kernel};
 use super::depthwise;
 use super::dot::{DotKernel, Operands, PANELS, ROWS, Sums, correction};
@@ -18,8 +19,11 @@ use std::ops::Range;
 /// If a slice has not the length of the shape.
 #[must_use]
 pub fn int_conv2d(codes: &[u8], weights: &[u32], shape: &IntConv2dShape, epilogue: &Epilogue) -> Vec<f32> {
-    let mut out = vec![0.0; shape.results()];
-    int_conv2d_into(DotKernel::detect(), codes, weights, shape, epilogue, &mut out);
+    let len = shape.results();
+    let mut out = with_capacity(len);
+    run(DotKernel::detect(), codes, weights, shape, epilogue, Output::Values(out.as_mut_ptr()));
+    // SAFETY: `run` has written all results, and there is room for them.
+    unsafe { out.set_len(len) };
     out
 }
 
@@ -110,7 +114,7 @@ const TASKS_PER_THREAD: usize = 6;
 const UNPACK_COST: usize = 4;
 
 /// Products in a task, at least: it pays for another thread's attention.
-const TASK_PRODUCTS: usize = 1 << 20;
+const TASK_PRODUCTS: usize = 1 << 22;
 
 /// From this number of rows on, narrow weights are unpacked to bytes once for all rows of a task.
 const UNPACK_ROWS: usize = 2 * ROWS + 1;

@@ -6,8 +6,8 @@ use super::super::sample::Sample;
 use crate::integer::{CodeQuantizer, padded_channels};
 use rayon::prelude::*;
 
-/// Pixels that a task quantizes.
-const TASK: usize = 4096;
+/// Values that a task quantizes: so many that it pays for another thread's attention.
+const TASK: usize = 1 << 15;
 
 /// [`crate::reference::quantize_codes`], for f32, f16 and bf16.
 #[must_use]
@@ -35,16 +35,20 @@ pub fn quantize_codes_into<T: Sample>(
     let isa = Isa::detect();
     if channels_last || positions == 1 {
         let run = |(x, codes): (&[T], &mut [u8])| isa.run(Rows { x, channels, padded, to, codes });
-        match codes.len() {
-            ..=TASK => run((x, codes)),
+        match codes.len() / TASK {
+            0 | 1 => run((x, codes)),
             _ => {
                 let pixels = (TASK / padded).max(1);
                 x.par_chunks(pixels * channels).zip(codes.par_chunks_mut(pixels * padded)).for_each(run);
             }
         }
     } else {
-        let images = x.par_chunks_exact(len).zip(codes.par_chunks_exact_mut(positions * padded));
-        images.for_each(|(x, codes)| isa.run(Image { x, positions, padded, to, codes }));
+        let run = |(x, codes): (&[T], &mut [u8])| isa.run(Image { x, positions, padded, to, codes });
+        let code_len = positions * padded;
+        match codes.len() / TASK {
+            0 | 1 => x.chunks_exact(len).zip(codes.chunks_exact_mut(code_len)).for_each(run),
+            _ => x.par_chunks_exact(len).zip(codes.par_chunks_exact_mut(code_len)).for_each(run),
+        }
     }
 }
 
