@@ -3,8 +3,8 @@
     pip install onnxruntime onnx numpy
     python3 benches/peers/onnx_peers.py [threads] > target/peers/onnxruntime.json
 
-Prints a JSON line for each measurement: group, name and median milliseconds. What memory limits takes turns with copies
-of its weights that are larger than the caches together, as in the Rust benchmarks.
+Prints a JSON line for each measurement: group, name and median milliseconds. What memory limits is done with several copies of
+its weights, larger than the caches together, as in the Rust benchmarks.
 """
 
 import json
@@ -33,17 +33,17 @@ def session(model):
     return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
-def measure(group, name, sessions, feed, seconds=1.5):
-    """The median over about `seconds` of runs that take turns with the sessions, after a warm-up."""
-    for one in sessions:
+def measure(group, name, model, feed, products=1, seconds=1.5):
+    """The median over about `seconds` of runs, each of so many `products`, after a warm-up."""
+    one = session(model)
+    for _ in range(3):
         one.run(None, feed)
     times, start = [], time.perf_counter()
     while len(times) < 10 or time.perf_counter() - start < seconds:
-        one = sessions[len(times) % len(sessions)]
         before = time.perf_counter()
         one.run(None, feed)
         times.append(time.perf_counter() - before)
-    print(json.dumps({"group": group, "name": name, "ms": float(np.median(times) * 1e3)}), flush=True)
+    print(json.dumps({"group": group, "name": name, "ms": float(np.median(times) * 1e3 / products)}), flush=True)
 
 
 def graph(nodes, inputs, outputs, initializers):
@@ -56,27 +56,30 @@ def tensor(name, array, kind):
     return helper.make_tensor(name, kind, array.shape, array.tobytes(), raw=True)
 
 
-def matmul_integer(m, n, k):
+def matmul_integer(m, n, k, products=1):
+    """As many products of one input, each with weights of its own."""
     w = RNG.integers(-128, 128, (k, n), dtype=np.int8)
     return graph(
-        [helper.make_node("MatMulInteger", ["x", "w"], ["y"])],
+        [helper.make_node("MatMulInteger", ["x", f"w{i}"], [f"y{i}"]) for i in range(products)],
         [helper.make_tensor_value_info("x", TensorProto.UINT8, [m, k])],
-        [helper.make_tensor_value_info("y", TensorProto.INT32, [m, n])],
-        [tensor("w", w, TensorProto.INT8)],
+        [helper.make_tensor_value_info(f"y{i}", TensorProto.INT32, [m, n]) for i in range(products)],
+        [tensor(f"w{i}", w, TensorProto.INT8) for i in range(products)],
     )
 
 
-def matmul_nbits(n, k, bits, block=32):
+def matmul_nbits(n, k, bits, products, block=32):
     packed = RNG.integers(0, 256, (n, k // block, block * bits // 8), dtype=np.uint8)
     scales = RNG.random((n * k // block,), dtype=np.float32)
-    node = helper.make_node(
-        "MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft", K=k, N=n, bits=bits, block_size=block, accuracy_level=4
+    attributes = {"K": k, "N": n, "bits": bits, "block_size": block, "accuracy_level": 4}
+    node = lambda i: helper.make_node(
+        "MatMulNBits", ["x", f"w{i}", "s"], [f"y{i}"], domain="com.microsoft", **attributes
     )
     return graph(
-        [node],
+        [node(i) for i in range(products)],
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, k])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, n])],
-        [tensor("w", packed, TensorProto.UINT8), tensor("s", scales, TensorProto.FLOAT)],
+        [helper.make_tensor_value_info(f"y{i}", TensorProto.FLOAT, [1, n]) for i in range(products)],
+        [tensor(f"w{i}", packed, TensorProto.UINT8) for i in range(products)]
+        + [tensor("s", scales, TensorProto.FLOAT)],
     )
 
 
@@ -132,19 +135,21 @@ class Images(CalibrationDataReader):
 def main():
     for m, n, k in [(1024, 1024, 1024), (128, 4096, 4096), (196, 512, 4608)]:
         x = {"x": RNG.integers(0, 256, (m, k), dtype=np.uint8)}
-        measure(f"gemm/{m}x{n}x{k}", "onnxruntime MatMulInteger", [session(matmul_integer(m, n, k))], x)
+        measure(f"gemm/{m}x{n}x{k}", "onnxruntime MatMulInteger", matmul_integer(m, n, k), x)
     n = k = 8192
+    count = CACHES // (n * k)
     x = {"x": RNG.integers(0, 256, (1, k), dtype=np.uint8)}
-    sessions = [session(matmul_integer(1, n, k)) for _ in range(CACHES // (n * k))]
-    measure(f"gemv/{n}x{k}", "onnxruntime MatMulInteger", sessions, x)
+    measure(f"gemv/{n}x{k}", "onnxruntime MatMulInteger", matmul_integer(1, n, k, count), x, count)
     x = {"x": RNG.normal(0, 1, (1, k)).astype(np.float32)}
     for bits in (4, 2):
-        sessions = [session(matmul_nbits(n, k, bits)) for _ in range(CACHES * 8 // (n * k * bits))]
-        measure(f"gemv/{n}x{k}", f"onnxruntime MatMulNBits w{bits}, groups of 32", sessions, x)
+        count = CACHES * 8 // (n * k * bits)
+        name = f"onnxruntime MatMulNBits w{bits}, groups of 32"
+        measure(f"gemv/{n}x{k}", name, matmul_nbits(n, k, bits, count), x, count)
     for batch in (1, 64):
+        group = f"network/resnet20 {batch}x3x32x32"
         x = {"x": RNG.normal(0, 1, (batch, 3, 32, 32)).astype(np.float32)}
         model = resnet20(batch)
-        measure(f"network/resnet20 {batch}x3x32x32", "onnxruntime f32", [session(model)], x)
+        measure(group, "onnxruntime f32", model, x)
         with tempfile.TemporaryDirectory() as folder:
             paths = [os.path.join(folder, name) for name in ("float.onnx", "int8.onnx")]
             onnx.save(model, paths[0])
@@ -152,7 +157,7 @@ def main():
                 *paths, Images(batch), quant_format=QuantFormat.QDQ, activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8, per_channel=True,
             )
-            measure(f"network/resnet20 {batch}x3x32x32", "onnxruntime QDQ int8", [session(paths[1])], x)
+            measure(group, "onnxruntime QDQ int8", paths[1], x)
 
 
 if __name__ == "__main__":
