@@ -97,6 +97,23 @@ named! {
 }
 
 named! {
+    /// What the forward pass of joint training multiplies.
+    ForwardKind, "forward pass" {
+        /// Fake-quantized floats.
+        Float = "float",
+        /// Their codes, where there are kernels for that (`flex`): the same values up to rounding.
+        Integer = "integer",
+    }
+}
+
+impl Default for ForwardKind {
+    /// What runs had before there was a choice.
+    fn default() -> Self {
+        Self::Float
+    }
+}
+
+named! {
     /// Where to compute.
     DeviceKind, "device" {
         /// The first of cuda, vulkan, wgpu that is compiled in and there; else flex.
@@ -187,6 +204,9 @@ pub struct TrainConfig {
     pub batch_norm: BatchNormKind,
     /// Distillation.
     pub distill: Distill,
+    /// What the forward pass of joint training multiplies.
+    #[serde(default)]
+    pub forward: ForwardKind,
     /// Use only so many training images.
     pub limit_train: Option<usize>,
     /// Where to compute.
@@ -229,6 +249,7 @@ impl TrainConfig {
             scale_gradient: ScaleGradient::default(),
             batch_norm: BatchNormKind::PerPrecision,
             distill: Distill::Off,
+            forward: ForwardKind::Float,
             limit_train: None,
             device: DeviceKind::Auto,
             seed: 1,

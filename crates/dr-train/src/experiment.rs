@@ -1,7 +1,7 @@
 //! A whole training run: data, float network, joint training, results.
 
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description};
-use crate::config::{Baseline, BatchNormKind, DeviceKind, Distill, Engine, TrainConfig};
+use crate::config::{Baseline, BatchNormKind, DeviceKind, Distill, Engine, ForwardKind, TrainConfig};
 use crate::data::{self, Augmentation, DataError, ImageLoader, Images, Normalization, Splits};
 use crate::device::{self, DeviceError};
 use crate::evaluation::{EVAL_BATCH, EvaluationError, check_images, formats, measure};
@@ -231,6 +231,7 @@ impl Experiment {
         let mut objective = Objective::new(precisions.iter().map(Some).collect());
         objective.scale_rate = config.scale_lr / config.joint_lr;
         objective.alrs = config.alrs;
+        objective.integers = config.forward == ForwardKind::Integer;
         objective.distill = match config.distill {
             Distill::Off => Distillation::Off,
             Distill::Highest => Distillation::Highest,

@@ -255,3 +255,19 @@ fn latencies_of_every_precision() {
     let message = measure(&artifact, 1).unwrap_err().to_string();
     assert_eq!(message, "a float model: expected a multi-precision or packed one");
 }
+
+/// The forward pass of training may multiply codes.
+#[test]
+fn a_pass_in_integers_has_the_values_of_fake_quantization() {
+    let shape = [3, 9, 7];
+    let network = network(ModelKind::Resnet8, shape, &QuantConfig::new(precisions()), 16);
+    let mut agreement = Agreement::default();
+    for (seed, precision) in (200..).zip(precisions().iter()) {
+        let images = images(seed, [100, shape[0], shape[1], shape[2]], &Device::flex());
+        let pass = Pass::at(precision);
+        let expected = rows(network.forward(images.clone(), &pass));
+        agreement.add(&expected, &rows(network.forward(images, &pass.in_integers())));
+    }
+    assert!(agreement.same_class * 1000 >= agreement.images * 999, "{agreement:?}");
+    assert!(agreement.close * 100 >= agreement.images * 95, "{agreement:?}");
+}

@@ -38,7 +38,7 @@ fn the_file_fills_in_and_flags_win() {
     let path = file(
         folder.path(),
         "dataset = 'cifar10'\nepochs = 3\njoint-lr = 0.5\nlr = 1\nalrs = true\nprecisions = [8, 'w4a8']\n\
-         scale-gradient = 'lsq'\nseed = 18446744073709551615\ndistill = 'highest'\nlimit-train = 500",
+         scale-gradient = 'lsq'\nseed = 18446744073709551615\ndistill = 'highest'\nforward = 'integer'\nlimit-train = 500",
     );
     // TOML's integers end at 2^63 - 1; a larger seed goes in as text.
     assert!(message(&["--config", &path]).contains("not TOML"));
@@ -55,6 +55,7 @@ fn the_file_fills_in_and_flags_win() {
     assert_eq!((config.lr, config.joint_lr), (1.0, 0.5));
     assert!(!config.alrs);
     assert_eq!(config.distill, Distill::Float);
+    assert_eq!(config.forward, dr_train::config::ForwardKind::Integer);
     assert_eq!(config.precisions.to_string(), "w8a8,w4a8");
     assert_eq!(config.scale_gradient.to_string(), "lsq");
     assert_eq!(config.seed, u64::MAX);

@@ -44,6 +44,9 @@ pub fn conv2d(x: Tensor<4>, w: Tensor<4>, stride: usize, padding: usize) -> Tens
     }
 }
 
+/// Input channels from which on integers are faster: fewer leave most of a step empty.
+const INTEGERS_FROM: usize = 8;
+
 /// [`conv2d`] of fake-quantized activations and weights, on `flex` computed from their codes in integers: the values are
 /// those of the float convolution up to rounding, and the gradients are its gradients.
 ///
@@ -58,7 +61,11 @@ pub fn conv2d_of_codes(
     stride: usize, padding: usize,
 ) -> Tensor<4> {
     match flex_shape(&x, &w, stride, padding) {
-        Some(shape) if weight_scale.dims() == [shape.channels[1]] && activation.dims() == [2] => {
+        Some(shape)
+            if shape.channels[0] >= INTEGERS_FROM
+                && weight_scale.dims() == [shape.channels[1]]
+                && activation.dims() == [2] =>
+        {
             let scales = Tensor::cat(vec![activation.inner(), weight_scale.inner()], 0);
             let scales = if x.device().is_autodiff() { Tensor::from_inner(scales) } else { scales };
             let [x, w] = [x, w].map(Tensor::into_dispatch);

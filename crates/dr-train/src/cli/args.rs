@@ -2,7 +2,8 @@
 
 use super::values::{at_least_one, count, number, one_of, seed, switch};
 use crate::config::{
-    Baseline, BatchNormKind, DatasetKind, DeviceKind, Distill, Engine, ModelKind, OptimizerKind, TrainConfig,
+    Baseline, BatchNormKind, DatasetKind, DeviceKind, Distill, Engine, ForwardKind, ModelKind, OptimizerKind,
+    TrainConfig,
 };
 use clap::{Args, Parser, Subcommand};
 use dr_kernels::ScaleGradient;
@@ -145,6 +146,9 @@ pub struct Settings {
     /// Whose logits the lower precisions also learn from
     #[arg(long, value_name = "FROM", value_parser = one_of(Distill::ALL), help_heading = "Training")]
     pub distill: Option<Distill>,
+    /// What the forward pass of joint training multiplies
+    #[arg(long, value_name = "WHAT", value_parser = one_of(ForwardKind::ALL), help_heading = "Training")]
+    pub forward: Option<ForwardKind>,
     /// Also train separate networks, one for each precision and a float one, to compare with
     #[arg(long, value_parser = one_of(Baseline::ALL), help_heading = "Training")]
     pub baseline: Option<Baseline>,
@@ -191,6 +195,7 @@ impl Settings {
             alrs,
             scale_gradient,
             distill,
+            forward,
             baseline,
             device,
             seed,

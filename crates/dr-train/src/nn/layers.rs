@@ -5,7 +5,7 @@ use super::quantizers::host;
 use super::{IntConv2d, IntLinear, IntegerError, LayerSpec, Observer, Pass, PrecisionNorm, Quantizers};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
-use dr_kernels::{IntConv2dOptions, conv2d};
+use dr_kernels::{IntConv2dOptions, conv2d, conv2d_of_codes};
 use dr_precision::Precision;
 use rand::Rng;
 
@@ -56,7 +56,12 @@ impl QuantConv2d {
     /// `[batch, channels in, height, width]` to `[batch, channels out, height / stride, width / stride]`, rounded up.
     pub fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
         let (x, w) = self.quantizers.forward(x, &self.weight, pass);
-        conv2d(x, w, self.stride, self.padding)
+        match self.quantizers.scales(pass) {
+            Some((activation, weight, widths)) if pass.integers => {
+                conv2d_of_codes(x, w, activation, weight, widths, self.stride, self.padding)
+            }
+            _ => conv2d(x, w, self.stride, self.padding),
+        }
     }
 
     /// The layer in integer arithmetic at `precision`, with the BatchNorm that follows it, in evaluation mode, and a ReLU

@@ -21,25 +21,34 @@ use dr_precision::Precision;
 pub struct Pass<'a> {
     precision: Option<Precision>,
     observer: Option<&'a Observer>,
+    integers: bool,
 }
 
 impl<'a> Pass<'a> {
     /// Float arithmetic, nothing quantized.
     #[must_use]
     pub const fn float() -> Self {
-        Self { precision: None, observer: None }
+        Self { precision: None, observer: None, integers: false }
     }
 
     /// Fake-quantized at one precision of the set the network was prepared for.
     #[must_use]
     pub const fn at(precision: Precision) -> Self {
-        Self { precision: Some(precision), observer: None }
+        Self { precision: Some(precision), observer: None, integers: false }
     }
 
     /// Float, with the inputs of all quantized layers recorded, to choose the activations' scales from.
     #[must_use]
     pub const fn observing(observer: &'a Observer) -> Self {
-        Self { precision: None, observer: Some(observer) }
+        Self { precision: None, observer: Some(observer), integers: false }
+    }
+
+    /// The same with convolutions computed from codes where there are kernels for that: the values are the same up to
+    /// rounding, and so are the gradients.
+    #[must_use]
+    pub const fn in_integers(mut self) -> Self {
+        self.integers = true;
+        self
     }
 
     /// The precision; `None` is float.

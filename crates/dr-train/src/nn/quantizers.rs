@@ -135,6 +135,16 @@ impl Quantizers {
         self.spec.as_ref()
     }
 
+    /// The scales of a quantized pass: `[2]`, scale and zero point of the input; `[channels out]` of the weight; and the
+    /// widths of weight and input.
+    pub(super) fn scales(&self, pass: &Pass) -> Option<(Tensor<1>, Tensor<1>, [BitWidth; 2])> {
+        let spec = self.spec.as_ref()?;
+        let (wi, ai) = spec.positions(pass.precision?)?;
+        let activation = vec![self.activation_scales[ai].val().inner(), self.zero_points[ai].val().inner()];
+        let weight = self.weight_scales[wi].val().inner();
+        Some((Tensor::cat(activation, 0), weight, [spec.weights[wi], spec.activations[ai]]))
+    }
+
     /// The input and the weight as the pass wants them: fake-quantized, or as they are.
     ///
     /// # Panics

@@ -30,6 +30,8 @@ pub struct Objective {
     pub scale_rate: f64,
     /// Adaptive learning rate scaling.
     pub alrs: bool,
+    /// Multiply codes instead of fake-quantized floats in the forward pass, where that is possible.
+    pub integers: bool,
     /// Whose logits the passes learn from besides the labels.
     pub distill: Distillation,
     /// Set when a loss was not finite; the step is then not taken.
@@ -48,6 +50,14 @@ impl Objective {
 }
 
 impl Objective {
+    fn pass(&self, precision: Option<Precision>) -> Pass<'static> {
+        match precision {
+            None => Pass::float(),
+            Some(precision) if self.integers => Pass::at(precision).in_integers(),
+            Some(precision) => Pass::at(precision),
+        }
+    }
+
     /// Runs the passes of a step side by side, on as many threads as there are processors. For a CPU, whose small
     /// tensor operations leave most of it idle; the results are the same.
     ///
@@ -110,7 +120,7 @@ impl<M: Network> Trainee<M> {
     fn pass(
         &self, precision: Option<Precision>, batch: &ImageBatch, teacher: Option<&Tensor<2>>,
     ) -> Option<PassResult> {
-        let logits = self.model.forward(batch.images.clone(), &pass(precision));
+        let logits = self.model.forward(batch.images.clone(), &self.objective.pass(precision));
         let loss = self.loss(logits.clone(), batch, teacher);
         if !loss.clone().into_scalar::<f32>().is_finite() {
             return None;
@@ -140,10 +150,6 @@ struct PassResult {
     loss: Tensor<1>,
     logits: Tensor<2>,
     grads: GradientsParams,
-}
-
-fn pass(precision: Option<Precision>) -> Pass<'static> {
-    precision.map_or(Pass::float(), Pass::at)
 }
 
 impl<M: Network> TrainStep for Trainee<M> {
@@ -214,7 +220,7 @@ impl<M: Network> InferenceStep for Trainee<M> {
 
     fn step(&self, batch: ImageBatch) -> StepOutput {
         let one = |&precision: &Option<Precision>| {
-            let logits = self.model.forward(batch.images.clone(), &pass(precision));
+            let logits = self.model.forward(batch.images.clone(), &self.objective.pass(precision));
             (self.loss(logits.clone(), &batch, None), logits)
         };
         StepOutput { passes: self.objective.passes.iter().map(one).collect(), labels: batch.labels.clone() }
