@@ -9,7 +9,7 @@ use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterio
 use dr_bench::{CACHES, copies, device, group, read, weights};
 use dr_kernels::cpu::Isa;
 use dr_kernels::cpu::integer::{
-    DotKernel, Epilogue, int_conv2d_into, prepare_panels, switch_panels, weight_only_into,
+    DotKernel, Epilogue, int_conv2d_into, prepare_panels, switch_panels, switch_panels_into, weight_only_into,
 };
 use dr_kernels::integer::{IntConv2dShape, WeightLayout};
 use dr_precision::{BitWidth, Granularity};
@@ -35,9 +35,9 @@ fn panels(layout: &WeightLayout) -> Vec<u32> {
     prepare_panels(&codes(len, layout.bits.signed_min(), layout.bits.signed_max()), layout)
 }
 
-/// As many copies as are larger than the caches.
-fn many<T: Clone>(value: T, bytes: usize) -> Vec<T> {
-    vec![value; CACHES.div_ceil(bytes).max(1)]
+/// As many copies of weights as are larger than the caches, each in pages as `prepare_panels` gets them.
+fn many(layout: &WeightLayout) -> Vec<Vec<u32>> {
+    (0..CACHES.div_ceil(layout.words() * 4).max(1)).map(|_| panels(layout)).collect()
 }
 
 /// A group of products of `products` multiplications.
@@ -60,9 +60,7 @@ fn ours(group: &mut BenchmarkGroup<WallTime>, shape: IntConv2dShape, from_memory
     let mut out = vec![0.0; shape.results()];
     for bits in WIDTHS {
         let shape = IntConv2dShape { weight: shape.weight.at(bits), ..shape };
-        let panels = panels(&shape.weight);
-        let size = panels.len() * 4;
-        let copies = if from_memory { many(panels, size) } else { vec![panels] };
+        let copies = if from_memory { many(&shape.weight) } else { vec![panels(&shape.weight)] };
         let mut turn = (0..copies.len()).cycle();
         group.bench_function(format!("dr-kernels w{bits}a8"), |bencher| {
             bencher.iter(|| {
@@ -126,9 +124,7 @@ fn gemv(criterion: &mut Criterion) {
         let granularity = Granularity::Group(NonZeroUsize::new(32).unwrap());
         let layout = WeightLayout::new(&[n, k], 1, bits, granularity).unwrap();
         let (x, scale) = (weights(k), vec![1e-3; layout.scale_groups() * n]);
-        let panels = panels(&layout);
-        let size = panels.len() * 4;
-        let copies = many(panels, size);
+        let copies = many(&layout);
         let mut turn = (0..copies.len()).cycle();
         let mut out = vec![0.0; n];
         group.bench_function(format!("dr-kernels w{bits}a32, groups of 32"), |bencher| {
@@ -187,6 +183,10 @@ fn switch(criterion: &mut Criterion) {
     for active in [BitWidth::B4, BitWidth::B2] {
         let bytes = (layout.words() + layout.at(active).words()) * 4;
         let mut group = group(criterion, &format!("switch_panels/w8->w{active}"), [8192, 8192], bytes);
+        let mut out = vec![1; layout.at(active).words()];
+        group.bench_function("dr-kernels, slices", |bencher| {
+            bencher.iter(|| switch_panels_into(&stored, BitWidth::B8, active, &mut out));
+        });
         group.bench_function("dr-kernels", |bencher| {
             bencher.iter(|| switch_panels(&stored, BitWidth::B8, active));
         });

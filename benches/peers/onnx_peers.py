@@ -58,17 +58,17 @@ def tensor(name, array, kind):
 
 def matmul_integer(m, n, k, products=1):
     """As many products of one input, each with weights of its own."""
-    w = RNG.integers(-128, 128, (k, n), dtype=np.int8)
+    w = lambda: RNG.integers(-128, 128, (k, n), dtype=np.int8)
     return graph(
         [helper.make_node("MatMulInteger", ["x", f"w{i}"], [f"y{i}"]) for i in range(products)],
         [helper.make_tensor_value_info("x", TensorProto.UINT8, [m, k])],
         [helper.make_tensor_value_info(f"y{i}", TensorProto.INT32, [m, n]) for i in range(products)],
-        [tensor(f"w{i}", w, TensorProto.INT8) for i in range(products)],
+        [tensor(f"w{i}", w(), TensorProto.INT8) for i in range(products)],
     )
 
 
 def matmul_nbits(n, k, bits, products, block=32):
-    packed = RNG.integers(0, 256, (n, k // block, block * bits // 8), dtype=np.uint8)
+    packed = lambda: RNG.integers(0, 256, (n, k // block, block * bits // 8), dtype=np.uint8)
     scales = RNG.random((n * k // block,), dtype=np.float32)
     attributes = {"K": k, "N": n, "bits": bits, "block_size": block, "accuracy_level": 4}
     node = lambda i: helper.make_node(
@@ -78,7 +78,7 @@ def matmul_nbits(n, k, bits, products, block=32):
         [node(i) for i in range(products)],
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, k])],
         [helper.make_tensor_value_info(f"y{i}", TensorProto.FLOAT, [1, n]) for i in range(products)],
-        [tensor(f"w{i}", packed, TensorProto.UINT8) for i in range(products)]
+        [tensor(f"w{i}", packed(), TensorProto.UINT8) for i in range(products)]
         + [tensor("s", scales, TensorProto.FLOAT)],
     )
 

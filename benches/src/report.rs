@@ -84,7 +84,7 @@ pub fn table(all: &[Measurement]) -> String {
     let peak = all.iter().find(|m| m.group == "limit/int8").and_then(rate);
     for group in all.chunk_by(|a, b| a.group == b.group) {
         let amount = group.iter().find_map(|m| m.amount);
-        let ours = group.iter().find(|m| m.name.starts_with("dr-kernels w8"));
+        let ours = group.iter().find(|m| m.name.starts_with("dr-kernels w8a8"));
         let ours = ours.or_else(|| group.iter().find(|m| m.name.starts_with("dr-")));
         let reading = group.iter().find(|m| m.name.starts_with("reading 8 bits"));
         for m in group {

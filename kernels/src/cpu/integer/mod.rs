@@ -28,7 +28,7 @@ mod weight_only;
 pub use conv::{int_conv2d, int_conv2d_codes, int_conv2d_codes_into, int_conv2d_into};
 pub use dot::DotKernel;
 pub use epilogue::Epilogue;
-pub use panels::{prepare_panels, switch_panels, unpack_panels};
+pub use panels::{prepare_panels, switch_panels, switch_panels_into, unpack_panels};
 pub use quantize::{quantize_codes, quantize_codes_into};
 pub use training::conv2d_of_codes;
 pub use weight_only::{weight_only, weight_only_into};

@@ -1,10 +1,12 @@
 //! Weights in panels: preparing, unpacking and switching them. The layout is in [`crate::integer`].
 
+use super::super::blocks::{as_uninit, with_capacity};
 use super::super::isa::{Isa, Kernel};
 use crate::integer::{BLOCK_STEPS, PANEL, STEP, WeightLayout, offset};
 use crate::layout::{BLOCK, planes};
 use dr_precision::BitWidth;
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 /// Codes of a block, and bytes of each of its vectors.
 const CODES: usize = PANEL * BLOCK;
@@ -21,7 +23,7 @@ type Block = [u8; CODES];
 pub fn prepare_panels(codes: &[i32], layout: &WeightLayout) -> Vec<u32> {
     assert_eq!(codes.len(), layout.outputs * layout.cols(), "a code for each weight");
     let (columns, blocks, bits) = (layout.columns(), layout.blocks(), layout.bits);
-    let mut words = vec![0; layout.words()];
+    let mut words = zeros(layout.words());
     let block_words = PANEL * bits.bits() as usize;
     words.par_chunks_exact_mut(block_words).enumerate().for_each(|(index, words)| {
         let (panel, columns) = (index / blocks, &columns[index % blocks * BLOCK..][..BLOCK]);
@@ -55,23 +57,50 @@ pub fn unpack_panels(words: &[u32], bits: BitWidth, out: &mut [i8]) {
 /// Panels of `stored`-bit codes to panels of `active`-bit ones: the second rounding.
 #[must_use]
 pub fn switch_panels(words: &[u32], stored: BitWidth, active: BitWidth) -> Vec<u32> {
-    if stored == active {
-        return words.to_vec();
-    }
-    let [from_words, to_words] = [stored, active].map(|bits| PANEL * bits.bits() as usize);
-    let mut out = vec![0; words.len() / from_words * to_words];
-    let tasks = out.par_chunks_mut(to_words * BLOCK).zip(words.par_chunks(from_words * BLOCK));
-    tasks.for_each(|(out, words)| {
-        let (words, out) = (bytemuck::cast_slice(words), bytemuck::cast_slice_mut(out));
-        Isa::detect().run(Switch { words, out, stored, active });
-    });
+    let len = words.len() / stored.bits() as usize * active.bits() as usize;
+    let mut out = with_capacity(len);
+    fill_switched(words, stored, active, &mut out.spare_capacity_mut()[..len]);
+    // SAFETY: `fill_switched` has written the first `len` words, which is within the capacity.
+    unsafe { out.set_len(len) };
     out
 }
 
+/// [`switch_panels`] into `out`.
+///
+/// # Panics
+/// If `out` has another size.
+pub fn switch_panels_into(words: &[u32], stored: BitWidth, active: BitWidth, out: &mut [u32]) {
+    fill_switched(words, stored, active, as_uninit(out));
+}
+
+/// Writes all of `out`.
+fn fill_switched(words: &[u32], stored: BitWidth, active: BitWidth, out: &mut [MaybeUninit<u32>]) {
+    let [from_words, to_words] = [stored, active].map(|bits| PANEL * bits.bits() as usize);
+    assert_eq!(out.len(), words.len() / from_words * to_words, "as many codes as there are");
+    let tasks = out.par_chunks_mut(to_words * BLOCK).zip(words.par_chunks(from_words * BLOCK));
+    tasks.for_each(|(out, words)| {
+        out.iter_mut().for_each(|word| *word = MaybeUninit::new(0));
+        // SAFETY: All of these words have just been written.
+        let out = unsafe { &mut *(std::ptr::from_mut(out) as *mut [u32]) };
+        if stored == active {
+            return out.copy_from_slice(words);
+        }
+        let (words, out) = (bytemuck::cast_slice(words), bytemuck::cast_slice_mut(out));
+        Isa::detect().run(Switch { words, out, stored, active });
+    });
+}
+
+/// Zeros, in huge pages where they are many: weights are read over and over.
+fn zeros(len: usize) -> Vec<u32> {
+    let mut words = with_capacity(len);
+    words.resize(len, 0);
+    words
+}
+
 struct Unpack<'a> {
-    words: &'a [u8],
+    words: &'a [u32],
     bits: BitWidth,
-    out: &'a mut [u8],
+    out: &'a mut [i8],
 }
 
 impl Kernel for Unpack<'_> {
@@ -79,11 +108,18 @@ impl Kernel for Unpack<'_> {
 
     #[inline(always)]
     fn run(self, _: Isa) {
-        let low = offset(self.bits) as u8;
-        let blocks = self.words.chunks_exact(VECTOR * self.bits.bits() as usize);
-        for (words, out) in blocks.zip(self.out.chunks_exact_mut(CODES)) {
-            unpack_block(words, self.bits, low, out);
-        }
+        unpack_into(self.words, self.bits, self.out);
+    }
+}
+
+/// [`unpack_panels`], compiled into whatever calls it.
+#[inline(always)]
+pub(super) fn unpack_into(words: &[u32], bits: BitWidth, out: &mut [i8]) {
+    let (words, out): (&[u8], &mut [u8]) = (bytemuck::cast_slice(words), bytemuck::cast_slice_mut(out));
+    let low = offset(bits) as u8;
+    let blocks = words.chunks_exact(VECTOR * bits.bits() as usize);
+    for (words, out) in blocks.zip(out.chunks_exact_mut(CODES)) {
+        unpack_block(words, bits, low, out);
     }
 }
 
@@ -100,24 +136,44 @@ impl Kernel for Switch<'_> {
     #[inline(always)]
     fn run(self, _: Isa) {
         let Self { words, out, stored, active } = self;
-        let mut block = [0u8; CODES];
-        let (from, to) = (offset(stored) as u8, offset(active) as u8);
-        let shift = stored.bits() - active.bits();
-        let (below_half, high) = ((1i16 << (shift - 1)) - 1, active.signed_max() as i16);
-        let blocks = words.chunks_exact(VECTOR * stored.bits() as usize);
-        for (words, out) in blocks.zip(out.chunks_exact_mut(VECTOR * active.bits() as usize)) {
-            unpack_block(words, stored, from, &mut block);
-            for code in &mut block {
-                // As `semantics::switch`, in 16 bits: twice as many lanes.
-                let signed = i16::from(*code as i8);
-                let rounded = (signed + below_half + (signed >> shift & 1)) >> shift;
-                *code = (if rounded > high { high } else { rounded }) as u8;
-            }
-            for code in &mut block {
-                *code = code.wrapping_add(to);
-            }
-            pack_block(&block, active, out);
+        match active {
+            BitWidth::B2 => round::<6>(words, stored, active, out),
+            BitWidth::B3 => round::<5>(words, stored, active, out),
+            BitWidth::B4 => round::<4>(words, stored, active, out),
+            BitWidth::B5 => round::<3>(words, stored, active, out),
+            BitWidth::B6 => round::<2>(words, stored, active, out),
+            BitWidth::B7 => round::<1>(words, stored, active, out),
+            BitWidth::B8 => unreachable!("no code is wider"),
         }
+    }
+}
+
+/// Drops `D` bits of every code, as [`semantics::switch`](dr_precision::semantics::switch) does. Codes are at the top of their
+/// bytes here, with an offset: an addition to `u8` saturates where the code must be clipped.
+#[inline(always)]
+fn round<const D: u32>(words: &[u8], stored: BitWidth, active: BitWidth, out: &mut [u8]) {
+    let up = 8 - stored.bits();
+    let unit = 1u8 << up;
+    let below_half = (1u8 << (D - 1)) - unit;
+    let mut block = [0u8; CODES];
+    let blocks = words.chunks_exact(VECTOR * stored.bits() as usize);
+    for (words, out) in blocks.zip(out.chunks_exact_mut(VECTOR * active.bits() as usize)) {
+        unpack_block(words, stored, 0, &mut block);
+        if stored == BitWidth::B8 {
+            // Stored without their offset.
+            block.iter_mut().for_each(|code| *code ^= 0x80);
+        } else {
+            // Eight codes at once: their highest bits are zero.
+            block.as_chunks_mut().0.iter_mut().for_each(|codes| {
+                *codes = (u64::from_ne_bytes(*codes) << up).to_ne_bytes();
+            });
+        }
+        for code in &mut block {
+            let odd = *code & (1 << D) != 0;
+            let up = if odd { below_half + unit } else { below_half };
+            *code = code.saturating_add(up) >> D;
+        }
+        pack_block(&block, active, out);
     }
 }
 

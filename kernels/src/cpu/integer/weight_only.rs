@@ -6,7 +6,7 @@
 
 use super::super::isa::{Isa, Kernel};
 use super::super::sample::Sample;
-use super::panels::unpack_panels;
+use super::panels::unpack_into;
 use crate::integer::{PANEL, STEP, WeightLayout};
 use crate::layout::BLOCK;
 use rayon::prelude::*;
@@ -80,7 +80,7 @@ impl Kernel for Panel<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self, _: Isa) {
+    fn run(self, isa: Isa) {
         let Self { ordered, words, scale, layout, groups, panel, out } = self;
         let rows = out.len();
         let row_len = layout.blocks() * BLOCK;
@@ -97,17 +97,17 @@ impl Kernel for Panel<'_> {
             while block < end {
                 let chunk = CHUNK.min(end - block);
                 let codes = &mut codes[..chunk * PANEL * BLOCK];
-                unpack_panels(&words[block * block_words..][..chunk * block_words], layout.bits, codes);
-                for first in (0..rows).step_by(ROWS) {
-                    let x = |row: usize| {
-                        let row = (first + row).min(rows - 1);
-                        &ordered[row * row_len + block * BLOCK..][..chunk * BLOCK]
-                    };
-                    let sums = products([x(0), x(1), x(2), x(3)], codes);
-                    for (out, sums) in out[first..].iter_mut().zip(sums) {
-                        for ((out, sum), scale) in out.iter_mut().zip(sums).zip(scales) {
-                            *out += scale * sum;
-                        }
+                unpack_into(&words[block * block_words..][..chunk * block_words], layout.bits, codes);
+                let x = |row: usize| &ordered[row * row_len + block * BLOCK..][..chunk * BLOCK];
+                let mut row = 0;
+                while row < rows {
+                    if row + ROWS <= rows {
+                        let x = [x(row), x(row + 1), x(row + 2), x(row + 3)];
+                        add(&mut out[row..row + ROWS], &products(isa, x, codes), &scales);
+                        row += ROWS;
+                    } else {
+                        add(&mut out[row..=row], &products(isa, [x(row)], codes), &scales);
+                        row += 1;
                     }
                 }
                 block += chunk;
@@ -116,23 +116,52 @@ impl Kernel for Panel<'_> {
     }
 }
 
-/// The sums of products of four rows with blocks of codes.
+/// Adds a group's sums, times its scales.
 #[inline(always)]
-fn products(x: [&[f32]; ROWS], codes: &[i8]) -> [[f32; PANEL]; ROWS] {
-    let mut sums = [[0.0f32; PANEL]; ROWS];
+fn add(out: &mut [[f32; PANEL]], sums: &[[f32; PANEL]], scales: &[f32; PANEL]) {
+    for (out, sums) in out.iter_mut().zip(sums) {
+        for ((out, sum), scale) in out.iter_mut().zip(sums).zip(scales) {
+            *out += scale * sum;
+        }
+    }
+}
+
+/// The sums of products of rows with blocks of codes.
+#[inline(always)]
+fn products<const ROWS: usize>(isa: Isa, x: [&[f32]; ROWS], codes: &[i8]) -> [[f32; PANEL]; ROWS] {
+    match isa {
+        Isa::Portable => products_of::<ROWS, false>(x, codes),
+        _ => products_of::<ROWS, true>(x, codes),
+    }
+}
+
+/// `FUSED`: multiplies and adds in one rounding.
+#[inline(always)]
+fn products_of<const ROWS: usize, const FUSED: bool>(
+    x: [&[f32]; ROWS], codes: &[i8],
+) -> [[f32; PANEL]; ROWS] {
+    // Two sets of sums: the additions of one would wait for each other.
+    let mut sums = [[[0.0f32; PANEL]; ROWS]; 2];
     for (step, codes) in codes.as_chunks::<{ PANEL * STEP }>().0.iter().enumerate() {
+        // Four codes of each lane.
+        let lanes: [i32; PANEL] = bytemuck::cast(*codes);
         for j in 0..STEP {
-            let mut lane = [0.0f32; PANEL];
-            for (lane, codes) in lane.iter_mut().zip(codes.as_chunks::<STEP>().0) {
-                *lane = f32::from(codes[j]);
+            // The j-th of them, to the top and, with its sign, back to the bottom.
+            let mut code = [0.0f32; PANEL];
+            for (code, lane) in code.iter_mut().zip(lanes) {
+                *code = (lane << (24 - 8 * j) >> 24) as f32;
             }
-            for (sums, x) in sums.iter_mut().zip(x) {
+            for (sums, x) in sums[j % 2].iter_mut().zip(x) {
                 let x = x[step * STEP + j];
-                for (sum, lane) in sums.iter_mut().zip(lane) {
-                    *sum += x * lane;
+                for (sum, code) in sums.iter_mut().zip(code) {
+                    *sum = if FUSED { x.mul_add(code, *sum) } else { x * code + *sum };
                 }
             }
         }
     }
-    sums
+    let [mut even, odd] = sums;
+    for (even, odd) in even.as_flattened_mut().iter_mut().zip(odd.as_flattened()) {
+        *even += odd;
+    }
+    even
 }
