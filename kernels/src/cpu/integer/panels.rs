@@ -2,8 +2,9 @@
 
 use super::super::blocks::{as_uninit, with_capacity};
 use super::super::isa::{Isa, Kernel};
+use super::super::planes;
 use crate::integer::{BLOCK_STEPS, PANEL, STEP, WeightLayout, offset};
-use crate::layout::{BLOCK, planes};
+use crate::layout::{BLOCK, planes as planes_of};
 use dr_precision::BitWidth;
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
@@ -136,44 +137,24 @@ impl Kernel for Switch<'_> {
     #[inline(always)]
     fn run(self, _: Isa) {
         let Self { words, out, stored, active } = self;
-        match active {
-            BitWidth::B2 => round::<6>(words, stored, active, out),
-            BitWidth::B3 => round::<5>(words, stored, active, out),
-            BitWidth::B4 => round::<4>(words, stored, active, out),
-            BitWidth::B5 => round::<3>(words, stored, active, out),
-            BitWidth::B6 => round::<2>(words, stored, active, out),
-            BitWidth::B7 => round::<1>(words, stored, active, out),
-            BitWidth::B8 => unreachable!("no code is wider"),
+        let (mut block, mut rounded) = ([0u8; CODES], [0u64; CODES / 8]);
+        let above = 8 - stored.bits();
+        // Inverting the highest bit adds or takes away the offset; codes of 8 bits are stored without it.
+        let signed = if stored == BitWidth::B8 { 0 } else { low_bits(1) << 7 };
+        let offset = low_bits(1) << (active.bits() - 1);
+        let blocks = words.chunks_exact(VECTOR * stored.bits() as usize);
+        for (words, out) in blocks.zip(out.chunks_exact_mut(VECTOR * active.bits() as usize)) {
+            unpack_block(words, stored, 0, &mut block);
+            let mut top: [u64; CODES / 8] = bytemuck::cast(block);
+            for codes in &mut top {
+                *codes = (*codes << above) ^ signed;
+            }
+            planes::switch(bytemuck::cast_slice(&top), stored, active, &mut rounded);
+            for codes in &mut rounded {
+                *codes ^= offset;
+            }
+            pack_block(bytemuck::cast_ref(&rounded), active, out);
         }
-    }
-}
-
-/// Drops `D` bits of every code, as [`semantics::switch`](dr_precision::semantics::switch) does. Codes are at the top of their
-/// bytes here, with an offset: an addition to `u8` saturates where the code must be clipped.
-#[inline(always)]
-fn round<const D: u32>(words: &[u8], stored: BitWidth, active: BitWidth, out: &mut [u8]) {
-    let up = 8 - stored.bits();
-    let unit = 1u8 << up;
-    let below_half = (1u8 << (D - 1)) - unit;
-    let mut block = [0u8; CODES];
-    let blocks = words.chunks_exact(VECTOR * stored.bits() as usize);
-    for (words, out) in blocks.zip(out.chunks_exact_mut(VECTOR * active.bits() as usize)) {
-        unpack_block(words, stored, 0, &mut block);
-        if stored == BitWidth::B8 {
-            // Stored without their offset.
-            block.iter_mut().for_each(|code| *code ^= 0x80);
-        } else {
-            // Eight codes at once: their highest bits are zero.
-            block.as_chunks_mut().0.iter_mut().for_each(|codes| {
-                *codes = (u64::from_ne_bytes(*codes) << up).to_ne_bytes();
-            });
-        }
-        for code in &mut block {
-            let odd = *code & (1 << D) != 0;
-            let up = if odd { below_half + unit } else { below_half };
-            *code = code.saturating_add(up) >> D;
-        }
-        pack_block(&block, active, out);
     }
 }
 
@@ -238,7 +219,7 @@ fn add_field<const PLANE: u32>(words: &[u8], first: u32, step: u32, shift: u32, 
 /// Bytes, with offsets, to fields of a block.
 #[inline(always)]
 fn pack_block(block: &Block, bits: BitWidth, words: &mut [u8]) {
-    for plane in planes(bits) {
+    for plane in planes_of(bits) {
         let in_vector = 8 / plane.bits;
         for vector in 0..plane.bits {
             let mut fields: Lanes = [0; VECTOR / 8];
