@@ -9,6 +9,7 @@ pub mod evaluation;
 pub mod experiment;
 pub mod files;
 pub mod latency;
+pub mod mixed;
 pub mod models;
 pub mod nn;
 pub mod report;
