@@ -1,28 +1,17 @@
 //! [`PrecisionPlan`].
 
 use crate::{Precision, PrecisionError};
-use alloc::{string::String, vec::Vec};
-use serde::{Deserialize, Serialize};
+use alloc::{collections::BTreeSet, string::String, vec::Vec};
+use core::fmt;
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A precision for every layer, in the order of the network.
 ///
-/// Serialized as `{"layers": [{"layer": "stage1.0.conv1", "precision": "w4a4"}, ..]}`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Layers", into = "Layers")]
+/// Serialized as a map from names to precisions, `{"stem": "w8a8", "stages.0.0.conv1": "w4a4", ..}`, in that order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PrecisionPlan {
     layers: Vec<(String, Precision)>,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-struct Layers {
-    layers: Vec<Layer>,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Layer {
-    layer: String,
-    precision: Precision,
 }
 
 impl PrecisionPlan {
@@ -32,12 +21,11 @@ impl PrecisionPlan {
     /// [`PrecisionError::RepeatedLayer`] if a name is listed twice.
     pub fn new(layers: impl IntoIterator<Item = (String, Precision)>) -> Result<Self, PrecisionError> {
         let layers: Vec<(String, Precision)> = layers.into_iter().collect();
-        for (i, (name, _)) in layers.iter().enumerate() {
-            if layers[..i].iter().any(|(earlier, _)| earlier == name) {
-                return Err(PrecisionError::RepeatedLayer(name.clone()));
-            }
+        let mut seen = BTreeSet::new();
+        match layers.iter().find(|(name, _)| !seen.insert(name.as_str())) {
+            Some((name, _)) => Err(PrecisionError::RepeatedLayer(name.clone())),
+            None => Ok(Self { layers }),
         }
-        Ok(Self { layers })
     }
 
     /// The precision of a layer, if the plan has one for it.
@@ -52,17 +40,33 @@ impl PrecisionPlan {
     }
 }
 
-impl TryFrom<Layers> for PrecisionPlan {
-    type Error = PrecisionError;
-
-    fn try_from(layers: Layers) -> Result<Self, PrecisionError> {
-        Self::new(layers.layers.into_iter().map(|l| (l.layer, l.precision)))
+impl Serialize for PrecisionPlan {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
     }
 }
 
-impl From<PrecisionPlan> for Layers {
-    fn from(plan: PrecisionPlan) -> Layers {
-        let layers = plan.layers.into_iter().map(|(layer, precision)| Layer { layer, precision });
-        Layers { layers: layers.collect() }
+impl<'de> Deserialize<'de> for PrecisionPlan {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Layers)
+    }
+}
+
+/// Reads the layers in the order in which the format lists them.
+struct Layers;
+
+impl<'de> Visitor<'de> for Layers {
+    type Value = PrecisionPlan;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a precision for each layer, by name")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<PrecisionPlan, A::Error> {
+        let mut layers = Vec::new();
+        while let Some(layer) = map.next_entry()? {
+            layers.push(layer);
+        }
+        PrecisionPlan::new(layers).map_err(A::Error::custom)
     }
 }

@@ -145,6 +145,25 @@ impl PrecisionSet {
         self.0.iter().map(|p| p.activations).max().unwrap_or(self.highest().activations)
     }
 
+    /// The different widths of weights, highest first.
+    #[must_use]
+    pub fn weights(&self) -> Vec<BitWidth> {
+        self.widths(|precision| precision.weights)
+    }
+
+    /// The different widths of activations, highest first.
+    #[must_use]
+    pub fn activations(&self) -> Vec<BitWidth> {
+        self.widths(|precision| precision.activations)
+    }
+
+    fn widths(&self, of: fn(Precision) -> BitWidth) -> Vec<BitWidth> {
+        let mut widths: Vec<BitWidth> = self.iter().map(of).collect();
+        widths.sort_by(|a, b| b.cmp(a));
+        widths.dedup();
+        widths
+    }
+
     /// The position of a precision in the set.
     #[must_use]
     pub fn position(&self, precision: Precision) -> Option<usize> {

@@ -76,13 +76,17 @@ fn a_spec_switches_downwards_only() {
 
 #[test]
 fn a_plan_keeps_its_order() {
-    let json = r#"{"layers":[{"layer":"b","precision":"w4a8"},{"layer":"a","precision":"w2a2"}]}"#;
+    let json = r#"{"b":"w4a8","a":"w2a2"}"#;
     let plan: PrecisionPlan = serde_json::from_str(json).unwrap();
     assert_eq!(plan.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["b", "a"]);
     assert_eq!(plan.get("a"), Some(Precision::uniform(BitWidth::B2)));
     assert_eq!(plan.get("c"), None);
     assert_eq!(serde_json::to_string(&plan).unwrap(), json);
-    assert!(serde_json::from_str::<PrecisionPlan>(&json.replace("\"b\"", "\"a\"")).is_err());
+    let error = serde_json::from_str::<PrecisionPlan>(&json.replace("\"b\"", "\"a\"")).unwrap_err();
+    assert!(error.to_string().contains("layer `a` is listed twice"), "{error}");
+    for wrong in ["[]", "{\"a\":4}", "{\"a\":\"w9a4\"}", "\"w4a4\""] {
+        assert!(serde_json::from_str::<PrecisionPlan>(wrong).is_err(), "{wrong}");
+    }
 }
 
 proptest! {

@@ -85,6 +85,56 @@ named! {
 }
 
 named! {
+    /// Which BatchNorm a layer has in mixed passes.
+    MixedNorm, "BatchNorm of mixed passes" {
+        /// The one of the layer's own precision, that the passes at one precision have, too.
+        Uniform = "uniform",
+        /// One for each width of the layer's weights, for mixed passes only.
+        Width = "width",
+        /// One, for mixed passes only.
+        One = "one",
+    }
+}
+
+impl Default for MixedNorm {
+    fn default() -> Self {
+        Self::Width
+    }
+}
+
+named! {
+    /// How a step of mixed training draws the precision of a layer.
+    Sampling, "sampling" {
+        /// Sensitive layers draw more bits more often (Hessian-aware stochastic bit-switching).
+        Hasb = "hasb",
+        /// Every layer draws uniformly.
+        Uniform = "uniform",
+    }
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self::Hasb
+    }
+}
+
+named! {
+    /// Which precisions a layer can have in a mixture.
+    Widths, "widths" {
+        /// The precisions of the model.
+        Together = "together",
+        /// Every width of weights with every width of activations.
+        Separate = "separate",
+    }
+}
+
+impl Default for Widths {
+    fn default() -> Self {
+        Self::Together
+    }
+}
+
+named! {
     /// Whose logits the lower precisions also learn from.
     Distill, "distillation" {
         /// Labels only.
@@ -207,6 +257,21 @@ pub struct TrainConfig {
     /// What the forward pass of joint training multiplies.
     #[serde(default)]
     pub forward: ForwardKind,
+    /// Train for all mixtures of the precisions: a supernet.
+    #[serde(default)]
+    pub mixed: bool,
+    /// Mixtures drawn in each step, besides the highest and the lowest precision.
+    #[serde(default = "default_draws")]
+    pub draws: usize,
+    /// How they are drawn.
+    #[serde(default)]
+    pub sampling: Sampling,
+    /// From which precisions.
+    #[serde(default)]
+    pub widths: Widths,
+    /// Which BatchNorm layers have in them.
+    #[serde(default)]
+    pub mixed_norm: MixedNorm,
     /// Use only so many training images.
     pub limit_train: Option<usize>,
     /// Where to compute.
@@ -215,6 +280,11 @@ pub struct TrainConfig {
     pub seed: u64,
     /// What to compare to.
     pub baseline: Baseline,
+}
+
+/// With the highest and the lowest precision, as many passes as joint training has at four precisions.
+const fn default_draws() -> usize {
+    2
 }
 
 impl TrainConfig {
@@ -250,6 +320,11 @@ impl TrainConfig {
             batch_norm: BatchNormKind::PerPrecision,
             distill: Distill::Off,
             forward: ForwardKind::Float,
+            mixed: false,
+            draws: default_draws(),
+            sampling: Sampling::default(),
+            widths: Widths::default(),
+            mixed_norm: MixedNorm::default(),
             limit_train: None,
             device: DeviceKind::Auto,
             seed: 1,
@@ -297,6 +372,12 @@ impl TrainConfig {
             ("warmup-epochs", self.warmup_epochs, non_negative(self.warmup_epochs), not_negative),
             ("clip-norm", self.clip_norm, non_negative(self.clip_norm), not_negative),
             (
+                "draws",
+                self.draws as f64,
+                (1..=MOST_DRAWS).contains(&self.draws),
+                "a whole number from 1 to 64",
+            ),
+            (
                 "limit-train",
                 self.limit_train.unwrap_or(usize::MAX) as f64,
                 self.limit_train.is_none_or(|limit| limit >= self.batch_size),
@@ -309,6 +390,9 @@ impl TrainConfig {
         }
     }
 }
+
+/// Each is a pass of every step.
+const MOST_DRAWS: usize = 64;
 
 /// Serde through `Display` and `FromStr`.
 mod text {

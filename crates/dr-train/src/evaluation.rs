@@ -80,6 +80,7 @@ pub fn formats(artifact: &Artifact) -> Vec<NumberFormat> {
         ArtifactKind::Float => vec![NumberFormat::Float],
         ArtifactKind::Packed(precision) => vec![precision.into()],
         ArtifactKind::MultiPrecision => description.precisions.iter().map(NumberFormat::from).collect(),
+        ArtifactKind::PackedPlan => vec![NumberFormat::Mixed],
     }
 }
 
@@ -96,7 +97,7 @@ pub fn measure(
     let loader = ImageLoader::evaluation(images.clone(), normalization, EVAL_BATCH, device.clone());
     let scores = match engine {
         Engine::Fake => {
-            let passes: Vec<Pass> = formats.iter().map(|&format| pass(format)).collect();
+            let passes: Vec<Pass> = formats.iter().map(|&format| pass(artifact, format)).collect();
             evaluate(&artifact.network(device)?, &loader, &passes)?
         }
         Engine::Integer => {
@@ -114,6 +115,8 @@ pub(crate) fn integer_networks(
 ) -> Result<Vec<IntResNet>, EvaluationError> {
     let precision = |&format: &NumberFormat| match format {
         NumberFormat::Quantized(precision) => Ok(precision),
+        // What is not pinned to the plan is pinned to this.
+        NumberFormat::Mixed => Ok(artifact.description.edge),
         NumberFormat::Float => {
             let (found, expected) = (artifact.description.kind, "multi-precision or packed");
             Err(ArtifactError::Kind { found, expected })
@@ -130,17 +133,20 @@ pub(crate) fn integer_networks(
     precisions.iter().map(at).collect()
 }
 
-fn pass(format: NumberFormat) -> Pass<'static> {
+fn pass(artifact: &Artifact, format: NumberFormat) -> Pass<'static> {
     match format {
         NumberFormat::Float => Pass::float(),
         NumberFormat::Quantized(precision) => Pass::at(precision),
+        NumberFormat::Mixed => Pass::at(artifact.description.edge),
     }
 }
 
 /// The size of the model in one of its formats: as it is, or exported at the precision.
 fn bytes(artifact: &Artifact, format: NumberFormat) -> Result<usize, ArtifactError> {
     match (format, artifact.description.kind) {
-        (NumberFormat::Float, ArtifactKind::Float) => Ok(artifact.payload_bytes()),
+        (NumberFormat::Float, ArtifactKind::Float) | (NumberFormat::Mixed, ArtifactKind::PackedPlan) => {
+            Ok(artifact.payload_bytes())
+        }
         (NumberFormat::Quantized(precision), ArtifactKind::MultiPrecision) => {
             Ok(artifact.export(precision)?.payload_bytes())
         }
@@ -151,6 +157,7 @@ fn bytes(artifact: &Artifact, format: NumberFormat) -> Result<usize, ArtifactErr
         (NumberFormat::Quantized(_), found) => {
             Err(ArtifactError::Kind { found, expected: "multi-precision or packed" })
         }
+        (NumberFormat::Mixed, found) => Err(ArtifactError::Kind { found, expected: "packed plan" }),
         (NumberFormat::Float, found) => Err(ArtifactError::Kind { found, expected: "float" }),
     }
 }

@@ -1,11 +1,14 @@
 //! A whole training run: data, float network, joint training, results.
 
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description};
-use crate::config::{Baseline, BatchNormKind, DeviceKind, Distill, Engine, ForwardKind, TrainConfig};
+use crate::config::{
+    Baseline, BatchNormKind, DeviceKind, Distill, Engine, ForwardKind, MixedNorm, TrainConfig,
+};
 use crate::data::{self, Augmentation, DataError, ImageLoader, Images, Normalization, Splits};
 use crate::device::{self, DeviceError};
 use crate::evaluation::{EVAL_BATCH, EvaluationError, check_images, formats, measure};
 use crate::files::{remove_leftovers, write_atomically};
+use crate::mixed::{DrawLog, Hasb, HessianError, HessianOptions, Traces, finish, traces};
 use crate::models::{Network, ResNet, ResNetConfig};
 use crate::nn::{Pass, QuantConfig};
 use crate::report::{
@@ -46,6 +49,9 @@ pub enum RunError {
     /// A model file.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
+    /// The Hessian traces that mixed training draws by.
+    #[error(transparent)]
+    Hessian(#[from] HessianError),
     /// The network that resulted cannot be measured.
     #[error(transparent)]
     Evaluation(#[from] EvaluationError),
@@ -133,14 +139,15 @@ impl Experiment {
         let config = &self.config;
 
         let float = self.float(config.float_epochs, FLOAT)?;
-        let joint = self.joint(&float.model, &config.precisions, "joint")?;
+        let joint = self.joint(&float.model, &config.precisions, config.mixed, "joint")?;
         let float_artifact = Artifact::of(float.model.clone(), self.description(ArtifactKind::Float))?;
         let artifact = Artifact::of(joint.model, self.description(ArtifactKind::MultiPrecision))?;
         artifact.save(&self.out.join("model.safetensors"))?;
 
         let mut seconds = float.earlier_seconds + joint.earlier_seconds;
         let measured = self.measure(&artifact)?;
-        let result = |(precision, measured)| PrecisionResult { precision, measured };
+        let result =
+            |(precision, measured): (Precision, _)| PrecisionResult { precision: precision.into(), measured };
         let mut report = Report {
             dataset: config.dataset,
             model: config.model,
@@ -189,7 +196,7 @@ impl Experiment {
         let (channels, classes) = (self.train.shape.channels, self.train.classes);
         let model = ResNetConfig::new(self.config.model, channels, classes);
         let model = model.init(self.config.seed, &self.device.clone().autodiff());
-        let trained = self.train(&phase, model, Objective::new(vec![None]))?;
+        let trained = self.train(&phase, model, Objective::new(vec![NumberFormat::Float]))?;
         // Written last: it says that the float training is complete.
         let artifact = Artifact::of(trained.model.clone(), self.description(ArtifactKind::Float))?;
         artifact.save(&self.float_file(name))?;
@@ -218,17 +225,35 @@ impl Experiment {
     }
 
     /// Quantizes a float network and trains it jointly at all of `precisions`.
-    fn joint(&self, float: &ResNet, precisions: &PrecisionSet, name: &str) -> Result<Trained, RunError> {
+    fn joint(
+        &self, float: &ResNet, precisions: &PrecisionSet, mixed: bool, name: &str,
+    ) -> Result<Trained, RunError> {
         let config = &self.config;
         let quantization = QuantConfig {
             edge: self.edge(),
             gradient: config.scale_gradient,
             share_norm: config.batch_norm == BatchNormKind::Shared,
+            mixed: mixed.then_some(config.mixed_norm),
             ..QuantConfig::new(precisions.clone())
         };
         let calibration = calibration_batches(&self.train, &self.normalization, &self.device)?;
-        let model = float.clone().quantize(&quantization, calibration);
-        let mut objective = Objective::new(precisions.iter().map(Some).collect());
+        let mut model = float.clone().quantize(&quantization, calibration.clone());
+        let passes: Vec<NumberFormat> = match quantization.mixed {
+            None => precisions.iter().map(NumberFormat::from).collect(),
+            Some(_) => {
+                let ends = [precisions.highest().into(), precisions.lowest().into()];
+                ends.into_iter().chain(std::iter::repeat_n(NumberFormat::Mixed, config.draws)).collect()
+            }
+        };
+        let mut objective = Objective::new(passes);
+        if quantization.mixed.is_some() {
+            let traces = self.traces(float)?;
+            let Self { config, out, .. } = self;
+            let (widths, sampling, seed) = (config.widths, config.sampling, config.seed);
+            let hasb = Hasb::new(&mut model, &traces.layers, precisions, widths, sampling, seed);
+            let path = out.join(DRAWS);
+            objective.draws = Some(DrawLog::new(hasb, &path, config.draws));
+        }
         objective.scale_rate = config.scale_lr / config.joint_lr;
         objective.alrs = config.alrs;
         objective.integers = config.forward == ForwardKind::Integer;
@@ -240,12 +265,40 @@ impl Experiment {
                 Distillation::Teacher(Arc::new(move |images| teacher.forward(images, &Pass::float())))
             }
         };
-        let independent = !quantization.share_norm && config.distill != Distill::Highest;
+        // Whether mixed passes share BatchNorms with those that are validated.
+        let shared_mixed = quantization.mixed == Some(MixedNorm::Uniform);
+        let independent = !quantization.share_norm && config.distill != Distill::Highest && !shared_mixed;
         if self.device_kind == DeviceKind::Flex && independent {
             objective = objective.side_by_side();
         }
         let model = model.fork(&self.device.clone().autodiff()).train();
-        self.train(&self.phase(name, TrainPhase::Joint, config.epochs, config.joint_lr), model, objective)
+        let phase = self.phase(name, TrainPhase::Joint, config.epochs, config.joint_lr);
+        let mut trained = self.train(&phase, model, objective)?;
+        if quantization.mixed.is_some() {
+            trained.model = finish(trained.model, precisions, shared_mixed, &calibration);
+        }
+        Ok(trained)
+    }
+
+    /// The Hessian traces of the float network, over training images: those that the resumed run has found, if it has.
+    fn traces(&self, float: &ResNet) -> Result<Traces, RunError> {
+        let path = self.out.join(TRACES);
+        let saved = std::fs::read(&path).ok().filter(|_| self.options.resume);
+        if let Some(traces) = saved.and_then(|json| serde_json::from_slice(&json).ok()) {
+            return Ok(traces);
+        }
+        let images = ImageLoader::evaluation(
+            self.train.clone(),
+            self.normalization.clone(),
+            EVAL_BATCH,
+            self.device.clone(),
+        );
+        let options = HessianOptions { seed: self.config.seed, ..HessianOptions::default() };
+        let traces = traces(float, &images, &options, |_, _| {})?;
+        let json = serde_json::to_vec_pretty(&traces).map_err(std::io::Error::other);
+        json.and_then(|json| write_atomically(&path, &json))
+            .map_err(|source| RunError::File { path, source })?;
+        Ok(traces)
     }
 
     /// One separate network for each precision and a float one, each with as many epochs in all as the joint one; and
@@ -272,7 +325,8 @@ impl Experiment {
         add(long, NumberFormat::Float, Pass::float())?;
         // The lowest precision first: it is the one that the comparison is about.
         for &precision in config.precisions.as_slice().iter().rev() {
-            let trained = self.joint(float, &PrecisionSet::of(precision), &format!("single/{precision}"))?;
+            let trained =
+                self.joint(float, &PrecisionSet::of(precision), false, &format!("single/{precision}"))?;
             add(trained, precision.into(), Pass::at(precision))?;
         }
         results.sort_by_key(|result| result.precision);
@@ -338,6 +392,7 @@ impl Experiment {
         Description {
             kind,
             batch_norm: config.batch_norm,
+            mixed: (config.mixed && kind == ArtifactKind::MultiPrecision).then_some(config.mixed_norm),
             seed: config.seed,
             normalization: self.normalization.clone(),
             ..Description::new(
@@ -358,6 +413,12 @@ impl Experiment {
 
 /// The name of the settings in the folder of a run: where it is, there is a run.
 pub const CONFIG: &str = "config.json";
+
+/// The Hessian traces of the float network, as mixed training uses them.
+const TRACES: &str = "traces.json";
+
+/// The mixtures of each step of mixed training.
+const DRAWS: &str = "draws.csv";
 
 /// The name of the float network that joint training starts from.
 const FLOAT: &str = "float";

@@ -4,9 +4,8 @@ use crate::artifact::Artifact;
 use crate::evaluation::{EvaluationError, formats, integer_networks};
 use crate::models::{IntResNet, Network};
 use crate::nn::{IntegerError, Pass};
-use crate::report::aligned;
+use crate::report::{NumberFormat, aligned};
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
-use dr_precision::Precision;
 use rand::SeedableRng;
 use serde::Serialize;
 use std::time::Instant;
@@ -54,7 +53,7 @@ pub struct FloatLatency {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct PrecisionLatency {
     /// The precision.
-    pub precision: Precision,
+    pub precision: NumberFormat,
     /// Median time of a pass in milliseconds.
     pub ms: f64,
     /// Bytes of the network that a pass reads; see [`IntResNet::model_bytes`].
@@ -74,7 +73,8 @@ pub fn latency(
     if batch > largest {
         return Err(EvaluationError::Batch { batch, input, largest });
     }
-    let networks = integer_networks(artifact, &formats(artifact), device)?;
+    let formats = formats(artifact);
+    let networks = integer_networks(artifact, &formats, device)?;
     let float = artifact.network(device)?;
     let images = random_images(artifact, batch, device);
     let mut float_ms = vec![];
@@ -85,8 +85,8 @@ pub fn latency(
             ms.push(milliseconds(|| network.forward(images.clone()))?);
         }
     }
-    let of = |(network, ms): (&IntResNet, &Vec<f64>)| PrecisionLatency {
-        precision: network.precision(),
+    let of = |((&precision, network), ms): ((&NumberFormat, &IntResNet), &Vec<f64>)| PrecisionLatency {
+        precision,
         ms: median(&ms[WARM_UP..]),
         model_bytes: network.model_bytes(),
     };
@@ -96,7 +96,7 @@ pub fn latency(
         threads: rayon::current_num_threads(),
         device: device_name,
         float: FloatLatency { ms: median(&float_ms[WARM_UP..]) },
-        precisions: networks.iter().zip(&integer_ms).map(of).collect(),
+        precisions: formats.iter().zip(&networks).zip(&integer_ms).map(of).collect(),
     })
 }
 

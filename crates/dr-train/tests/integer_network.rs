@@ -8,6 +8,7 @@ use dr_train::config::{BatchNormKind, DatasetKind, ModelKind};
 use dr_train::latency::{LatencyOptions, PrecisionLatency, latency};
 use dr_train::models::{Network, ResNet, ResNetConfig};
 use dr_train::nn::{IntegerError, Pass, QuantConfig};
+use dr_train::report::NumberFormat;
 use rand::SeedableRng;
 
 const CLASSES: usize = 10;
@@ -244,6 +245,7 @@ fn latencies_of_every_precision() {
     assert_eq!(found.precisions.len(), 3);
     for PrecisionLatency { precision, ms, model_bytes } in found.precisions {
         assert!(ms > 0.0);
+        let NumberFormat::Quantized(precision) = precision else { panic!("{precision}") };
         assert_eq!(model_bytes, network.to_integer(precision).unwrap().model_bytes());
     }
     artifact.description.input.height = 1 << 16;

@@ -13,7 +13,7 @@ const FORMATS: [(&str, f64, f64); 4] =
 fn report() -> Report {
     let precision = |name: &str| name.parse::<Precision>().unwrap();
     let precisions = FORMATS.iter().enumerate().map(|(i, &(name, top1, _))| PrecisionResult {
-        precision: precision(name),
+        precision: precision(name).into(),
         measured: Measured { top1, loss: 0.1, model_bytes: 80_000 - 19_000 * i },
     });
     let curve = |epoch: usize, best: f64| CurvePoint {

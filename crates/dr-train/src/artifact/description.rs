@@ -1,11 +1,11 @@
 //! [`Description`]: what an artifact says about itself.
 
 use super::{ArtifactError, FORMAT_VERSION};
-use crate::config::{BatchNormKind, DatasetKind, ModelKind};
+use crate::config::{BatchNormKind, DatasetKind, MixedNorm, ModelKind};
 use crate::data::{ImageShape, Normalization};
 use crate::models::ResNetConfig;
 use crate::nn::QuantConfig;
-use dr_precision::{Precision, PrecisionSet};
+use dr_precision::{Precision, PrecisionPlan, PrecisionSet};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -19,6 +19,8 @@ pub enum ArtifactKind {
     MultiPrecision,
     /// Exported at one precision: packed codes.
     Packed(Precision),
+    /// Exported with a precision for each layer: packed codes.
+    PackedPlan,
 }
 
 impl fmt::Display for ArtifactKind {
@@ -27,6 +29,7 @@ impl fmt::Display for ArtifactKind {
             Self::Float => f.pad("float"),
             Self::MultiPrecision => f.pad("multi-precision"),
             Self::Packed(precision) => f.pad(&format!("packed {precision}")),
+            Self::PackedPlan => f.pad("packed plan"),
         }
     }
 }
@@ -81,6 +84,12 @@ pub struct Description {
     pub edge: Precision,
     /// Whether precisions share their BatchNorm.
     pub batch_norm: BatchNormKind,
+    /// Which BatchNorm mixed passes use, if the network was trained for them (a supernet).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mixed: Option<MixedNorm>,
+    /// The precision of each layer of a packed plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PrecisionPlan>,
     /// The seed of its training.
     pub seed: u64,
     /// Lower-case hexadecimal SHA-256 of the file, as the [module](super) says. Filled in when the file is written;
@@ -107,6 +116,8 @@ impl Description {
             edge: QuantConfig::new(precisions.clone()).edge,
             precisions,
             batch_norm: BatchNormKind::PerPrecision,
+            mixed: None,
+            plan: None,
             seed: 0,
             checksum: String::new(),
         }
@@ -153,6 +164,9 @@ impl Description {
                 "it is packed at {precision}: expected one of its precisions {}",
                 self.precisions
             ));
+        }
+        if (self.kind == ArtifactKind::PackedPlan) != self.plan.is_some() {
+            return wrong(format!("a {} model: expected a plan in packed plans, and only there", self.kind));
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! [`ArtifactError`].
 
 use super::{ArtifactKind, FORMAT_VERSION, MAX_HEADER_BYTES, METADATA_KEY, TensorValues};
-use crate::nn::IntegerError;
+use crate::nn::{AssignmentError, IntegerError};
 use dr_precision::{Precision, PrecisionSet};
 use safetensors::SafeTensorError;
 use std::fmt::Display;
@@ -122,6 +122,12 @@ pub enum ArtifactError {
         /// What it should be.
         expected: &'static str,
     },
+    /// A plan that does not fit the model.
+    #[error(transparent)]
+    Plan(#[from] AssignmentError),
+    /// A model that no mixture of precisions was trained for.
+    #[error("the model was not trained for mixed precision: expected one of `dr-train train --mixed`")]
+    NotMixed,
     /// A network that cannot compute with integers.
     #[error(transparent)]
     Integer(#[from] IntegerError),

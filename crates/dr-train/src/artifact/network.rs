@@ -2,12 +2,13 @@
 
 use super::{Artifact, ArtifactError, ArtifactKind, Description, TensorEntry, TensorValues};
 use crate::config::BatchNormKind;
+use crate::mixed::subnet;
 use crate::models::{IntResNet, NamedLayer, Network, ResNet, ResNetConfig};
-use crate::nn::{LayerSpec, QuantConfig};
+use crate::nn::{Assignment, LayerSpec, Pass, QuantConfig};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use dr_kernels::{PackedTensor, dequantize, quantize_pack, reference, switch};
-use dr_precision::{BitWidth, Precision, PrecisionSet, QuantSpec, Signedness};
+use dr_precision::{Precision, PrecisionPlan, PrecisionSet, QuantSpec, Signedness};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Description {
@@ -18,9 +19,13 @@ impl Description {
             ArtifactKind::Float => return None,
             ArtifactKind::MultiPrecision => self.precisions.clone(),
             ArtifactKind::Packed(precision) => PrecisionSet::of(precision),
+            // The layers have those of the plan.
+            ArtifactKind::PackedPlan => PrecisionSet::of(self.edge),
         };
         let share_norm = self.batch_norm == BatchNormKind::Shared;
-        Some(QuantConfig { edge: self.edge, share_norm, ..QuantConfig::new(precisions) })
+        let mixed = self.mixed.filter(|_| self.kind == ArtifactKind::MultiPrecision);
+        let (edge, plan) = (self.edge, self.plan.clone());
+        Some(QuantConfig { edge, share_norm, mixed, plan, ..QuantConfig::new(precisions) })
     }
 }
 
@@ -76,18 +81,62 @@ impl Artifact {
         else {
             return Err(ArtifactError::Kind { found: description.kind, expected: "multi-precision" });
         };
-        let mut network = self.skeleton(&Device::flex());
+        let mut tensors = self.packed(&config, |_| precision)?;
+        if !config.share_norm {
+            let norms: BTreeSet<String> = tensors
+                .keys()
+                .filter_map(|name| name.split_once(NORMS).map(|(norm, _)| format!("{norm}{NORMS}")))
+                .collect();
+            norms.iter().for_each(|prefix| keep_only(&mut tensors, prefix, position));
+        }
+        let mut description = description.clone();
+        description.kind = ArtifactKind::Packed(precision);
+        Ok(Self { description, tensors })
+    }
+
+    /// The same network with each layer at the precision that `plan` has for it, its weights packed: one scale vector and
+    /// one BatchNorm for each layer, with the mean statistics of the passes of `batches` through it.
+    ///
+    /// # Errors
+    /// If this is not a multi-precision artifact trained for mixed precision, or the plan does not fit it.
+    pub fn export_plan(
+        &self, plan: &PrecisionPlan, batches: &[Tensor<4>], device: &Device,
+    ) -> Result<Self, ArtifactError> {
+        let mut description = self.description.clone();
+        let (ArtifactKind::MultiPrecision, Some(config)) = (description.kind, description.quantization())
+        else {
+            return Err(ArtifactError::Kind { found: description.kind, expected: "multi-precision" });
+        };
+        if description.mixed.is_none() {
+            return Err(ArtifactError::NotMixed);
+        }
+        let mut network = self.network(device)?;
+        let assignment = Assignment::new(&mut network, plan)?;
+        let in_order = network.layers().into_iter().filter_map(|layer| {
+            let precision = plan.get(&layer.name)?;
+            Some((layer.name, precision))
+        });
+        let in_order = PrecisionPlan::new(in_order).map_err(ArtifactError::network)?;
+        let mut tensors = self.packed(&config, |layer| in_order.get(layer).unwrap_or(config.edge))?;
+        let is_norm = |name: &String| name.contains(NORMS);
+        tensors.retain(|name, _| !is_norm(name));
+        let subnet = subnet(network, &Pass::mixed(&assignment), batches);
+        tensors.extend(collect(&subnet).into_iter().filter(|(name, _)| is_norm(name)));
+        description.kind = ArtifactKind::PackedPlan;
+        description.plan = Some(in_order);
+        Ok(Self { description, tensors })
+    }
+
+    /// The tensors with the codes of each layer switched to its precision of `precision` and packed, and with no other
+    /// scales.
+    fn packed(
+        &self, config: &QuantConfig, precision: impl Fn(&str) -> Precision,
+    ) -> Result<BTreeMap<String, TensorEntry>, ArtifactError> {
         let mut tensors = self.tensors.clone();
-        for layer in quantized_layers(&mut network, &config) {
+        for layer in quantized_layers(&mut self.skeleton(&Device::flex()), config) {
             let stored = self.stored(&layer)?;
             let Quantized { name, spec, shape } = layer;
-            let find = |widths: &[BitWidth], bits| widths.iter().position(|&w| w == bits).unwrap_or(0);
-            let (wi, ai) = match spec.pinned {
-                true => (0, 0),
-                false => {
-                    (find(&spec.weights, precision.weights), find(&spec.activations, precision.activations))
-                }
-            };
+            let (wi, ai) = spec.positions(precision(&name)).unwrap_or((0, 0));
             let scale = self.scales(&name, wi, shape[0])?;
             let packed = switch(&stored, spec.weights[wi], scale).map_err(ArtifactError::network)?;
             let words = words(&packed);
@@ -96,16 +145,7 @@ impl Artifact {
                 keep_only(&mut tensors, &format!("{name}.quantizers.{part}."), kept);
             }
         }
-        if !config.share_norm {
-            let norms: BTreeSet<String> = tensors
-                .keys()
-                .filter_map(|name| name.split_once(".norms.").map(|(norm, _)| format!("{norm}.norms.")))
-                .collect();
-            norms.iter().for_each(|prefix| keep_only(&mut tensors, prefix, position));
-        }
-        let mut description = description.clone();
-        description.kind = ArtifactKind::Packed(precision);
-        Ok(Self { description, tensors })
+        Ok(tensors)
     }
 
     /// The network, on `device`, in evaluation mode. It computes what the saved one did.
@@ -117,6 +157,10 @@ impl Artifact {
         let mut network = self.skeleton(device);
         let mut weights = BTreeMap::new();
         if let Some(config) = self.description.quantization() {
+            if let Some(plan) = &config.plan {
+                // The network is prepared as the plan says: whether it names the layers is all there is to find out.
+                Assignment::new(&mut network, plan)?;
+            }
             for layer in quantized_layers(&mut network, &config) {
                 weights.insert(weight_name(&layer.name), layer);
             }
@@ -185,7 +229,7 @@ impl Artifact {
         let Quantized { name: layer, spec, shape } = layer;
         let (name, bits) = (weight_name(layer), spec.weights[0]);
         let words = match self.description.kind {
-            ArtifactKind::Packed(_) => {
+            ArtifactKind::Packed(_) | ArtifactKind::PackedPlan => {
                 let elements = shape.iter().product();
                 self.u32(&name, &[dr_kernels::layout::packed_words(elements, bits)])?.to_vec()
             }
@@ -219,6 +263,9 @@ fn keep_only(tensors: &mut BTreeMap<String, TensorEntry>, prefix: &str, kept: us
     }
 }
 
+/// In the names of the tensors of BatchNorms.
+const NORMS: &str = ".norms.";
+
 fn weight_name(layer: &str) -> String {
     format!("{layer}.weight")
 }
@@ -233,7 +280,7 @@ struct Quantized {
 
 fn quantized_layers<M: Network>(model: &mut M, config: &QuantConfig) -> Vec<Quantized> {
     let describe = |layer: NamedLayer<'_>| Quantized {
-        spec: LayerSpec::new(config, layer.pinned, layer.after_relu),
+        spec: LayerSpec::new(config, &layer),
         shape: layer.layer.weight_shape(),
         name: layer.name,
     };

@@ -2,8 +2,8 @@
 
 use super::values::{at_least_one, count, number, one_of, seed, switch};
 use crate::config::{
-    Baseline, BatchNormKind, DatasetKind, DeviceKind, Distill, Engine, ForwardKind, ModelKind, OptimizerKind,
-    TrainConfig,
+    Baseline, BatchNormKind, DatasetKind, DeviceKind, Distill, Engine, ForwardKind, MixedNorm, ModelKind,
+    OptimizerKind, Sampling, TrainConfig, Widths,
 };
 use clap::{Args, Parser, Subcommand};
 use dr_kernels::ScaleGradient;
@@ -39,7 +39,7 @@ pub enum Command {
     Train(Box<TrainArgs>),
     /// Measure a saved model on the test images
     Eval(EvalArgs),
-    /// Save a model at one fixed precision, packed
+    /// Save a model at one fixed precision, or with one for each layer, packed
     Export(ExportArgs),
     /// Turn a float model into one for several precisions, without training
     Quantize(QuantizeArgs),
@@ -63,6 +63,7 @@ Examples:
   dr-train train --dataset fashion-mnist --limit-train 12000 --baseline single
   dr-train train --dataset cifar10 --data-dir ~/cifar-10-batches-bin --device cuda
   dr-train train --precisions w8a8,w4a8,w2a4 --distill highest --out runs/mixed
+  dr-train train --dataset fashion-mnist --mixed --choices 8,6,4,2
   dr-train train --config settings.toml --seed 2       flags win over the file
   dr-train train --resume runs/digits-resnet8          go on after an interruption
 
@@ -101,7 +102,7 @@ pub struct Settings {
     #[arg(long, value_parser = one_of(ModelKind::ALL), help_heading = "Network")]
     pub model: Option<ModelKind>,
     /// What to train for: `w4a8` is 4-bit weights with 8-bit activations, `4` is `w4a4` [default: 8,6,4,2]
-    #[arg(long, value_name = "LIST", help_heading = "Network")]
+    #[arg(long, visible_alias = "choices", value_name = "LIST", help_heading = "Network")]
     pub precisions: Option<PrecisionSet>,
     /// Whether precisions share their BatchNorm [default: per-precision]
     #[arg(long, value_name = "KIND", value_parser = one_of(BatchNormKind::ALL), help_heading = "Network")]
@@ -149,6 +150,21 @@ pub struct Settings {
     /// What the forward pass of joint training multiplies
     #[arg(long, value_name = "WHAT", value_parser = one_of(ForwardKind::ALL), help_heading = "Training")]
     pub forward: Option<ForwardKind>,
+    /// Train a supernet: the highest and the lowest precision, and mixtures with a precision for each layer
+    #[arg(long, value_name = "on|off", value_parser = switch(), hide_possible_values = true, num_args = 0..=1, require_equals = true, default_missing_value = "on", help_heading = "Mixed precision")]
+    pub mixed: Option<bool>,
+    /// Mixtures drawn in each step [default: 2]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Mixed precision")]
+    pub draws: Option<usize>,
+    /// How a layer's precision is drawn: by its Hessian trace, or uniformly [default: hasb]
+    #[arg(long, value_name = "HOW", value_parser = one_of(Sampling::ALL), help_heading = "Mixed precision")]
+    pub sampling: Option<Sampling>,
+    /// Draw the precisions of the list, or the widths of weights and activations each for itself [default: together]
+    #[arg(long, value_name = "HOW", value_parser = one_of(Widths::ALL), help_heading = "Mixed precision")]
+    pub widths: Option<Widths>,
+    /// Which BatchNorm a layer has in mixtures [default: width]
+    #[arg(long, value_name = "WHICH", value_parser = one_of(MixedNorm::ALL), help_heading = "Mixed precision")]
+    pub mixed_norm: Option<MixedNorm>,
     /// Also train separate networks, one for each precision and a float one, to compare with
     #[arg(long, value_parser = one_of(Baseline::ALL), help_heading = "Training")]
     pub baseline: Option<Baseline>,
@@ -196,6 +212,11 @@ impl Settings {
             scale_gradient,
             distill,
             forward,
+            mixed,
+            draws,
+            sampling,
+            widths,
+            mixed_norm,
             baseline,
             device,
             seed,
@@ -212,6 +233,7 @@ Examples:
   dr-train eval --model model.safetensors                    at every precision of the model
   dr-train eval --model model.safetensors --precision w4a4
   dr-train eval --model model.safetensors --engine integer   in integer arithmetic
+  dr-train eval --model model.safetensors --plan plan.toml   a precision for each layer
   dr-train eval --model model.safetensors --all --json")]
 pub struct EvalArgs {
     /// The model
@@ -220,6 +242,10 @@ pub struct EvalArgs {
     /// Only at this precision
     #[arg(long, conflicts_with = "all")]
     pub precision: Option<Precision>,
+    /// With the precisions that a plan has for the layers, as `dr-train search` writes it; BatchNorm statistics are
+    /// taken from training images
+    #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["precision", "all"])]
+    pub plan: Option<PathBuf>,
     /// At every precision of the model; this is also the default
     #[arg(long)]
     pub all: bool,
@@ -249,11 +275,15 @@ in floats. The bytes are those that a pass reads: codes with their padding, and 
 
 Examples:
   dr-train latency --model model.safetensors
+  dr-train latency --model model.safetensors --plan plan.toml
   dr-train latency --model model.safetensors --batch 1 --threads 1 --json")]
 pub struct LatencyArgs {
     /// The model; not a float one
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
+    /// Only with the precisions that a plan has for the layers
+    #[arg(long, value_name = "FILE.toml")]
+    pub plan: Option<PathBuf>,
     /// Images in a pass
     #[arg(long, value_name = "N", value_parser = at_least_one(1 << 16), allow_negative_numbers = true, default_value_t = 1)]
     pub batch: usize,
@@ -274,15 +304,25 @@ pub struct LatencyArgs {
 /// `dr-train export`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
-  dr-train export --model model.safetensors --precision w2a2 --out w2a2.safetensors")]
+Examples:
+  dr-train export --model model.safetensors --precision w2a2 --out w2a2.safetensors
+  dr-train export --model model.safetensors --plan plan.toml --out mixed.safetensors")]
 pub struct ExportArgs {
     /// The model; one for several precisions
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
     /// The precision to keep
-    #[arg(long)]
-    pub precision: Precision,
+    #[arg(long, required_unless_present = "plan")]
+    pub precision: Option<Precision>,
+    /// The precisions to keep, one for each layer; BatchNorm statistics are taken from training images
+    #[arg(long, value_name = "FILE.toml", conflicts_with = "precision")]
+    pub plan: Option<PathBuf>,
+    /// Other images than those of the dataset the model was trained on
+    #[arg(long, value_parser = one_of(DatasetKind::ALL), requires = "plan")]
+    pub dataset: Option<DatasetKind>,
+    /// Where the dataset's files are, if not in the usual places
+    #[arg(long, value_name = "DIR", requires = "plan")]
+    pub data_dir: Option<PathBuf>,
     /// The file to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,

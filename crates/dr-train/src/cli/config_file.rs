@@ -19,7 +19,10 @@ pub(super) fn read(path: &Path) -> Result<Settings, CommandError> {
 
     let command =
         Settings::augment_args(Command::new("settings").no_binary_name(true).disable_help_flag(true));
-    let known: Vec<&str> = command.get_arguments().filter_map(|argument| argument.get_long()).collect();
+    let known: Vec<&str> = command
+        .get_arguments()
+        .flat_map(|argument| argument.get_long_and_visible_aliases().unwrap_or_default())
+        .collect();
     let mut arguments = Vec::with_capacity(table.len());
     for (key, value) in &table {
         if !known.contains(&key.as_str()) {

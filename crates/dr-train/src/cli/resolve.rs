@@ -1,7 +1,7 @@
 //! From arguments to a checked configuration. Nothing is written here.
 
 use super::{CommandError, Settings, TrainArgs, config_file};
-use crate::config::{DatasetKind, TrainConfig};
+use crate::config::{BatchNormKind, DatasetKind, TrainConfig};
 use crate::experiment::CONFIG;
 use crate::report::Report;
 use std::fmt::Display;
@@ -43,6 +43,7 @@ impl TrainArgs {
             check_same_run(folder, &before, &config)?;
         }
         config.check().map_err(|error| CommandError::new(error.to_string()))?;
+        check_mixed(&config)?;
 
         let out = last(layers, |settings| settings.out.clone());
         let out = match (out, &resume) {
@@ -137,7 +138,31 @@ fn check_same_run(folder: &Path, run: &TrainConfig, asked: &TrainConfig) -> Resu
     check("model", &run.model, &asked.model)?;
     check("precisions", &run.precisions, &asked.precisions)?;
     check("batch-norm", &run.batch_norm, &asked.batch_norm)?;
+    check("mixed", &on_off(run.mixed), &on_off(asked.mixed))?;
+    check("draws", &run.draws, &asked.draws)?;
+    check("sampling", &run.sampling, &asked.sampling)?;
+    check("widths", &run.widths, &asked.widths)?;
+    check("mixed-norm", &run.mixed_norm, &asked.mixed_norm)?;
     check("seed", &run.seed, &asked.seed)
+}
+
+fn on_off(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
+}
+
+/// What mixed training cannot be combined with.
+fn check_mixed(config: &TrainConfig) -> Result<(), CommandError> {
+    if !config.mixed {
+        return Ok(());
+    }
+    if config.precisions.len() < 2 {
+        let precisions = &config.precisions;
+        return Err(CommandError::new(format!("--mixed with {precisions}: expected two precisions or more")));
+    }
+    if config.batch_norm != BatchNormKind::PerPrecision {
+        return Err(CommandError::new("--mixed with --batch-norm shared: expected per-precision"));
+    }
+    Ok(())
 }
 
 /// The folder, or the nearest of its parents that exists, must be a folder.

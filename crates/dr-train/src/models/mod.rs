@@ -7,7 +7,7 @@ pub use int_resnet::IntResNet;
 pub use resnet::{ResNet, ResNetConfig};
 
 use crate::nn::{Layer, LayerSpec, Observer, Pass, PrecisionNorm, QuantConfig};
-use burn::module::{Module, ModuleDisplay};
+use burn::module::{Module, ModuleDisplay, ParamId};
 use burn::tensor::Tensor;
 use std::fmt::Display;
 
@@ -32,8 +32,13 @@ pub trait Network: Module + ModuleDisplay + Display + Sync + 'static {
     /// The quantized layers, from input to output.
     fn layers(&mut self) -> Vec<NamedLayer<'_>>;
 
+    /// All BatchNorms, each with the layer before it.
+    fn norms_after(&mut self) -> Vec<(ParamId, &mut PrecisionNorm)>;
+
     /// All BatchNorms.
-    fn norms(&mut self) -> Vec<&mut PrecisionNorm>;
+    fn norms(&mut self) -> Vec<&mut PrecisionNorm> {
+        self.norms_after().into_iter().map(|(_, norm)| norm).collect()
+    }
 
     /// Turns a trained float network into a quantized one: fits scales to the weights and to the activations that
     /// `batches` cause, and gives each precision a BatchNorm unless they share one.
@@ -46,8 +51,9 @@ pub trait Network: Module + ModuleDisplay + Display + Sync + 'static {
         for images in batches {
             eval.forward(images, &Pass::observing(&observer));
         }
-        for NamedLayer { mut layer, pinned, after_relu, .. } in self.layers() {
-            layer.fit(LayerSpec::new(config, pinned, after_relu), &observer);
+        for mut layer in self.layers() {
+            let spec = LayerSpec::new(config, &layer);
+            layer.layer.fit(spec, &observer);
         }
         self.split_norms(config);
         self
@@ -56,8 +62,9 @@ pub trait Network: Module + ModuleDisplay + Display + Sync + 'static {
     /// Gives the network quantizers and BatchNorms with placeholder values, to load a trained one into.
     #[must_use]
     fn prepare(mut self, config: &QuantConfig) -> Self {
-        for NamedLayer { mut layer, pinned, after_relu, .. } in self.layers() {
-            layer.prepare(LayerSpec::new(config, pinned, after_relu));
+        for mut layer in self.layers() {
+            let spec = LayerSpec::new(config, &layer);
+            layer.layer.prepare(spec);
         }
         self.split_norms(config);
         self
@@ -65,8 +72,8 @@ pub trait Network: Module + ModuleDisplay + Display + Sync + 'static {
 
     /// One BatchNorm for each precision, unless they share one.
     fn split_norms(&mut self, config: &QuantConfig) {
-        if !config.share_norm {
-            self.norms().into_iter().for_each(|norm| norm.split(&config.precisions));
+        if !config.share_norm && config.plan.is_none() {
+            self.norms().into_iter().for_each(|norm| norm.split(&config.precisions, config.mixed));
         }
     }
 }

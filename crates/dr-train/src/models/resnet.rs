@@ -7,7 +7,7 @@ use crate::nn::{
     IntegerError, Layer, Pass, PrecisionNorm, PrecisionNormConfig, QuantConv2d, QuantConv2dConfig,
     QuantLinear, QuantLinearConfig,
 };
-use burn::module::Module;
+use burn::module::{Module, ParamId};
 use burn::tensor::{Device, Tensor, activation::relu};
 use dr_precision::Precision;
 use rand::{Rng, SeedableRng};
@@ -87,11 +87,10 @@ impl Block {
     }
 
     fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
-        let precision = pass.precision();
-        let y = relu(self.norm1.forward(self.conv1.forward(x.clone(), pass), precision));
-        let y = self.norm2.forward(self.conv2.forward(y, pass), precision);
+        let y = relu(self.conv1.forward_norm(x.clone(), &self.norm1, pass));
+        let y = self.conv2.forward_norm(y, &self.norm2, pass);
         let x = match (&self.shortcut, &self.shortcut_norm) {
-            (Some(conv), Some(norm)) => norm.forward(conv.forward(x, pass), precision),
+            (Some(conv), Some(norm)) => conv.forward_norm(x, norm, pass),
             _ => x,
         };
         relu(x + y)
@@ -137,8 +136,7 @@ impl ResNet {
 
 impl Network for ResNet {
     fn forward(&self, images: Tensor<4>, pass: &Pass) -> Tensor<2> {
-        let x = self.stem.forward(images, pass);
-        let mut x = relu(self.stem_norm.forward(x, pass.precision()));
+        let mut x = relu(self.stem.forward_norm(images, &self.stem_norm, pass));
         for block in self.stages.iter().flatten() {
             x = block.forward(x, pass);
         }
@@ -167,11 +165,14 @@ impl Network for ResNet {
         layers
     }
 
-    fn norms(&mut self) -> Vec<&mut PrecisionNorm> {
-        let mut norms = vec![&mut self.stem_norm];
+    fn norms_after(&mut self) -> Vec<(ParamId, &mut PrecisionNorm)> {
+        let mut norms = vec![(self.stem.weight_id(), &mut self.stem_norm)];
         for block in self.stages.iter_mut().flatten() {
-            norms.extend([&mut block.norm1, &mut block.norm2]);
-            norms.extend(block.shortcut_norm.as_mut());
+            norms.push((block.conv1.weight_id(), &mut block.norm1));
+            norms.push((block.conv2.weight_id(), &mut block.norm2));
+            if let (Some(conv), Some(norm)) = (&block.shortcut, &mut block.shortcut_norm) {
+                norms.push((conv.weight_id(), norm));
+            }
         }
         norms
     }

@@ -3,7 +3,7 @@
 use super::integer::Affine;
 use super::quantizers::host;
 use super::{IntConv2d, IntLinear, IntegerError, LayerSpec, Observer, Pass, PrecisionNorm, Quantizers};
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use dr_kernels::{IntConv2dOptions, conv2d, conv2d_of_codes};
 use dr_precision::Precision;
@@ -56,12 +56,21 @@ impl QuantConv2d {
     /// `[batch, channels in, height, width]` to `[batch, channels out, height / stride, width / stride]`, rounded up.
     pub fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
         let (x, w) = self.quantizers.forward(x, &self.weight, pass);
-        match self.quantizers.scales(pass) {
+        match self.quantizers.scales(self.weight.id, pass) {
             Some((activation, weight, widths)) if pass.integers => {
                 conv2d_of_codes(x, w, activation, weight, widths, self.stride, self.padding)
             }
             _ => conv2d(x, w, self.stride, self.padding),
         }
+    }
+
+    pub(crate) const fn weight_id(&self) -> ParamId {
+        self.weight.id
+    }
+
+    /// The same, followed by the BatchNorm of `norm` that is for this pass.
+    pub fn forward_norm(&self, x: Tensor<4>, norm: &PrecisionNorm, pass: &Pass) -> Tensor<4> {
+        norm.forward(self.forward(x, pass), pass.norm(self.weight.id))
     }
 
     /// The layer in integer arithmetic at `precision`, with the BatchNorm that follows it, in evaluation mode, and a ReLU
@@ -149,6 +158,15 @@ impl Layer<'_> {
         match self {
             Self::Conv2d(layer) => &layer.quantizers,
             Self::Linear(layer) => &layer.quantizers,
+        }
+    }
+
+    /// What tells the layer's weight from others.
+    #[must_use]
+    pub fn weight_id(&self) -> ParamId {
+        match self {
+            Self::Conv2d(layer) => layer.weight_id(),
+            Self::Linear(layer) => layer.weight.id,
         }
     }
 

@@ -1,46 +1,67 @@
 //! Layers that run in float or at any precision of a set, from the same weights.
 //!
-//! A network is written once. What a forward pass computes is said by its [`Pass`]: float, or one precision.
+//! A network is written once. What a forward pass computes is said by its [`Pass`]: float, one precision, or a
+//! precision for each layer.
 
+mod assignment;
 mod calibration;
 mod integer;
 mod layers;
 mod norm;
 pub(crate) mod quantizers;
 
+pub use assignment::{Assignment, AssignmentError};
 pub use calibration::{Observer, fit_activation};
 pub use integer::{IntConv2d, IntLinear, IntegerError};
 pub use layers::{Layer, QuantConv2d, QuantConv2dConfig, QuantLinear, QuantLinearConfig};
-pub use norm::{PrecisionNorm, PrecisionNormConfig};
+pub use norm::{MixedNorm, PrecisionNorm, PrecisionNormConfig};
 pub use quantizers::{LayerSpec, QuantConfig, Quantizers};
 
+use burn::module::ParamId;
 use dr_precision::Precision;
+use norm::NormOf;
 
 /// What a forward pass computes with.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pass<'a> {
-    precision: Option<Precision>,
+    numbers: Numbers<'a>,
     observer: Option<&'a Observer>,
     integers: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Numbers<'a> {
+    #[default]
+    Float,
+    /// One precision for all layers but those that are pinned.
+    Uniform(Precision),
+    /// A precision for each layer.
+    Mixed(&'a Assignment),
 }
 
 impl<'a> Pass<'a> {
     /// Float arithmetic, nothing quantized.
     #[must_use]
     pub const fn float() -> Self {
-        Self { precision: None, observer: None, integers: false }
+        Self { numbers: Numbers::Float, observer: None, integers: false }
     }
 
     /// Fake-quantized at one precision of the set the network was prepared for.
     #[must_use]
     pub const fn at(precision: Precision) -> Self {
-        Self { precision: Some(precision), observer: None, integers: false }
+        Self { numbers: Numbers::Uniform(precision), observer: None, integers: false }
+    }
+
+    /// Fake-quantized, each layer at a precision of its own.
+    #[must_use]
+    pub const fn mixed(assignment: &'a Assignment) -> Self {
+        Self { numbers: Numbers::Mixed(assignment), observer: None, integers: false }
     }
 
     /// Float, with the inputs of all quantized layers recorded, to choose the activations' scales from.
     #[must_use]
     pub const fn observing(observer: &'a Observer) -> Self {
-        Self { precision: None, observer: Some(observer), integers: false }
+        Self { numbers: Numbers::Float, observer: Some(observer), integers: false }
     }
 
     /// The same with convolutions computed from codes where there are kernels for that: the values are the same up to
@@ -51,9 +72,24 @@ impl<'a> Pass<'a> {
         self
     }
 
-    /// The precision; `None` is float.
-    #[must_use]
-    pub const fn precision(&self) -> Option<Precision> {
-        self.precision
+    /// The precision of the layer with this weight; `None` is float.
+    ///
+    /// # Panics
+    /// If the pass is mixed and has none for the layer.
+    fn precision(&self, weight: ParamId) -> Option<Precision> {
+        match self.numbers {
+            Numbers::Float => None,
+            Numbers::Uniform(precision) => Some(precision),
+            Numbers::Mixed(assignment) => Some(assignment.of(weight)),
+        }
+    }
+
+    /// Which BatchNorm follows the layer with this weight.
+    fn norm(&self, weight: ParamId) -> NormOf {
+        match self.numbers {
+            Numbers::Float => NormOf::Float,
+            Numbers::Uniform(precision) => NormOf::Uniform(precision),
+            Numbers::Mixed(assignment) => NormOf::Mixed(assignment.of(weight)),
+        }
     }
 }

@@ -1,11 +1,14 @@
 //! BatchNorm, once for each precision or once for all.
 
+use super::Pass;
 use super::integer::{Affine, Affines};
 use super::quantizers::host;
-use burn::module::Module;
+use burn::module::{Module, ParamId};
 use burn::nn::{BatchNorm, BatchNormConfig};
 use burn::tensor::{Device, Tensor};
-use dr_precision::{Precision, PrecisionSet};
+use dr_precision::{BitWidth, Precision, PrecisionSet};
+
+pub use crate::config::MixedNorm;
 
 /// Configuration of [`PrecisionNorm`].
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +26,7 @@ impl PrecisionNormConfig {
     /// One BatchNorm, as a float network has.
     #[must_use]
     pub fn init(&self, device: &Device) -> PrecisionNorm {
-        PrecisionNorm { norms: vec![BatchNormConfig::new(self.channels).init(device)], precisions: vec![] }
+        PrecisionNorm { norms: vec![BatchNormConfig::new(self.channels).init(device)], uses: vec![] }
     }
 }
 
@@ -31,41 +34,99 @@ impl PrecisionNormConfig {
 #[derive(Module, Debug)]
 pub struct PrecisionNorm {
     norms: Vec<BatchNorm>,
+    /// What each is for. Empty if there is but one, for everything.
     #[module(skip)]
-    precisions: Vec<Precision>,
+    uses: Vec<NormUse>,
+}
+
+/// What one of the BatchNorms is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NormUse {
+    /// Passes at this precision.
+    Uniform(Precision),
+    /// Mixed passes in which the layer before it has weights of this width, or any.
+    Mixed(Option<BitWidth>),
+}
+
+/// For which pass a BatchNorm is wanted, and the precision of the layer before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NormOf {
+    Float,
+    Uniform(Precision),
+    Mixed(Precision),
 }
 
 impl PrecisionNorm {
-    /// Every precision of `set` starts from a copy of the first BatchNorm.
-    pub(crate) fn split(&mut self, set: &PrecisionSet) {
+    /// Every precision of `set`, and mixed passes as `mixed` says, start from a copy of the first BatchNorm.
+    pub(crate) fn split(&mut self, set: &PrecisionSet, mixed: Option<MixedNorm>) {
+        self.uses = set.iter().map(NormUse::Uniform).collect();
+        match mixed {
+            None | Some(MixedNorm::Uniform) => {}
+            Some(MixedNorm::One) => self.uses.push(NormUse::Mixed(None)),
+            Some(MixedNorm::Width) => {
+                self.uses.extend(set.weights().into_iter().map(|bits| NormUse::Mixed(Some(bits))));
+            }
+        }
         self.norms.truncate(1);
-        let copies = set.iter().skip(1).map(|_| fresh_copy(&self.norms[0])).collect::<Vec<_>>();
+        let copies = self.uses.iter().skip(1).map(|_| fresh_copy(&self.norms[0])).collect::<Vec<_>>();
         self.norms.extend(copies);
-        self.precisions = set.iter().collect();
     }
 
     /// `[batch, channels, ..]` to the same shape. A float pass uses the first one.
     ///
     /// # Panics
     /// If the pass asks for a precision that the network was not prepared for.
-    pub fn forward<const D: usize>(&self, x: Tensor<D>, precision: Option<Precision>) -> Tensor<D> {
-        let position = match precision {
-            Some(wanted) if !self.precisions.is_empty() => self
-                .precisions
-                .iter()
-                .position(|&p| p == wanted)
-                .unwrap_or_else(|| panic!("no BatchNorm for precision {wanted}")),
-            _ => 0,
+    pub(super) fn forward<const D: usize>(&self, x: Tensor<D>, of: NormOf) -> Tensor<D> {
+        self.norms[self.position(of)].forward(x)
+    }
+
+    /// Keeps the one that `pass` uses after the layer with this weight, for everything from now on.
+    pub(crate) fn keep(&mut self, pass: &Pass, weight: ParamId) {
+        let position = self.position(pass.norm(weight));
+        self.norms = vec![fresh_copy(&self.norms[position])];
+        self.uses.clear();
+    }
+
+    /// Replaces the one that `pass` uses after the layer with this weight by the only one of `other`.
+    pub(crate) fn replace(&mut self, pass: &Pass, weight: ParamId, other: &Self) {
+        let position = self.position(pass.norm(weight));
+        self.norms[position] = fresh_copy(&other.norms[0]);
+    }
+
+    fn position(&self, of: NormOf) -> usize {
+        if self.uses.is_empty() {
+            return 0;
+        }
+        let find = |wanted: &dyn Fn(NormUse) -> bool| self.uses.iter().position(|&of| wanted(of));
+        let found = match of {
+            NormOf::Float => Some(0),
+            NormOf::Uniform(precision) => find(&|of| of == NormUse::Uniform(precision)),
+            NormOf::Mixed(precision) => find(
+                &|of| matches!(of, NormUse::Mixed(bits) if bits.is_none_or(|bits| bits == precision.weights)),
+            )
+            .or_else(|| find(&|of| of == NormUse::Uniform(precision)))
+            .or_else(|| find(&|of| matches!(of, NormUse::Uniform(p) if p.weights == precision.weights))),
         };
-        self.norms[position].forward(x)
+        found.unwrap_or_else(|| panic!("no BatchNorm for {of:?}"))
+    }
+
+    /// How much of a new batch's statistics gets into the running ones.
+    pub(crate) fn set_momentum(&mut self, momentum: f64) {
+        self.norms.iter_mut().for_each(|norm| norm.momentum = momentum);
     }
 }
 
 impl PrecisionNorm {
-    /// What the BatchNorms do to each channel in evaluation mode.
+    /// What the BatchNorms do to each channel in evaluation mode, for passes at one precision.
     pub(super) fn affines(&self) -> Affines {
-        let precisions = self.precisions.iter().copied().map(Some).chain(std::iter::repeat(None));
-        precisions.zip(self.norms.iter().map(affine)).collect()
+        if self.uses.is_empty() {
+            return vec![(None, affine(&self.norms[0]))];
+        }
+        let of = |(of, norm): (&NormUse, _)| match of {
+            NormUse::Uniform(precision) => Some((Some(*precision), affine(norm))),
+            NormUse::Mixed(_) => None,
+        };
+        self.uses.iter().zip(&self.norms).filter_map(of).collect()
     }
 }
 

@@ -1,7 +1,8 @@
 //! [`Quantizers`]: the scales of one layer, for all its widths.
 
 use super::integer::LayerScales;
-use super::{IntegerError, Observer, Pass, fit_activation};
+use super::{IntegerError, MixedNorm, Observer, Pass, fit_activation};
+use crate::models::NamedLayer;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
 use dr_kernels::integer::CodeQuantizer;
@@ -9,7 +10,7 @@ use dr_kernels::{
     ActivationQuantizer, IntWeight, ScaleGradient, WeightQuantizer, fake_quantize_activation,
     fake_quantize_weight, quantize_pack, search_scales,
 };
-use dr_precision::{BitWidth, Granularity, Precision, PrecisionSet, QuantSpec};
+use dr_precision::{BitWidth, Granularity, Precision, PrecisionPlan, PrecisionSet, QuantSpec};
 
 /// How a network is quantized.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,10 @@ pub struct QuantConfig {
     pub gradient: ScaleGradient,
     /// One BatchNorm for all precisions instead of one for each.
     pub share_norm: bool,
+    /// Which BatchNorm mixed passes use, if the network is trained for them.
+    pub mixed: Option<MixedNorm>,
+    /// A precision for each layer, which it then has in every pass, with one BatchNorm after it.
+    pub plan: Option<PrecisionPlan>,
 }
 
 impl QuantConfig {
@@ -29,7 +34,14 @@ impl QuantConfig {
     #[must_use]
     pub fn new(precisions: PrecisionSet) -> Self {
         let edge = Precision::new(precisions.stored(), precisions.widest_activations());
-        Self { precisions, edge, gradient: ScaleGradient::default(), share_norm: false }
+        Self {
+            precisions,
+            edge,
+            gradient: ScaleGradient::default(),
+            share_norm: false,
+            mixed: None,
+            plan: None,
+        }
     }
 }
 
@@ -40,7 +52,7 @@ pub struct LayerSpec {
     pub weights: Vec<BitWidth>,
     /// Widths of the inputs, highest first.
     pub activations: Vec<BitWidth>,
-    /// The first and the last layer: at the highest width in every precision.
+    /// At the first of its widths in every pass: the first and the last layer, and every layer of a plan.
     pub pinned: bool,
     /// The input comes out of a ReLU: zero points are 0 and stay so.
     pub after_relu: bool,
@@ -51,28 +63,28 @@ pub struct LayerSpec {
 impl LayerSpec {
     /// The specification of a layer of a network quantized as `config` says.
     #[must_use]
-    pub fn new(config: &QuantConfig, pinned: bool, after_relu: bool) -> Self {
-        let widths = |of: fn(Precision) -> BitWidth| {
-            let mut widths: Vec<BitWidth> = match pinned {
-                true => vec![of(config.edge)],
-                false => config.precisions.iter().map(of).collect(),
-            };
-            widths.sort_by(|a, b| b.cmp(a));
-            widths.dedup();
-            widths
-        };
+    pub fn new(config: &QuantConfig, layer: &NamedLayer<'_>) -> Self {
+        let planned = config.plan.as_ref().and_then(|plan| plan.get(&layer.name));
+        let only = planned.or(layer.pinned.then_some(config.edge));
+        let set = only.map_or_else(|| config.precisions.clone(), PrecisionSet::of);
         Self {
-            weights: widths(|p| p.weights),
-            activations: widths(|p| p.activations),
-            pinned,
-            after_relu,
+            weights: set.weights(),
+            activations: set.activations(),
+            pinned: only.is_some(),
+            after_relu: layer.after_relu,
             gradient: config.gradient,
         }
     }
 
+    /// The precision that the layer has in every pass, if it is pinned.
+    #[must_use]
+    pub fn only(&self) -> Option<Precision> {
+        self.pinned.then(|| Precision::new(self.weights[0], self.activations[0]))
+    }
+
     /// Positions of a precision's widths among the layer's: `(weights, activations)`. `None` if it was not prepared for
     /// them.
-    pub(super) fn positions(&self, precision: Precision) -> Option<(usize, usize)> {
+    pub(crate) fn positions(&self, precision: Precision) -> Option<(usize, usize)> {
         if self.pinned {
             return Some((0, 0));
         }
@@ -137,9 +149,11 @@ impl Quantizers {
 
     /// The scales of a quantized pass: `[2]`, scale and zero point of the input; `[channels out]` of the weight; and the
     /// widths of weight and input.
-    pub(super) fn scales(&self, pass: &Pass) -> Option<(Tensor<1>, Tensor<1>, [BitWidth; 2])> {
+    pub(super) fn scales(
+        &self, weight: ParamId, pass: &Pass,
+    ) -> Option<(Tensor<1>, Tensor<1>, [BitWidth; 2])> {
         let spec = self.spec.as_ref()?;
-        let (wi, ai) = spec.positions(pass.precision?)?;
+        let (wi, ai) = spec.positions(pass.precision(weight)?)?;
         let activation = vec![self.activation_scales[ai].val().inner(), self.zero_points[ai].val().inner()];
         let weight = self.weight_scales[wi].val().inner();
         Some((Tensor::cat(activation, 0), weight, [spec.weights[wi], spec.activations[ai]]))
@@ -156,7 +170,7 @@ impl Quantizers {
             observer.record(weight.id, &x);
         }
         let w = weight.val();
-        let Some(precision) = pass.precision else { return (x, w) };
+        let Some(precision) = pass.precision(weight.id) else { return (x, w) };
         let spec = self.spec.as_ref().expect("a float network has no quantized pass");
         let (wi, ai) = spec
             .positions(precision)

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::{fmt, str::FromStr};
 
-/// What a network computes in: `float`, or a precision such as `w4a4`. Ordered as in tables: float, then the highest
-/// precision, and so on down.
+/// What a network computes in: `float`, a precision such as `w4a4`, or `mixed`. Ordered as in tables: float, then the
+/// highest precision, and so on down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum NumberFormat {
@@ -14,15 +14,25 @@ pub enum NumberFormat {
     Float,
     /// Quantized.
     Quantized(Precision),
+    /// Quantized, each layer at a precision of its own.
+    Mixed,
 }
 
 impl Ord for NumberFormat {
     fn cmp(&self, other: &Self) -> Ordering {
         match (self, other) {
-            (Self::Float, Self::Float) => Ordering::Equal,
-            (Self::Float, Self::Quantized(_)) => Ordering::Less,
-            (Self::Quantized(_), Self::Float) => Ordering::Greater,
             (Self::Quantized(a), Self::Quantized(b)) => b.cmp(a),
+            _ => self.place().cmp(&other.place()),
+        }
+    }
+}
+
+impl NumberFormat {
+    const fn place(self) -> u8 {
+        match self {
+            Self::Float => 0,
+            Self::Quantized(_) => 1,
+            Self::Mixed => 2,
         }
     }
 }
@@ -44,6 +54,7 @@ impl fmt::Display for NumberFormat {
         match self {
             Self::Float => f.pad("float"),
             Self::Quantized(precision) => precision.fmt(f),
+            Self::Mixed => f.pad("mixed"),
         }
     }
 }
@@ -54,6 +65,7 @@ impl FromStr for NumberFormat {
     fn from_str(text: &str) -> Result<Self, PrecisionError> {
         match text {
             "float" => Ok(Self::Float),
+            "mixed" => Ok(Self::Mixed),
             _ => text.parse().map(Self::Quantized),
         }
     }

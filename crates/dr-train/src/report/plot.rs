@@ -75,7 +75,7 @@ fn draw_into(svg: &mut String, report: &Report) -> Result<(), Box<dyn Error>> {
 }
 
 fn colour(report: &Report, format: NumberFormat) -> RGBColor {
-    let position = report.precisions.iter().position(|result| NumberFormat::from(result.precision) == format);
+    let position = report.precisions.iter().position(|result| result.precision == format);
     position.map_or(FLOAT, |position| COLOURS[position % COLOURS.len()])
 }
 
@@ -139,8 +139,8 @@ fn bars(area: &Area, report: &Report) -> Result<(), Box<dyn Error>> {
     };
     for (i, result) in report.precisions.iter().enumerate() {
         let x = i as f64;
-        let fill = colour(report, result.precision.into());
-        let single = report.single_top1(result.precision.into());
+        let fill = colour(report, result.precision);
+        let single = report.single_top1(result.precision);
         let (x0, x1) = if single.is_some() { (x - 0.4, x - 0.02) } else { (x - 0.3, x + 0.3) };
         bar(x0, x1, result.measured.top1, fill.filled())?;
         if let Some(top1) = single {

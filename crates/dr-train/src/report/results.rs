@@ -4,7 +4,6 @@ use super::NumberFormat;
 use super::plot;
 use crate::config::{DatasetKind, ModelKind, TrainConfig};
 use crate::files::write_atomically;
-use dr_precision::Precision;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
@@ -68,7 +67,7 @@ pub struct Measured {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PrecisionResult {
     /// The precision.
-    pub precision: Precision,
+    pub precision: NumberFormat,
     /// What was measured.
     #[serde(flatten)]
     pub measured: Measured,

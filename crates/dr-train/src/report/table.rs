@@ -14,10 +14,12 @@ impl Report {
         }
         let mut rows = vec![header.into_iter().map(str::to_owned).collect()];
         let float = self.float.map(|measured| (NumberFormat::Float, measured));
-        let precisions = self.precisions.iter().map(|result| (result.precision.into(), result.measured));
+        let precisions = self.precisions.iter().map(|result| (result.precision, result.measured));
         for (format, measured) in float.into_iter().chain(precisions) {
             let difference = match (format, self.float) {
-                (NumberFormat::Quantized(_), Some(float)) => signed(measured.top1 - float.top1),
+                (NumberFormat::Quantized(_) | NumberFormat::Mixed, Some(float)) => {
+                    signed(measured.top1 - float.top1)
+                }
                 _ => "-".to_owned(),
             };
             let mut row = vec![

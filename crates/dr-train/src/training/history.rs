@@ -39,8 +39,13 @@ impl History {
 /// Validation accuracy, averaged over the passes: what the best epoch is chosen by. In millionths, so that equals stay
 /// equal when they are read from a file, which may change their last bit.
 fn mean_valid_top1(record: &EpochRecord) -> f64 {
-    let sum: f64 = record.curves.values().map(|point| point.valid_top1).sum();
-    (sum / record.curves.len().max(1) as f64 * 1e6).round()
+    let top1: Vec<f64> = validated(record).map(|(_, point)| point.valid_top1).collect();
+    (top1.iter().sum::<f64>() / top1.len().max(1) as f64 * 1e6).round()
+}
+
+/// What is validated: mixtures have no running statistics of their own.
+fn validated(record: &EpochRecord) -> impl Iterator<Item = (&NumberFormat, &CurvePoint)> {
+    record.curves.iter().filter(|(format, _)| **format != NumberFormat::Mixed)
 }
 
 /// A history that the learner's threads write to.
@@ -115,8 +120,7 @@ impl State {
         if self.print {
             let loss = record.curves.values().map(|point| point.train_loss).sum::<f64>();
             let loss = loss / record.curves.len().max(1) as f64;
-            let top1 =
-                record.curves.iter().map(|(format, point)| format!("{format} {:.2}", point.valid_top1));
+            let top1 = validated(&record).map(|(format, point)| format!("{format} {:.2}", point.valid_top1));
             let top1 = top1.collect::<Vec<_>>().join("  ");
             let (name, epochs) = (&self.name, self.epochs);
             eprintln!(

@@ -9,7 +9,7 @@ use crate::config::OptimizerKind;
 use crate::data::{ImageBatch, ImageLoader};
 use crate::files::remove_leftovers;
 use crate::models::Network;
-use crate::report::TrainPhase;
+use crate::report::{NumberFormat, TrainPhase};
 use burn::data::dataloader::DataLoader;
 use burn::module::Module;
 use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
@@ -158,6 +158,11 @@ pub fn run_phase<M: Network>(
     let mut trained = trainee.clone();
     if finished < phase.epochs {
         let steps_per_epoch = train.num_batches().max(1);
+        if let Some(draws) = &objective.draws {
+            draws
+                .start(finished * steps_per_epoch)
+                .map_err(|reason| PhaseError::Stopped { phase: phase.name.clone(), reason })?;
+        }
         let warmup = (phase.warmup_epochs * steps_per_epoch as f64).round() as usize;
         let schedule = schedule(phase.lr, warmup, phase.epochs * steps_per_epoch)
             .map_err(|reason| PhaseError::Schedule { lr: phase.lr, reason })?;
@@ -172,11 +177,15 @@ pub fn run_phase<M: Network>(
             .with_checkpointing_strategy(LastAndBest::new(&checkpoints, history.clone()))
             .with_custom_checkpointers(checkpointer(0), checkpointer(1), checkpointer(2))
             .label(&phase.name);
-        for (position, precision) in objective.passes.iter().enumerate() {
-            let name = precision.map_or("float".to_string(), |p| p.to_string());
-            for quantity in [Quantity::Loss, Quantity::Top1] {
-                let metric = PassMetric::new(&name, position, quantity);
-                training = training.metric_train_numeric(metric.clone()).metric_valid_numeric(metric);
+        for (position, format) in objective.passes.iter().enumerate() {
+            // Of several mixtures the first.
+            let first = objective.passes[..position].iter().all(|earlier| earlier != format);
+            for quantity in [Quantity::Loss, Quantity::Top1].into_iter().filter(|_| first) {
+                let metric = PassMetric::new(&format.to_string(), position, quantity);
+                training = training.metric_train_numeric(metric.clone());
+                if *format != NumberFormat::Mixed {
+                    training = training.metric_valid_numeric(metric);
+                }
             }
         }
         if !dashboard {

@@ -3,15 +3,16 @@
 use super::alrs;
 use super::metric::StepOutput;
 use crate::data::ImageBatch;
+use crate::mixed::DrawLog;
 use crate::models::Network;
-use crate::nn::Pass;
+use crate::nn::{Assignment, Pass};
+use crate::report::NumberFormat;
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Tensor, activation::log_softmax, activation::softmax};
 use burn::train::{InferenceStep, Interrupter, TrainOutput, TrainStep};
-use dr_precision::Precision;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::collections::HashSet;
 use std::fmt;
@@ -24,8 +25,10 @@ const SMALLEST_SCALE: f32 = 1e-6;
 /// What a phase trains for. Shared by all copies of a [`Trainee`].
 #[derive(Default)]
 pub struct Objective {
-    /// The passes of each step, highest precision first; `None` is float.
-    pub passes: Vec<Option<Precision>>,
+    /// The passes of each step, highest precision first.
+    pub passes: Vec<NumberFormat>,
+    /// What mixed passes draw from.
+    pub draws: Option<DrawLog>,
     /// Learning rate of scales divided by that of weights.
     pub scale_rate: f64,
     /// Adaptive learning rate scaling.
@@ -44,18 +47,33 @@ pub struct Objective {
 impl Objective {
     /// For `passes` in each step, with one learning rate for everything and labels only.
     #[must_use]
-    pub fn new(passes: Vec<Option<Precision>>) -> Self {
+    pub fn new(passes: Vec<NumberFormat>) -> Self {
         Self { passes, scale_rate: 1.0, ..Self::default() }
     }
 }
 
 impl Objective {
-    fn pass(&self, precision: Option<Precision>) -> Pass<'static> {
-        match precision {
-            None => Pass::float(),
-            Some(precision) if self.integers => Pass::at(precision).in_integers(),
-            Some(precision) => Pass::at(precision),
-        }
+    /// The passes of a step, mixed ones with the next of `drawn`; without one, a mixed pass is left out.
+    fn passes<'a>(&self, drawn: &'a [Assignment]) -> Vec<Pass<'a>> {
+        let mut drawn = drawn.iter();
+        let pass = |&format: &NumberFormat| {
+            let pass = match format {
+                NumberFormat::Float => return Some(Pass::float()),
+                NumberFormat::Quantized(precision) => Pass::at(precision),
+                NumberFormat::Mixed => Pass::mixed(drawn.next()?),
+            };
+            Some(if self.integers { pass.in_integers() } else { pass })
+        };
+        self.passes.iter().filter_map(pass).collect()
+    }
+
+    /// The mixtures of the next step.
+    fn draw(&self) -> Vec<Assignment> {
+        let drawn = self.draws.as_ref().map_or(Ok(vec![]), DrawLog::next);
+        drawn.unwrap_or_else(|error| {
+            self.interrupter.stop(Some(&error));
+            vec![]
+        })
     }
 
     /// Runs the passes of a step side by side, on as many threads as there are processors. For a CPU, whose small
@@ -117,10 +135,8 @@ impl<M: Network> Trainee<M> {
     }
 
     /// Forward and backward of one pass; `None` if the loss is not finite.
-    fn pass(
-        &self, precision: Option<Precision>, batch: &ImageBatch, teacher: Option<&Tensor<2>>,
-    ) -> Option<PassResult> {
-        let logits = self.model.forward(batch.images.clone(), &self.objective.pass(precision));
+    fn pass(&self, pass: &Pass, batch: &ImageBatch, teacher: Option<&Tensor<2>>) -> Option<PassResult> {
+        let logits = self.model.forward(batch.images.clone(), pass);
         let loss = self.loss(logits.clone(), batch, teacher);
         if !loss.clone().into_scalar::<f32>().is_finite() {
             return None;
@@ -162,22 +178,24 @@ impl<M: Network> TrainStep for Trainee<M> {
             Distillation::Teacher(logits) => Some(Tensor::from_inner(logits(batch.images.clone().inner()))),
             _ => None,
         };
-        let mut results = Vec::with_capacity(objective.passes.len());
+        let drawn = objective.draw();
+        let passes = objective.passes(&drawn);
+        let mut results = Vec::with_capacity(passes.len());
         if let Some(workers) = &objective.workers {
             // Pass `i` always runs on the same thread: BatchNorm keeps its statistics by thread. Each thread has leaves of
             // its own, so that the graphs stay apart.
             let (count, device) = (workers.current_num_threads(), batch.images.device());
             let mine = |thread: usize| {
                 let model = self.clone().fork(&device);
-                let passes = objective.passes.iter().skip(thread).step_by(count);
-                passes.map(|&precision| model.pass(precision, &batch, teacher.as_ref())).collect::<Vec<_>>()
+                let passes = passes.iter().skip(thread).step_by(count);
+                passes.map(|pass| model.pass(pass, &batch, teacher.as_ref())).collect::<Vec<_>>()
             };
             let mut by_thread: Vec<_> =
                 workers.broadcast(|context| mine(context.index())).into_iter().map(Vec::into_iter).collect();
-            results.extend((0..objective.passes.len()).filter_map(|i| by_thread[i % count].next()));
+            results.extend((0..passes.len()).filter_map(|i| by_thread[i % count].next()));
         } else {
-            for &precision in &objective.passes {
-                let result = self.pass(precision, &batch, teacher.as_ref());
+            for pass in &passes {
+                let result = self.pass(pass, &batch, teacher.as_ref());
                 if matches!(objective.distill, Distillation::Highest) && teacher.is_none() {
                     teacher = result.as_ref().map(|result| result.logits.clone());
                 }
@@ -219,11 +237,13 @@ impl<M: Network> InferenceStep for Trainee<M> {
     type Output = StepOutput;
 
     fn step(&self, batch: ImageBatch) -> StepOutput {
-        let one = |&precision: &Option<Precision>| {
-            let logits = self.model.forward(batch.images.clone(), &self.objective.pass(precision));
+        let one = |pass: &Pass| {
+            let logits = self.model.forward(batch.images.clone(), pass);
             (self.loss(logits.clone(), &batch, None), logits)
         };
-        StepOutput { passes: self.objective.passes.iter().map(one).collect(), labels: batch.labels.clone() }
+        // Mixtures have no running statistics to be validated with.
+        let passes = self.objective.passes(&[]);
+        StepOutput { passes: passes.iter().map(one).collect(), labels: batch.labels.clone() }
     }
 }
 

@@ -1,6 +1,6 @@
 //! `dr-train eval`.
 
-use super::print;
+use super::{print, with_plan};
 use crate::artifact::Artifact;
 use crate::cli::{CommandError, EvalArgs};
 use crate::evaluation::{formats, measure};
@@ -15,10 +15,13 @@ use std::time::Instant;
 /// If the model or the images cannot be read, or do not fit together.
 pub fn eval(args: &EvalArgs) -> Result<(), CommandError> {
     let started = Instant::now();
-    let artifact = Artifact::load(&args.model)?;
+    let mut artifact = Artifact::load(&args.model)?;
+    let (device, device_kind) = device::open(args.device)?;
+    if let Some(plan) = &args.plan {
+        artifact = with_plan(&artifact, &args.model, plan, args.dataset, args.data_dir.as_deref(), &device)?;
+    }
     let description = &artifact.description;
     let formats = args.precision.map_or_else(|| formats(&artifact), |precision| vec![precision.into()]);
-    let (device, device_kind) = device::open(args.device)?;
     let dataset = args.dataset.unwrap_or(description.dataset);
     let test = Arc::new(data::load_test(dataset, args.data_dir.as_deref())?);
     let measured = measure(&artifact, &formats, &test, args.engine, &device)
@@ -41,9 +44,7 @@ pub fn eval(args: &EvalArgs) -> Result<(), CommandError> {
     for (format, measured) in formats.into_iter().zip(measured) {
         match format {
             NumberFormat::Float => report.float = Some(measured),
-            NumberFormat::Quantized(precision) => {
-                report.precisions.push(PrecisionResult { precision, measured });
-            }
+            precision => report.precisions.push(PrecisionResult { precision, measured }),
         }
     }
     print(&if args.json { report.to_json()? } else { report.table() })

@@ -5,13 +5,21 @@ use crate::artifact::Artifact;
 use crate::cli::{CommandError, LatencyArgs};
 use crate::device;
 use crate::latency::{LatencyOptions, latency as measure};
+use crate::mixed::PlanFile;
+use burn::tensor::Device;
 
 /// Measures how long a saved model takes at each precision.
 ///
 /// # Errors
 /// If the model cannot be read or is a float one, or the device or so many threads cannot be had.
 pub fn latency(args: &LatencyArgs) -> Result<(), CommandError> {
-    let artifact = Artifact::load(&args.model)?;
+    let mut artifact = Artifact::load(&args.model)?;
+    if let Some(plan) = &args.plan {
+        // The time does not depend on BatchNorm statistics: no images.
+        let plan = PlanFile::load(plan)?.plan;
+        artifact =
+            artifact.export_plan(&plan, &[], &Device::flex()).map_err(|error| error.in_file(&args.model))?;
+    }
     if let Some(threads) = args.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }

@@ -16,8 +16,15 @@ pub use train::train;
 
 use super::CommandError;
 use crate::artifact::Artifact;
+use crate::config::DatasetKind;
+use crate::data;
+use crate::evaluation::check_images;
+use crate::experiment::calibration_batches;
+use crate::mixed::PlanFile;
 use crate::report::thousands;
+use burn::tensor::Device;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Prints to the standard output. That its reader went away is no error.
 fn print(text: &str) -> Result<(), CommandError> {
@@ -27,6 +34,22 @@ fn print(text: &str) -> Result<(), CommandError> {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
+}
+
+/// The model with the precisions of a plan, with BatchNorm statistics of training images.
+fn with_plan(
+    artifact: &Artifact, model: &Path, plan: &Path, dataset: Option<DatasetKind>, data_dir: Option<&Path>,
+    device: &Device,
+) -> Result<Artifact, CommandError> {
+    let description = &artifact.description;
+    let plan = PlanFile::load(plan)?.plan;
+    // Without images first: what is wrong with the plan is known before data is read.
+    artifact.export_plan(&plan, &[], device).map_err(|error| error.in_file(model))?;
+    let dataset = dataset.unwrap_or(description.dataset);
+    let train = data::load(dataset, data_dir, None, description.seed)?.train;
+    check_images(artifact, &train)?;
+    let batches = calibration_batches(&Arc::new(train), &description.normalization, device)?;
+    Ok(artifact.export_plan(&plan, &batches, device).map_err(|error| error.in_file(model))?)
 }
 
 /// Writes a model file, and says so.
