@@ -27,6 +27,11 @@ use std::sync::Arc;
 use std::time::Instant;
 use thiserror::Error;
 
+/// Images and directions that Hessian traces are taken from before mixed training, which only asks which layers are
+/// above their mean.
+const TRACE_BATCH: usize = 128;
+const TRACE_SAMPLES: usize = 48;
+
 /// Training images that the activations' scales are fitted to.
 const CALIBRATION_IMAGES: usize = 1024;
 
@@ -290,10 +295,10 @@ impl Experiment {
         let images = ImageLoader::evaluation(
             self.train.clone(),
             self.normalization.clone(),
-            EVAL_BATCH,
+            TRACE_BATCH,
             self.device.clone(),
         );
-        let options = HessianOptions { seed: self.config.seed, ..HessianOptions::default() };
+        let options = HessianOptions { tolerance: 0.1, max_samples: TRACE_SAMPLES, seed: self.config.seed };
         let traces = traces(float, &images, &options, |_, _| {})?;
         let json = serde_json::to_vec_pretty(&traces).map_err(std::io::Error::other);
         json.and_then(|json| write_atomically(&path, &json))
