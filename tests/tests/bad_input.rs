@@ -144,6 +144,7 @@ fn models() {
             &["quantize", "--model", model, "--out", "out"],
             &["info", model],
             &["latency", "--model", model],
+            &["hessian", "--model", model, "--out", "out"],
         ] {
             assert_says(&program.error(command), &[&format!("`{model}`: ")]);
         }
@@ -177,11 +178,23 @@ fn models() {
     );
     assert_says(&program.error(&["eval", "--model", "model", "--device", "vulkan"]), &["device `vulkan`"]);
 
+    for (flag, value, parts) in [
+        ("--limit-train", "0", ["a limit of 0 training images", "expected"]),
+        ("--batch-size", "20000", ["a batch of 20000 images of 1x8x8", "expected at most 16384"]),
+        ("--device", "vulkan", ["device `vulkan`", "expected"]),
+    ] {
+        assert_says(&program.error(&["hessian", "--model", "float", "--out", "out", flag, value]), &parts);
+    }
+
     // Images of another size.
     let data = folder.path().join("data");
     fs::create_dir(&data).expect("a folder");
     mnist(&data, 50, 50);
-    for command in [&["eval", "--model", "model"][..], &["quantize", "--model", "float", "--out", "out"]] {
+    for command in [
+        &["eval", "--model", "model"][..],
+        &["quantize", "--model", "float", "--out", "out"],
+        &["hessian", "--model", "float", "--out", "out"],
+    ] {
         let message = program.error(&[command, &["--dataset", "mnist", "--data-dir", "data"]].concat());
         assert_says(&message, &["1x28x28", "expects 1x8x8"]);
     }

@@ -45,7 +45,7 @@ fn help() {
     let help = |arguments: &[&str]| program(folder.path()).output(arguments);
     insta::assert_snapshot!("help", help(&["--help"]));
     assert_eq!(help(&["help"]), help(&["--help"]));
-    for command in ["train", "eval", "export", "quantize", "info", "latency"] {
+    for command in ["train", "eval", "export", "quantize", "info", "latency", "hessian"] {
         insta::assert_snapshot!(format!("help-{command}"), help(&[command, "--help"]));
     }
     assert_eq!(help(&["--version"]), concat!("dr-train ", env!("CARGO_PKG_VERSION"), "\n"));
@@ -70,6 +70,7 @@ fn wrong_usage() {
             &["quantize"],
             &["info"],
             &["latency"],
+            &["hessian"],
         ],
     );
     insta::assert_snapshot!(text);
@@ -108,6 +109,13 @@ fn wrong_values() {
             &["latency", "--model", "m.safetensors", "--batch", "-1"],
             &["latency", "--model", "m.safetensors", "--samples", "few"],
             &["latency", "--model", "m.safetensors", "--threads", "0"],
+            &["hessian", "--model", "m.safetensors", "--tolerance", "0"],
+            &["hessian", "--model", "m.safetensors", "--tolerance", "-0.1"],
+            &["hessian", "--model", "m.safetensors", "--tolerance", "nan"],
+            &["hessian", "--model", "m.safetensors", "--tolerance", "inf"],
+            &["hessian", "--model", "m.safetensors", "--max-samples", "0"],
+            &["hessian", "--model", "m.safetensors", "--batch-size", "0"],
+            &["hessian", "--model", "m.safetensors", "--seed", "-1"],
         ],
     );
     insta::assert_snapshot!(text);
@@ -145,6 +153,12 @@ fn wrong_files() {
         &["export", "--model", "model.safetensors", "--precision", "4", "--out", "model.safetensors"],
         &["latency", "--model", "nowhere.safetensors"],
         &["latency", "--model", "model.safetensors", "--threads", "1"],
+        &["hessian", "--model", "nowhere.safetensors"],
+        &["hessian", "--model", "picture.png"],
+        &["hessian", "--model", "model.safetensors", "--out", "model.safetensors"],
+        &["hessian", "--model", "model.safetensors", "--out", "nowhere/traces.json"],
+        &["hessian", "--model", "model.safetensors", "--plot", "folder"],
+        &["hessian", "--model", "model.safetensors", "--out", "same", "--plot", "./same"],
         &["info", "nowhere.safetensors"],
         &["info", "folder"],
         &["info", "picture.png"],

@@ -72,6 +72,21 @@ pub fn check_images(artifact: &Artifact, images: &Images) -> Result<(), Evaluati
     Ok(())
 }
 
+/// Whether a batch of images of the model's size has at most `most_pixels`.
+///
+/// # Errors
+/// If it has more.
+pub(crate) fn check_batch(
+    artifact: &Artifact, batch: usize, most_pixels: usize,
+) -> Result<(), EvaluationError> {
+    let input = artifact.description.input;
+    let largest = most_pixels / (input.height * input.width).max(1);
+    if batch > largest {
+        return Err(EvaluationError::Batch { batch, input, largest });
+    }
+    Ok(())
+}
+
 /// What the model can compute in, highest first.
 #[must_use]
 pub fn formats(artifact: &Artifact) -> Vec<NumberFormat> {

@@ -1,7 +1,7 @@
 //! How long a saved model takes for a batch of images, in integers and in floats.
 
 use crate::artifact::Artifact;
-use crate::evaluation::{EvaluationError, formats, integer_networks};
+use crate::evaluation::{EvaluationError, check_batch, formats, integer_networks};
 use crate::models::{IntResNet, Network};
 use crate::nn::{IntegerError, Pass};
 use crate::report::{NumberFormat, aligned};
@@ -68,11 +68,8 @@ pub struct PrecisionLatency {
 pub fn latency(
     artifact: &Artifact, name: String, options: LatencyOptions, device: &Device, device_name: String,
 ) -> Result<Latencies, EvaluationError> {
-    let (batch, input) = (options.batch, artifact.description.input);
-    let largest = MOST_PIXELS / (input.height * input.width).max(1);
-    if batch > largest {
-        return Err(EvaluationError::Batch { batch, input, largest });
-    }
+    let batch = options.batch;
+    check_batch(artifact, batch, MOST_PIXELS)?;
     let formats = formats(artifact);
     let networks = integer_networks(artifact, &formats, device)?;
     let float = artifact.network(device)?;

@@ -1,10 +1,11 @@
 //! The arguments of the program, as clap reads them.
 
-use super::values::{at_least_one, count, number, one_of, seed, switch};
+use super::values::{at_least_one, between, count, number, one_of, part, seed, switch};
 use crate::config::{
     Baseline, BatchNormKind, DatasetKind, DeviceKind, Distill, Engine, ForwardKind, MixedNorm, ModelKind,
     OptimizerKind, Sampling, TrainConfig, Widths,
 };
+use crate::mixed::HessianOptions;
 use clap::{Args, Parser, Subcommand};
 use dr_kernels::ScaleGradient;
 use dr_precision::{Precision, PrecisionSet};
@@ -47,6 +48,8 @@ pub enum Command {
     Info(InfoArgs),
     /// Measure how long a saved model takes at each precision, in integers, and in floats
     Latency(LatencyArgs),
+    /// Measure how sensitive the loss is to each layer's weights: average Hessian traces
+    Hessian(HessianArgs),
 }
 
 impl Default for Command {
@@ -296,6 +299,56 @@ pub struct LatencyArgs {
     /// Where to compute
     #[arg(long, value_parser = one_of(DeviceKind::ALL), default_value_t = DeviceKind::Auto)]
     pub device: DeviceKind,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `dr-train hessian`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+For each layer: the trace of the Hessian of the loss over the layer's weights, divided by their
+number, estimated from random directions on training images. The network computes in floats; one for
+several precisions has its stored codes dequantized. It stops when every layer's standard error is at
+most --tolerance of its trace, or of a hundredth of the mean trace where that is larger.
+
+Examples:
+  dr-train hessian --model float.safetensors
+  dr-train hessian --model float.safetensors --tolerance 0.02 --out traces.json --plot traces.svg")]
+pub struct HessianArgs {
+    /// The model
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// Other images than the training images of the dataset the model was trained on
+    #[arg(long, value_parser = one_of(DatasetKind::ALL))]
+    pub dataset: Option<DatasetKind>,
+    /// Where the dataset's files are, if not in the usual places
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Use only the first so many training images
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
+    pub limit_train: Option<usize>,
+    /// Largest standard error, as a part of the trace
+    #[arg(long, value_name = "PART", value_parser = part, allow_negative_numbers = true, default_value_t = HessianOptions::default().tolerance)]
+    pub tolerance: f64,
+    /// Most directions
+    #[arg(long, value_name = "N", value_parser = between(HessianOptions::MIN_SAMPLES, 1 << 20), allow_negative_numbers = true, default_value_t = HessianOptions::default().max_samples)]
+    pub max_samples: usize,
+    /// Images for each direction
+    #[arg(long, value_name = "N", value_parser = at_least_one(1 << 16), allow_negative_numbers = true, default_value_t = 64)]
+    pub batch_size: usize,
+    /// Decides the directions
+    #[arg(long, value_name = "N", value_parser = seed, allow_negative_numbers = true, default_value_t = HessianOptions::default().seed)]
+    pub seed: u64,
+    /// Where to compute
+    #[arg(long, value_parser = one_of(DeviceKind::ALL), default_value_t = DeviceKind::Auto)]
+    pub device: DeviceKind,
+    /// Write the traces as JSON
+    #[arg(long, value_name = "FILE.json")]
+    pub out: Option<PathBuf>,
+    /// Draw the traces
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,

@@ -11,7 +11,7 @@ mod usage;
 mod values;
 
 pub use args::{
-    Cli, Command, EvalArgs, ExportArgs, InfoArgs, LatencyArgs, QuantizeArgs, Settings, TrainArgs,
+    Cli, Command, EvalArgs, ExportArgs, HessianArgs, InfoArgs, LatencyArgs, QuantizeArgs, Settings, TrainArgs,
 };
 pub use error::CommandError;
 pub use resolve::ResolvedTraining;
@@ -60,5 +60,12 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
         }
         Command::Info(args) => commands::info(&args),
         Command::Latency(args) => commands::latency(&args),
+        Command::Hessian(args) => {
+            resolve::check_output_files(
+                [("out", args.out.as_deref()), ("plot", args.plot.as_deref())],
+                &args.model,
+            )?;
+            commands::hessian(&args)
+        }
     }
 }

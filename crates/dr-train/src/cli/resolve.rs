@@ -177,9 +177,38 @@ fn check_output_folder(out: &Path) -> Result<(), CommandError> {
     Err(CommandError::new(format!("--out `{}`: `{nearest}` is not a folder: expected one", out.display())))
 }
 
+/// Files that flags name to write to, each as [`check_output_file`] says, and no two the same.
+pub(super) fn check_output_files(
+    files: [(&str, Option<&Path>); 2], input: &Path,
+) -> Result<(), CommandError> {
+    for (flag, file) in files {
+        file.map_or(Ok(()), |file| check_output_flag(flag, file, input))?;
+    }
+    match files {
+        [(a, Some(file)), (b, Some(other))] if same_output(file, other) => Err(CommandError::new(format!(
+            "--{b} `{}`: is also the --{a}: expected another file",
+            other.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Whether two files that may not exist yet, in folders that do, are one.
+fn same_output(a: &Path, b: &Path) -> bool {
+    let parent = |path: &Path| match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    a == b || (a.file_name() == b.file_name() && same_folder(&parent(a), &parent(b)))
+}
+
 /// A file to write: not a folder, in a folder that exists, and not the file that is read.
 pub(super) fn check_output_file(out: &Path, input: &Path) -> Result<(), CommandError> {
-    let wrong = |what: &str| Err(CommandError::new(format!("--out `{}`: {what}", out.display())));
+    check_output_flag("out", out, input)
+}
+
+fn check_output_flag(flag: &str, out: &Path, input: &Path) -> Result<(), CommandError> {
+    let wrong = |what: &str| Err(CommandError::new(format!("--{flag} `{}`: {what}", out.display())));
     if out.is_dir() {
         return wrong("is a folder: expected the name of a file");
     }

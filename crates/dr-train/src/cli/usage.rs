@@ -35,7 +35,9 @@ pub(super) fn message_and_hint(error: &clap::Error) -> (String, Option<String>) 
         ErrorKind::UnknownArgument => format!("unknown argument `{argument}`"),
         ErrorKind::InvalidSubcommand => {
             let name = text(ContextKind::InvalidSubcommand).unwrap_or_default();
-            format!("unknown command `{name}`: expected one of train, eval, export, quantize, info")
+            format!(
+                "unknown command `{name}`: expected one of train, eval, export, quantize, info, latency, hessian"
+            )
         }
         ErrorKind::MissingRequiredArgument => {
             format!("missing {}", text(ContextKind::InvalidArg).unwrap_or_default())

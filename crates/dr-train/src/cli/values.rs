@@ -25,9 +25,22 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
 
 /// A whole number from 1 to `max`.
 pub(super) fn at_least_one(max: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
+    between(1, max)
+}
+
+/// A whole number from `min` to `max`.
+pub(super) fn between(min: usize, max: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
     move |text| match text.parse() {
-        Ok(number) if (1..=max).contains(&number) => Ok(number),
-        _ => Err(format!("`{text}`: expected a whole number from 1 to {max}")),
+        Ok(number) if (min..=max).contains(&number) => Ok(number),
+        _ => Err(format!("`{text}`: expected a whole number from {min} to {max}")),
+    }
+}
+
+/// A number above 0 and at most 1.
+pub(super) fn part(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if number > 0.0 && number <= 1.0 => Ok(number),
+        _ => Err(format!("`{text}`: expected a number above 0 and at most 1")),
     }
 }
 

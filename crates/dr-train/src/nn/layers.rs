@@ -179,6 +179,15 @@ impl Layer<'_> {
         }
     }
 
+    /// The identity of the weight among the network's parameters.
+    #[must_use]
+    pub fn weight_id(&self) -> ParamId {
+        match self {
+            Self::Conv2d(layer) => layer.weight.id,
+            Self::Linear(layer) => layer.weight.id,
+        }
+    }
+
     /// Fits scales to the weights and to what the observer saw.
     pub(crate) fn fit(&mut self, spec: LayerSpec, observer: &Observer) {
         match self {

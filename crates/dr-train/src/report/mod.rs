@@ -1,10 +1,12 @@
 //! What a run reports: `report.json`, a table and `report.svg`.
 
+mod bars;
 mod format;
 mod plot;
 mod results;
 mod table;
 
+pub(crate) use bars::{Bar, draw as draw_bars};
 pub(crate) use table::{aligned, thousands};
 
 pub use format::NumberFormat;

@@ -2,6 +2,7 @@
 
 mod eval;
 mod export;
+mod hessian;
 mod info;
 mod latency;
 mod quantize;
@@ -9,6 +10,7 @@ mod train;
 
 pub use eval::eval;
 pub use export::export;
+pub use hessian::hessian;
 pub use info::info;
 pub use latency::latency;
 pub use quantize::quantize;

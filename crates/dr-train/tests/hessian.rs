@@ -1,0 +1,292 @@
+//! Estimated Hessian traces against those that are known, or found by differences one weight at a time.
+
+use burn::data::dataloader::DataLoader;
+use burn::module::{Module, ModuleMapper, Param, ParamId};
+use burn::nn::loss::CrossEntropyLossConfig;
+use burn::optim::GradientsParams;
+use burn::tensor::activation::softmax;
+use burn::tensor::{Device, Tensor};
+use dr_precision::PrecisionSet;
+use dr_train::artifact::{Artifact, Description, InputShape};
+use dr_train::config::{DatasetKind, ModelKind};
+use dr_train::data::{self, ImageBatch, ImageLoader, Splits};
+use dr_train::mixed::{HessianOptions, LayerTrace, Traces, traces};
+use dr_train::models::{NamedLayer, Network, ResNet, ResNetConfig};
+use dr_train::nn::{
+    Layer, Pass, PrecisionNorm, PrecisionNormConfig, QuantConfig, QuantConv2d, QuantConv2dConfig,
+    QuantLinear, QuantLinearConfig,
+};
+use rand::SeedableRng;
+use std::sync::Arc;
+
+const CLASSES: usize = 10;
+
+/// Some digits, `[1, 8, 8]` each.
+fn digits(count: usize, batch: usize) -> ImageLoader {
+    let Splits { train, normalization, .. } =
+        data::load(DatasetKind::Digits, None, Some(count), 1).expect("digits are always there");
+    ImageLoader::evaluation(Arc::new(train), normalization, batch, Device::flex())
+}
+
+fn batches(loader: &ImageLoader) -> Vec<ImageBatch> {
+    loader.iter().map(|batch| batch.expect("a batch")).collect()
+}
+
+fn options(tolerance: f64, seed: u64) -> HessianOptions {
+    HessianOptions { tolerance, seed, ..HessianOptions::default() }
+}
+
+fn estimate<M: Network>(model: &M, loader: &dyn DataLoader<ImageBatch>, options: HessianOptions) -> Traces {
+    traces(model, loader, &options, |_, _| ()).expect("traces")
+}
+
+/// Softmax regression, whose Hessian is known.
+#[derive(Module, Debug)]
+struct Regression {
+    head: QuantLinear,
+}
+
+impl Network for Regression {
+    fn forward(&self, images: Tensor<4>, pass: &Pass) -> Tensor<2> {
+        self.head.forward(images.flatten(1, 3), pass)
+    }
+
+    fn layers(&mut self) -> Vec<NamedLayer<'_>> {
+        let layer = Layer::Linear(&mut self.head);
+        vec![NamedLayer { name: "head".into(), layer, pinned: true, after_relu: false }]
+    }
+
+    fn norms(&mut self) -> Vec<&mut PrecisionNorm> {
+        vec![]
+    }
+}
+
+/// Convolutions, BatchNorm and nothing that bends sharply, so that second derivatives are what differences give.
+#[derive(Module, Debug)]
+struct Smooth {
+    conv1: QuantConv2d,
+    norm1: PrecisionNorm,
+    conv2: QuantConv2d,
+    norm2: PrecisionNorm,
+    head: QuantLinear,
+}
+
+impl Smooth {
+    fn new(device: &Device) -> Self {
+        let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(5);
+        let mut conv = |channels, stride| QuantConv2dConfig { channels, kernel: 3, stride }.init(rng, device);
+        let (conv1, conv2) = (conv([1, 3], 1), conv([3, 4], 2));
+        Self {
+            conv1,
+            norm1: PrecisionNormConfig::new(3).init(device),
+            conv2,
+            norm2: PrecisionNormConfig::new(4).init(device),
+            head: QuantLinearConfig { features: [4, CLASSES] }.init(rng, device),
+        }
+    }
+}
+
+impl Network for Smooth {
+    fn forward(&self, images: Tensor<4>, pass: &Pass) -> Tensor<2> {
+        let x = self.norm1.forward(self.conv1.forward(images, pass), pass.precision()).tanh();
+        let x = self.norm2.forward(self.conv2.forward(x, pass), pass.precision()).tanh();
+        self.head.forward(x.flatten::<3>(2, 3).mean_dim(2).squeeze_dim::<2>(2), pass)
+    }
+
+    fn layers(&mut self) -> Vec<NamedLayer<'_>> {
+        let named =
+            |name: &str, layer| NamedLayer { name: name.into(), layer, pinned: false, after_relu: false };
+        vec![
+            named("conv1", Layer::Conv2d(&mut self.conv1)),
+            named("conv2", Layer::Conv2d(&mut self.conv2)),
+            named("head", Layer::Linear(&mut self.head)),
+        ]
+    }
+
+    fn norms(&mut self) -> Vec<&mut PrecisionNorm> {
+        vec![&mut self.norm1, &mut self.norm2]
+    }
+}
+
+/// Lets BatchNorm see images in training mode, so that its statistics are of this network.
+fn settle<M: Network>(model: M, loader: &ImageLoader) -> M {
+    for batch in batches(loader).iter().cycle().take(30) {
+        model.forward(batch.images.clone().autodiff(), &Pass::float());
+    }
+    model
+}
+
+fn resnet() -> ResNet {
+    let config = ResNetConfig { blocks: 1, width: 2, channels: 1, classes: CLASSES };
+    settle(config.init(3, &Device::flex().autodiff()), &digits(256, 64))
+}
+
+/// Adds a number to one weight of one layer, and tracks that layer's gradient.
+struct Nudge {
+    layer: ParamId,
+    index: usize,
+    by: f32,
+}
+
+impl ModuleMapper for Nudge {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if param.id != self.layer {
+            return param;
+        }
+        param.map(|tensor| {
+            let (device, dims) = (tensor.device(), tensor.dims());
+            let mut values: Vec<f32> = tensor.into_data().try_into_vec().expect("f32");
+            values[self.index] += self.by;
+            Tensor::from_data(burn::tensor::TensorData::new(values, dims), &device).require_grad()
+        })
+    }
+}
+
+/// The trace of a layer's block divided by its size, from the gradient's difference at each of the layer's weights.
+fn by_columns<M: Network>(model: &M, layer: usize, batch: &ImageBatch, step: f32) -> f64 {
+    let mut model = model.valid().freeze().train();
+    let (id, shape) = {
+        let layer = model.layers().remove(layer).layer;
+        (layer.weight_id(), layer.weight_shape())
+    };
+    let at = |index: usize, by: f32| -> f64 {
+        let model = model.clone().map(&mut Nudge { layer: id, index, by });
+        let logits = model.forward(batch.images.clone().autodiff(), &Pass::float());
+        let cross_entropy = CrossEntropyLossConfig::new().init(&logits.device());
+        let loss = cross_entropy.forward(logits, batch.labels.clone().autodiff());
+        let gradients = GradientsParams::from_grads(loss.backward(), &model);
+        let gradient = match shape.len() {
+            2 => gradients.get::<2>(id).expect("a gradient").into_data(),
+            _ => gradients.get::<4>(id).expect("a gradient").into_data(),
+        };
+        f64::from(gradient.try_into_vec::<f32>().expect("f32")[index])
+    };
+    let count: usize = shape.iter().product();
+    let entry = |index| (at(index, step) - at(index, -step)) / (2.0 * f64::from(step));
+    (0..count).map(entry).sum::<f64>() / count as f64
+}
+
+#[track_caller]
+fn assert_near(layer: &LayerTrace, exact: f64, errors: f64, relative: f64) {
+    let difference = (layer.average_trace - exact).abs();
+    println!("{layer:?}: exactly {exact:.4e}, {:.2} standard errors off", difference / layer.standard_error);
+    assert!(difference <= errors * layer.standard_error + relative * exact.abs(), "{layer:?}: not {exact}");
+}
+
+#[test]
+fn softmax_regression_is_as_derived() {
+    let loader = digits(200, 200);
+    let device = Device::flex();
+    let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(2);
+    let model = Regression { head: QuantLinearConfig { features: [64, CLASSES] }.init(rng, &device) };
+    // The block of class k is the mean of p_k (1 - p_k) x x^T.
+    let batch = batches(&loader).remove(0);
+    let p = softmax(model.forward(batch.images.clone(), &Pass::float()), 1);
+    let x = batch.images.flatten::<2>(1, 3);
+    let traces_of_images = (p.clone() - p.square()).sum_dim(1) * x.square().sum_dim(1);
+    let exact = traces_of_images.mean().into_scalar::<f64>() / (64 * CLASSES) as f64;
+    for seed in 1..=5 {
+        let traces = estimate(&model, &loader, options(0.02, seed));
+        assert!(traces.converged, "{traces:?}");
+        assert_eq!((traces.layers[0].layer.as_str(), traces.layers[0].parameters), ("head", 640));
+        assert_near(&traces.layers[0], exact, 3.5, 1e-3);
+    }
+}
+
+#[test]
+fn a_smooth_network_is_as_by_columns() {
+    let loader = digits(64, 64);
+    let model = settle(Smooth::new(&Device::flex().autodiff()), &loader);
+    let batch = batches(&loader).remove(0);
+    let exact: Vec<f64> = (0..3).map(|layer| by_columns(&model, layer, &batch, 0.01)).collect();
+    for seed in 1..=4 {
+        let traces = estimate(&model, &loader, options(0.03, seed));
+        assert!(traces.converged && traces.layers.len() == 3, "{traces:?}");
+        let (relative, disagreement) = traces.chosen_step().expect("a step");
+        println!("step {relative}, neighbours differ by {disagreement:.1e}");
+        assert!(disagreement < 0.02, "{traces:?}");
+        for (layer, exact) in traces.layers.iter().zip(&exact) {
+            assert_near(layer, *exact, 3.5, 5e-3);
+        }
+    }
+}
+
+#[test]
+fn a_resnet_is_as_by_columns() {
+    let loader = digits(256, 256);
+    let model = resnet();
+    let batch = batches(&loader).remove(0);
+    let found: Vec<Traces> = (1..=2).map(|seed| estimate(&model, &loader, options(0.05, seed))).collect();
+    // The stem, a convolution, a shortcut and the head.
+    for name in ["stem", "stages.0.0.conv2", "stages.1.0.shortcut", "head"] {
+        let position = found[0].layers.iter().position(|layer| layer.layer == name).expect("a layer");
+        let exact = by_columns(&model, position, &batch, found[0].step as f32);
+        for traces in &found {
+            assert!(traces.converged, "{traces:?}");
+            assert_near(&traces.layers[position], exact, 3.5, 0.05);
+        }
+    }
+}
+
+#[test]
+fn seeds_decide_and_networks_stay_as_they_are() {
+    let loader = digits(96, 32);
+    let model = resnet();
+    let input = InputShape { channels: 1, height: 8, width: 8 };
+    let (dataset, kind) = (DatasetKind::Digits, ModelKind::Resnet8);
+    let description = Description::new(dataset, kind, input, CLASSES, PrecisionSet::default());
+    let tensors = |model: &ResNet| {
+        Artifact::of(model.clone(), description.clone()).expect("an artifact of the network").tensors
+    };
+    let before = tensors(&model);
+    let options = |seed| HessianOptions { max_samples: 10, ..options(0.01, seed) };
+    let first = estimate(&model, &loader, options(1));
+    assert_eq!(tensors(&model), before, "weights or statistics changed");
+    assert_eq!(estimate(&model, &loader, options(1)), first);
+    assert_ne!(estimate(&model, &loader, options(2)).layers, first.layers);
+    // In evaluation mode, without gradients, it is the same network.
+    assert_eq!(estimate(&model.valid(), &loader, options(1)), first);
+    // And quantized, in floats.
+    let images = batches(&loader).into_iter().map(|batch| batch.images).collect();
+    let quantized = model.quantize(&QuantConfig::new(PrecisionSet::default()), images);
+    assert_eq!(estimate(&quantized, &loader, options(1)), first);
+}
+
+#[test]
+fn progress_is_told() {
+    let mut told = vec![];
+    let options = HessianOptions { max_samples: 9, ..options(1e-6, 1) };
+    let found = traces(&resnet(), &digits(64, 32), &options, |samples, worst| told.push((samples, worst)));
+    let found = found.expect("traces");
+    assert_eq!(told.iter().map(|(samples, _)| *samples).collect::<Vec<_>>(), (2..=9).collect::<Vec<_>>());
+    assert_eq!(told.last().map(|last| last.1), Some(found.uncertainty()));
+    assert!(!found.converged && found.samples == 9);
+}
+
+/// Makes all weights of one layer not finite.
+struct Spoil(ParamId);
+
+impl ModuleMapper for Spoil {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if param.id == self.0 { param.map(|tensor| tensor.detach() * f32::NAN) } else { param }
+    }
+}
+
+#[test]
+fn what_cannot_be_measured_is_an_error() {
+    let loader = digits(64, 32);
+    let error = |model: &ResNet, loader: &dyn DataLoader<ImageBatch>, options| {
+        traces(model, loader, &options, |_, _| ()).expect_err("an error").to_string()
+    };
+    let mut model = resnet().valid();
+    assert_eq!(
+        error(&model, loader.slice(0, 0).as_ref(), options(0.1, 1)),
+        "no images: expected at least one batch"
+    );
+    assert!(error(&model, &loader, options(0.0, 1)).starts_with("tolerance 0: expected"));
+    let few = HessianOptions { max_samples: 0, ..options(0.1, 1) };
+    assert!(error(&model, &loader, few).starts_with("max-samples 0: expected"));
+    let stem = model.layers().remove(0).layer.weight_id();
+    let message = error(&model.map(&mut Spoil(stem)), &loader, options(0.1, 1));
+    assert!(message.starts_with("layer `stem`"), "{message}");
+}
