@@ -4,6 +4,7 @@ use super::print;
 use crate::artifact::{Artifact, Description};
 use crate::cli::{CommandError, InfoArgs};
 use crate::report::thousands;
+use dr_precision::PrecisionPlan;
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -56,6 +57,7 @@ fn table(artifact: &Artifact) -> String {
     let description = &artifact.description;
     let list = |values: &[f32]| values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let normalization = &description.normalization;
+    let mixed = description.mixed.map_or("not trained for".to_owned(), |norm| format!("BatchNorm {norm}"));
     let rows = [
         ("kind", description.kind.to_string()),
         ("model", format!("{}, {} channels in its first stage", description.model, description.width)),
@@ -67,6 +69,7 @@ fn table(artifact: &Artifact) -> String {
         ("precisions", description.precisions.to_string()),
         ("edge", format!("{} in the first and the last layer", description.edge)),
         ("BatchNorm", description.batch_norm.to_string()),
+        ("mixtures", mixed),
         ("seed", description.seed.to_string()),
         ("checksum", description.checksum.clone()),
     ];
@@ -79,6 +82,9 @@ fn table(artifact: &Artifact) -> String {
     }
     let _ =
         writeln!(text, "{:<12}{}, {} bytes", "tensors", tensors.len(), thousands(artifact.payload_bytes()));
+    for (layer, precision) in description.plan.iter().flat_map(PrecisionPlan::iter) {
+        let _ = writeln!(text, "{:<12}{precision}  {layer}", "plan");
+    }
     for TensorInfo { name, type_name, shape, bytes } in tensors {
         let shape = format!("{shape:?}");
         let _ = writeln!(text, "  {name:<name_width$}  {type_name:<3}  {shape:<20} {:>12}", thousands(bytes));
