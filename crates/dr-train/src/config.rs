@@ -135,6 +135,16 @@ impl Default for Widths {
 }
 
 named! {
+    /// Whose quantization a search takes to cost loss.
+    LossTerms, "objective" {
+        /// That of the weights.
+        Weights = "weights",
+        /// That of the weights and of the activations.
+        Both = "both",
+    }
+}
+
+named! {
     /// Whose logits the lower precisions also learn from.
     Distill, "distillation" {
         /// Labels only.

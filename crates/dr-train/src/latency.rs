@@ -11,10 +11,10 @@ use serde::Serialize;
 use std::time::Instant;
 
 /// Passes before the first that counts: memory is allocated and, on GPUs, kernels are compiled in them.
-const WARM_UP: usize = 3;
+pub(crate) const WARM_UP: usize = 3;
 
 /// Pixels of a batch: 16 channels of them, which a first stage has, are 1 GiB.
-const MOST_PIXELS: usize = 1 << 24;
+pub(crate) const MOST_PIXELS: usize = 1 << 24;
 
 /// What [`latency`] measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +97,7 @@ pub fn latency(
     })
 }
 
-fn random_images(artifact: &Artifact, batch: usize, device: &Device) -> Tensor<4> {
+pub(crate) fn random_images(artifact: &Artifact, batch: usize, device: &Device) -> Tensor<4> {
     let input = artifact.description.input;
     let shape = [batch, input.channels, input.height, input.width];
     let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(artifact.description.seed);
@@ -105,13 +105,15 @@ fn random_images(artifact: &Artifact, batch: usize, device: &Device) -> Tensor<4
 }
 
 /// The time from the images to the logits in the processor's memory.
-fn milliseconds(forward: impl FnOnce() -> Result<Tensor<2>, IntegerError>) -> Result<f64, IntegerError> {
+pub(crate) fn milliseconds(
+    forward: impl FnOnce() -> Result<Tensor<2>, IntegerError>,
+) -> Result<f64, IntegerError> {
     let start = Instant::now();
     let _ = forward()?.into_data();
     Ok(start.elapsed().as_secs_f64() * 1e3)
 }
 
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

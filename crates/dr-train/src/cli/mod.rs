@@ -11,7 +11,8 @@ mod usage;
 mod values;
 
 pub use args::{
-    Cli, Command, EvalArgs, ExportArgs, HessianArgs, InfoArgs, LatencyArgs, QuantizeArgs, Settings, TrainArgs,
+    Cli, Command, EvalArgs, ExportArgs, HessianArgs, InfoArgs, LatencyArgs, QuantizeArgs, SearchArgs,
+    Settings, TrainArgs,
 };
 pub use error::CommandError;
 pub use resolve::ResolvedTraining;
@@ -66,6 +67,13 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
                 &args.model,
             )?;
             commands::hessian(&args)
+        }
+        Command::Search(args) => {
+            resolve::check_output_files(
+                [("out", args.out.as_deref()), ("pareto", args.pareto.as_deref())],
+                &args.model,
+            )?;
+            commands::search(&args)
         }
     }
 }

@@ -36,7 +36,7 @@ pub(super) fn message_and_hint(error: &clap::Error) -> (String, Option<String>) 
         ErrorKind::InvalidSubcommand => {
             let name = text(ContextKind::InvalidSubcommand).unwrap_or_default();
             format!(
-                "unknown command `{name}`: expected one of train, eval, export, quantize, info, latency, hessian"
+                "unknown command `{name}`: expected one of train, eval, export, quantize, info, latency, hessian, search"
             )
         }
         ErrorKind::MissingRequiredArgument => {

@@ -1,6 +1,7 @@
 //! How the values of flags are parsed.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use dr_precision::Precision;
 use std::fmt::Display;
 use std::str::FromStr;
 
@@ -42,6 +43,16 @@ pub(super) fn part(text: &str) -> Result<f64, String> {
         Ok(number) if number > 0.0 && number <= 1.0 => Ok(number),
         _ => Err(format!("`{text}`: expected a number above 0 and at most 1")),
     }
+}
+
+/// A layer and its precision, `LAYER=PRECISION`.
+pub(super) fn pin(text: &str) -> Result<(String, Precision), String> {
+    let (layer, precision) = text
+        .rsplit_once('=')
+        .filter(|(layer, _)| !layer.is_empty())
+        .ok_or_else(|| format!("`{text}`: expected LAYER=PRECISION, for example `stages.0.0.conv1=w8a8`"))?;
+    let precision = precision.parse().map_err(|error| format!("`{text}`: {error}"))?;
+    Ok((layer.to_owned(), precision))
 }
 
 /// A seed.

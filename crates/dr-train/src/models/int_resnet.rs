@@ -1,9 +1,10 @@
 //! [`IntResNet`]: a residual network in integer arithmetic.
 
 use crate::nn::{IntConv2d, IntLinear, IntegerError};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use dr_precision::Precision;
 use std::iter::once;
+use std::time::{Duration, Instant};
 
 /// A [`ResNet`](super::ResNet) in integer arithmetic: made by [`ResNet::to_integer`](super::ResNet::to_integer) or
 /// [`Artifact::integer`](crate::artifact::Artifact::integer), switched between precisions in place.
@@ -24,17 +25,35 @@ pub(super) struct IntBlock {
     pub(super) shortcut: Option<IntConv2d>,
 }
 
+/// Measures layers, if it is to: on the device, which is waited for.
+struct Clock(Option<(Device, Vec<Duration>)>);
+
+impl Clock {
+    /// Runs the layer at this position.
+    fn layer<T>(&mut self, position: usize, run: impl FnOnce() -> T) -> T {
+        let Some((device, times)) = &mut self.0 else { return run() };
+        let start = Instant::now();
+        let result = run();
+        // What goes wrong on the device shows when the result is read.
+        let _ = device.sync();
+        times[position] = start.elapsed();
+        result
+    }
+}
+
 impl IntBlock {
     /// `[batch, rows, columns, channels]` in f32 to the same after the block. Between the convolutions there are only
-    /// codes.
-    fn forward(&self, x: Tensor<4>) -> Result<Tensor<4>, IntegerError> {
-        let codes = self.conv1.quantize(x.clone(), true)?;
-        let y = self.conv1.forward_to(&codes, &self.conv2)?;
+    /// codes. Layers count from `first`, in the order of [`IntBlock::layers`].
+    fn forward(&self, x: Tensor<4>, first: usize, clock: &mut Clock) -> Result<Tensor<4>, IntegerError> {
+        let y = clock.layer(first, || {
+            let codes = self.conv1.quantize(x.clone(), true)?;
+            self.conv1.forward_to(&codes, &self.conv2)
+        })?;
         let x = match &self.shortcut {
-            Some(conv) => conv.forward(&conv.quantize(x, true)?, None)?,
+            Some(conv) => clock.layer(first + 2, || conv.forward(&conv.quantize(x, true)?, None))?,
             None => x,
         };
-        self.conv2.forward(&y, Some(x))
+        clock.layer(first + 1, || self.conv2.forward(&y, Some(x)))
     }
 
     fn layers(&self) -> impl Iterator<Item = &IntConv2d> {
@@ -52,13 +71,30 @@ impl IntResNet {
     /// # Errors
     /// Images of another number of channels or on another device.
     pub fn forward(&self, images: Tensor<4>) -> Result<Tensor<2>, IntegerError> {
-        let mut x = self.stem.forward(&self.stem.quantize(images, false)?, None)?;
+        self.run(images, &mut Clock(None))
+    }
+
+    /// The same, and how long each layer took with the quantization of its input: in the order of
+    /// [`Network::layers`](super::Network::layers). The device is waited for after each layer.
+    ///
+    /// # Errors
+    /// Those of [`IntResNet::forward`].
+    pub fn forward_timed(&self, images: Tensor<4>) -> Result<(Tensor<2>, Vec<Duration>), IntegerError> {
+        let mut clock = Clock(Some((images.device(), vec![Duration::ZERO; self.layers().count()])));
+        let logits = self.run(images, &mut clock)?;
+        Ok((logits, clock.0.map(|(_, times)| times).unwrap_or_default()))
+    }
+
+    fn run(&self, images: Tensor<4>, clock: &mut Clock) -> Result<Tensor<2>, IntegerError> {
+        let mut x = clock.layer(0, || self.stem.forward(&self.stem.quantize(images, false)?, None))?;
+        let mut first = 1;
         for block in &self.blocks {
-            x = block.forward(x)?;
+            x = block.forward(x, first, clock)?;
+            first += block.layers().count();
         }
         // `[batch, rows, columns, channels]`
         let features = x.flatten::<3>(1, 2).mean_dim(1).squeeze_dim::<2>(1);
-        self.head.forward(features)
+        clock.layer(first, || self.head.forward(features))
     }
 
     /// Switches all layers to another precision, by shifts of the stored codes; the first and the last keep their bits.

@@ -10,10 +10,19 @@ use std::sync::Mutex;
 /// How many values of one layer's input are kept.
 const SAMPLE: usize = 1 << 15;
 
-/// Records a sample of every quantized layer's input.
+/// Records the shape and a sample of every quantized layer's input.
 #[derive(Default)]
 pub struct Observer {
-    samples: Mutex<HashMap<ParamId, Vec<f32>>>,
+    inputs: Mutex<HashMap<ParamId, Inputs>>,
+}
+
+/// What was seen of one layer's inputs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Inputs {
+    /// Of the last batch.
+    pub(crate) shape: Vec<usize>,
+    /// Values of all batches.
+    pub(crate) sample: Vec<f32>,
 }
 
 impl Observer {
@@ -26,16 +35,19 @@ impl Observer {
     /// Adds values of `x`, evenly spread over it, until the sample is full.
     pub(super) fn record<const D: usize>(&self, layer: ParamId, x: &Tensor<D>) {
         let values = x.clone().into_data().convert::<f32>().try_into_vec::<f32>().unwrap_or_default();
-        let mut samples = self.samples.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let sample = samples.entry(layer).or_default();
+        let mut inputs = self.inputs.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let Inputs { shape, sample } = inputs.entry(layer).or_default();
+        *shape = x.dims().to_vec();
         let room = (SAMPLE / 4).min(SAMPLE - sample.len()).max(1);
         // An odd step visits all columns of the usual, even, image sizes.
         sample.extend(values.iter().step_by(values.len().div_ceil(room) | 1));
         sample.truncate(SAMPLE);
     }
 
-    pub(super) fn take(&self, layer: ParamId) -> Option<Vec<f32>> {
-        self.samples.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(&layer)
+    /// What was recorded of the layer with this weight, or nothing.
+    pub(crate) fn take(&self, layer: ParamId) -> Inputs {
+        let mut inputs = self.inputs.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        inputs.remove(&layer).unwrap_or_default()
     }
 }
 

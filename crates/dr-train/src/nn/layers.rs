@@ -1,5 +1,6 @@
 //! Convolution and linear layer.
 
+use super::errors::QuantizationErrors;
 use super::integer::Affine;
 use super::quantizers::host;
 use super::{IntConv2d, IntLinear, IntegerError, LayerSpec, Observer, Pass, PrecisionNorm, Quantizers};
@@ -179,12 +180,27 @@ impl Layer<'_> {
         }
     }
 
-    /// The identity of the weight among the network's parameters.
+    /// Multiply-accumulates for one image, if the input has this shape, batch first.
     #[must_use]
-    pub fn weight_id(&self) -> ParamId {
+    pub fn macs(&self, input: &[usize]) -> u64 {
+        let weights = self.weight_shape().iter().product::<usize>();
+        let positions = match (self, input) {
+            (Self::Conv2d(layer), &[_, _, rows, columns]) => {
+                let [.., kernel] = layer.weight.lazy_shape().dims::<4>();
+                let along =
+                    |size: usize| (size + 2 * layer.padding).saturating_sub(kernel) / layer.stride + 1;
+                along(rows) * along(columns)
+            }
+            _ => 1,
+        };
+        weights as u64 * positions as u64
+    }
+
+    /// What quantization changes in the layer's weight and in a sample of its inputs; `None` in a float network.
+    pub(crate) fn errors(&self, sample: &[f32]) -> Option<QuantizationErrors> {
         match self {
-            Self::Conv2d(layer) => layer.weight.id,
-            Self::Linear(layer) => layer.weight.id,
+            Self::Conv2d(layer) => layer.quantizers.errors(&layer.weight, sample),
+            Self::Linear(layer) => layer.quantizers.errors(&layer.weight, sample),
         }
     }
 
@@ -192,11 +208,11 @@ impl Layer<'_> {
     pub(crate) fn fit(&mut self, spec: LayerSpec, observer: &Observer) {
         match self {
             Self::Conv2d(layer) => {
-                let inputs = observer.of(layer.weight.id);
+                let inputs = observer.take(layer.weight.id).sample;
                 layer.quantizers = Quantizers::fitted(spec, layer.weight.val(), &inputs);
             }
             Self::Linear(layer) => {
-                let inputs = observer.of(layer.weight.id);
+                let inputs = observer.take(layer.weight.id).sample;
                 layer.quantizers = Quantizers::fitted(spec, layer.weight.val(), &inputs);
             }
         }

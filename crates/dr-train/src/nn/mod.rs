@@ -5,6 +5,7 @@
 
 mod assignment;
 mod calibration;
+mod errors;
 mod integer;
 mod layers;
 mod norm;

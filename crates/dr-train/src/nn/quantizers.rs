@@ -1,7 +1,7 @@
 //! [`Quantizers`]: the scales of one layer, for all its widths.
 
 use super::integer::LayerScales;
-use super::{IntegerError, MixedNorm, Observer, Pass, fit_activation};
+use super::{IntegerError, MixedNorm, Pass, fit_activation};
 use crate::models::NamedLayer;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -97,13 +97,13 @@ impl LayerSpec {
 #[derive(Module, Debug, Default)]
 pub struct Quantizers {
     /// `[channels out]` for each width of the weights.
-    weight_scales: Vec<Param<Tensor<1>>>,
+    pub(super) weight_scales: Vec<Param<Tensor<1>>>,
     /// `[1]` for each width of the inputs.
-    activation_scales: Vec<Param<Tensor<1>>>,
+    pub(super) activation_scales: Vec<Param<Tensor<1>>>,
     /// `[1]` for each width of the inputs.
-    zero_points: Vec<Param<Tensor<1>>>,
+    pub(super) zero_points: Vec<Param<Tensor<1>>>,
     #[module(skip)]
-    spec: Option<LayerSpec>,
+    pub(super) spec: Option<LayerSpec>,
 }
 
 impl Quantizers {
@@ -242,11 +242,4 @@ pub(super) fn host(tensor: &Tensor<1>) -> Vec<f32> {
 /// Puts a fresh tensor on `device`, tracked if `device` tracks gradients.
 fn on_device<const D: usize>(tensor: Tensor<D>, device: &Device) -> Tensor<D> {
     Tensor::from_data(tensor.into_data(), device)
-}
-
-impl Observer {
-    /// What was recorded of the layer with this weight, or nothing.
-    pub(crate) fn of(&self, weight: ParamId) -> Vec<f32> {
-        self.take(weight).unwrap_or_default()
-    }
 }

@@ -2,11 +2,13 @@
 
 mod bars;
 mod format;
+mod front;
 mod plot;
 mod results;
 mod table;
 
 pub(crate) use bars::{Bar, draw as draw_bars};
+pub(crate) use front::{Mark, draw as draw_front};
 pub(crate) use table::{aligned, thousands};
 
 pub use format::NumberFormat;

@@ -82,17 +82,17 @@ fn write(path: &Path, content: &[u8], wrote: &mut Vec<String>) -> Result<(), Com
 }
 
 /// A line that is written over, if there is a terminal to do so.
-struct Progress {
+pub(super) struct Progress {
     options: HessianOptions,
     terminal: bool,
 }
 
 impl Progress {
-    fn new(options: &HessianOptions) -> Self {
+    pub(super) fn new(options: &HessianOptions) -> Self {
         Self { options: *options, terminal: stderr().is_terminal() }
     }
 
-    fn show(&self, samples: usize, uncertainty: f64) {
+    pub(super) fn show(&self, samples: usize, uncertainty: f64) {
         let HessianOptions { tolerance, max_samples, .. } = self.options;
         let (found, wanted) = (100.0 * uncertainty, 100.0 * tolerance);
         self.line(&format!(
@@ -100,7 +100,7 @@ impl Progress {
         ));
     }
 
-    fn clear(&self) {
+    pub(super) fn clear(&self) {
         self.line("");
     }
 

@@ -6,6 +6,7 @@ mod hessian;
 mod info;
 mod latency;
 mod quantize;
+mod search;
 mod train;
 
 pub use eval::eval;
@@ -14,6 +15,7 @@ pub use hessian::hessian;
 pub use info::info;
 pub use latency::latency;
 pub use quantize::quantize;
+pub use search::search;
 pub use train::train;
 
 use super::CommandError;

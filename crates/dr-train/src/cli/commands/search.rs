@@ -1,0 +1,140 @@
+//! `dr-train search`.
+
+use super::hessian::Progress;
+use super::print;
+use crate::artifact::{Artifact, ArtifactError};
+use crate::cli::{CommandError, SearchArgs};
+use crate::config::LossTerms;
+use crate::data::{self, ImageLoader, Images};
+use crate::device;
+use crate::evaluation::check_images;
+use crate::experiment::calibration_batches;
+use crate::files::write_atomically;
+use crate::latency::LatencyOptions;
+use crate::mixed::{
+    BudgetKind, Candidates, Front, HessianOptions, LayerTimes, SearchPlanError, SearchReport, Traces, traces,
+};
+use burn::tensor::Device;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Images for each direction of a trace's estimate.
+const BATCH: usize = 64;
+
+/// Finds the plan that is predicted to cost the least loss within a budget.
+///
+/// # Errors
+/// If the model was not trained for mixtures, the traces or pins do not fit it, no plan keeps to the budget, or something
+/// cannot be read or written.
+pub fn search(args: &SearchArgs) -> Result<(), CommandError> {
+    let kind = args.budget.kind();
+    let failed = |error: SearchPlanError| in_model(error, &args.model);
+    let artifact = Artifact::load(&args.model)?;
+    let description = &artifact.description;
+    // Whatever can be found to be wrong without images and measurements comes first: these take their time.
+    let mut candidates = Candidates::new(&artifact, args.widths, &args.pin).map_err(failed)?;
+    let known = args.traces.as_deref().map(|path| read_traces(path, &candidates)).transpose()?;
+    if let Some(threads) = args.threads {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    }
+    let (device, _) = device::open(args.device)?;
+    if kind == BudgetKind::Latency {
+        let options = LatencyOptions { batch: args.batch, samples: args.samples };
+        let times = LayerTimes::measure(&artifact, &candidates, options, &device).map_err(failed)?;
+        candidates.set_times(&times);
+    }
+    candidates.check_budget(&args.budget)?;
+
+    let needs_images = known.is_none() || args.objective == LossTerms::Both;
+    let images = if needs_images { Some(training_images(args, &artifact)?) } else { None };
+    let traces = match (known, &images) {
+        (Some(traces), _) => traces,
+        (None, Some(images)) => estimate(args, &artifact, images, &device)?,
+        (None, None) => Traces::default(),
+    };
+    let batches = match images {
+        Some(images) => calibration_batches(&Arc::new(images), &description.normalization, &device)?,
+        None => vec![],
+    };
+    candidates.predict_losses(&artifact, &traces, args.objective, batches, &device).map_err(failed)?;
+    let found = candidates.best(&args.budget)?;
+    let front = args.pareto.as_ref().map(|_| Front::new(&candidates, kind, &description.precisions));
+    let front = front.transpose()?;
+
+    let name = args.model.display().to_string();
+    let report =
+        SearchReport::new(name, &args.budget, args.widths, args.objective, &candidates, found, front);
+    let mut wrote = vec![];
+    if let Some(path) = &args.out {
+        report.plan_file(description.model).save(path)?;
+        wrote.push(path.display().to_string());
+    }
+    if let (Some(path), Some(front)) = (&args.pareto, &report.front) {
+        let title =
+            format!("{} on {}, the best plans for all budgets", description.model, description.dataset);
+        let svg = front.svg(&title).map_err(CommandError::new)?;
+        write_atomically(path, svg.as_bytes())
+            .map_err(|error| CommandError::new(format!("`{}`: {error}", path.display())))?;
+        wrote.push(path.display().to_string());
+    }
+    if args.json {
+        return print(&(serde_json::to_string_pretty(&report)? + "\n"));
+    }
+    let wrote = if wrote.is_empty() { String::new() } else { format!("\nwrote {}\n", wrote.join(" and ")) };
+    print(&(report.table() + &wrote))
+}
+
+/// The error with the model's name where it is about the model, and where to get another one from.
+fn in_model(error: SearchPlanError, model: &Path) -> CommandError {
+    match error {
+        SearchPlanError::Artifact(error) => {
+            let other_model = matches!(error, ArtifactError::Kind { .. } | ArtifactError::NotMixed);
+            let error = CommandError::from(error.in_file(model));
+            if other_model { error.with_hint("train one with `dr-train train --mixed`") } else { error }
+        }
+        SearchPlanError::Evaluation(error) => CommandError::new(format!("`{}`: {error}", model.display())),
+        other => other.into(),
+    }
+}
+
+/// The traces in a file, if they are those of the model.
+fn read_traces(path: &Path, candidates: &Candidates) -> Result<Traces, CommandError> {
+    let in_file = |what: String| CommandError::new(format!("`{}`: {what}", path.display()));
+    let json = std::fs::read(path).map_err(|error| in_file(format!("cannot be read: {error}")))?;
+    let traces: Traces = serde_json::from_slice(&json).map_err(|error| {
+        in_file(format!("not traces: {error}"))
+            .with_hint("expected a file that `dr-train hessian --out` or `dr-train train --mixed` wrote")
+    })?;
+    candidates.check_traces(&traces).map_err(|error| in_file(error.to_string()))?;
+    Ok(traces)
+}
+
+fn training_images(args: &SearchArgs, artifact: &Artifact) -> Result<Images, CommandError> {
+    let description = &artifact.description;
+    let dataset = args.dataset.unwrap_or(description.dataset);
+    let images = data::load(dataset, args.data_dir.as_deref(), None, description.seed)?.train;
+    check_images(artifact, &images)
+        .map_err(|error| CommandError::new(format!("`{}`: {error}", args.model.display())))?;
+    Ok(images)
+}
+
+/// The traces of the model, with its stored codes dequantized.
+fn estimate(
+    args: &SearchArgs, artifact: &Artifact, images: &Images, device: &Device,
+) -> Result<Traces, CommandError> {
+    let in_model =
+        |error: &dyn std::error::Error| CommandError::new(format!("`{}`: {error}", args.model.display()));
+    let network = artifact.network(device).map_err(|error| in_model(&error))?;
+    // A last batch with fewer images would give each of them more weight.
+    let batch = BATCH.min(images.len());
+    let images = Arc::new(images.range(0..images.len() - images.len() % batch));
+    let normalization = artifact.description.normalization.clone();
+    let loader = ImageLoader::evaluation(images, normalization, batch, device.clone());
+    let options = HessianOptions { seed: args.seed, ..HessianOptions::default() };
+    let progress = Progress::new(&options);
+    let traces = traces(&network, &loader, &options, |samples, uncertainty| {
+        progress.show(samples, uncertainty);
+    });
+    progress.clear();
+    traces.map_err(|error| in_model(&error))
+}

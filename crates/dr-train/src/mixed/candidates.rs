@@ -1,0 +1,252 @@
+//! [`Candidates`]: what each layer of a supernet can be, and what that costs.
+
+use super::{LayerTimes, SearchPlanError, Traces, choices};
+use crate::artifact::{Artifact, ArtifactError, ArtifactKind};
+use crate::config::{LossTerms, Widths};
+use crate::models::{NamedLayer, Network};
+use crate::nn::{LayerSpec, Observer, Pass};
+use burn::tensor::{Device, Tensor};
+use dr_kernels::layout::packed_words;
+use dr_precision::{BitWidth, Precision, PrecisionPlan};
+
+/// What each layer of a network can be, from input to output, and what that costs.
+#[derive(Clone, Debug)]
+pub struct Candidates {
+    /// The layers.
+    pub layers: Vec<LayerCandidates>,
+    /// Bytes of the exported model that are the same in every plan: scales, BatchNorm terms, biases.
+    pub other_bytes: u64,
+    /// Nanoseconds of a pass outside its layers, if they were measured.
+    pub other_nanoseconds: Option<u64>,
+}
+
+/// What one layer can be.
+#[derive(Clone, Debug)]
+pub struct LayerCandidates {
+    /// Its path in the network.
+    pub name: String,
+    /// The first and the last layer: there is nothing to choose.
+    pub edge: bool,
+    /// How many weights it has.
+    pub weights: u64,
+    /// Multiply-accumulates for one image.
+    pub macs: u64,
+    /// `t_l`, the average Hessian trace, once losses are known.
+    pub average_trace: Option<f64>,
+    /// The precisions to choose from.
+    pub choices: Vec<Candidate>,
+}
+
+/// A layer at one precision.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Candidate {
+    /// The precision.
+    pub precision: Precision,
+    /// The loss that it is predicted to cost; 0 until losses are known.
+    pub loss: f64,
+    /// Bytes of its packed codes.
+    pub bytes: u64,
+    /// Multiply-accumulates for one image, each times the bits of weight and activation.
+    pub bit_ops: u64,
+    /// How long it takes, if that was measured.
+    pub nanoseconds: Option<u64>,
+}
+
+impl Candidates {
+    /// For a supernet: a multi-precision model that was trained for mixtures. Layers choose from the precisions of the
+    /// model as `widths` says; those of `pins` keep the precision that it has for them.
+    ///
+    /// # Errors
+    /// Another kind of model, or pins that do not fit it.
+    pub fn new(
+        artifact: &Artifact, widths: Widths, pins: &[(String, Precision)],
+    ) -> Result<Self, SearchPlanError> {
+        let description = &artifact.description;
+        if description.kind != ArtifactKind::MultiPrecision {
+            let (found, expected) = (description.kind, "multi-precision");
+            return Err(ArtifactError::Kind { found, expected }.into());
+        }
+        if description.mixed.is_none() {
+            return Err(ArtifactError::NotMixed.into());
+        }
+        let offered = choices(&description.precisions, widths);
+        let device = Device::flex();
+        let mut network = artifact.network(&device)?;
+        check_pins(&mut network, pins)?;
+        let input = description.input;
+        let image = Tensor::zeros([1, input.channels, input.height, input.width], &device);
+        let observer = Observer::new();
+        network.forward(image, &Pass::observing(&observer));
+        let candidates = |NamedLayer { name, layer, .. }: NamedLayer<'_>| {
+            let pin = pins.iter().find(|(pinned, _)| *pinned == name).map(|(_, precision)| *precision);
+            let only = layer.quantizers().spec().and_then(LayerSpec::only);
+            let weights = layer.weight_shape().iter().product::<usize>();
+            let macs = layer.macs(&observer.take(layer.weight_id()).shape);
+            let candidate = |precision: Precision| Candidate {
+                precision,
+                loss: 0.0,
+                bytes: code_bytes(weights, precision.weights),
+                bit_ops: macs * u64::from(precision.weights.bits() * precision.activations.bits()),
+                nanoseconds: None,
+            };
+            let precisions = pin.or(only).map_or_else(|| offered.clone(), |only| vec![only]);
+            LayerCandidates {
+                name,
+                edge: only.is_some(),
+                weights: weights as u64,
+                macs,
+                average_trace: None,
+                choices: precisions.into_iter().map(candidate).collect(),
+            }
+        };
+        let layers: Vec<LayerCandidates> = network.layers().into_iter().map(candidates).collect();
+        let mut candidates = Self { layers, other_bytes: 0, other_nanoseconds: None };
+        let first = vec![0; candidates.layers.len()];
+        let exported = artifact.export_plan(&candidates.plan(&first), &[], &device)?.payload_bytes() as u64;
+        let codes: u64 = candidates.layers.iter().map(|layer| layer.choices[0].bytes).sum();
+        candidates.other_bytes = exported - codes;
+        Ok(candidates)
+    }
+
+    /// Predicts the loss of every choice from the layers' average Hessian traces `t_l`:
+    ///
+    /// ```text
+    /// t_l (||Q_b(w) - w||^2  +  ||w||^2 E||Q_a(x) - x||^2 / E||x||^2)
+    /// ```
+    ///
+    /// with `w` the dequantized stored codes and `x` the layer's inputs when the network in floats sees `batches`. The
+    /// second term is left out with [`LossTerms::Weights`]. It says which error of the weights would disturb the output
+    /// as much as that of the inputs does: with errors `dw` and `dx` that have nothing to do with each other, the output
+    /// changes by `dw x + w dx`, whose mean square is proportional to `||dw||^2 E||x||^2 + ||w||^2 E||dx||^2`.
+    ///
+    /// It is the second term of the loss's Taylor series around the float network up to the factor 1/2, which no plan
+    /// depends on. A negative trace, which can only be an error of its estimate or a loss that is not at its minimum,
+    /// counts as 0.
+    ///
+    /// # Errors
+    /// Traces that are not of this network.
+    pub fn predict_losses(
+        &mut self, artifact: &Artifact, traces: &Traces, terms: LossTerms, batches: Vec<Tensor<4>>,
+        device: &Device,
+    ) -> Result<(), SearchPlanError> {
+        self.check_traces(traces)?;
+        let mut network = artifact.network(device)?;
+        let observer = Observer::new();
+        if terms == LossTerms::Both {
+            for images in batches {
+                network.forward(images, &Pass::observing(&observer));
+            }
+        }
+        for (NamedLayer { layer, .. }, (candidates, trace)) in
+            network.layers().into_iter().zip(self.layers.iter_mut().zip(&traces.layers))
+        {
+            let trace = trace.average_trace;
+            candidates.average_trace = Some(trace);
+            let sample = observer.take(layer.weight_id()).sample;
+            let Some(errors) = layer.errors(&sample) else { continue };
+            let find = |errors: &[(BitWidth, f64)], bits| {
+                errors.iter().find(|(width, _)| *width == bits).map_or(0.0, |(_, error)| *error)
+            };
+            for Candidate { precision, loss, .. } in &mut candidates.choices {
+                let weights = find(&errors.weights, precision.weights);
+                let inputs = errors.weight * find(&errors.inputs, precision.activations);
+                *loss = trace.max(0.0) * (weights + inputs);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the traces are those of this network, in its order.
+    ///
+    /// # Errors
+    /// The first layer that does not fit.
+    pub fn check_traces(&self, traces: &Traces) -> Result<(), SearchPlanError> {
+        for (i, layer) in self.layers.iter().enumerate() {
+            let name = &layer.name;
+            match traces.layers.get(i) {
+                Some(trace) if trace.layer == *name && trace.parameters as u64 == layer.weights => {
+                    if !trace.average_trace.is_finite() {
+                        return Err(SearchPlanError::TraceValue { layer: name.clone() });
+                    }
+                }
+                Some(trace) if trace.layer == *name => {
+                    return Err(SearchPlanError::TraceSize {
+                        layer: name.clone(),
+                        found: trace.parameters as u64,
+                        expected: layer.weights,
+                    });
+                }
+                Some(trace) => {
+                    let (found, expected) = (trace.layer.clone(), name.clone());
+                    return Err(SearchPlanError::TraceLayer { found, expected });
+                }
+                None => return Err(SearchPlanError::NoTrace { layer: name.clone() }),
+            }
+        }
+        match traces.layers.get(self.layers.len()) {
+            Some(trace) => Err(SearchPlanError::UnknownTrace { layer: trace.layer.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Sets the time of every choice.
+    pub fn set_times(&mut self, times: &LayerTimes) {
+        for (l, layer) in self.layers.iter_mut().enumerate() {
+            for choice in &mut layer.choices {
+                choice.nanoseconds = times.of(l, choice.precision);
+            }
+        }
+        self.other_nanoseconds = Some(times.other);
+    }
+
+    /// The plan that takes each layer's choice at this position.
+    ///
+    /// # Panics
+    /// If there is no such choice.
+    #[must_use]
+    pub fn plan(&self, picks: &[usize]) -> PrecisionPlan {
+        let of =
+            |(layer, &pick): (&LayerCandidates, &usize)| (layer.name.clone(), layer.choices[pick].precision);
+        PrecisionPlan::new(self.layers.iter().zip(picks).map(of)).expect("layers have different names")
+    }
+
+    /// The positions of the choices with which every layer that has one takes `precision`, and the others their only one;
+    /// `None` if some layer could, but has another choice only.
+    #[must_use]
+    pub fn uniform(&self, precision: Precision) -> Option<Vec<usize>> {
+        let of = |layer: &LayerCandidates| match &layer.choices[..] {
+            [_] => Some(0),
+            choices => choices.iter().position(|choice| choice.precision == precision),
+        };
+        self.layers.iter().map(of).collect()
+    }
+}
+
+/// Bytes of packed codes.
+fn code_bytes(weights: usize, bits: BitWidth) -> u64 {
+    (packed_words(weights, bits) * size_of::<u32>()) as u64
+}
+
+fn check_pins<M: Network>(network: &mut M, pins: &[(String, Precision)]) -> Result<(), SearchPlanError> {
+    let layers = network.layers();
+    for (i, (name, precision)) in pins.iter().enumerate() {
+        let Some(NamedLayer { layer, .. }) = layers.iter().find(|layer| layer.name == *name) else {
+            let names: Vec<&str> = layers.iter().map(|layer| layer.name.as_str()).collect();
+            return Err(SearchPlanError::UnknownPin { layer: name.clone(), expected: names.join(", ") });
+        };
+        if pins[..i].iter().any(|(earlier, _)| earlier == name) {
+            return Err(SearchPlanError::RepeatedPin { layer: name.clone() });
+        }
+        let Some(spec) = layer.quantizers().spec() else { continue };
+        if !spec.weights.contains(&precision.weights) || !spec.activations.contains(&precision.activations) {
+            let list = |bits: &[BitWidth]| bits.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            return Err(SearchPlanError::Pin {
+                layer: name.clone(),
+                precision: *precision,
+                weights: list(&spec.weights),
+                activations: list(&spec.activations),
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! What `dr-train search` says.
+
+use super::{Budget, Candidates, Found, Front, PlanFile};
+use crate::config::{LossTerms, ModelKind, Widths};
+use crate::report::{aligned, thousands};
+use dr_precision::Precision;
+use serde::Serialize;
+
+/// The best plan for a budget, layer by layer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SearchReport {
+    /// The file, as the user named it.
+    pub model: String,
+    /// The budget.
+    pub budget: String,
+    /// What layers chose from.
+    pub widths: Widths,
+    /// Whose quantization costs loss.
+    pub objective: LossTerms,
+    /// The layers, from input to output.
+    pub layers: Vec<LayerChoice>,
+    /// The plan and what it takes.
+    #[serde(flatten)]
+    pub found: Found,
+    /// Plans for other budgets, if they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub front: Option<Front>,
+}
+
+/// What was chosen for a layer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LayerChoice {
+    /// The layer.
+    pub layer: String,
+    /// How many weights it has.
+    pub weights: u64,
+    /// Multiply-accumulates for one image.
+    pub macs: u64,
+    /// Its average Hessian trace.
+    pub average_trace: f64,
+    /// What was chosen.
+    pub precision: Precision,
+    /// The loss that this is predicted to cost.
+    pub predicted_loss: f64,
+}
+
+impl SearchReport {
+    /// The report on a plan that was found among candidates whose losses are known.
+    #[must_use]
+    pub fn new(
+        model: String, budget: &Budget, widths: Widths, objective: LossTerms, candidates: &Candidates,
+        found: Found, front: Option<Front>,
+    ) -> Self {
+        let layer = |layer: &super::LayerCandidates| {
+            let precision = found.plan.get(&layer.name)?;
+            let choice = layer.choices.iter().find(|choice| choice.precision == precision)?;
+            Some(LayerChoice {
+                layer: layer.name.clone(),
+                weights: layer.weights,
+                macs: layer.macs,
+                average_trace: layer.average_trace?,
+                precision,
+                predicted_loss: choice.loss,
+            })
+        };
+        let layers = candidates.layers.iter().filter_map(layer).collect();
+        Self { model, budget: budget.to_string(), widths, objective, layers, found, front }
+    }
+
+    /// The plan as a file for a network of this kind.
+    #[must_use]
+    pub fn plan_file(&self, model: ModelKind) -> PlanFile {
+        let totals = &self.found.totals;
+        PlanFile {
+            model: Some(model),
+            budget: Some(self.budget.clone()),
+            average_bits: Some((totals.average_bits * 1e4).round() / 1e4),
+            predicted_loss_increase: Some(totals.predicted_loss),
+            plan: self.found.plan.clone(),
+        }
+    }
+
+    /// As aligned text: a row for each layer, and the totals.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let header = ["layer", "weights", "MACs", "average trace", "precision", "predicted loss"];
+        let mut rows = vec![header.map(str::to_owned).to_vec()];
+        rows.extend(self.layers.iter().map(|layer| {
+            vec![
+                layer.layer.clone(),
+                thousands(layer.weights as usize),
+                thousands(layer.macs as usize),
+                format!("{:.3e}", layer.average_trace),
+                layer.precision.to_string(),
+                format!("{:.3e}", layer.predicted_loss),
+            ]
+        }));
+        let totals = &self.found.totals;
+        let mut lines = vec![
+            ("budget", self.budget.clone()),
+            ("average bits", format!("{:.3}, of all layers but the first and the last", totals.average_bits)),
+            ("size", format!("{} bytes", thousands(totals.bytes as usize))),
+            ("bit operations", thousands(totals.bit_ops as usize)),
+            ("predicted loss", format!("{:.4e}", totals.predicted_loss)),
+        ];
+        let latency =
+            totals.predicted_nanoseconds.map(|time| ("predicted latency", Budget::Latency(time).amount()));
+        lines.extend(latency);
+        let lines = lines.iter().map(|(name, value)| format!("{name:<19}{value}\n")).collect::<String>();
+        let front =
+            self.front.iter().map(|front| format!("\n{}", aligned(&front.rows()))).collect::<String>();
+        format!("{}\n{lines}{front}", aligned(&rows))
+    }
+}
