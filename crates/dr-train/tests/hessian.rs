@@ -56,7 +56,7 @@ impl Network for Regression {
         vec![NamedLayer { name: "head".into(), layer, pinned: true, after_relu: false }]
     }
 
-    fn norms(&mut self) -> Vec<&mut PrecisionNorm> {
+    fn norms_after(&mut self) -> Vec<(ParamId, &mut PrecisionNorm)> {
         vec![]
     }
 }
@@ -88,8 +88,8 @@ impl Smooth {
 
 impl Network for Smooth {
     fn forward(&self, images: Tensor<4>, pass: &Pass) -> Tensor<2> {
-        let x = self.norm1.forward(self.conv1.forward(images, pass), pass.precision()).tanh();
-        let x = self.norm2.forward(self.conv2.forward(x, pass), pass.precision()).tanh();
+        let x = self.conv1.forward_norm(images, &self.norm1, pass).tanh();
+        let x = self.conv2.forward_norm(x, &self.norm2, pass).tanh();
         self.head.forward(x.flatten::<3>(2, 3).mean_dim(2).squeeze_dim::<2>(2), pass)
     }
 
@@ -103,8 +103,9 @@ impl Network for Smooth {
         ]
     }
 
-    fn norms(&mut self) -> Vec<&mut PrecisionNorm> {
-        vec![&mut self.norm1, &mut self.norm2]
+    fn norms_after(&mut self) -> Vec<(ParamId, &mut PrecisionNorm)> {
+        let (first, second) = (self.conv1.weight_id(), self.conv2.weight_id());
+        vec![(first, &mut self.norm1), (second, &mut self.norm2)]
     }
 }
 

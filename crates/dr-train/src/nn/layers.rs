@@ -65,7 +65,9 @@ impl QuantConv2d {
         }
     }
 
-    pub(crate) const fn weight_id(&self) -> ParamId {
+    /// What tells the weight from others.
+    #[must_use]
+    pub const fn weight_id(&self) -> ParamId {
         self.weight.id
     }
 
