@@ -45,7 +45,7 @@ fn help() {
     let help = |arguments: &[&str]| program(folder.path()).output(arguments);
     insta::assert_snapshot!("help", help(&["--help"]));
     assert_eq!(help(&["help"]), help(&["--help"]));
-    for command in ["train", "eval", "export", "quantize", "info", "latency", "hessian"] {
+    for command in ["train", "eval", "export", "quantize", "info", "latency", "hessian", "search"] {
         insta::assert_snapshot!(format!("help-{command}"), help(&[command, "--help"]));
     }
     assert_eq!(help(&["--version"]), concat!("dr-train ", env!("CARGO_PKG_VERSION"), "\n"));
@@ -70,6 +70,8 @@ fn wrong_usage() {
             &["quantize"],
             &["info"],
             &["latency"],
+            &["search"],
+            &["search", "--model", "m.safetensors"],
             &["hessian"],
         ],
     );
@@ -109,6 +111,13 @@ fn wrong_values() {
             &["latency", "--model", "m.safetensors", "--batch", "-1"],
             &["latency", "--model", "m.safetensors", "--samples", "few"],
             &["latency", "--model", "m.safetensors", "--threads", "0"],
+            &["search", "--model", "m.safetensors", "--budget", "4"],
+            &["search", "--model", "m.safetensors", "--budget", "size=4"],
+            &["search", "--model", "m.safetensors", "--budget", "latency=-1ms"],
+            &["search", "--model", "m.safetensors", "--budget", "avg-bits=4", "--pin", "stem"],
+            &["search", "--model", "m.safetensors", "--budget", "avg-bits=4", "--pin", "stem=w9a8"],
+            &["search", "--model", "m.safetensors", "--budget", "avg-bits=4", "--widths", "all"],
+            &["search", "--model", "m.safetensors", "--budget", "avg-bits=4", "--objective", "inputs"],
             &["hessian", "--model", "m.safetensors", "--tolerance", "0"],
             &["hessian", "--model", "m.safetensors", "--tolerance", "-0.1"],
             &["hessian", "--model", "m.safetensors", "--tolerance", "nan"],

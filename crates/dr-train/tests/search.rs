@@ -10,7 +10,7 @@ use dr_train::mixed::{
     Budget, BudgetKind, Candidates, Front, LayerTimes, LayerTrace, SearchPlanError, Traces,
 };
 use dr_train::models::{Network, ResNetConfig};
-use dr_train::nn::{Pass, QuantConfig};
+use dr_train::nn::QuantConfig;
 use proptest::prelude::*;
 use rand::SeedableRng;
 use std::sync::OnceLock;
@@ -94,11 +94,15 @@ fn predicted_losses_are_traces_times_squared_errors() {
     let named: Vec<String> = network.layers().into_iter().map(|layer| layer.name).collect();
     let f32s = |name: String| {
         let entry = &supernet().tensors[&name];
-        Tensor::<1>::from_data(TensorData::from(supernet().f32(&name, &entry.shape).unwrap()), &Device::flex())
+        Tensor::<1>::from_data(
+            TensorData::from(supernet().f32(&name, &entry.shape).unwrap()),
+            &Device::flex(),
+        )
     };
     for (l, name) in named.iter().enumerate() {
         let layer = &weights_only.layers[l];
-        let codes = supernet().i8(&format!("{name}.weight"), &supernet().tensors[&format!("{name}.weight")].shape);
+        let codes =
+            supernet().i8(&format!("{name}.weight"), &supernet().tensors[&format!("{name}.weight")].shape);
         let codes: Vec<i32> = codes.unwrap().iter().map(|&code| i32::from(code)).collect();
         let scales = |i: usize| f32s(format!("{name}.quantizers.weight_scales.{i}")).into_data();
         let value = |bits, i: usize| -> Vec<f64> {
@@ -110,12 +114,12 @@ fn predicted_losses_are_traces_times_squared_errors() {
         let stored = value(BitWidth::B8, 0);
         for choice in &layer.choices {
             let i = widths.iter().position(|&bits| bits == choice.precision.weights).unwrap();
-            let error: f64 =
-                value(widths[i], i).iter().zip(&stored).map(|(a, b)| (a - b).powi(2)).sum();
+            let error: f64 = value(widths[i], i).iter().zip(&stored).map(|(a, b)| (a - b).powi(2)).sum();
             let expected = layer.average_trace.unwrap() * error;
             assert!((choice.loss - expected).abs() <= 1e-5 * expected.abs(), "{name} {}", choice.precision);
             // The inputs' errors only add to that.
-            let with_inputs = both().layers[l].choices.iter().find(|c| c.precision == choice.precision).unwrap();
+            let with_inputs =
+                both().layers[l].choices.iter().find(|c| c.precision == choice.precision).unwrap();
             assert!(with_inputs.loss > choice.loss);
         }
     }
@@ -123,7 +127,11 @@ fn predicted_losses_are_traces_times_squared_errors() {
     for layer in both().layers.iter().filter(|layer| !layer.edge) {
         let loss = |w: usize, a: usize| layer.choices[w * 4 + a].loss;
         for w in 0..4 {
-            assert!(loss(w, 0) < loss(w, 1) && loss(w, 1) < loss(w, 2) && loss(w, 2) < loss(w, 3), "{}", layer.name);
+            assert!(
+                loss(w, 0) < loss(w, 1) && loss(w, 1) < loss(w, 2) && loss(w, 2) < loss(w, 3),
+                "{}",
+                layer.name
+            );
             let (this, first) = (loss(w, 3) - loss(w, 1), loss(0, 3) - loss(0, 1));
             assert!((this - first).abs() < 1e-6 * loss(w, 3));
         }
@@ -153,8 +161,12 @@ fn the_errors_of_inputs_are_relative_to_them() {
 fn sizes_are_those_of_the_exported_model() {
     let candidates = both();
     for number in 0..6 {
-        let picks: Vec<usize> =
-            candidates.layers.iter().enumerate().map(|(l, layer)| (number * 7 + l * 5) % layer.choices.len()).collect();
+        let picks: Vec<usize> = candidates
+            .layers
+            .iter()
+            .enumerate()
+            .map(|(l, layer)| (number * 7 + l * 5) % layer.choices.len())
+            .collect();
         let found = candidates.found(&picks);
         let exported = supernet().export_plan(&found.plan, &[], &Device::flex()).unwrap();
         assert_eq!(found.totals.bytes, exported.payload_bytes() as u64);
@@ -209,7 +221,10 @@ fn times_are_added_up() {
     assert_eq!(predicted, layers + candidates.other_nanoseconds.unwrap());
     assert!(layers > 0);
     let error = candidates.best(&Budget::Latency(1)).unwrap_err().to_string();
-    assert!(error.starts_with("budget `latency=1ns` is too small: the smallest possible is `latency="), "{error}");
+    assert!(
+        error.starts_with("budget `latency=1ns` is too small: the smallest possible is `latency="),
+        "{error}"
+    );
 }
 
 #[test]
@@ -223,9 +238,15 @@ fn pins_are_kept() {
     assert_eq!(found.plan.get("stages.1.0.conv2").unwrap().to_string(), "w8a2");
     assert!(found.totals.average_bits <= 4.0);
     for (pins, part) in [
-        (vec![pin("stage", "8")], "pin `stage`: not a layer of the model; expected one of stem, stages.0.0.conv1"),
+        (
+            vec![pin("stage", "8")],
+            "pin `stage`: not a layer of the model; expected one of stem, stages.0.0.conv1",
+        ),
         (vec![pin("head", "4")], "pin `head=w4a4`: expected weights of 8 and activations of 8 bits"),
-        (vec![pin("stages.0.0.conv1", "w5a8")], "expected weights of 8,6,4,2 and activations of 8,6,4,2 bits"),
+        (
+            vec![pin("stages.0.0.conv1", "w5a8")],
+            "expected weights of 8,6,4,2 and activations of 8,6,4,2 bits",
+        ),
         (vec![pin("head", "8"), pin("head", "8")], "the layer is pinned twice"),
     ] {
         let error = Candidates::new(supernet(), Widths::Together, &pins).unwrap_err().to_string();
@@ -235,7 +256,8 @@ fn pins_are_kept() {
 
 #[test]
 fn other_models_and_traces_are_refused() {
-    let error = |artifact: &Artifact| Candidates::new(artifact, Widths::Together, &[]).unwrap_err().to_string();
+    let error =
+        |artifact: &Artifact| Candidates::new(artifact, Widths::Together, &[]).unwrap_err().to_string();
     let mut other = supernet().clone();
     other.description.mixed = None;
     assert!(error(&other).contains("not trained for mixed precision"));
@@ -251,7 +273,10 @@ fn other_models_and_traces_are_refused() {
     for (message, part) in [
         (refused(&|layers| layers.clear()), "none for the layer `stem`"),
         (refused(&|layers| drop(layers.pop())), "none for the layer `head`"),
-        (refused(&|layers| layers.push(layers[0].clone())), "the layer `stem`: expected only those of the model"),
+        (
+            refused(&|layers| layers.push(layers[0].clone())),
+            "the layer `stem`: expected only those of the model",
+        ),
         (refused(&|layers| layers.swap(1, 2)), "the layer `stages.0.0.conv2`: expected `stages.0.0.conv1`"),
         (refused(&|layers| layers[3].parameters += 1), "`stages.1.0.conv1` has 4609 weights: expected 4608"),
         (refused(&|layers| layers[3].average_trace = f64::NAN), "`stages.1.0.conv1` is not finite"),

@@ -29,14 +29,15 @@ const BATCH: usize = 64;
 pub fn search(args: &SearchArgs) -> Result<(), CommandError> {
     let kind = args.budget.kind();
     let failed = |error: SearchPlanError| in_model(error, &args.model);
+    if let Some(threads) = args.threads {
+        // Before anything computes: the pool cannot be changed later.
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    }
     let artifact = Artifact::load(&args.model)?;
     let description = &artifact.description;
     // Whatever can be found to be wrong without images and measurements comes first: these take their time.
     let mut candidates = Candidates::new(&artifact, args.widths, &args.pin).map_err(failed)?;
     let known = args.traces.as_deref().map(|path| read_traces(path, &candidates)).transpose()?;
-    if let Some(threads) = args.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
-    }
     let (device, _) = device::open(args.device)?;
     if kind == BudgetKind::Latency {
         let options = LatencyOptions { batch: args.batch, samples: args.samples };
