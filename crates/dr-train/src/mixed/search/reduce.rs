@@ -63,12 +63,9 @@ impl Reduced {
                 cost: choice.cost,
                 picks: vec![(l as u32, i as u32)],
             };
-            let mut group = layer.choices.iter().enumerate().map(item).collect::<Group>();
+            let group: Group = layer.choices.iter().enumerate().map(item).collect();
             let keys: Vec<Key> = group.iter().map(|item| Key { loss: item.loss, cost: item.cost }).collect();
-            let mut kept = undominated(&keys);
-            kept.sort_unstable_by_key(|&i| keys[i].cost);
-            group = kept.into_iter().map(|i| group[i].clone()).collect();
-            group
+            undominated(&keys).into_iter().map(|i| group[i].clone()).collect()
         };
         let groups: Vec<Group> = layers.iter().enumerate().map(group).collect();
         let cheapest = vec![0; groups.len()];
@@ -111,20 +108,17 @@ impl Reduced {
             for (g, group) in self.groups.iter_mut().enumerate() {
                 group.retain(|item| bound.excess(g, item) < bound.gap);
             }
-            if self.groups.iter().any(Vec::is_empty) || !self.fits() {
-                return true;
-            }
-            // A group of one item costs what it costs, but merging it is no work.
             let mut order: Vec<usize> = (0..self.groups.len()).collect();
             order.sort_by_key(|&g| self.groups[g].len());
             let [first, second, ..] = order[..] else {
-                return self.take_the_last();
+                self.offer_the_last();
+                return true;
             };
             let merged = self.merge(first, second, &bound);
             let grown = merged.len() > limit;
             self.groups.remove(first.max(second));
             self.groups[first.min(second)] = merged;
-            if self.groups[first.min(second)].is_empty() {
+            if !self.fits() {
                 return true;
             }
             if grown {
@@ -133,13 +127,14 @@ impl Reduced {
         }
     }
 
-    /// Whether the cheapest of what is left is within the budget.
+    /// Whether there is a plan left within the budget.
     fn fits(&self) -> bool {
-        self.groups.iter().map(|group| group[0].cost).sum::<u64>() <= self.budget
+        let cheapest: Option<u64> = self.groups.iter().map(|group| Some(group.first()?.cost)).sum();
+        cheapest.is_some_and(|cost| cost <= self.budget)
     }
 
-    /// With at most one group left, its best item is the optimum.
-    fn take_the_last(&mut self) -> bool {
+    /// With at most one group left, its best item within the budget is the best plan that is left.
+    fn offer_the_last(&mut self) {
         if let Some(group) = self.groups.first() {
             // They lose less and less.
             let within = group.partition_point(|item| item.cost <= self.budget);
@@ -147,7 +142,6 @@ impl Reduced {
                 self.offer(&[last]);
             }
         }
-        true
     }
 
     /// The linear relaxation: the price of a unit of cost in it, and its plan less the step that does not fit.
