@@ -62,7 +62,7 @@ fn a_table_a_file_and_a_picture() {
     for layer in layers {
         assert!(layer["average_trace"].is_f64() && layer["standard_error"].as_f64() > Some(0.0), "{layer}");
     }
-    assert_eq!(written["steps"].as_array().map(Vec::len), Some(11));
+    assert_eq!(written["steps"].as_array().map(Vec::len), Some(6));
     assert_eq!(written["steps"][0]["estimates"].as_array().map(Vec::len), Some(10));
     let picture = fs::read_to_string(program.at("traces.svg")).expect("a picture");
     assert!(picture.starts_with("<svg") && picture.contains("stages.2.0.shortcut"));

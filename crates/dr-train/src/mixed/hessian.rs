@@ -3,7 +3,7 @@
 use super::hutchinson::{Differentiable, Group, estimate};
 use super::traces::{HessianError, HessianOptions, Traces};
 use crate::data::ImageBatch;
-use crate::models::Network;
+use crate::models::{NamedLayer, Network};
 use crate::nn::Pass;
 use burn::data::dataloader::{DataLoader, DataLoaderIterator};
 use burn::module::{ModuleMapper, ModuleVisitor, Param, ParamId};
@@ -18,13 +18,13 @@ use std::collections::HashMap;
 /// running statistics, which do not change. A quantized network is taken with its float weights (of a loaded artifact:
 /// the dequantized stored codes) and its first BatchNorm. It can be on any device, and be training or not.
 ///
-/// Every sample takes a new direction of random signs and the next batch of `loader`, which starts over at its end; it
-/// costs two gradients. The standard errors hold what directions and batches contribute. They are too large where samples
-/// outnumber the batches, as the mean over all batches is then no matter of chance. `progress` gets the number of
-/// samples and the [`Traces::uncertainty`] after each sample but the first. The same seed and batches give the same result.
+/// Every sample takes the next batch of `loader`, which starts over at its end, and for each layer that is not yet known well
+/// enough a new direction of random signs and two gradients. The standard errors hold what directions and batches
+/// contribute; what batches differ by no longer counts once the loader has started over. `progress` gets the number of samples and the [`Traces::uncertainty`] after each sample but the first. The same
+/// seed and batches give the same result.
 ///
-/// The step of the differences is chosen on the first batch: of eleven, from a quarter of the weights' root mean square
-/// down by halves, the one whose neighbours give the most similar estimates. All are in [`Traces::steps`].
+/// The step of the differences is chosen on the first batch: of six, from a quarter of the weights' root mean square
+/// down by quarters, the one whose neighbours give the most similar estimates. All are in [`Traces::steps`].
 /// A ReLU bends the loss only where it switches. A difference sees those switches that lie within its step, as quantization
 /// does, and so includes them; a derivative at a point would not.
 ///
@@ -46,29 +46,30 @@ struct Loss<'a, M> {
     /// In evaluation mode, but on a device that tracks gradients; nothing of it does yet.
     model: M,
     groups: Vec<Group>,
-    /// The point: weights of each layer, flat, without gradients.
+    /// The weights of each group, flat, without gradients.
     weights: Vec<(ParamId, Tensor<1>)>,
     loader: &'a dyn DataLoader<ImageBatch>,
     batches: Box<dyn DataLoaderIterator<ImageBatch> + 'a>,
     current: Option<(usize, ImageBatch)>,
+    /// Batches until the loader starts over, once it has.
+    count: Option<usize>,
 }
 
 impl<'a, M: Network> Loss<'a, M> {
     fn new(model: &M, loader: &'a dyn DataLoader<ImageBatch>) -> Self {
         // `valid` copies statistics and switches BatchNorm to them; `freeze` makes `train` keep it so.
         let mut model = model.valid().freeze().train();
-        let (ids, groups): (Vec<ParamId>, Vec<Group>) = model
-            .layers()
-            .into_iter()
-            .map(|layer| {
-                let parameters = layer.layer.weight_shape().iter().product();
-                (layer.layer.weight_id(), Group { name: layer.name, parameters })
-            })
-            .unzip();
-        let mut found = Values::default();
-        model.visit(&mut found);
-        let weights = ids.into_iter().filter_map(|id| Some((id, found.0.remove(&id)?))).collect();
-        Self { model, groups, weights, loader, batches: loader.iter(), current: None }
+        let mut values = Values::default();
+        model.visit(&mut values);
+        let describe = |NamedLayer { name, layer, .. }: NamedLayer<'_>| {
+            let id = layer.weight_id();
+            let weights = values.0.remove(&id)?;
+            let parameters = weights.dims()[0];
+            let size = weights.clone().square().mean().into_scalar::<f64>().sqrt();
+            Some((Group { name, parameters, size }, (id, weights)))
+        };
+        let (groups, weights) = model.layers().into_iter().filter_map(describe).unzip();
+        Self { model, groups, weights, loader, batches: loader.iter(), current: None, count: None }
     }
 
     fn batch(&mut self, sample: usize) -> Result<ImageBatch, HessianError> {
@@ -78,6 +79,7 @@ impl<'a, M: Network> Loss<'a, M> {
             return Ok(batch.clone());
         }
         let next = self.batches.next().or_else(|| {
+            self.count.get_or_insert(sample);
             self.batches = self.loader.iter();
             self.batches.next()
         });
@@ -87,19 +89,17 @@ impl<'a, M: Network> Loss<'a, M> {
         Ok(batch)
     }
 
-    /// The gradient of each layer's weights at `weights + step * signs`, flat.
-    fn gradient(&self, batch: &ImageBatch, signs: &[Tensor<1>], step: f64) -> Vec<Option<Tensor<1>>> {
-        let moved = |((id, weight), signs): (&(ParamId, Tensor<1>), &Tensor<1>)| {
-            (*id, weight.clone() + signs.clone().mul_scalar(step))
-        };
-        let mut point = Point(self.weights.iter().zip(signs).map(moved).collect());
-        let model = self.model.clone().map(&mut point);
+    /// The gradient of one layer's weights, flat, at `weights + step * signs`. `None` if the loss does not depend on them.
+    fn gradient(&self, batch: &ImageBatch, layer: usize, signs: &Tensor<1>, step: f64) -> Option<Tensor<1>> {
+        let (id, weights) = &self.weights[layer];
+        let moved = weights.clone() + signs.clone().mul_scalar(step);
+        let model = self.model.clone().map(&mut Point { id: *id, weights: Some(moved) });
         let logits = model.forward(batch.images.clone(), &Pass::float());
         let cross_entropy = CrossEntropyLossConfig::new().init(&logits.device());
         let loss = cross_entropy.forward(logits, batch.labels.clone());
-        let mut found = Tracked { gradients: loss.backward(), found: HashMap::new() };
+        let mut found = Tracked { id: *id, gradients: loss.backward(), found: None };
         model.visit(&mut found);
-        self.weights.iter().map(|(id, _)| found.found.remove(id)).collect()
+        found.found
     }
 }
 
@@ -108,30 +108,21 @@ impl<M: Network> Differentiable for Loss<'_, M> {
         &self.groups
     }
 
-    fn root_mean_square(&self) -> f64 {
-        let squares = |(_, weight): &(ParamId, Tensor<1>)| weight.clone().square().sum().into_scalar::<f64>();
-        let count: usize = self.groups.iter().map(|group| group.parameters).sum();
-        (self.weights.iter().map(squares).sum::<f64>() / count.max(1) as f64).sqrt()
+    fn parts(&self) -> Option<usize> {
+        self.count
     }
 
-    fn difference(&mut self, sample: usize, signs: &[Vec<f32>], step: f64) -> Result<Vec<f64>, HessianError> {
+    fn difference(
+        &mut self, sample: usize, group: usize, signs: &[f32], step: f64,
+    ) -> Result<f64, HessianError> {
         let batch = self.batch(sample)?;
-        let upload = |(signs, (_, weight)): (&Vec<f32>, &(ParamId, Tensor<1>))| {
-            Tensor::<1>::from_data(TensorData::from(signs.as_slice()), &weight.device())
-        };
-        let signs: Vec<_> = signs.iter().zip(&self.weights).map(upload).collect();
-        let [plus, minus] = [step, -step].map(|step| self.gradient(&batch, &signs, step));
-        // Subtracted before they are summed, so that the sums round what is left and not the gradients.
-        let product = |((plus, minus), signs): ((Option<Tensor<1>>, Option<Tensor<1>>), &Tensor<1>)| {
-            match (plus, minus) {
-                (Some(plus), Some(minus)) => ((plus - minus) * signs.clone()).sum(),
-                // The loss does not depend on the layer.
-                _ => Tensor::zeros([1], &signs.device()),
-            }
-        };
-        let products: Vec<_> = plus.into_iter().zip(minus).zip(&signs).map(product).collect();
-        let products = Tensor::cat(products, 0).into_data().convert::<f64>();
-        Ok(products.try_into_vec().unwrap_or_default())
+        let signs = Tensor::from_data(TensorData::from(signs), &self.weights[group].1.device());
+        let [plus, minus] = [step, -step].map(|step| self.gradient(&batch, group, &signs, step));
+        // Subtracted before they are summed, so that the sum rounds what is left and not the gradients.
+        Ok(match (plus, minus) {
+            (Some(plus), Some(minus)) => ((plus - minus) * signs).sum().into_scalar(),
+            _ => 0.0,
+        })
     }
 }
 
@@ -145,27 +136,32 @@ impl ModuleVisitor for Values {
     }
 }
 
-/// Puts weights in place of a network's own, and tracks their gradients.
-struct Point(HashMap<ParamId, Tensor<1>>);
+/// Puts weights in place of a layer's own, and tracks their gradient.
+struct Point {
+    id: ParamId,
+    weights: Option<Tensor<1>>,
+}
 
 impl ModuleMapper for Point {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(values) = self.0.remove(&param.id) else { return param };
-        let (id, old, mapper) = param.consume();
-        Param::from_mapped_value(id, values.reshape(old.dims()).autodiff().require_grad(), mapper)
+        match self.weights.take_if(|_| param.id == self.id) {
+            Some(weights) => param.map(|old| weights.reshape(old.dims()).autodiff().require_grad()),
+            None => param,
+        }
     }
 }
 
-/// The gradients of tracked parameters by identity, flat.
+/// The gradient of a tracked parameter, flat.
 struct Tracked {
+    id: ParamId,
     gradients: Gradients,
-    found: HashMap<ParamId, Tensor<1>>,
+    found: Option<Tensor<1>>,
 }
 
 impl ModuleVisitor for Tracked {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(gradient) = param.val().grad_remove(&mut self.gradients) {
-            self.found.insert(param.id, flat(gradient));
+        if param.id == self.id {
+            self.found = param.val().grad_remove(&mut self.gradients).map(flat);
         }
     }
 }

@@ -43,7 +43,7 @@ impl HessianReport {
         let mut text = aligned(&rows);
         let Self { batch_size, tolerance, dataset, device, seconds, .. } = self;
         let percent = |part: f64| format!("{:.1} %", 100.0 * part);
-        text += &format!("\n{} directions of {batch_size} images ({dataset}), ", traces.samples);
+        text += &format!("\nup to {} directions of {batch_size} images ({dataset}), ", traces.samples);
         text += &match traces.converged {
             true => format!("standard errors up to {}\n", percent(traces.uncertainty())),
             false => format!(
@@ -52,11 +52,11 @@ impl HessianReport {
                 percent(*tolerance)
             ),
         };
-        if let Some((relative, disagreement)) = traces.chosen_step() {
-            let disagreement = percent(disagreement);
+        if let Some(disagreement) = traces.disagreement() {
             text += &format!(
-                "step 2^{:.0} of the weights' root mean square; with twice or half of it the first direction differs by {disagreement}\n",
-                relative.log2()
+                "step 2^{:.0} of the weights' root mean square; with 4 times or a quarter of it the first direction differs by {}\n",
+                traces.relative_step.log2(),
+                percent(disagreement)
             );
         }
         text + &format!("device {device}, {seconds:.0} s\n")
@@ -109,7 +109,7 @@ mod tests {
                 layers: vec![layer("stem", 144, 2.0, 0.08), layer("head", 36_864, 0.03, 0.001)],
                 samples: 24,
                 converged: true,
-                step: 0.001,
+                relative_step: 0.015625,
                 steps: vec![trial(5, None), trial(6, Some(0.002)), trial(7, None)],
             },
         }
@@ -123,8 +123,8 @@ layer  weights  average trace  standard error
 stem       144        2.000e0        8.000e-2
 head    36,864       3.000e-2        1.000e-3
 
-24 directions of 64 images (digits), standard errors up to 4.0 %
-step 2^-6 of the weights' root mean square; with twice or half of it the first direction differs by 0.2 %
+up to 24 directions of 64 images (digits), standard errors up to 4.0 %
+step 2^-6 of the weights' root mean square; with 4 times or a quarter of it the first direction differs by 0.2 %
 device flex, 12 s
 ";
         assert_eq!(report().table(), expected);

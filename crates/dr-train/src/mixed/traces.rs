@@ -22,26 +22,26 @@ pub struct LayerTrace {
 pub struct Traces {
     /// One for each quantized layer.
     pub layers: Vec<LayerTrace>,
-    /// Random directions that were averaged over.
+    /// Random directions that were averaged over, in the layer that took most.
     #[serde(default)]
     pub samples: usize,
     /// Whether all standard errors got as small as was asked for; if not, the samples ran out.
     #[serde(default)]
     pub converged: bool,
-    /// Step of the central differences, in units of the weights.
+    /// Step of the central differences, in units of the root mean square of the layer's weights.
     #[serde(default)]
-    pub step: f64,
-    /// The steps that were tried, largest first: what the choice of `step` rests on.
+    pub relative_step: f64,
+    /// The steps that were tried, largest first: what the choice of `relative_step` rests on.
     #[serde(default)]
     pub steps: Vec<StepTrial>,
 }
 
-/// What one step gave, on the first batch along the first direction.
+/// What one step gave, on the first batch along the first direction of each layer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepTrial {
-    /// The step in units of the weights' root mean square.
+    /// The step in units of the root mean square of the layer's weights.
     pub relative_step: f64,
-    /// `v_l . (H v)_l / n_l` of each layer, as in [`Traces::layers`].
+    /// `v . H v / n_l` of each layer, as in [`Traces::layers`].
     pub estimates: Vec<f64>,
     /// By how much the two neighbouring steps differ from it, whichever differs more: the mean over layers of
     /// `|a - b| / max(|a|, |b|)`. The first and the last step have one neighbour only and are not compared.
@@ -61,7 +61,7 @@ pub struct HessianOptions {
 
 impl Default for HessianOptions {
     fn default() -> Self {
-        Self { tolerance: 0.05, max_samples: 1000, seed: 1 }
+        Self { tolerance: 0.1, max_samples: 200, seed: 1 }
     }
 }
 
@@ -112,26 +112,29 @@ pub enum HessianError {
 const NEAR_ZERO: f64 = 0.01;
 
 impl Traces {
-    /// The largest standard error of a layer, in parts of the layer's |trace|. A trace near zero cannot be known to a
-    /// part of itself: below a hundredth of the mean |trace| over layers, it is that hundredth which counts.
+    /// Each layer's standard error in parts of its |trace|. A trace near zero cannot be known to a part of itself: below
+    /// a hundredth of the mean |trace| over layers, it is that hundredth which counts.
     #[must_use]
-    pub fn uncertainty(&self) -> f64 {
+    pub fn uncertainties(&self) -> Vec<f64> {
         let size = |layer: &LayerTrace| layer.average_trace.abs();
         let mean = self.layers.iter().map(size).sum::<f64>() / self.layers.len().max(1) as f64;
         let relative = |layer: &LayerTrace| match layer.standard_error {
             0.0 => 0.0,
             error => error / size(layer).max(NEAR_ZERO * mean),
         };
-        self.layers.iter().map(relative).fold(0.0, f64::max)
+        self.layers.iter().map(relative).collect()
     }
 
-    /// The step as a part of the weights' root mean square, and by how much its neighbours' estimates differ from its
-    /// own; `None` if no steps were tried.
+    /// The largest of the [`uncertainties`](Self::uncertainties).
     #[must_use]
-    pub fn chosen_step(&self) -> Option<(f64, f64)> {
-        let compared = self.steps.iter().filter_map(|trial| Some((trial.relative_step, trial.disagreement?)));
-        // Of equally good ones, the first and largest: rounding matters least there.
-        compared.min_by(|a, b| a.1.total_cmp(&b.1))
+    pub fn uncertainty(&self) -> f64 {
+        self.uncertainties().into_iter().fold(0.0, f64::max)
+    }
+
+    /// By how much the estimates with the next larger and smaller steps differ from those with the chosen one, along one direction.
+    #[must_use]
+    pub fn disagreement(&self) -> Option<f64> {
+        self.steps.iter().find(|trial| trial.relative_step == self.relative_step)?.disagreement
     }
 }
 
