@@ -114,7 +114,14 @@ fn measure_run(run: &Path) -> Result<Vec<Point>, Box<dyn Error>> {
             loss: measured.loss,
             predicted: totals.map(|totals| totals.predicted_loss),
         };
-        eprintln!("{} {}/{count}: {} {:.2} bits, {:.2} %", point.run, i + 1, point.plan, point.average_bits, point.top1);
+        eprintln!(
+            "{} {}/{count}: {} {:.2} bits, {:.2} %",
+            point.run,
+            i + 1,
+            point.plan,
+            point.average_bits,
+            point.top1
+        );
         points.push(point);
     }
     Ok(points)
@@ -161,7 +168,9 @@ fn summarize(points: &[Point]) {
             spearman(points.iter().map(|p| (p.predicted[i], p.loss)).collect::<Vec<_>>())
         };
         let (mean, deviation) = spread(&of_runs.values().map(rank).collect::<Vec<_>>());
-        println!("rank correlation of predicted and measured loss over random plans, errors of {name}: {mean:.2} ± {deviation:.2}");
+        println!(
+            "rank correlation of predicted and measured loss over random plans, errors of {name}: {mean:.2} ± {deviation:.2}"
+        );
     }
 }
 
@@ -214,7 +223,8 @@ fn draw(points: &[Point], runs: usize) -> Result<String, Box<dyn Error>> {
             ("best plans", RGBColor(0, 114, 178), series(points, |p| p.plan == "best")),
         ] {
             let mean = |runs: &Vec<(f64, f64)>| {
-                let of = |value: fn(&(f64, f64)) -> f64| spread(&runs.iter().map(value).collect::<Vec<_>>()).0;
+                let of =
+                    |value: fn(&(f64, f64)) -> f64| spread(&runs.iter().map(value).collect::<Vec<_>>()).0;
                 (of(|point| point.0), of(|point| point.1))
             };
             let line: Vec<(f64, f64)> = series.iter().map(mean).collect();
