@@ -29,7 +29,7 @@ use thiserror::Error;
 
 /// Images and directions that Hessian traces are taken from before mixed training, which only asks which layers are
 /// above their mean.
-const TRACE_BATCH: usize = 128;
+const TRACE_BATCH: usize = 32;
 const TRACE_SAMPLES: usize = 48;
 
 /// Training images that the activations' scales are fitted to.

@@ -116,7 +116,7 @@ fn train<M: Network>(mut model: M, loader: &ImageLoader, steps: usize) -> M {
     for batch in batches(loader).iter().cycle().take(steps) {
         let loss = loss(&model, batch);
         let gradients = GradientsParams::from_grads(loss.backward(), &model);
-        model = optimizer.step(0.1.into(), model, gradients);
+        model = optimizer.step(0.1, model, gradients);
     }
     model.valid().train()
 }
