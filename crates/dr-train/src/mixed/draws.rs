@@ -1,7 +1,7 @@
 //! [`DrawLog`]: the mixtures of a training, drawn step by step and written to a file.
 
 use super::Hasb;
-use crate::nn::Assignment;
+use dr_precision::Precision;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -50,18 +50,18 @@ impl DrawLog {
         Ok(())
     }
 
-    /// The mixtures of the next step.
+    /// The mixtures of the next step: precisions of the layers, from input to output.
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub(crate) fn next(&self) -> Result<Vec<Assignment>, String> {
+    pub(crate) fn next(&self) -> Result<Vec<Vec<Precision>>, String> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let step = state.step;
         state.step += 1;
         if let Some(file) = &mut state.file {
             self.write(file, step).map_err(|error| self.failed(&error))?;
         }
-        Ok(self.numbers(step).map(|draw| self.hasb.assign(&self.hasb.draw(draw))).collect())
+        Ok(self.numbers(step).map(|draw| self.hasb.draw(draw)).collect())
     }
 
     /// The numbers of a step's draws.

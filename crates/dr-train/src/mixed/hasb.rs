@@ -4,8 +4,6 @@
 use super::LayerTrace;
 use crate::config::{Sampling, Widths};
 use crate::models::{NamedLayer, Network};
-use crate::nn::Assignment;
-use burn::module::ParamId;
 use dr_precision::{Precision, PrecisionSet};
 use rand::SeedableRng;
 use rand::distr::{Distribution, weighted::WeightedIndex};
@@ -35,7 +33,6 @@ pub struct Hasb {
 #[derive(Clone, Debug)]
 struct LayerDraw {
     name: String,
-    weight: ParamId,
     choices: Vec<Precision>,
     distribution: WeightedIndex<u32>,
 }
@@ -57,15 +54,14 @@ impl Hasb {
         let trace = |name: &str| traces.iter().find(|t| t.layer == name).map(|t| t.average_trace);
         let of = |NamedLayer { name, layer, .. }: NamedLayer<'_>| {
             let spec = layer.quantizers().spec().expect("mixed precision is trained in quantized networks");
-            let (only, weight) = (spec.only(), layer.weight_id());
-            (name, weight, only.map_or_else(|| choices.clone(), |only| vec![only]))
+            (name, spec.only().map_or_else(|| choices.clone(), |only| vec![only]))
         };
         let layers: Vec<_> = network.layers().into_iter().map(of).collect();
         // Of the layers that draw: the first and the last would only blur what is sensitive among them.
         let drawn: Vec<f64> =
-            layers.iter().filter(|(.., c)| c.len() > 1).filter_map(|(name, ..)| trace(name)).collect();
+            layers.iter().filter(|(_, c)| c.len() > 1).filter_map(|(name, _)| trace(name)).collect();
         let mean = drawn.iter().sum::<f64>() / drawn.len().max(1) as f64;
-        let draw = |(name, weight, choices): (String, ParamId, Vec<Precision>)| {
+        let draw = |(name, choices): (String, Vec<Precision>)| {
             let sensitive = sampling == Sampling::Hasb && trace(&name).is_some_and(|trace| trace >= mean);
             let weights = choices.iter().map(|&choice| match (sensitive, widths) {
                 (false, _) => 1,
@@ -74,7 +70,7 @@ impl Hasb {
             });
             let distribution =
                 WeightedIndex::new(weights).expect("at least one choice, each of at least 2 bits");
-            LayerDraw { name, weight, choices, distribution }
+            LayerDraw { name, choices, distribution }
         };
         Self { layers: layers.into_iter().map(draw).collect(), seed }
     }
@@ -90,12 +86,6 @@ impl Hasb {
         let mut rng = chacha20::ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(draw);
         self.layers.iter().map(|layer| layer.choices[layer.distribution.sample(&mut rng)]).collect()
-    }
-
-    /// Draws for the network.
-    #[must_use]
-    pub fn assign(&self, precisions: &[Precision]) -> Assignment {
-        self.layers.iter().map(|layer| layer.weight).zip(precisions.iter().copied()).collect()
     }
 
     /// The probability of each precision that layer `layer` can draw.

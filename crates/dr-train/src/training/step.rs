@@ -13,6 +13,7 @@ use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Tensor, activation::log_softmax, activation::softmax};
 use burn::train::{InferenceStep, Interrupter, TrainOutput, TrainStep};
+use dr_precision::Precision;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::collections::HashSet;
 use std::fmt;
@@ -68,7 +69,7 @@ impl Objective {
     }
 
     /// The mixtures of the next step.
-    fn draw(&self) -> Vec<Assignment> {
+    fn draw(&self) -> Vec<Vec<Precision>> {
         let drawn = self.draws.as_ref().map_or(Ok(vec![]), DrawLog::next);
         drawn.unwrap_or_else(|error| {
             self.interrupter.stop(Some(&error));
@@ -134,6 +135,13 @@ impl<M: Network> Trainee<M> {
         &self.objective
     }
 
+    /// The precisions of the layers, from input to output, for this network: a checkpoint brings other identities.
+    fn assign(&self, precisions: &[Precision]) -> Assignment {
+        let mut model = self.model.clone();
+        let layers = model.layers().into_iter().map(|layer| layer.layer.weight_id());
+        layers.zip(precisions.iter().copied()).collect()
+    }
+
     /// Forward and backward of one pass; `None` if the loss is not finite.
     fn pass(&self, pass: &Pass, batch: &ImageBatch, teacher: Option<&Tensor<2>>) -> Option<PassResult> {
         let logits = self.model.forward(batch.images.clone(), pass);
@@ -178,7 +186,7 @@ impl<M: Network> TrainStep for Trainee<M> {
             Distillation::Teacher(logits) => Some(Tensor::from_inner(logits(batch.images.clone().inner()))),
             _ => None,
         };
-        let drawn = objective.draw();
+        let drawn: Vec<_> = objective.draw().iter().map(|drawn| self.assign(drawn)).collect();
         let passes = objective.passes(&drawn);
         let mut results = Vec::with_capacity(passes.len());
         if let Some(workers) = &objective.workers {
