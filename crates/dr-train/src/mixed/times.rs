@@ -6,7 +6,7 @@ use crate::evaluation::{EvaluationError, check_batch};
 use crate::latency::{LatencyOptions, MOST_PIXELS, WARM_UP, median, milliseconds, random_images};
 use crate::models::IntResNet;
 use burn::tensor::Device;
-use dr_precision::Precision;
+use dr_precision::{Precision, PrecisionPlan};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The median times of the layers of a network, and of what a pass takes besides.
@@ -67,6 +67,28 @@ impl LayerTimes {
     }
 }
 
+/// Nanoseconds of a pass through the integer network of `plan`: the median of as many as each layer was measured in.
+///
+/// # Errors
+/// A plan that does not fit the model, and those of [`LayerTimes::measure`].
+pub fn measure_plan(
+    artifact: &Artifact, plan: &PrecisionPlan, options: LatencyOptions, device: &Device,
+) -> Result<u64, SearchPlanError> {
+    check_batch(artifact, options.batch, MOST_PIXELS)?;
+    let images = random_images(artifact, options.batch, device);
+    let network = integer(artifact, plan, device)?;
+    let pass = || milliseconds(|| network.forward(images.clone()));
+    let passes = (0..WARM_UP + options.samples).map(|_| pass()).collect::<Result<Vec<_>, _>>();
+    let passes = passes.map_err(EvaluationError::from)?;
+    Ok(nanoseconds(median(&passes[WARM_UP..])))
+}
+
+/// The integer network of a plan. Times do not depend on the statistics of its BatchNorms: it has seen no images.
+fn integer(artifact: &Artifact, plan: &PrecisionPlan, device: &Device) -> Result<IntResNet, SearchPlanError> {
+    let artifact = artifact.export_plan(plan, &[], &Device::flex())?;
+    Ok(artifact.integer(artifact.description.edge, device)?)
+}
+
 fn nanoseconds(milliseconds: f64) -> u64 {
     (milliseconds.max(0.0) * 1e6).round() as u64
 }
@@ -89,9 +111,7 @@ impl Run {
             let picks: Vec<usize> =
                 candidates.layers.iter().map(|layer| number % layer.choices.len()).collect();
             let plan = candidates.plan(&picks);
-            // Times do not depend on the statistics of BatchNorms: no images.
-            let artifact = artifact.export_plan(&plan, &[], &Device::flex())?;
-            let network = artifact.integer(artifact.description.edge, device)?;
+            let network = integer(artifact, &plan, device)?;
             let precisions = plan.iter().map(|(_, precision)| precision).collect();
             Ok(Self { precisions, network, whole: vec![], layers: vec![] })
         };
