@@ -67,7 +67,8 @@ impl LayerTimes {
     }
 }
 
-/// Nanoseconds of a pass through the integer network of `plan`: the median of as many as each layer was measured in.
+/// Nanoseconds of a pass through the integer network of `plan`: the median of ten times as many passes as each layer was
+/// measured in, since all of these few would fall into a moment in which the machine does something else.
 ///
 /// # Errors
 /// A plan that does not fit the model, and those of [`LayerTimes::measure`].
@@ -78,7 +79,7 @@ pub fn measure_plan(
     let images = random_images(artifact, options.batch, device);
     let network = integer(artifact, plan, device)?;
     let pass = || milliseconds(|| network.forward(images.clone()));
-    let passes = (0..WARM_UP + options.samples).map(|_| pass()).collect::<Result<Vec<_>, _>>();
+    let passes = (0..WARM_UP + 10 * options.samples).map(|_| pass()).collect::<Result<Vec<_>, _>>();
     let passes = passes.map_err(EvaluationError::from)?;
     Ok(nanoseconds(median(&passes[WARM_UP..])))
 }
