@@ -20,9 +20,9 @@ pub struct LayerTimes {
 
 impl LayerTimes {
     /// Measures whole passes through the integer network with all layers at each of the precisions that `candidates` offers,
-    /// so that caches and memory are as they are in use. The precisions take turns, each with one pass in which every
-    /// layer is timed and one that is only timed as a whole: what the latter takes longer than the layers is counted as
-    /// outside of them.
+    /// so that caches and memory are as they are in use. The precisions take turns. Each turn is one pass that does not
+    /// count, as the caches still hold another network's weights, one that is only timed as a whole, and one in which
+    /// every layer is timed: what the former takes longer than the layers is counted as outside of them.
     ///
     /// # Errors
     /// Tensors that are no network, or a batch of more than 2^24 pixels.
@@ -34,6 +34,7 @@ impl LayerTimes {
         let mut runs = Run::all(artifact, candidates, device)?;
         for round in 0..WARM_UP + options.samples {
             for run in &mut runs {
+                run.network.forward(images.clone()).map_err(EvaluationError::from)?;
                 let whole =
                     milliseconds(|| run.network.forward(images.clone())).map_err(EvaluationError::from)?;
                 let (_, layers) = run.network.forward_timed(images.clone()).map_err(EvaluationError::from)?;
