@@ -104,6 +104,7 @@ fn every_kind_of_budget() {
         let json = found(&["--budget", budget, "--samples", "2", "--threads", "1"]);
         assert_eq!(json["budget"], budget);
         assert!(json[name].as_f64().expect(name) <= most, "{json}");
+        assert_eq!(json["measured_nanoseconds"].is_u64(), budget.starts_with("latency"), "{json}");
     }
     let (together, separate) =
         (found(&["--budget", "size=30KB"]), found(&["--budget", "size=30KB", "--widths", "separate"]));

@@ -359,11 +359,11 @@ pub struct HessianArgs {
 /// `dr-train search`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The model is one that was trained for mixtures (dr-train train --mixed). Of all plans within the budget,
-the one is found that is predicted to cost the least loss: an exact optimum. A budget is one of
+The model is one that was trained for mixtures (dr-train train --mixed). Of all plans within the
+budget, the one is found that is predicted to cost the least loss: an exact optimum. Budgets:
 
-  avg-bits=4      bits of a weight, on average over all layers but the first and the last, which stay
-                  at the highest width
+  avg-bits=4      bits of a weight, on average over all layers but the first and the last, which
+                  stay at the highest width
   size=250KB      bytes of the exported model, all of it (B, KB, KiB, MB, MiB or GB)
   bitops=1.2G     multiply-accumulates of an image, each times the bits of weight and activation
                   (K, M, G, T)
@@ -375,7 +375,7 @@ Predicted is, for each layer, its average Hessian trace times the squared error 
 
 Examples:
   dr-train search --model model.safetensors --budget avg-bits=4 --out plan.toml
-  dr-train search --model model.safetensors --budget size=60KB --traces traces.json --widths separate
+  dr-train search --model model.safetensors --budget size=60KB --widths separate
   dr-train search --model model.safetensors --budget latency=1.5ms --batch 1 --threads 1
   dr-train search --model model.safetensors --budget avg-bits=4 --pin stages.0.0.conv1=w8a8
   dr-train search --model model.safetensors --budget avg-bits=4 --pareto front.svg")]

@@ -27,5 +27,5 @@ pub use hessian_report::HessianReport;
 pub use plan_file::{PlanError, PlanFile};
 pub use search_report::{LayerChoice, SearchReport};
 pub use subnet::{finish, subnet};
-pub use times::LayerTimes;
+pub use times::{LayerTimes, measure_plan};
 pub use traces::{HessianError, HessianOptions, LayerTrace, StepTrial, Traces};

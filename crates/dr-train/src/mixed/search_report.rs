@@ -22,6 +22,9 @@ pub struct SearchReport {
     /// The plan and what it takes.
     #[serde(flatten)]
     pub found: Found,
+    /// How long a pass takes with the plan, if that was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measured_nanoseconds: Option<u64>,
     /// Plans for other budgets, if they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub front: Option<Front>,
@@ -64,7 +67,16 @@ impl SearchReport {
             })
         };
         let layers = candidates.layers.iter().filter_map(layer).collect();
-        Self { model, budget: budget.to_string(), widths, objective, layers, found, front }
+        Self {
+            model,
+            budget: budget.to_string(),
+            widths,
+            objective,
+            layers,
+            found,
+            measured_nanoseconds: None,
+            front,
+        }
     }
 
     /// The plan as a file for a network of this kind.
@@ -103,9 +115,14 @@ impl SearchReport {
             ("bit operations", thousands(totals.bit_ops as usize)),
             ("predicted loss", format!("{:.4e}", totals.predicted_loss)),
         ];
-        let latency =
-            totals.predicted_nanoseconds.map(|time| ("predicted latency", Budget::Latency(time).amount()));
-        lines.extend(latency);
+        if let Some(predicted) = totals.predicted_nanoseconds {
+            lines.push(("predicted latency", Budget::Latency(predicted).amount()));
+            lines.extend(self.measured_nanoseconds.map(|measured| {
+                let above = 100.0 * (measured as f64 / predicted as f64 - 1.0);
+                let amount = Budget::Latency(measured).amount();
+                ("measured latency", format!("{amount}, {above:+.1} % from the predicted"))
+            }));
+        }
         let lines = lines.iter().map(|(name, value)| format!("{name:<19}{value}\n")).collect::<String>();
         let front =
             self.front.iter().map(|front| format!("\n{}", aligned(&front.rows()))).collect::<String>();

@@ -6,7 +6,7 @@ use crate::evaluation::{EvaluationError, check_batch};
 use crate::latency::{LatencyOptions, MOST_PIXELS, WARM_UP, median, milliseconds, random_images};
 use crate::models::IntResNet;
 use burn::tensor::Device;
-use dr_precision::Precision;
+use dr_precision::{Precision, PrecisionPlan};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The median times of the layers of a network, and of what a pass takes besides.
@@ -20,9 +20,9 @@ pub struct LayerTimes {
 
 impl LayerTimes {
     /// Measures whole passes through the integer network with all layers at each of the precisions that `candidates` offers,
-    /// so that caches and memory are as they are in use. The precisions take turns, each with one pass in which every
-    /// layer is timed and one that is only timed as a whole: what the latter takes longer than the layers is counted as
-    /// outside of them.
+    /// so that caches and memory are as they are in use. The precisions take turns. Each turn is one pass that does not
+    /// count, as the caches still hold another network's weights, one that is only timed as a whole, and one in which
+    /// every layer is timed: what the former takes longer than the layers is counted as outside of them.
     ///
     /// # Errors
     /// Tensors that are no network, or a batch of more than 2^24 pixels.
@@ -34,6 +34,7 @@ impl LayerTimes {
         let mut runs = Run::all(artifact, candidates, device)?;
         for round in 0..WARM_UP + options.samples {
             for run in &mut runs {
+                run.network.forward(images.clone()).map_err(EvaluationError::from)?;
                 let whole =
                     milliseconds(|| run.network.forward(images.clone())).map_err(EvaluationError::from)?;
                 let (_, layers) = run.network.forward_timed(images.clone()).map_err(EvaluationError::from)?;
@@ -67,6 +68,29 @@ impl LayerTimes {
     }
 }
 
+/// Nanoseconds of a pass through the integer network of `plan`: the median of ten times as many passes as each layer was
+/// measured in, since all of these few would fall into a moment in which the machine does something else.
+///
+/// # Errors
+/// A plan that does not fit the model, and those of [`LayerTimes::measure`].
+pub fn measure_plan(
+    artifact: &Artifact, plan: &PrecisionPlan, options: LatencyOptions, device: &Device,
+) -> Result<u64, SearchPlanError> {
+    check_batch(artifact, options.batch, MOST_PIXELS)?;
+    let images = random_images(artifact, options.batch, device);
+    let network = integer(artifact, plan, device)?;
+    let pass = || milliseconds(|| network.forward(images.clone()));
+    let passes = (0..WARM_UP + 10 * options.samples).map(|_| pass()).collect::<Result<Vec<_>, _>>();
+    let passes = passes.map_err(EvaluationError::from)?;
+    Ok(nanoseconds(median(&passes[WARM_UP..])))
+}
+
+/// The integer network of a plan. Times do not depend on the statistics of its BatchNorms: it has seen no images.
+fn integer(artifact: &Artifact, plan: &PrecisionPlan, device: &Device) -> Result<IntResNet, SearchPlanError> {
+    let artifact = artifact.export_plan(plan, &[], &Device::flex())?;
+    Ok(artifact.integer(artifact.description.edge, device)?)
+}
+
 fn nanoseconds(milliseconds: f64) -> u64 {
     (milliseconds.max(0.0) * 1e6).round() as u64
 }
@@ -89,9 +113,7 @@ impl Run {
             let picks: Vec<usize> =
                 candidates.layers.iter().map(|layer| number % layer.choices.len()).collect();
             let plan = candidates.plan(&picks);
-            // Times do not depend on the statistics of BatchNorms: no images.
-            let artifact = artifact.export_plan(&plan, &[], &Device::flex())?;
-            let network = artifact.integer(artifact.description.edge, device)?;
+            let network = integer(artifact, &plan, device)?;
             let precisions = plan.iter().map(|(_, precision)| precision).collect();
             Ok(Self { precisions, network, whole: vec![], layers: vec![] })
         };

@@ -12,7 +12,8 @@ use crate::experiment::calibration_batches;
 use crate::files::write_atomically;
 use crate::latency::LatencyOptions;
 use crate::mixed::{
-    BudgetKind, Candidates, Front, HessianOptions, LayerTimes, SearchPlanError, SearchReport, Traces, traces,
+    BudgetKind, Candidates, Front, HessianOptions, LayerTimes, SearchPlanError, SearchReport, Traces,
+    measure_plan, traces,
 };
 use burn::tensor::Device;
 use std::path::Path;
@@ -39,8 +40,8 @@ pub fn search(args: &SearchArgs) -> Result<(), CommandError> {
     let mut candidates = Candidates::new(&artifact, args.widths, &args.pin).map_err(failed)?;
     let known = args.traces.as_deref().map(|path| read_traces(path, &candidates)).transpose()?;
     let (device, _) = device::open(args.device)?;
+    let options = LatencyOptions { batch: args.batch, samples: args.samples };
     if kind == BudgetKind::Latency {
-        let options = LatencyOptions { batch: args.batch, samples: args.samples };
         let times = LayerTimes::measure(&artifact, &candidates, options, &device).map_err(failed)?;
         candidates.set_times(&times);
     }
@@ -63,8 +64,12 @@ pub fn search(args: &SearchArgs) -> Result<(), CommandError> {
     let front = front.transpose()?;
 
     let name = args.model.display().to_string();
-    let report =
+    let mut report =
         SearchReport::new(name, &args.budget, args.widths, args.objective, &candidates, found, front);
+    if kind == BudgetKind::Latency {
+        let measured = measure_plan(&artifact, &report.found.plan, options, &device).map_err(failed)?;
+        report.measured_nanoseconds = Some(measured);
+    }
     let mut wrote = vec![];
     if let Some(path) = &args.out {
         report.plan_file(description.model).save(path)?;
