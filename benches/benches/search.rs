@@ -47,10 +47,13 @@ fn network(noise: &mut Noise, cost: fn(u64, [u64; 2], f64) -> u64) -> (Vec<Layer
     (layers, budget)
 }
 
+/// The cost of a layer with so many multiply-accumulates at these widths, with noise from 0 to 1.
+type Cost = fn(u64, [u64; 2], f64) -> u64;
+
 fn search(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group(format!("search/{LAYERS} layers, 16 precisions"));
     group.sample_size(50).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(5));
-    let costs: [(&str, fn(u64, [u64; 2], f64) -> u64); 3] = [
+    let costs: [(&str, Cost); 3] = [
         ("bits", |macs, [w, _], _| macs / 64 * w),
         ("bit operations", |macs, [w, a], _| macs * w * a),
         ("time", |macs, [w, a], noise| {

@@ -86,51 +86,39 @@ named! {
 
 named! {
     /// Which BatchNorm a layer has in mixed passes.
+    #[derive(Default)]
     MixedNorm, "BatchNorm of mixed passes" {
         /// The one of the layer's own precision, that the passes at one precision have, too.
         Uniform = "uniform",
         /// One for each width of the layer's weights, for mixed passes only.
+        #[default]
         Width = "width",
         /// One, for mixed passes only.
         One = "one",
     }
 }
 
-impl Default for MixedNorm {
-    fn default() -> Self {
-        Self::Width
-    }
-}
-
 named! {
     /// How a step of mixed training draws the precision of a layer.
+    #[derive(Default)]
     Sampling, "sampling" {
         /// Sensitive layers draw more bits more often (Hessian-aware stochastic bit-switching).
+        #[default]
         Hasb = "hasb",
         /// Every layer draws uniformly.
         Uniform = "uniform",
     }
 }
 
-impl Default for Sampling {
-    fn default() -> Self {
-        Self::Hasb
-    }
-}
-
 named! {
     /// Which precisions a layer can have in a mixture.
+    #[derive(Default)]
     Widths, "widths" {
         /// The precisions of the model.
+        #[default]
         Together = "together",
         /// Every width of weights with every width of activations.
         Separate = "separate",
-    }
-}
-
-impl Default for Widths {
-    fn default() -> Self {
-        Self::Together
     }
 }
 

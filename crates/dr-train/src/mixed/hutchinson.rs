@@ -424,9 +424,8 @@ mod tests {
 
         // One group on a diagonal, one that is not: only that goes on.
         let mut mixed = full(60);
-        for i in 1..60 {
-            (mixed[0][i], mixed[i][0]) = (0.0, 0.0);
-        }
+        mixed[0][1..].fill(0.0);
+        mixed[1..].iter_mut().for_each(|row| row[0] = 0.0);
         let mut function = Quartic::new(mixed, &[1, 59]);
         let traces = run(&mut function, 1e-6, 12, 1);
         assert!(!traces.converged);

@@ -17,7 +17,8 @@ pub fn subnet<M: Network>(mut network: M, pass: &Pass, batches: &[Tensor<4>]) ->
 /// they are. The result is in evaluation mode.
 fn recalibrate<M: Network>(network: M, pass: &Pass, batches: &[Tensor<4>]) -> M {
     let Some(first) = batches.first() else { return network.valid() };
-    let mut network = network.fork(&first.device().autodiff()).train();
+    // Statistics are taken on devices that track gradients only; a graph that nothing goes back through would stay in memory.
+    let mut network = network.fork(&first.device().autodiff()).train().no_grad();
     for (seen, images) in batches.iter().enumerate() {
         // The mean of all so far: each new one counts as much as every earlier one.
         network.norms().into_iter().for_each(|norm| norm.set_momentum(1.0 / (seen + 1) as f64));

@@ -8,7 +8,7 @@
 //!
 //! This is the multiple-choice knapsack problem. A solver in pure Rust ([`microlp`]) proves the optimum, but it takes
 //! minutes where a hundred layers have few sizes, since it tries all the ways in which layers can swap their choices. So
-//! the problem is made smaller first, without losing its optimum ([`reduce`]): choices that cannot be in a plan better
+//! the problem is made smaller first, without losing its optimum (`reduce`): choices that cannot be in a plan better
 //! than one already found are removed, and layers are merged into one with their pairs of choices, of which few are left.
 //! What is left the solver mostly solves in some milliseconds; where it gives up, all layers are merged. That alone would
 //! do, but takes up to half a minute where one layer decides: the solver tries its choices one after the other.
