@@ -5,9 +5,10 @@ use super::metric::StepOutput;
 use crate::data::ImageBatch;
 use crate::mixed::DrawLog;
 use crate::models::Network;
+use crate::nn::quantizers::Kind;
 use crate::nn::{Assignment, Pass};
 use crate::report::NumberFormat;
-use burn::module::{Module, ModuleMapper, Param, ParamId};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
@@ -15,13 +16,13 @@ use burn::tensor::{Tensor, activation::log_softmax, activation::softmax};
 use burn::train::{InferenceStep, Interrupter, TrainOutput, TrainStep};
 use dr_precision::Precision;
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// No scale gets below this: a step can overshoot zero.
-const SMALLEST_SCALE: f32 = 1e-6;
+/// By how much of itself a scale can change in one step.
+const LARGEST_CHANGE: f32 = 0.05;
 
 /// What a phase trains for. Shared by all copies of a [`Trainee`].
 #[derive(Default)]
@@ -231,12 +232,11 @@ impl<M: Network> TrainStep for Trainee<M> {
         let weights = rates.base();
         let (scale_rate, alrs) = (self.objective.scale_rate, self.objective.alrs);
         let rates = alrs::learning_rates(&mut self.model, &grads, weights, weights * scale_rate, alrs);
-        let scales = alrs::by_width(&mut self.model).into_values().flatten();
-        let scales = scales
-            .filter(|(kind, _)| *kind == crate::nn::quantizers::Kind::Scale)
-            .map(|(_, id)| id)
-            .collect();
-        optim.step(rates, self, grads).map(&mut PositiveScales(scales))
+        let params = alrs::by_width(&mut self.model).into_values().flatten();
+        let scales = params.filter(|(kind, _)| *kind == Kind::Scale).map(|(_, id)| id).collect();
+        let mut before = Scales { ids: scales, values: HashMap::new() };
+        self.model.visit(&mut before);
+        optim.step(rates, self, grads).map(&mut BoundedScales(before.values))
     }
 }
 
@@ -255,18 +255,62 @@ impl<M: Network> InferenceStep for Trainee<M> {
     }
 }
 
-/// Keeps the scales above zero.
-struct PositiveScales(HashSet<ParamId>);
+/// The values of the scales before a step.
+struct Scales {
+    ids: HashSet<ParamId>,
+    values: HashMap<ParamId, Tensor<1>>,
+}
 
-impl ModuleMapper for PositiveScales {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if !self.0.contains(&param.id) {
-            return param;
+impl ModuleVisitor for Scales {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if self.ids.contains(&param.id) {
+            let length = param.val().dims().iter().product::<usize>();
+            self.values.insert(param.id, param.val().inner().reshape([length]));
         }
+    }
+}
+
+/// Lets no scale change by more than [`LARGEST_CHANGE`] in a step, which also keeps them above zero.
+///
+/// The stored scale is the smallest, some thousandths, and its gradient is not: a step can go past zero. A channel whose
+/// scale came out of that at next to nothing has all codes at their ends and outputs that BatchNorm blows up, whose
+/// gradients then throw the scale, and the weights, far off for good.
+struct BoundedScales(HashMap<ParamId, Tensor<1>>);
+
+impl ModuleMapper for BoundedScales {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(before) = self.0.remove(&param.id) else { return param };
         let (id, tensor, mapper) = param.consume();
         let tracked = tensor.is_require_grad();
-        let tensor = tensor.inner().clamp_min(SMALLEST_SCALE);
+        let before = before.reshape(tensor.dims());
+        let (low, high) = (before.clone() * (1.0 - LARGEST_CHANGE), before * (1.0 + LARGEST_CHANGE));
+        let tensor = tensor.inner().max_pair(low).min_pair(high);
         let tensor = Tensor::from_inner(tensor).set_require_grad(tracked);
         Param::from_mapped_value(id, tensor, mapper)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, TensorData};
+
+    #[test]
+    fn a_step_changes_scales_by_a_twentieth_at_most() {
+        let device = Device::flex().autodiff();
+        let values = |values: [f32; 4]| Tensor::<1>::from_data(TensorData::from(values), &device);
+        let param = Param::from_tensor(values([-3.0, 0.01, 0.00204, 7.0]));
+        let before = values([0.002; 4]).inner();
+        let bounded = Module::map(param.clone(), &mut BoundedScales(HashMap::from([(param.id, before)])));
+        assert_eq!(bounded.id, param.id);
+        assert!(bounded.val().is_require_grad());
+        let found: Vec<f32> = bounded.val().into_data().try_into_vec().unwrap();
+        for (found, expected) in found.iter().zip([0.0019, 0.0021, 0.00204, 0.0021]) {
+            assert!((found - expected).abs() < 1e-7, "{found} instead of {expected}");
+        }
+        // What is no scale is as the step made it.
+        let other: Vec<f32> =
+            Module::map(param, &mut BoundedScales(HashMap::new())).val().into_data().try_into_vec().unwrap();
+        assert_eq!(other, [-3.0, 0.01, 0.00204, 7.0]);
     }
 }
