@@ -48,20 +48,27 @@ impl Conv2dShape {
         self.kernel * self.kernel
     }
 
+    /// Images that are computed together.
+    fn chunk(&self) -> usize {
+        let [height, width] = self.output();
+        (CHUNK_POSITIONS / (height * width).max(1)).clamp(CHUNK[0], CHUNK[1])
+    }
+
     const fn is_empty(&self) -> bool {
         let [height, width] = self.output();
         self.batch * self.channels[0] * self.channels[1] * self.taps() * height * width == 0
     }
 }
 
-/// Images that are computed together. Fixed, so that results do not depend on the number of threads.
-const CHUNK: usize = 4;
+/// Images that are computed together: at least so many, and more where they are small. They do not depend on the number
+/// of threads, and so results do not.
+const CHUNK: [usize; 2] = [4, 16];
+/// Positions of images that are computed together, where that takes no more than [`CHUNK`] images.
+const CHUNK_POSITIONS: usize = 2048;
 /// Lanes of the vectors that loops are written for.
 const LANES: usize = 16;
-/// Output channels and vectors of one tile of a correlation: 16 accumulators.
+/// Output channels and vectors of the largest tile of a correlation: 16 accumulators of AVX-512. Smaller tiles divide it.
 const TILE: [usize; 2] = [8, 2];
-/// Output channels and windows of one tile of dot products: 24 accumulators.
-const DOT: [usize; 2] = [4, 6];
 /// What loops may read past the last position.
 const SLACK: usize = LANES * TILE[1];
 
@@ -76,9 +83,9 @@ struct Planes {
 }
 
 impl Planes {
-    /// Positions of one plane.
+    /// Positions of one plane, in whole vectors.
     const fn positions(&self) -> usize {
-        self.images * self.rows * self.pitch
+        (self.images * self.rows * self.pitch).next_multiple_of(LANES)
     }
 }
 
@@ -99,7 +106,7 @@ pub fn conv2d(x: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<f32> {
         Weights::pack(channels_out, channels_in * shape.taps(), |o, r| w[o * channels_in * shape.taps() + r]);
     let in_len = channels_in * shape.input[0] * shape.input[1];
     assert_eq!(x.len(), shape.batch * in_len, "an input of another size");
-    let chunks = out.par_chunks_mut(CHUNK * out_len).zip(x.par_chunks(CHUNK * in_len));
+    let chunks = out.par_chunks_mut(shape.chunk() * out_len).zip(x.par_chunks(shape.chunk() * in_len));
     chunks.for_each(|(out, x)| {
         let (planes, buffer) = split_input(x, shape);
         let bases = bases(shape, &planes);
@@ -149,7 +156,7 @@ pub fn conv2d_input_gradient(dy: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<
         .collect();
     let out_len = channels_out * height * width;
     assert_eq!(dy.len(), shape.batch * out_len, "a gradient of another size");
-    let chunks = dx.par_chunks_mut(CHUNK * in_len).zip(dy.par_chunks(CHUNK * out_len));
+    let chunks = dx.par_chunks_mut(shape.chunk() * in_len).zip(dy.par_chunks(shape.chunk() * out_len));
     chunks.for_each(|(dx, dy)| {
         let planes = Planes { images: dy.len() / out_len, rows, pitch };
         let buffer = scatter(dy, &planes, [channels_out, height, width], margin);
@@ -203,7 +210,7 @@ pub fn conv2d_weight_gradient(x: &[f32], dy: &[f32], shape: &Conv2dShape) -> Vec
     let in_len = channels_in * shape.input[0] * shape.input[1];
     let out_len = channels_out * height * width;
     assert_eq!((x.len(), dy.len()), (shape.batch * in_len, shape.batch * out_len), "tensors of other sizes");
-    let chunks = x.par_chunks(CHUNK * in_len).zip(dy.par_chunks(CHUNK * out_len));
+    let chunks = x.par_chunks(shape.chunk() * in_len).zip(dy.par_chunks(shape.chunk() * out_len));
     let parts: Vec<Vec<f32>> = chunks
         .map(|(x, dy)| {
             let (planes, buffer) = split_input(x, shape);
@@ -339,26 +346,31 @@ struct Correlate<'a> {
 }
 
 impl Correlate<'_> {
+    /// In tiles of `CHANNELS` output channels and `VECTORS` vectors.
     #[inline(always)]
-    fn tiles<const FUSED: bool>(self) {
+    fn tiles<const FUSED: bool, const CHANNELS: usize, const VECTORS: usize>(self) {
         let length = padded(self.positions);
         let tiles = self.weights.packed.chunks_exact(self.weights.rows);
-        for start in (0..length).step_by(SLACK) {
+        for start in (0..length).step_by(LANES * VECTORS) {
             for (tile, out) in tiles.clone().zip(self.out.chunks_exact_mut(TILE[0] * length)) {
-                let mut sums = [[[0f32; LANES]; TILE[1]]; TILE[0]];
-                for (weights, &base) in tile.iter().zip(self.bases) {
-                    let window = &self.buffer[base + start..base + start + SLACK];
-                    for v in 0..TILE[1] {
-                        let x: Lanes = std::array::from_fn(|lane| window[v * LANES + lane]);
-                        for (sums, &w) in sums.iter_mut().zip(weights) {
-                            for lane in 0..LANES {
-                                sums[v][lane] = fma::<FUSED>(w, x[lane], sums[v][lane]);
+                for first in (0..TILE[0]).step_by(CHANNELS) {
+                    let mut sums = [[[0f32; LANES]; VECTORS]; CHANNELS];
+                    for (weights, &base) in tile.iter().zip(self.bases) {
+                        let window = &self.buffer[base + start..base + start + LANES * VECTORS];
+                        let weights = &weights[first..first + CHANNELS];
+                        for v in 0..VECTORS {
+                            let x: Lanes = std::array::from_fn(|lane| window[v * LANES + lane]);
+                            for (sums, &w) in sums.iter_mut().zip(weights) {
+                                for lane in 0..LANES {
+                                    sums[v][lane] = fma::<FUSED>(w, x[lane], sums[v][lane]);
+                                }
                             }
                         }
                     }
-                }
-                for (channel, sums) in sums.iter().enumerate() {
-                    out[channel * length + start..][..SLACK].copy_from_slice(sums.as_flattened());
+                    for (channel, sums) in (first..).zip(&sums) {
+                        let sums = sums.as_flattened();
+                        out[channel * length + start..][..sums.len()].copy_from_slice(sums);
+                    }
                 }
             }
         }
@@ -369,8 +381,25 @@ impl Kernel for Correlate<'_> {
     type Output = ();
     #[inline(always)]
     fn run(self, isa: Isa) {
-        if isa == Isa::Portable { self.tiles::<false>() } else { self.tiles::<true>() }
+        match isa {
+            Isa::Portable => self.tiles::<false, 4, 1>(),
+            Isa::Avx2 => self.tiles::<true, 4, 1>(),
+            Isa::Avx512 => self.tiles::<true, 8, 2>(),
+        }
     }
+}
+
+/// The sum of all lanes, by halves.
+#[inline(always)]
+fn total<const N: usize>(mut lanes: [f32; N]) -> f32 {
+    let mut count = N;
+    while count > 1 {
+        count /= 2;
+        for lane in 0..count {
+            lanes[lane] += lanes[lane + count];
+        }
+    }
+    lanes[0]
 }
 
 /// `dw[o][r] = sum over positions p of gradient[o][p] * buffer[bases[r] + p]`.
@@ -384,39 +413,39 @@ struct Dots<'a> {
 }
 
 impl Dots<'_> {
+    /// In tiles of `CHANNELS` output channels and `WINDOWS` windows, with `N` lanes.
     #[inline(always)]
-    fn tiles<const FUSED: bool>(self) -> Vec<f32> {
+    fn tiles<const FUSED: bool, const N: usize, const CHANNELS: usize, const WINDOWS: usize>(
+        self,
+    ) -> Vec<f32> {
         let rows = self.bases.len();
         let mut dw = vec![0.0; self.channels_out * rows];
-        let whole = self.positions / LANES * LANES;
-        for row in (0..rows).step_by(DOT[1]) {
-            for channel in (0..self.channels_out).step_by(DOT[0]) {
+        for row in (0..rows).step_by(WINDOWS) {
+            for channel in (0..self.channels_out).step_by(CHANNELS) {
                 // Past the ends the last one is computed again, and not used.
-                let windows: [&[f32]; DOT[1]] = std::array::from_fn(|r| {
+                let windows: [&[f32]; WINDOWS] = std::array::from_fn(|r| {
                     &self.buffer[self.bases[(row + r).min(rows - 1)]..][..self.positions]
                 });
-                let gradients: [&[f32]; DOT[0]] = std::array::from_fn(|c| {
+                let gradients: [&[f32]; CHANNELS] = std::array::from_fn(|c| {
                     let channel = (channel + c).min(self.channels_out - 1);
                     &self.gradient[channel * self.positions..][..self.positions]
                 });
-                let mut sums = [[[0f32; LANES]; DOT[1]]; DOT[0]];
-                for p in (0..whole).step_by(LANES) {
-                    let x: [Lanes; DOT[1]] =
-                        std::array::from_fn(|r| std::array::from_fn(|lane| windows[r][p..p + LANES][lane]));
+                let mut sums = [[[0f32; N]; WINDOWS]; CHANNELS];
+                for p in (0..self.positions).step_by(N) {
+                    let x: [[f32; N]; WINDOWS] =
+                        std::array::from_fn(|r| std::array::from_fn(|lane| windows[r][p..p + N][lane]));
                     for (sums, gradient) in sums.iter_mut().zip(&gradients) {
-                        let g: Lanes = std::array::from_fn(|lane| gradient[p..p + LANES][lane]);
+                        let g: [f32; N] = std::array::from_fn(|lane| gradient[p..p + N][lane]);
                         for (sums, x) in sums.iter_mut().zip(&x) {
-                            for lane in 0..LANES {
+                            for lane in 0..N {
                                 sums[lane] = fma::<FUSED>(g[lane], x[lane], sums[lane]);
                             }
                         }
                     }
                 }
-                for c in 0..DOT[0].min(self.channels_out - channel) {
-                    for r in 0..DOT[1].min(rows - row) {
-                        let tail: f32 =
-                            (whole..self.positions).map(|p| gradients[c][p] * windows[r][p]).sum();
-                        dw[(channel + c) * rows + row + r] = sums[c][r].iter().sum::<f32>() + tail;
+                for c in 0..CHANNELS.min(self.channels_out - channel) {
+                    for r in 0..WINDOWS.min(rows - row) {
+                        dw[(channel + c) * rows + row + r] = total(sums[c][r]);
                     }
                 }
             }
@@ -429,7 +458,11 @@ impl Kernel for Dots<'_> {
     type Output = Vec<f32>;
     #[inline(always)]
     fn run(self, isa: Isa) -> Vec<f32> {
-        if isa == Isa::Portable { self.tiles::<false>() } else { self.tiles::<true>() }
+        match isa {
+            Isa::Portable => self.tiles::<false, 8, 4, 3>(),
+            Isa::Avx2 => self.tiles::<true, 8, 4, 3>(),
+            Isa::Avx512 => self.tiles::<true, 16, 4, 6>(),
+        }
     }
 }
 
@@ -453,7 +486,7 @@ mod tests {
     proptest! {
         #[test]
         fn agrees_with_the_reference(
-            batch in 0usize..10, channels in [1usize..20, 1usize..20], input in [1usize..12, 1usize..12],
+            batch in 0usize..40, channels in [1usize..20, 1usize..20], input in [1usize..12, 1usize..12],
             kernel in 1usize..4, stride in 1usize..4, padding in 0usize..3,
         ) {
             let shape = Conv2dShape { batch, channels, input, kernel, stride, padding };
