@@ -83,22 +83,31 @@ fn every_pair_of_widths() {
     }
 }
 
+/// The largest sums of products that a pair of widths has, in one row (packed weights), few (bytes) and many.
 #[test]
 fn extreme_codes_do_not_saturate() {
-    for bits in BitWidth::ALL {
-        let shape = gemm(5, 300, 33, bits, Granularity::Tensor);
-        let layout = &shape.weight;
-        for code in [bits.signed_min(), bits.signed_max()] {
-            let weights = vec![code; layout.outputs * layout.cols()];
-            let codes = vec![255; shape.code_bytes()];
-            let panels = prepare_panels(&weights, layout);
-            let (multiplier, addend) = (vec![1.0; 33], vec![0.0; 33]);
-            let epilogue = Epilogue { multiplier: &multiplier, addend: &addend, residual: None, relu: false };
-            for kernel in kernels() {
-                let mut out = vec![0.0; shape.results()];
-                int_conv2d_into(kernel, &codes, &panels, &shape, &epilogue, &mut out);
-                let expected = (300 * 255 * code) as f32;
-                assert!(out.iter().all(|&sum| sum == expected), "{kernel}, {bits} bits, {code}: {}", out[0]);
+    for (bits, activations) in BitWidth::ALL.into_iter().flat_map(|w| BitWidth::ALL.map(|a| (w, a))) {
+        for rows in [1, 3, 21] {
+            let shape = gemm(rows, 300, 33, bits, Granularity::Tensor);
+            let layout = &shape.weight;
+            for code in [bits.signed_min(), bits.signed_max()] {
+                let weights = vec![code; layout.outputs * layout.cols()];
+                let largest = activations.unsigned_max();
+                let codes = vec![largest as u8; shape.code_bytes()];
+                let panels = prepare_panels(&weights, layout);
+                let (multiplier, addend) = (vec![1.0; 33], vec![0.0; 33]);
+                let epilogue =
+                    Epilogue { multiplier: &multiplier, addend: &addend, residual: None, relu: false };
+                for kernel in kernels() {
+                    let mut out = vec![0.0; shape.results()];
+                    int_conv2d_into(kernel, &codes, &panels, &shape, &epilogue, &mut out);
+                    let expected = (300 * largest * code) as f32;
+                    assert!(
+                        out.iter().all(|&sum| sum == expected),
+                        "{kernel}, {rows} rows, w{bits}a{activations}, {code}: {}",
+                        out[0]
+                    );
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 use super::super::blocks::with_capacity;
 use super::super::isa::{Isa, Kernel};
 use super::depthwise;
-use super::dot::{DotKernel, Operands, PANELS, ROWS, Sums, correction};
+use super::dot::{DotKernel, Form, Operands, PANELS, ROWS, Sums, correction, pair_steps};
 use super::epilogue::{Channels, Epilogue, Lanes, Output};
 use super::panels::unpack_panels;
 use crate::integer::{BLOCK_STEPS, CodeQuantizer, IntConv2dShape, PANEL, STEP, padded_channels};
@@ -77,11 +77,27 @@ struct Workspace {
     panels: PanelWorkspace,
 }
 
+/// What a vector instruction reads, without crossing cache lines.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Vector([u8; 64]);
+
+impl Vector {
+    /// `len` elements in `vectors`.
+    fn room<T: bytemuck::Pod>(vectors: &mut Vec<Self>, len: usize) -> &mut [T] {
+        vectors.resize((len * size_of::<T>()).div_ceil(64), Self([0; 64]));
+        &mut bytemuck::cast_slice_mut(vectors)[..len]
+    }
+}
+
 /// What the panels of a segment need.
 #[derive(Default)]
 struct PanelWorkspace {
-    /// Unpacked panels.
-    unpacked: Vec<i8>,
+    /// Unpacked panels, in bytes and in words.
+    unpacked: Vec<Vector>,
+    words: Vec<Vector>,
+    /// Codes in words.
+    wide_codes: Vec<i16>,
     /// What sums are too large by, because narrow codes have offsets: `[rows, scale groups]`.
     corrections: Vec<i32>,
     /// Of the tile under way.
@@ -115,9 +131,6 @@ const UNPACK_COST: usize = 4;
 
 /// Products in a task, at least: it pays for another thread's attention.
 const TASK_PRODUCTS: usize = 1 << 22;
-
-/// From this number of rows on, narrow weights are unpacked to bytes once for all rows of a task.
-const UNPACK_ROWS: usize = 2 * ROWS + 1;
 
 fn run(
     kernel: DotKernel, codes: &[u8], weights: &[u32], shape: &IntConv2dShape, epilogue: &Epilogue,
@@ -160,7 +173,10 @@ fn run(
     let best = cuts.map(cut).min_by_key(|cut| cut.2);
     let (chunk_lines, chunk_panels, _) = best.unwrap_or((lines, panels, 0));
     let (line_tasks, panel_tasks) = (lines.div_ceil(chunk_lines), panels.div_ceil(chunk_panels));
-    let problem = Problem { kernel, codes, weights, shape, epilogue, output, groups: layout.group_blocks() };
+    let largest = if kernel.adds_pairs() { codes.iter().fold(0, |bits, code| bits | code) } else { u8::MAX };
+    let pair_steps = pair_steps(layout.bits, largest);
+    let groups = layout.group_blocks();
+    let problem = Problem { kernel, codes, weights, shape, epilogue, output, groups, pair_steps };
     let task = |index: usize| {
         let (line, panel) = (index / panel_tasks * chunk_lines, index % panel_tasks * chunk_panels);
         let lines = line..lines.min(line + chunk_lines);
@@ -186,6 +202,8 @@ struct Problem<'a> {
     output: Output,
     /// Blocks of each scale group.
     groups: Vec<usize>,
+    /// As in [`Operands`].
+    pair_steps: usize,
 }
 
 /// Lines of output, all images' lines in one count, and panels of weights.
@@ -310,7 +328,7 @@ impl Problem<'_> {
     /// Computes `panels` of a segment.
     #[inline(always)]
     fn segment(&self, segment: &Segment, panels: Range<usize>, workspace: &mut PanelWorkspace) {
-        let PanelWorkspace { unpacked, corrections, tile: buffer } = workspace;
+        let PanelWorkspace { unpacked, words, wide_codes, corrections, tile: buffer } = workspace;
         let (layout, kernel) = (&self.shape.weight, self.kernel);
         // Without steps nothing is read.
         let farthest =
@@ -322,28 +340,52 @@ impl Problem<'_> {
         }
         let [tile_rows, tile_panels] = kernel.tile();
         let group_panels = layout.group_panels();
+        let block_codes = PANEL * BLOCK;
         let panel_words = layout.blocks() * PANEL * layout.bits.bits() as usize;
-        let in_registers = kernel.reads_packed() && segment.bases.len() < UNPACK_ROWS;
+        let form = kernel.form(layout.bits, self.pair_steps, segment.bases.len());
+        let nearest = segment.bases.iter().min().copied().unwrap_or_default();
+        if form == Form::Words {
+            wide_codes.clear();
+            let end = farthest + (layout.groups - 1) * layout.inputs;
+            let codes = &segment.codes[nearest..end.min(segment.codes.len())];
+            wide_codes.extend(codes.iter().map(|&code| i16::from(code)));
+        }
         corrections.clear();
         let mut panel = panels.start;
         while panel < panels.end {
             // Panels of one group.
             let (group, in_group) = (panel / group_panels, panel % group_panels);
             let count = tile_panels.min(group_panels - in_group).min(panels.end - panel);
-            let words = &self.weights[panel * panel_words..][..count * panel_words];
-            let codes = &segment.codes[(group * layout.inputs).min(segment.codes.len())..];
+            let packed = &self.weights[panel * panel_words..][..count * panel_words];
+            let first_channel = (group * layout.inputs).min(segment.codes.len());
+            let codes = &segment.codes[first_channel..];
             assert!(farthest <= codes.len(), "windows end inside the codes");
-            let (bits, bytes): (_, &[u8]) = if in_registers || layout.bits == BitWidth::B8 {
-                (layout.bits, bytemuck::cast_slice(words))
-            } else {
-                unpacked.resize(count * layout.blocks() * PANEL * BLOCK, 0);
-                unpack_panels(words, layout.bits, unpacked);
-                (BitWidth::B8, bytemuck::cast_slice(unpacked))
+            let bytes: &[i8] = match (form, layout.bits) {
+                (Form::Packed, _) | (_, BitWidth::B8) => bytemuck::cast_slice(packed),
+                _ => {
+                    let bytes = Vector::room(unpacked, count * layout.blocks() * block_codes);
+                    unpack_panels(packed, layout.bits, bytes);
+                    bytes
+                }
             };
-            if bits != BitWidth::B8 && (corrections.is_empty() || in_group == 0) {
+            let (bits, weights): (_, &[u8]) = match form {
+                Form::Packed => (layout.bits, bytemuck::cast_slice(bytes)),
+                Form::Bytes => (BitWidth::B8, bytemuck::cast_slice(bytes)),
+                Form::Words => {
+                    let words = Vector::room::<i16>(words, bytes.len());
+                    kernel.widen_weights(bytes, words);
+                    (BitWidth::B8, bytemuck::cast_slice(words))
+                }
+            };
+            if form == Form::Packed && (corrections.is_empty() || in_group == 0) {
                 self.corrections(segment, codes, corrections);
             }
-            let weights = Weights { bytes, bits, panels: count };
+            let weights = Weights { bytes: weights, form, bits, panels: count };
+            let codes = match form {
+                // The codes before `nearest` are not there, and not read.
+                Form::Words => wide_codes.as_ptr().wrapping_add(first_channel).wrapping_sub(nearest).cast(),
+                _ => codes.as_ptr(),
+            };
             let outputs_of_group = layout.outputs / layout.groups;
             let first_output = group * outputs_of_group + in_group * PANEL;
             let outputs = (count * PANEL).min(outputs_of_group - in_group * PANEL);
@@ -376,7 +418,7 @@ impl Problem<'_> {
     fn tile(&self, rows: &Rows, weights: &Weights, place: Place, tile: &mut Tile) {
         let layout = &self.shape.weight;
         let panel_bytes = weights.bytes.len() / weights.panels;
-        let block_bytes = PANEL * STEP * weights.bits.bits() as usize;
+        let block_bytes = panel_bytes / layout.blocks().max(1);
         let channels = |panel: usize| {
             let first = panel * PANEL;
             Channels { first: place.first_output + first, count: PANEL.min(place.outputs - first) }
@@ -389,14 +431,15 @@ impl Problem<'_> {
         let mut block = 0;
         for (group, &blocks) in self.groups.iter().enumerate() {
             let operands = Operands {
-                codes: rows.codes.as_ptr(),
+                form: weights.form,
+                codes: rows.codes,
                 bases: rows.bases,
                 offsets: &rows.offsets[block * BLOCK_STEPS..(block + blocks) * BLOCK_STEPS],
                 weights: weights.bytes[block * block_bytes..].as_ptr(),
                 panel_bytes,
                 panels: weights.panels,
                 bits: weights.bits,
-                narrow: layout.bits != BitWidth::B8,
+                pair_steps: self.pair_steps,
             };
             // SAFETY: The machine has the instructions: `run` has asserted it. Windows end inside the codes: `segment` has
             // asserted it. A panel has all its blocks, and tiles are not larger than the kernel's.
@@ -420,9 +463,9 @@ impl Problem<'_> {
     }
 
     #[inline(always)]
-    fn depthwise(&self, segment: &Segment, unpacked: &mut Vec<i8>) {
+    fn depthwise(&self, segment: &Segment, unpacked: &mut Vec<Vector>) {
         let layout = &self.shape.weight;
-        unpacked.resize(layout.elements(), 0);
+        let unpacked = Vector::room(unpacked, layout.elements());
         unpack_panels(self.weights, layout.bits, unpacked);
         for (row, base) in segment.bases.iter().enumerate() {
             let panels = unpacked.chunks_exact(layout.blocks() * PANEL * BLOCK);
@@ -448,16 +491,18 @@ impl Problem<'_> {
 
 /// The left side of a tile.
 struct Rows<'a> {
-    codes: &'a [u8],
+    /// Bytes, or words.
+    codes: *const u8,
     bases: &'a [usize],
     offsets: &'a [u32],
     /// `[rows, scale groups]`, or nothing.
     corrections: &'a [i32],
 }
 
-/// Some panels: their bytes, and the width that they are packed in.
+/// Some panels: their bytes, and what these are.
 struct Weights<'a> {
     bytes: &'a [u8],
+    form: Form,
     bits: BitWidth,
     panels: usize,
 }

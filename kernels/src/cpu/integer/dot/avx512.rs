@@ -1,0 +1,133 @@
+//! Tiles in AVX-512 VNNI: up to eight rows and three panels, with weights of any width unpacked in registers.
+
+use super::{AHEAD, Operands, Sums};
+use crate::integer::BLOCK_STEPS;
+use dr_precision::BitWidth;
+use std::arch::x86_64::*;
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(super) unsafe fn avx512_vnni(operands: &Operands, sums: &mut Sums) {
+    // SAFETY: As promised by the caller.
+    unsafe {
+        match operands.bits {
+            BitWidth::B2 => tile_512_rows::<2>(operands, sums),
+            BitWidth::B3 => tile_512_rows::<3>(operands, sums),
+            BitWidth::B4 => tile_512_rows::<4>(operands, sums),
+            BitWidth::B5 => tile_512_rows::<5>(operands, sums),
+            BitWidth::B6 => tile_512_rows::<6>(operands, sums),
+            BitWidth::B7 => tile_512_rows::<7>(operands, sums),
+            BitWidth::B8 => tile_512_rows::<8>(operands, sums),
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn tile_512_rows<const BITS: u32>(operands: &Operands, sums: &mut Sums) {
+    // SAFETY: As promised by the caller.
+    unsafe {
+        match (operands.bases.len(), operands.panels) {
+            (1, 3) => tile_512::<BITS, 1, 3>(operands, sums),
+            (1, 2) => tile_512::<BITS, 1, 2>(operands, sums),
+            (1, _) => tile_512::<BITS, 1, 1>(operands, sums),
+            (2..=4, 3) => tile_512::<BITS, 4, 3>(operands, sums),
+            (2..=4, 2) => tile_512::<BITS, 4, 2>(operands, sums),
+            (2..=4, _) => tile_512::<BITS, 4, 1>(operands, sums),
+            (_, 3) => tile_512::<BITS, 8, 3>(operands, sums),
+            (_, 2) => tile_512::<BITS, 8, 2>(operands, sums),
+            (_, _) => tile_512::<BITS, 8, 1>(operands, sums),
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn tile_512<const BITS: u32, const ROWS: usize, const PANELS: usize>(
+    operands: &Operands, sums: &mut Sums,
+) {
+    // SAFETY: The caller promises that the operands can be read.
+    unsafe {
+        // Rows that are missing repeat the first.
+        let rows: [*const u8; ROWS] = std::array::from_fn(|row| {
+            operands.codes.add(*operands.bases.get(row).unwrap_or(&operands.bases[0]))
+        });
+        let panels: [*const u8; PANELS] =
+            std::array::from_fn(|panel| operands.weights.add(panel * operands.panel_bytes));
+        // One row has so few sums that additions would wait for each other: its steps take turns with two sets of sums.
+        let mut tiles = [[[_mm512_setzero_si512(); PANELS]; ROWS]; 2];
+        for block in 0..operands.offsets.len() / BLOCK_STEPS {
+            let offsets =
+                operands.offsets.as_ptr().add(block * BLOCK_STEPS).cast::<[u32; BLOCK_STEPS]>().read();
+            let weights = panels.map(|panel| panel.add(block * BITS as usize * 64).cast::<__m512i>());
+            if ROWS == 1 {
+                // Weights that are read once come from memory.
+                for block in weights {
+                    for vector in 0..BITS as usize {
+                        _mm_prefetch::<_MM_HINT_T0>(
+                            block.wrapping_add(vector).wrapping_byte_add(AHEAD).cast(),
+                        );
+                    }
+                }
+            }
+            macro_rules! step {
+                ($($step:literal)*) => {$({
+                    let w = weights.map(|block| operand::<BITS, $step>(block));
+                    let tile = &mut tiles[if ROWS == 1 { $step % 2 } else { 0 }];
+                    for (row, codes) in tile.iter_mut().zip(rows) {
+                        let x = codes.add(offsets[$step] as usize).cast::<i32>().read_unaligned();
+                        let x = _mm512_set1_epi32(x);
+                        for (sum, w) in row.iter_mut().zip(w) {
+                            *sum = _mm512_dpbusd_epi32(*sum, x, w);
+                        }
+                    }
+                })*};
+            }
+            step!(0 1 2 3 4 5 6 7);
+        }
+        let [mut tile, odd] = tiles;
+        if ROWS == 1 {
+            for (sum, odd) in tile[0].iter_mut().zip(odd[0]) {
+                *sum = _mm512_add_epi32(*sum, odd);
+            }
+        }
+        for (sums, row) in sums.iter_mut().zip(tile).take(operands.bases.len()) {
+            sums.as_mut_ptr().cast::<[__m512i; PANELS]>().write_unaligned(row);
+        }
+    }
+}
+
+/// The codes of one step, from a block of `BITS` vectors.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn operand<const BITS: u32, const STEP: u32>(block: *const __m512i) -> __m512i {
+    // SAFETY: The caller promises `BITS` vectors.
+    unsafe {
+        if BITS == 8 {
+            return block.add(STEP as usize).read_unaligned();
+        }
+        let mut codes = _mm512_setzero_si512();
+        // Planes as in `layout::planes`.
+        if BITS & 4 != 0 {
+            codes = field::<4, STEP>(block, BITS & 3);
+        }
+        if BITS & 2 != 0 {
+            codes = _mm512_or_si512(codes, field::<2, STEP>(block.add((BITS & 4) as usize), BITS & 1));
+        }
+        if BITS & 1 != 0 {
+            codes = _mm512_or_si512(codes, field::<1, STEP>(block.add((BITS & 6) as usize), 0));
+        }
+        codes
+    }
+}
+
+/// The fields of one step in a plane, `to` bits from the lowest one of their bytes. All but the pointer is constant.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn field<const PLANE: u32, const STEP: u32>(plane: *const __m512i, to: u32) -> __m512i {
+    let in_vector = 8 / PLANE;
+    // SAFETY: The caller promises the vectors of the plane.
+    let vector = unsafe { plane.add((STEP / in_vector) as usize).read_unaligned() };
+    let from = STEP % in_vector * PLANE;
+    let count = _mm_cvtsi32_si128(from.abs_diff(to) as i32);
+    let vector = if from > to { _mm512_srl_epi16(vector, count) } else { _mm512_sll_epi16(vector, count) };
+    _mm512_and_si512(vector, _mm512_set1_epi8((((1 << PLANE) - 1) << to) as i8))
+}

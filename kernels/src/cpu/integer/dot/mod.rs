@@ -1,0 +1,225 @@
+//! [`DotKernel`]: sums of products of bytes, in tiles, for each instruction set that has something for it.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+use crate::integer::{PANEL, offset};
+use dr_precision::BitWidth;
+use std::{fmt, str::FromStr, sync::OnceLock};
+
+/// Instructions for the products of unsigned with signed bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DotKernel {
+    /// What the compiler makes of a plain loop.
+    Portable,
+    /// AVX2: `vpmaddubsw` where sums of two products fit into 16 bits, else `vpmaddwd`.
+    Avx2,
+    /// AVX-VNNI: `vpdpbusd` on 32 bytes.
+    AvxVnni,
+    /// AVX-512 VNNI: `vpdpbusd` on 64 bytes.
+    Avx512Vnni,
+}
+
+impl DotKernel {
+    /// All of them, best last.
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::AvxVnni, Self::Avx512Vnni];
+
+    /// The best one that this machine has.
+    #[must_use]
+    pub fn detect() -> Self {
+        static BEST: OnceLock<DotKernel> = OnceLock::new();
+        let best = || Self::ALL.into_iter().rfind(|kernel| kernel.is_available()).unwrap_or(Self::Portable);
+        *BEST.get_or_init(best)
+    }
+
+    /// Whether this machine has it.
+    #[must_use]
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avx2"),
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("avxvnni"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    /// Rows and panels of the largest tile.
+    pub(super) const fn tile(self) -> [usize; 2] {
+        match self {
+            Self::Portable => [4, 1],
+            Self::Avx2 | Self::AvxVnni => [4, 1],
+            Self::Avx512Vnni => [8, 3],
+        }
+    }
+
+    /// How `rows` rows and weights of `bits` bits are best read. `pair_steps` is that of these weights as bytes.
+    pub(super) const fn form(self, bits: BitWidth, pair_steps: usize, rows: usize) -> Form {
+        let narrow = bits.bits() < 8;
+        let tile_rows = self.tile()[0];
+        match self {
+            // Few rows: memory is the limit. For many, weights are better unpacked once.
+            Self::Avx512Vnni if narrow && rows <= 2 * tile_rows => Form::Packed,
+            Self::Avx2 | Self::AvxVnni if narrow && rows == 1 => Form::Packed,
+            Self::Avx2 if pair_steps == 0 && rows > tile_rows => Form::Words,
+            _ => Form::Bytes,
+        }
+    }
+
+    /// Whether it matters how large codes are.
+    pub(super) const fn adds_pairs(self) -> bool {
+        matches!(self, Self::Avx2)
+    }
+
+    /// The weights of [`Form::Words`] from those of [`Form::Bytes`], for kernels that read it.
+    pub(super) fn widen_weights(self, bytes: &[i8], words: &mut [i16]) {
+        #[cfg(target_arch = "x86_64")]
+        if self == Self::Avx2 && self.is_available() {
+            // SAFETY: The machine has AVX2.
+            unsafe { avx2::widen_weights(bytes, words) }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (bytes, words);
+    }
+
+    /// Computes a tile.
+    ///
+    /// # Safety
+    /// The machine has the instructions. All that `operands` says can be read.
+    pub(super) unsafe fn run(self, operands: &Operands, sums: &mut Sums) {
+        // SAFETY: As promised by the caller.
+        unsafe {
+            match self {
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx512Vnni => avx512::avx512_vnni(operands, sums),
+                #[cfg(target_arch = "x86_64")]
+                Self::AvxVnni => avx2::avx_vnni(operands, sums),
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx2 => avx2::avx2(operands, sums),
+                _ => portable(operands, sums),
+            }
+        }
+    }
+}
+
+impl fmt::Display for DotKernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::AvxVnni => "avx-vnni",
+            Self::Avx512Vnni => "avx512-vnni",
+        })
+    }
+}
+
+impl FromStr for DotKernel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = Self::ALL.map(|kernel| kernel.to_string());
+        match names.iter().position(|name| name == text) {
+            Some(index) => Ok(Self::ALL[index]),
+            None => Err(format!("unknown kernel `{text}`: expected one of {}", names.join(", "))),
+        }
+    }
+}
+
+/// Bytes between what is used and what is fetched from memory.
+#[cfg(target_arch = "x86_64")]
+const AHEAD: usize = 2048;
+
+/// Rows of the largest tile there is.
+pub(super) const ROWS: usize = 8;
+/// Panels of the largest tile there is.
+pub(super) const PANELS: usize = 3;
+
+/// Sums of products: `[rows, panels, 16]`.
+pub(super) type Sums = [[[i32; PANEL]; PANELS]; ROWS];
+
+/// How a tile's operands lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Codes of rows are bytes, those of weights are packed and have their offset: sums are with it.
+    Packed,
+    /// Both are bytes.
+    Bytes,
+    /// Both have 16 bits.
+    Words,
+}
+
+/// What a tile is computed from.
+pub(super) struct Operands<'a> {
+    /// What the operands are.
+    pub form: Form,
+    /// The codes.
+    pub codes: *const u8,
+    /// Where each row of the tile starts in them, counted in codes: at most as many as the tile has rows.
+    pub bases: &'a [usize],
+    /// Where each step's four codes are, from there.
+    pub offsets: &'a [u32],
+    /// The weights: of the first panel, from the first step on.
+    pub weights: *const u8,
+    /// Bytes from one panel to the next.
+    pub panel_bytes: usize,
+    /// How many: at most as many as the tile has.
+    pub panels: usize,
+    /// The width that [`Form::Packed`] weights have.
+    pub bits: BitWidth,
+    /// In how many steps the sums of two products fit into 16 bits, for kernels that [add pairs](DotKernel::adds_pairs).
+    pub pair_steps: usize,
+}
+
+/// How many sums of two products of codes up to `activation` and weights of `weights` bits fit into 16 bits.
+pub(super) const fn pair_steps(weights: BitWidth, activation: u8) -> usize {
+    let product = (activation as usize) << (weights.bits() - 1);
+    if product == 0 { usize::MAX } else { i16::MAX as usize / (2 * product) }
+}
+
+/// Plain loops.
+unsafe fn portable(operands: &Operands, sums: &mut Sums) {
+    for (&base, sums) in operands.bases.iter().zip(sums) {
+        for (panel, sums) in sums.iter_mut().enumerate().take(operands.panels) {
+            let mut sum = [0i32; PANEL];
+            for (step, &offset) in operands.offsets.iter().enumerate() {
+                // SAFETY: The caller promises that these can be read.
+                let (x, w) = unsafe {
+                    (
+                        operands.codes.add(base + offset as usize).cast::<[u8; 4]>().read(),
+                        operands
+                            .weights
+                            .add(panel * operands.panel_bytes + step * 64)
+                            .cast::<[[i8; 4]; PANEL]>()
+                            .read(),
+                    )
+                };
+                for (sum, w) in sum.iter_mut().zip(w) {
+                    for (x, w) in x.into_iter().zip(w) {
+                        *sum += i32::from(x) * i32::from(w);
+                    }
+                }
+            }
+            *sums = sum;
+        }
+    }
+}
+
+/// The sum of a row's codes in a window, times the offset of weights of `bits` bits: what their sums of products are to be
+/// lessened by.
+pub(super) fn correction(codes: &[u8], offsets: &[u32], bits: BitWidth) -> i32 {
+    let step = |&offset: &u32| {
+        let codes = &codes[offset as usize..][..4];
+        codes.iter().map(|&code| i32::from(code)).sum::<i32>()
+    };
+    offsets.iter().map(step).fold(0, i32::wrapping_add).wrapping_mul(offset(bits))
+}
