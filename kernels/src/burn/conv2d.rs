@@ -94,8 +94,8 @@ fn tensor(values: Vec<f32>, shape: [usize; 4]) -> FlexTensor {
     FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::new(shape)), DType::F32)
 }
 
-/// The values of a dense tensor of the data type that [`conv2d`] has checked.
-fn slice(tensor: &FlexTensor) -> &[f32] {
+/// The values of a dense tensor of the data type that was checked before: f32.
+pub(super) fn slice(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice().expect("contiguous, in f32")
 }
 

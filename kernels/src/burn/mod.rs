@@ -1,6 +1,7 @@
 //! The operations over Burn tensors, on any backend, differentiable where that makes sense.
 
 mod autodiff;
+mod batch_norm;
 mod conv2d;
 mod flex;
 mod integer;
@@ -8,6 +9,7 @@ pub(crate) mod ops;
 mod packed;
 
 use crate::{ActivationQuantizer, KernelError, WeightQuantizer, layout::ScaleLayout};
+pub use batch_norm::batch_norm_train;
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Tensor};
 pub use conv2d::{conv2d, conv2d_of_codes};

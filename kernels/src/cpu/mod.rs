@@ -10,8 +10,9 @@
 //! | `runs` | loops over the elements that share a scale |
 //! | `codes`, `planes`, `sample` | the arithmetic: codes in `f32`, packed codes in `u64`, halves |
 //! | `fake_quantize`, `packed`, `scale_search` | the operations |
-//! | `conv2d` | float convolution for training |
+//! | `conv2d`, `batch_norm` | float convolution and BatchNorm for training |
 
+mod batch_norm;
 mod blocks;
 mod codes;
 mod conv2d;
@@ -24,6 +25,7 @@ mod runs;
 mod sample;
 mod scale_search;
 
+pub use batch_norm::{BatchNormShape, batch_norm, batch_norm_backward};
 pub use conv2d::{Conv2dShape, conv2d, conv2d_input_gradient, conv2d_weight_gradient};
 pub use fake_quantize::{
     fake_quantize_activation, fake_quantize_activation_backward, fake_quantize_activation_backward_into,

@@ -4,12 +4,14 @@
 //! [`ScaleLayout`](crate::layout::ScaleLayout).
 //! Lengths are the caller's business here: the functions over tensors in the crate's root check them.
 
+mod batch_norm;
 mod conv2d;
 mod fake_quantize;
 mod integer;
 mod pack;
 mod scale_search;
 
+pub use batch_norm::{batch_norm, batch_norm_backward};
 pub use conv2d::{conv2d, conv2d_input_gradient, conv2d_weight_gradient};
 pub use fake_quantize::{
     fake_quantize_activation, fake_quantize_activation_backward, fake_quantize_weight,

@@ -6,6 +6,7 @@ use super::quantizers::host;
 use burn::module::{Module, ParamId};
 use burn::nn::{BatchNorm, BatchNormConfig};
 use burn::tensor::{Device, Tensor};
+use dr_kernels::batch_norm_train;
 use dr_precision::{BitWidth, Precision, PrecisionSet};
 
 pub use crate::config::MixedNorm;
@@ -77,7 +78,11 @@ impl PrecisionNorm {
     /// # Panics
     /// If the pass asks for a precision that the network was not prepared for.
     pub(super) fn forward<const D: usize>(&self, x: Tensor<D>, of: NormOf) -> Tensor<D> {
-        self.norms[self.position(of)].forward(x)
+        let norm = &self.norms[self.position(of)];
+        match x.device().is_autodiff() && norm.training.is_enabled() {
+            true => train(norm, x),
+            false => norm.forward(x),
+        }
     }
 
     /// Keeps the one that `pass` uses after the layer with this weight, for everything from now on.
@@ -128,6 +133,18 @@ impl PrecisionNorm {
         };
         self.uses.iter().zip(&self.norms).filter_map(of).collect()
     }
+}
+
+/// Burn's BatchNorm in training, by the kernel of `dr-kernels`.
+fn train<const D: usize>(norm: &BatchNorm, x: Tensor<D>) -> Tensor<D> {
+    let device = x.device();
+    let result = batch_norm_train(x, norm.gamma.val(), norm.beta.val(), norm.epsilon);
+    for (running, batch) in [(&norm.running_mean, result.mean), (&norm.running_var, result.variance)] {
+        let old = running.value_sync().to_device(&device);
+        let new = old * (1.0 - norm.momentum) + batch.detach() * norm.momentum;
+        running.update(new.detach());
+    }
+    result.output
 }
 
 /// `gain = gamma / sqrt(variance + epsilon)` and `shift = beta - gain * mean`, in f64 and rounded once.
