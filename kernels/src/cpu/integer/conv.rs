@@ -147,7 +147,9 @@ fn run(
     let [out_rows, out_cols] = shape.output();
     let lines = shape.batch * out_rows;
     // Lines of output and panels of weights, cut into tasks.
-    let line_bytes = (out_cols * layout.blocks() * BLOCK).max(1);
+    let groups = layout.group_blocks();
+    let blocks = groups.iter().sum::<usize>();
+    let line_bytes = (out_cols * blocks * BLOCK).max(1);
     let line_products = line_bytes * layout.outputs / layout.groups;
     let panels = if layout.is_depthwise() { 1 } else { layout.groups * layout.group_panels() };
     let threads = rayon::current_num_threads();
@@ -157,7 +159,7 @@ fn run(
     // Every task of lines reads (and unpacks) its panels, every task of panels its lines: whichever costs less is cut.
     let panel_cost = if layout.bits == BitWidth::B8 { 1 } else { UNPACK_COST };
     let cost = |line_tasks: usize, panel_tasks: usize| {
-        line_tasks * panels * layout.blocks() * PANEL * BLOCK * panel_cost + panel_tasks * lines * line_bytes
+        line_tasks * panels * blocks * PANEL * BLOCK * panel_cost + panel_tasks * lines * line_bytes
     };
     let cut = |line_tasks: usize| {
         let chunk_lines = lines.div_ceil(line_tasks).next_multiple_of(tile_rows.div_ceil(out_cols));
@@ -175,8 +177,7 @@ fn run(
     let (line_tasks, panel_tasks) = (lines.div_ceil(chunk_lines), panels.div_ceil(chunk_panels));
     let largest = if kernel.adds_pairs() { codes.iter().fold(0, |bits, code| bits | code) } else { u8::MAX };
     let pair_steps = pair_steps(layout.bits, largest);
-    let groups = layout.group_blocks();
-    let problem = Problem { kernel, codes, weights, shape, epilogue, output, groups, pair_steps };
+    let problem = Problem { kernel, codes, weights, shape, epilogue, output, groups, blocks, pair_steps };
     let task = |index: usize| {
         let (line, panel) = (index / panel_tasks * chunk_lines, index % panel_tasks * chunk_panels);
         let lines = line..lines.min(line + chunk_lines);
@@ -200,8 +201,9 @@ struct Problem<'a> {
     shape: &'a IntConv2dShape,
     epilogue: &'a Epilogue<'a>,
     output: Output,
-    /// Blocks of each scale group.
+    /// Blocks of each scale group, and of all.
     groups: Vec<usize>,
+    blocks: usize,
     /// As in [`Operands`].
     pair_steps: usize,
 }
@@ -341,7 +343,7 @@ impl Problem<'_> {
         let [tile_rows, tile_panels] = kernel.tile();
         let group_panels = layout.group_panels();
         let block_codes = PANEL * BLOCK;
-        let panel_words = layout.blocks() * PANEL * layout.bits.bits() as usize;
+        let panel_words = self.blocks * PANEL * layout.bits.bits() as usize;
         let form = kernel.form(layout.bits, self.pair_steps, segment.bases.len());
         let nearest = segment.bases.iter().min().copied().unwrap_or_default();
         if form == Form::Words {
@@ -363,7 +365,7 @@ impl Problem<'_> {
             let bytes: &[i8] = match (form, layout.bits) {
                 (Form::Packed, _) | (_, BitWidth::B8) => bytemuck::cast_slice(packed),
                 _ => {
-                    let bytes = Vector::room(unpacked, count * layout.blocks() * block_codes);
+                    let bytes = Vector::room(unpacked, count * self.blocks * block_codes);
                     unpack_panels(packed, layout.bits, bytes);
                     bytes
                 }
@@ -418,7 +420,8 @@ impl Problem<'_> {
     fn tile(&self, rows: &Rows, weights: &Weights, place: Place, tile: &mut Tile) {
         let layout = &self.shape.weight;
         let panel_bytes = weights.bytes.len() / weights.panels;
-        let block_bytes = panel_bytes / layout.blocks().max(1);
+        let words = if weights.form == Form::Words { 2 } else { 1 };
+        let block_bytes = PANEL * STEP * weights.bits.bits() as usize * words;
         let channels = |panel: usize| {
             let first = panel * PANEL;
             Channels { first: place.first_output + first, count: PANEL.min(place.outputs - first) }
@@ -468,7 +471,7 @@ impl Problem<'_> {
         let unpacked = Vector::room(unpacked, layout.elements());
         unpack_panels(self.weights, layout.bits, unpacked);
         for (row, base) in segment.bases.iter().enumerate() {
-            let panels = unpacked.chunks_exact(layout.blocks() * PANEL * BLOCK);
+            let panels = unpacked.chunks_exact(self.blocks * PANEL * BLOCK);
             for (first, weights) in (0..layout.outputs).step_by(PANEL).zip(panels) {
                 let sums = depthwise::sums(&segment.codes[base + first..], segment.offsets, weights);
                 let channels = Channels { first, count: PANEL.min(layout.outputs - first) };

@@ -168,10 +168,12 @@ unsafe fn field<const PLANE: u32, const STEP: u32>(plane: *const u8, to: u32) ->
 unsafe fn tile<S: Source, A: Sum, const ROWS: usize>(operands: &Operands, sums: &mut Sums) {
     // SAFETY: The caller promises that the operands can be read, and enables the instructions.
     unsafe {
-        let rows: [*const u8; ROWS] = std::array::from_fn(|row| {
+        let mut rows = [operands.codes; ROWS];
+        for (row, codes) in rows.iter_mut().enumerate() {
             // What is before the first row may not be there. A code has as many bytes as a step has units.
-            operands.codes.wrapping_add(operands.bases.get(row).unwrap_or(&operands.bases[0]) * S::UNITS)
-        });
+            let base = operands.bases.get(row).unwrap_or(&operands.bases[0]);
+            *codes = codes.wrapping_add(base * S::UNITS);
+        }
         let mut tile = [[_mm256_setzero_si256(); 2]; ROWS];
         let mut block = operands.weights;
         for offsets in operands.offsets.as_chunks::<BLOCK_STEPS>().0 {
