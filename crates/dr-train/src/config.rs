@@ -241,6 +241,10 @@ pub struct TrainConfig {
     pub weight_decay: f64,
     /// Epochs of warm-up.
     pub warmup_epochs: f64,
+    /// Whether the learning rate of the float training that joint training starts from falls to zero; else it gets as far
+    /// down as it would in as many epochs of both trainings together, which leaves more to learn.
+    #[serde(default = "anneal")]
+    pub anneal_float: bool,
     /// Largest L2 norm of one parameter's gradient; 0 is no limit.
     pub clip_norm: f64,
     /// Adaptive learning rate scaling of the scales (ALRS).
@@ -280,6 +284,11 @@ pub struct TrainConfig {
     pub baseline: Baseline,
 }
 
+/// What runs did before there was a choice.
+const fn anneal() -> bool {
+    true
+}
+
 /// With the highest and the lowest precision, as many passes as joint training has at four precisions.
 const fn default_draws() -> usize {
     2
@@ -312,6 +321,7 @@ impl TrainConfig {
             scale_lr: 0.01,
             weight_decay: 5e-4,
             warmup_epochs: 1.0,
+            anneal_float: anneal(),
             clip_norm: 0.0,
             alrs: false,
             scale_gradient: ScaleGradient::default(),

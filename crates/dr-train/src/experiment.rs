@@ -191,7 +191,10 @@ impl Experiment {
 
     /// Trains a float network for `epochs`, or takes the one that is there.
     fn float(&self, epochs: usize, name: &str) -> Result<Trained, RunError> {
-        let phase = self.phase(name, TrainPhase::Float, epochs, self.config.lr);
+        let mut phase = self.phase(name, TrainPhase::Float, epochs, self.config.lr);
+        if name == FLOAT && !self.config.anneal_float {
+            phase.anneal_epochs += self.config.epochs;
+        }
         if let Some(saved) = self.saved_float(name)? {
             let model = saved.network(&self.device)?;
             let history = History::load(&phase.history_file()).epochs;
@@ -377,6 +380,7 @@ impl Experiment {
             kind,
             directory: self.out.join(name),
             epochs,
+            anneal_epochs: epochs,
             optimizer: config.optimizer,
             lr,
             weight_decay: config.weight_decay,

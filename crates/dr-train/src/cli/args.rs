@@ -140,6 +140,10 @@ pub struct Settings {
     /// Epochs over which learning rates rise at the start
     #[arg(long, value_name = "N", value_parser = number, allow_negative_numbers = true, help_heading = "Training")]
     pub warmup_epochs: Option<f64>,
+    /// Whether the learning rate of float training falls to zero, or only as far as it would get in as many epochs of both
+    /// trainings together
+    #[arg(long, value_name = "on|off", value_parser = switch(), hide_possible_values = true, help_heading = "Training")]
+    pub anneal_float: Option<bool>,
     /// Largest L2 norm of one parameter's gradient; 0 is no limit
     #[arg(long, value_name = "NORM", value_parser = number, allow_negative_numbers = true, help_heading = "Training")]
     pub clip_norm: Option<f64>,
@@ -212,6 +216,7 @@ impl Settings {
             scale_lr,
             weight_decay,
             warmup_epochs,
+            anneal_float,
             clip_norm,
             alrs,
             scale_gradient,

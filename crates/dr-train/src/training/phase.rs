@@ -35,6 +35,8 @@ pub struct Phase {
     pub directory: PathBuf,
     /// How many epochs.
     pub epochs: usize,
+    /// After how many the learning rate would be zero: at least as many.
+    pub anneal_epochs: usize,
     /// The optimizer.
     pub optimizer: OptimizerKind,
     /// Highest learning rate of the weights.
@@ -164,7 +166,7 @@ pub fn run_phase<M: Network>(
                 .map_err(|reason| PhaseError::Stopped { phase: phase.name.clone(), reason })?;
         }
         let warmup = (phase.warmup_epochs * steps_per_epoch as f64).round() as usize;
-        let schedule = schedule(phase.lr, warmup, phase.epochs * steps_per_epoch)
+        let schedule = schedule(phase.lr, warmup, phase.anneal_epochs * steps_per_epoch)
             .map_err(|reason| PhaseError::Schedule { lr: phase.lr, reason })?;
         let train: Arc<dyn DataLoader<ImageBatch>> = Arc::new(train.starting_at(finished as u64));
         let checkpointer = |part: usize| AtomicCheckpointer::new(&checkpoints, PARTS[part], history.clone());
