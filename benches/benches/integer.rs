@@ -6,7 +6,9 @@
 use burn::tensor::{Device, Tensor, TensorData, module, ops::ConvOptions};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use dr_bench::{CACHES, copies, device, group, read, weights};
+use dr_bench::peak::multiply;
+use dr_bench::report::PEAK;
+use dr_bench::{CACHES, copies, device, group, read, threads, weights};
 use dr_kernels::cpu::Isa;
 use dr_kernels::cpu::integer::{
     DotKernel, Epilogue, int_conv2d_into, prepare_panels, switch_panels, switch_panels_into, weight_only_into,
@@ -136,10 +138,21 @@ fn gemv(criterion: &mut Criterion) {
     }
     rten(&mut group, [1, n, k], true);
     floats(&mut group, [1, n, k], &device, true);
-    // What memory can give: bytes that are only read, as many as the weights of 8 bits have.
-    let memory = vec![1u64; CACHES / 8];
-    let mut parts = memory.chunks_exact(n * k / 8).cycle();
-    group.bench_function("reading 8 bits a weight", |bencher| bencher.iter(|| read(parts.next().unwrap())));
+    // What memory can give: the weights of 8 bits, only read.
+    let copies = many(&layout(n, k, BitWidth::B8));
+    let mut turn = copies.iter().cycle();
+    group.bench_function("reading 8 bits a weight", |bencher| bencher.iter(|| read(turn.next().unwrap())));
+}
+
+/// What arithmetic can give: products of 8-bit codes in registers, on all threads.
+fn limit(criterion: &mut Criterion) {
+    let _ = device();
+    let (threads, products_of_thread) = (threads() as u64, 1 << 26);
+    let Some(done) = multiply(products_of_thread) else { return };
+    let mut group = products(criterion, PEAK.to_string(), (threads * done) as usize);
+    group.bench_function("registers", |bencher| {
+        bencher.iter(|| rayon::broadcast(|_| multiply(products_of_thread)));
+    });
 }
 
 /// The three kinds of 3x3 convolutions of ResNet-20 for 32x32 images.
@@ -194,5 +207,5 @@ fn switch(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, gemm, gemv, conv, switch);
+criterion_group!(benches, limit, gemm, gemv, conv, switch);
 criterion_main!(benches);

@@ -3,6 +3,7 @@
 //! The device is `flex`, on two threads or `DR_BENCH_THREADS`, unless `DR_BENCH_DEVICE` names another one (`cpu`, `wgpu`,
 //! `vulkan` or `cuda`, each a feature of this package).
 
+pub mod peak;
 pub mod report;
 
 use burn::tensor::Device;
@@ -133,6 +134,7 @@ pub const CACHES: usize = 1 << 29;
 
 /// Reads all of it, and gives the sum: with as many threads as there are.
 #[must_use]
-pub fn read(memory: &[u64]) -> u64 {
-    memory.par_chunks(1 << 16).map(|part| part.iter().copied().fold(0, u64::wrapping_add)).sum()
+pub fn read(memory: &[u32]) -> u32 {
+    let sum = |part: &[u32]| part.iter().copied().fold(0, u32::wrapping_add);
+    memory.par_chunks(1 << 17).map(sum).reduce(|| 0, u32::wrapping_add)
 }

@@ -74,26 +74,35 @@ fn measurement(folder: &Path) -> Option<Measurement> {
     })
 }
 
-/// A Markdown table: time, rate, the ratio to our own row at 8 bits (lower is faster), and, where the group has a row of only
-/// reading the weights, the share of that rate.
+/// The group that measures what arithmetic can give.
+pub const PEAK: &str = "limit/int8 products";
+
+/// A Markdown table: time, rate, the ratio to our own row at 8 bits (lower is faster), and the share of the limit: of the rate of
+/// only reading the weights where the group has such a row, else, for integer products and convolutions, of [`PEAK`].
 #[must_use]
 pub fn table(all: &[Measurement]) -> String {
     let mut text = String::from(
-        "| work | by | ms | 10^9 a second | time / ours at 8 bits | of reading |\n|---|---|---|---|---|---|\n",
+        "| work | by | ms | 10^9 a second | time / ours at 8 bits | of the limit |\n|---|---|---|---|---|---|\n",
     );
+    let rate = |m: &Measurement, amount: Option<f64>| amount.map(|amount| amount / m.ms / 1e6);
+    let peak = all.iter().find(|m| m.group == PEAK).and_then(|m| rate(m, m.amount));
     for group in all.chunk_by(|a, b| a.group == b.group) {
         let amount = group.iter().find_map(|m| m.amount);
         let ours = group.iter().find(|m| m.name.starts_with("dr-kernels w8a8"));
         let ours = ours.or_else(|| group.iter().find(|m| m.name.starts_with("dr-")));
         let reading = group.iter().find(|m| m.name.starts_with("reading 8 bits"));
         for m in group {
-            let rate = amount.map_or(String::new(), |amount| format!("{:.3}", amount / m.ms / 1e6));
+            let rate = rate(m, amount);
             let ratio = ours.map_or(String::new(), |ours| format!("{:.2}", m.ms / ours.ms));
-            let limit = match (reading, bits(&m.name)) {
+            let multiplies = ["gemm/", "conv/"].iter().any(|work| m.group.starts_with(work));
+            let share = match (reading, bits(&m.name)) {
                 // Bytes of the weights alone.
-                (Some(reading), Some(bits)) => format!("{:.0} %", reading.ms * bits / 8.0 / m.ms * 100.0),
-                _ => String::new(),
+                (Some(reading), Some(bits)) => Some(reading.ms * bits / 8.0 / m.ms),
+                (None, Some(_)) if multiplies => rate.zip(peak).map(|(rate, peak)| rate / peak),
+                _ => None,
             };
+            let limit = share.map_or(String::new(), |share| format!("{:.0} %", share * 100.0));
+            let rate = rate.map_or(String::new(), |rate| format!("{rate:.3}"));
             // Writing to a string cannot fail.
             let _ = writeln!(text, "| {} | {} | {:.3} | {rate} | {ratio} | {limit} |", m.group, m.name, m.ms);
         }
