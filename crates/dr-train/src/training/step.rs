@@ -15,7 +15,6 @@ use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Tensor, activation::log_softmax, activation::softmax};
 use burn::train::{InferenceStep, Interrupter, TrainOutput, TrainStep};
 use dr_precision::Precision;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
@@ -42,8 +41,6 @@ pub struct Objective {
     /// Set when a loss was not finite; the step is then not taken.
     pub(super) diverged: AtomicBool,
     pub(super) interrupter: Interrupter,
-    /// Threads that share a step's passes, on a CPU.
-    workers: Option<ThreadPool>,
 }
 
 impl Objective {
@@ -76,19 +73,6 @@ impl Objective {
             self.interrupter.stop(Some(&error));
             vec![]
         })
-    }
-
-    /// Runs the passes of a step side by side, on as many threads as there are processors. For a CPU, whose small
-    /// tensor operations leave most of it idle; the results are the same.
-    ///
-    /// Not for passes that depend on each other: those with a shared BatchNorm or with [`Distillation::Highest`].
-    #[must_use]
-    pub fn side_by_side(mut self) -> Self {
-        let threads = rayon::current_num_threads().min(self.passes.len());
-        // Without threads there are none to share the passes: they then run one after the other.
-        self.workers =
-            (threads > 1).then(|| ThreadPoolBuilder::new().num_threads(threads).build().ok()).flatten();
-        self
     }
 }
 
@@ -190,26 +174,12 @@ impl<M: Network> TrainStep for Trainee<M> {
         let drawn: Vec<_> = objective.draw().iter().map(|drawn| self.assign(drawn)).collect();
         let passes = objective.passes(&drawn);
         let mut results = Vec::with_capacity(passes.len());
-        if let Some(workers) = &objective.workers {
-            // Pass `i` always runs on the same thread: BatchNorm keeps its statistics by thread. Each thread has leaves of
-            // its own, so that the graphs stay apart.
-            let (count, device) = (workers.current_num_threads(), batch.images.device());
-            let mine = |thread: usize| {
-                let model = self.clone().fork(&device);
-                let passes = passes.iter().skip(thread).step_by(count);
-                passes.map(|pass| model.pass(pass, &batch, teacher.as_ref())).collect::<Vec<_>>()
-            };
-            let mut by_thread: Vec<_> =
-                workers.broadcast(|context| mine(context.index())).into_iter().map(Vec::into_iter).collect();
-            results.extend((0..passes.len()).filter_map(|i| by_thread[i % count].next()));
-        } else {
-            for pass in &passes {
-                let result = self.pass(pass, &batch, teacher.as_ref());
-                if matches!(objective.distill, Distillation::Highest) && teacher.is_none() {
-                    teacher = result.as_ref().map(|result| result.logits.clone());
-                }
-                results.push(result);
+        for pass in &passes {
+            let result = self.pass(pass, &batch, teacher.as_ref());
+            if matches!(objective.distill, Distillation::Highest) && teacher.is_none() {
+                teacher = result.as_ref().map(|result| result.logits.clone());
             }
+            results.push(result);
         }
         let Some(results) = results.into_iter().collect::<Option<Vec<_>>>() else {
             objective.diverged.store(true, Ordering::Relaxed);
