@@ -29,7 +29,7 @@ pub trait BatchNormGradOps: Backend {
 
 /// BatchNorm with the statistics of the batch, differentiable: `x` `[batch, channels, ..]`, `gamma` and `beta` `[channels]`.
 /// [`batch_norm_train`](module::batch_norm_train) of Burn, which computes it on all devices but `flex`; there, in f32, it is
-/// four passes over memory instead of some forty.
+/// two passes over memory in each direction instead of one for each operation.
 ///
 /// # Panics
 /// As Burn's: if the shapes do not match.

@@ -1,5 +1,5 @@
 //! BatchNorm in training, on a CPU: in each direction one pass over memory for the sums of each channel and one for the
-//! result. Burn's `flex` makes it of some twenty passes.
+//! result. Of single operations, as Burn has it on `flex`, it takes a pass for each.
 
 use super::isa::{Isa, Kernel};
 use rayon::prelude::*;
