@@ -65,39 +65,60 @@ fn sign_extend(code: u32, #[comptime] bits: BitWidth) -> i32 {
     i32::reinterpret(code << unused) >> comptime!(unused as i32)
 }
 
-/// Reads block `at` of `blocks`.
+/// Words of a vector that a plane of a block is made of, whichever plane it is.
+fn block_lanes(bits: BitWidth) -> usize {
+    layout::planes(bits).map(|plane| plane.bits as usize).min().unwrap_or(1).min(4)
+}
+
+/// Reads block `at` of `blocks`. `W` is [`block_lanes`].
 #[cube]
-fn read_block(words: &[u32], at: usize, blocks: usize, #[comptime] bits: BitWidth) -> Array<u32> {
+fn read_block<W: Size>(
+    words: &[Vector<u32, W>], at: usize, blocks: usize, #[comptime] bits: BitWidth,
+) -> Array<u32> {
+    let lanes = W::value();
     let mut block = Array::<u32>::new(comptime!(bits.bits() as usize));
     #[unroll]
     for n in 0..comptime!(count_planes(bits)) {
         let (size, offset) = comptime!((plane(bits, n).bits as usize, plane(bits, n).offset as usize));
         #[unroll]
-        for k in 0..size {
-            block[offset + k] = words[blocks * offset + at * size + k];
+        for k in 0..comptime!(size / lanes) {
+            let vector = words[blocks * comptime!(offset / lanes) + at * comptime!(size / lanes) + k];
+            #[unroll]
+            for lane in 0..lanes {
+                block[comptime!(offset + k * lanes + lane)] = vector.extract(lane);
+            }
         }
     }
     block
 }
 
-/// Writes block `at` of `blocks`.
+/// Writes block `at` of `blocks`. `W` is [`block_lanes`].
 #[cube]
-fn write_block(block: &Array<u32>, words: &mut [u32], at: usize, blocks: usize, #[comptime] bits: BitWidth) {
+fn write_block<W: Size>(
+    block: &Array<u32>, words: &mut [Vector<u32, W>], at: usize, blocks: usize, #[comptime] bits: BitWidth,
+) {
+    let lanes = W::value();
     #[unroll]
     for n in 0..comptime!(count_planes(bits)) {
         let (size, offset) = comptime!((plane(bits, n).bits as usize, plane(bits, n).offset as usize));
         #[unroll]
-        for k in 0..size {
-            words[blocks * offset + at * size + k] = block[offset + k];
+        for k in 0..comptime!(size / lanes) {
+            let mut vector = Vector::<u32, W>::from_int(0);
+            #[unroll]
+            for lane in 0..lanes {
+                vector.insert(lane, block[comptime!(offset + k * lanes + lane)]);
+            }
+            words[blocks * comptime!(offset / lanes) + at * comptime!(size / lanes) + k] = vector;
         }
     }
 }
 
 /// A vector of `x` (`vectors` in all) never crosses the end of a block or of a run: its size divides both.
 #[cube(launch)]
-fn quantize_kernel<F: Float, N: Size>(
-    x: &[Vector<F, N>], scale: &[f32], zero_point: &[f32], words: &mut [u32], runs: Runs, vectors: u32,
-    blocks: u32, #[comptime] bits: BitWidth, #[comptime] unsigned: bool, #[define(F)] _dtype: ElemType,
+fn quantize_kernel<F: Float, N: Size, W: Size>(
+    x: &[Vector<F, N>], scale: &[f32], zero_point: &[f32], words: &mut [Vector<u32, W>], runs: Runs,
+    vectors: u32, blocks: u32, #[comptime] bits: BitWidth, #[comptime] unsigned: bool,
+    #[define(F)] _dtype: ElemType,
 ) {
     let at = ABSOLUTE_POS;
     if at >= blocks as usize {
@@ -131,8 +152,9 @@ fn quantize_kernel<F: Float, N: Size>(
 
 /// `q_l = min((q_h + (2^(d-1) - 1) + ((q_h >> d) & 1)) >> d, p_l)`. Fields after the last code are 0 and stay so.
 #[cube(launch)]
-fn switch_kernel(
-    words: &[u32], out: &mut [u32], blocks: u32, #[comptime] stored: BitWidth, #[comptime] active: BitWidth,
+fn switch_kernel<R: Size, W: Size>(
+    words: &[Vector<u32, R>], out: &mut [Vector<u32, W>], blocks: u32, #[comptime] stored: BitWidth,
+    #[comptime] active: BitWidth,
 ) {
     let at = ABSOLUTE_POS;
     if at >= blocks as usize {
@@ -154,9 +176,9 @@ fn switch_kernel(
 
 /// Like [`quantize_kernel`], the other way round.
 #[cube(launch)]
-fn dequantize_kernel<N: Size>(
-    words: &[u32], scale: &[f32], zero_point: &[f32], out: &mut [Vector<f32, N>], runs: Runs, vectors: u32,
-    blocks: u32, #[comptime] bits: BitWidth, #[comptime] unsigned: bool,
+fn dequantize_kernel<R: Size, N: Size>(
+    words: &[Vector<u32, R>], scale: &[f32], zero_point: &[f32], out: &mut [Vector<f32, N>], runs: Runs,
+    vectors: u32, blocks: u32, #[comptime] bits: BitWidth, #[comptime] unsigned: bool,
 ) {
     let at = ABSOLUTE_POS;
     if at >= blocks as usize {
@@ -211,7 +233,7 @@ pub(super) fn quantize([x, scale, zero_point]: [CubeTensor; 3], format: PackForm
     let ((count, dim), dtype) = (one_unit_each(&out.client, blocks), dtype_to_storage_type(x.dtype));
     #[rustfmt::skip]
     quantize_kernel::launch(
-        &out.client, count, dim, lanes,
+        &out.client, count, dim, lanes, block_lanes(bits),
         x.into_buffer_arg(), scale.into_buffer_arg(), zero_point.into_buffer_arg(), out.clone().into_buffer_arg(),
         runs(&layout, lanes), (layout.elements() / lanes) as u32, blocks as u32, bits, unsigned, dtype,
     );
@@ -228,7 +250,7 @@ pub(super) fn switch(words: CubeTensor, elements: usize, stored: BitWidth, activ
     let (count, dim) = one_unit_each(&out.client, blocks);
     #[rustfmt::skip]
     switch_kernel::launch(
-        &out.client, count, dim,
+        &out.client, count, dim, block_lanes(stored), block_lanes(active),
         words.into_buffer_arg(), out.clone().into_buffer_arg(), blocks as u32, stored, active,
     );
     out
@@ -243,7 +265,7 @@ pub(super) fn dequantize(inputs: [CubeTensor; 3], format: PackFormat) -> CubeTen
     let (count, dim) = one_unit_each(&out.client, blocks);
     #[rustfmt::skip]
     dequantize_kernel::launch(
-        &out.client, count, dim, lanes,
+        &out.client, count, dim, block_lanes(bits), lanes,
         words.into_buffer_arg(), scale.into_buffer_arg(), zero_point.into_buffer_arg(), out.clone().into_buffer_arg(),
         runs(&layout, lanes), (elements / lanes) as u32, blocks as u32, bits, unsigned,
     );

@@ -3,6 +3,17 @@
 use crate::layout::ScaleLayout;
 use burn_cubecl::cubecl::{self, prelude::*};
 
+/// How a vector's scale is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Lookup {
+    /// There is but one.
+    Single,
+    /// Each row has one.
+    Row,
+    /// Rows have several, or they repeat.
+    Any,
+}
+
 /// A [`ScaleLayout`] counted in vectors of elements that share a scale.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 pub(super) struct Runs {
@@ -15,6 +26,8 @@ pub(super) struct Runs {
     group: u32,
     /// Runs of a row.
     per_row: u32,
+    #[cube(comptime)]
+    lookup: Lookup,
 }
 
 /// `layout` in vectors of `lanes` elements; `lanes` divides rows and runs.
@@ -22,14 +35,23 @@ pub(super) fn runs(layout: &ScaleLayout, lanes: usize) -> RunsLaunch {
     let [outer, rows, cols, group, per_row] =
         [layout.outer, layout.rows, layout.cols / lanes, layout.group.div_ceil(lanes), layout.runs()]
             .map(|count| u32::try_from(count).unwrap_or(u32::MAX)); // a group may be longer than any row
-    RunsLaunch::new(outer, rows, cols, group, per_row)
+    let lookup = match layout.runs() {
+        1 if layout.rows == 1 => Lookup::Single,
+        1 if layout.outer == 1 => Lookup::Row,
+        _ => Lookup::Any,
+    };
+    RunsLaunch::new(outer, rows, cols, group, per_row, lookup)
 }
 
 #[cube]
 impl Runs {
     /// The scale of vector `i`.
     pub(super) fn scale_of(&self, i: u32) -> usize {
-        let scale = i / self.cols % self.rows * self.per_row + i % self.cols / self.group;
+        let scale = match comptime!(self.lookup) {
+            Lookup::Single => 0u32,
+            Lookup::Row => i / self.cols,
+            Lookup::Any => i / self.cols % self.rows * self.per_row + i % self.cols / self.group,
+        };
         scale as usize
     }
 
