@@ -331,6 +331,8 @@ pub enum Dot {
     Multiply,
     /// Four signed bytes at once.
     Dp4a,
+    /// Tiles of 16 x 8 sums of 32 bytes, by the units of a plane together: tensor cores.
+    Mma,
 }
 
 impl Dot {
@@ -342,7 +344,7 @@ impl Dot {
 }
 
 /// A kernel of integer convolutions on GPUs. Which one runs is decided by what the device reports; tests and benchmarks may ask
-/// for one. Depthwise convolutions have one of their own.
+/// for one, and get the chosen one if the device does not have the instruction. Depthwise convolutions have one of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GpuKernel {
     /// Who computes what.
@@ -353,13 +355,15 @@ pub struct GpuKernel {
 
 impl GpuKernel {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self { tiling: Tiling::Direct, dot: Dot::Multiply },
         Self { tiling: Tiling::Direct, dot: Dot::Dp4a },
         Self { tiling: Tiling::Tiled, dot: Dot::Multiply },
         Self { tiling: Tiling::Tiled, dot: Dot::Dp4a },
+        Self { tiling: Tiling::Tiled, dot: Dot::Mma },
         Self { tiling: Tiling::Split, dot: Dot::Multiply },
         Self { tiling: Tiling::Split, dot: Dot::Dp4a },
+        Self { tiling: Tiling::Split, dot: Dot::Mma },
     ];
 
     /// The kernel of this name, such as `tiled-dp4a`.
@@ -379,6 +383,7 @@ impl fmt::Display for GpuKernel {
         let dot = match self.dot {
             Dot::Multiply => "plain",
             Dot::Dp4a => "dp4a",
+            Dot::Mma => "mma",
         };
         write!(f, "{tiling}-{dot}")
     }

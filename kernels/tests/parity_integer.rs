@@ -176,6 +176,10 @@ fn int_matrix_products(device: &Device) {
     }
     // Enough positions for larger tiles.
     check_sums_of(&[None, GpuKernel::named("tiled-dp4a")], &Case::gemm(33_000, 5, 3), B4, B8, device);
+    // Enough positions and rows for the largest tiles of tensor cores, and tails of them.
+    for (m, n, bits) in [(1400, 1500, B8), (1100, 1030, B4), (520, 1100, B3)] {
+        check_sums_of(&[None], &Case::gemm(m, 100, n), bits, B8, device);
+    }
     for run in [1, 3, 12, 16, 32, 128, 1000] {
         check_sums(&Case::gemm(5, 100, 9).by(group(run)), B4, B8, device);
         check_sums(&Case::gemm(20, 288, 21).by(group(run)), B3, B4, device);

@@ -23,20 +23,20 @@ pub(super) struct Plan {
 
 /// Four rows of weights: where they are, and which outputs.
 #[derive(CubeType, Clone, Copy)]
-struct Rows {
+pub(super) struct Rows {
     /// The first row.
     row: u32,
     /// Its first input channel.
     channel: u32,
     /// Its output.
-    output: u32,
+    pub(super) output: u32,
     /// How many of the four are outputs.
-    valid: u32,
+    pub(super) valid: u32,
 }
 
 /// Rows from `row` of group of channels `channel_group` on.
 #[cube]
-fn rows(geometry: &Geometry, channel_group: u32, row: u32) -> Rows {
+pub(super) fn rows(geometry: &Geometry, channel_group: u32, row: u32) -> Rows {
     let outputs = geometry.group_outputs;
     Rows {
         row: channel_group * geometry.group_rows + row,
@@ -50,8 +50,8 @@ fn rows(geometry: &Geometry, channel_group: u32, row: u32) -> Rows {
 /// `corrections`, `[4]`.
 #[cube]
 #[allow(clippy::too_many_arguments)]
-fn add_quad<N: Size>(
-    sums: &mut Array<i32>, corrections: &mut Array<i32>, codes: &[Vector<u32, N>], weight: &[u32],
+fn add_quad<N: Size, W: Size>(
+    sums: &mut Array<i32>, corrections: &mut Array<i32>, codes: &[Vector<u32, N>], weight: &[Vector<u32, W>],
     table: &[u32], geometry: &Geometry, places: &Places, rows: &Rows, group: u32, quad: u32,
     #[comptime] count: usize, #[comptime] plan: Plan,
 ) {
@@ -85,8 +85,8 @@ fn set_to_zero<E: Numeric>(values: &mut Array<E>, #[comptime] count: usize) {
 /// Units by themselves: each one has `tile` positions and four rows, and reads what it needs. For devices with few units.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
-pub(super) fn direct_kernel<N: Size, M: Size>(
-    codes: &[Vector<u32, N>], weight: &[u32], table: &[u32], multiplier: &[f32], addend: &[f32],
+pub(super) fn direct_kernel<N: Size, W: Size, M: Size>(
+    codes: &[Vector<u32, N>], weight: &[Vector<u32, W>], table: &[u32], multiplier: &[f32], addend: &[f32],
     residual: &[f32], quantizer: &[f32], out: &mut [Vector<u32, M>], geometry: Geometry,
     #[comptime] tile: usize, #[comptime] plan: Plan,
 ) {
@@ -167,6 +167,29 @@ fn fold(
     }
 }
 
+/// Writes the results of four rows at `position`, if it exists.
+#[cube]
+#[allow(clippy::too_many_arguments)]
+pub(super) fn finish_four<M: Size>(
+    values: Vector<f32, Quad4>, position: u32, rows: &Rows, addend: &[f32], residual: &[f32],
+    quantizer: &[f32], out: &mut [Vector<u32, M>], geometry: &Geometry, #[comptime] epilogue: Epilogue,
+) {
+    if position < geometry.positions && rows.valid > 0 {
+        finish(
+            values,
+            position,
+            rows.output,
+            rows.valid,
+            addend,
+            residual,
+            quantizer,
+            out,
+            geometry,
+            epilogue,
+        );
+    }
+}
+
 /// Writes the results of four rows at positions `first`, `first + stride`, ...
 #[cube]
 #[allow(clippy::too_many_arguments)]
@@ -177,26 +200,13 @@ fn finish_tile<M: Size>(
 ) {
     #[unroll]
     for t in 0..tile {
-        let position = first + comptime!(t as u32) * stride;
-        if position < geometry.positions && rows.valid > 0 {
-            let mut four = Vector::<f32, Quad4>::from_int(0);
-            #[unroll]
-            for j in 0..STEP {
-                four.insert(j, values[t * STEP + j]);
-            }
-            finish(
-                four,
-                position,
-                rows.output,
-                rows.valid,
-                addend,
-                residual,
-                quantizer,
-                out,
-                geometry,
-                epilogue,
-            );
+        let mut four = Vector::<f32, Quad4>::from_int(0);
+        #[unroll]
+        for j in 0..STEP {
+            four.insert(j, values[t * STEP + j]);
         }
+        let position = first + comptime!(t as u32) * stride;
+        finish_four(four, position, rows, addend, residual, quantizer, out, geometry, epilogue);
     }
 }
 
@@ -257,8 +267,8 @@ struct TileRows {
 /// operands, and then those of weights, which are also added to `partial`.
 #[cube]
 #[allow(clippy::too_many_arguments)]
-fn load_quads<N: Size>(
-    loaded: &mut Array<Quad>, partial: &mut Array<i32>, codes: &[Vector<u32, N>], weight: &[u32],
+fn load_quads<N: Size, W: Size>(
+    loaded: &mut Array<Quad>, partial: &mut Array<i32>, codes: &[Vector<u32, N>], weight: &[Vector<u32, W>],
     table: &[u32], geometry: &Geometry, places: &Places, rows: &Rows, tile_rows: &TileRows, group: u32,
     first: u32, end: u32, #[comptime] tile: Tile, #[comptime] plan: Plan,
 ) {
@@ -293,8 +303,8 @@ fn load_quads<N: Size>(
 /// that neighbours read neighbouring places.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
-pub(super) fn tiled_kernel<N: Size, M: Size>(
-    codes: &[Vector<u32, N>], weight: &[u32], table: &[u32], multiplier: &[f32], addend: &[f32],
+pub(super) fn tiled_kernel<N: Size, W: Size, M: Size>(
+    codes: &[Vector<u32, N>], weight: &[Vector<u32, W>], table: &[u32], multiplier: &[f32], addend: &[f32],
     residual: &[f32], quantizer: &[f32], out: &mut [Vector<u32, M>], geometry: Geometry,
     #[comptime] tile: Tile, #[comptime] plan: Plan,
 ) {
@@ -463,8 +473,8 @@ impl Split {
 /// A cube has few positions and four rows; its units share the sums. For so few positions that a tile would be empty.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
-pub(super) fn split_kernel<N: Size, M: Size>(
-    codes: &[Vector<u32, N>], weight: &[u32], table: &[u32], multiplier: &[f32], addend: &[f32],
+pub(super) fn split_kernel<N: Size, W: Size, M: Size>(
+    codes: &[Vector<u32, N>], weight: &[Vector<u32, W>], table: &[u32], multiplier: &[f32], addend: &[f32],
     residual: &[f32], quantizer: &[f32], out: &mut [Vector<u32, M>], geometry: Geometry,
     #[comptime] split: Split, #[comptime] plan: Plan,
 ) {

@@ -12,10 +12,10 @@ use dr_precision::BitWidth;
 /// Neighbouring units have neighbouring words of the same positions. In a row of weights a step is four taps.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
-pub(super) fn depthwise_kernel<M: Size>(
-    codes: &[u32], weight: &[u32], multiplier: &[f32], addend: &[f32], residual: &[f32], quantizer: &[f32],
-    out: &mut [Vector<u32, M>], geometry: Geometry, #[comptime] tile: usize, #[comptime] bits: BitWidth,
-    #[comptime] epilogue: Epilogue,
+pub(super) fn depthwise_kernel<W: Size, M: Size>(
+    codes: &[u32], weight: &[Vector<u32, W>], multiplier: &[f32], addend: &[f32], residual: &[f32],
+    quantizer: &[f32], out: &mut [Vector<u32, M>], geometry: Geometry, #[comptime] tile: usize,
+    #[comptime] bits: BitWidth, #[comptime] epilogue: Epilogue,
 ) {
     let words = geometry.pixel_words;
     let i = ABSOLUTE_POS as u32;

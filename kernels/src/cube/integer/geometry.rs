@@ -10,12 +10,17 @@ pub(super) struct Walk {
     pub(super) order: Order,
     /// Whether the kernel has but one tap.
     pub(super) single_tap: bool,
+    /// Whether a row of weights is multiplied with all codes of an input position in order, as in a matrix product: a single
+    /// tap, vectors, no padding.
+    pub(super) straight: bool,
 }
 
 impl Walk {
     /// That of `shape`.
     pub(super) fn of(shape: &IntConv2dShape) -> Self {
-        Self { order: Order::of(shape), single_tap: shape.weight.taps() == 1 }
+        let (order, single_tap) = (Order::of(shape), shape.weight.taps() == 1);
+        let straight = single_tap && order.is_quads() && shape.padding == [0, 0];
+        Self { order, single_tap, straight }
     }
 }
 
@@ -33,7 +38,8 @@ pub(super) enum Order {
 }
 
 impl Order {
-    fn of(shape: &IntConv2dShape) -> Self {
+    /// That of `shape`.
+    pub(super) fn of(shape: &IntConv2dShape) -> Self {
         let layout = &shape.weight;
         let (taps, runs) = (layout.taps(), layout.scale_groups());
         if taps > 1 && runs > 1 {
@@ -296,6 +302,28 @@ impl Geometry {
                     words.insert(step, code);
                 }
             }
+        }
+        words
+    }
+
+    /// The vector of codes in which the channels of a place start, for [`Walk::straight`].
+    pub(super) fn straight_base(&self, places: &Places, #[comptime] place: usize, channel: u32) -> u32 {
+        let pixel = (places.image[place] + places.row[place]) * self.in_cols + places.col[place];
+        (pixel * self.pixel_words + channel / 4) / 4
+    }
+
+    /// [`Geometry::code_quad`] for [`Walk::straight`]. What weights of padding are multiplied with are some codes of the same channels.
+    pub(super) fn straight_quad<N: Size>(
+        &self, codes: &[Vector<u32, N>], base: u32, group: u32, quad: u32,
+    ) -> Quad {
+        // Scale groups are whole quads, and so are padded ones.
+        let in_group = quad - group * self.group_blocks * comptime!(BLOCK_QUADS as u32);
+        let last = self.inputs / 16 - 1;
+        let vector = codes[(base + min(group * (self.run / 16) + in_group, last)) as usize];
+        let mut words = Quad::from_int(0);
+        #[unroll]
+        for step in 0..QUAD {
+            words.insert(step, vector.extract(step));
         }
         words
     }

@@ -5,49 +5,46 @@
 //! | `words` | codes of packed weights, unpacked four at a time, and their products |
 //! | `geometry` | which codes an output position multiplies with which weights |
 //! | `conv` | convolutions and matrix products, in three tilings |
+//! | `mma` | the same on tensor cores |
+//! | `choice` | which of them, and how a cube works |
+//! | `tune` | what of that is measured |
 //! | `depthwise` | depthwise convolutions |
 //! | `epilogue` | from sums to results |
 //! | `codes` | from values to codes |
 //! | `weight_only` | float activations times packed weights |
 
+mod choice;
 mod codes;
 mod conv;
 mod depthwise;
 mod epilogue;
 mod geometry;
+mod mma;
+mod tune;
 mod weight_only;
 mod words;
 
 use super::launch::{cubes, empty, one_unit_each};
 use super::pack;
 use crate::burn_face::ops::{CodesFormat, IntConvFormat, IntOps, WeightOnlyFormat};
-use crate::integer::{Dot, GpuKernel, IntConv2dShape, STEP, Tiling, WeightLayout};
+use crate::integer::{Dot, IntConv2dShape, STEP, WeightLayout};
 use burn::tensor::DType;
 use burn_cubecl::cubecl::{client::Client, prelude::*};
 use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
+use choice::{Way, choose};
 use conv::{Plan, Split, Tile, direct_kernel, split_kernel, tiled_kernel};
 use depthwise::depthwise_kernel;
 use dr_precision::BitWidth;
 use epilogue::Epilogue;
 use geometry::{Order, Walk, geometry, table};
+use mma::{MmaSplit, MmaTile, mma_kernel, mma_split_kernel};
+use words::weight_lanes;
 
 /// Four lanes.
 type Quad4 = Const<4>;
 
 /// Positions of a unit that reads for itself.
 const DIRECT_POSITIONS: usize = 4;
-
-/// The most positions of a cube that splits sums.
-const SPLIT_POSITIONS: usize = 4;
-
-/// Below this many positions a tile would be nearly empty.
-const FEW_POSITIONS: usize = 16;
-
-/// Segments that a cube splits each row into, about.
-const SEGMENTS: usize = 128;
-
-/// Cubes that keep a large device busy.
-const ENOUGH_CUBES: usize = 256;
 
 impl IntOps for CubeBackend {
     fn quantize_codes(x: CubeTensor, quantizer: CubeTensor, format: CodesFormat) -> CubeTensor {
@@ -94,130 +91,134 @@ impl IntOps for CubeBackend {
     }
 }
 
-/// Whether multiplying four bytes at once is an instruction. Elsewhere it is made of others, with more of them for the
-/// signs of both factors than [`Dot::Multiply`] needs.
-fn has_dp4a(client: &Client) -> bool {
-    let target = &client.properties().identity.fingerprint;
-    target.starts_with("ptx") || target.starts_with("spirv")
+/// A convolution to be done: `[codes, weight, multiplier, addend, residual, quantizer]` to `out`, as codes of `bits` bits if
+/// there are any.
+#[derive(Clone)]
+struct Job {
+    inputs: [CubeTensor; 6],
+    table: CubeTensor,
+    out: CubeTensor,
+    format: IntConvFormat,
+    bits: Option<BitWidth>,
 }
 
-/// The kernel for `shape`, unless another one is asked for.
-fn choose(client: &Client, shape: &IntConv2dShape) -> GpuKernel {
-    let dot = if has_dp4a(client) { Dot::Dp4a } else { Dot::Multiply };
-    let tiling = match client.properties().hardware.max_units_per_cube {
-        0..64 => Tiling::Direct,
-        _ if shape.batch * shape.positions() < FEW_POSITIONS => Tiling::Split,
-        _ => Tiling::Tiled,
-    };
-    GpuKernel { tiling, dot }
-}
-
-/// The tile of a cube: the units that a device has, up to 256; fewer where there are few outputs, and fewer positions where
-/// there are few of those.
-fn tile(client: &Client, shape: &IntConv2dShape) -> Tile {
-    let [y, x] = match client.properties().hardware.max_units_per_cube {
-        0..2 => [1, 1],
-        2..64 => [1, 2],
-        64..256 => [8, 8],
-        _ => [16, 16],
-    };
-    let outputs = shape.weight.outputs / shape.weight.groups;
-    let units = [y, outputs.div_ceil(STEP).next_power_of_two().clamp(x.min(4), x)];
-    let tiles = |tile: Tile| {
-        let row_tiles = shape.weight.groups * outputs.div_ceil(tile.cube_rows());
-        (shape.batch * shape.positions()).div_ceil(tile.cube_positions()) * row_tiles
-    };
-    let large = Tile { units, positions: 8 };
-    // Large tiles read less, but there should be enough of them.
-    if tiles(large) >= ENOUGH_CUBES { large } else { Tile { units, positions: 4 } }
-}
-
-/// How a cube splits sums: into parts of equal length, a power of two of them.
-fn split(client: &Client, shape: &IntConv2dShape) -> Split {
-    let groups = shape.weight.scale_groups();
-    let quads = shape.weight.group_blocks().into_iter().max().unwrap_or(0) * words::BLOCK_QUADS;
-    let parts = (SEGMENTS / groups).min(quads).max(1);
-    let units = client.properties().hardware.max_units_per_cube.clamp(1, SEGMENTS as u32);
-    Split {
-        units: 1 << units.ilog2(),
-        positions: (shape.batch * shape.positions()).min(SPLIT_POSITIONS),
-        groups,
-        parts: 1 << parts.ilog2(),
-    }
-}
-
-/// `[codes, weight, multiplier, addend, residual, quantizer]` to `out`, as codes of `bits` bits if there are any.
+/// Does the convolution of a [`Job`].
 fn convolve(inputs: [CubeTensor; 6], out: &CubeTensor, format: &IntConvFormat, bits: Option<BitWidth>) {
     let (client, shape) = (&out.client, &format.shape);
     if shape.results() == 0 {
         return;
     }
-    let [codes, weight, multiplier, addend, residual, quantizer] = inputs.map(into_contiguous);
-    let (epilogue, positions) = (Epilogue::new(format, bits), shape.batch * shape.positions());
-    let layout = &shape.weight;
-    let out_lanes = epilogue.lanes(layout);
-    if layout.is_depthwise() {
-        let units = positions.div_ceil(DIRECT_POSITIONS) * layout.outputs.div_ceil(STEP);
-        let (count, dim) = one_unit_each(client, units);
+    let inputs = inputs.map(into_contiguous);
+    let table = match Order::of(shape) {
+        Order::Table => {
+            let table = table(&shape.weight);
+            let handle = client.create_from_slice(bytemuck::cast_slice(&table));
+            let (device, shape) = (out.device.clone(), [table.len()].into());
+            CubeTensor::new_contiguous(client.clone(), device, shape, handle, DType::U32)
+        }
+        _ => inputs[1].clone(), // not read
+    };
+    let job = Job { inputs, table, out: out.clone(), format: *format, bits };
+    if shape.weight.is_depthwise() {
+        return job.depthwise();
+    }
+    match choose(client, shape, format.kernel) {
+        (Way::Direct, dot) => job.direct(dot),
+        (Way::Tiled(tile), dot) => job.tiled(tile, dot),
+        (Way::Split(split), dot) => job.split(split, dot),
+        (Way::Mma, _) => tune::convolve(job),
+        (Way::MmaSplit(split), _) => job.mma_split(split),
+    }
+}
+
+/// Launches a kernel that is not the depthwise one.
+#[rustfmt::skip]
+macro_rules! launch {
+    (
+        $job:ident, $kernel:ident, $dot:expr, $counts:expr, [$($how:expr),+],
+        $weight_lanes:expr $(, $shared_lanes:expr)?
+    ) => {{
+        let Job { inputs: [codes, weight, multiplier, addend, residual, quantizer], table, out, format, bits } =
+            $job.clone();
+        let (shape, epilogue, (count, dim)) = (&format.shape, Epilogue::new(&format, bits), $counts);
+        let (layout, walk) = (&shape.weight, Walk::of(shape));
+        let plan = Plan { bits: layout.bits, dot: $dot, walk, epilogue };
+        $kernel::launch(
+            &out.client, count, dim, walk.order.lanes(), $weight_lanes, epilogue.lanes(layout), $($shared_lanes,)?
+            codes.into_buffer_arg(), weight.into_buffer_arg(), table.into_buffer_arg(),
+            multiplier.into_buffer_arg(), addend.into_buffer_arg(), residual.into_buffer_arg(),
+            quantizer.into_buffer_arg(), out.clone().into_buffer_arg(), geometry(shape), $($how,)+ plan,
+        );
+    }};
+}
+
+impl Job {
+    fn client(&self) -> &Client {
+        &self.out.client
+    }
+
+    fn layout(&self) -> &WeightLayout {
+        &self.format.shape.weight
+    }
+
+    /// Output positions of all images.
+    fn positions(&self) -> usize {
+        self.format.shape.batch * self.format.shape.positions()
+    }
+
+    /// Cubes of `units` units that have `positions` positions and `rows` rows each.
+    fn cubes(&self, positions: usize, rows: usize, units: usize) -> (CubeCount, CubeDim) {
+        let WeightLayout { outputs, groups, .. } = *self.layout();
+        let row_tiles = groups * (outputs / groups).div_ceil(rows);
+        cubes(self.client(), self.positions().div_ceil(positions) * row_tiles, units as u32)
+    }
+
+    fn direct(self, dot: Dot) {
+        let WeightLayout { outputs, groups, bits, .. } = *self.layout();
+        let units = self.positions().div_ceil(DIRECT_POSITIONS) * groups * (outputs / groups).div_ceil(STEP);
+        let counts = one_unit_each(self.client(), units);
+        launch!(self, direct_kernel, dot, counts, [DIRECT_POSITIONS], weight_lanes(bits));
+    }
+
+    fn tiled(self, tile: Tile, dot: Dot) {
+        debug_assert!(tile.is_even());
+        let counts = self.cubes(tile.cube_positions(), tile.cube_rows(), tile.all_units());
+        launch!(self, tiled_kernel, dot, counts, [tile], weight_lanes(self.layout().bits));
+    }
+
+    fn split(self, split: Split, dot: Dot) {
+        let counts = self.cubes(split.positions, STEP, split.units);
+        launch!(self, split_kernel, dot, counts, [split], weight_lanes(self.layout().bits));
+    }
+
+    fn mma(self, tile: MmaTile) {
+        debug_assert!(tile.is_even());
+        let (bits, scaled) = (self.layout().bits, self.layout().scale_groups() > 1);
+        let counts = self.cubes(tile.cube_positions(), tile.cube_rows(), tile.units());
+        let how = (weight_lanes(bits), mma::shared_words(bits));
+        launch!(self, mma_kernel, Dot::Mma, counts, [scaled, tile], how.0, how.1);
+    }
+
+    fn mma_split(self, split: MmaSplit) {
+        let counts = self.cubes(mma::SHAPE[1], split.cube_rows(), split.units());
+        let lanes = weight_lanes(self.layout().bits) * split.quads;
+        launch!(self, mma_split_kernel, Dot::Mma, counts, [split], lanes);
+    }
+
+    fn depthwise(self) {
+        let units = self.positions().div_ceil(DIRECT_POSITIONS) * self.layout().outputs.div_ceil(STEP);
+        let (count, dim) = one_unit_each(self.client(), units);
+        let Self {
+            inputs: [codes, weight, multiplier, addend, residual, quantizer], out, format, bits, ..
+        } = self;
+        let (shape, epilogue) = (&format.shape, Epilogue::new(&format, bits));
+        let layout = &shape.weight;
         #[rustfmt::skip]
         depthwise_kernel::launch(
-            client, count, dim, out_lanes,
+            &out.client, count, dim, weight_lanes(layout.bits), epilogue.lanes(layout),
             codes.into_buffer_arg(), weight.into_buffer_arg(), multiplier.into_buffer_arg(),
             addend.into_buffer_arg(), residual.into_buffer_arg(), quantizer.into_buffer_arg(),
             out.clone().into_buffer_arg(), geometry(shape), DIRECT_POSITIONS, layout.bits, epilogue,
         );
-        return;
-    }
-    let GpuKernel { tiling, dot } = format.kernel.unwrap_or_else(|| choose(client, shape));
-    let walk = Walk::of(shape);
-    let table = match walk.order {
-        Order::Table => {
-            let table = table(layout);
-            let handle = client.create_from_slice(bytemuck::cast_slice(&table));
-            CubeTensor::new_contiguous(
-                client.clone(),
-                out.device.clone(),
-                [table.len()].into(),
-                handle,
-                DType::U32,
-            )
-        }
-        _ => weight.clone(), // not read
-    };
-    let plan = Plan { bits: layout.bits, dot, walk, epilogue };
-    let split = split(client, shape);
-    // Sums of very many scale groups do not fit.
-    let split_fits = split.sums() * 4 <= client.properties().hardware.max_shared_memory_size;
-    let (channel_groups, group_outputs) = (layout.groups, layout.outputs / layout.groups);
-    let quads = channel_groups * group_outputs.div_ceil(STEP);
-    let (lanes, sizes) = (walk.order.lanes(), geometry(shape));
-    #[rustfmt::skip]
-    macro_rules! launch {
-        ($kernel:ident, $counts:expr, $how:expr) => {{
-            let (count, dim) = $counts;
-            $kernel::launch(
-                client, count, dim, lanes, out_lanes,
-                codes.into_buffer_arg(), weight.into_buffer_arg(), table.into_buffer_arg(),
-                multiplier.into_buffer_arg(), addend.into_buffer_arg(), residual.into_buffer_arg(),
-                quantizer.into_buffer_arg(), out.clone().into_buffer_arg(), sizes, $how, plan,
-            );
-        }};
-    }
-    match tiling {
-        Tiling::Direct => {
-            let units = positions.div_ceil(DIRECT_POSITIONS) * quads;
-            launch!(direct_kernel, one_unit_each(client, units), DIRECT_POSITIONS);
-        }
-        Tiling::Split if split_fits => {
-            let count = positions.div_ceil(split.positions) * quads;
-            launch!(split_kernel, cubes(client, count, split.units as u32), split);
-        }
-        Tiling::Split | Tiling::Tiled => {
-            let tile = tile(client, shape);
-            debug_assert!(tile.is_even());
-            let row_tiles = channel_groups * group_outputs.div_ceil(tile.cube_rows());
-            let count = positions.div_ceil(tile.cube_positions()) * row_tiles;
-            launch!(tiled_kernel, cubes(client, count, tile.all_units() as u32), tile);
-        }
     }
 }

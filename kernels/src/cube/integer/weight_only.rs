@@ -1,6 +1,6 @@
 //! Products of float activations with packed weights, for few rows: what counts is that the weights are read once.
 
-use super::words::{BLOCK_QUADS, QUAD, Quad, row_quads, signed_byte, weight_quad};
+use super::words::{BLOCK_QUADS, QUAD, Quad, row_quads, signed_byte, weight_lanes, weight_quad};
 use crate::burn_face::ops::WeightOnlyFormat;
 use crate::cube::launch::{cubes, empty, summing_units};
 use crate::cube::pack::readable;
@@ -34,8 +34,8 @@ struct Sizes {
 /// A cube has four outputs and some rows of activations. A unit has a quad of weights of each output, and then the next
 /// one that no other has. A vector of `x` never crosses the end of a row or scale group: its size divides both.
 #[cube(launch)]
-fn weight_only_kernel<F: Float, N: Size>(
-    x: &[Vector<F, N>], weight: &[u32], scale: &[f32], out: &mut [f32], sizes: Sizes,
+fn weight_only_kernel<F: Float, N: Size, W: Size>(
+    x: &[Vector<F, N>], weight: &[Vector<u32, W>], scale: &[f32], out: &mut [f32], sizes: Sizes,
     #[comptime] tile: usize, #[comptime] units: u32, #[comptime] bits: BitWidth,
     #[define(F)] _dtype: ElemType,
 ) {
@@ -141,7 +141,7 @@ pub(super) fn weight_only([x, weight, scale]: [CubeTensor; 3], format: WeightOnl
     let dtype = dtype_to_storage_type(x.dtype);
     #[rustfmt::skip]
     weight_only_kernel::launch(
-        &out.client, count, dim, lanes,
+        &out.client, count, dim, lanes, weight_lanes(layout.bits),
         x.into_buffer_arg(), weight.into_buffer_arg(), scale.into_buffer_arg(), out.clone().into_buffer_arg(),
         sizes, tile, units, layout.bits, dtype,
     );

@@ -59,33 +59,74 @@ fn extend(bytes: Quad, #[comptime] bits: BitWidth) -> Quad {
     }
 }
 
-/// Quad `quad` of the packed codes of `blocks` blocks, as signed bytes.
+/// Words of a vector of packed weights: those of a quad, if they follow each other in memory.
+pub(super) const fn weight_lanes(bits: BitWidth) -> usize {
+    match bits.bits() {
+        8 => 4,
+        4 => 2,
+        _ => 1,
+    }
+}
+
+/// Quad `quad` of the packed codes of `blocks` blocks, as it lies in memory: the words of each plane, those of the field of
+/// one bit for both quads of a block. `W` is [`weight_lanes`], or more.
 #[cube]
-pub(super) fn weight_quad(words: &[u32], blocks: u32, quad: u32, #[comptime] bits: BitWidth) -> Quad {
+pub(super) fn raw_quad<W: Size>(
+    words: &[Vector<u32, W>], blocks: u32, quad: u32, #[comptime] bits: BitWidth,
+) -> Quad {
+    let lanes = W::value();
     let (block, half) = (quad / 2, quad % 2);
+    let mut raw = Quad::from_int(0);
+    if comptime!(lanes > 1) {
+        let vector = words[quad as usize];
+        #[unroll]
+        for i in 0..lanes {
+            raw.insert(i, vector.extract(i));
+        }
+    } else {
+        #[unroll]
+        for n in 0..comptime!(count_planes(bits)) {
+            let (size, offset) = comptime!((plane(bits, n).bits, plane(bits, n).offset));
+            let first = blocks * offset + block * size + half * comptime!(size / 2);
+            #[unroll]
+            for i in 0..comptime!(size.div_ceil(2) as usize) {
+                let word = words[(first + comptime!(i as u32)) as usize].extract(0usize);
+                raw.insert(comptime!(offset as usize / 2 + i), word);
+            }
+        }
+    }
+    raw
+}
+
+/// The signed bytes of a [`raw_quad`]; `half`: which one of its block it is.
+#[cube]
+pub(super) fn bytes_of(raw: Quad, half: u32, #[comptime] bits: BitWidth) -> Quad {
     let mut bytes = Quad::from_int(0);
     #[unroll]
     for n in 0..comptime!(count_planes(bits)) {
         let (size, offset, shift) =
-            comptime!((plane(bits, n).bits, plane(bits, n).offset, plane(bits, n).shift as i64));
+            comptime!((plane(bits, n).bits, plane(bits, n).offset as usize, plane(bits, n).shift as i64));
         let mut fields = Quad::from_int(0);
-        if comptime!(size == 1) {
-            let word = words[(blocks * offset + block) as usize] >> (half * 16);
-            #[unroll]
-            for step in 0..QUAD {
-                fields.insert(step, word >> comptime!(4 * step as u32));
+        #[unroll]
+        for step in 0..QUAD {
+            let bit = comptime!(4 * step as u32 * size);
+            let mut word = raw.extract(comptime!(offset / 2 + bit as usize / 32));
+            if comptime!(size == 1) {
+                word >>= half * 16;
             }
-        } else {
-            let first = blocks * offset + block * size + half * comptime!(size / 2);
-            #[unroll]
-            for step in 0..QUAD {
-                let bit = comptime!(4 * step as u32 * size);
-                fields.insert(step, words[(first + comptime!(bit / 32)) as usize] >> comptime!(bit % 32));
-            }
+            fields.insert(step, word >> comptime!(bit % 32));
         }
         bytes |= spread(fields, size) << Quad::from_int(shift);
     }
     extend(bytes, bits)
+}
+
+/// Quad `quad` of the packed codes of `blocks` blocks, as signed bytes. `W` is [`weight_lanes`].
+#[cube]
+pub(super) fn weight_quad<W: Size>(
+    words: &[Vector<u32, W>], blocks: u32, quad: u32, #[comptime] bits: BitWidth,
+) -> Quad {
+    bytes_of(raw_quad(words, blocks, quad, bits), quad % 2, bits)
 }
 
 /// What codes are multiplied as. `dp4a` multiplies signed bytes, so for it they are 128 lower; [`corrected`] makes up for that.
@@ -135,4 +176,42 @@ pub(super) fn add_weights(weights: Quad, sum: i32, #[comptime] dot: Dot) -> i32 
 #[cube]
 pub(super) fn corrected(sum: i32, weights: i32, #[comptime] dot: Dot) -> i32 {
     if comptime!(dot.is_signed()) { sum + weights * 128 } else { sum }
+}
+
+/// Sixteen codes of `bits` bits (8, 4 or 2) that follow each other in words, each in the highest bits of a byte: `2^(8 - bits)`
+/// times its value, with its sign. So none is extended, but they are in the order of [`in_order`].
+#[cube]
+pub(super) fn packed_quad<W: Size>(
+    words: &Vector<u32, W>, #[comptime] first: usize, #[comptime] bits: u32,
+) -> Quad {
+    let mut quad = Quad::from_int(0);
+    let fields = comptime!(8 / bits as usize);
+    #[unroll]
+    for step in 0..QUAD {
+        let word = words.extract(comptime!(first + step / fields));
+        let shift = comptime!(8 - bits * (step % fields + 1) as u32);
+        quad.insert(step, (word << shift) & comptime!(0x0101_0101 * (256 - (1 << (8 - bits))) as u32));
+    }
+    quad
+}
+
+/// Codes in the order of [`packed_quad`]: byte `i` of a word of weights with `n` fields in a byte has those of codes `n i`, ...
+#[cube]
+pub(super) fn in_order(codes: Quad, #[comptime] bits: u32) -> Quad {
+    let mut quad = codes;
+    let fields = comptime!(8 / bits as usize);
+    if comptime!(fields > 1) {
+        #[unroll]
+        for step in 0..QUAD {
+            let mut bytes = Vector::<u8, Const<4>>::from_int(0);
+            #[unroll]
+            for i in 0..4usize {
+                let at = comptime!(step / fields * 4 * fields + i * fields + step % fields);
+                let word = Vector::<u8, Const<4>>::reinterpret(codes.extract(comptime!(at / 4)));
+                bytes.insert(i, word.extract(comptime!(at % 4)));
+            }
+            quad.insert(step, u32::reinterpret(bytes));
+        }
+    }
+    quad
 }
