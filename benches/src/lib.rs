@@ -10,7 +10,7 @@ use burn::tensor::Device;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 use rayon::prelude::*;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Threads of everything that is measured on a CPU: `DR_BENCH_THREADS`, or 2.
 ///
@@ -100,7 +100,8 @@ pub fn group<'a>(
     group
 }
 
-/// Measures `f` until the device has done it.
+/// Measures `f` until the device has done it. A GPU is waited for after every 32 times only, so that it is kept busy; the results
+/// are kept until then, since what nobody asks for may not be computed.
 ///
 /// # Panics
 /// If the device fails.
@@ -108,10 +109,38 @@ pub fn on_device<T>(
     group: &mut BenchmarkGroup<WallTime>, name: &str, device: &Device, mut f: impl FnMut() -> T,
 ) {
     group.bench_function(name, |bencher| {
-        bencher.iter(|| {
-            let result = f();
+        bencher.iter_custom(|times| {
             device.sync().expect("the device works");
-            result
+            let (start, at_once) = (Instant::now(), if on_host() { 1 } else { 32 });
+            let mut results = Vec::with_capacity(at_once);
+            for i in 1..=times {
+                results.push(f());
+                if results.len() == at_once || i == times {
+                    device.sync().expect("the device works");
+                    results.clear();
+                }
+            }
+            start.elapsed()
+        });
+    });
+}
+
+/// Measures calls of what a device does even if nobody asks for the results, as those of `dr-kernels`: it is waited for once.
+///
+/// # Panics
+/// If the device fails.
+pub fn queued<T>(
+    group: &mut BenchmarkGroup<WallTime>, name: &str, device: &Device, mut f: impl FnMut() -> T,
+) {
+    group.bench_function(name, |bencher| {
+        bencher.iter_custom(|times| {
+            device.sync().expect("the device works");
+            let start = Instant::now();
+            for _ in 0..times {
+                f();
+            }
+            device.sync().expect("the device works");
+            start.elapsed()
         });
     });
 }
