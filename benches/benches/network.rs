@@ -5,6 +5,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData, activation::relu, module::conv2d, ops::ConvOptions};
 use criterion::{Criterion, criterion_group, criterion_main};
 use dr_bench::{device, weights};
+use dr_kernels::cpu::keep_freed_memory;
 use dr_precision::PrecisionSet;
 use dr_train::config::ModelKind;
 use dr_train::models::{Network, ResNetConfig};
@@ -69,6 +70,7 @@ impl Floats {
 }
 
 fn network(criterion: &mut Criterion) {
+    keep_freed_memory(); // as `dr-train` does
     let device = device();
     let model = ResNetConfig::new(ModelKind::Resnet20, 3, 10).init(1, &device);
     let precisions = PrecisionSet::default();

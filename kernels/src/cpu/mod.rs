@@ -11,6 +11,7 @@
 //! | `codes`, `planes`, `sample` | the arithmetic: codes in `f32`, packed codes in `u64`, halves |
 //! | `fake_quantize`, `packed`, `scale_search` | the operations |
 //! | `conv2d`, `batch_norm` | float convolution and BatchNorm for training |
+//! | `pages` | how memory comes from the system |
 
 mod batch_norm;
 mod blocks;
@@ -20,6 +21,7 @@ mod fake_quantize;
 pub mod integer;
 mod isa;
 mod packed;
+mod pages;
 mod planes;
 mod runs;
 mod sample;
@@ -37,5 +39,6 @@ pub use packed::{
     dequantize_packed, dequantize_packed_into, quantize_pack, quantize_pack_into, switch_packed,
     switch_packed_into,
 };
+pub use pages::keep_freed_memory;
 pub use sample::Sample;
 pub use scale_search::{search_scales, search_scales_on};

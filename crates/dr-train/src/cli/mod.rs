@@ -25,6 +25,7 @@ use std::process::ExitCode;
 /// Runs the program with the arguments of the process.
 #[must_use]
 pub fn run() -> ExitCode {
+    dr_kernels::cpu::keep_freed_memory();
     run_with(std::env::args_os())
 }
 

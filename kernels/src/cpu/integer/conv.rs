@@ -4,7 +4,7 @@ use super::super::blocks::with_capacity;
 use super::super::isa::{Isa, Kernel};
 use super::depthwise;
 use super::dot::{DotKernel, Form, Operands, PANELS, ROWS, Sums, correction, pair_steps};
-use super::epilogue::{Channels, Epilogue, Lanes, Output};
+use super::epilogue::{Channels, Epilogue, Lanes, Output, added, scaled};
 use super::panels::unpack_panels;
 use crate::integer::{BLOCK_STEPS, CodeQuantizer, IntConv2dShape, PANEL, STEP, padded_channels};
 use crate::layout::BLOCK;
@@ -447,21 +447,37 @@ impl Problem<'_> {
             // SAFETY: The machine has the instructions: `run` has asserted it. Windows end inside the codes: `segment` has
             // asserted it. A panel has all its blocks, and tiles are not larger than the kernel's.
             unsafe { self.kernel.run(&operands, &mut tile.sums) };
-            let count = rows.bases.len();
-            for panel in 0..weights.panels {
-                let corrections = |row: usize| rows.corrections.get(row * self.groups.len() + group);
-                let sums = tile.sums[..count].iter().enumerate();
-                let sums = sums.map(|(row, sums)| (&sums[panel], corrections(row).copied().unwrap_or(0)));
-                let values = tile.values[..count].iter_mut().map(|values| &mut values[panel]);
-                self.epilogue.scale(sums, group, channels(panel), layout.outputs, values);
-            }
             block += blocks;
+            if self.groups.len() == 1 {
+                break; // its sums need not be kept
+            }
+            for panel in 0..weights.panels {
+                let multiplier = self.epilogue.multiplier(group, channels(panel), layout.outputs);
+                for row in 0..rows.bases.len() {
+                    let correction = rows.corrections.get(row * self.groups.len() + group).copied();
+                    let scaled = scaled(&tile.sums[row][panel], correction.unwrap_or(0), &multiplier);
+                    let values = &mut tile.values[row][panel];
+                    *values = if group == 0 { scaled } else { added(*values, &scaled) };
+                }
+            }
         }
+        let (epilogue, shape, output) = (self.epilogue, self.shape, self.output);
         for panel in 0..weights.panels {
-            let values = tile.values[..rows.bases.len()].iter().map(|values| &values[panel]);
-            // SAFETY: The output's size was asserted where its pointer was taken; tasks have different positions and
-            // channels.
-            unsafe { self.epilogue.write(values, place.position, channels(panel), self.shape, self.output) };
+            let constants = epilogue.constants(channels(panel), layout.outputs);
+            for row in 0..rows.bases.len() {
+                let position = place.position + row;
+                // SAFETY: The output's size was asserted where its pointer was taken; tasks have different positions and
+                // channels.
+                unsafe {
+                    if self.groups.len() == 1 {
+                        let correction = rows.corrections.get(row).copied().unwrap_or(0);
+                        let sums = &tile.sums[row][panel];
+                        epilogue.write_sums(sums, correction, position, &constants, shape, output);
+                    } else {
+                        epilogue.write(tile.values[row][panel], position, &constants, shape, output);
+                    }
+                }
+            }
         }
     }
 
@@ -475,18 +491,12 @@ impl Problem<'_> {
             for (first, weights) in (0..layout.outputs).step_by(PANEL).zip(panels) {
                 let sums = depthwise::sums(&segment.codes[base + first..], segment.offsets, weights);
                 let channels = Channels { first, count: PANEL.min(layout.outputs - first) };
-                let mut values = [0.0; PANEL];
-
-                self.epilogue.scale(
-                    std::iter::once((&sums, 0)),
-                    0,
-                    channels,
-                    layout.outputs,
-                    std::iter::once(&mut values),
-                );
-                let (values, position) = (std::iter::once(&values), segment.start + row);
+                let constants = self.epilogue.constants(channels, layout.outputs);
+                let position = segment.start + row;
                 // SAFETY: As in `tile`.
-                unsafe { self.epilogue.write(values, position, channels, self.shape, self.output) };
+                unsafe {
+                    self.epilogue.write_sums(&sums, 0, position, &constants, self.shape, self.output);
+                }
             }
         }
     }

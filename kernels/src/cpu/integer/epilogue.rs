@@ -83,72 +83,109 @@ impl Output {
     }
 }
 
+/// What is the same at all positions, for up to 16 channels.
+pub(super) struct Constants {
+    channels: Channels,
+    /// Of the first scale group.
+    multiplier: Lanes,
+    /// If it is not one for each position.
+    addend: Option<Lanes>,
+}
+
+/// `multiplier * (sum - correction)`.
+#[inline(always)]
+pub(super) fn scaled(sums: &[i32; PANEL], correction: i32, multiplier: &Lanes) -> Lanes {
+    let mut values = [0.0; PANEL];
+    for lane in 0..PANEL {
+        values[lane] = multiplier[lane] * sums[lane].wrapping_sub(correction) as f32;
+    }
+    values
+}
+
+/// Adds to `values`, and says what they are now.
+#[inline(always)]
+pub(super) fn added(mut values: Lanes, other: &Lanes) -> Lanes {
+    for lane in 0..PANEL {
+        values[lane] += other[lane];
+    }
+    values
+}
+
 impl Epilogue<'_> {
-    /// `multiplier * (sum - correction)` of a scale group: it is what `values` are, or is added to them.
+    /// The multipliers of a scale group.
     #[inline(always)]
-    pub(super) fn scale<'a>(
-        &self, sums: impl Iterator<Item = (&'a [i32; PANEL], i32)>, group: usize, channels: Channels,
-        outputs: usize, values: impl Iterator<Item = &'a mut Lanes>,
+    pub(super) fn multiplier(&self, group: usize, channels: Channels, outputs: usize) -> Lanes {
+        lanes(self.multiplier, group * outputs + channels.first, channels.count)
+    }
+
+    /// What [`Epilogue::write`] needs.
+    #[inline(always)]
+    pub(super) fn constants(&self, channels: Channels, outputs: usize) -> Constants {
+        let by_position = self.addend.len() != outputs;
+        Constants {
+            channels,
+            multiplier: self.multiplier(0, channels, outputs),
+            addend: if by_position { None } else { Some(lanes(self.addend, channels.first, channels.count)) },
+        }
+    }
+
+    /// Adds what is to be added to the scaled sums of `position`, and writes them.
+    ///
+    /// # Safety
+    /// `output` is as large as the result of `shape`, and nobody else writes to these channels of the position.
+    #[inline(always)]
+    pub(super) unsafe fn write(
+        &self, values: Lanes, position: usize, constants: &Constants, shape: &IntConv2dShape, output: Output,
     ) {
-        let multiplier = lanes(self.multiplier, group * outputs + channels.first, channels.count);
-        for ((sums, correction), values) in sums.zip(values) {
-            let mut scaled = [0.0; PANEL];
-            for ((scaled, sum), multiplier) in scaled.iter_mut().zip(sums).zip(multiplier) {
-                *scaled = multiplier * sum.wrapping_sub(correction) as f32;
+        let (outputs, Channels { first, count }) = (shape.weight.outputs, constants.channels);
+        let mut values = match &constants.addend {
+            Some(addend) => added(values, addend),
+            None => {
+                let start = position % shape.positions() * outputs + first;
+                added(values, &lanes(self.addend, start, count))
             }
-            if group == 0 {
-                *values = scaled;
-            } else {
-                values.iter_mut().zip(scaled).for_each(|(value, scaled)| *value += scaled);
+        };
+        if let Some(residual) = self.residual {
+            values = added(values, &lanes(residual, position * outputs + first, count));
+        }
+        if self.relu {
+            for value in &mut values {
+                *value = if *value > 0.0 { *value } else { 0.0 };
+            }
+        }
+        match output {
+            Output::Values(out) => {
+                // SAFETY: As promised by the caller.
+                let out =
+                    unsafe { std::slice::from_raw_parts_mut(out.add(position * outputs + first), count) };
+                copy(&values, out);
+            }
+            Output::Codes(out, to) => {
+                let quantizer = Quantizer::unsigned(to.scale, to.bits);
+                let mut codes = [0; PANEL];
+                for (code, value) in codes.iter_mut().zip(values) {
+                    *code = quantizer.byte(quantizer.quotient(value - to.zero_point));
+                }
+                let at = position * padded_channels(outputs) + first;
+                // SAFETY: As promised by the caller.
+                let out = unsafe { std::slice::from_raw_parts_mut(out.add(at), count) };
+                copy(&codes, out);
             }
         }
     }
 
-    /// Adds what is to be added to the values of positions from `position` on, and writes them.
+    /// The same for one scale group, from its sums.
     ///
     /// # Safety
-    /// `output` is as large as the result of `shape`, and nobody else writes to these channels of the positions.
+    /// That of [`Epilogue::write`].
     #[inline(always)]
-    pub(super) unsafe fn write<'a>(
-        &self, values: impl Iterator<Item = &'a Lanes>, position: usize, channels: Channels,
+    pub(super) unsafe fn write_sums(
+        &self, sums: &[i32; PANEL], correction: i32, position: usize, constants: &Constants,
         shape: &IntConv2dShape, output: Output,
     ) {
-        let (outputs, Channels { first, count }) = (shape.weight.outputs, channels);
-        let by_position = self.addend.len() != outputs;
-        let mut addend = if by_position { [0.0; PANEL] } else { lanes(self.addend, first, count) };
-        for (position, values) in (position..).zip(values) {
-            let mut values = *values;
-            if by_position {
-                addend = lanes(self.addend, position % shape.positions() * outputs + first, count);
-            }
-            values.iter_mut().zip(addend).for_each(|(value, addend)| *value += addend);
-            let at = position * outputs + first;
-            if let Some(residual) = self.residual {
-                let residual = lanes(residual, at, count);
-                values.iter_mut().zip(residual).for_each(|(value, residual)| *value += residual);
-            }
-            if self.relu {
-                values.iter_mut().for_each(|value| *value = if *value > 0.0 { *value } else { 0.0 });
-            }
-            match output {
-                Output::Values(out) => {
-                    // SAFETY: As promised by the caller.
-                    let out = unsafe { std::slice::from_raw_parts_mut(out.add(at), count) };
-                    copy(&values, out);
-                }
-                Output::Codes(out, to) => {
-                    let quantizer = Quantizer::unsigned(to.scale, to.bits);
-                    let mut codes = [0; PANEL];
-                    for (code, value) in codes.iter_mut().zip(values) {
-                        *code = quantizer.byte(quantizer.quotient(value - to.zero_point));
-                    }
-                    let at = position * padded_channels(outputs) + first;
-                    // SAFETY: As promised by the caller.
-                    let out = unsafe { std::slice::from_raw_parts_mut(out.add(at), count) };
-                    copy(&codes, out);
-                }
-            }
-        }
+        let values = scaled(sums, correction, &constants.multiplier);
+        // SAFETY: As promised by the caller.
+        unsafe { self.write(values, position, constants, shape, output) };
     }
 }
 
