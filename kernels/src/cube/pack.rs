@@ -1,5 +1,6 @@
-//! Packing, switching and dequantizing: a unit per block of 32 codes. A block's words are in registers, in the order of
-//! the planes; every position in them is known when the kernel is compiled. The layout is in [`crate::layout`].
+//! Packing, switching and dequantizing: a unit per *span* of codes, as few as are whole words in every plane, so that
+//! neighbours read and write neighbouring memory. A span's words are in registers, in the order of the planes; every
+//! position in them is known when the kernel is compiled. The layout is in [`crate::layout`].
 
 use super::code::{Rule, code_of};
 use super::launch::{empty, one_unit_each, vector_size};
@@ -20,10 +21,20 @@ pub(super) fn plane(bits: BitWidth, n: usize) -> Plane {
     layout::planes(bits).collect::<Vec<_>>()[n]
 }
 
-/// Where the field of code `i` is in plane `n`: the word of the block, and the bit of the word.
-fn word(bits: BitWidth, n: usize, i: usize) -> usize {
+/// Codes of a span: 32 bits of the narrowest plane.
+fn span(bits: BitWidth) -> usize {
+    layout::planes(bits).map(|plane| 32 / plane.bits as usize).max().unwrap_or(BLOCK)
+}
+
+/// Words that a span of `span` codes of `bits` bits has in all planes, or, with an offset of a plane, in those before it.
+const fn span_words(span: usize, bits: usize) -> usize {
+    span * bits / 32
+}
+
+/// Where the field of code `i` of a span is in plane `n`: the word, and the bit of the word.
+fn word(bits: BitWidth, n: usize, i: usize, span: usize) -> usize {
     let plane = plane(bits, n);
-    plane.offset as usize + i * plane.bits as usize / 32
+    span_words(span, plane.offset as usize) + i * plane.bits as usize / 32
 }
 
 fn bit(bits: BitWidth, n: usize, i: usize) -> u32 {
@@ -34,25 +45,28 @@ fn mask(bits: BitWidth, n: usize) -> u32 {
     (1 << plane(bits, n).bits) - 1
 }
 
-/// Adds the lowest bits of `code` to a block, as code `i`. The block's words start as zero.
+/// Adds the lowest bits of `code` to a span, as code `i`. Its words start as zero.
 #[cube]
-fn put(block: &mut Array<u32>, code: u32, #[comptime] i: usize, #[comptime] bits: BitWidth) {
+fn put(
+    words: &mut Array<u32>, code: u32, #[comptime] i: usize, #[comptime] span: usize,
+    #[comptime] bits: BitWidth,
+) {
     #[unroll]
     for n in 0..comptime!(count_planes(bits)) {
-        let at = comptime!(word(bits, n, i));
+        let at = comptime!(word(bits, n, i, span));
         let field = (code >> comptime!(plane(bits, n).shift)) & comptime!(mask(bits, n));
-        block[at] |= field << comptime!(bit(bits, n, i));
+        words[at] |= field << comptime!(bit(bits, n, i));
     }
 }
 
-/// Code `i` of a block, not sign-extended.
+/// Code `i` of a span, not sign-extended.
 #[cube]
-fn get(block: &Array<u32>, #[comptime] i: usize, #[comptime] bits: BitWidth) -> u32 {
+fn get(words: &Array<u32>, #[comptime] i: usize, #[comptime] span: usize, #[comptime] bits: BitWidth) -> u32 {
     let mut code = 0u32;
     #[unroll]
     for n in 0..comptime!(count_planes(bits)) {
-        let field =
-            (block[comptime!(word(bits, n, i))] >> comptime!(bit(bits, n, i))) & comptime!(mask(bits, n));
+        let at = comptime!(word(bits, n, i, span));
+        let field = (words[at] >> comptime!(bit(bits, n, i))) & comptime!(mask(bits, n));
         code |= field << comptime!(plane(bits, n).shift);
     }
     code
@@ -65,69 +79,56 @@ fn sign_extend(code: u32, #[comptime] bits: BitWidth) -> i32 {
     i32::reinterpret(code << unused) >> comptime!(unused as i32)
 }
 
-/// Words of a vector that a plane of a block is made of, whichever plane it is.
-fn block_lanes(bits: BitWidth) -> usize {
-    layout::planes(bits).map(|plane| plane.bits as usize).min().unwrap_or(1).min(4)
-}
-
-/// Reads block `at` of `blocks`. `W` is [`block_lanes`].
+/// Reads span `at`, of `blocks` blocks.
 #[cube]
-fn read_block<W: Size>(
-    words: &[Vector<u32, W>], at: usize, blocks: usize, #[comptime] bits: BitWidth,
+fn read_span(
+    words: &[u32], at: usize, blocks: usize, #[comptime] span: usize, #[comptime] bits: BitWidth,
 ) -> Array<u32> {
-    let lanes = W::value();
-    let mut block = Array::<u32>::new(comptime!(bits.bits() as usize));
+    let mut read = Array::<u32>::new(comptime!(span_words(span, bits.bits() as usize)));
     #[unroll]
     for n in 0..comptime!(count_planes(bits)) {
-        let (size, offset) = comptime!((plane(bits, n).bits as usize, plane(bits, n).offset as usize));
+        let offset = comptime!(plane(bits, n).offset as usize);
+        let size = comptime!(span_words(span, plane(bits, n).bits as usize));
         #[unroll]
-        for k in 0..comptime!(size / lanes) {
-            let vector = words[blocks * comptime!(offset / lanes) + at * comptime!(size / lanes) + k];
-            #[unroll]
-            for lane in 0..lanes {
-                block[comptime!(offset + k * lanes + lane)] = vector.extract(lane);
-            }
+        for k in 0..size {
+            read[comptime!(span_words(span, offset) + k)] = words[blocks * offset + at * size + k];
         }
     }
-    block
+    read
 }
 
-/// Writes block `at` of `blocks`. `W` is [`block_lanes`].
+/// Writes span `at`, of `blocks` blocks.
 #[cube]
-fn write_block<W: Size>(
-    block: &Array<u32>, words: &mut [Vector<u32, W>], at: usize, blocks: usize, #[comptime] bits: BitWidth,
+fn write_span(
+    written: &Array<u32>, words: &mut [u32], at: usize, blocks: usize, #[comptime] span: usize,
+    #[comptime] bits: BitWidth,
 ) {
-    let lanes = W::value();
     #[unroll]
     for n in 0..comptime!(count_planes(bits)) {
-        let (size, offset) = comptime!((plane(bits, n).bits as usize, plane(bits, n).offset as usize));
+        let offset = comptime!(plane(bits, n).offset as usize);
+        let size = comptime!(span_words(span, plane(bits, n).bits as usize));
         #[unroll]
-        for k in 0..comptime!(size / lanes) {
-            let mut vector = Vector::<u32, W>::from_int(0);
-            #[unroll]
-            for lane in 0..lanes {
-                vector.insert(lane, block[comptime!(offset + k * lanes + lane)]);
-            }
-            words[blocks * comptime!(offset / lanes) + at * comptime!(size / lanes) + k] = vector;
+        for k in 0..size {
+            words[blocks * offset + at * size + k] = written[comptime!(span_words(span, offset) + k)];
         }
     }
 }
 
-/// A vector of `x` (`vectors` in all) never crosses the end of a block or of a run: its size divides both.
+/// A vector of `x` (`vectors` in all) never crosses the end of a span or of a run: its size divides both.
 #[cube(launch)]
-fn quantize_kernel<F: Float, N: Size, W: Size>(
-    x: &[Vector<F, N>], scale: &[f32], zero_point: &[f32], words: &mut [Vector<u32, W>], runs: Runs,
-    vectors: u32, blocks: u32, #[comptime] bits: BitWidth, #[comptime] unsigned: bool,
+fn quantize_kernel<F: Float, N: Size>(
+    x: &[Vector<F, N>], scale: &[f32], zero_point: &[f32], words: &mut [u32], runs: Runs, vectors: u32,
+    blocks: u32, #[comptime] span: usize, #[comptime] bits: BitWidth, #[comptime] unsigned: bool,
     #[define(F)] _dtype: ElemType,
 ) {
     let at = ABSOLUTE_POS;
-    if at >= blocks as usize {
+    if at >= blocks as usize * comptime!(BLOCK / span) {
         terminate!();
     }
     let rule = comptime!(Rule::single(bits, unsigned));
     let lanes = N::value();
-    let chunks = comptime!(BLOCK / lanes);
-    let mut block = Array::<u32>::new(comptime!(bits.bits() as usize));
+    let chunks = comptime!(span / lanes);
+    let mut codes = Array::<u32>::new(comptime!(span_words(span, bits.bits() as usize)));
     #[unroll]
     for c in 0..chunks {
         let i = at * chunks + c;
@@ -143,50 +144,51 @@ fn quantize_kernel<F: Float, N: Size, W: Size>(
             let code = Vector::<i32, N>::cast_from(code);
             #[unroll]
             for lane in 0..lanes {
-                put(&mut block, u32::reinterpret(code.extract(lane)), comptime!(c * lanes + lane), bits);
+                let code = u32::reinterpret(code.extract(lane));
+                put(&mut codes, code, comptime!(c * lanes + lane), span, bits);
             }
         }
     }
-    write_block(&block, words, at, blocks as usize, bits);
+    write_span(&codes, words, at, blocks as usize, span, bits);
 }
 
 /// `q_l = min((q_h + (2^(d-1) - 1) + ((q_h >> d) & 1)) >> d, p_l)`. Fields after the last code are 0 and stay so.
 #[cube(launch)]
-fn switch_kernel<R: Size, W: Size>(
-    words: &[Vector<u32, R>], out: &mut [Vector<u32, W>], blocks: u32, #[comptime] stored: BitWidth,
+fn switch_kernel(
+    words: &[u32], out: &mut [u32], blocks: u32, #[comptime] span: usize, #[comptime] stored: BitWidth,
     #[comptime] active: BitWidth,
 ) {
     let at = ABSOLUTE_POS;
-    if at >= blocks as usize {
+    if at >= blocks as usize * comptime!(BLOCK / span) {
         terminate!();
     }
     let shift = comptime!((stored.bits() - active.bits()) as i32);
     let bias = comptime!((1i32 << (shift - 1)) - 1);
     let high = comptime!(active.signed_max());
-    let block = read_block(words, at, blocks as usize, stored);
-    let mut switched = Array::<u32>::new(comptime!(active.bits() as usize));
+    let codes = read_span(words, at, blocks as usize, span, stored);
+    let mut switched = Array::<u32>::new(comptime!(span_words(span, active.bits() as usize)));
     #[unroll]
-    for i in 0..BLOCK {
-        let code = sign_extend(get(&block, i, stored), stored);
+    for i in 0..span {
+        let code = sign_extend(get(&codes, i, span, stored), stored);
         let rounded = (code + bias + ((code >> shift) & 1)) >> shift;
-        put(&mut switched, u32::reinterpret(min(rounded, high)), i, active);
+        put(&mut switched, u32::reinterpret(min(rounded, high)), i, span, active);
     }
-    write_block(&switched, out, at, blocks as usize, active);
+    write_span(&switched, out, at, blocks as usize, span, active);
 }
 
 /// Like [`quantize_kernel`], the other way round.
 #[cube(launch)]
-fn dequantize_kernel<R: Size, N: Size>(
-    words: &[Vector<u32, R>], scale: &[f32], zero_point: &[f32], out: &mut [Vector<f32, N>], runs: Runs,
-    vectors: u32, blocks: u32, #[comptime] bits: BitWidth, #[comptime] unsigned: bool,
+fn dequantize_kernel<N: Size>(
+    words: &[u32], scale: &[f32], zero_point: &[f32], out: &mut [Vector<f32, N>], runs: Runs, vectors: u32,
+    blocks: u32, #[comptime] span: usize, #[comptime] bits: BitWidth, #[comptime] unsigned: bool,
 ) {
     let at = ABSOLUTE_POS;
-    if at >= blocks as usize {
+    if at >= blocks as usize * comptime!(BLOCK / span) {
         terminate!();
     }
-    let block = read_block(words, at, blocks as usize, bits);
+    let words = read_span(words, at, blocks as usize, span, bits);
     let lanes = N::value();
-    let chunks = comptime!(BLOCK / lanes);
+    let chunks = comptime!(span / lanes);
     #[unroll]
     for c in 0..chunks {
         let i = at * chunks + c;
@@ -195,7 +197,7 @@ fn dequantize_kernel<R: Size, N: Size>(
             let mut codes = Vector::<f32, N>::empty();
             #[unroll]
             for lane in 0..lanes {
-                let code = get(&block, comptime!(c * lanes + lane), bits);
+                let code = get(&words, comptime!(c * lanes + lane), span, bits);
                 if comptime!(unsigned) {
                     codes.insert(lane, f32::cast_from(code));
                 } else {
@@ -230,12 +232,13 @@ pub(super) fn quantize([x, scale, zero_point]: [CubeTensor; 3], format: PackForm
     let [x, scale, zero_point] = [readable(x), into_contiguous(scale), into_contiguous(zero_point)];
     let (lanes, words) = (vector_size(&x, &layout), packed_words(layout.elements(), bits));
     let (out, blocks) = (empty(&x, [words], DType::U32), words / bits.bits() as usize);
-    let ((count, dim), dtype) = (one_unit_each(&out.client, blocks), dtype_to_storage_type(x.dtype));
+    let (span, dtype) = (span(bits).max(lanes), dtype_to_storage_type(x.dtype));
+    let (count, dim) = one_unit_each(&out.client, blocks * BLOCK / span);
     #[rustfmt::skip]
     quantize_kernel::launch(
-        &out.client, count, dim, lanes, block_lanes(bits),
+        &out.client, count, dim, lanes,
         x.into_buffer_arg(), scale.into_buffer_arg(), zero_point.into_buffer_arg(), out.clone().into_buffer_arg(),
-        runs(&layout, lanes), (layout.elements() / lanes) as u32, blocks as u32, bits, unsigned, dtype,
+        runs(&layout, lanes), (layout.elements() / lanes) as u32, blocks as u32, span, bits, unsigned, dtype,
     );
     out
 }
@@ -247,11 +250,12 @@ pub(super) fn switch(words: CubeTensor, elements: usize, stored: BitWidth, activ
     }
     let (words, length) = (into_contiguous(words), packed_words(elements, active));
     let (out, blocks) = (empty(&words, [length], DType::U32), length / active.bits() as usize);
-    let (count, dim) = one_unit_each(&out.client, blocks);
+    let span = span(stored).max(span(active));
+    let (count, dim) = one_unit_each(&out.client, blocks * BLOCK / span);
     #[rustfmt::skip]
     switch_kernel::launch(
-        &out.client, count, dim, block_lanes(stored), block_lanes(active),
-        words.into_buffer_arg(), out.clone().into_buffer_arg(), blocks as u32, stored, active,
+        &out.client, count, dim,
+        words.into_buffer_arg(), out.clone().into_buffer_arg(), blocks as u32, span, stored, active,
     );
     out
 }
@@ -262,12 +266,13 @@ pub(super) fn dequantize(inputs: [CubeTensor; 3], format: PackFormat) -> CubeTen
     let [words, scale, zero_point] = inputs.map(into_contiguous);
     let (elements, lanes) = (layout.elements(), vector_size(&scale, &layout));
     let (out, blocks) = (empty(&words, [elements], DType::F32), elements.div_ceil(BLOCK));
-    let (count, dim) = one_unit_each(&out.client, blocks);
+    let span = span(bits).max(lanes);
+    let (count, dim) = one_unit_each(&out.client, blocks * BLOCK / span);
     #[rustfmt::skip]
     dequantize_kernel::launch(
-        &out.client, count, dim, block_lanes(bits), lanes,
+        &out.client, count, dim, lanes,
         words.into_buffer_arg(), scale.into_buffer_arg(), zero_point.into_buffer_arg(), out.clone().into_buffer_arg(),
-        runs(&layout, lanes), (elements / lanes) as u32, blocks as u32, bits, unsigned,
+        runs(&layout, lanes), (elements / lanes) as u32, blocks as u32, span, bits, unsigned,
     );
     out
 }
