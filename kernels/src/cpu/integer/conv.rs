@@ -340,7 +340,7 @@ impl Problem<'_> {
         if layout.is_depthwise() {
             return self.depthwise(segment, unpacked);
         }
-        let [tile_rows, tile_panels] = kernel.tile();
+        let [_, tile_panels] = kernel.tile();
         let group_panels = layout.group_panels();
         let block_codes = PANEL * BLOCK;
         let panel_words = self.blocks * PANEL * layout.bits.bits() as usize;
@@ -391,6 +391,7 @@ impl Problem<'_> {
             let outputs_of_group = layout.outputs / layout.groups;
             let first_output = group * outputs_of_group + in_group * PANEL;
             let outputs = (count * PANEL).min(outputs_of_group - in_group * PANEL);
+            let tile_rows = kernel.rows(count, form);
             for (tile, bases) in segment.bases.chunks(tile_rows).enumerate() {
                 let first = tile * tile_rows;
                 let corrections = corrections.get(first * self.groups.len()..).unwrap_or_default();

@@ -1,9 +1,9 @@
-//! Tiles in AVX-512 VNNI: up to eight rows and three panels, with weights of any width unpacked in registers.
+//! Tiles in AVX-512 VNNI: 24 vectors of sums in up to three panels, with weights of any width unpacked in registers.
 
 use super::{AHEAD, Operands, Sums};
 use crate::integer::BLOCK_STEPS;
 use dr_precision::BitWidth;
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub(super) unsafe fn avx512_vnni(operands: &Operands, sums: &mut Sums) {
@@ -34,6 +34,8 @@ unsafe fn tile_512_rows<const BITS: u32>(operands: &Operands, sums: &mut Sums) {
             (2..=4, 2) => tile_512::<BITS, 4, 2>(operands, sums),
             (2..=4, _) => tile_512::<BITS, 4, 1>(operands, sums),
             (_, 3) => tile_512::<BITS, 8, 3>(operands, sums),
+            (9.., 2) if BITS == 8 => tile_512::<8, 12, 2>(operands, sums),
+            (9.., 1) if BITS == 8 => tile_512::<8, 12, 1>(operands, sums),
             (_, 2) => tile_512::<BITS, 8, 2>(operands, sums),
             (_, _) => tile_512::<BITS, 8, 1>(operands, sums),
         }
@@ -73,11 +75,7 @@ unsafe fn tile_512<const BITS: u32, const ROWS: usize, const PANELS: usize>(
                     let w = weights.map(|block| operand::<BITS, $step>(block));
                     let tile = &mut tiles[if ROWS == 1 { $step % 2 } else { 0 }];
                     for (row, codes) in tile.iter_mut().zip(rows) {
-                        let x = codes.add(offsets[$step] as usize).cast::<i32>().read_unaligned();
-                        let x = _mm512_set1_epi32(x);
-                        for (sum, w) in row.iter_mut().zip(w) {
-                            *sum = _mm512_dpbusd_epi32(*sum, x, w);
-                        }
+                        add_products(row, codes, offsets[$step] as usize, w);
                     }
                 })*};
             }
@@ -91,6 +89,44 @@ unsafe fn tile_512<const BITS: u32, const ROWS: usize, const PANELS: usize>(
         }
         for (sums, row) in sums.iter_mut().zip(tile).take(operands.bases.len()) {
             sums.as_mut_ptr().cast::<[__m512i; PANELS]>().write_unaligned(row);
+        }
+    }
+}
+
+/// Adds the products of the four codes at `offset` with the weights of a step.
+///
+/// With one or two panels in assembly: the compiler would read the codes of all rows some steps ahead, and then have no registers
+/// to keep them in.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn add_products<const PANELS: usize>(
+    sums: &mut [__m512i; PANELS], codes: *const u8, offset: usize, weights: [__m512i; PANELS],
+) {
+    // SAFETY: The caller promises that the codes can be read.
+    unsafe {
+        match (&mut sums[..], &weights[..]) {
+            ([sum], [w]) => asm!(
+                "vpbroadcastd {x}, dword ptr [{codes} + {offset}]",
+                "vpdpbusd {sum}, {x}, {w}",
+                x = out(zmm_reg) _, codes = in(reg) codes, offset = in(reg) offset,
+                sum = inout(zmm_reg) *sum, w = in(zmm_reg) *w,
+                options(pure, readonly, nostack, preserves_flags)
+            ),
+            ([sum0, sum1], [w0, w1]) => asm!(
+                "vpbroadcastd {x}, dword ptr [{codes} + {offset}]",
+                "vpdpbusd {sum0}, {x}, {w0}",
+                "vpdpbusd {sum1}, {x}, {w1}",
+                x = out(zmm_reg) _, codes = in(reg) codes, offset = in(reg) offset,
+                sum0 = inout(zmm_reg) *sum0, w0 = in(zmm_reg) *w0,
+                sum1 = inout(zmm_reg) *sum1, w1 = in(zmm_reg) *w1,
+                options(pure, readonly, nostack, preserves_flags)
+            ),
+            (sums, weights) => {
+                let x = _mm512_set1_epi32(codes.add(offset).cast::<i32>().read_unaligned());
+                for (sum, w) in sums.iter_mut().zip(weights) {
+                    *sum = _mm512_dpbusd_epi32(*sum, x, *w);
+                }
+            }
         }
     }
 }

@@ -54,7 +54,16 @@ impl DotKernel {
         }
     }
 
-    /// Rows and panels of the largest tile.
+    /// Rows of a tile of `panels` panels: of two, the sums of more rows fit into registers. (Of one, those of even more
+    /// would, but not the rows' addresses.)
+    pub(super) const fn rows(self, panels: usize, form: Form) -> usize {
+        match (self, form, panels) {
+            (Self::Avx512Vnni, Form::Bytes, 1 | 2) => 12,
+            _ => self.tile()[0],
+        }
+    }
+
+    /// Rows and panels of the tile of most panels.
     pub(super) const fn tile(self) -> [usize; 2] {
         match self {
             Self::Portable => [4, 1],
@@ -140,7 +149,7 @@ impl FromStr for DotKernel {
 const AHEAD: usize = 2048;
 
 /// Rows of the largest tile there is.
-pub(super) const ROWS: usize = 8;
+pub(super) const ROWS: usize = 12;
 /// Panels of the largest tile there is.
 pub(super) const PANELS: usize = 3;
 
