@@ -7,7 +7,7 @@
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dr_bench::{device, on_device, on_host, queued};
-use dr_kernels::integer::{GpuKernel, WeightLayout};
+use dr_kernels::integer::{Activation, GpuKernel, WeightLayout};
 use dr_kernels::{Codes, IntConv2dOptions, IntEpilogue, IntWeight, PackedTensor, int_conv2d, quantize_codes};
 use dr_precision::{BitWidth, Granularity, QuantSpec};
 use std::time::Duration;
@@ -49,7 +49,7 @@ fn products(criterion: &mut Criterion, name: &str, [m, n, k]: [usize; 3], from_m
         .measurement_time(Duration::from_millis(600));
     let x = codes(m, k, &device);
     let (multiplier, addend) = (Tensor::full([n], 1e-3, &device), Tensor::zeros([n], &device));
-    let epilogue = IntEpilogue { multiplier, addend, relu: false };
+    let epilogue = IntEpilogue { multiplier, addend, activation: Activation::None };
     let stored = weight(n, k, BitWidth::B8, &device);
     for bits in WIDTHS {
         // Each switch gives new words.

@@ -13,7 +13,7 @@ use dr_kernels::cpu::Isa;
 use dr_kernels::cpu::integer::{
     DotKernel, Epilogue, int_conv2d_into, prepare_panels, switch_panels, switch_panels_into, weight_only_into,
 };
-use dr_kernels::integer::{IntConv2dShape, WeightLayout};
+use dr_kernels::integer::{Activation, IntConv2dShape, WeightLayout};
 use dr_precision::{BitWidth, Granularity};
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::NdTensor;
@@ -58,7 +58,8 @@ fn ours(group: &mut BenchmarkGroup<WallTime>, shape: IntConv2dShape, from_memory
     let x = bytes(shape.code_bytes());
     let outputs = shape.weight.outputs;
     let (multiplier, addend) = (vec![1e-3; outputs], vec![0.0; outputs]);
-    let epilogue = Epilogue { multiplier: &multiplier, addend: &addend, residual: None, relu: false };
+    let epilogue =
+        Epilogue { multiplier: &multiplier, addend: &addend, residual: None, activation: Activation::None };
     let mut out = vec![0.0; shape.results()];
     for bits in WIDTHS {
         let shape = IntConv2dShape { weight: shape.weight.at(bits), ..shape };

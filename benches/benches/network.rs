@@ -8,7 +8,7 @@ use dr_bench::{device, weights};
 use dr_kernels::cpu::keep_freed_memory;
 use dr_precision::PrecisionSet;
 use dr_train::config::ModelKind;
-use dr_train::models::{Network, ResNetConfig};
+use dr_train::models::{ConvNetConfig, Network};
 use dr_train::nn::{Pass, QuantConfig};
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ impl Floats {
 fn network(criterion: &mut Criterion) {
     keep_freed_memory(); // as `dr-train` does
     let device = device();
-    let model = ResNetConfig::new(ModelKind::Resnet20, 3, 10).init(1, &device);
+    let model = ConvNetConfig::new(ModelKind::Resnet20, 3, 10).init(1, &device);
     let precisions = PrecisionSet::default();
     let calibration = vec![tensor([64, 3, 32, 32], 1.0, &device)];
     let quantized = model.quantize(&QuantConfig::new(precisions.clone()), calibration);

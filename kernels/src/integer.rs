@@ -47,6 +47,40 @@ pub const fn padded_channels(channels: usize) -> usize {
     channels.next_multiple_of(STEP)
 }
 
+/// What an integer layer does to its results last, before they become codes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// Nothing.
+    #[default]
+    None,
+    /// Values below zero become zero.
+    Relu,
+    /// The same, and values above 6 become 6.
+    Relu6,
+}
+
+impl Activation {
+    /// The value after it; NaN becomes 0 unless there is no activation.
+    #[must_use]
+    #[inline(always)]
+    pub const fn apply(self, value: f32) -> f32 {
+        match self {
+            Self::None => value,
+            Self::Relu => {
+                if value > 0.0 {
+                    value
+                } else {
+                    0.0
+                }
+            }
+            Self::Relu6 => {
+                let value = if value > 0.0 { value } else { 0.0 };
+                if value < 6.0 { value } else { 6.0 }
+            }
+        }
+    }
+}
+
 /// The weight of a convolution `[outputs, inputs / groups, kernel rows, kernel columns]`, or of a linear layer `[outputs,
 /// inputs]` with a kernel of one tap, and how its codes are prepared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

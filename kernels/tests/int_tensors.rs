@@ -1,6 +1,7 @@
 //! The integer operations over Burn tensors on `flex`: parts that fit together, and typed errors where they do not.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use dr_kernels::integer::Activation;
 use dr_kernels::{
     IntConv2dOptions, IntEpilogue, IntWeight, KernelError, PackedTensor, int_conv2d, int_conv2d_codes,
     quantize_codes, quantize_pack, weight_only_linear,
@@ -27,7 +28,11 @@ fn packed<const D: usize>(shape: [usize; D], bits: BitWidth) -> PackedTensor {
 }
 
 fn epilogue(outputs: usize) -> IntEpilogue {
-    IntEpilogue { multiplier: ones(outputs), addend: Tensor::zeros([outputs], &device()), relu: false }
+    IntEpilogue {
+        multiplier: ones(outputs),
+        addend: Tensor::zeros([outputs], &device()),
+        activation: Activation::None,
+    }
 }
 
 fn quantizer() -> Tensor<1> {

@@ -6,7 +6,7 @@ use dr_kernels::cpu::integer::{
     DotKernel, Epilogue, int_conv2d_codes_into, int_conv2d_into, prepare_panels, quantize_codes,
     switch_panels, unpack_panels, weight_only_into,
 };
-use dr_kernels::integer::{CodeQuantizer, IntConv2dShape, WeightLayout, padded_channels};
+use dr_kernels::integer::{Activation, CodeQuantizer, IntConv2dShape, WeightLayout, padded_channels};
 use dr_kernels::reference;
 use dr_precision::{BitWidth, Granularity, semantics};
 use proptest::prelude::*;
@@ -58,9 +58,10 @@ fn check_sums(shape: &IntConv2dShape, activations: BitWidth, seed: u64) {
     let sums = reference::int_conv2d(&codes, &weights, shape);
     let multiplier = vec![1.0; groups * layout.outputs];
     let addend = vec![0.0; layout.outputs];
-    let expected = reference::epilogue(&sums, shape, &multiplier, &addend, None, false);
+    let expected = reference::epilogue(&sums, shape, &multiplier, &addend, None, Activation::None);
     let panels = reference::prepare_panels(&weights, layout);
-    let epilogue = Epilogue { multiplier: &multiplier, addend: &addend, residual: None, relu: false };
+    let epilogue =
+        Epilogue { multiplier: &multiplier, addend: &addend, residual: None, activation: Activation::None };
     for kernel in kernels() {
         let mut out = vec![f32::NAN; shape.results()];
         int_conv2d_into(kernel, &codes, &panels, shape, &epilogue, &mut out);
@@ -96,8 +97,12 @@ fn extreme_codes_do_not_saturate() {
                 let codes = vec![largest as u8; shape.code_bytes()];
                 let panels = prepare_panels(&weights, layout);
                 let (multiplier, addend) = (vec![1.0; 33], vec![0.0; 33]);
-                let epilogue =
-                    Epilogue { multiplier: &multiplier, addend: &addend, residual: None, relu: false };
+                let epilogue = Epilogue {
+                    multiplier: &multiplier,
+                    addend: &addend,
+                    residual: None,
+                    activation: Activation::None,
+                };
                 for kernel in kernels() {
                     let mut out = vec![0.0; shape.results()];
                     int_conv2d_into(kernel, &codes, &panels, &shape, &epilogue, &mut out);
@@ -140,6 +145,10 @@ fn bit_width() -> impl Strategy<Value = BitWidth> {
     prop::sample::select(BitWidth::ALL.to_vec())
 }
 
+fn activation() -> impl Strategy<Value = Activation> {
+    prop::sample::select(vec![Activation::None, Activation::Relu, Activation::Relu6])
+}
+
 fn granularity() -> impl Strategy<Value = Granularity> {
     prop_oneof![
         Just(Granularity::Channel),
@@ -180,7 +189,7 @@ proptest! {
 
     /// Everything an epilogue has: the same values, and the same codes.
     #[test]
-    fn epilogues(shape in conv_shape(), bits in bit_width(), relu: bool, with_residual: bool, seed: u64) {
+    fn epilogues(shape in conv_shape(), bits in bit_width(), activation in activation(), with_residual: bool, seed: u64) {
         let mut numbers = Numbers(seed);
         let (weights, codes) = operands(&shape, bits, &mut numbers);
         let layout = &shape.weight;
@@ -192,9 +201,9 @@ proptest! {
         let addend = reference::zero_point_addends(&weights, &scale, 0.3, &shape);
         let residual = with_residual.then(|| numbers.floats(shape.results()));
         let sums = reference::int_conv2d(&codes, &weights, &shape);
-        let expected = reference::epilogue(&sums, &shape, &multiplier, &addend, residual.as_deref(), relu);
+        let expected = reference::epilogue(&sums, &shape, &multiplier, &addend, residual.as_deref(), activation);
         let panels = prepare_panels(&weights, layout);
-        let epilogue = Epilogue { multiplier: &multiplier, addend: &addend, residual: residual.as_deref(), relu };
+        let epilogue = Epilogue { multiplier: &multiplier, addend: &addend, residual: residual.as_deref(), activation };
         let to = CodeQuantizer { bits, scale: 0.7, zero_point: -0.2 };
         for kernel in kernels() {
             let mut out = vec![f32::NAN; shape.results()];
@@ -252,14 +261,14 @@ proptest! {
         let addends = reference::zero_point_addends(&weights, &scale, 3.0, &shape);
         let multiplier = vec![1.0; scale.len()];
         let sums = reference::int_conv2d(&codes, &weights, &shape);
-        let with_zero = reference::epilogue(&sums, &shape, &multiplier, &addends, None, false);
+        let with_zero = reference::epilogue(&sums, &shape, &multiplier, &addends, None, Activation::None);
         // The same with codes that are three larger inside the image.
         let (channels, padded) = (shape.channels(), padded_channels(shape.channels()));
         let moved: Vec<u8> =
             codes.iter().enumerate().map(|(i, code)| code + if i % padded < channels { 3 } else { 0 }).collect();
         let sums = reference::int_conv2d(&moved, &weights, &shape);
         let zero = vec![0.0; layout.outputs];
-        let expected = reference::epilogue(&sums, &shape, &multiplier, &zero, None, false);
+        let expected = reference::epilogue(&sums, &shape, &multiplier, &zero, None, Activation::None);
         prop_assert_eq!(with_zero, expected);
     }
 }

@@ -5,7 +5,9 @@ mod common;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData, s};
 use common::{float, noise, read, shaped};
-use dr_kernels::integer::{CodeQuantizer, Dot, GpuKernel, IntConv2dShape, WeightLayout, padded_channels};
+use dr_kernels::integer::{
+    Activation, CodeQuantizer, Dot, GpuKernel, IntConv2dShape, WeightLayout, padded_channels,
+};
 use dr_kernels::{Codes, IntConv2dOptions, IntEpilogue, IntWeight, PackedTensor, reference};
 use dr_precision::{BitWidth, Granularity, QuantSpec, semantics};
 
@@ -150,9 +152,9 @@ fn check_sums_of(
     assert_eq!(words(&operands.codes), operands.host_codes, "{case:?}");
     let sums = reference::int_conv2d(&operands.host_codes, &operands.host_weights, shape);
     let (multiplier, addend) = (vec![1.0; layout.scale_groups() * layout.outputs], vec![0.0; layout.outputs]);
-    let want = reference::epilogue(&sums, shape, &multiplier, &addend, None, false);
+    let want = reference::epilogue(&sums, shape, &multiplier, &addend, None, Activation::None);
     let [multiplier, addend] = [multiplier, addend].map(|values| float(&values, device));
-    let epilogue = IntEpilogue { multiplier, addend, relu: false };
+    let epilogue = IntEpilogue { multiplier, addend, activation: Activation::None };
     for &kernel in kernels {
         let weight = operands.weight.clone().with_kernel(kernel);
         let got = dr_kernels::int_conv2d(&operands.codes, &weight, &case.options(), &epilogue, None);
@@ -237,7 +239,7 @@ fn int_extreme_codes(device: &Device) {
             let granularity = Granularity::Channel;
             let weight = int_weight(&vec![code; k * n], &[n, k], 1, bits, granularity, device);
             let [multiplier, addend] = [[1.0; 6], [0.0; 6]].map(|values| float(&values, device));
-            let epilogue = IntEpilogue { multiplier, addend, relu: false };
+            let epilogue = IntEpilogue { multiplier, addend, activation: Activation::None };
             let (codes, options) = (codes.expect("codes"), IntConv2dOptions::default());
             for kernel in kernels(device) {
                 let weight = weight.clone().with_kernel(kernel);
@@ -270,14 +272,18 @@ fn int_epilogues(device: &Device) {
         let kernels =
             kernels(device).into_iter().filter(|kernel| kernel.is_none_or(|k| k.dot == Dot::Multiply));
         let kernels: Vec<_> = kernels.collect();
-        let epilogues =
-            [[(false, false, true), (true, true, false)], [(true, false, false), (false, true, true)]];
-        for (by_position, with_residual, relu) in epilogues[i % 2] {
+        let [relu, relu6] = [Activation::Relu, Activation::Relu6];
+        let epilogues = [
+            [(false, false, relu), (true, true, relu6)],
+            [(true, false, Activation::None), (false, true, relu)],
+        ];
+        for (by_position, with_residual, activation) in epilogues[i % 2] {
             let addend: Vec<f32> = quarters(4, if by_position { positions * outputs } else { outputs });
             let residual: Option<Vec<f32>> = with_residual.then(|| quarters(5, shape.results()));
-            let want = reference::epilogue(&sums, shape, &multiplier, &addend, residual.as_deref(), relu);
+            let want =
+                reference::epilogue(&sums, shape, &multiplier, &addend, residual.as_deref(), activation);
             let [multiplier, addend] = [&multiplier, &addend].map(|values| float(values, device));
-            let epilogue = IntEpilogue { multiplier, addend, relu };
+            let epilogue = IntEpilogue { multiplier, addend, activation };
             let bits = BitWidth::ALL[i % 7];
             let to = CodeQuantizer { bits, scale: 0.5, zero_point: -1.25 };
             let want_codes = reference::quantize_codes(&want, [outputs, positions], true, to);
@@ -288,7 +294,7 @@ fn int_epilogues(device: &Device) {
                     let dims = [shape.batch, rows, columns, outputs];
                     residual.as_ref().map(|values| shaped(values, dims, device))
                 };
-                let what = format!("{kernel:?}: {case:?}, {by_position}, {with_residual}, {relu}");
+                let what = format!("{kernel:?}: {case:?}, {by_position}, {with_residual}, {activation:?}");
                 let options = case.options();
                 let got = dr_kernels::int_conv2d(codes, &weight, &options, &epilogue, residual());
                 assert_eq!(read(got.expect("fits")), want, "{what}");
@@ -399,7 +405,7 @@ fn int_fused(device: &Device) {
     let sums = reference::int_conv2d(&operands.host_codes, &operands.host_weights, &operands.shape);
     let multiplier = float(&[7.0, 0.25, 0.5], device).slice(s![1..3]).unsqueeze_dim::<2>(1).expand([2, 6]);
     let addend = (float(&[1.0; 12], device) + 2.0).neg();
-    let epilogue = IntEpilogue { multiplier: multiplier.reshape([12]), addend, relu: true };
+    let epilogue = IntEpilogue { multiplier: multiplier.reshape([12]), addend, activation: Activation::Relu };
     let options = IntConv2dOptions::default();
     let y = dr_kernels::int_conv2d(&operands.codes, &operands.weight, &options, &epilogue, None);
     let y = y.expect("fits") * 2.0 + 1.0;

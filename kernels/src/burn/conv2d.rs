@@ -27,17 +27,20 @@ pub trait Conv2dGradOps: Backend {
     fn weight_gradient(x: FloatTensor<Self>, dy: FloatTensor<Self>, shape: Conv2dShape) -> FloatTensor<Self>;
 }
 
-/// 2D convolution without bias, dilation and groups, differentiable: `x` `[batch, channels in, height, width]` with `w`
-/// `[channels out, channels in, k, k]`.
+/// 2D convolution without bias and dilation, differentiable: `x` `[batch, channels in, height, width]` with `w` `[channels
+/// out, channels in / groups, k, k]`.
 ///
-/// On `flex`, tensors in f32 take the loops of this crate, which for few channels are several times faster than its
+/// On `flex`, tensors in f32 and one group take the loops of this crate, which for few channels are several times faster than its
 /// own; everything else is Burn's `conv2d`.
 ///
 /// # Panics
 /// As Burn's: if the channels do not match.
 pub fn conv2d(x: Tensor<4>, w: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
     match flex_shape(&x, &w, stride, padding) {
-        None => module::conv2d(x, w, None, ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1)),
+        None => {
+            let groups = (x.dims()[1] / w.dims()[1].max(1)).max(1);
+            module::conv2d(x, w, None, ConvOptions::new([stride; 2], [padding; 2], [1, 1], groups))
+        }
         Some(shape) => {
             Tensor::from_dispatch(Dispatch::planar_conv2d(x.into_dispatch(), w.into_dispatch(), shape))
         }

@@ -239,6 +239,6 @@ fn epilogue<'a>(
         multiplier: slice(multiplier),
         addend: slice(addend),
         residual: format.residual.then(|| slice(residual)),
-        relu: format.relu,
+        activation: format.activation,
     }
 }

@@ -3,7 +3,7 @@
 use super::ops::{CodesFormat, IntConvFormat, IntOps, WeightOnlyFormat};
 use super::{PackedTensor, require_f32, same_device};
 use crate::cpu::integer::{prepare_panels, unpack_panels};
-use crate::integer::{BLOCK_STEPS, GpuKernel, IntConv2dShape, PANEL, STEP, WeightLayout};
+use crate::integer::{Activation, BLOCK_STEPS, GpuKernel, IntConv2dShape, PANEL, STEP, WeightLayout};
 use crate::{KernelError, reference};
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -131,16 +131,16 @@ impl Codes {
     }
 }
 
-/// What becomes of the sums of an integer layer: `multiplier * sum + addend`, plus a residual if there is one, above zero
-/// if `relu` is set.
+/// What becomes of the sums of an integer layer: `multiplier * sum + addend`, plus a residual if there is one, and an
+/// activation.
 #[derive(Clone, Debug)]
 pub struct IntEpilogue {
     /// `[scale groups * outputs]`: the products of the scales of input and weight, and of BatchNorm's.
     pub multiplier: Tensor<1>,
     /// `[outputs]`, or `[positions * outputs]`: the bias, and what makes up for the zero point of the input.
     pub addend: Tensor<1>,
-    /// Whether values below zero become zero.
-    pub relu: bool,
+    /// What is done last.
+    pub activation: Activation,
 }
 
 /// How a kernel moves.
@@ -298,7 +298,7 @@ fn operands(
         shape,
         addend_by_position: by_position && positions > 1,
         residual: has_residual,
-        relu: epilogue.relu,
+        activation: epilogue.activation,
         kernel: weight.kernel,
     };
     Ok((format, [multiplier, addend, residual]))

@@ -1,7 +1,7 @@
 //! The operations as backend extensions. `Flex` and `CubeBackend` implement them; the macro writes `Dispatch` and
 //! `Fusion`; `autodiff.rs` has the gradients.
 
-use crate::integer::{GpuKernel, IntConv2dShape, WeightLayout, padded_channels};
+use crate::integer::{Activation, GpuKernel, IntConv2dShape, WeightLayout, padded_channels};
 use crate::{ScaleGradient, layout::ScaleLayout};
 use burn::backend::{
     Backend, backend_extension,
@@ -118,7 +118,7 @@ pub struct IntConvFormat {
     pub addend_by_position: bool,
     /// If false, the `residual` argument is not read.
     pub residual: bool,
-    pub relu: bool,
+    pub activation: Activation,
     /// The kernel, on a GPU; if not the one that is chosen.
     pub kernel: Option<GpuKernel>,
 }

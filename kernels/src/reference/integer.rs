@@ -1,7 +1,8 @@
 //! The integer operations, one product at a time.
 
 use crate::integer::{
-    BLOCK_STEPS, CodeQuantizer, IntConv2dShape, PANEL, STEP, WeightLayout, offset, padded_channels,
+    Activation, BLOCK_STEPS, CodeQuantizer, IntConv2dShape, PANEL, STEP, WeightLayout, offset,
+    padded_channels,
 };
 use crate::layout::{BLOCK, planes};
 use crate::reference::pack;
@@ -88,13 +89,13 @@ pub fn int_conv2d(codes: &[u8], weights: &[i32], shape: &IntConv2dShape) -> Vec<
     sums
 }
 
-/// What becomes of the sums: `sum over groups of multiplier * sum`, plus `addend`, plus `residual`, and above zero.
+/// What becomes of the sums: `sum over groups of multiplier * sum`, plus `addend`, plus `residual`, and an activation.
 ///
 /// `multiplier` is `[scale groups, outputs]`, `addend` `[1 or positions, outputs]`, `residual` as the result.
 #[must_use]
 pub fn epilogue(
     sums: &[i32], shape: &IntConv2dShape, multiplier: &[f32], addend: &[f32], residual: Option<&[f32]>,
-    relu: bool,
+    activation: Activation,
 ) -> Vec<f32> {
     let (outputs, groups) = (shape.weight.outputs, shape.weight.scale_groups());
     let value = |(i, sums): (usize, &[i32])| {
@@ -103,7 +104,7 @@ pub fn epilogue(
         let added = addend[i % addend.len()];
         let value = sums.iter().enumerate().map(scaled).sum::<f32>() + added;
         let value = value + residual.map_or(0.0, |residual| residual[i]);
-        if relu { value.max(0.0) } else { value }
+        activation.apply(value)
     };
     sums.chunks_exact(groups).enumerate().map(value).collect()
 }

@@ -1,9 +1,9 @@
-//! What becomes of sums: scales, addends, residual, ReLU, quantization; sixteen output channels at a time.
+//! What becomes of sums: scales, addends, residual, activation, quantization; sixteen output channels at a time.
 
 use super::super::codes::Quantizer;
-use crate::integer::{CodeQuantizer, IntConv2dShape, PANEL, padded_channels};
+use crate::integer::{Activation, CodeQuantizer, IntConv2dShape, PANEL, padded_channels};
 
-/// What becomes of the sums: `sum over scale groups of multiplier * sum`, plus `addend`, plus `residual`, and above zero.
+/// What becomes of the sums: `sum over scale groups of multiplier * sum`, plus `addend`, plus `residual`, and an activation.
 #[derive(Clone, Copy, Debug)]
 pub struct Epilogue<'a> {
     /// `[scale groups, outputs]`: products of the scales of input and weight, and of BatchNorm's.
@@ -12,8 +12,8 @@ pub struct Epilogue<'a> {
     pub addend: &'a [f32],
     /// Like the result.
     pub residual: Option<&'a [f32]>,
-    /// Whether values below zero become zero.
-    pub relu: bool,
+    /// What is done last.
+    pub activation: Activation,
 }
 
 impl Epilogue<'_> {
@@ -148,9 +148,14 @@ impl Epilogue<'_> {
         if let Some(residual) = self.residual {
             values = added(values, &lanes(residual, position * outputs + first, count));
         }
-        if self.relu {
+        if self.activation != Activation::None {
             for value in &mut values {
-                *value = if *value > 0.0 { *value } else { 0.0 };
+                *value = Activation::Relu.apply(*value);
+            }
+        }
+        if self.activation == Activation::Relu6 {
+            for value in &mut values {
+                *value = Activation::Relu6.apply(*value);
             }
         }
         match output {

@@ -2,7 +2,7 @@
 
 use super::{Epilogue, int_conv2d, prepare_panels, quantize_codes};
 use crate::cpu::Conv2dShape;
-use crate::integer::{CodeQuantizer, IntConv2dShape, WeightLayout};
+use crate::integer::{Activation, CodeQuantizer, IntConv2dShape, WeightLayout};
 use crate::reference::zero_point_addends;
 use dr_precision::{BitWidth, Granularity};
 use rayon::prelude::*;
@@ -44,7 +44,8 @@ pub fn conv2d_of_codes(
         true => vec![0.0; channels_out],
         false => zero_point_addends(&weights, weight_scale, *zero_point, &int),
     };
-    let epilogue = Epilogue { multiplier: &multiplier, addend: &addend, residual: None, relu: false };
+    let epilogue =
+        Epilogue { multiplier: &multiplier, addend: &addend, residual: None, activation: Activation::None };
     let last = int_conv2d(&codes, &prepare_panels(&weights, &weight), &int, &epilogue);
     // From channels last to channels first.
     let positions = int.positions();

@@ -4,7 +4,7 @@ use super::Quad4;
 use super::codes::code_word;
 use super::geometry::Geometry;
 use crate::burn_face::ops::IntConvFormat;
-use crate::integer::{STEP, WeightLayout};
+use crate::integer::{Activation, STEP, WeightLayout};
 use burn_cubecl::cubecl::{self, prelude::*};
 use dr_precision::BitWidth;
 
@@ -13,15 +13,15 @@ use dr_precision::BitWidth;
 pub(super) struct Epilogue {
     by_position: bool,
     residual: bool,
-    relu: bool,
+    activation: Activation,
     /// The width of the results as codes.
     pub(super) codes: Option<BitWidth>,
 }
 
 impl Epilogue {
     pub(super) const fn new(format: &IntConvFormat, codes: Option<BitWidth>) -> Self {
-        let IntConvFormat { addend_by_position, residual, relu, .. } = *format;
-        Self { by_position: addend_by_position, residual, relu, codes }
+        let IntConvFormat { addend_by_position, residual, activation, .. } = *format;
+        Self { by_position: addend_by_position, residual, activation, codes }
     }
 
     /// Values of a vector of results: four where all of four outputs exist and start at a multiple of four.
@@ -63,8 +63,11 @@ pub(super) fn finish<M: Size>(
             if comptime!(epilogue.residual) {
                 value += residual[(at + lane_u32) as usize];
             }
-            if comptime!(epilogue.relu) {
+            if comptime!(epilogue.activation != Activation::None) {
                 value = max(value, 0.0f32);
+            }
+            if comptime!(epilogue.activation == Activation::Relu6) {
+                value = min(value, 6.0f32);
             }
             if comptime!(epilogue.is_codes() || vectors) {
                 results.insert(lane, value);
