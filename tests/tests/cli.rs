@@ -45,7 +45,18 @@ fn help() {
     let help = |arguments: &[&str]| program(folder.path()).output(arguments);
     insta::assert_snapshot!("help", help(&["--help"]));
     assert_eq!(help(&["help"]), help(&["--help"]));
-    for command in ["train", "eval", "export", "quantize", "info", "latency", "hessian", "search"] {
+    for command in [
+        "train",
+        "eval",
+        "export",
+        "import",
+        "import-check",
+        "quantize",
+        "info",
+        "latency",
+        "hessian",
+        "search",
+    ] {
         insta::assert_snapshot!(format!("help-{command}"), help(&[command, "--help"]));
     }
     assert_eq!(help(&["--version"]), concat!("dr-train ", env!("CARGO_PKG_VERSION"), "\n"));
@@ -67,6 +78,8 @@ fn wrong_usage() {
             &["eval"],
             &["eval", "--model", "m.safetensors", "--all", "--precision", "4"],
             &["export", "--model", "m.safetensors"],
+            &["import", "--model", "resnet18"],
+            &["import-check"],
             &["quantize"],
             &["info"],
             &["latency"],
@@ -91,6 +104,23 @@ fn wrong_values() {
             &["train", "--model", "foo"],
             &["train", "--model", "resnet80"],
             &["train", "--dataset", "imagenet"],
+            &["train", "--dataset", "folder", "--image-size", "4"],
+            &["train", "--batches", "none"],
+            &["train", "--batches", "separate", "--distill", "highest"],
+            &["train", "--accumulate", "0"],
+            &["import", "--model", "resnet19", "--weights", "w.pth", "--out", "m.safetensors"],
+            &[
+                "import",
+                "--model",
+                "resnet18",
+                "--weights",
+                "w.pth",
+                "--image-size",
+                "0",
+                "--out",
+                "m.safetensors",
+            ],
+            &["export", "--model", "m.safetensors", "--precision", "4", "--out", "m.onnx", "--opset", "12"],
             &["train", "--alrs", "maybe"],
             &["train", "--scale-gradient", "lsq+"],
             &["train", "--batch-norm", "none"],
@@ -153,6 +183,15 @@ fn wrong_files() {
         &["train", "--out", "picture.png/runs"],
         &["train", "--resume", "nowhere"],
         &["train", "--resume", "folder"],
+        &["train", "--weights", "nowhere.pth"],
+        &["train", "--weights", "picture.png"],
+        &["train", "--dataset", "folder"],
+        &["train", "--dataset", "folder", "--data-dir", "nowhere"],
+        &["train", "--dataset", "folder", "--data-dir", "folder"],
+        &["import", "--model", "resnet8", "--weights", "picture.png", "--out", "new.safetensors"],
+        &["import", "--model", "resnet8", "--weights", "foreign.safetensors", "--out", "new.safetensors"],
+        &["import-check", "--samples", "nowhere.safetensors", "--logits", "foreign.safetensors"],
+        &["import-check", "--samples", "foreign.safetensors", "--logits", "foreign.safetensors"],
         &["train", "--config", "nowhere.toml"],
         &["train", "--config", "typo.toml"],
         &["train", "--config", "value.toml"],

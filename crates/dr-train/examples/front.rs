@@ -23,7 +23,6 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::Path;
-use std::sync::Arc;
 
 /// Random plans of each run.
 const RANDOM: u64 = 24;
@@ -66,9 +65,9 @@ fn measure_run(run: &Path) -> Result<Vec<Point>, Box<dyn Error>> {
     let artifact = Artifact::load(&run.join("model.safetensors"))?;
     let traces: Traces = serde_json::from_slice(&std::fs::read(run.join("traces.json"))?)?;
     let description = &artifact.description;
-    let train = data::load(description.dataset, None, None, description.seed)?.train;
-    let test = Arc::new(data::load_test(description.dataset, None)?);
-    let batches = calibration_batches(&Arc::new(train), &description.normalization, &device)?;
+    let train = data::load(&description.images(description.dataset, None), None)?.train;
+    let test = data::load_test(&description.images(description.dataset, None))?;
+    let batches = calibration_batches(&train, &description.normalization, &device)?;
 
     let candidates = |terms| -> Result<Candidates, Box<dyn Error>> {
         let mut candidates = Candidates::new(&artifact, Widths::Together, &[])?;

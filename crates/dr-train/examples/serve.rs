@@ -13,7 +13,7 @@
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use dr_precision::Precision;
 use dr_train::artifact::{Artifact, InputShape};
-use dr_train::models::IntResNet;
+use dr_train::models::IntConvNet;
 use rand::SeedableRng;
 use std::error::Error;
 use std::path::Path;
@@ -58,12 +58,12 @@ fn batch_size(step: usize) -> usize {
 }
 
 /// The best of some passes.
-fn fastest(network: &IntResNet, images: &Tensor<4>) -> Result<Duration, Box<dyn Error>> {
+fn fastest(network: &IntConvNet, images: &Tensor<4>) -> Result<Duration, Box<dyn Error>> {
     let passes = (0..10).map(|_| serve(network, images.clone()));
     passes.reduce(|a, b| Ok(a?.min(b?))).unwrap_or(Ok(Duration::ZERO))
 }
 
-fn serve(network: &IntResNet, images: Tensor<4>) -> Result<Duration, Box<dyn Error>> {
+fn serve(network: &IntConvNet, images: Tensor<4>) -> Result<Duration, Box<dyn Error>> {
     let start = Instant::now();
     let _classes = network.forward(images)?.argmax(1).into_data();
     Ok(start.elapsed())

@@ -59,6 +59,8 @@ named! {
         Cifar10 = "cifar10",
         /// CIFAR-100 (32x32, colour, fine labels), from its binary files.
         Cifar100 = "cifar100",
+        /// JPEG and PNG files in a folder for each class.
+        Folder = "folder",
     }
 }
 
@@ -71,6 +73,14 @@ named! {
         Resnet20 = "resnet20",
         /// Three stages of five blocks.
         Resnet32 = "resnet32",
+        /// Four stages of two blocks, as torchvision has it.
+        Resnet18 = "resnet18",
+        /// Four stages of three, four, six and three blocks, as torchvision has it.
+        Resnet34 = "resnet34",
+        /// The same of bottleneck blocks, as torchvision has it.
+        Resnet50 = "resnet50",
+        /// Inverted residual blocks, as torchvision has it.
+        MobilenetV2 = "mobilenet_v2",
     }
 }
 
@@ -129,6 +139,23 @@ named! {
         Weights = "weights",
         /// That of the weights and of the activations.
         Both = "both",
+    }
+}
+
+named! {
+    /// What the passes of a step of joint training see.
+    Batches, "kind of batches" {
+        /// All the same images.
+        Same = "same",
+        /// Each images of its own: in an epoch, each goes over all of them.
+        Separate = "separate",
+    }
+}
+
+impl Default for Batches {
+    /// What runs had before there was a choice.
+    fn default() -> Self {
+        Self::Same
     }
 }
 
@@ -221,6 +248,9 @@ pub struct TrainConfig {
     pub data_dir: Option<PathBuf>,
     /// The network.
     pub model: ModelKind,
+    /// A state dict with torchvision's names that training starts from.
+    #[serde(default)]
+    pub weights: Option<PathBuf>,
     /// The precisions to train for.
     pub precisions: PrecisionSet,
     /// Epochs of joint training.
@@ -229,6 +259,9 @@ pub struct TrainConfig {
     pub float_epochs: usize,
     /// Images in a step.
     pub batch_size: usize,
+    /// Batches whose mean gradient makes a step of the optimizer.
+    #[serde(default = "one")]
+    pub accumulate: usize,
     /// The optimizer.
     pub optimizer: OptimizerKind,
     /// Highest learning rate of the float training; after a warm-up it falls along a cosine.
@@ -254,6 +287,9 @@ pub struct TrainConfig {
     pub scale_gradient: ScaleGradient,
     /// BatchNorm.
     pub batch_norm: BatchNormKind,
+    /// Whether the precisions of a step see the same images.
+    #[serde(default)]
+    pub batches: Batches,
     /// Distillation.
     pub distill: Distill,
     /// What the forward pass of joint training multiplies.
@@ -274,6 +310,9 @@ pub struct TrainConfig {
     /// Which BatchNorm layers have in them.
     #[serde(default)]
     pub mixed_norm: MixedNorm,
+    /// Rows and columns that images of a folder are made into.
+    #[serde(default = "default_image_size")]
+    pub image_size: usize,
     /// Use only so many training images.
     pub limit_train: Option<usize>,
     /// Where to compute.
@@ -294,6 +333,14 @@ const fn default_draws() -> usize {
     2
 }
 
+const fn one() -> usize {
+    1
+}
+
+const fn default_image_size() -> usize {
+    crate::data::IMAGE_SIZE
+}
+
 impl TrainConfig {
     /// The settings for a dataset, where flags and files say nothing else.
     #[must_use]
@@ -302,19 +349,23 @@ impl TrainConfig {
             DatasetKind::Digits => (40, 20),
             DatasetKind::Mnist | DatasetKind::FashionMnist => (10, 10),
             DatasetKind::Cifar10 | DatasetKind::Cifar100 => (60, 60),
+            DatasetKind::Folder => (30, 30),
         };
         let model = match dataset {
             DatasetKind::Cifar10 | DatasetKind::Cifar100 => ModelKind::Resnet20,
+            DatasetKind::Folder => ModelKind::Resnet18,
             _ => ModelKind::Resnet8,
         };
         Self {
             dataset,
             data_dir: None,
             model,
+            weights: None,
             precisions: PrecisionSet::default(),
             epochs,
             float_epochs,
             batch_size: if dataset == DatasetKind::Digits { 32 } else { 64 },
+            accumulate: one(),
             optimizer: OptimizerKind::Sgd,
             lr: 0.1,
             joint_lr: 0.02,
@@ -326,6 +377,7 @@ impl TrainConfig {
             alrs: false,
             scale_gradient: ScaleGradient::default(),
             batch_norm: BatchNormKind::PerPrecision,
+            batches: Batches::Separate,
             distill: Distill::Off,
             forward: ForwardKind::Float,
             mixed: false,
@@ -333,6 +385,7 @@ impl TrainConfig {
             sampling: Sampling::default(),
             widths: Widths::default(),
             mixed_norm: MixedNorm::default(),
+            image_size: default_image_size(),
             limit_train: None,
             device: DeviceKind::Auto,
             seed: 1,
@@ -373,6 +426,7 @@ impl TrainConfig {
                 self.batch_size >= 2,
                 "a whole number of at least 2, for BatchNorm's statistics",
             ),
+            ("accumulate", self.accumulate as f64, self.accumulate >= 1, at_least_one),
             ("lr", self.lr, rate(self.lr), rate_range),
             ("joint-lr", self.joint_lr, rate(self.joint_lr), rate_range),
             ("scale-lr", self.scale_lr, non_negative(self.scale_lr), not_negative),
@@ -384,6 +438,12 @@ impl TrainConfig {
                 self.draws as f64,
                 (1..=MOST_DRAWS).contains(&self.draws),
                 "a whole number from 1 to 64",
+            ),
+            (
+                "image-size",
+                self.image_size as f64,
+                (8..=MOST_PIXELS).contains(&self.image_size),
+                "8 to 4096 pixels",
             ),
             (
                 "limit-train",
@@ -398,6 +458,9 @@ impl TrainConfig {
         }
     }
 }
+
+/// Rows and columns.
+const MOST_PIXELS: usize = 4096;
 
 /// Each is a pass of every step.
 const MOST_DRAWS: usize = 64;

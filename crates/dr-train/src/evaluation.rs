@@ -2,15 +2,14 @@
 
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, InputShape};
 use crate::config::Engine;
-use crate::data::{ImageLoader, Images};
-use crate::models::IntResNet;
+use crate::data::{ImageLoader, ImageSet};
+use crate::models::IntConvNet;
 use crate::nn::{IntegerError, Pass};
 use crate::report::{Measured, NumberFormat};
 use crate::training::{Score, evaluate, score};
 use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 use dr_precision::{Precision, PrecisionSet};
-use std::sync::Arc;
 use thiserror::Error;
 
 /// Images in a batch of evaluation.
@@ -61,13 +60,13 @@ pub enum EvaluationError {
 ///
 /// # Errors
 /// If their size or number of classes is another.
-pub fn check_images(artifact: &Artifact, images: &Images) -> Result<(), EvaluationError> {
-    let (description, found) = (&artifact.description, InputShape::from(images.shape));
+pub fn check_images(artifact: &Artifact, images: &ImageSet) -> Result<(), EvaluationError> {
+    let (description, found) = (&artifact.description, InputShape::from(images.shape()));
     if found != description.input {
         return Err(EvaluationError::Shape { found, expected: description.input });
     }
-    if images.classes != description.classes {
-        return Err(EvaluationError::Classes { found: images.classes, expected: description.classes });
+    if images.classes() != description.classes {
+        return Err(EvaluationError::Classes { found: images.classes(), expected: description.classes });
     }
     Ok(())
 }
@@ -104,7 +103,7 @@ pub fn formats(artifact: &Artifact) -> Vec<NumberFormat> {
 /// # Errors
 /// Tensors that are no network, a format that the model does not have, or images that do not fit it.
 pub fn measure(
-    artifact: &Artifact, formats: &[NumberFormat], images: &Arc<Images>, engine: Engine, device: &Device,
+    artifact: &Artifact, formats: &[NumberFormat], images: &ImageSet, engine: Engine, device: &Device,
 ) -> Result<Vec<Measured>, EvaluationError> {
     check_images(artifact, images)?;
     let bytes = formats.iter().map(|&format| bytes(artifact, format)).collect::<Result<Vec<_>, _>>()?;
@@ -127,7 +126,7 @@ pub fn measure(
 /// The model in integer arithmetic in each of `formats`; they share the stored codes.
 pub(crate) fn integer_networks(
     artifact: &Artifact, formats: &[NumberFormat], device: &Device,
-) -> Result<Vec<IntResNet>, EvaluationError> {
+) -> Result<Vec<IntConvNet>, EvaluationError> {
     let precision = |&format: &NumberFormat| match format {
         NumberFormat::Quantized(precision) => Ok(precision),
         // What is not pinned to the plan is pinned to this.

@@ -2,14 +2,14 @@
 
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description};
 use crate::config::{
-    Baseline, BatchNormKind, DeviceKind, Distill, Engine, ForwardKind, MixedNorm, TrainConfig,
+    Baseline, BatchNormKind, Batches, DeviceKind, Distill, Engine, ForwardKind, MixedNorm, TrainConfig,
 };
-use crate::data::{self, Augmentation, DataError, ImageLoader, Images, Normalization, Splits};
+use crate::data::{self, Augmentation, DataError, DataSource, ImageLoader, ImageSet, Normalization, Splits};
 use crate::device::{self, DeviceError};
 use crate::evaluation::{EVAL_BATCH, EvaluationError, check_images, formats, measure};
 use crate::files::{remove_leftovers, write_atomically};
 use crate::mixed::{DrawLog, Hasb, HessianError, HessianOptions, Traces, finish, traces};
-use crate::models::{Network, ResNet, ResNetConfig};
+use crate::models::{ConvNet, ConvNetConfig, Network};
 use crate::nn::{Pass, QuantConfig};
 use crate::report::{
     EpochRecord, Measured, NumberFormat, PrecisionResult, Report, ReportError, SingleResult, TrainPhase,
@@ -17,6 +17,7 @@ use crate::report::{
 use crate::training::{
     Distillation, History, Objective, Phase, PhaseError, PhaseOutcome, Score, evaluate, run_phase,
 };
+use crate::weights::{StateDict, WeightsError, import};
 use burn::data::dataset::DatasetError;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -51,6 +52,9 @@ pub enum RunError {
     /// The training.
     #[error(transparent)]
     Phase(#[from] PhaseError),
+    /// The weights to start from.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
     /// A model file.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
@@ -104,15 +108,17 @@ pub struct Experiment {
     options: RunOptions,
     device: Device,
     device_kind: DeviceKind,
-    train: Arc<Images>,
-    valid: Arc<Images>,
-    test: Arc<Images>,
+    train: ImageSet,
+    valid: ImageSet,
+    test: ImageSet,
     normalization: Normalization,
+    /// What the float training starts from, if not from random weights.
+    imported: Option<Artifact>,
 }
 
 /// A trained network and how it got there.
 struct Trained {
-    model: ResNet,
+    model: ConvNet,
     history: Vec<EpochRecord>,
     /// Time spent on it before this run was resumed.
     earlier_seconds: f64,
@@ -125,12 +131,25 @@ impl Experiment {
     /// Data or a device that is not there; a run to go on with that is of another network.
     pub fn new(config: TrainConfig, out: &Path, options: RunOptions) -> Result<Self, RunError> {
         let (device, device_kind) = device::open(config.device)?;
-        let Splits { train, valid, test, normalization } =
-            data::load(config.dataset, config.data_dir.as_deref(), config.limit_train, config.seed)?;
-        let [train, valid, test] = [train, valid, test].map(Arc::new);
+        let source = DataSource {
+            image_size: config.image_size,
+            ..DataSource::new(config.dataset, config.data_dir.as_deref(), config.seed)
+        };
+        let Splits { train, valid, test, normalization } = data::load(&source, config.limit_train)?;
         let out = out.to_path_buf();
-        let run = Self { config, out, options, device, device_kind, train, valid, test, normalization };
-        run.saved_float(FLOAT)?;
+        let imported = None;
+        let mut run =
+            Self { config, out, options, device, device_kind, train, valid, test, normalization, imported };
+        if run.saved_float(FLOAT)?.is_none()
+            && let Some(weights) = &run.config.weights
+        {
+            let dict = StateDict::load(weights).map_err(WeightsError::from)?;
+            let imported = import(dict, run.description(ArtifactKind::Float))?;
+            for problem in &imported.new_head {
+                eprintln!("{}: {problem}, so that layer starts anew", weights.display());
+            }
+            run.imported = Some(imported.artifact);
+        }
         Ok(run)
     }
 
@@ -201,9 +220,12 @@ impl Experiment {
             let earlier_seconds = total_seconds(&history);
             return Ok(Trained { model, history, earlier_seconds });
         }
-        let (channels, classes) = (self.train.shape.channels, self.train.classes);
-        let model = ResNetConfig::new(self.config.model, channels, classes);
-        let model = model.init(self.config.seed, &self.device.clone().autodiff());
+        let (channels, classes) = (self.train.shape().channels, self.train.classes());
+        let device = self.device.clone().autodiff();
+        let model = match &self.imported {
+            Some(imported) => imported.network(&self.device)?.fork(&device).train(),
+            None => ConvNetConfig::new(self.config.model, channels, classes).init(self.config.seed, &device),
+        };
         let trained = self.train(&phase, model, Objective::new(vec![NumberFormat::Float]))?;
         // Written last: it says that the float training is complete.
         let artifact = Artifact::of(trained.model.clone(), self.description(ArtifactKind::Float))?;
@@ -234,7 +256,7 @@ impl Experiment {
 
     /// Quantizes a float network and trains it jointly at all of `precisions`.
     fn joint(
-        &self, float: &ResNet, precisions: &PrecisionSet, mixed: bool, name: &str,
+        &self, float: &ConvNet, precisions: &PrecisionSet, mixed: bool, name: &str,
     ) -> Result<Trained, RunError> {
         let config = &self.config;
         let quantization = QuantConfig {
@@ -265,6 +287,7 @@ impl Experiment {
         objective.scale_rate = config.scale_lr / config.joint_lr;
         objective.alrs = config.alrs;
         objective.integers = config.forward == ForwardKind::Integer;
+        objective.separate_batches = config.batches == Batches::Separate;
         objective.distill = match config.distill {
             Distill::Off => Distillation::Off,
             Distill::Highest => Distillation::Highest,
@@ -276,7 +299,8 @@ impl Experiment {
         // Whether mixed passes share BatchNorms with those that are validated.
         let shared_mixed = quantization.mixed == Some(MixedNorm::Uniform);
         let model = model.fork(&self.device.clone().autodiff()).train();
-        let phase = self.phase(name, TrainPhase::Joint, config.epochs, config.joint_lr);
+        let mut phase = self.phase(name, TrainPhase::Joint, config.epochs, config.joint_lr);
+        phase.epochs_before = config.float_epochs;
         let mut trained = self.train(&phase, model, objective)?;
         if quantization.mixed.is_some() {
             trained.model = finish(trained.model, precisions, shared_mixed, &calibration);
@@ -285,7 +309,7 @@ impl Experiment {
     }
 
     /// The Hessian traces of the float network, over training images: those that the resumed run has found, if it has.
-    fn traces(&self, float: &ResNet) -> Result<Traces, RunError> {
+    fn traces(&self, float: &ConvNet) -> Result<Traces, RunError> {
         let path = self.out.join(TRACES);
         let saved = std::fs::read(&path).ok().filter(|_| self.options.resume);
         if let Some(traces) = saved.and_then(|json| serde_json::from_slice(&json).ok()) {
@@ -307,7 +331,7 @@ impl Experiment {
 
     /// One separate network for each precision and a float one, each with as many epochs in all as the joint one; and
     /// `seconds` with the time spent on them before this run was resumed.
-    fn single(&self, float: &ResNet, mut seconds: f64) -> Result<(Vec<SingleResult>, f64), RunError> {
+    fn single(&self, float: &ConvNet, mut seconds: f64) -> Result<(Vec<SingleResult>, f64), RunError> {
         let config = &self.config;
         let mut results = vec![];
         let mut add = |trained: Trained, precision: NumberFormat, pass: Pass| -> Result<(), RunError> {
@@ -337,7 +361,7 @@ impl Experiment {
         Ok((results, seconds))
     }
 
-    fn train(&self, phase: &Phase, model: ResNet, objective: Objective) -> Result<Trained, RunError> {
+    fn train(&self, phase: &Phase, model: ConvNet, objective: Objective) -> Result<Trained, RunError> {
         let config = &self.config;
         let stopped = || RunError::Interrupted(self.out.clone());
         if self.options.interrupter.should_stop() {
@@ -376,6 +400,8 @@ impl Experiment {
             kind,
             directory: self.out.join(name),
             epochs,
+            epochs_before: 0,
+            accumulate: config.accumulate,
             anneal_epochs: epochs,
             optimizer: config.optimizer,
             lr,
@@ -403,8 +429,8 @@ impl Experiment {
             ..Description::new(
                 config.dataset,
                 config.model,
-                self.train.shape.into(),
-                self.train.classes,
+                self.train.shape().into(),
+                self.train.classes(),
                 config.precisions.clone(),
             )
         }
@@ -433,7 +459,7 @@ const FLOAT: &str = "float";
 /// # Errors
 /// What the loader says.
 pub fn calibration_batches(
-    train: &Arc<Images>, normalization: &Normalization, device: &Device,
+    train: &ImageSet, normalization: &Normalization, device: &Device,
 ) -> Result<Vec<Tensor<4>>, DatasetError> {
     use burn::data::dataloader::DataLoader;
     let loader = ImageLoader::evaluation(train.clone(), normalization.clone(), EVAL_BATCH, device.clone());

@@ -2,7 +2,7 @@
 
 use crate::artifact::Artifact;
 use crate::evaluation::{EvaluationError, check_batch, formats, integer_networks};
-use crate::models::{IntResNet, Network};
+use crate::models::{IntConvNet, Network};
 use crate::nn::{IntegerError, Pass};
 use crate::report::{NumberFormat, aligned};
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
@@ -56,7 +56,7 @@ pub struct PrecisionLatency {
     pub precision: NumberFormat,
     /// Median time of a pass in milliseconds.
     pub ms: f64,
-    /// Bytes of the network that a pass reads; see [`IntResNet::model_bytes`].
+    /// Bytes of the network that a pass reads; see [`IntConvNet::model_bytes`].
     pub model_bytes: usize,
 }
 
@@ -82,7 +82,7 @@ pub fn latency(
             ms.push(milliseconds(|| network.forward(images.clone()))?);
         }
     }
-    let of = |((&precision, network), ms): ((&NumberFormat, &IntResNet), &Vec<f64>)| PrecisionLatency {
+    let of = |((&precision, network), ms): ((&NumberFormat, &IntConvNet), &Vec<f64>)| PrecisionLatency {
         precision,
         ms: median(&ms[WARM_UP..]),
         model_bytes: network.model_bytes(),

@@ -12,5 +12,8 @@ pub mod latency;
 pub mod mixed;
 pub mod models;
 pub mod nn;
+pub mod onnx;
 pub mod report;
+pub mod samples;
 pub mod training;
+pub mod weights;

@@ -9,23 +9,23 @@ use burn::tensor::{Device, Tensor};
 use dr_precision::PrecisionSet;
 use dr_train::artifact::{Artifact, Description, InputShape};
 use dr_train::config::{DatasetKind, ModelKind};
-use dr_train::data::{self, ImageBatch, ImageLoader, Splits};
+use dr_train::data::{self, DataSource, ImageBatch, ImageLoader, Splits};
 use dr_train::mixed::{HessianOptions, LayerTrace, Traces, traces};
-use dr_train::models::{NamedLayer, Network, ResNet, ResNetConfig};
+use dr_train::models::{ConvNet, ConvNetConfig, NamedLayer, Network};
 use dr_train::nn::{
     Layer, Pass, PrecisionNorm, PrecisionNormConfig, QuantConfig, QuantConv2d, QuantConv2dConfig,
     QuantLinear, QuantLinearConfig,
 };
 use rand::SeedableRng;
-use std::sync::Arc;
 
 const CLASSES: usize = 10;
 
 /// Some digits, `[1, 8, 8]` each.
 fn digits(count: usize, batch: usize) -> ImageLoader {
     let Splits { train, normalization, .. } =
-        data::load(DatasetKind::Digits, None, Some(count), 1).expect("digits are always there");
-    ImageLoader::evaluation(Arc::new(train), normalization, batch, Device::flex())
+        data::load(&DataSource::new(DatasetKind::Digits, None, 1), Some(count))
+            .expect("digits are always there");
+    ImageLoader::evaluation(train, normalization, batch, Device::flex())
 }
 
 fn batches(loader: &ImageLoader) -> Vec<ImageBatch> {
@@ -74,7 +74,9 @@ struct Smooth {
 impl Smooth {
     fn new(device: &Device) -> Self {
         let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(5);
-        let mut conv = |channels, stride| QuantConv2dConfig { channels, kernel: 3, stride }.init(rng, device);
+        let mut conv = |channels, stride| {
+            QuantConv2dConfig { stride, ..QuantConv2dConfig::new(channels, 3) }.init(rng, device)
+        };
         let (conv1, conv2) = (conv([1, 3], 1), conv([3, 4], 2));
         Self {
             conv1,
@@ -127,8 +129,8 @@ fn loss<M: Network>(model: &M, batch: &ImageBatch) -> Tensor<1> {
     cross_entropy.forward(logits, batch.labels.clone().autodiff())
 }
 
-fn resnet() -> ResNet {
-    let config = ResNetConfig { blocks: 1, width: 2, channels: 1, classes: CLASSES };
+fn resnet() -> ConvNet {
+    let config = ConvNetConfig { width: 2, ..ConvNetConfig::new(ModelKind::Resnet8, 1, CLASSES) };
     train(config.init(3, &Device::flex().autodiff()), &digits(256, 64), 60)
 }
 
@@ -257,7 +259,7 @@ fn seeds_decide_and_networks_stay_as_they_are() {
     let input = InputShape { channels: 1, height: 8, width: 8 };
     let (dataset, kind) = (DatasetKind::Digits, ModelKind::Resnet8);
     let description = Description::new(dataset, kind, input, CLASSES, PrecisionSet::default());
-    let tensors = |model: &ResNet| {
+    let tensors = |model: &ConvNet| {
         Artifact::of(model.clone(), description.clone()).expect("an artifact of the network").tensors
     };
     let before = tensors(&model);
@@ -297,7 +299,7 @@ impl ModuleMapper for Spoil {
 #[test]
 fn what_cannot_be_measured_is_an_error() {
     let loader = digits(64, 32);
-    let error = |model: &ResNet, loader: &dyn DataLoader<ImageBatch>, options| {
+    let error = |model: &ConvNet, loader: &dyn DataLoader<ImageBatch>, options| {
         traces(model, loader, &options, |_, _| ()).expect_err("an error").to_string()
     };
     let mut model = resnet().valid();

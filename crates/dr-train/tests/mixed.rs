@@ -6,7 +6,7 @@ use dr_precision::{Precision, PrecisionPlan, PrecisionSet};
 use dr_train::artifact::{Artifact, ArtifactKind, Description, InputShape};
 use dr_train::config::{DatasetKind, MixedNorm, ModelKind, Sampling, Widths};
 use dr_train::mixed::{Hasb, LayerTrace, choices, finish, subnet};
-use dr_train::models::{Network, ResNet, ResNetConfig};
+use dr_train::models::{ConvNet, ConvNetConfig, Network};
 use dr_train::nn::{Assignment, Pass, QuantConfig};
 use proptest::prelude::*;
 use rand::SeedableRng;
@@ -29,9 +29,9 @@ fn batches(first: u64) -> Vec<Tensor<4>> {
 }
 
 /// A supernet with random weights whose BatchNorms have seen random images.
-fn supernet(set: &PrecisionSet, norm: MixedNorm) -> ResNet {
+fn supernet(set: &PrecisionSet, norm: MixedNorm) -> ConvNet {
     let device = Device::flex().autodiff();
-    let float = ResNetConfig::new(ModelKind::Resnet8, 1, CLASSES).init(7, &device);
+    let float = ConvNetConfig::new(ModelKind::Resnet8, 1, CLASSES).init(7, &device);
     for seed in 0..12 {
         float.forward(images(seed, 16, &device), &Pass::float());
     }
@@ -39,7 +39,7 @@ fn supernet(set: &PrecisionSet, norm: MixedNorm) -> ResNet {
     float.quantize(&config, batches(20)).valid()
 }
 
-fn artifact(network: ResNet, set: PrecisionSet, mixed: Option<MixedNorm>) -> Artifact {
+fn artifact(network: ConvNet, set: PrecisionSet, mixed: Option<MixedNorm>) -> Artifact {
     let input = InputShape { channels: 1, height: 8, width: 8 };
     let description = Description {
         kind: ArtifactKind::MultiPrecision,
@@ -49,7 +49,7 @@ fn artifact(network: ResNet, set: PrecisionSet, mixed: Option<MixedNorm>) -> Art
     Artifact::of(network, description).unwrap()
 }
 
-fn traces(network: &mut ResNet) -> Vec<LayerTrace> {
+fn traces(network: &mut ConvNet) -> Vec<LayerTrace> {
     let of = |(i, name): (usize, String)| LayerTrace {
         layer: name,
         parameters: 1,
@@ -61,7 +61,7 @@ fn traces(network: &mut ResNet) -> Vec<LayerTrace> {
 }
 
 /// A plan that has something of everything, with the first and the last layer as they are.
-fn plan(network: &mut ResNet, precisions: &[&str]) -> PrecisionPlan {
+fn plan(network: &mut ConvNet, precisions: &[&str]) -> PrecisionPlan {
     let names: Vec<String> = network.layers().into_iter().map(|layer| layer.name).collect();
     let last = names.len() - 1;
     let of = |(i, name): (usize, String)| {

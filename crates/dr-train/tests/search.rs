@@ -9,7 +9,7 @@ use dr_train::latency::LatencyOptions;
 use dr_train::mixed::{
     Budget, BudgetKind, Candidates, Front, LayerTimes, LayerTrace, SearchPlanError, Traces,
 };
-use dr_train::models::{Network, ResNetConfig};
+use dr_train::models::{ConvNetConfig, Network};
 use dr_train::nn::QuantConfig;
 use proptest::prelude::*;
 use rand::SeedableRng;
@@ -26,7 +26,7 @@ fn supernet() -> &'static Artifact {
     static ARTIFACT: OnceLock<Artifact> = OnceLock::new();
     ARTIFACT.get_or_init(|| {
         let set: PrecisionSet = "8,6,4,2".parse().unwrap();
-        let float = ResNetConfig::new(ModelKind::Resnet8, 3, 10).init(7, &Device::flex());
+        let float = ConvNetConfig::new(ModelKind::Resnet8, 3, 10).init(7, &Device::flex());
         let config = QuantConfig { mixed: Some(MixedNorm::Width), ..QuantConfig::new(set.clone()) };
         let network = float.quantize(&config, vec![images(1), images(2)]).valid();
         let input = InputShape { channels: 3, height: 12, width: 10 };

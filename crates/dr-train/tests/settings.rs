@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use dr_train::cli::{Cli, Command, CommandError, ResolvedTraining};
-use dr_train::config::{DatasetKind, Distill, ModelKind, TrainConfig};
+use dr_train::config::{Batches, DatasetKind, Distill, ModelKind, TrainConfig};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -106,6 +106,17 @@ fn numbers_are_in_range() {
         let message = message(&[flag, value]);
         assert!(message.starts_with(expected), "{message}");
     }
+}
+
+#[test]
+fn the_highest_precision_teaches_what_it_has_seen() {
+    let message = message(&["--distill", "highest", "--batches", "separate"]);
+    assert!(
+        message.starts_with("error: --batches separate with --distill highest: expected same"),
+        "{message}"
+    );
+    let config = resolve(&["--distill", "highest"]).unwrap().config;
+    assert_eq!(config.batches, Batches::Same);
 }
 
 #[test]

@@ -2,12 +2,14 @@
 
 use super::{ArtifactError, FORMAT_VERSION};
 use crate::config::{BatchNormKind, DatasetKind, MixedNorm, ModelKind};
-use crate::data::{ImageShape, Normalization};
-use crate::models::ResNetConfig;
+use crate::data::{DataSource, ImageShape, Normalization};
+use crate::models::ConvNetConfig;
 use crate::nn::QuantConfig;
 use dr_precision::{Precision, PrecisionPlan, PrecisionSet};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 /// What the tensors of an artifact are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +92,9 @@ pub struct Description {
     /// The precision of each layer of a packed plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<PrecisionPlan>,
+    /// The shapes of packed weights by name, for readers that do not know the network.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub shapes: BTreeMap<String, Vec<usize>>,
     /// The seed of its training.
     pub seed: u64,
     /// Lower-case hexadecimal SHA-256 of the file, as the [module](super) says. Filled in when the file is written;
@@ -108,7 +113,7 @@ impl Description {
             format_version: FORMAT_VERSION,
             kind: ArtifactKind::Float,
             model,
-            width: ResNetConfig::new(model, channels, classes).width,
+            width: ConvNetConfig::new(model, channels, classes).width,
             input,
             classes,
             dataset,
@@ -118,9 +123,16 @@ impl Description {
             batch_norm: BatchNormKind::PerPrecision,
             mixed: None,
             plan: None,
+            shapes: BTreeMap::new(),
             seed: 0,
             checksum: String::new(),
         }
+    }
+
+    /// The images of a dataset, as the model takes them.
+    #[must_use]
+    pub const fn images<'a>(&self, dataset: DatasetKind, data_dir: Option<&'a Path>) -> DataSource<'a> {
+        DataSource { image_size: self.input.height, ..DataSource::new(dataset, data_dir, self.seed) }
     }
 
     /// Whether the parts fit together.

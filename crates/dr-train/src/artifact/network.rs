@@ -3,7 +3,7 @@
 use super::{Artifact, ArtifactError, ArtifactKind, Description, TensorEntry, TensorValues};
 use crate::config::BatchNormKind;
 use crate::mixed::subnet;
-use crate::models::{IntResNet, NamedLayer, Network, ResNet, ResNetConfig};
+use crate::models::{ConvNet, ConvNetConfig, IntConvNet, NamedLayer, Network};
 use crate::nn::{Assignment, LayerSpec, Pass, QuantConfig};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -91,6 +91,7 @@ impl Artifact {
         }
         let mut description = description.clone();
         description.kind = ArtifactKind::Packed(precision);
+        description.shapes = self.weight_shapes(&config);
         Ok(Self { description, tensors })
     }
 
@@ -123,8 +124,14 @@ impl Artifact {
         let subnet = subnet(network, &Pass::mixed(&assignment), batches);
         tensors.extend(collect(&subnet).into_iter().filter(|(name, _)| is_norm(name)));
         description.kind = ArtifactKind::PackedPlan;
+        description.shapes = self.weight_shapes(&config);
         description.plan = Some(in_order);
         Ok(Self { description, tensors })
+    }
+
+    fn weight_shapes(&self, config: &QuantConfig) -> BTreeMap<String, Vec<usize>> {
+        let layers = quantized_layers(&mut self.skeleton(&Device::flex()), config);
+        layers.into_iter().map(|layer| (weight_name(&layer.name), layer.shape)).collect()
     }
 
     /// The tensors with the codes of each layer switched to its precision of `precision` and packed, and with no other
@@ -152,7 +159,7 @@ impl Artifact {
     ///
     /// # Errors
     /// If a tensor is missing, superfluous or of another type or shape than the description calls for.
-    pub fn network(&self, device: &Device) -> Result<ResNet, ArtifactError> {
+    pub fn network(&self, device: &Device) -> Result<ConvNet, ArtifactError> {
         self.check_size()?;
         let mut network = self.skeleton(device);
         let mut weights = BTreeMap::new();
@@ -180,7 +187,7 @@ impl Artifact {
     ///
     /// # Errors
     /// A float artifact, a precision that it does not have, and those of [`Artifact::network`].
-    pub fn integer(&self, precision: Precision, device: &Device) -> Result<IntResNet, ArtifactError> {
+    pub fn integer(&self, precision: Precision, device: &Device) -> Result<IntConvNet, ArtifactError> {
         let found = self.description.kind;
         let config = self.description.quantization();
         let config = config.ok_or(ArtifactError::Kind { found, expected: "multi-precision or packed" })?;
@@ -193,11 +200,7 @@ impl Artifact {
     /// Whether the file is large enough for the widest layer that its description calls for: no memory is taken for
     /// a network that cannot be in it.
     fn check_size(&self) -> Result<(), ArtifactError> {
-        let Description { width, input, classes, .. } = &self.description;
-        // Sizes are at most 2^16 each.
-        let widest = width << 2;
-        let weights = [widest * widest * 9, input.channels * width * 9, widest * classes].into_iter().max();
-        let (expected, found) = (weights.unwrap_or(0) / 4, self.payload_bytes());
+        let (expected, found) = (self.architecture().largest_weight() / 4, self.payload_bytes());
         if found < expected {
             return Err(ArtifactError::network(format!(
                 "its tensors have {found} bytes: expected at least {expected}, for the sizes that it describes"
@@ -206,12 +209,15 @@ impl Artifact {
         Ok(())
     }
 
-    /// A network of the right architecture with other values.
-    fn skeleton(&self, device: &Device) -> ResNet {
+    fn architecture(&self) -> ConvNetConfig {
         let d = &self.description;
-        let config =
-            ResNetConfig { width: d.width, ..ResNetConfig::new(d.model, d.input.channels, d.classes) };
-        let network = config.init(d.seed, device);
+        ConvNetConfig { width: d.width, ..ConvNetConfig::new(d.model, d.input.channels, d.classes) }
+    }
+
+    /// A network of the right architecture with other values.
+    fn skeleton(&self, device: &Device) -> ConvNet {
+        let d = &self.description;
+        let network = self.architecture().init(d.seed, device);
         match d.quantization() {
             Some(config) => network.prepare(&config),
             None => network,
@@ -228,6 +234,9 @@ impl Artifact {
     fn stored(&self, layer: &Quantized) -> Result<PackedTensor, ArtifactError> {
         let Quantized { name: layer, spec, shape } = layer;
         let (name, bits) = (weight_name(layer), spec.weights[0]);
+        if let Some(found) = self.description.shapes.get(&name).filter(|found| *found != shape) {
+            return Err(ArtifactError::Shape { name, found: found.clone(), expected: shape.clone() });
+        }
         let words = match self.description.kind {
             ArtifactKind::Packed(_) | ArtifactKind::PackedPlan => {
                 let elements = shape.iter().product();

@@ -2,10 +2,11 @@
 
 use super::values::{at_least_one, between, count, number, one_of, part, pin, seed, switch};
 use crate::config::{
-    Baseline, BatchNormKind, DatasetKind, DeviceKind, Distill, Engine, ForwardKind, LossTerms, MixedNorm,
-    ModelKind, OptimizerKind, Sampling, TrainConfig, Widths,
+    Baseline, BatchNormKind, Batches, DatasetKind, DeviceKind, Distill, Engine, ForwardKind, LossTerms,
+    MixedNorm, ModelKind, OptimizerKind, Sampling, TrainConfig, Widths,
 };
 use crate::mixed::{Budget, HessianOptions};
+use crate::onnx::Opset;
 use clap::{Args, Parser, Subcommand};
 use dr_kernels::ScaleGradient;
 use dr_precision::{Precision, PrecisionSet};
@@ -40,8 +41,12 @@ pub enum Command {
     Train(Box<TrainArgs>),
     /// Measure a saved model on the test images
     Eval(EvalArgs),
-    /// Save a model at one fixed precision, or with one for each layer, packed
+    /// Save a model at one fixed precision, or with one for each layer, packed or as ONNX
     Export(ExportArgs),
+    /// Turn weights that PyTorch trained into a float model
+    Import(ImportArgs),
+    /// Compare what another runtime makes of an exported model with what it makes here
+    ImportCheck(ImportCheckArgs),
     /// Turn a float model into one for several precisions, without training
     Quantize(QuantizeArgs),
     /// Show what a model file holds
@@ -102,10 +107,16 @@ pub struct Settings {
     /// Use only the first so many training images
     #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Data")]
     pub limit_train: Option<usize>,
+    /// Rows and columns that the images of a folder are made into [default: 224]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Data")]
+    pub image_size: Option<usize>,
 
-    /// The network [default: resnet8; for CIFAR resnet20]
+    /// The network [default: resnet8; for CIFAR resnet20, for a folder resnet18]
     #[arg(long, value_parser = one_of(ModelKind::ALL), help_heading = "Network")]
     pub model: Option<ModelKind>,
+    /// Start from trained weights: a state dict with torchvision's names, as safetensors or as PyTorch saves it
+    #[arg(long, value_name = "FILE", help_heading = "Network")]
+    pub weights: Option<PathBuf>,
     /// What to train for: `w4a8` is 4-bit weights with 8-bit activations, `4` is `w4a4` [default: 8,6,4,2]
     #[arg(long, visible_alias = "choices", value_name = "LIST", help_heading = "Network")]
     pub precisions: Option<PrecisionSet>,
@@ -119,6 +130,9 @@ pub struct Settings {
     /// Epochs of float training before that [default: 20; MNIST 10, CIFAR 60]
     #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Training")]
     pub float_epochs: Option<usize>,
+    /// Batches whose mean gradient makes a step, for networks too large for larger batches [default: 1]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Training")]
+    pub accumulate: Option<usize>,
     /// Images in a step [default: 64; digits 32]
     #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Training")]
     pub batch_size: Option<usize>,
@@ -153,6 +167,9 @@ pub struct Settings {
     /// The straight-through gradient of the weights' scales
     #[arg(long, value_name = "MODE", value_parser = one_of(&ScaleGradient::ALL), help_heading = "Training")]
     pub scale_gradient: Option<ScaleGradient>,
+    /// Whether the precisions of a step see the same images, or each its own [default: separate; same with --distill highest]
+    #[arg(long, value_name = "WHICH", value_parser = one_of(Batches::ALL), help_heading = "Training")]
+    pub batches: Option<Batches>,
     /// Whose logits the lower precisions also learn from
     #[arg(long, value_name = "FROM", value_parser = one_of(Distill::ALL), help_heading = "Training")]
     pub distill: Option<Distill>,
@@ -204,12 +221,14 @@ impl Settings {
         }
         set!(
             dataset,
+            image_size,
             model,
             precisions,
             batch_norm,
             epochs,
             float_epochs,
             batch_size,
+            accumulate,
             optimizer,
             lr,
             joint_lr,
@@ -220,6 +239,7 @@ impl Settings {
             clip_norm,
             alrs,
             scale_gradient,
+            batches,
             distill,
             forward,
             mixed,
@@ -232,6 +252,7 @@ impl Settings {
             seed,
         );
         config.data_dir = self.data_dir.clone().or(config.data_dir.take());
+        config.weights = self.weights.clone().or(config.weights.take());
         config.limit_train = self.limit_train.or(config.limit_train);
     }
 }
@@ -440,26 +461,85 @@ pub struct SearchArgs {
 #[command(after_help = "\
 Examples:
   dr-train export --model model.safetensors --precision w2a2 --out w2a2.safetensors
-  dr-train export --model model.safetensors --plan plan.toml --out mixed.safetensors")]
+  dr-train export --model model.safetensors --plan plan.toml --out mixed.safetensors
+  dr-train export --model model.safetensors --precision w4a8 --out w4a8.onnx
+  dr-train export --model model.safetensors --precision 2 --out 2.onnx --samples samples.safetensors")]
 pub struct ExportArgs {
     /// The model; one for several precisions
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
     /// The precision to keep
-    #[arg(long, required_unless_present = "plan")]
+    #[arg(long)]
     pub precision: Option<Precision>,
     /// The precisions to keep, one for each layer; BatchNorm statistics are taken from training images
     #[arg(long, value_name = "FILE.toml", conflicts_with = "precision")]
     pub plan: Option<PathBuf>,
     /// Other images than those of the dataset the model was trained on
-    #[arg(long, value_parser = one_of(DatasetKind::ALL), requires = "plan")]
+    #[arg(long, value_parser = one_of(DatasetKind::ALL))]
     pub dataset: Option<DatasetKind>,
     /// Where the dataset's files are, if not in the usual places
-    #[arg(long, value_name = "DIR", requires = "plan")]
+    #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// The file to write: ONNX if its name ends in .onnx
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// The version of ONNX's operators, 21 to 25; types of 2 bits come with 25
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t)]
+    pub opset: Opset,
+    /// Also write test images with the model's logits, to check another runtime by
+    #[arg(long, value_name = "FILE")]
+    pub samples: Option<PathBuf>,
+    /// How many of them
+    #[arg(long, value_name = "N", value_parser = at_least_one(1 << 24), allow_negative_numbers = true, default_value_t = 1000)]
+    pub images: usize,
+}
+
+/// `dr-train import`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The names of the tensors are torchvision's; every one that is missing, unknown or of another shape
+is reported. The result is a float model, for `dr-train quantize`. To train on, give the weights to
+`dr-train train --weights`.
+
+Example:
+  dr-train import --model resnet18 --weights resnet18.pth --out float.safetensors
+  dr-train quantize --model float.safetensors --data-dir imagenet --out model.safetensors")]
+pub struct ImportArgs {
+    /// The network
+    #[arg(long, value_parser = one_of(ModelKind::ALL))]
+    pub model: ModelKind,
+    /// A state dict, as safetensors or as PyTorch saves it
+    #[arg(long, value_name = "FILE")]
+    pub weights: PathBuf,
+    /// Rows and columns of the images that the model takes
+    #[arg(long, value_name = "N", value_parser = at_least_one(4096), allow_negative_numbers = true, default_value_t = 224)]
+    pub image_size: usize,
     /// The file to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+}
+
+/// `dr-train import-check`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+`dr-train export --samples` writes the samples: `images` [n, channels, rows, columns], normalised,
+`labels` [n] and the model's `logits` [n, classes]. The other runtime's file has its `logits`.
+
+Example:
+  dr-train import-check --samples samples.safetensors --logits onnxruntime.safetensors")]
+pub struct ImportCheckArgs {
+    /// Images and the model's logits
+    #[arg(long, value_name = "FILE")]
+    pub samples: PathBuf,
+    /// What another runtime made of the images
+    #[arg(long, value_name = "FILE")]
+    pub logits: PathBuf,
+    /// Images that must get the same class, in percent
+    #[arg(long, value_name = "PERCENT", value_parser = number, allow_negative_numbers = true, default_value_t = 99.5)]
+    pub least: f64,
+    /// Print JSON instead of a sentence
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `dr-train quantize`.

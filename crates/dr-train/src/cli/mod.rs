@@ -11,8 +11,8 @@ mod usage;
 mod values;
 
 pub use args::{
-    Cli, Command, EvalArgs, ExportArgs, HessianArgs, InfoArgs, LatencyArgs, QuantizeArgs, SearchArgs,
-    Settings, TrainArgs,
+    Cli, Command, EvalArgs, ExportArgs, HessianArgs, ImportArgs, ImportCheckArgs, InfoArgs, LatencyArgs,
+    QuantizeArgs, SearchArgs, Settings, TrainArgs,
 };
 pub use error::CommandError;
 pub use resolve::ResolvedTraining;
@@ -53,13 +53,19 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
         Command::Train(args) => commands::train(args.resolve()?, args.dashboard),
         Command::Eval(args) => commands::eval(&args),
         Command::Export(args) => {
-            resolve::check_output_file(&args.out, &args.model)?;
+            let files = [("out", Some(args.out.as_path())), ("samples", args.samples.as_deref())];
+            resolve::check_output_files(files, &args.model)?;
             commands::export(&args)
         }
         Command::Quantize(args) => {
             resolve::check_output_file(&args.out, &args.model)?;
             commands::quantize(&args)
         }
+        Command::Import(args) => {
+            resolve::check_output_file(&args.out, &args.weights)?;
+            commands::import(&args)
+        }
+        Command::ImportCheck(args) => commands::import_check(&args),
         Command::Info(args) => commands::info(&args),
         Command::Latency(args) => commands::latency(&args),
         Command::Hessian(args) => {

@@ -1,7 +1,7 @@
 //! From arguments to a checked configuration. Nothing is written here.
 
 use super::{CommandError, Settings, TrainArgs, config_file};
-use crate::config::{BatchNormKind, DatasetKind, TrainConfig};
+use crate::config::{BatchNormKind, Batches, DatasetKind, Distill, TrainConfig};
 use crate::experiment::CONFIG;
 use crate::report::Report;
 use std::fmt::Display;
@@ -44,6 +44,12 @@ impl TrainArgs {
         }
         config.check().map_err(|error| CommandError::new(error.to_string()))?;
         check_mixed(&config)?;
+        if config.distill == Distill::Highest {
+            match last(layers, |settings| settings.batches) {
+                Some(Batches::Separate) => return Err(one_batch()),
+                _ => config.batches = Batches::Same,
+            }
+        }
 
         let out = last(layers, |settings| settings.out.clone());
         let out = match (out, &resume) {
@@ -148,6 +154,12 @@ fn check_same_run(folder: &Path, run: &TrainConfig, asked: &TrainConfig) -> Resu
 
 fn on_off(on: bool) -> &'static str {
     if on { "on" } else { "off" }
+}
+
+fn one_batch() -> CommandError {
+    let message = "--batches separate with --distill highest: expected same";
+    CommandError::new(message)
+        .with_hint("the lower precisions learn from what the highest says of the same images")
 }
 
 /// What mixed training cannot be combined with.

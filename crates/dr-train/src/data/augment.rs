@@ -18,6 +18,8 @@ impl Augmentation {
     #[must_use]
     pub const fn usual(dataset: DatasetKind) -> Self {
         match dataset {
+            // What images in files become is decided when they are read.
+            DatasetKind::Folder => Self { max_shift: 0, flip: false },
             DatasetKind::Digits => Self { max_shift: 1, flip: false },
             DatasetKind::Mnist => Self { max_shift: 2, flip: false },
             DatasetKind::FashionMnist => Self { max_shift: 2, flip: true },

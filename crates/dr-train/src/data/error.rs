@@ -1,5 +1,6 @@
 //! What can be wrong with a dataset; every message is one line.
 
+use super::folder::FolderError;
 use crate::config::DatasetKind;
 use std::{io, path::PathBuf};
 
@@ -153,6 +154,9 @@ pub enum DataError {
         /// Training images without it.
         available: usize,
     },
+    /// A folder that is no dataset.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// The downloader failed.
     #[cfg(feature = "download")]
     #[error("{dataset}: download failed: {reason}")]

@@ -1,6 +1,7 @@
 //! [`ImageLoader`]: batches of normalised images, prepared on a thread of their own.
 
-use super::{Augmentation, Images, Normalization, random};
+use super::decode::decode;
+use super::{Augmentation, ImageFiles, ImageSet, Images, Normalization, random};
 use burn::{
     data::{
         dataloader::{DataLoader, DataLoaderIterator, Progress},
@@ -8,12 +9,15 @@ use burn::{
     },
     tensor::{Device, Int, Tensor, TensorData},
 };
-use rand::seq::SliceRandom;
+use chacha20::ChaCha8Rng;
+use rand::{Rng, SeedableRng, seq::SliceRandom};
+use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
 use std::{
     io,
+    num::NonZeroUsize,
     ops::Range,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
@@ -32,13 +36,26 @@ pub struct ImageBatch {
     pub labels: Tensor<1, Int>,
 }
 
+impl ImageBatch {
+    /// As many batches of the same size, or one less the last ones; the first has the first images.
+    pub(crate) fn split(self, count: usize) -> Vec<Self> {
+        let [images] = self.labels.dims();
+        if count < 2 || images == 0 {
+            return vec![self];
+        }
+        let size = images.div_ceil(count);
+        let images = self.images.split(size, 0).into_iter();
+        images.zip(self.labels.split(size, 0)).map(|(images, labels)| Self { images, labels }).collect()
+    }
+}
+
 /// Makes batches of images: shuffled and augmented for training, or in their order for evaluation.
 ///
 /// A batch of training depends on the images, the batch size, the augmentation, the seed and the epoch, and on nothing
 /// else. Every [`iter`](DataLoader::iter) is one epoch.
 #[derive(Debug)]
 pub struct ImageLoader {
-    images: Arc<Images>,
+    images: ImageSet,
     range: Range<usize>,
     normalization: Normalization,
     batch_size: usize,
@@ -51,6 +68,7 @@ pub struct ImageLoader {
 struct Training {
     seed: u64,
     augmentation: Augmentation,
+    orders: u32,
 }
 
 impl ImageLoader {
@@ -60,10 +78,16 @@ impl ImageLoader {
     /// If `normalization` does not [fit](Normalization::fits) the images.
     #[must_use]
     pub fn training(
-        images: Arc<Images>, normalization: Normalization, batch_size: usize, seed: u64,
+        images: impl Into<ImageSet>, normalization: Normalization, batch_size: usize, seed: u64,
         augmentation: Augmentation, device: Device,
     ) -> Self {
-        Self::new(images, normalization, batch_size, Some(Training { seed, augmentation }), device)
+        Self::new(
+            images.into(),
+            normalization,
+            batch_size,
+            Some(Training { seed, augmentation, orders: 1 }),
+            device,
+        )
     }
 
     /// For evaluation: every image as it is, in order.
@@ -72,16 +96,17 @@ impl ImageLoader {
     /// If `normalization` does not [fit](Normalization::fits) the images.
     #[must_use]
     pub fn evaluation(
-        images: Arc<Images>, normalization: Normalization, batch_size: usize, device: Device,
+        images: impl Into<ImageSet>, normalization: Normalization, batch_size: usize, device: Device,
     ) -> Self {
-        Self::new(images, normalization, batch_size, None, device)
+        Self::new(images.into(), normalization, batch_size, None, device)
     }
 
     fn new(
-        images: Arc<Images>, normalization: Normalization, batch_size: usize, training: Option<Training>,
+        images: ImageSet, normalization: Normalization, batch_size: usize, training: Option<Training>,
         device: Device,
     ) -> Self {
-        assert!(normalization.fits(images.shape), "{normalization:?} is not for {:?}", images.shape);
+        let shape = images.shape();
+        assert!(normalization.fits(shape), "{normalization:?} is not for {shape:?}");
         let range = 0..images.len();
         let (batch_size, epoch) = (batch_size.max(1), AtomicU64::new(0));
         Self { images, range, normalization, batch_size, training, epoch, device }
@@ -91,6 +116,16 @@ impl ImageLoader {
     #[must_use]
     pub fn starting_at(self, epoch: u64) -> Self {
         Self { epoch: AtomicU64::new(epoch), ..self }
+    }
+
+    /// In training, puts as many batches into each as `orders` says, one after the other: an epoch goes over the images so
+    /// many times side by side, each time shuffled and augmented on its own. Of no effect in evaluation.
+    #[must_use]
+    pub fn with_orders(mut self, orders: u32) -> Self {
+        if let Some(training) = &mut self.training {
+            training.orders = orders.max(1);
+        }
+        self
     }
 
     /// Number of batches in an epoch.
@@ -127,7 +162,7 @@ impl ImageLoader {
     fn preparation(&self, epoch: u64) -> Preparation {
         Preparation {
             images: self.images.clone(),
-            order: self.range.clone().collect(),
+            range: self.range.clone(),
             ends: self.batch_ends(),
             tables: self.normalization.tables(),
             training: self.training,
@@ -139,11 +174,12 @@ impl ImageLoader {
 impl DataLoader<ImageBatch> for ImageLoader {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<ImageBatch> + 'a> {
         let preparation = self.preparation(self.epoch.fetch_add(1, Ordering::Relaxed));
-        Box::new(Batches::start(preparation, self.range.len(), self.device.clone()))
+        Box::new(Batches::start(preparation, self.num_items(), self.device.clone()))
     }
 
     fn num_items(&self) -> usize {
-        self.range.len()
+        let orders = self.training.map_or(1, |training| training.orders);
+        self.range.len().saturating_mul(orders as usize)
     }
 
     fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<ImageBatch>> {
@@ -158,6 +194,7 @@ impl DataLoader<ImageBatch> for ImageLoader {
 }
 
 /// A batch that is not yet on a device.
+#[derive(Default)]
 struct Prepared {
     /// `[n, c, h, w]`
     pixels: Vec<f32>,
@@ -167,8 +204,8 @@ struct Prepared {
 
 /// Everything that the batches of an epoch are made from.
 struct Preparation {
-    images: Arc<Images>,
-    order: Vec<usize>,
+    images: ImageSet,
+    range: Range<usize>,
     ends: Vec<usize>,
     tables: Vec<[f32; 256]>,
     training: Option<Training>,
@@ -177,35 +214,104 @@ struct Preparation {
 
 impl Preparation {
     /// Sends all batches, or those until nobody wants more.
-    fn run(mut self, sender: &SyncSender<Prepared>) {
-        let mut changes = self.training.map(|training| {
-            let mut rng = random::of_epoch(training.seed, self.epoch);
-            self.order.shuffle(&mut rng);
-            (training.augmentation, rng)
-        });
-        let shape = self.images.shape;
-        let mut changed = vec![0; shape.bytes()];
+    fn run(self, sender: &SyncSender<Prepared>) {
+        let mut orders: Vec<_> = match self.training {
+            None => vec![Order { indices: self.range.clone().collect(), changes: None }],
+            Some(Training { seed, augmentation, orders }) => {
+                let order = |order| {
+                    let mut rng = random::of_epoch(seed, self.epoch, order);
+                    let mut indices: Vec<_> = self.range.clone().collect();
+                    indices.shuffle(&mut rng);
+                    Order { indices, changes: Some((augmentation, rng)) }
+                };
+                (0..orders).map(order).collect()
+            }
+        };
         let mut start = 0;
         for &end in &self.ends {
-            let indices = &self.order[start..end];
-            start = end;
-            let mut pixels = Vec::with_capacity(indices.len() * shape.bytes());
-            for &index in indices {
-                let mut image = self.images.image(index);
-                if let Some((augmentation, rng)) = &mut changes {
-                    augmentation.apply(image, shape, rng, &mut changed);
-                    image = &changed;
-                }
-                for (plane, table) in image.chunks_exact(shape.height * shape.width).zip(&self.tables) {
-                    pixels.extend(plane.iter().map(|&pixel| table[usize::from(pixel)]));
+            let mut batch = Prepared::default();
+            for order in &mut orders {
+                match &self.images {
+                    ImageSet::Memory(images) => self.add(images, order, start..end, &mut batch),
+                    ImageSet::Files(files) => self.add_files(files, order, start..end, &mut batch),
                 }
             }
-            let labels = indices.iter().map(|&index| self.images.labels[index].into()).collect();
-            if sender.send(Prepared { pixels, labels }).is_err() {
+            start = end;
+            // All of its files may be damaged.
+            if !batch.labels.is_empty() && sender.send(batch).is_err() {
                 return;
             }
         }
     }
+
+    /// Adds those images to a batch that are at `positions` in an order.
+    fn add(&self, images: &Images, order: &mut Order, positions: Range<usize>, batch: &mut Prepared) {
+        let mut changed = vec![0; images.shape.bytes()];
+        for &index in &order.indices[positions] {
+            let mut image = images.image(index);
+            if let Some((augmentation, rng)) = &mut order.changes {
+                augmentation.apply(image, images.shape, rng, &mut changed);
+                image = &changed;
+            }
+            self.push(image, index, batch);
+        }
+    }
+
+    /// The same of files, read on all processors. Those that cannot be read are skipped; in training, others take their place,
+    /// so that all batches have their size.
+    fn add_files(
+        &self, files: &ImageFiles, order: &mut Order, positions: Range<usize>, batch: &mut Prepared,
+    ) {
+        let (indices, first) = (&order.indices, positions.start);
+        let changes = order.changes.as_mut();
+        let seeds: Option<Vec<u64>> =
+            changes.map(|(_, rng)| positions.clone().map(|_| rng.next_u64()).collect());
+        let read = |position: usize| -> Option<(usize, Vec<u8>)> {
+            let mut rng = seeds.as_ref().map(|seeds| ChaCha8Rng::seed_from_u64(seeds[position - first]));
+            let tries = if rng.is_some() { REPLACEMENTS } else { 1 };
+            for attempt in 0..tries {
+                let index = indices[(position + attempt * REPLACEMENT_STEP) % indices.len()];
+                let mut pixels = Vec::with_capacity(files.shape.bytes());
+                let random = rng.as_mut().map(|rng| rng as &mut dyn Rng);
+                match decode(&files.files[index].0, files.shape, random, &mut pixels) {
+                    Ok(()) => return Some((index, pixels)),
+                    Err(error) => files.skip(index, error),
+                }
+            }
+            None
+        };
+        let images: Vec<_> = READERS.install(|| positions.into_par_iter().map(read).collect());
+        for (index, pixels) in images.into_iter().flatten() {
+            self.push(&pixels, index, batch);
+        }
+    }
+
+    /// Adds one image, `[c, h, w]`, to a batch.
+    fn push(&self, image: &[u8], index: usize, batch: &mut Prepared) {
+        let shape = self.images.shape();
+        for (plane, table) in image.chunks_exact(shape.height * shape.width).zip(&self.tables) {
+            batch.pixels.extend(plane.iter().map(|&pixel| table[usize::from(pixel)]));
+        }
+        batch.labels.push(self.images.label(index) as i64);
+    }
+}
+
+/// So many files are tried in place of one that cannot be read, so far from each other in the order.
+const REPLACEMENTS: usize = 16;
+const REPLACEMENT_STEP: usize = 7919;
+
+/// Threads that read files: their own, so that whoever computes on the others does not wait for them.
+static READERS: LazyLock<ThreadPool> = LazyLock::new(|| {
+    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let named = ThreadPoolBuilder::new().thread_name(|i| format!("images {i}"));
+    named.num_threads(threads).build().expect("the system has threads to give")
+});
+
+/// One way through the images in an epoch.
+struct Order {
+    indices: Vec<usize>,
+    /// What changes images in training, and the random numbers that say how.
+    changes: Option<(Augmentation, ChaCha8Rng)>,
 }
 
 /// The batches of one epoch.
@@ -223,7 +329,7 @@ struct Batches {
 
 impl Batches {
     fn start(preparation: Preparation, total: usize, device: Device) -> Self {
-        let shape = preparation.images.shape;
+        let shape = preparation.images.shape();
         let (sender, receiver) = sync_channel(AHEAD);
         let worker = thread::Builder::new().name("batches".into()).spawn(move || preparation.run(&sender));
         let (worker, failure) =

@@ -2,12 +2,15 @@
 
 mod augment;
 pub mod cifar;
+mod decode;
 pub mod digits;
 #[cfg(feature = "download")]
 mod download;
 mod error;
 mod files;
+mod folder;
 pub mod idx;
+mod image_set;
 mod images;
 mod loader;
 mod normalization;
@@ -16,6 +19,8 @@ pub mod records;
 
 pub use augment::Augmentation;
 pub use error::{DataError, FormatError};
+pub use folder::{FolderError, ImageFiles, LabelledFile};
+pub use image_set::ImageSet;
 pub use images::{ImageShape, Images};
 pub use loader::{ImageBatch, ImageLoader};
 pub use normalization::Normalization;
@@ -28,63 +33,108 @@ use std::path::Path;
 #[derive(Clone, Debug)]
 pub struct Splits {
     /// To learn from.
-    pub train: Images,
+    pub train: ImageSet,
     /// To choose by; never test images.
-    pub valid: Images,
+    pub valid: ImageSet,
     /// To measure the result once.
-    pub test: Images,
+    pub test: ImageSet,
     /// That of `train`.
     pub normalization: Normalization,
 }
 
+/// Which images to read.
+#[derive(Clone, Copy, Debug)]
+pub struct DataSource<'a> {
+    /// The dataset.
+    pub dataset: DatasetKind,
+    /// Where its files are, if not where they usually are; the digits need none.
+    pub data_dir: Option<&'a Path>,
+    /// Rows and columns that the images of a [`DatasetKind::Folder`] are made into.
+    pub image_size: usize,
+    /// Decides which images are for validation, of digits and folders.
+    pub seed: u64,
+}
+
+impl<'a> DataSource<'a> {
+    /// The usual images of a dataset.
+    #[must_use]
+    pub const fn new(dataset: DatasetKind, data_dir: Option<&'a Path>, seed: u64) -> Self {
+        Self { dataset, data_dir, image_size: IMAGE_SIZE, seed }
+    }
+
+    fn folder(&self) -> Result<folder::Parts, DataError> {
+        let hint = "it has a folder for each class, or `train` and `val` with those";
+        let dir = self.data_dir.ok_or_else(|| DataError::NoDirectory {
+            dataset: self.dataset,
+            file: "images".into(),
+            hint,
+        })?;
+        folder::parts(dir, self.image_size, self.seed)
+    }
+}
+
+/// Rows and columns of images if nothing else is asked for.
+pub const IMAGE_SIZE: usize = 224;
+
 /// Reads and splits a dataset.
 ///
-/// `data_dir` is where its files are, if not where they usually are; the digits need none. Of the digits, `seed`
-/// decides which are for validation; of the others, the last images of the training files are (a twelfth of MNIST and
-/// Fashion-MNIST, a tenth of CIFAR; 5,000 each). `limit_train` takes the first images of those left for training.
+/// Of the digits and of a folder's images, the seed decides which are for validation; of the others, the last images of the
+/// training files are (a twelfth of MNIST and Fashion-MNIST, a tenth of CIFAR; 5,000 each). `limit_train` takes the first
+/// images of those left for training.
 ///
 /// # Errors
 /// If a file is missing or wrong, or there are not as many training images as `limit_train` says.
-pub fn load(
-    dataset: DatasetKind, data_dir: Option<&Path>, limit_train: Option<usize>, seed: u64,
-) -> Result<Splits, DataError> {
-    let (train, valid) = match dataset {
-        DatasetKind::Digits => digits::training(seed)?,
+pub fn load(source: &DataSource, limit_train: Option<usize>) -> Result<Splits, DataError> {
+    let DataSource { dataset, data_dir, seed, .. } = *source;
+    let ((train, valid), test): ((ImageSet, ImageSet), _) = match dataset {
+        DatasetKind::Folder => {
+            let folder::Parts { train, valid, test } = source.folder()?;
+            ((train.into(), valid.into()), test.into())
+        }
+        DatasetKind::Digits => {
+            let (train, valid) = digits::training(seed)?;
+            ((train.into(), valid.into()), load_test(source)?)
+        }
         DatasetKind::Mnist | DatasetKind::FashionMnist => {
-            hold_out(dataset, idx::load(dataset, data_dir, Part::Train)?, 12)?
+            (hold_out(dataset, idx::load(dataset, data_dir, Part::Train)?, 12)?, load_test(source)?)
         }
         DatasetKind::Cifar10 | DatasetKind::Cifar100 => {
-            hold_out(dataset, cifar::load(dataset, data_dir, Part::Train)?, 10)?
+            (hold_out(dataset, cifar::load(dataset, data_dir, Part::Train)?, 10)?, load_test(source)?)
         }
     };
     let train = limited(dataset, train, limit_train)?;
-    let test = load_test(dataset, data_dir)?;
-    Ok(Splits { normalization: Normalization::of(&train), train, valid, test })
+    let normalization = match &train {
+        ImageSet::Memory(images) => Normalization::of(images),
+        ImageSet::Files(_) => Normalization::imagenet(),
+    };
+    Ok(Splits { normalization, train, valid, test })
 }
 
 /// Reads only the test images of a dataset, as [`load`] gives them.
 ///
 /// # Errors
 /// If a file is missing or wrong.
-pub fn load_test(dataset: DatasetKind, data_dir: Option<&Path>) -> Result<Images, DataError> {
-    match dataset {
-        DatasetKind::Digits => digits::test(),
-        DatasetKind::Mnist | DatasetKind::FashionMnist => idx::load(dataset, data_dir, Part::Test),
-        DatasetKind::Cifar10 | DatasetKind::Cifar100 => cifar::load(dataset, data_dir, Part::Test),
-    }
+pub fn load_test(source: &DataSource) -> Result<ImageSet, DataError> {
+    let DataSource { dataset, data_dir, .. } = *source;
+    Ok(match dataset {
+        DatasetKind::Folder => source.folder()?.test.into(),
+        DatasetKind::Digits => digits::test()?.into(),
+        DatasetKind::Mnist | DatasetKind::FashionMnist => idx::load(dataset, data_dir, Part::Test)?.into(),
+        DatasetKind::Cifar10 | DatasetKind::Cifar100 => cifar::load(dataset, data_dir, Part::Test)?.into(),
+    })
 }
 
 /// Splits off the last of every `one_in` images, at least one, for validation.
-fn hold_out(dataset: DatasetKind, images: Images, one_in: usize) -> Result<(Images, Images), DataError> {
+fn hold_out(dataset: DatasetKind, images: Images, one_in: usize) -> Result<(ImageSet, ImageSet), DataError> {
     let count = images.len();
     if count < 2 {
         return Err(DataError::TooFew { dataset, found: count });
     }
     let train = count - (count / one_in).max(1);
-    Ok((images.range(0..train), images.range(train..count)))
+    Ok((images.range(0..train).into(), images.range(train..count).into()))
 }
 
-fn limited(dataset: DatasetKind, images: Images, limit: Option<usize>) -> Result<Images, DataError> {
+fn limited(dataset: DatasetKind, images: ImageSet, limit: Option<usize>) -> Result<ImageSet, DataError> {
     let available = images.len();
     match limit {
         None => Ok(images),

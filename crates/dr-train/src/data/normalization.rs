@@ -23,6 +23,12 @@ impl Normalization {
         Self { mean, std }
     }
 
+    /// That of ImageNet's training images, as trained networks for photographs expect it.
+    #[must_use]
+    pub fn imagenet() -> Self {
+        Self { mean: vec![0.485, 0.456, 0.406], std: vec![0.229, 0.224, 0.225] }
+    }
+
     /// Whether images of this shape can be normalised by it: one finite mean and one positive deviation a channel.
     #[must_use]
     pub fn fits(&self, shape: ImageShape) -> bool {

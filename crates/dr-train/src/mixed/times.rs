@@ -4,7 +4,7 @@ use super::{Candidates, SearchPlanError};
 use crate::artifact::Artifact;
 use crate::evaluation::{EvaluationError, check_batch};
 use crate::latency::{LatencyOptions, MOST_PIXELS, WARM_UP, median, milliseconds, random_images};
-use crate::models::IntResNet;
+use crate::models::IntConvNet;
 use burn::tensor::Device;
 use dr_precision::{Precision, PrecisionPlan};
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,7 +86,9 @@ pub fn measure_plan(
 }
 
 /// The integer network of a plan. Times do not depend on the statistics of its BatchNorms: it has seen no images.
-fn integer(artifact: &Artifact, plan: &PrecisionPlan, device: &Device) -> Result<IntResNet, SearchPlanError> {
+fn integer(
+    artifact: &Artifact, plan: &PrecisionPlan, device: &Device,
+) -> Result<IntConvNet, SearchPlanError> {
     let artifact = artifact.export_plan(plan, &[], &Device::flex())?;
     Ok(artifact.integer(artifact.description.edge, device)?)
 }
@@ -98,7 +100,7 @@ fn nanoseconds(milliseconds: f64) -> u64 {
 /// A network and its times in milliseconds.
 struct Run {
     precisions: Vec<Precision>,
-    network: IntResNet,
+    network: IntConvNet,
     whole: Vec<f64>,
     layers: Vec<Vec<f64>>,
 }

@@ -1,28 +1,34 @@
-//! [`IntResNet`]: a residual network in integer arithmetic.
+//! [`IntConvNet`]: a convolutional network in integer arithmetic.
 
+use super::conv_net::max_pool;
 use crate::nn::{IntConv2d, IntLinear, IntegerError};
 use burn::tensor::{Device, Tensor};
 use dr_precision::Precision;
 use std::iter::once;
 use std::time::{Duration, Instant};
 
-/// A [`ResNet`](super::ResNet) in integer arithmetic: made by [`ResNet::to_integer`](super::ResNet::to_integer) or
+/// A [`ConvNet`](super::ConvNet) in integer arithmetic: made by [`ConvNet::to_integer`](super::ConvNet::to_integer) or
 /// [`Artifact::integer`](crate::artifact::Artifact::integer), switched between precisions in place.
 ///
 /// It holds the stored integer codes, the codes at the active precision, and the scales and BatchNorm terms of all; no
 /// float weights. Clones share what they do not change.
 #[derive(Clone, Debug)]
-pub struct IntResNet {
-    pub(super) stem: IntConv2d,
-    pub(super) blocks: Vec<IntBlock>,
-    pub(super) head: IntLinear,
+pub struct IntConvNet {
+    pub(crate) stem: IntConv2d,
+    pub(crate) max_pool: bool,
+    pub(crate) blocks: Vec<IntBlock>,
+    pub(crate) tail: Option<IntConv2d>,
+    pub(crate) head: IntLinear,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct IntBlock {
-    pub(super) conv1: IntConv2d,
-    pub(super) conv2: IntConv2d,
-    pub(super) shortcut: Option<IntConv2d>,
+pub(crate) struct IntBlock {
+    pub(crate) first: IntConv2d,
+    pub(crate) middle: Vec<IntConv2d>,
+    pub(crate) last: IntConv2d,
+    pub(crate) shortcut: Option<IntConv2d>,
+    /// Whether the input, or its shortcut, is added.
+    pub(crate) adds: bool,
 }
 
 /// Measures layers, if it is to: on the device, which is waited for.
@@ -45,27 +51,33 @@ impl IntBlock {
     /// `[batch, rows, columns, channels]` in f32 to the same after the block. Between the convolutions there are only
     /// codes. Layers count from `first`, in the order of [`IntBlock::layers`].
     fn forward(&self, x: Tensor<4>, first: usize, clock: &mut Clock) -> Result<Tensor<4>, IntegerError> {
-        let y = clock.layer(first, || {
-            let codes = self.conv1.quantize(x.clone(), true)?;
-            self.conv1.forward_to(&codes, &self.conv2)
+        let after = |i: usize| self.middle.get(i).unwrap_or(&self.last);
+        let mut y = clock.layer(first, || {
+            let codes = self.first.quantize(x.clone(), true)?;
+            self.first.forward_to(&codes, after(0))
         })?;
+        let mut position = first + 1;
+        for (i, conv) in self.middle.iter().enumerate() {
+            y = clock.layer(position, || conv.forward_to(&y, after(i + 1)))?;
+            position += 1;
+        }
         let x = match &self.shortcut {
-            Some(conv) => clock.layer(first + 2, || conv.forward(&conv.quantize(x, true)?, None))?,
-            None => x,
+            Some(conv) => Some(clock.layer(position + 1, || conv.forward(&conv.quantize(x, true)?, None))?),
+            None => self.adds.then_some(x),
         };
-        clock.layer(first + 1, || self.conv2.forward(&y, Some(x)))
+        clock.layer(position, || self.last.forward(&y, x))
     }
 
     fn layers(&self) -> impl Iterator<Item = &IntConv2d> {
-        [&self.conv1, &self.conv2].into_iter().chain(&self.shortcut)
+        once(&self.first).chain(&self.middle).chain(once(&self.last)).chain(&self.shortcut)
     }
 
     fn layers_mut(&mut self) -> impl Iterator<Item = &mut IntConv2d> {
-        [&mut self.conv1, &mut self.conv2].into_iter().chain(&mut self.shortcut)
+        once(&mut self.first).chain(&mut self.middle).chain(once(&mut self.last)).chain(&mut self.shortcut)
     }
 }
 
-impl IntResNet {
+impl IntConvNet {
     /// `[batch, channels, height, width]` in f32 to logits `[batch, classes]`.
     ///
     /// # Errors
@@ -78,7 +90,7 @@ impl IntResNet {
     /// [`Network::layers`](super::Network::layers). The device is waited for after each layer.
     ///
     /// # Errors
-    /// Those of [`IntResNet::forward`].
+    /// Those of [`IntConvNet::forward`].
     pub fn forward_timed(&self, images: Tensor<4>) -> Result<(Tensor<2>, Vec<Duration>), IntegerError> {
         let mut clock = Clock(Some((images.device(), vec![Duration::ZERO; self.layers().count()])));
         let logits = self.run(images, &mut clock)?;
@@ -87,10 +99,17 @@ impl IntResNet {
 
     fn run(&self, images: Tensor<4>, clock: &mut Clock) -> Result<Tensor<2>, IntegerError> {
         let mut x = clock.layer(0, || self.stem.forward(&self.stem.quantize(images, false)?, None))?;
+        if self.max_pool {
+            x = max_pool(x.permute([0, 3, 1, 2])).permute([0, 2, 3, 1]);
+        }
         let mut first = 1;
         for block in &self.blocks {
             x = block.forward(x, first, clock)?;
             first += block.layers().count();
+        }
+        if let Some(conv) = &self.tail {
+            x = clock.layer(first, || conv.forward(&conv.quantize(x, true)?, None))?;
+            first += 1;
         }
         // `[batch, rows, columns, channels]`
         let features = x.flatten::<3>(1, 2).mean_dim(1).squeeze_dim::<2>(1);
@@ -121,11 +140,11 @@ impl IntResNet {
 
     fn layers(&self) -> impl Iterator<Item = &IntConv2d> {
         let blocks = self.blocks.iter().flat_map(IntBlock::layers);
-        once(&self.stem).chain(blocks).chain(once(self.head.as_conv2d()))
+        once(&self.stem).chain(blocks).chain(&self.tail).chain(once(self.head.as_conv2d()))
     }
 
     fn layers_mut(&mut self) -> impl Iterator<Item = &mut IntConv2d> {
         let blocks = self.blocks.iter_mut().flat_map(IntBlock::layers_mut);
-        once(&mut self.stem).chain(blocks).chain(once(self.head.as_conv2d_mut()))
+        once(&mut self.stem).chain(blocks).chain(&mut self.tail).chain(once(self.head.as_conv2d_mut()))
     }
 }

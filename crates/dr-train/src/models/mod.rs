@@ -1,14 +1,18 @@
 //! Networks, each written once for float and for every precision; and in integer arithmetic.
 
-mod int_resnet;
-mod resnet;
+mod architecture;
+mod block;
+mod conv_net;
+mod int_conv_net;
+mod torchvision;
 
-pub use int_resnet::IntResNet;
-pub use resnet::{ResNet, ResNetConfig};
+pub use conv_net::{ConvNet, ConvNetConfig};
+pub use int_conv_net::IntConvNet;
 
 use crate::nn::{Layer, LayerSpec, Observer, Pass, PrecisionNorm, QuantConfig};
 use burn::module::{Module, ModuleDisplay, ParamId};
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, activation::relu};
+use dr_kernels::integer::Activation;
 use std::fmt::Display;
 
 /// One quantized layer as a network describes it.
@@ -75,5 +79,14 @@ pub trait Network: Module + ModuleDisplay + Display + Sync + 'static {
         if !config.share_norm && config.plan.is_none() {
             self.norms().into_iter().for_each(|norm| norm.split(&config.precisions, config.mixed));
         }
+    }
+}
+
+/// The activation in floats.
+fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {
+    match activation {
+        Activation::None => x,
+        Activation::Relu => relu(x),
+        Activation::Relu6 => x.clamp(0.0, 6.0),
     }
 }

@@ -1,9 +1,9 @@
-//! Layers in integer arithmetic: trained layers with what follows them (BatchNorm, residual, ReLU) folded in.
+//! Layers in integer arithmetic: trained layers with what follows them (BatchNorm, residual, activation) folded in.
 //!
 //! With `x` and `q` the codes of input and weight, a layer computes
 //!
 //! ```text
-//! y = s_x s_w gain * sum(x q)  +  shift + gain * z sum(s_w q)  (+ residual, ReLU)
+//! y = s_x s_w gain * sum(x q)  +  shift + gain * z sum(s_w q)  (+ residual, activation)
 //! ```
 //!
 //! where `gain * y + shift` is BatchNorm in evaluation mode (or a bias, with a gain of 1), and the last sum, over the
@@ -12,7 +12,7 @@
 
 use super::LayerSpec;
 use burn::tensor::{Device, Tensor, TensorData};
-use dr_kernels::integer::{CodeQuantizer, IntConv2dShape, WeightLayout};
+use dr_kernels::integer::{Activation, CodeQuantizer, IntConv2dShape, WeightLayout};
 use dr_kernels::reference::zero_point_addends;
 use dr_kernels::{
     Codes, IntConv2dOptions, IntEpilogue, IntWeight, KernelError, int_conv2d, int_conv2d_codes,
@@ -72,7 +72,7 @@ pub struct IntConv2d {
     scales: LayerScales,
     affines: Affines,
     options: IntConv2dOptions,
-    relu: bool,
+    activation: Activation,
     device: Device,
     active: Active,
     /// Addends that depend on the position, by precision and size of the input.
@@ -97,16 +97,31 @@ struct Active {
     shift: Vec<f32>,
 }
 
+/// A layer at one precision, for other runtimes.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerParts {
+    pub(crate) weight: WeightLayout,
+    /// `[outputs, inputs / groups * taps]`.
+    pub(crate) codes: Vec<i32>,
+    /// `[outputs]`, of the weight and of what follows the layer.
+    pub(crate) scale: Vec<f32>,
+    /// `[outputs]`, what is added.
+    pub(crate) shift: Vec<f32>,
+    pub(crate) input: CodeQuantizer,
+    pub(crate) options: IntConv2dOptions,
+    pub(crate) activation: Activation,
+}
+
 /// So many addends are kept for each layer: of images of many sizes they would fill the memory.
 const KEPT_ADDENDS: usize = 64;
 
 impl IntConv2d {
     pub(super) fn new(
-        stored: IntWeight, scales: LayerScales, affines: Affines, options: IntConv2dOptions, relu: bool,
-        precision: Precision, device: Device,
+        stored: IntWeight, scales: LayerScales, affines: Affines, options: IntConv2dOptions,
+        activation: Activation, precision: Precision, device: Device,
     ) -> Result<Self, IntegerError> {
-        let active = Active::new(&stored, &scales, &affines, relu, precision, &device)?;
-        Ok(Self { stored, scales, affines, options, relu, device, active, addends: Arc::default() })
+        let active = Active::new(&stored, &scales, &affines, activation, precision, &device)?;
+        Ok(Self { stored, scales, affines, options, activation, device, active, addends: Arc::default() })
     }
 
     /// Whether the layer can be switched to `precision`.
@@ -122,8 +137,8 @@ impl IntConv2d {
     /// # Errors
     /// [`IntegerError::Precision`] if the layer has no such precision; it then stays as it is.
     pub fn switch(&mut self, precision: Precision) -> Result<(), IntegerError> {
-        let Self { stored, scales, affines, relu, device, .. } = self;
-        self.active = Active::new(stored, scales, affines, *relu, precision, device)?;
+        let Self { stored, scales, affines, activation, device, .. } = self;
+        self.active = Active::new(stored, scales, affines, *activation, precision, device)?;
         Ok(())
     }
 
@@ -151,7 +166,7 @@ impl IntConv2d {
         Ok(quantize_codes(x, channels_last, quantizer.clone(), input.bits)?)
     }
 
-    /// `[batch, rows, columns, channels out]` in f32, with `residual` of that shape added before the ReLU.
+    /// `[batch, rows, columns, channels out]` in f32, with `residual` of that shape added before the activation.
     ///
     /// # Errors
     /// Codes or a residual of another shape or device.
@@ -167,6 +182,20 @@ impl IntConv2d {
         let Active { quantizer, input, .. } = &next.active;
         let (weight, epilogue) = (&self.active.weight, self.epilogue(x));
         Ok(int_conv2d_codes(x, weight, &self.options, &epilogue, None, quantizer.clone(), input.bits)?)
+    }
+
+    /// What the layer is made of at its precision; the codes are copied from the device.
+    pub(crate) fn parts(&self) -> LayerParts {
+        let Active { weight, input, weight_gain, shift, .. } = &self.active;
+        LayerParts {
+            weight: *weight.layout(),
+            codes: weight.codes(),
+            scale: weight_gain.clone(),
+            shift: shift.clone(),
+            input: *input,
+            options: self.options,
+            activation: self.activation,
+        }
     }
 
     /// The epilogue for an input of this size.
@@ -189,8 +218,8 @@ impl IntConv2d {
 
 impl Active {
     fn new(
-        stored: &IntWeight, scales: &LayerScales, affines: &Affines, relu: bool, precision: Precision,
-        device: &Device,
+        stored: &IntWeight, scales: &LayerScales, affines: &Affines, activation: Activation,
+        precision: Precision, device: &Device,
     ) -> Result<Self, IntegerError> {
         let ((weight_at, input_at), affine) = choose(scales, affines, precision)?;
         let input = scales.inputs[input_at];
@@ -199,8 +228,11 @@ impl Active {
             weight_scales.zip(&affine.gain).map(|(scale, gain)| scale * gain).collect();
         let multiplier: Vec<f32> = weight_gain.iter().map(|weight| input.scale * weight).collect();
         let shift = affine.shift.clone();
-        let epilogue =
-            IntEpilogue { multiplier: floats(&multiplier, device), addend: floats(&shift, device), relu };
+        let epilogue = IntEpilogue {
+            multiplier: floats(&multiplier, device),
+            addend: floats(&shift, device),
+            activation,
+        };
         let weight = stored.switch(scales.spec.weights[weight_at])?;
         let quantizer = floats(&[input.scale, input.zero_point], device);
         Ok(Self { precision, weight, input, quantizer, epilogue, weight_gain, shift })

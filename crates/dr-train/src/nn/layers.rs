@@ -6,6 +6,7 @@ use super::quantizers::host;
 use super::{IntConv2d, IntLinear, IntegerError, LayerSpec, Observer, Pass, PrecisionNorm, Quantizers};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
+use dr_kernels::integer::Activation;
 use dr_kernels::{IntConv2dOptions, conv2d, conv2d_of_codes};
 use dr_precision::Precision;
 use rand::Rng;
@@ -26,17 +27,33 @@ pub struct QuantConv2dConfig {
     pub kernel: usize,
     /// Step along both axes. The padding is `kernel / 2`.
     pub stride: usize,
+    /// Parts of the channels that are convolved each for itself.
+    pub groups: usize,
 }
 
 impl QuantConv2dConfig {
+    /// A stride of 1 and one group.
+    #[must_use]
+    pub const fn new(channels: [usize; 2], kernel: usize) -> Self {
+        Self { channels, kernel, stride: 1, groups: 1 }
+    }
+
     /// A float convolution with weights drawn from `rng`.
+    ///
+    /// # Panics
+    /// If there are no groups.
     pub fn init(&self, rng: &mut impl Rng, device: &Device) -> QuantConv2d {
         let [channels_in, channels_out] = self.channels;
         QuantConv2d {
-            weight: he_normal([channels_out, channels_in, self.kernel, self.kernel], rng, device),
+            weight: he_normal(
+                [channels_out, channels_in / self.groups, self.kernel, self.kernel],
+                rng,
+                device,
+            ),
             quantizers: Quantizers::default(),
             stride: self.stride,
             padding: self.kernel / 2,
+            groups: self.groups,
         }
     }
 }
@@ -44,13 +61,15 @@ impl QuantConv2dConfig {
 /// A 2D convolution without bias, float or fake-quantized.
 #[derive(Module, Debug)]
 pub struct QuantConv2d {
-    /// `[channels out, channels in, kernel, kernel]`.
+    /// `[channels out, channels in / groups, kernel, kernel]`.
     weight: Param<Tensor<4>>,
     quantizers: Quantizers,
     #[module(skip)]
     stride: usize,
     #[module(skip)]
     padding: usize,
+    #[module(skip)]
+    groups: usize,
 }
 
 impl QuantConv2d {
@@ -76,22 +95,22 @@ impl QuantConv2d {
         norm.forward(self.forward(x, pass), pass.norm(self.weight.id))
     }
 
-    /// The layer in integer arithmetic at `precision`, with the BatchNorm that follows it, in evaluation mode, and a ReLU
-    /// if `relu` is set. It is on the device of the weight.
+    /// The layer in integer arithmetic at `precision`, with the BatchNorm that follows it, in evaluation mode, and an
+    /// activation. It is on the device of the weight.
     ///
     /// # Errors
     /// A float layer, or a precision that it was not prepared for.
     pub fn to_integer(
-        &self, norm: &PrecisionNorm, relu: bool, precision: Precision,
+        &self, norm: &PrecisionNorm, activation: Activation, precision: Precision,
     ) -> Result<IntConv2d, IntegerError> {
-        let (weight, scales) = self.quantizers.to_integer(&self.weight)?;
+        let (weight, scales) = self.quantizers.to_integer(&self.weight, self.groups)?;
         let options = IntConv2dOptions {
             stride: [self.stride; 2],
             padding: [self.padding; 2],
             ..IntConv2dOptions::default()
         };
         let device = self.weight.val().device().inner();
-        IntConv2d::new(weight, scales, norm.affines(), options, relu, precision, device)
+        IntConv2d::new(weight, scales, norm.affines(), options, activation, precision, device)
     }
 }
 
@@ -136,11 +155,12 @@ impl QuantLinear {
     /// # Errors
     /// A float layer, or a precision that it was not prepared for.
     pub fn to_integer(&self, precision: Precision) -> Result<IntLinear, IntegerError> {
-        let (weight, scales) = self.quantizers.to_integer(&self.weight)?;
+        let (weight, scales) = self.quantizers.to_integer(&self.weight, 1)?;
         let shift = host(&self.bias.val());
         let bias = Affine { gain: vec![1.0; shift.len()], shift };
         let (options, device) = (IntConv2dOptions::default(), self.weight.val().device().inner());
-        let layer = IntConv2d::new(weight, scales, vec![(None, bias)], options, false, precision, device)?;
+        let (bias, activation) = (vec![(None, bias)], Activation::None);
+        let layer = IntConv2d::new(weight, scales, bias, options, activation, precision, device)?;
         Ok(IntLinear::new(layer))
     }
 }

@@ -13,6 +13,7 @@ pub(crate) mod quantizers;
 
 pub use assignment::{Assignment, AssignmentError};
 pub use calibration::{Observer, fit_activation};
+pub(crate) use integer::LayerParts;
 pub use integer::{IntConv2d, IntLinear, IntegerError};
 pub use layers::{Layer, QuantConv2d, QuantConv2dConfig, QuantLinear, QuantLinearConfig};
 pub use norm::{MixedNorm, PrecisionNorm, PrecisionNormConfig};

@@ -190,7 +190,7 @@ impl Quantizers {
 
     /// The codes of the weight, prepared for integer arithmetic on its device, and the scales of all widths.
     pub(super) fn to_integer<const D: usize>(
-        &self, weight: &Param<Tensor<D>>,
+        &self, weight: &Param<Tensor<D>>, groups: usize,
     ) -> Result<(IntWeight, LayerScales), IntegerError> {
         let spec = self.spec.clone().ok_or(IntegerError::Float)?;
         let (stored, scale) = (QuantSpec::weights(spec.weights[0]), self.weight_scales[0].val());
@@ -205,7 +205,7 @@ impl Quantizers {
         };
         let inputs = spec.activations.iter().enumerate().map(input).collect();
         let weights = self.weight_scales.iter().map(|scale| host(&scale.val())).collect();
-        Ok((IntWeight::new(&packed, 1)?, LayerScales { spec, weights, inputs }))
+        Ok((IntWeight::new(&packed, groups)?, LayerScales { spec, weights, inputs }))
     }
 
     /// All learned scales and zero points with the width they belong to.

@@ -10,22 +10,34 @@ use burn::train::metric::{
 };
 use std::sync::Arc;
 
-/// What a step computed: loss `[1]` and logits `[batch, classes]` of each pass, and the labels `[batch]`.
-#[derive(Clone, Debug)]
+/// What a step computed: each pass.
+#[derive(Clone, Debug, Default)]
 pub struct StepOutput {
-    pub(super) passes: Vec<(Tensor<1>, Tensor<2>)>,
-    pub(super) labels: Tensor<1, Int>,
+    pub(super) passes: Vec<PassOutput>,
+}
+
+/// What a pass computed.
+#[derive(Clone, Debug)]
+pub(super) struct PassOutput {
+    /// `[1]`
+    pub loss: Tensor<1>,
+    /// `[batch, classes]`
+    pub logits: Tensor<2>,
+    /// `[batch]`
+    pub labels: Tensor<1, Int>,
 }
 
 impl ItemLazy for StepOutput {
     fn sync(self) -> Result<Self, ExecutionError> {
-        self.labels.device().flush()?;
-        let plain =
-            |(loss, logits): (Tensor<1>, Tensor<2>)| (loss.without_autodiff(), logits.without_autodiff());
-        Ok(Self {
-            passes: self.passes.into_iter().map(plain).collect(),
-            labels: self.labels.without_autodiff(),
-        })
+        if let Some(pass) = self.passes.first() {
+            pass.labels.device().flush()?;
+        }
+        let plain = |PassOutput { loss, logits, labels }| PassOutput {
+            loss: loss.without_autodiff(),
+            logits: logits.without_autodiff(),
+            labels: labels.without_autodiff(),
+        };
+        Ok(Self { passes: self.passes.into_iter().map(plain).collect() })
     }
 }
 
@@ -84,14 +96,14 @@ impl Metric for PassMetric {
     }
 
     fn update(&mut self, item: &StepOutput, _: &MetricMetadata) -> Result<SerializedEntry, TensorReadError> {
-        let [batch] = item.labels.dims();
         // A step that was stopped for a loss that is not finite has no passes.
-        if let Some((loss, logits)) = item.passes.get(self.position) {
+        if let Some(PassOutput { loss, logits, labels }) = item.passes.get(self.position) {
+            let [batch] = labels.dims();
             let value = match self.quantity {
                 Quantity::Loss => loss.clone().try_into_scalar::<f64>()?,
                 Quantity::Top1 => {
                     let guesses = logits.clone().argmax(1).reshape([batch]);
-                    let right = guesses.equal(item.labels.clone()).int().sum().try_into_scalar::<f64>()?;
+                    let right = guesses.equal(labels.clone()).int().sum().try_into_scalar::<f64>()?;
                     100.0 * right / batch as f64
                 }
             };

@@ -35,6 +35,10 @@ pub struct Phase {
     pub directory: PathBuf,
     /// How many epochs.
     pub epochs: usize,
+    /// How many came before on the same images, so that this phase does not repeat their shuffling and augmentation.
+    pub epochs_before: usize,
+    /// Batches in a step of the optimizer; at least 1.
+    pub accumulate: usize,
     /// After how many the learning rate would be zero: at least as many.
     pub anneal_epochs: usize,
     /// The optimizer.
@@ -151,6 +155,7 @@ pub fn run_phase<M: Network>(
         .and_then(|()| remove_leftovers(&checkpoints))
         .map_err(|source| PhaseError::Directory { path: checkpoints.clone(), source })?;
     objective.interrupter = interrupter.clone();
+    objective.accumulate = phase.accumulate;
     let trainee = Trainee::new(model, objective);
     let objective = trainee.objective().clone();
     let finished = phase.finished(&trainee);
@@ -165,10 +170,15 @@ pub fn run_phase<M: Network>(
                 .start(finished * steps_per_epoch)
                 .map_err(|reason| PhaseError::Stopped { phase: phase.name.clone(), reason })?;
         }
-        let warmup = (phase.warmup_epochs * steps_per_epoch as f64).round() as usize;
-        let schedule = schedule(phase.lr, warmup, phase.anneal_epochs * steps_per_epoch)
+        let updates_per_epoch = steps_per_epoch.div_ceil(phase.accumulate);
+        let warmup = (phase.warmup_epochs * updates_per_epoch as f64).round() as usize;
+        let schedule = schedule(phase.lr, warmup, phase.anneal_epochs * updates_per_epoch)
             .map_err(|reason| PhaseError::Schedule { lr: phase.lr, reason })?;
-        let train: Arc<dyn DataLoader<ImageBatch>> = Arc::new(train.starting_at(finished as u64));
+        let train: Arc<dyn DataLoader<ImageBatch>> = Arc::new(
+            train
+                .with_orders(objective.batches() as u32)
+                .starting_at((phase.epochs_before + finished) as u64),
+        );
         let checkpointer = |part: usize| AtomicCheckpointer::new(&checkpoints, PARTS[part], history.clone());
         let mut training = SupervisedTraining::new(&phase.directory, train, Arc::new(valid))
             .num_epochs(phase.epochs)
@@ -189,6 +199,9 @@ pub fn run_phase<M: Network>(
                     training = training.metric_valid_numeric(metric);
                 }
             }
+        }
+        if phase.accumulate > 1 {
+            training = training.grads_accumulation(phase.accumulate);
         }
         if !dashboard {
             training = training.renderer(Box::new(Silent));

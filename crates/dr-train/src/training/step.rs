@@ -1,7 +1,7 @@
-//! One training step: every precision of the set on the same batch, one update (arXiv:2502.01199).
+//! One training step: every precision of the set, one update (arXiv:2502.01199).
 
 use super::alrs;
-use super::metric::StepOutput;
+use super::metric::{PassOutput, StepOutput};
 use crate::data::ImageBatch;
 use crate::mixed::DrawLog;
 use crate::models::Network;
@@ -36,8 +36,13 @@ pub struct Objective {
     pub alrs: bool,
     /// Multiply codes instead of fake-quantized floats in the forward pass, where that is possible.
     pub integers: bool,
+    /// Whether each pass has images of its own: the first of so many equal parts of a batch is the first pass's. Else all
+    /// see the whole batch.
+    pub separate_batches: bool,
     /// Whose logits the passes learn from besides the labels.
     pub distill: Distillation,
+    /// Batches whose mean gradient makes a step of the optimizer.
+    pub(super) accumulate: usize,
     /// Set when a loss was not finite; the step is then not taken.
     pub(super) diverged: AtomicBool,
     pub(super) interrupter: Interrupter,
@@ -64,6 +69,11 @@ impl Objective {
             Some(if self.integers { pass.in_integers() } else { pass })
         };
         self.passes.iter().filter_map(pass).collect()
+    }
+
+    /// How many batches a step takes.
+    pub(super) fn batches(&self) -> usize {
+        if self.separate_batches { self.passes.len().max(1) } else { 1 }
     }
 
     /// The mixtures of the next step.
@@ -134,8 +144,13 @@ impl<M: Network> Trainee<M> {
         if !loss.clone().into_scalar::<f32>().is_finite() {
             return None;
         }
-        let grads = GradientsParams::from_grads(loss.backward(), self);
-        Some(PassResult { loss: loss.detach(), logits: logits.detach(), grads })
+        let part = loss.clone() / self.objective.accumulate.max(1) as f64;
+        let grads = GradientsParams::from_grads(part.backward(), self);
+        let labels = batch.labels.clone();
+        Some(PassResult {
+            output: PassOutput { loss: loss.detach(), logits: logits.detach(), labels },
+            grads,
+        })
     }
 
     /// The loss of logits `[batch, classes]`: cross entropy with the labels, and with `teacher`'s logits half of that
@@ -156,8 +171,7 @@ impl<M: Network> Trainee<M> {
 
 /// What one pass over a batch gives. Its graph is gone.
 struct PassResult {
-    loss: Tensor<1>,
-    logits: Tensor<2>,
+    output: PassOutput,
     grads: GradientsParams,
 }
 
@@ -167,33 +181,35 @@ impl<M: Network> TrainStep for Trainee<M> {
 
     fn step(&self, batch: ImageBatch) -> TrainOutput<StepOutput> {
         let objective = &self.objective;
-        let mut teacher = match &objective.distill {
-            Distillation::Teacher(logits) => Some(Tensor::from_inner(logits(batch.images.clone().inner()))),
-            _ => None,
-        };
         let drawn: Vec<_> = objective.draw().iter().map(|drawn| self.assign(drawn)).collect();
         let passes = objective.passes(&drawn);
+        let batches = batch.split(objective.batches());
+        let mut highest = None;
         let mut results = Vec::with_capacity(passes.len());
-        for pass in &passes {
-            let result = self.pass(pass, &batch, teacher.as_ref());
-            if matches!(objective.distill, Distillation::Highest) && teacher.is_none() {
-                teacher = result.as_ref().map(|result| result.logits.clone());
-            }
+        for (pass, batch) in passes.iter().zip(batches.iter().cycle()) {
+            let teacher = match &objective.distill {
+                Distillation::Off => None,
+                Distillation::Highest => highest.clone(),
+                Distillation::Teacher(logits) => {
+                    Some(Tensor::from_inner(logits(batch.images.clone().inner())))
+                }
+            };
+            let result = self.pass(pass, batch, teacher.as_ref());
+            highest = highest.or_else(|| result.as_ref().map(|result| result.output.logits.clone()));
             results.push(result);
         }
         let Some(results) = results.into_iter().collect::<Option<Vec<_>>>() else {
             objective.diverged.store(true, Ordering::Relaxed);
             objective.interrupter.stop(Some("the loss is not finite"));
-            let item = StepOutput { passes: vec![], labels: batch.labels };
-            return TrainOutput { grads: GradientsParams::new(), item };
+            return TrainOutput { grads: GradientsParams::new(), item: StepOutput::default() };
         };
         let mut sum = GradientsAccumulator::new();
         let mut passes = Vec::with_capacity(results.len());
-        for PassResult { loss, logits, grads } in results {
+        for PassResult { output, grads } in results {
             sum.accumulate(self, grads);
-            passes.push((loss, logits));
+            passes.push(output);
         }
-        TrainOutput { grads: sum.grads(), item: StepOutput { passes, labels: batch.labels } }
+        TrainOutput { grads: sum.grads(), item: StepOutput { passes } }
     }
 
     fn optimize(
@@ -217,11 +233,12 @@ impl<M: Network> InferenceStep for Trainee<M> {
     fn step(&self, batch: ImageBatch) -> StepOutput {
         let one = |pass: &Pass| {
             let logits = self.model.forward(batch.images.clone(), pass);
-            (self.loss(logits.clone(), &batch, None), logits)
+            let loss = self.loss(logits.clone(), &batch, None);
+            PassOutput { loss, logits, labels: batch.labels.clone() }
         };
         // Mixtures have no running statistics to be validated with.
         let passes = self.objective.passes(&[]);
-        StepOutput { passes: passes.iter().map(one).collect(), labels: batch.labels.clone() }
+        StepOutput { passes: passes.iter().map(one).collect() }
     }
 }
 

@@ -6,7 +6,6 @@ use crate::cli::{CommandError, EvalArgs};
 use crate::evaluation::{formats, measure};
 use crate::report::{NumberFormat, PrecisionResult, Report};
 use crate::{data, device};
-use std::sync::Arc;
 use std::time::Instant;
 
 /// Measures a saved model on the test images.
@@ -23,7 +22,7 @@ pub fn eval(args: &EvalArgs) -> Result<(), CommandError> {
     let description = &artifact.description;
     let formats = args.precision.map_or_else(|| formats(&artifact), |precision| vec![precision.into()]);
     let dataset = args.dataset.unwrap_or(description.dataset);
-    let test = Arc::new(data::load_test(dataset, args.data_dir.as_deref())?);
+    let test = data::load_test(&description.images(dataset, args.data_dir.as_deref()))?;
     let measured = measure(&artifact, &formats, &test, args.engine, &device)
         .map_err(|error| CommandError::new(format!("`{}`: {error}", args.model.display())))?;
     let mut report = Report {

@@ -1,22 +1,56 @@
 //! `dr-train export`.
 
-use super::{save, with_plan};
-use crate::artifact::Artifact;
+use super::{print, save, with_plan};
+use crate::artifact::{Artifact, ArtifactKind};
 use crate::cli::{CommandError, ExportArgs};
+use crate::data;
+use crate::evaluation::{formats, integer_networks};
+use crate::files::write_atomically;
+use crate::onnx;
+use crate::report::thousands;
+use crate::samples::Samples;
 use burn::tensor::Device;
+use std::path::Path;
 
-/// Saves a model at one precision, or with one for each layer.
+/// Saves a model at one precision, or with one for each layer, as an artifact or as ONNX; and samples to check it by.
 ///
 /// # Errors
 /// If the model cannot be read, or does not have the precisions, or the result cannot be written.
 pub fn export(args: &ExportArgs) -> Result<(), CommandError> {
-    let artifact = Artifact::load(&args.model)?;
+    let (device, artifact) = (Device::flex(), Artifact::load(&args.model)?);
+    let data_dir = args.data_dir.as_deref();
     let packed = match (&args.plan, args.precision) {
-        (Some(plan), _) => {
-            with_plan(&artifact, &args.model, plan, args.dataset, args.data_dir.as_deref(), &Device::flex())?
-        }
+        (Some(plan), _) => with_plan(&artifact, &args.model, plan, args.dataset, data_dir, &device)?,
         (None, Some(precision)) => artifact.export(precision).map_err(|error| error.in_file(&args.model))?,
-        (None, None) => return Err(CommandError::new("expected --precision or --plan")),
+        (None, None) => match artifact.description.kind {
+            ArtifactKind::Packed(_) | ArtifactKind::PackedPlan => artifact,
+            _ => return Err(CommandError::new("expected --precision or --plan")),
+        },
     };
-    save(&packed, &args.out)
+    let description = &packed.description;
+    match is_onnx(&args.out) {
+        false => save(&packed, &args.out)?,
+        true => {
+            for network in integer_networks(&packed, &formats(&packed), &device)? {
+                let model = onnx::export(&network, description, args.opset);
+                write_atomically(&args.out, &model)?;
+                let (out, bytes) = (args.out.display(), thousands(model.len()));
+                print(&format!("wrote {out}: ONNX, {bytes} bytes\n"))?;
+            }
+        }
+    }
+    if let Some(path) = &args.samples {
+        let dataset = args.dataset.unwrap_or(description.dataset);
+        let test = data::load_test(&description.images(dataset, data_dir))?;
+        let test = test.range(0..args.images.min(test.len()));
+        for format in formats(&packed) {
+            Samples::new(&packed, format, &test, &device)?.save(path)?;
+        }
+        print(&format!("wrote {}: {} test images and their logits\n", path.display(), test.len()))?;
+    }
+    Ok(())
+}
+
+fn is_onnx(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx"))
 }

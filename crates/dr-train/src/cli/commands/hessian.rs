@@ -10,7 +10,6 @@ use crate::files::write_atomically;
 use crate::mixed::{HessianOptions, HessianReport, traces};
 use std::io::{IsTerminal, Write, stderr};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
 /// Estimates the average Hessian trace of every layer of a saved model, on training images.
@@ -28,7 +27,7 @@ pub fn hessian(args: &HessianArgs) -> Result<(), CommandError> {
     let description = &artifact.description;
     let (device, device_kind) = device::open(args.device)?;
     let dataset = args.dataset.unwrap_or(description.dataset);
-    let train = data::load(dataset, args.data_dir.as_deref(), args.limit_train, description.seed)?.train;
+    let train = data::load(&description.images(dataset, args.data_dir.as_deref()), args.limit_train)?.train;
     check_images(&artifact, &train).map_err(|error| in_model(&error))?;
     check_batch(&artifact, args.batch_size, MOST_PIXELS)?;
     let network = artifact.network(&device).map_err(|error| in_model(&error))?;
@@ -38,7 +37,7 @@ pub fn hessian(args: &HessianArgs) -> Result<(), CommandError> {
     let images = train.range(0..train.len() - train.len() % batch_size);
     let count = images.len();
     let normalization = description.normalization.clone();
-    let loader = ImageLoader::evaluation(Arc::new(images), normalization, batch_size, device);
+    let loader = ImageLoader::evaluation(images, normalization, batch_size, device);
     let progress = Progress::new(&options);
     let traces = traces(&network, &loader, &options, |samples, uncertainty| {
         progress.show(samples, uncertainty);
@@ -71,7 +70,7 @@ pub fn hessian(args: &HessianArgs) -> Result<(), CommandError> {
     print(&(report.table() + &wrote))
 }
 
-/// Pixels of a batch: the gradients of a ResNet keep 16 channels of them some 60 times, which are 4 GiB.
+/// Pixels of a batch: the gradients of a ResNet-20 keep 16 channels of them some 60 times, which are 4 GiB.
 const MOST_PIXELS: usize = 1 << 20;
 
 fn write(path: &Path, content: &[u8], wrote: &mut Vec<String>) -> Result<(), CommandError> {

@@ -3,6 +3,8 @@
 mod eval;
 mod export;
 mod hessian;
+mod import;
+mod import_check;
 mod info;
 mod latency;
 mod quantize;
@@ -12,6 +14,8 @@ mod train;
 pub use eval::eval;
 pub use export::export;
 pub use hessian::hessian;
+pub use import::import;
+pub use import_check::import_check;
 pub use info::info;
 pub use latency::latency;
 pub use quantize::quantize;
@@ -28,7 +32,6 @@ use crate::mixed::PlanFile;
 use crate::report::thousands;
 use burn::tensor::Device;
 use std::path::Path;
-use std::sync::Arc;
 
 /// Prints to the standard output. That its reader went away is no error.
 fn print(text: &str) -> Result<(), CommandError> {
@@ -50,9 +53,9 @@ fn with_plan(
     // Without images first: what is wrong with the plan is known before data is read.
     artifact.export_plan(&plan, &[], device).map_err(|error| error.in_file(model))?;
     let dataset = dataset.unwrap_or(description.dataset);
-    let train = data::load(dataset, data_dir, None, description.seed)?.train;
+    let train = data::load(&description.images(dataset, data_dir), None)?.train;
     check_images(artifact, &train)?;
-    let batches = calibration_batches(&Arc::new(train), &description.normalization, device)?;
+    let batches = calibration_batches(&train, &description.normalization, device)?;
     Ok(artifact.export_plan(&plan, &batches, device).map_err(|error| error.in_file(model))?)
 }
 

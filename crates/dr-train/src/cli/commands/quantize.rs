@@ -6,7 +6,6 @@ use crate::cli::{CommandError, QuantizeArgs};
 use crate::evaluation::check_images;
 use crate::experiment::calibration_batches;
 use crate::{data, device};
-use std::sync::Arc;
 
 /// Turns a float model into one for several precisions, without training: scales are fitted to its weights and to the
 /// activations that some training images cause.
@@ -22,8 +21,8 @@ pub fn quantize(args: &QuantizeArgs) -> Result<(), CommandError> {
     }
     let (device, _) = device::open(args.device)?;
     let dataset = args.dataset.unwrap_or(description.dataset);
-    let train = data::load(dataset, args.data_dir.as_deref(), None, description.seed)?.train;
+    let train = data::load(&description.images(dataset, args.data_dir.as_deref()), None)?.train;
     check_images(&artifact, &train)?;
-    let batches = calibration_batches(&Arc::new(train), &description.normalization, &device)?;
+    let batches = calibration_batches(&train, &description.normalization, &device)?;
     save(&artifact.quantize(args.precisions.clone(), batches, &device)?, &args.out)
 }

@@ -5,7 +5,7 @@ use super::print;
 use crate::artifact::{Artifact, ArtifactError};
 use crate::cli::{CommandError, SearchArgs};
 use crate::config::LossTerms;
-use crate::data::{self, ImageLoader, Images};
+use crate::data::{self, ImageLoader, ImageSet};
 use crate::device;
 use crate::evaluation::check_images;
 use crate::experiment::calibration_batches;
@@ -17,7 +17,6 @@ use crate::mixed::{
 };
 use burn::tensor::Device;
 use std::path::Path;
-use std::sync::Arc;
 
 /// Images for each direction of a trace's estimate.
 const BATCH: usize = 64;
@@ -55,7 +54,7 @@ pub fn search(args: &SearchArgs) -> Result<(), CommandError> {
         (None, None) => Traces::default(),
     };
     let batches = match images {
-        Some(images) => calibration_batches(&Arc::new(images), &description.normalization, &device)?,
+        Some(images) => calibration_batches(&images, &description.normalization, &device)?,
         None => vec![],
     };
     candidates.predict_losses(&artifact, &traces, args.objective, batches, &device).map_err(failed)?;
@@ -115,10 +114,10 @@ fn read_traces(path: &Path, candidates: &Candidates) -> Result<Traces, CommandEr
     Ok(traces)
 }
 
-fn training_images(args: &SearchArgs, artifact: &Artifact) -> Result<Images, CommandError> {
+fn training_images(args: &SearchArgs, artifact: &Artifact) -> Result<ImageSet, CommandError> {
     let description = &artifact.description;
     let dataset = args.dataset.unwrap_or(description.dataset);
-    let images = data::load(dataset, args.data_dir.as_deref(), None, description.seed)?.train;
+    let images = data::load(&description.images(dataset, args.data_dir.as_deref()), None)?.train;
     check_images(artifact, &images)
         .map_err(|error| CommandError::new(format!("`{}`: {error}", args.model.display())))?;
     Ok(images)
@@ -126,14 +125,14 @@ fn training_images(args: &SearchArgs, artifact: &Artifact) -> Result<Images, Com
 
 /// The traces of the model, with its stored codes dequantized.
 fn estimate(
-    args: &SearchArgs, artifact: &Artifact, images: &Images, device: &Device,
+    args: &SearchArgs, artifact: &Artifact, images: &ImageSet, device: &Device,
 ) -> Result<Traces, CommandError> {
     let in_model =
         |error: &dyn std::error::Error| CommandError::new(format!("`{}`: {error}", args.model.display()));
     let network = artifact.network(device).map_err(|error| in_model(&error))?;
     // A last batch with fewer images would give each of them more weight.
     let batch = BATCH.min(images.len());
-    let images = Arc::new(images.range(0..images.len() - images.len() % batch));
+    let images = images.range(0..images.len() - images.len() % batch);
     let normalization = artifact.description.normalization.clone();
     let loader = ImageLoader::evaluation(images, normalization, batch, device.clone());
     let options = HessianOptions { seed: args.seed, ..HessianOptions::default() };

@@ -1,0 +1,38 @@
+//! `dr-train import`.
+
+use super::save;
+use crate::artifact::{Description, InputShape};
+use crate::cli::{CommandError, ImportArgs};
+use crate::config::DatasetKind;
+use crate::data::Normalization;
+use crate::models::ConvNetConfig;
+use crate::weights::{StateDict, import as import_weights};
+use dr_precision::PrecisionSet;
+
+/// Turns a state dict with torchvision's names into a float model.
+///
+/// # Errors
+/// If the file cannot be read, or its tensors are not those of the model, or the result cannot be written.
+pub fn import(args: &ImportArgs) -> Result<(), CommandError> {
+    let dict = StateDict::load(&args.weights)?;
+    // Sizes are those of the file; what does not fit together is found by the import.
+    let config = ConvNetConfig::new(args.model, 3, 1000);
+    let size = |name: &str, axis: usize, usual: usize| {
+        let tensor = config.torchvision_name(name).and_then(|name| dict.tensors.get(&name));
+        tensor.and_then(|tensor| tensor.shape.get(axis)).copied().unwrap_or(usual)
+    };
+    let channels = size("stem.weight", 1, config.channels);
+    let classes = size("head.weight", 0, config.classes);
+    let width = size("stem.weight", 0, config.width);
+    let input = InputShape { channels, height: args.image_size, width: args.image_size };
+    let normalization = match channels {
+        3 => Normalization::imagenet(),
+        _ => Normalization { mean: vec![0.0; channels], std: vec![1.0; channels] },
+    };
+    let description = Description {
+        width,
+        normalization,
+        ..Description::new(DatasetKind::Folder, args.model, input, classes, PrecisionSet::default())
+    };
+    save(&import_weights(dict, description)?.artifact, &args.out)
+}

@@ -1,0 +1,121 @@
+//! From an image file to pixels of the network's size.
+
+use super::images::ImageShape;
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeError, ResizeOptions, Resizer};
+use image::{ImageError, ImageReader, Limits, RgbImage};
+use rand::{Rng, RngExt};
+use std::path::Path;
+
+/// Why a file gives no pixels.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DecodeError {
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error(transparent)]
+    Resize(#[from] ResizeError),
+    #[error("{0} x {1} pixels: expected at least one")]
+    Empty(u32, u32),
+}
+
+/// What is cut out of an image: left, top, width and height, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Cut([f64; 4]);
+
+/// Larger images are not read: a file of some kilobytes can ask for gigabytes.
+const LARGEST_SIDE: u32 = 1 << 15;
+const LARGEST_BYTES: u64 = 1 << 29;
+
+/// Reads an image and makes it `shape`, `[3, h, w]` written to the end of `out`: with random numbers, a random part of random
+/// shape, reflected every second time, as is usual in training (Szegedy et al., arXiv:1409.4842, section 6); without them, the middle.
+pub(super) fn decode(
+    path: &Path, shape: ImageShape, rng: Option<&mut dyn Rng>, out: &mut Vec<u8>,
+) -> Result<(), DecodeError> {
+    let image = read(path)?;
+    let (width, height) = image.dimensions();
+    if width == 0 || height == 0 {
+        return Err(DecodeError::Empty(width, height));
+    }
+    let (cut, flip) = match rng {
+        Some(rng) => (Cut::random(width, height, rng), rng.random_bool(0.5)),
+        None => (Cut::middle(width, height), false),
+    };
+    let pixels = resize(&image, cut, shape)?;
+    for channel in 0..3 {
+        for row in pixels.chunks_exact(3 * shape.width) {
+            let values = row.chunks_exact(3).map(|pixel| pixel[channel]);
+            if flip { out.extend(values.rev()) } else { out.extend(values) }
+        }
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<RgbImage, DecodeError> {
+    let mut reader = ImageReader::open(path)?.with_guessed_format()?;
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(LARGEST_SIDE);
+    limits.max_image_height = Some(LARGEST_SIDE);
+    limits.max_alloc = Some(LARGEST_BYTES);
+    reader.limits(limits);
+    Ok(reader.decode()?.into_rgb8())
+}
+
+/// `[h, w, 3]`, bilinear, with as wide a filter as shrinking needs.
+fn resize(image: &RgbImage, cut: Cut, shape: ImageShape) -> Result<Vec<u8>, DecodeError> {
+    let (width, height) = image.dimensions();
+    let source = ImageRef::new(width, height, image.as_raw(), PixelType::U8x3);
+    let Ok(source) = source else { return Err(DecodeError::Empty(width, height)) };
+    let mut result = Image::new(shape.width as u32, shape.height as u32, PixelType::U8x3);
+    let Cut([left, top, width, height]) = cut;
+    let options = ResizeOptions::new()
+        .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
+        .crop(left, top, width, height);
+    Resizer::new().resize(&source, &mut result, &options)?;
+    Ok(result.into_vec())
+}
+
+impl Cut {
+    /// The middle square, with seven eighths of the shorter side: of 256 pixels 224.
+    fn middle(width: u32, height: u32) -> Self {
+        let side = f64::from(width.min(height)) * 0.875;
+        Self([(f64::from(width) - side) / 2.0, (f64::from(height) - side) / 2.0, side, side])
+    }
+
+    /// 8 to 100 % of the area, with sides of 3:4 to 4:3; the middle if ten tries give nothing that fits.
+    fn random(width: u32, height: u32, rng: &mut dyn Rng) -> Self {
+        let (width, height) = (f64::from(width), f64::from(height));
+        for _ in 0..10 {
+            let area = width * height * rng.random_range(0.08..=1.0);
+            let ratio = rng.random_range((3f64 / 4.0).ln()..=(4f64 / 3.0).ln()).exp();
+            let (w, h) = ((area * ratio).sqrt().round(), (area / ratio).sqrt().round());
+            if (1.0..=width).contains(&w) && (1.0..=height).contains(&h) {
+                let left = rng.random_range(0.0..=width - w).floor();
+                let top = rng.random_range(0.0..=height - h).floor();
+                return Self([left, top, w, h]);
+            }
+        }
+        let (w, h) = (width.min(height * 4.0 / 3.0), height.min(width * 4.0 / 3.0));
+        Self([(width - w) / 2.0, (height - h) / 2.0, w, h])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+
+    #[test]
+    fn cuts_are_inside() {
+        let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(1);
+        for (width, height) in [(1, 1), (1, 400), (500, 2), (640, 480), (3, 3)] {
+            for _ in 0..200 {
+                let Cut([left, top, w, h]) = Cut::random(width, height, rng);
+                assert!(left >= 0.0 && top >= 0.0 && w > 0.0 && h > 0.0);
+                assert!(left + w <= f64::from(width) && top + h <= f64::from(height));
+            }
+        }
+        assert_eq!(Cut::middle(256, 512), Cut([16.0, 144.0, 224.0, 224.0]));
+    }
+}

@@ -1,0 +1,92 @@
+//! [`ImageSet`]: labelled images, in memory or in files.
+
+use super::folder::ImageFiles;
+use super::images::{ImageShape, Images};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Labelled images of one size. Clones share them.
+#[derive(Clone, Debug)]
+pub enum ImageSet {
+    /// In memory, as bytes.
+    Memory(Arc<Images>),
+    /// In files, each read when it is wanted.
+    Files(Arc<ImageFiles>),
+}
+
+impl ImageSet {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Memory(images) => images.len(),
+            Self::Files(files) => files.len(),
+        }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The size of each.
+    #[must_use]
+    pub fn shape(&self) -> ImageShape {
+        match self {
+            Self::Memory(images) => images.shape,
+            Self::Files(files) => files.shape,
+        }
+    }
+
+    /// Number of classes.
+    #[must_use]
+    pub fn classes(&self) -> usize {
+        match self {
+            Self::Memory(images) => images.classes,
+            Self::Files(files) => files.classes.len(),
+        }
+    }
+
+    /// The class of image `index`.
+    ///
+    /// # Panics
+    /// If there is no such image.
+    #[must_use]
+    pub fn label(&self, index: usize) -> usize {
+        match self {
+            Self::Memory(images) => images.labels[index].into(),
+            Self::Files(files) => files.files[index].1,
+        }
+    }
+
+    /// The images of a range.
+    ///
+    /// # Panics
+    /// If there are no such images.
+    #[must_use]
+    pub fn range(&self, range: Range<usize>) -> Self {
+        match self {
+            Self::Memory(images) => images.range(range).into(),
+            Self::Files(files) => files.range(range).into(),
+        }
+    }
+}
+
+impl From<Images> for ImageSet {
+    fn from(images: Images) -> Self {
+        Self::Memory(Arc::new(images))
+    }
+}
+
+impl From<Arc<Images>> for ImageSet {
+    fn from(images: Arc<Images>) -> Self {
+        Self::Memory(images)
+    }
+}
+
+impl From<ImageFiles> for ImageSet {
+    fn from(files: ImageFiles) -> Self {
+        Self::Files(Arc::new(files))
+    }
+}

@@ -1,0 +1,118 @@
+//! [`GraphBuilder`]: nodes and constants, one after the other.
+
+use super::proto::{
+    AttributeProto, DataType, DimensionProto, GraphProto, INT, INTS, NodeProto, TensorProto,
+    TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
+};
+
+/// Builds a graph. Every value has the name of the node that makes it.
+#[derive(Default)]
+pub(super) struct GraphBuilder {
+    graph: GraphProto,
+}
+
+/// An attribute of a node.
+pub(super) enum Attribute {
+    Int(i64),
+    Ints(Vec<i64>),
+}
+
+impl GraphBuilder {
+    /// Adds a node with one output, and gives that the node's name.
+    pub(super) fn node(
+        &mut self, name: &str, op_type: &str, inputs: &[&str], attributes: Vec<(&str, Attribute)>,
+    ) -> String {
+        let attribute = |(name, value): (&str, Attribute)| {
+            let name = name.to_string();
+            match value {
+                Attribute::Int(i) => AttributeProto { name, i, r#type: INT, ..Default::default() },
+                Attribute::Ints(ints) => AttributeProto { name, ints, r#type: INTS, ..Default::default() },
+            }
+        };
+        self.graph.node.push(NodeProto {
+            input: inputs.iter().map(ToString::to_string).collect(),
+            output: vec![name.to_string()],
+            name: name.to_string(),
+            op_type: op_type.to_string(),
+            attribute: attributes.into_iter().map(attribute).collect(),
+        });
+        name.to_string()
+    }
+
+    /// Adds a constant of floats; without sizes, a single one.
+    pub(super) fn floats(&mut self, name: &str, dims: &[usize], values: &[f32]) -> String {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.constant(name, dims, DataType::Float, bytes)
+    }
+
+    /// Adds a constant of integers of a type.
+    pub(super) fn codes(&mut self, name: &str, dims: &[usize], data_type: DataType, codes: &[i32]) -> String {
+        self.constant(name, dims, data_type, packed(codes, data_type.bits()))
+    }
+
+    fn constant(&mut self, name: &str, dims: &[usize], data_type: DataType, raw_data: Vec<u8>) -> String {
+        let dims = dims.iter().map(|&size| size as i64).collect();
+        let name = name.to_string();
+        self.graph.initializer.push(TensorProto {
+            dims,
+            data_type: data_type as i32,
+            name: name.clone(),
+            raw_data,
+        });
+        name
+    }
+
+    /// The graph with an input and an output of floats; of the first of their sizes, there are any number.
+    pub(super) fn finish(
+        mut self, name: &str, input: (&str, &[usize]), output: (&str, &[usize]),
+    ) -> GraphProto {
+        self.graph.name = name.to_string();
+        self.graph.input = vec![value(input)];
+        self.graph.output = vec![value(output)];
+        self.graph
+    }
+}
+
+fn value((name, sizes): (&str, &[usize])) -> ValueInfoProto {
+    let batch = DimensionProto { dim_param: Some("batch".into()), ..Default::default() };
+    let size = |&size: &usize| DimensionProto { dim_value: Some(size as i64), ..Default::default() };
+    let dim = std::iter::once(batch).chain(sizes.iter().map(size)).collect();
+    let tensor_type =
+        TensorTypeProto { elem_type: DataType::Float as i32, shape: Some(TensorShapeProto { dim }) };
+    let r#type = Some(TypeProto { tensor_type: Some(tensor_type) });
+    ValueInfoProto { name: name.to_string(), r#type }
+}
+
+impl DataType {
+    /// Bits of an element.
+    pub(super) const fn bits(self) -> u32 {
+        match self {
+            Self::Float => 32,
+            Self::Uint8 | Self::Int8 => 8,
+            Self::Uint4 | Self::Int4 => 4,
+            Self::Uint2 | Self::Int2 => 2,
+        }
+    }
+}
+
+/// Codes of at most a byte, the first in the lowest bits.
+fn packed(codes: &[i32], bits: u32) -> Vec<u8> {
+    let (per_byte, mask) = ((8 / bits) as usize, (1i32 << bits) - 1);
+    let byte = |codes: &[i32]| {
+        let or = |byte: i32, (i, code): (usize, &i32)| byte | (code & mask) << (i as u32 * bits);
+        codes.iter().enumerate().fold(0, or) as u8
+    };
+    codes.chunks(per_byte).map(byte).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_code_is_in_the_lowest_bits() {
+        assert_eq!(packed(&[-1, 3, -8], 4), [0x3f, 0x08]);
+        assert_eq!(packed(&[1, -2, 0, -1, 1], 2), [0b1100_1001, 1]);
+        assert_eq!(packed(&[-128, 127], 8), [0x80, 0x7f]);
+    }
+}

@@ -1,0 +1,126 @@
+//! Weights that were trained elsewhere: a state dict with torchvision's names becomes a float model.
+
+mod state_dict;
+
+pub use state_dict::{StateDict, StateDictError};
+
+use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description, TensorEntry};
+use crate::models::ConvNetConfig;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// Why a state dict is no model.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum WeightsError {
+    /// The file.
+    #[error(transparent)]
+    File(#[from] StateDictError),
+    /// Tensors that do not fit the network.
+    #[error("`{}`: {}: {}", path.display(), model, list(.problems))]
+    Mismatch {
+        /// The file.
+        path: PathBuf,
+        /// The network.
+        model: String,
+        /// All of them.
+        problems: Vec<Problem>,
+    },
+    /// The model.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+}
+
+/// A tensor that does not fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// The network has it, the file does not.
+    Missing(String),
+    /// The file has it, the network does not.
+    Unknown(String),
+    /// Both have it, in other shapes.
+    Shape {
+        /// Its name in the file.
+        name: String,
+        /// In the file.
+        found: Vec<usize>,
+        /// In the network.
+        expected: Vec<usize>,
+    },
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing(name) => write!(f, "`{name}` is missing"),
+            Self::Unknown(name) => write!(f, "`{name}` is unknown"),
+            Self::Shape { name, found, expected } => {
+                write!(f, "`{name}` is {found:?}: expected {expected:?}")
+            }
+        }
+    }
+}
+
+fn list(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// A float model made of a state dict.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    /// The model.
+    pub artifact: Artifact,
+    /// The last layer's tensors that were left out as they are for other classes: it starts from scratch.
+    pub new_head: Vec<Problem>,
+}
+
+/// The parts of the network that may differ: they are for other classes.
+const HEAD: &str = "head.";
+
+/// The model that `description` says, with the tensors of a state dict that has torchvision's names.
+///
+/// The last layer is left as it was initialised if it is for another number of classes.
+///
+/// # Errors
+/// [`WeightsError::Mismatch`] with every tensor that is missing, unknown, or of another shape.
+pub fn import(dict: StateDict, description: Description) -> Result<Imported, WeightsError> {
+    let config = ConvNetConfig {
+        width: description.width,
+        ..ConvNetConfig::new(description.model, description.input.channels, description.classes)
+    };
+    let StateDict { path, tensors: mut theirs } = dict;
+    let description = Description { kind: ArtifactKind::Float, ..description };
+    let model = description.model.to_string();
+    let network = config.init(description.seed, &burn::tensor::Device::flex());
+    let initial = Artifact::of(network, description)?;
+    let (mut problems, mut new_head) = (vec![], vec![]);
+    let mut tensors: BTreeMap<String, TensorEntry> = BTreeMap::new();
+    for (name, own) in initial.tensors {
+        let Some(their_name) = config.torchvision_name(&name) else { continue };
+        let entry = match theirs.remove(&their_name) {
+            Some(entry) if entry.shape == own.shape => entry,
+            Some(entry) => {
+                let is_head = name.starts_with(HEAD) && entry.shape[1..] == own.shape[1..];
+                let wrong = if is_head { &mut new_head } else { &mut problems };
+                wrong.push(Problem::Shape {
+                    name: their_name,
+                    found: entry.shape,
+                    expected: own.shape.clone(),
+                });
+                own
+            }
+            None => {
+                problems.push(Problem::Missing(their_name));
+                own
+            }
+        };
+        tensors.insert(name, entry);
+    }
+    problems.extend(theirs.into_keys().map(Problem::Unknown));
+    match problems.is_empty() {
+        true => Ok(Imported { artifact: Artifact { tensors, ..initial }, new_head }),
+        false => Err(WeightsError::Mismatch { path, model, problems }),
+    }
+}

@@ -1,0 +1,166 @@
+//! Networks that torchvision trained: the same logits, and files as PyTorch writes them.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use dr_precision::PrecisionSet;
+use dr_train::artifact::{ArtifactKind, Description, InputShape, TensorEntry};
+use dr_train::config::{DatasetKind, ModelKind};
+use dr_train::models::{ConvNetConfig, Network};
+use dr_train::nn::Pass;
+use dr_train::weights::{Problem, StateDict, WeightsError, import};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+/// As `noise` of `fixtures/make.py`.
+fn noise(name: &str, len: usize) -> Vec<f32> {
+    let seed =
+        name.bytes().fold(2_166_136_261u32, |seed, byte| (seed ^ u32::from(byte)).wrapping_mul(16_777_619));
+    let value = |i: usize| {
+        let x = (i as u32).wrapping_mul(2_654_435_761).wrapping_add(seed);
+        let x = (x ^ x >> 15).wrapping_mul(2_246_822_519);
+        let x = (x ^ x >> 13).wrapping_mul(3_266_489_917);
+        (f64::from(x ^ x >> 16) / 2f64.powi(31) - 1.0) as f32
+    };
+    (0..len).map(value).collect()
+}
+
+fn description(model: ModelKind, channels: usize, side: usize, classes: usize) -> Description {
+    let input = InputShape { channels, height: side, width: side };
+    Description::new(DatasetKind::Folder, model, input, classes, PrecisionSet::default())
+}
+
+/// A state dict as `fill` of `fixtures/make.py` makes it.
+fn filled(model: ModelKind, classes: usize) -> StateDict {
+    let config = ConvNetConfig::new(model, 3, classes);
+    let network = config.init(1, &Device::flex());
+    let own = dr_train::artifact::Artifact::of(network, description(model, 3, 64, classes)).unwrap().tensors;
+    let fill = |(name, entry): (String, TensorEntry)| {
+        let name = config.torchvision_name(&name).unwrap();
+        let mut values = noise(&name, entry.shape.iter().product());
+        if entry.shape.len() > 1 {
+            let scale = (2.0 / (entry.shape[1..].iter().product::<usize>() as f64).sqrt()) as f32;
+            values.iter_mut().for_each(|value| *value *= scale);
+        } else if name.ends_with("weight") || name.ends_with("running_var") {
+            values.iter_mut().for_each(|value| *value = 1.0 + *value * 0.25);
+        } else {
+            values.iter_mut().for_each(|value| *value *= 0.125);
+        }
+        (name, TensorEntry::f32(entry.shape, values))
+    };
+    StateDict { path: "filled".into(), tensors: own.into_iter().map(fill).collect() }
+}
+
+#[test]
+fn logits_are_torchvisions() {
+    let json = std::fs::read_to_string(fixture("torchvision.json")).unwrap();
+    let expected: BTreeMap<String, Vec<f32>> = serde_json::from_str(&json).unwrap();
+    let device = Device::flex();
+    for model in [ModelKind::Resnet18, ModelKind::Resnet34, ModelKind::Resnet50, ModelKind::MobilenetV2] {
+        let imported = import(filled(model, 7), description(model, 3, 64, 7)).unwrap();
+        assert_eq!(imported.new_head, []);
+        assert_eq!(imported.artifact.description.kind, ArtifactKind::Float);
+        let network = imported.artifact.network(&device).unwrap();
+        let images = TensorData::new(noise("images", 2 * 3 * 64 * 64), [2, 3, 64, 64]);
+        let logits = network.forward(Tensor::from_data(images, &device), &Pass::float());
+        let logits: Vec<f32> = logits.into_data().try_into_vec().unwrap();
+        let expected = &expected[model.name()];
+        let largest = expected.iter().fold(0f32, |largest, logit| largest.max(logit.abs()));
+        for (logit, expected) in logits.iter().zip(expected) {
+            assert!((logit - expected).abs() <= 1e-4 * largest, "{model}: {logit} instead of {expected}");
+        }
+    }
+}
+
+fn tiny(dict: StateDict, classes: usize) -> Result<dr_train::weights::Imported, WeightsError> {
+    let description = Description { width: 2, ..description(ModelKind::Resnet8, 1, 8, classes) };
+    import(dict, description)
+}
+
+#[test]
+fn files_of_pytorch_and_safetensors() {
+    let plain = StateDict::load(&fixture("tiny.safetensors")).unwrap();
+    let conv = &plain.tensors["layer1.0.conv1.weight"];
+    let dr_train::artifact::TensorValues::F32(values) = &conv.data else { panic!("{conv:?}") };
+    let scale = (2.0 / 18f64.sqrt()) as f32;
+    let expected: Vec<f32> = noise("layer1.0.conv1.weight", 36).iter().map(|x| x * scale).collect();
+    assert_eq!((conv.shape.as_slice(), values), ([2, 2, 3, 3].as_slice(), &expected));
+    for name in ["tiny.pth", "tiny-wrapped.pth"] {
+        assert_eq!(StateDict::load(&fixture(name)).unwrap().tensors, plain.tensors, "{name}");
+    }
+    let imported = tiny(plain, 5).unwrap();
+    assert_eq!(imported.artifact.f32("head.bias", &[5]).unwrap().len(), 5);
+}
+
+#[test]
+fn every_tensor_that_does_not_fit_is_named() {
+    let mut dict = StateDict::load(&fixture("tiny.pth")).unwrap();
+    dict.tensors.remove("layer2.0.bn1.running_mean");
+    dict.tensors.insert("extra".into(), TensorEntry::f32([1], vec![0.0]));
+    let short = TensorEntry::f32([2, 1, 1, 3], vec![0.0; 6]);
+    dict.tensors.insert("conv1.weight".into(), short);
+    let error = tiny(dict, 5).unwrap_err();
+    let WeightsError::Mismatch { problems, .. } = &error else { panic!("{error}") };
+    assert_eq!(problems.len(), 3);
+    assert!(problems.contains(&Problem::Missing("layer2.0.bn1.running_mean".into())));
+    assert!(problems.contains(&Problem::Unknown("extra".into())));
+    let message = error.to_string();
+    assert!(message.contains("`conv1.weight` is [2, 1, 1, 3]: expected [2, 1, 3, 3]"), "{message}");
+    assert!(!message.contains('\n'));
+}
+
+/// A last layer for other classes starts anew; anything else that differs is a mistake.
+#[test]
+fn a_head_for_other_classes_is_left_out() {
+    let imported = tiny(StateDict::load(&fixture("tiny.pth")).unwrap(), 3).unwrap();
+    let names: Vec<String> = imported.new_head.iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["`fc.bias` is [5]: expected [3]", "`fc.weight` is [5, 8]: expected [3, 8]"]);
+    assert_eq!(imported.artifact.f32("head.weight", &[3, 8]).unwrap().len(), 24);
+    assert!(tiny(StateDict::load(&fixture("tiny.pth")).unwrap(), 5).unwrap().new_head.is_empty());
+}
+
+#[test]
+fn what_is_no_state_dict_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let message = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let error = StateDict::load(&path).unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
+        error
+    };
+    message("empty.pth", b"");
+    message("text.pth", b"these are no weights at all");
+    let whole = std::fs::read(fixture("tiny.pth")).unwrap();
+    message("half.pth", &whole[..whole.len() / 2]);
+    // A pickle that would call os.system: it is refused, and nothing is called.
+    let marker = folder.path().join("executed");
+    let command = format!("touch {}", marker.display());
+    let pickle = format!("cposix\nsystem\n(S'{command}'\ntR.");
+    message("malicious.pth", pickle.as_bytes());
+    assert!(!marker.exists());
+    let entry = TensorEntry::u32([1], vec![1]);
+    let ints = safetensors::serialize([("w", &entry)], None).unwrap();
+    assert!(message("ints.safetensors", &ints).contains("`w` is of type U32"));
+    assert!(StateDict::load(Path::new("/nowhere.pth")).unwrap_err().to_string().contains("/nowhere.pth"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Damaged files: an error, or tensors; never a panic.
+    #[test]
+    fn damaged_files(name in prop::sample::select(vec!["tiny.pth", "tiny.safetensors"]), at: prop::sample::Index, byte: u8, cut: bool) {
+        let mut bytes = std::fs::read(fixture(name)).unwrap();
+        let at = at.index(bytes.len());
+        if cut { bytes.truncate(at) } else { bytes[at] = byte }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &bytes).unwrap();
+        if let Ok(dict) = StateDict::load(file.path()) {
+            let _ = tiny(dict, 5);
+        }
+    }
+}
