@@ -3,8 +3,13 @@
 //!
 //! The codes of weights and activations are those of the integer network. BatchNorm is part of the weights' scales and of
 //! the bias. A width that ONNX has no type for takes the next wider type, and codes of activations are kept in their
-//! range by a `Clip` before they are made. A zero point that is not zero is subtracted before and added after, as it is
+//! range by a `Min` before they are made. A zero point that is not zero is subtracted before and added after, as it is
 //! no multiple of the scale.
+//!
+//! Two things are as they are for onnxruntime (1.32). It rounds the bias of a convolution to a multiple of the product of
+//! both scales, which at few bits changes results: only convolutions in 8-bit types, which it can turn into integers, have
+//! their bias inside, others have an `Add` after them. And it does not load a graph in which a `Clip` is before a
+//! `QuantizeLinear` of less than 8 bits: there is none.
 
 mod graph;
 mod proto;
@@ -145,14 +150,13 @@ impl Writer {
         let parts = layer.parts();
         let part = |part: &str| format!("{name}/{part}");
         let x = self.fake_quantized(name, &parts, x);
-        let LayerParts { weight, codes, scale, shift, options, activation, .. } = parts;
+        let LayerParts { weight, codes, scale, shift, input, options, activation } = parts;
         let (weight_type, _) = self.opset.types(weight.bits);
         let dims = [weight.outputs, weight.inputs, weight.kernel[0], weight.kernel[1]];
         let w = self.graph.codes(&part("weight_codes"), &dims, weight_type, &codes);
         let w_scale = self.graph.floats(&part("weight_scale"), &[weight.outputs], &scale);
         let axis = vec![("axis", Attribute::Int(0))];
         let w = self.graph.node(&part("weight"), "DequantizeLinear", &[&w, &w_scale], axis);
-        let bias = self.graph.floats(&part("bias"), &[weight.outputs], &shift);
         let ints = |values: &[usize]| Attribute::Ints(values.iter().map(|&value| value as i64).collect());
         let [rows, columns] = options.padding;
         let attributes = vec![
@@ -162,14 +166,25 @@ impl Writer {
             ("pads", ints(&[rows, columns, rows, columns])),
             ("group", Attribute::Int(weight.groups as i64)),
         ];
-        let mut y = self.graph.node(&part("conv"), "Conv", &[&x, &w, &bias], attributes);
+        let (_, input_type) = self.opset.types(input.bits);
+        let mut y = if [weight_type, input_type].iter().all(|of| of.bits() == 8) {
+            let bias = self.graph.floats(&part("bias"), &[weight.outputs], &shift);
+            self.graph.node(&part("conv"), "Conv", &[&x, &w, &bias], attributes)
+        } else {
+            let y = self.graph.node(&part("conv"), "Conv", &[&x, &w], attributes);
+            let bias = self.graph.floats(&part("bias"), &[weight.outputs, 1, 1], &shift);
+            self.graph.node(&part("biased"), "Add", &[&y, &bias], vec![])
+        };
         if let Some(residual) = residual {
             y = self.graph.node(&part("add"), "Add", &[&y, residual], vec![]);
         }
         match activation {
             Activation::None => y,
             Activation::Relu => self.graph.node(&part("relu"), "Relu", &[&y], vec![]),
-            Activation::Relu6 => self.clip(&part("relu6"), &y, 6.0),
+            Activation::Relu6 => {
+                let y = self.graph.node(&part("relu"), "Relu", &[&y], vec![]);
+                self.at_most(&part("relu6"), &y, 6.0)
+            }
         }
     }
 
@@ -185,8 +200,9 @@ impl Writer {
             x = self.graph.node(&part("from_zero_point"), "Sub", &[&x, zero], vec![]);
         }
         if data_type.bits() != input.bits.bits() {
+            // Negative values become zero anyway.
             let largest = input.scale * input.bits.unsigned_max() as f32;
-            x = self.clip(&part("range"), &x, largest);
+            x = self.at_most(&part("range"), &x, largest);
         }
         let scale = self.graph.floats(&part("scale"), &[], &[input.scale]);
         let zero = self.graph.codes(&part("zero"), &[], data_type, &[0]);
@@ -198,11 +214,10 @@ impl Writer {
         }
     }
 
-    /// Values from 0 to `largest`.
-    fn clip(&mut self, name: &str, x: &str, largest: f32) -> String {
-        let low = self.graph.floats(&format!("{name}/low"), &[], &[0.0]);
-        let high = self.graph.floats(&format!("{name}/high"), &[], &[largest]);
-        self.graph.node(name, "Clip", &[x, &low, &high], vec![])
+    /// Values up to `largest`.
+    fn at_most(&mut self, name: &str, x: &str, largest: f32) -> String {
+        let high = self.graph.floats(&format!("{name}/largest"), &[], &[largest]);
+        self.graph.node(name, "Min", &[x, &high], vec![])
     }
 }
 
@@ -269,7 +284,7 @@ mod tests {
             let of = |name: &str| {
                 graph.initializer.iter().find(|constant| constant.name == name).unwrap().data_type
             };
-            let clips = count(&graph, "Clip");
+            let clips = count(&graph, "Min");
             (of("block0/conv1/weight_codes"), of("block0/conv1/zero"), of("stem/weight_codes"), clips)
         };
         let [int8, uint8] = [DataType::Int8, DataType::Uint8].map(|t| t as i32);

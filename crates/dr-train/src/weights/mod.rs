@@ -28,6 +28,16 @@ pub enum WeightsError {
         /// All of them.
         problems: Vec<Problem>,
     },
+    /// Not one tensor that the network has.
+    #[error("`{}`: {model}: has no tensor of it: expected torchvision's names, such as `{expected}`", path.display())]
+    OtherNetwork {
+        /// The file.
+        path: PathBuf,
+        /// The network.
+        model: String,
+        /// A name that was expected.
+        expected: String,
+    },
     /// The model.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
@@ -117,6 +127,12 @@ pub fn import(dict: StateDict, description: Description) -> Result<Imported, Wei
             }
         };
         tensors.insert(name, entry);
+    }
+    if let [Problem::Missing(name), ..] = problems.as_slice()
+        && problems.len() == tensors.len()
+        && new_head.is_empty()
+    {
+        return Err(WeightsError::OtherNetwork { path, model, expected: name.clone() });
     }
     problems.extend(theirs.into_keys().map(Problem::Unknown));
     match problems.is_empty() {
