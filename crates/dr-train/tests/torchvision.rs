@@ -112,6 +112,21 @@ fn every_tensor_that_does_not_fit_is_named() {
     assert!(!message.contains('\n'));
 }
 
+#[test]
+fn sizes_that_the_file_cannot_have() {
+    let mut dict = StateDict::load(&fixture("tiny.pth")).unwrap();
+    // No axes at all.
+    dict.tensors.insert("fc.bias".into(), TensorEntry::f32([], vec![0.0]));
+    assert!(tiny(dict, 5).unwrap_err().to_string().contains("`fc.bias` is []: expected [5]"));
+    let dict = || StateDict::load(&fixture("tiny.pth")).unwrap();
+    let wide = |width| {
+        let description = Description { width, ..description(ModelKind::Resnet8, 1, 8, 5) };
+        import(dict(), description).unwrap_err().to_string()
+    };
+    assert!(wide(60_000).contains("values: expected at least"), "{}", wide(60_000));
+    assert!(wide(usize::MAX).contains("width is"), "{}", wide(usize::MAX));
+}
+
 /// A last layer for other classes starts anew; anything else that differs is a mistake.
 #[test]
 fn a_head_for_other_classes_is_left_out() {

@@ -136,7 +136,7 @@ impl Description {
     }
 
     /// Whether the parts fit together.
-    pub(super) fn check(&self) -> Result<(), ArtifactError> {
+    pub(crate) fn check(&self) -> Result<(), ArtifactError> {
         if self.format_version != FORMAT_VERSION {
             return Err(ArtifactError::Version(self.format_version));
         }

@@ -38,6 +38,18 @@ pub enum WeightsError {
         /// A name that was expected.
         expected: String,
     },
+    /// Fewer values than the network has.
+    #[error("`{}`: {model}: has {found} values: expected at least {expected}, for the sizes of its layers", path.display())]
+    Size {
+        /// The file.
+        path: PathBuf,
+        /// The network.
+        model: String,
+        /// Values in it.
+        found: usize,
+        /// Values of the largest layer.
+        expected: usize,
+    },
     /// The model.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
@@ -103,6 +115,20 @@ pub fn import(dict: StateDict, description: Description) -> Result<Imported, Wei
     let StateDict { path, tensors: mut theirs } = dict;
     let description = Description { kind: ArtifactKind::Float, ..description };
     let model = description.model.to_string();
+    let ends = ["stem.weight", "head.weight"].map(|name| config.torchvision_name(name).unwrap_or_default());
+    if !ends.iter().any(|name| theirs.contains_key(name)) {
+        let [expected, _] = ends;
+        return Err(WeightsError::OtherNetwork { path, model, expected });
+    }
+    // No memory is taken for a network that cannot be in the file.
+    description.check()?;
+    let (expected, found) = (
+        ConvNetConfig { classes: 1, ..config }.largest_weight(),
+        theirs.values().map(|tensor| tensor.data.len()).sum::<usize>(),
+    );
+    if found < expected {
+        return Err(WeightsError::Size { path, model, found, expected });
+    }
     let network = config.init(description.seed, &burn::tensor::Device::flex());
     let initial = Artifact::of(network, description)?;
     let (mut problems, mut new_head) = (vec![], vec![]);
@@ -112,7 +138,9 @@ pub fn import(dict: StateDict, description: Description) -> Result<Imported, Wei
         let entry = match theirs.remove(&their_name) {
             Some(entry) if entry.shape == own.shape => entry,
             Some(entry) => {
-                let is_head = name.starts_with(HEAD) && entry.shape[1..] == own.shape[1..];
+                let inputs = |shape: &[usize]| shape.get(1..).map(<[usize]>::to_vec);
+                let same_inputs = inputs(&own.shape) == inputs(&entry.shape);
+                let is_head = name.starts_with(HEAD) && same_inputs;
                 let wrong = if is_head { &mut new_head } else { &mut problems };
                 wrong.push(Problem::Shape {
                     name: their_name,
@@ -127,12 +155,6 @@ pub fn import(dict: StateDict, description: Description) -> Result<Imported, Wei
             }
         };
         tensors.insert(name, entry);
-    }
-    if let [Problem::Missing(name), ..] = problems.as_slice()
-        && problems.len() == tensors.len()
-        && new_head.is_empty()
-    {
-        return Err(WeightsError::OtherNetwork { path, model, expected: name.clone() });
     }
     problems.extend(theirs.into_keys().map(Problem::Unknown));
     match problems.is_empty() {
