@@ -298,6 +298,10 @@ impl Experiment {
         };
         // Whether mixed passes share BatchNorms with those that are validated.
         let shared_mixed = quantization.mixed == Some(MixedNorm::Uniform);
+        let independent = !quantization.share_norm && config.distill != Distill::Highest && !shared_mixed;
+        if self.device_kind == DeviceKind::Flex && independent {
+            objective = objective.side_by_side();
+        }
         let model = model.fork(&self.device.clone().autodiff()).train();
         let mut phase = self.phase(name, TrainPhase::Joint, config.epochs, config.joint_lr);
         phase.epochs_before = config.float_epochs;

@@ -15,6 +15,7 @@ use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Tensor, activation::log_softmax, activation::softmax};
 use burn::train::{InferenceStep, Interrupter, TrainOutput, TrainStep};
 use dr_precision::Precision;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
@@ -46,6 +47,8 @@ pub struct Objective {
     /// Set when a loss was not finite; the step is then not taken.
     pub(super) diverged: AtomicBool,
     pub(super) interrupter: Interrupter,
+    /// Threads that share a step's passes, on a CPU.
+    workers: Option<ThreadPool>,
 }
 
 impl Objective {
@@ -84,6 +87,19 @@ impl Objective {
             vec![]
         })
     }
+
+    /// Runs the passes of a step side by side, on as many threads as there are processors. For a CPU, whose small tensor
+    /// operations leave much of it idle; the results are the same.
+    ///
+    /// Not for passes that depend on each other: those with a shared BatchNorm or with [`Distillation::Highest`].
+    #[must_use]
+    pub fn side_by_side(mut self) -> Self {
+        let threads = rayon::current_num_threads().min(self.passes.len());
+        // Without threads there are none to share the passes: they then run one after the other.
+        self.workers =
+            (threads > 1).then(|| ThreadPoolBuilder::new().num_threads(threads).build().ok()).flatten();
+        self
+    }
 }
 
 /// Where soft labels come from.
@@ -96,6 +112,16 @@ pub enum Distillation {
     Highest,
     /// The logits of another network, given the images.
     Teacher(Arc<dyn Fn(Tensor<4>) -> Tensor<2> + Send + Sync>),
+}
+
+impl Distillation {
+    /// The logits of another network, if it is one to learn from.
+    fn teacher(&self, batch: &ImageBatch) -> Option<Tensor<2>> {
+        match self {
+            Self::Teacher(logits) => Some(Tensor::from_inner(logits(batch.images.clone().inner()))),
+            Self::Off | Self::Highest => None,
+        }
+    }
 }
 
 impl fmt::Debug for Objective {
@@ -153,6 +179,41 @@ impl<M: Network> Trainee<M> {
         })
     }
 
+    /// The passes of a step, and a loss that is not finite as `None`.
+    fn one_by_one(&self, passes: &[Pass], batches: &[ImageBatch]) -> Vec<Option<PassResult>> {
+        let mut highest = None;
+        let mut results = Vec::with_capacity(passes.len());
+        for (pass, batch) in passes.iter().zip(batches.iter().cycle()) {
+            let teacher = match &self.objective.distill {
+                Distillation::Highest => highest.clone(),
+                other => other.teacher(batch),
+            };
+            let result = self.pass(pass, batch, teacher.as_ref());
+            highest = highest.or_else(|| result.as_ref().map(|result| result.output.logits.clone()));
+            results.push(result);
+        }
+        results
+    }
+
+    /// The same, two or more at a time.
+    fn side_by_side(
+        &self, passes: &[Pass], batches: &[ImageBatch], workers: &ThreadPool,
+    ) -> Vec<Option<PassResult>> {
+        let count = workers.current_num_threads();
+        // Pass `i` always runs on the same thread: BatchNorm keeps its statistics by thread.
+        let mine = |thread: usize| {
+            let passes = passes.iter().zip(batches.iter().cycle()).skip(thread).step_by(count);
+            let one = |(pass, batch): (&Pass, &ImageBatch)| {
+                let teacher = self.objective.distill.teacher(batch);
+                self.clone().map(&mut Leaves).pass(pass, batch, teacher.as_ref())
+            };
+            passes.map(one).collect::<Vec<_>>()
+        };
+        let by_thread = workers.broadcast(|context| mine(context.index()));
+        let mut by_thread: Vec<_> = by_thread.into_iter().map(Vec::into_iter).collect();
+        (0..passes.len()).filter_map(|pass| by_thread[pass % count].next()).collect()
+    }
+
     /// The loss of logits `[batch, classes]`: cross entropy with the labels, and with `teacher`'s logits half of that
     /// and half of the cross entropy with the teacher's distribution.
     fn loss(&self, logits: Tensor<2>, batch: &ImageBatch, teacher: Option<&Tensor<2>>) -> Tensor<1> {
@@ -184,20 +245,10 @@ impl<M: Network> TrainStep for Trainee<M> {
         let drawn: Vec<_> = objective.draw().iter().map(|drawn| self.assign(drawn)).collect();
         let passes = objective.passes(&drawn);
         let batches = batch.split(objective.batches());
-        let mut highest = None;
-        let mut results = Vec::with_capacity(passes.len());
-        for (pass, batch) in passes.iter().zip(batches.iter().cycle()) {
-            let teacher = match &objective.distill {
-                Distillation::Off => None,
-                Distillation::Highest => highest.clone(),
-                Distillation::Teacher(logits) => {
-                    Some(Tensor::from_inner(logits(batch.images.clone().inner())))
-                }
-            };
-            let result = self.pass(pass, batch, teacher.as_ref());
-            highest = highest.or_else(|| result.as_ref().map(|result| result.output.logits.clone()));
-            results.push(result);
-        }
+        let results = match &objective.workers {
+            None => self.one_by_one(&passes, &batches),
+            Some(workers) => self.side_by_side(&passes, &batches, workers),
+        };
         let Some(results) = results.into_iter().collect::<Option<Vec<_>>>() else {
             objective.diverged.store(true, Ordering::Relaxed);
             objective.interrupter.stop(Some("the loss is not finite"));
@@ -254,6 +305,19 @@ impl ModuleVisitor for Scales {
             let length = param.val().dims().iter().product::<usize>();
             self.values.insert(param.id, param.val().inner().reshape([length]));
         }
+    }
+}
+
+/// Makes each parameter a leaf of its own with the same value, so that the graphs of passes stay apart: Burn computes
+/// gradients in one graph at a time. `Module::fork` would do that by an operation on the old leaf, which stays in its graph.
+struct Leaves;
+
+impl ModuleMapper for Leaves {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (id, tensor, mapper) = param.consume();
+        let tracked = tensor.is_require_grad();
+        let tensor = Tensor::from_inner(tensor.inner()).set_require_grad(tracked);
+        Param::from_mapped_value(id, tensor, mapper)
     }
 }
 

@@ -288,16 +288,17 @@ impl Problem<'_> {
         let ([in_rows, in_cols], [pad_rows, pad_cols]) = (shape.input, shape.padding);
         let reach = (shape.weight.kernel[0] - 1) * shape.dilation[0];
         let rows = (count - 1) * shape.stride[0] + reach + 1;
-        let start = padded.len();
-        padded.resize(start + rows * cols * pitch, 0);
         let first = row * shape.stride[0];
         let image = &self.codes[image * in_rows * in_cols * pitch..][..in_rows * in_cols * pitch];
-        for (at, to) in padded[start..].chunks_exact_mut(cols * pitch).enumerate() {
-            let Some(from) = (first + at).checked_sub(pad_rows).filter(|&from| from < in_rows) else {
-                continue;
-            };
-            to[pad_cols * pitch..][..in_cols * pitch]
-                .copy_from_slice(&image[from * in_cols * pitch..][..in_cols * pitch]);
+        let (row_bytes, left) = (in_cols * pitch, pad_cols * pitch);
+        padded.reserve(rows * cols * pitch);
+        for at in 0..rows {
+            let end = padded.len() + cols * pitch;
+            if let Some(from) = (first + at).checked_sub(pad_rows).filter(|&from| from < in_rows) {
+                padded.resize(padded.len() + left, 0);
+                padded.extend_from_slice(&image[from * row_bytes..][..row_bytes]);
+            }
+            padded.resize(end, 0);
         }
     }
 
@@ -465,18 +466,17 @@ impl Problem<'_> {
         let (epilogue, shape, output) = (self.epilogue, self.shape, self.output);
         for panel in 0..weights.panels {
             let constants = epilogue.constants(channels(panel), layout.outputs);
-            for row in 0..rows.bases.len() {
-                let position = place.position + row;
-                // SAFETY: The output's size was asserted where its pointer was taken; tasks have different positions and
-                // channels.
-                unsafe {
-                    if self.groups.len() == 1 {
-                        let correction = rows.corrections.get(row).copied().unwrap_or(0);
-                        let sums = &tile.sums[row][panel];
-                        epilogue.write_sums(sums, correction, position, &constants, shape, output);
-                    } else {
-                        epilogue.write(tile.values[row][panel], position, &constants, shape, output);
-                    }
+            // SAFETY: The output's size was asserted where its pointer was taken; tasks have different positions and
+            // channels.
+            unsafe {
+                if self.groups.len() == 1 {
+                    let sums = &tile.sums[..rows.bases.len()];
+                    let position = place.position;
+                    epilogue.write_panel(sums, panel, rows.corrections, position, &constants, shape, output);
+                    continue;
+                }
+                for (row, values) in tile.values[..rows.bases.len()].iter().enumerate() {
+                    epilogue.write(values[panel], place.position + row, &constants, shape, output);
                 }
             }
         }

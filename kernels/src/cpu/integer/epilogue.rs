@@ -1,6 +1,7 @@
 //! What becomes of sums: scales, addends, residual, activation, quantization; sixteen output channels at a time.
 
 use super::super::codes::Quantizer;
+use super::dot::{PANELS, ROWS};
 use crate::integer::{Activation, CodeQuantizer, IntConv2dShape, PANEL, padded_channels};
 
 /// What becomes of the sums: `sum over scale groups of multiplier * sum`, plus `addend`, plus `residual`, and an activation.
@@ -179,6 +180,61 @@ impl Epilogue<'_> {
         }
     }
 
+    /// [`Epilogue::write_sums`] for a panel of a tile, `[rows, panels, 16]` sums whose rows are positions from `position` on.
+    ///
+    /// # Safety
+    /// That of [`Epilogue::write`], at all these positions.
+    #[inline(always)]
+    pub(super) unsafe fn write_panel(
+        &self, sums: &[[[i32; PANEL]; PANELS]], panel: usize, corrections: &[i32], position: usize,
+        constants: &Constants, shape: &IntConv2dShape, output: Output,
+    ) {
+        let outputs = shape.weight.outputs;
+        let Channels { first, count } = constants.channels;
+        let (Some(addend), PANEL) = (constants.addend, count) else {
+            for (row, sums) in sums.iter().enumerate() {
+                let correction = corrections.get(row).copied().unwrap_or(0);
+                // SAFETY: As promised by the caller.
+                unsafe {
+                    self.write_sums(&sums[panel], correction, position + row, constants, shape, output);
+                }
+            }
+            return;
+        };
+        let mut all_corrections = [0; ROWS];
+        if !corrections.is_empty() {
+            all_corrections[..sums.len()].copy_from_slice(&corrections[..sums.len()]);
+        }
+        let whole =
+            Whole { sums, panel, corrections: &all_corrections, multiplier: constants.multiplier, addend };
+        let residual = self.residual.map(|residual| (&residual[position * outputs + first..], outputs));
+        // What is the same for all lanes is decided here, so that a row is a few instructions without branches.
+        macro_rules! decide {
+            ($write:ident, $out:expr) => {
+                match (self.activation, residual) {
+                    (Activation::None, None) => whole.$write::<0, false>(&[], 0, $out),
+                    (Activation::Relu, None) => whole.$write::<1, false>(&[], 0, $out),
+                    (Activation::Relu6, None) => whole.$write::<2, false>(&[], 0, $out),
+                    (Activation::None, Some((values, pitch))) => whole.$write::<0, true>(values, pitch, $out),
+                    (Activation::Relu, Some((values, pitch))) => whole.$write::<1, true>(values, pitch, $out),
+                    (Activation::Relu6, Some((values, pitch))) => {
+                        whole.$write::<2, true>(values, pitch, $out)
+                    }
+                }
+            };
+        }
+        // SAFETY: As promised by the caller.
+        unsafe {
+            match output {
+                Output::Values(out) => decide!(values, (out.add(position * outputs + first), outputs)),
+                Output::Codes(out, to) => {
+                    let pitch = padded_channels(outputs);
+                    decide!(codes, (out.add(position * pitch + first), pitch, to))
+                }
+            }
+        }
+    }
+
     /// The same for one scale group, from its sums.
     ///
     /// # Safety
@@ -191,6 +247,69 @@ impl Epilogue<'_> {
         let values = scaled(sums, correction, &constants.multiplier);
         // SAFETY: As promised by the caller.
         unsafe { self.write(values, position, constants, shape, output) };
+    }
+}
+
+/// Sums of a panel that is whole, of one scale group, with an addend for each channel: of most panels.
+struct Whole<'a> {
+    sums: &'a [[[i32; PANEL]; PANELS]],
+    panel: usize,
+    corrections: &'a [i32; ROWS],
+    multiplier: Lanes,
+    addend: Lanes,
+}
+
+impl Whole<'_> {
+    /// The values of a row. `ACTIVATION` is the position among these.
+    #[inline(always)]
+    fn row<const ACTIVATION: usize, const RESIDUAL: bool>(
+        &self, row: usize, residual: &[f32], pitch: usize,
+    ) -> Lanes {
+        const ACTIVATIONS: [Activation; 3] = [Activation::None, Activation::Relu, Activation::Relu6];
+        let (sums, correction) = (&self.sums[row][self.panel], self.corrections[row]);
+        let residual = if RESIDUAL { lanes(residual, row * pitch, PANEL) } else { [0.0; PANEL] };
+        let mut values = [0.0; PANEL];
+        for lane in 0..PANEL {
+            let mut value =
+                self.multiplier[lane] * sums[lane].wrapping_sub(correction) as f32 + self.addend[lane];
+            if RESIDUAL {
+                value += residual[lane];
+            }
+            values[lane] = ACTIVATIONS[ACTIVATION].apply(value);
+        }
+        values
+    }
+
+    /// # Safety
+    /// The rows can be written to, `out.1` values from one to the next.
+    #[inline(always)]
+    unsafe fn values<const ACTIVATION: usize, const RESIDUAL: bool>(
+        &self, residual: &[f32], pitch: usize, out: (*mut f32, usize),
+    ) {
+        for row in 0..self.sums.len().min(ROWS) {
+            let values = self.row::<ACTIVATION, RESIDUAL>(row, residual, pitch);
+            // SAFETY: As promised by the caller.
+            unsafe { out.0.add(row * out.1).cast::<Lanes>().write_unaligned(values) };
+        }
+    }
+
+    /// # Safety
+    /// The rows can be written to, `out.1` codes from one to the next.
+    #[inline(always)]
+    unsafe fn codes<const ACTIVATION: usize, const RESIDUAL: bool>(
+        &self, residual: &[f32], pitch: usize, out: (*mut u8, usize, CodeQuantizer),
+    ) {
+        let (out, out_pitch, to) = out;
+        let quantizer = Quantizer::unsigned(to.scale, to.bits);
+        for row in 0..self.sums.len().min(ROWS) {
+            let values = self.row::<ACTIVATION, RESIDUAL>(row, residual, pitch);
+            let mut codes = [0; PANEL];
+            for (code, value) in codes.iter_mut().zip(values) {
+                *code = quantizer.byte(quantizer.quotient(value - to.zero_point));
+            }
+            // SAFETY: As promised by the caller.
+            unsafe { out.add(row * out_pitch).cast::<[u8; PANEL]>().write_unaligned(codes) };
+        }
     }
 }
 
