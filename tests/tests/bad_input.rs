@@ -93,6 +93,11 @@ fn settings() {
     assert_says(&error(&["--out", "file"]), &["--out `file`", "not a folder"]);
     assert_says(&error(&["--lr", "1.5"]), &["lr 1.5", "at most 1"]);
     assert_says(&error(&["--device", "cuda"]), &["device `cuda`", "expected one of auto, flex"]);
+    assert_says(&error(&["--devices", "0,0"]), &["devices `0,0`", "expected `all`"]);
+    assert_says(
+        &error(&["--device", "flex", "--devices", "1"]),
+        &["device 1 of `flex`", "this machine has 1"],
+    );
 }
 
 #[test]

@@ -229,6 +229,20 @@ named! {
 }
 
 named! {
+    /// The numbers that convolutions and linear layers multiply in training; everything else stays in 32 bits.
+    #[derive(Default)]
+    ComputeKind, "type to compute in" {
+        /// 32-bit floats.
+        #[default]
+        F32 = "f32",
+        /// 16-bit floats of IEEE 754. Factors keep gradients in their range.
+        F16 = "f16",
+        /// 16-bit floats with the exponents of 32-bit ones.
+        Bf16 = "bf16",
+    }
+}
+
+named! {
     /// What the joint training is compared to.
     Baseline, "baseline" {
         /// Nothing.
@@ -317,6 +331,12 @@ pub struct TrainConfig {
     pub limit_train: Option<usize>,
     /// Where to compute.
     pub device: DeviceKind,
+    /// On which devices of that kind, if not on the first alone: together, each on its part of every batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<Devices>,
+    /// What convolutions and linear layers multiply.
+    #[serde(default)]
+    pub compute: ComputeKind,
     /// Decides initial weights, shuffling, augmentation and the validation split.
     pub seed: u64,
     /// What to compare to.
@@ -388,9 +408,58 @@ impl TrainConfig {
             image_size: default_image_size(),
             limit_train: None,
             device: DeviceKind::Auto,
+            devices: None,
+            compute: ComputeKind::default(),
             seed: 1,
             baseline: Baseline::Off,
         }
+    }
+}
+
+/// Which devices of a kind train together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Devices {
+    /// All there are.
+    All,
+    /// Those with these numbers, counted from 0.
+    Numbers(Vec<usize>),
+}
+
+impl fmt::Display for Devices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.pad("all"),
+            Self::Numbers(numbers) => {
+                f.pad(&numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))
+            }
+        }
+    }
+}
+
+impl FromStr for Devices {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "all" {
+            return Ok(Self::All);
+        }
+        let wrong = || format!("devices `{text}`: expected `all`, or numbers such as `0,1`, each once");
+        let numbers = text.split(',').map(|number| number.trim().parse()).collect::<Result<Vec<usize>, _>>();
+        let numbers = numbers.map_err(|_| wrong())?;
+        let repeated = numbers.iter().enumerate().any(|(i, number)| numbers[..i].contains(number));
+        if repeated { Err(wrong()) } else { Ok(Self::Numbers(numbers)) }
+    }
+}
+
+impl Serialize for Devices {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        text::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Devices {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text::deserialize(deserializer)
     }
 }
 

@@ -1,6 +1,6 @@
 //! From the name of a device to the device.
 
-use crate::config::DeviceKind;
+use crate::config::{DeviceKind, Devices};
 use burn::tensor::Device;
 use thiserror::Error;
 
@@ -14,6 +14,16 @@ pub enum DeviceError {
     /// This machine has none.
     #[error("device `{0}`: this machine has none, or its driver is missing; expected {available}", available = compiled())]
     NotThere(DeviceKind),
+    /// This machine has fewer.
+    #[error("device {number} of `{kind}`: this machine has {count}; expected 0 to {}", count - 1)]
+    NoSuch {
+        /// The kind.
+        kind: DeviceKind,
+        /// What was asked for.
+        number: usize,
+        /// How many there are.
+        count: usize,
+    },
 }
 
 /// The names of the devices that are compiled in.
@@ -32,38 +42,61 @@ fn is_compiled(kind: DeviceKind) -> bool {
     }
 }
 
-/// The device of that name, and which kind it is: [`DeviceKind::Auto`] takes the first GPU of cuda, vulkan and wgpu that
+/// The first device of that name, and which kind it is: [`DeviceKind::Auto`] takes the first GPU of cuda, vulkan and wgpu that
 /// is compiled in and there, else flex.
 ///
 /// # Errors
 /// A device that is not compiled in, or not there.
 pub fn open(kind: DeviceKind) -> Result<(Device, DeviceKind), DeviceError> {
+    let (devices, kind) = open_several(kind, &Devices::Numbers(vec![0]))?;
+    let first = devices.into_iter().next();
+    first.map(|device| (device, kind)).ok_or(DeviceError::NotThere(kind))
+}
+
+/// The same of several devices of one kind, in the order of `devices`.
+///
+/// # Errors
+/// Those of [`open`], and a number that no device has.
+pub fn open_several(kind: DeviceKind, devices: &Devices) -> Result<(Vec<Device>, DeviceKind), DeviceError> {
     if kind == DeviceKind::Auto {
         let gpus = [DeviceKind::Cuda, DeviceKind::Vulkan, DeviceKind::Wgpu];
-        let found = gpus.into_iter().find_map(|gpu| open(gpu).ok());
-        return Ok(found.unwrap_or_else(|| (Device::flex(), DeviceKind::Flex)));
+        let found = gpus.into_iter().find(|&gpu| open(gpu).is_ok());
+        return open_several(found.unwrap_or(DeviceKind::Flex), devices);
     }
     if !is_compiled(kind) {
         return Err(DeviceError::NotCompiled(kind));
     }
     // Drivers that are not there panic or abort inside the libraries that look for them: ask, quietly, first.
-    let found = std::panic::catch_unwind(|| first(kind)).ok().flatten();
-    found.map(|device| (device, kind)).ok_or(DeviceError::NotThere(kind))
+    let found = std::panic::catch_unwind(|| all(kind)).unwrap_or_default();
+    let count = found.len();
+    if count == 0 {
+        return Err(DeviceError::NotThere(kind));
+    }
+    match devices {
+        Devices::All => Ok((found, kind)),
+        Devices::Numbers(numbers) => {
+            let get = |&number: &usize| {
+                found.get(number).cloned().ok_or(DeviceError::NoSuch { kind, number, count })
+            };
+            Ok((numbers.iter().map(get).collect::<Result<_, _>>()?, kind))
+        }
+    }
 }
 
-fn first(kind: DeviceKind) -> Option<Device> {
-    #[cfg(any(feature = "wgpu", feature = "vulkan", feature = "cuda", feature = "cpu"))]
+/// All devices of a kind.
+fn all(kind: DeviceKind) -> Vec<Device> {
+    #[cfg(any(feature = "wgpu", feature = "vulkan", feature = "cuda"))]
     use burn::tensor::DeviceType;
     match kind {
-        DeviceKind::Flex => Some(Device::flex()),
+        DeviceKind::Flex => vec![Device::flex()],
         #[cfg(feature = "wgpu")]
-        DeviceKind::Wgpu => Device::enumerate(DeviceType::Wgpu).into_vec().into_iter().next(),
+        DeviceKind::Wgpu => Device::enumerate(DeviceType::Wgpu).into_vec(),
         #[cfg(feature = "vulkan")]
-        DeviceKind::Vulkan => Device::enumerate(DeviceType::Vulkan).into_vec().into_iter().next(),
+        DeviceKind::Vulkan => Device::enumerate(DeviceType::Vulkan).into_vec(),
         #[cfg(feature = "cuda")]
-        DeviceKind::Cuda => Device::enumerate(DeviceType::Cuda).into_vec().into_iter().next(),
+        DeviceKind::Cuda => Device::enumerate(DeviceType::Cuda).into_vec(),
         #[cfg(feature = "cpu")]
-        DeviceKind::Cpu => Some(Device::cpu()),
-        _ => None,
+        DeviceKind::Cpu => vec![Device::cpu()],
+        _ => vec![],
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description};
 use crate::config::{
-    Baseline, BatchNormKind, Batches, DeviceKind, Distill, Engine, ForwardKind, MixedNorm, TrainConfig,
+    Baseline, BatchNormKind, Batches, ComputeKind, DeviceKind, Devices, Distill, Engine, ForwardKind,
+    MixedNorm, TrainConfig,
 };
 use crate::data::{self, Augmentation, DataError, DataSource, ImageLoader, ImageSet, Normalization, Splits};
 use crate::device::{self, DeviceError};
@@ -23,6 +24,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use burn::train::Interrupter;
 use dr_precision::{Precision, PrecisionSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -85,6 +87,22 @@ pub enum RunError {
         /// What is wrong.
         source: std::io::Error,
     },
+    /// A type that a device does not have.
+    #[error("--compute {compute}: device `{device}` does not compute in it: expected f32")]
+    Compute {
+        /// The device.
+        device: DeviceKind,
+        /// The type.
+        compute: ComputeKind,
+    },
+    /// Batches too small to be divided.
+    #[error("--batch-size {batch} on {devices} devices: expected at least {}, two images on each", 2 * devices)]
+    Devices {
+        /// Images in a batch.
+        batch: usize,
+        /// How many devices.
+        devices: usize,
+    },
     /// Ctrl-C.
     #[error("stopped; the run in `{}` can be resumed after its last complete epoch", .0.display())]
     Interrupted(PathBuf),
@@ -106,6 +124,9 @@ pub struct Experiment {
     config: TrainConfig,
     out: PathBuf,
     options: RunOptions,
+    /// Those that train together.
+    devices: Vec<Device>,
+    /// The first of them.
     device: Device,
     device_kind: DeviceKind,
     train: ImageSet,
@@ -130,7 +151,20 @@ impl Experiment {
     /// # Errors
     /// Data or a device that is not there; a run to go on with that is of another network.
     pub fn new(config: TrainConfig, out: &Path, options: RunOptions) -> Result<Self, RunError> {
-        let (device, device_kind) = device::open(config.device)?;
+        let first = Devices::Numbers(vec![0]);
+        let (devices, device_kind) =
+            device::open_several(config.device, config.devices.as_ref().unwrap_or(&first))?;
+        // There is at least one: `Devices` are not empty.
+        let device = devices[0].clone();
+        if let Some(dtype) = config.compute.half()
+            && !devices.iter().all(|device| device.supports_dtype(dtype))
+        {
+            return Err(RunError::Compute { device: device_kind, compute: config.compute });
+        }
+        if config.batch_size / devices.len() < 2 {
+            let (batch, devices) = (config.batch_size, devices.len());
+            return Err(RunError::Devices { batch, devices });
+        }
         let source = DataSource {
             image_size: config.image_size,
             ..DataSource::new(config.dataset, config.data_dir.as_deref(), config.seed)
@@ -138,8 +172,19 @@ impl Experiment {
         let Splits { train, valid, test, normalization } = data::load(&source, config.limit_train)?;
         let out = out.to_path_buf();
         let imported = None;
-        let mut run =
-            Self { config, out, options, device, device_kind, train, valid, test, normalization, imported };
+        let mut run = Self {
+            config,
+            out,
+            options,
+            devices,
+            device,
+            device_kind,
+            train,
+            valid,
+            test,
+            normalization,
+            imported,
+        };
         if run.saved_float(FLOAT)?.is_none()
             && let Some(weights) = &run.config.weights
         {
@@ -179,6 +224,7 @@ impl Experiment {
             device: self.device_kind.to_string(),
             seconds: seconds + started.elapsed().as_secs_f64(),
             test_images: self.test.len(),
+            skipped_images: self.skipped(),
             float: self.measure(&float_artifact)?.first().copied(),
             precisions: config.precisions.iter().zip(measured).map(result).collect(),
             single: vec![],
@@ -194,6 +240,12 @@ impl Experiment {
         // Its presence says that the run is complete.
         report.save(&self.out)?;
         Ok(report)
+    }
+
+    /// Files that could not be read.
+    fn skipped(&self) -> usize {
+        let skipped = [&self.train, &self.valid, &self.test].into_iter().flat_map(ImageSet::skipped);
+        skipped.collect::<BTreeMap<_, _>>().len()
     }
 
     /// Makes the folder, clears what a killed run left half-written, and saves the settings.
@@ -226,7 +278,9 @@ impl Experiment {
             Some(imported) => imported.network(&self.device)?.fork(&device).train(),
             None => ConvNetConfig::new(self.config.model, channels, classes).init(self.config.seed, &device),
         };
-        let trained = self.train(&phase, model, Objective::new(vec![NumberFormat::Float]))?;
+        let mut objective = Objective::new(vec![NumberFormat::Float]);
+        objective.compute = self.config.compute;
+        let trained = self.train(&phase, model, objective)?;
         // Written last: it says that the float training is complete.
         let artifact = Artifact::of(trained.model.clone(), self.description(ArtifactKind::Float))?;
         artifact.save(&self.float_file(name))?;
@@ -286,6 +340,7 @@ impl Experiment {
         }
         objective.scale_rate = config.scale_lr / config.joint_lr;
         objective.alrs = config.alrs;
+        objective.compute = config.compute;
         objective.integers = config.forward == ForwardKind::Integer;
         objective.separate_batches = config.batches == Batches::Separate;
         objective.distill = match config.distill {
@@ -375,7 +430,7 @@ impl Experiment {
         let train = ImageLoader::training(
             self.train.clone(),
             normalization.clone(),
-            config.batch_size,
+            config.batch_size.div_ceil(self.devices.len()),
             config.seed,
             Augmentation::usual(config.dataset),
             self.device.clone().autodiff(),
@@ -400,20 +455,15 @@ impl Experiment {
     fn phase(&self, name: &str, kind: TrainPhase, epochs: usize, lr: f64) -> Phase {
         let config = &self.config;
         Phase {
-            name: name.to_string(),
-            kind,
-            directory: self.out.join(name),
-            epochs,
-            epochs_before: 0,
             accumulate: config.accumulate,
-            anneal_epochs: epochs,
+            devices: self.devices.iter().map(|device| device.clone().autodiff()).collect(),
             optimizer: config.optimizer,
-            lr,
             weight_decay: config.weight_decay,
             clip_norm: config.clip_norm,
             warmup_epochs: config.warmup_epochs,
             resume: self.options.resume,
             dashboard: self.options.dashboard,
+            ..Phase::new(name, kind, self.out.join(name), epochs, lr)
         }
     }
 

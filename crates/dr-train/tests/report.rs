@@ -45,6 +45,7 @@ fn report() -> Report {
         device: "flex".to_owned(),
         seconds: 91.5,
         test_images: 360,
+        skipped_images: 0,
         float: Some(Measured { top1: 98.33, loss: 0.07, model_bytes: 310_000 }),
         precisions: precisions.collect(),
         single: std::iter::once(float_single).chain(single).collect(),

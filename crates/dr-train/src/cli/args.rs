@@ -2,8 +2,8 @@
 
 use super::values::{at_least_one, between, count, number, one_of, part, pin, seed, switch};
 use crate::config::{
-    Baseline, BatchNormKind, Batches, DatasetKind, DeviceKind, Distill, Engine, ForwardKind, LossTerms,
-    MixedNorm, ModelKind, OptimizerKind, Sampling, TrainConfig, Widths,
+    Baseline, BatchNormKind, Batches, ComputeKind, DatasetKind, DeviceKind, Devices, Distill, Engine,
+    ForwardKind, LossTerms, MixedNorm, ModelKind, OptimizerKind, Sampling, TrainConfig, Widths,
 };
 use crate::mixed::{Budget, HessianOptions};
 use crate::onnx::Opset;
@@ -198,6 +198,13 @@ pub struct Settings {
     /// Where to compute
     #[arg(long, value_parser = one_of(DeviceKind::ALL), help_heading = "Run")]
     pub device: Option<DeviceKind>,
+    /// Train on several devices of that kind together, each on its part of every batch: `all`, or numbers such as `0,1`
+    /// [default: the first]
+    #[arg(long, value_name = "LIST", help_heading = "Run")]
+    pub devices: Option<Devices>,
+    /// What convolutions and linear layers multiply [default: f32]
+    #[arg(long, value_name = "TYPE", value_parser = one_of(ComputeKind::ALL), help_heading = "Run")]
+    pub compute: Option<ComputeKind>,
     /// Decides initial weights, shuffling, augmentation and the validation split
     #[arg(long, value_name = "N", value_parser = seed, allow_negative_numbers = true, help_heading = "Run")]
     pub seed: Option<u64>,
@@ -249,8 +256,10 @@ impl Settings {
             mixed_norm,
             baseline,
             device,
+            compute,
             seed,
         );
+        config.devices = self.devices.clone().or(config.devices.take());
         config.data_dir = self.data_dir.clone().or(config.data_dir.take());
         config.weights = self.weights.clone().or(config.weights.take());
         config.limit_train = self.limit_train.or(config.limit_train);

@@ -2,7 +2,9 @@
 
 use super::folder::ImageFiles;
 use super::images::{ImageShape, Images};
+use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Labelled images of one size. Clones share them.
@@ -57,6 +59,15 @@ impl ImageSet {
         match self {
             Self::Memory(images) => images.labels[index].into(),
             Self::Files(files) => files.files[index].1,
+        }
+    }
+
+    /// The files that could not be read so far, and why.
+    #[must_use]
+    pub fn skipped(&self) -> BTreeMap<PathBuf, String> {
+        match self {
+            Self::Memory(_) => BTreeMap::new(),
+            Self::Files(files) => files.skipped(),
         }
     }
 

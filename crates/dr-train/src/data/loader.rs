@@ -22,6 +22,7 @@ use std::{
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::{self, JoinHandle},
+    time::Instant,
 };
 
 /// Batches that wait, ready, for the one who trains.
@@ -61,6 +62,8 @@ pub struct ImageLoader {
     batch_size: usize,
     training: Option<Training>,
     epoch: AtomicU64,
+    /// Microseconds.
+    waited: Arc<AtomicU64>,
     device: Device,
 }
 
@@ -108,8 +111,8 @@ impl ImageLoader {
         let shape = images.shape();
         assert!(normalization.fits(shape), "{normalization:?} is not for {shape:?}");
         let range = 0..images.len();
-        let (batch_size, epoch) = (batch_size.max(1), AtomicU64::new(0));
-        Self { images, range, normalization, batch_size, training, epoch, device }
+        let (batch_size, epoch, waited) = (batch_size.max(1), AtomicU64::new(0), Arc::default());
+        Self { images, range, normalization, batch_size, training, epoch, waited, device }
     }
 
     /// Makes the next [`iter`](DataLoader::iter) that of `epoch`, from 0: a resumed run goes on as it would have.
@@ -126,6 +129,11 @@ impl ImageLoader {
             training.orders = orders.max(1);
         }
         self
+    }
+
+    /// The microseconds that have been waited for batches, by this loader and those made from it.
+    pub(crate) fn waited(&self) -> Arc<AtomicU64> {
+        self.waited.clone()
     }
 
     /// Number of batches in an epoch.
@@ -154,6 +162,7 @@ impl ImageLoader {
             batch_size: self.batch_size,
             training: self.training,
             epoch: AtomicU64::new(self.epoch.load(Ordering::Relaxed)),
+            waited: self.waited.clone(),
             device,
         }
     }
@@ -174,7 +183,7 @@ impl ImageLoader {
 impl DataLoader<ImageBatch> for ImageLoader {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<ImageBatch> + 'a> {
         let preparation = self.preparation(self.epoch.fetch_add(1, Ordering::Relaxed));
-        Box::new(Batches::start(preparation, self.num_items(), self.device.clone()))
+        Box::new(Batches::start(preparation, self.num_items(), self.waited.clone(), self.device.clone()))
     }
 
     fn num_items(&self) -> usize {
@@ -186,7 +195,10 @@ impl DataLoader<ImageBatch> for ImageLoader {
         Arc::new(self.with(self.range.clone(), device.clone()))
     }
 
+    /// In training, positions of each epoch's order, so that every part has other images in every epoch.
     fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<ImageBatch>> {
+        let orders = self.training.map_or(1, |training| training.orders) as usize;
+        let (start, end) = (start / orders, end / orders);
         let end = self.range.start.saturating_add(end).min(self.range.end);
         let start = self.range.start.saturating_add(start).min(end);
         Arc::new(self.with(start..end, self.device.clone()))
@@ -220,8 +232,13 @@ impl Preparation {
             Some(Training { seed, augmentation, orders }) => {
                 let order = |order| {
                     let mut rng = random::of_epoch(seed, self.epoch, order);
-                    let mut indices: Vec<_> = self.range.clone().collect();
+                    let mut indices: Vec<_> = (0..self.images.len()).collect();
                     indices.shuffle(&mut rng);
+                    if self.range.len() < indices.len() {
+                        indices = indices[self.range.clone()].to_vec();
+                        // Other parts change their images in other ways.
+                        rng = ChaCha8Rng::seed_from_u64(rng.next_u64().wrapping_add(self.range.start as u64));
+                    }
                     Order { indices, changes: Some((augmentation, rng)) }
                 };
                 (0..orders).map(order).collect()
@@ -324,18 +341,19 @@ struct Batches {
     shape: [usize; 3],
     done: usize,
     total: usize,
+    waited: Arc<AtomicU64>,
     device: Device,
 }
 
 impl Batches {
-    fn start(preparation: Preparation, total: usize, device: Device) -> Self {
+    fn start(preparation: Preparation, total: usize, waited: Arc<AtomicU64>, device: Device) -> Self {
         let shape = preparation.images.shape();
         let (sender, receiver) = sync_channel(AHEAD);
         let worker = thread::Builder::new().name("batches".into()).spawn(move || preparation.run(&sender));
         let (worker, failure) =
             worker.map_or_else(|error| (None, Some(error)), |worker| (Some(worker), None));
         let shape = [shape.channels, shape.height, shape.width];
-        Self { receiver: Some(receiver), worker, failure, shape, done: 0, total, device }
+        Self { receiver: Some(receiver), worker, failure, shape, done: 0, total, waited, device }
     }
 
     /// Lets the worker end, and waits for that.
@@ -349,7 +367,10 @@ impl Iterator for Batches {
     type Item = Result<ImageBatch, DatasetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if let Ok(Prepared { pixels, labels }) = self.receiver.as_ref()?.recv() {
+        let started = Instant::now();
+        let received = self.receiver.as_ref()?.recv();
+        self.waited.fetch_add(started.elapsed().as_micros() as u64, Ordering::Relaxed);
+        if let Ok(Prepared { pixels, labels }) = received {
             let [channels, height, width] = self.shape;
             let count = labels.len();
             self.done += count;

@@ -1,5 +1,6 @@
 //! Convolution and linear layer.
 
+use super::compute::product;
 use super::errors::QuantizationErrors;
 use super::integer::Affine;
 use super::quantizers::host;
@@ -80,7 +81,7 @@ impl QuantConv2d {
             Some((activation, weight, widths)) if pass.integers => {
                 conv2d_of_codes(x, w, activation, weight, widths, self.stride, self.padding)
             }
-            _ => conv2d(x, w, self.stride, self.padding),
+            _ => product(pass.compute, x, w, |x, w| conv2d(x, w, self.stride, self.padding)),
         }
     }
 
@@ -147,7 +148,7 @@ impl QuantLinear {
     /// `[batch, features in]` to `[batch, features out]`.
     pub fn forward(&self, x: Tensor<2>, pass: &Pass) -> Tensor<2> {
         let (x, w) = self.quantizers.forward(x, &self.weight, pass);
-        x.matmul(w.transpose()) + self.bias.val().unsqueeze()
+        product(pass.compute, x, w, |x, w| x.matmul(w.transpose())) + self.bias.val().unsqueeze()
     }
 
     /// The layer in integer arithmetic at `precision`, on the device of the weight.

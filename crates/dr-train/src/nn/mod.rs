@@ -5,6 +5,7 @@
 
 mod assignment;
 mod calibration;
+mod compute;
 mod errors;
 mod integer;
 mod layers;
@@ -19,6 +20,7 @@ pub use layers::{Layer, QuantConv2d, QuantConv2dConfig, QuantLinear, QuantLinear
 pub use norm::{MixedNorm, PrecisionNorm, PrecisionNormConfig};
 pub use quantizers::{LayerSpec, QuantConfig, Quantizers};
 
+use crate::config::ComputeKind;
 use burn::module::ParamId;
 use dr_precision::Precision;
 use norm::NormOf;
@@ -29,6 +31,7 @@ pub struct Pass<'a> {
     numbers: Numbers<'a>,
     observer: Option<&'a Observer>,
     integers: bool,
+    compute: ComputeKind,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,25 +48,37 @@ impl<'a> Pass<'a> {
     /// Float arithmetic, nothing quantized.
     #[must_use]
     pub const fn float() -> Self {
-        Self { numbers: Numbers::Float, observer: None, integers: false }
+        Self::of(Numbers::Float)
     }
 
     /// Fake-quantized at one precision of the set the network was prepared for.
     #[must_use]
     pub const fn at(precision: Precision) -> Self {
-        Self { numbers: Numbers::Uniform(precision), observer: None, integers: false }
+        Self::of(Numbers::Uniform(precision))
     }
 
     /// Fake-quantized, each layer at a precision of its own.
     #[must_use]
     pub const fn mixed(assignment: &'a Assignment) -> Self {
-        Self { numbers: Numbers::Mixed(assignment), observer: None, integers: false }
+        Self::of(Numbers::Mixed(assignment))
     }
 
     /// Float, with the inputs of all quantized layers recorded, to choose the activations' scales from.
     #[must_use]
     pub const fn observing(observer: &'a Observer) -> Self {
-        Self { numbers: Numbers::Float, observer: Some(observer), integers: false }
+        Self { observer: Some(observer), ..Self::of(Numbers::Float) }
+    }
+
+    const fn of(numbers: Numbers<'a>) -> Self {
+        Self { numbers, observer: None, integers: false, compute: ComputeKind::F32 }
+    }
+
+    /// The same with convolutions and linear layers multiplying numbers of another type. What goes into them and comes out has
+    /// 32 bits, and so have the weights.
+    #[must_use]
+    pub const fn computing_in(mut self, compute: ComputeKind) -> Self {
+        self.compute = compute;
+        self
     }
 
     /// The same with convolutions computed from codes where there are kernels for that: the values are the same up to

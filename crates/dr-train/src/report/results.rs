@@ -30,6 +30,9 @@ pub struct Report {
     pub seconds: f64,
     /// Images in the test split.
     pub test_images: usize,
+    /// Files of images that could not be read, in all splits.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skipped_images: usize,
     /// The float network that joint training started from, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub float: Option<Measured>,
@@ -50,6 +53,11 @@ pub struct Report {
     /// The settings of the training.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<TrainConfig>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// What was measured of one network in one format.

@@ -9,6 +9,7 @@ use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -65,14 +66,19 @@ struct State {
     started: Option<Instant>,
     split: String,
     seconds: f64,
+    /// Images of the epoch, once for each pass that sees images of its own.
+    images: usize,
+    /// Microseconds that training has waited for images.
+    waited: Arc<AtomicU64>,
     names: HashMap<MetricId, String>,
     current: BTreeMap<NumberFormat, CurvePoint>,
     failure: Option<String>,
 }
 
 impl SharedHistory {
-    /// Goes on after the epochs up to `finished` that `path` has.
-    pub(super) fn new(phase: &Phase, finished: usize, print: bool) -> Self {
+    /// Goes on after the epochs up to `finished` that the phase's file has. `waited` are the microseconds that training has waited
+    /// for images.
+    pub(super) fn new(phase: &Phase, finished: usize, print: bool, waited: Arc<AtomicU64>) -> Self {
         let path = phase.history_file();
         let mut history = History::load(&path);
         history.epochs.retain(|record| record.epoch <= finished);
@@ -86,6 +92,8 @@ impl SharedHistory {
             started: None,
             split: String::new(),
             seconds: 0.0,
+            images: 0,
+            waited,
             names: HashMap::new(),
             current: BTreeMap::new(),
             failure: None,
@@ -123,8 +131,10 @@ impl State {
             let top1 = validated(&record).map(|(format, point)| format!("{format} {:.2}", point.valid_top1));
             let top1 = top1.collect::<Vec<_>>().join("  ");
             let (name, epochs) = (&self.name, self.epochs);
+            let rate = self.images as f64 / seconds.max(1e-9);
+            let waited = self.waited.swap(0, Ordering::Relaxed) as f64 / 1e4 / seconds.max(1e-9);
             eprintln!(
-                "{name} {epoch:>3}/{epochs}  {seconds:>6.1} s  loss {loss:.4}  validation top-1 % {top1}"
+                "{name} {epoch:>3}/{epochs}  {seconds:>6.1} s  {rate:.0} images/s ({waited:.0} % waiting for them)  loss {loss:.4}  validation top-1 % {top1}"
             );
         }
         self.history.epochs.retain(|earlier| earlier.epoch < epoch);
@@ -173,9 +183,12 @@ impl MetricLogger for SharedHistory {
 impl TrainingProgressLogger for SharedHistory {
     fn start(&mut self, _: usize, _: usize, _: Option<usize>, _: Option<&str>) {}
 
-    fn start_split(&mut self, split: &str, _: usize) {
+    fn start_split(&mut self, split: &str, items: usize) {
         let state = &mut *self.lock();
         state.split = split.to_string();
+        if split == Split::Train.to_string() {
+            state.images = items;
+        }
         state.started = Some(Instant::now());
     }
 

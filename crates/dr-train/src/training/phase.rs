@@ -12,12 +12,15 @@ use crate::models::Network;
 use crate::report::{NumberFormat, TrainPhase};
 use burn::data::dataloader::DataLoader;
 use burn::module::Module;
+use burn::tensor::Device;
 use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
 use burn::train::metric::MetricDefinition;
 use burn::train::renderer::{
     EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation, MetricsRendererTraining,
 };
-use burn::train::{Interrupter, Learner, LearnerSummary, SupervisedTraining};
+use burn::train::{
+    ExecutionStrategy, Interrupter, Learner, LearnerSummary, MultiDeviceOptim, SupervisedTraining,
+};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,8 +40,11 @@ pub struct Phase {
     pub epochs: usize,
     /// How many came before on the same images, so that this phase does not repeat their shuffling and augmentation.
     pub epochs_before: usize,
-    /// Batches in a step of the optimizer; at least 1.
+    /// Batches in a step of the optimizer, on each device; at least 1.
     pub accumulate: usize,
+    /// The devices that train together, each on images of its own: the mean of their gradients makes a step. With autodiff;
+    /// of one or none, the model trains where it is.
+    pub devices: Vec<Device>,
     /// After how many the learning rate would be zero: at least as many.
     pub anneal_epochs: usize,
     /// The optimizer.
@@ -58,6 +64,28 @@ pub struct Phase {
 }
 
 impl Phase {
+    /// A phase of stochastic gradient descent with momentum at a rate of at most `lr`, from its start, on one device.
+    #[must_use]
+    pub fn new(name: &str, kind: TrainPhase, directory: PathBuf, epochs: usize, lr: f64) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind,
+            directory,
+            epochs,
+            epochs_before: 0,
+            accumulate: 1,
+            devices: vec![],
+            anneal_epochs: epochs,
+            optimizer: OptimizerKind::Sgd,
+            lr,
+            weight_decay: 5e-4,
+            clip_norm: 0.0,
+            warmup_epochs: 1.0,
+            resume: false,
+            dashboard: false,
+        }
+    }
+
     /// The epochs so far, as JSON.
     #[must_use]
     pub fn history_file(&self) -> PathBuf {
@@ -155,19 +183,20 @@ pub fn run_phase<M: Network>(
         .and_then(|()| remove_leftovers(&checkpoints))
         .map_err(|source| PhaseError::Directory { path: checkpoints.clone(), source })?;
     objective.interrupter = interrupter.clone();
-    objective.accumulate = phase.accumulate;
+    let devices = phase.devices.len().max(1);
+    objective.accumulate = phase.accumulate * devices;
     let trainee = Trainee::new(model, objective);
     let objective = trainee.objective().clone();
     let finished = phase.finished(&trainee);
     let dashboard = phase.dashboard && std::io::stdout().is_terminal();
-    let history = SharedHistory::new(phase, finished, !dashboard);
+    let history = SharedHistory::new(phase, finished, !dashboard, train.waited());
 
     let mut trained = trainee.clone();
     if finished < phase.epochs {
-        let steps_per_epoch = train.num_batches().max(1);
+        let steps_per_epoch = train.num_batches().div_ceil(devices).max(1);
         if let Some(draws) = &objective.draws {
             draws
-                .start(finished * steps_per_epoch)
+                .start(finished * steps_per_epoch * devices)
                 .map_err(|reason| PhaseError::Stopped { phase: phase.name.clone(), reason })?;
         }
         let updates_per_epoch = steps_per_epoch.div_ceil(phase.accumulate);
@@ -199,6 +228,10 @@ pub fn run_phase<M: Network>(
                     training = training.metric_valid_numeric(metric);
                 }
             }
+        }
+        if devices > 1 {
+            let strategy = ExecutionStrategy::multi(phase.devices.clone(), MultiDeviceOptim::OptimMainDevice);
+            training = training.with_training_strategy(strategy.into());
         }
         if phase.accumulate > 1 {
             training = training.grads_accumulation(phase.accumulate);

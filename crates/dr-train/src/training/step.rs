@@ -2,6 +2,7 @@
 
 use super::alrs;
 use super::metric::{PassOutput, StepOutput};
+use crate::config::ComputeKind;
 use crate::data::ImageBatch;
 use crate::mixed::DrawLog;
 use crate::models::Network;
@@ -35,6 +36,8 @@ pub struct Objective {
     pub scale_rate: f64,
     /// Adaptive learning rate scaling.
     pub alrs: bool,
+    /// What convolutions and linear layers multiply.
+    pub compute: ComputeKind,
     /// Multiply codes instead of fake-quantized floats in the forward pass, where that is possible.
     pub integers: bool,
     /// Whether each pass has images of its own: the first of so many equal parts of a batch is the first pass's. Else all
@@ -42,7 +45,7 @@ pub struct Objective {
     pub separate_batches: bool,
     /// Whose logits the passes learn from besides the labels.
     pub distill: Distillation,
-    /// Batches whose mean gradient makes a step of the optimizer.
+    /// Batches whose mean gradient makes a step of the optimizer, on all devices.
     pub(super) accumulate: usize,
     /// Set when a loss was not finite; the step is then not taken.
     pub(super) diverged: AtomicBool,
@@ -65,10 +68,11 @@ impl Objective {
         let mut drawn = drawn.iter();
         let pass = |&format: &NumberFormat| {
             let pass = match format {
-                NumberFormat::Float => return Some(Pass::float()),
+                NumberFormat::Float => Pass::float(),
                 NumberFormat::Quantized(precision) => Pass::at(precision),
                 NumberFormat::Mixed => Pass::mixed(drawn.next()?),
             };
+            let pass = pass.computing_in(self.compute);
             Some(if self.integers { pass.in_integers() } else { pass })
         };
         self.passes.iter().filter_map(pass).collect()

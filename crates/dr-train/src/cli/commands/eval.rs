@@ -32,6 +32,7 @@ pub fn eval(args: &EvalArgs) -> Result<(), CommandError> {
         device: device_kind.to_string(),
         seconds: started.elapsed().as_secs_f64(),
         test_images: test.len(),
+        skipped_images: test.skipped().len(),
         float: None,
         precisions: vec![],
         single: vec![],

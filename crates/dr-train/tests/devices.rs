@@ -1,0 +1,87 @@
+//! Several devices train one network. A CPU is one device: here it is taken twice.
+
+use burn::data::dataloader::DataLoader;
+use burn::tensor::Device;
+use burn::train::Interrupter;
+use dr_train::config::{DatasetKind, DeviceKind, Devices, ModelKind};
+use dr_train::data::{self, Augmentation, DataSource, ImageLoader, Splits};
+use dr_train::device::{DeviceError, open_several};
+use dr_train::models::ConvNetConfig;
+use dr_train::report::{NumberFormat, TrainPhase};
+use dr_train::training::{Objective, Phase, run_phase};
+
+fn digits() -> Splits {
+    data::load(&DataSource::new(DatasetKind::Digits, None, 1), Some(512)).unwrap()
+}
+
+fn loader(data: &Splits, batch: usize, orders: u32) -> ImageLoader {
+    let (augmentation, device) = (Augmentation::usual(DatasetKind::Digits), Device::flex().autodiff());
+    let normalization = data.normalization.clone();
+    ImageLoader::training(data.train.clone(), normalization, batch, 1, augmentation, device)
+        .with_orders(orders)
+}
+
+#[test]
+fn two_devices_learn_as_one_does() {
+    let data = digits();
+    let train = |devices: usize| {
+        let folder = tempfile::tempdir().unwrap();
+        let device = Device::flex().autodiff();
+        let model = ConvNetConfig::new(ModelKind::Resnet8, 1, 10).init(1, &device);
+        let mut phase = Phase::new("float", TrainPhase::Float, folder.path().to_owned(), 4, 0.1);
+        phase.devices = vec![device; devices];
+        let valid =
+            ImageLoader::evaluation(data.valid.clone(), data.normalization.clone(), 256, Device::flex());
+        let objective = Objective::new(vec![NumberFormat::Float]);
+        let batch = 32 / devices;
+        let outcome =
+            run_phase(&phase, model, objective, loader(&data, batch, 1), valid, &Interrupter::new()).unwrap();
+        outcome
+            .history
+            .epochs
+            .iter()
+            .map(|epoch| epoch.curves[&NumberFormat::Float].valid_top1)
+            .fold(0.0, f64::max)
+    };
+    let (one, two) = (train(1), train(2));
+    assert!(one > 80.0 && two > 80.0, "{one} % on one device, {two} % on two");
+}
+
+#[test]
+fn parts_of_an_epoch_have_all_images_once_and_others_in_the_next() {
+    let data = digits();
+    let labels = |loader: &dyn DataLoader<dr_train::data::ImageBatch>| -> Vec<i64> {
+        let batches = loader.iter().map(|batch| batch.unwrap().labels.into_data().convert::<i64>());
+        batches.flat_map(|labels| labels.try_into_vec::<i64>().unwrap()).collect()
+    };
+    let sorted = |mut labels: Vec<i64>| {
+        labels.sort_unstable();
+        labels
+    };
+    for orders in [1, 4] {
+        let whole = loader(&data, 16, orders);
+        let half = whole.num_items() / 2;
+        let parts = [whole.slice(0, half), whole.slice(half, whole.num_items())];
+        let [first, second] = parts.each_ref().map(|part| labels(&**part));
+        let all = [first.clone(), second].concat();
+        assert_eq!(sorted(all), sorted(labels(&whole)), "{orders} orders");
+        let next = labels(&*parts[0]);
+        assert_eq!(next.len(), first.len());
+        assert_ne!(sorted(next), sorted(first), "the same images in the next epoch");
+    }
+}
+
+#[test]
+fn numbers_of_devices_are_checked() {
+    assert_eq!("all".parse(), Ok(Devices::All));
+    assert_eq!("1,0".parse(), Ok(Devices::Numbers(vec![1, 0])));
+    for text in ["", "a", "0,0", "0,,1", "-1", "0;1"] {
+        let message = text.parse::<Devices>().unwrap_err();
+        assert!(message.contains("expected `all`"), "{message}");
+    }
+    let (devices, kind) = open_several(DeviceKind::Flex, &Devices::All).unwrap();
+    assert_eq!((devices.len(), kind), (1, DeviceKind::Flex));
+    let error = open_several(DeviceKind::Flex, &Devices::Numbers(vec![0, 2])).unwrap_err();
+    assert_eq!(error, DeviceError::NoSuch { kind: DeviceKind::Flex, number: 2, count: 1 });
+    assert_eq!(error.to_string(), "device 2 of `flex`: this machine has 1; expected 0 to 0");
+}
