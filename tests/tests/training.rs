@@ -270,7 +270,8 @@ fn products_can_have_sixteen_bits() {
     let folder = tempfile::tempdir().expect("a folder");
     let program = program(&folder);
     for compute in ["bf16", "f16"] {
-        program.outputs(&short(&["--compute", compute, "--out", compute]));
+        let (table, _) = program.outputs(&short(&["--compute", compute, "--out", compute]));
+        assert!(table.contains("w2a2"), "{table}");
         let top1 = report(&program, compute)["precisions"][0]["top1"].as_f64().expect("a number");
         assert!(top1 > 30.0, "{compute}: {top1}");
     }

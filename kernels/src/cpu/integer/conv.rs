@@ -4,7 +4,7 @@ use super::super::blocks::with_capacity;
 use super::super::isa::{Isa, Kernel};
 use super::depthwise;
 use super::dot::{DotKernel, Form, Operands, PANELS, ROWS, Sums, correction, pair_steps};
-use super::epilogue::{Channels, Epilogue, Lanes, Output, added, scaled};
+use super::epilogue::{Channels, Epilogue, Lanes, Output, PanelSums, added, scaled};
 use super::panels::unpack_panels;
 use crate::integer::{BLOCK_STEPS, CodeQuantizer, IntConv2dShape, PANEL, STEP, padded_channels};
 use crate::layout::BLOCK;
@@ -471,8 +471,8 @@ impl Problem<'_> {
             unsafe {
                 if self.groups.len() == 1 {
                     let sums = &tile.sums[..rows.bases.len()];
-                    let position = place.position;
-                    epilogue.write_panel(sums, panel, rows.corrections, position, &constants, shape, output);
+                    let of = PanelSums { sums, panel, corrections: rows.corrections };
+                    epilogue.write_panel(&of, place.position, &constants, shape, output);
                     continue;
                 }
                 for (row, values) in tile.values[..rows.bases.len()].iter().enumerate() {

@@ -180,15 +180,15 @@ impl Epilogue<'_> {
         }
     }
 
-    /// [`Epilogue::write_sums`] for a panel of a tile, `[rows, panels, 16]` sums whose rows are positions from `position` on.
+    /// [`Epilogue::write_sums`] for a panel of a tile whose rows are positions from `position` on.
     ///
     /// # Safety
     /// That of [`Epilogue::write`], at all these positions.
     #[inline(always)]
     pub(super) unsafe fn write_panel(
-        &self, sums: &[[[i32; PANEL]; PANELS]], panel: usize, corrections: &[i32], position: usize,
-        constants: &Constants, shape: &IntConv2dShape, output: Output,
+        &self, of: &PanelSums, position: usize, constants: &Constants, shape: &IntConv2dShape, output: Output,
     ) {
+        let PanelSums { sums, panel, corrections } = *of;
         let outputs = shape.weight.outputs;
         let Channels { first, count } = constants.channels;
         let (Some(addend), PANEL) = (constants.addend, count) else {
@@ -248,6 +248,14 @@ impl Epilogue<'_> {
         // SAFETY: As promised by the caller.
         unsafe { self.write(values, position, constants, shape, output) };
     }
+}
+
+/// The sums of a panel: of `[rows, panels, 16]` the ones at `panel`.
+pub(super) struct PanelSums<'a> {
+    pub sums: &'a [[[i32; PANEL]; PANELS]],
+    pub panel: usize,
+    /// For each row what its sums are too large by; nothing if they are not.
+    pub corrections: &'a [i32],
 }
 
 /// Sums of a panel that is whole, of one scale group, with an addend for each channel: of most panels.
