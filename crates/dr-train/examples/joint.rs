@@ -12,7 +12,7 @@ use burn::tensor::{Device, Tensor, activation::relu};
 use burn::train::Interrupter;
 use dr_precision::{Precision, PrecisionSet};
 use dr_train::config::DatasetKind;
-use dr_train::data::{self, Augmentation, DataSource, ImageLoader};
+use dr_train::data::{self, Augmentation, DataSource, ImageLoader, TrainingLoader};
 use dr_train::experiment::calibration_batches;
 use dr_train::models::{NamedLayer, Network};
 use dr_train::nn::{
@@ -32,6 +32,8 @@ struct Mlp {
 }
 
 impl Network for Mlp {
+    type Input = Tensor<4>;
+
     fn forward(&self, images: Tensor<4>, pass: &Pass) -> Tensor<2> {
         let hidden = relu(self.hidden.forward(images.flatten(1, 3), pass));
         self.output.forward(hidden, pass)
@@ -90,8 +92,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(1);
     let tracked = device.clone().autodiff();
     let model = Mlp {
-        hidden: QuantLinearConfig { features: [64, 128] }.init(rng, &tracked),
-        output: QuantLinearConfig { features: [128, 10] }.init(rng, &tracked),
+        hidden: QuantLinearConfig::new([64, 128]).init(rng, &tracked),
+        output: QuantLinearConfig::new([128, 10]).init(rng, &tracked),
     };
     let phase = Phase::new("float", TrainPhase::Float, folder.join("float"), 10, 0.1);
     let objective = Objective::new(vec![NumberFormat::Float]);

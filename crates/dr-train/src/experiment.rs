@@ -420,7 +420,7 @@ impl Experiment {
         Ok((results, seconds))
     }
 
-    fn train(&self, phase: &Phase, model: ConvNet, objective: Objective) -> Result<Trained, RunError> {
+    fn train(&self, phase: &Phase, model: ConvNet, objective: Objective<Tensor<4>>) -> Result<Trained, RunError> {
         let config = &self.config;
         let stopped = || RunError::Interrupted(self.out.clone());
         if self.options.interrupter.should_stop() {
@@ -517,7 +517,7 @@ pub fn calibration_batches(
 ) -> Result<Vec<Tensor<4>>, DatasetError> {
     use burn::data::dataloader::DataLoader;
     let loader = ImageLoader::evaluation(train.clone(), normalization.clone(), EVAL_BATCH, device.clone());
-    loader.iter().take(CALIBRATION_IMAGES / EVAL_BATCH).map(|batch| Ok(batch?.images)).collect()
+    loader.iter().take(CALIBRATION_IMAGES / EVAL_BATCH).map(|batch| Ok(batch?.input)).collect()
 }
 
 fn total_seconds<'a>(history: impl IntoIterator<Item = &'a EpochRecord>) -> f64 {

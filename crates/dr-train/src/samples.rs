@@ -88,7 +88,7 @@ impl Samples {
         let networks = integer_networks(artifact, &[format], device)?;
         let (mut pixels, mut labels, mut logits) = (vec![], vec![], vec![]);
         for batch in loader.iter() {
-            let ImageBatch { images, labels: classes } = batch?;
+            let ImageBatch { input: images, labels: classes } = batch?;
             let classes: Vec<i64> = classes.into_data().convert::<i64>().try_into_vec().unwrap_or_default();
             labels.extend(classes.into_iter().map(|class| class as u32)); // far fewer than 2^32
             for network in &networks {

@@ -4,7 +4,7 @@ use burn::{data::dataloader::DataLoader, tensor::Device};
 use dr_train::{
     config::DatasetKind,
     data::{
-        self, Augmentation, DataError, DataSource, FormatError, ImageBatch, ImageLoader, ImageSet,
+        self, Augmentation, DataError, DataSource, FormatError, ImageBatch, ImageLoader, ImageSet, TrainingLoader,
         ImageShape, Images, Normalization, cifar, digits, idx, records,
     },
 };
@@ -361,7 +361,7 @@ fn training(n: usize, batch_size: usize, seed: u64) -> ImageLoader {
 
 fn values(batch: &ImageBatch) -> (Vec<f32>, Vec<i64>) {
     let labels = batch.labels.to_data().convert::<i64>().try_into_vec().unwrap();
-    (batch.images.to_data().try_into_vec().unwrap(), labels)
+    (batch.input.to_data().try_into_vec().unwrap(), labels)
 }
 
 fn epoch(loader: &dyn DataLoader<ImageBatch>) -> Vec<(Vec<f32>, Vec<i64>)> {
@@ -384,7 +384,7 @@ fn evaluation_keeps_the_order_and_the_last_images() {
     let mut batches = loader.iter();
     assert_eq!((batches.progress().items_processed, batches.progress().items_total), (0, 9));
     let first = batches.next().unwrap().unwrap();
-    assert_eq!((first.images.dims(), values(&first).1), ([4, 1, 2, 2], vec![0, 1, 2, 3]));
+    assert_eq!((first.input.dims(), values(&first).1), ([4, 1, 2, 2], vec![0, 1, 2, 3]));
     assert_eq!(batches.progress().items_processed, 4);
     assert_eq!(batches.by_ref().count(), 2);
     assert!(batches.progress().is_completed() && batches.next().is_none());

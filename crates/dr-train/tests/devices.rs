@@ -4,7 +4,7 @@ use burn::data::dataloader::DataLoader;
 use burn::tensor::Device;
 use burn::train::Interrupter;
 use dr_train::config::{DatasetKind, DeviceKind, Devices, ModelKind};
-use dr_train::data::{self, Augmentation, DataSource, ImageLoader, Splits};
+use dr_train::data::{self, Augmentation, DataSource, ImageLoader, Splits, TrainingLoader};
 use dr_train::device::{DeviceError, open_several};
 use dr_train::models::ConvNetConfig;
 use dr_train::report::{NumberFormat, TrainPhase};

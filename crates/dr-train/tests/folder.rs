@@ -39,7 +39,7 @@ fn plain() -> Normalization {
 
 fn values(batch: &ImageBatch) -> (Vec<f32>, Vec<i64>) {
     let labels = batch.labels.to_data().convert::<i64>().try_into_vec().unwrap();
-    (batch.images.to_data().try_into_vec().unwrap(), labels)
+    (batch.input.to_data().try_into_vec().unwrap(), labels)
 }
 
 fn epoch(loader: &ImageLoader) -> Vec<(Vec<f32>, Vec<i64>)> {

@@ -36,7 +36,7 @@ fn options(tolerance: f64, seed: u64) -> HessianOptions {
     HessianOptions { tolerance, seed, ..HessianOptions::default() }
 }
 
-fn estimate<M: Network>(model: &M, loader: &dyn DataLoader<ImageBatch>, options: HessianOptions) -> Traces {
+fn estimate<M: Network<Input = Tensor<4>>>(model: &M, loader: &dyn DataLoader<ImageBatch>, options: HessianOptions) -> Traces {
     traces(model, loader, &options, |_, _| ()).expect("traces")
 }
 
@@ -47,6 +47,8 @@ struct Regression {
 }
 
 impl Network for Regression {
+    type Input = Tensor<4>;
+
     fn forward(&self, images: Tensor<4>, pass: &Pass) -> Tensor<2> {
         self.head.forward(images.flatten(1, 3), pass)
     }
@@ -83,12 +85,14 @@ impl Smooth {
             norm1: PrecisionNormConfig::new(3).init(device),
             conv2,
             norm2: PrecisionNormConfig::new(4).init(device),
-            head: QuantLinearConfig { features: [4, CLASSES] }.init(rng, device),
+            head: QuantLinearConfig::new([4, CLASSES]).init(rng, device),
         }
     }
 }
 
 impl Network for Smooth {
+    type Input = Tensor<4>;
+
     fn forward(&self, images: Tensor<4>, pass: &Pass) -> Tensor<2> {
         let x = self.conv1.forward_norm(images, &self.norm1, pass).tanh();
         let x = self.conv2.forward_norm(x, &self.norm2, pass).tanh();
@@ -113,7 +117,7 @@ impl Network for Smooth {
 
 /// Trains a network for some steps of plain gradient descent, so that it is near where the loss bends upwards and BatchNorm's
 /// statistics are its own.
-fn train<M: Network>(mut model: M, loader: &ImageLoader, steps: usize) -> M {
+fn train<M: Network<Input = Tensor<4>>>(mut model: M, loader: &ImageLoader, steps: usize) -> M {
     let mut optimizer = ModuleOptimizer::from(SgdConfig::new().build());
     for batch in batches(loader).iter().cycle().take(steps) {
         let loss = loss(&model, batch);
@@ -123,8 +127,8 @@ fn train<M: Network>(mut model: M, loader: &ImageLoader, steps: usize) -> M {
     model.valid().train()
 }
 
-fn loss<M: Network>(model: &M, batch: &ImageBatch) -> Tensor<1> {
-    let logits = model.forward(batch.images.clone().autodiff(), &Pass::float());
+fn loss<M: Network<Input = Tensor<4>>>(model: &M, batch: &ImageBatch) -> Tensor<1> {
+    let logits = model.forward(batch.input.clone().autodiff(), &Pass::float());
     let cross_entropy = CrossEntropyLossConfig::new().init(&logits.device());
     cross_entropy.forward(logits, batch.labels.clone().autodiff())
 }
@@ -156,7 +160,7 @@ impl ModuleMapper for Nudge {
 }
 
 /// The trace of a layer's block divided by its size, from the gradient's difference at each of the layer's weights.
-fn by_columns<M: Network>(model: &M, layer: usize, batch: &ImageBatch, step: f32) -> f64 {
+fn by_columns<M: Network<Input = Tensor<4>>>(model: &M, layer: usize, batch: &ImageBatch, step: f32) -> f64 {
     let mut model = model.valid().freeze().train();
     let (id, shape) = {
         let layer = model.layers().remove(layer).layer;
@@ -188,11 +192,11 @@ fn softmax_regression_is_as_derived() {
     let loader = digits(200, 200);
     let device = Device::flex();
     let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(2);
-    let model = Regression { head: QuantLinearConfig { features: [64, CLASSES] }.init(rng, &device) };
+    let model = Regression { head: QuantLinearConfig::new([64, CLASSES]).init(rng, &device) };
     // The block of class k is the mean of p_k (1 - p_k) x x^T.
     let batch = batches(&loader).remove(0);
-    let p = softmax(model.forward(batch.images.clone(), &Pass::float()), 1);
-    let x = batch.images.flatten::<2>(1, 3);
+    let p = softmax(model.forward(batch.input.clone(), &Pass::float()), 1);
+    let x = batch.input.flatten::<2>(1, 3);
     let traces_of_images = (p.clone() - p.square()).sum_dim(1) * x.square().sum_dim(1);
     let exact = traces_of_images.mean().into_scalar::<f64>() / (64 * CLASSES) as f64;
     for seed in 1..=5 {
@@ -238,7 +242,7 @@ fn a_resnet_is_as_by_columns() {
 }
 
 /// The root mean square of a layer's weights.
-fn size<M: Network>(model: &mut M, layer: usize) -> f32 {
+fn size<M: Network<Input = Tensor<4>>>(model: &mut M, layer: usize) -> f32 {
     struct Find(ParamId, f32);
     impl ModuleVisitor for Find {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -271,7 +275,7 @@ fn seeds_decide_and_networks_stay_as_they_are() {
     // In evaluation mode, without gradients, it is the same network.
     assert_eq!(estimate(&model.valid(), &loader, options(1)), first);
     // And quantized, in floats.
-    let images = batches(&loader).into_iter().map(|batch| batch.images).collect();
+    let images = batches(&loader).into_iter().map(|batch| batch.input).collect();
     let quantized = model.quantize(&QuantConfig::new(PrecisionSet::default()), images);
     assert_eq!(estimate(&quantized, &loader, options(1)), first);
 }

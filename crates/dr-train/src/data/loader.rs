@@ -1,13 +1,15 @@
 //! [`ImageLoader`]: batches of normalised images, prepared on a thread of their own.
 
 use super::decode::decode;
-use super::{Augmentation, ImageFiles, ImageSet, Images, Normalization, random};
+use super::{
+    Augmentation, ImageBatch, ImageFiles, ImageSet, Images, Normalization, TrainingLoader, random,
+};
 use burn::{
     data::{
         dataloader::{DataLoader, DataLoaderIterator, Progress},
         dataset::DatasetError,
     },
-    tensor::{Device, Int, Tensor, TensorData},
+    tensor::{Device, Tensor, TensorData},
 };
 use chacha20::ChaCha8Rng;
 use rand::{Rng, SeedableRng, seq::SliceRandom};
@@ -27,28 +29,6 @@ use std::{
 
 /// Batches that wait, ready, for the one who trains.
 const AHEAD: usize = 2;
-
-/// Images and what they show.
-#[derive(Clone, Debug)]
-pub struct ImageBatch {
-    /// `[n, c, h, w]`, normalised.
-    pub images: Tensor<4>,
-    /// `[n]`, the classes.
-    pub labels: Tensor<1, Int>,
-}
-
-impl ImageBatch {
-    /// As many batches of the same size, or one less the last ones; the first has the first images.
-    pub(crate) fn split(self, count: usize) -> Vec<Self> {
-        let [images] = self.labels.dims();
-        if count < 2 || images == 0 {
-            return vec![self];
-        }
-        let size = images.div_ceil(count);
-        let images = self.images.split(size, 0).into_iter();
-        images.zip(self.labels.split(size, 0)).map(|(images, labels)| Self { images, labels }).collect()
-    }
-}
 
 /// Makes batches of images: shuffled and augmented for training, or in their order for evaluation.
 ///
@@ -115,33 +95,6 @@ impl ImageLoader {
         Self { images, range, normalization, batch_size, training, epoch, waited, device }
     }
 
-    /// Makes the next [`iter`](DataLoader::iter) that of `epoch`, from 0: a resumed run goes on as it would have.
-    #[must_use]
-    pub fn starting_at(self, epoch: u64) -> Self {
-        Self { epoch: AtomicU64::new(epoch), ..self }
-    }
-
-    /// In training, puts as many batches into each as `orders` says, one after the other: an epoch goes over the images so
-    /// many times side by side, each time shuffled and augmented on its own. Of no effect in evaluation.
-    #[must_use]
-    pub fn with_orders(mut self, orders: u32) -> Self {
-        if let Some(training) = &mut self.training {
-            training.orders = orders.max(1);
-        }
-        self
-    }
-
-    /// The microseconds that have been waited for batches, by this loader and those made from it.
-    pub(crate) fn waited(&self) -> Arc<AtomicU64> {
-        self.waited.clone()
-    }
-
-    /// Number of batches in an epoch.
-    #[must_use]
-    pub fn num_batches(&self) -> usize {
-        self.batch_ends().len()
-    }
-
     /// Where each batch ends, in images from the start of the epoch.
     fn batch_ends(&self) -> Vec<usize> {
         let (count, size) = (self.range.len(), self.batch_size);
@@ -177,6 +130,28 @@ impl ImageLoader {
             training: self.training,
             epoch,
         }
+    }
+}
+
+impl TrainingLoader<Tensor<4>> for ImageLoader {
+    fn starting_at(self, epoch: u64) -> Self {
+        Self { epoch: AtomicU64::new(epoch), ..self }
+    }
+
+    /// Of no effect in evaluation.
+    fn with_orders(mut self, orders: u32) -> Self {
+        if let Some(training) = &mut self.training {
+            training.orders = orders.max(1);
+        }
+        self
+    }
+
+    fn num_batches(&self) -> usize {
+        self.batch_ends().len()
+    }
+
+    fn waited(&self) -> Arc<AtomicU64> {
+        self.waited.clone()
     }
 }
 
@@ -376,7 +351,7 @@ impl Iterator for Batches {
             self.done += count;
             let images = TensorData::new(pixels, [count, channels, height, width]);
             return Some(Ok(ImageBatch {
-                images: Tensor::from_data(images, &self.device),
+                input: Tensor::from_data(images, &self.device),
                 labels: Tensor::from_data(TensorData::new(labels, [count]), &self.device),
             }));
         }

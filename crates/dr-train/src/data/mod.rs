@@ -1,6 +1,7 @@
 //! Images to learn from: datasets, how they are split and augmented, and the loader that makes batches of them.
 
 mod augment;
+mod batch;
 pub mod cifar;
 mod decode;
 pub mod digits;
@@ -18,11 +19,12 @@ mod random;
 pub mod records;
 
 pub use augment::Augmentation;
+pub use batch::{Batch, ImageBatch, Input, TextBatch, TrainingLoader};
 pub use error::{DataError, FormatError};
 pub use folder::{FolderError, ImageFiles, LabelledFile};
 pub use image_set::ImageSet;
 pub use images::{ImageShape, Images};
-pub use loader::{ImageBatch, ImageLoader};
+pub use loader::ImageLoader;
 pub use normalization::Normalization;
 
 use crate::config::DatasetKind;

@@ -2,7 +2,7 @@
 
 use super::hutchinson::{Differentiable, Group, estimate};
 use super::traces::{HessianError, HessianOptions, Traces};
-use crate::data::ImageBatch;
+use crate::data::Batch;
 use crate::models::{NamedLayer, Network};
 use crate::nn::Pass;
 use burn::data::dataloader::{DataLoader, DataLoaderIterator};
@@ -34,7 +34,7 @@ use std::collections::HashMap;
 /// # Panics
 /// If images or labels do not fit the network.
 pub fn traces<M: Network>(
-    model: &M, loader: &dyn DataLoader<ImageBatch>, options: &HessianOptions,
+    model: &M, loader: &dyn DataLoader<Batch<M::Input>>, options: &HessianOptions,
     progress: impl FnMut(usize, f64),
 ) -> Result<Traces, HessianError> {
     options.check()?;
@@ -42,21 +42,21 @@ pub fn traces<M: Network>(
 }
 
 /// The loss of a network as a function of its layers' weights.
-struct Loss<'a, M> {
+struct Loss<'a, M: Network> {
     /// In evaluation mode, but on a device that tracks gradients; nothing of it does yet.
     model: M,
     groups: Vec<Group>,
     /// The weights of each group, flat, without gradients.
     weights: Vec<(ParamId, Tensor<1>)>,
-    loader: &'a dyn DataLoader<ImageBatch>,
-    batches: Box<dyn DataLoaderIterator<ImageBatch> + 'a>,
-    current: Option<(usize, ImageBatch)>,
+    loader: &'a dyn DataLoader<Batch<M::Input>>,
+    batches: Box<dyn DataLoaderIterator<Batch<M::Input>> + 'a>,
+    current: Option<(usize, Batch<M::Input>)>,
     /// Batches until the loader starts over, once it has.
     count: Option<usize>,
 }
 
 impl<'a, M: Network> Loss<'a, M> {
-    fn new(model: &M, loader: &'a dyn DataLoader<ImageBatch>) -> Self {
+    fn new(model: &M, loader: &'a dyn DataLoader<Batch<M::Input>>) -> Self {
         // `valid` copies statistics and switches BatchNorm to them; `freeze` makes `train` keep it so.
         let mut model = model.valid().freeze().train();
         let mut values = Values::default();
@@ -72,7 +72,7 @@ impl<'a, M: Network> Loss<'a, M> {
         Self { model, groups, weights, loader, batches: loader.iter(), current: None, count: None }
     }
 
-    fn batch(&mut self, sample: usize) -> Result<ImageBatch, HessianError> {
+    fn batch(&mut self, sample: usize) -> Result<Batch<M::Input>, HessianError> {
         if let Some((of, batch)) = &self.current
             && *of == sample
         {
@@ -83,18 +83,17 @@ impl<'a, M: Network> Loss<'a, M> {
             self.batches = self.loader.iter();
             self.batches.next()
         });
-        let ImageBatch { images, labels } = next.ok_or(HessianError::NoImages)??;
-        let batch = ImageBatch { images: images.autodiff(), labels: labels.autodiff() };
+        let batch = next.ok_or(HessianError::NoImages)??.autodiff();
         self.current = Some((sample, batch.clone()));
         Ok(batch)
     }
 
     /// The gradient of one layer's weights, flat, at `weights + step * signs`. `None` if the loss does not depend on them.
-    fn gradient(&self, batch: &ImageBatch, layer: usize, signs: &Tensor<1>, step: f64) -> Option<Tensor<1>> {
+    fn gradient(&self, batch: &Batch<M::Input>, layer: usize, signs: &Tensor<1>, step: f64) -> Option<Tensor<1>> {
         let (id, weights) = &self.weights[layer];
         let moved = weights.clone() + signs.clone().mul_scalar(step);
         let model = self.model.clone().map(&mut Point { id: *id, weights: Some(moved) });
-        let logits = model.forward(batch.images.clone(), &Pass::float());
+        let logits = model.forward(batch.input.clone(), &Pass::float());
         let cross_entropy = CrossEntropyLossConfig::new().init(&logits.device());
         let loss = cross_entropy.forward(logits, batch.labels.clone());
         let mut found = Tracked { id: *id, gradients: loss.backward(), found: None };

@@ -1,28 +1,28 @@
 //! One mixture of a network that was trained for all of them.
 
+use crate::data::Input;
 use crate::models::{NamedLayer, Network};
 use crate::nn::{Assignment, LayerSpec, Pass};
-use burn::tensor::Tensor;
 use dr_precision::{Precision, PrecisionSet};
 
 /// The network with only the BatchNorms that `pass` uses, and their statistics those of `batches`, in evaluation mode.
 ///
 /// Mixed passes share BatchNorms with so many others that the running statistics of training fit none of them.
-pub fn subnet<M: Network>(mut network: M, pass: &Pass, batches: &[Tensor<4>]) -> M {
+pub fn subnet<M: Network>(mut network: M, pass: &Pass, batches: &[M::Input]) -> M {
     network.norms_after().into_iter().for_each(|(layer, norm)| norm.keep(pass, layer));
     recalibrate(network, pass, batches)
 }
 
 /// Sets the statistics of the BatchNorms that `pass` uses to the mean of those of `batches`; without any, they stay as
 /// they are. The result is in evaluation mode.
-fn recalibrate<M: Network>(network: M, pass: &Pass, batches: &[Tensor<4>]) -> M {
+fn recalibrate<M: Network>(network: M, pass: &Pass, batches: &[M::Input]) -> M {
     let Some(first) = batches.first() else { return network.valid() };
     // Statistics are taken on devices that track gradients only; a graph that nothing goes back through would stay in memory.
     let mut network = network.fork(&first.device().autodiff()).train().no_grad();
-    for (seen, images) in batches.iter().enumerate() {
+    for (seen, input) in batches.iter().enumerate() {
         // The mean of all so far: each new one counts as much as every earlier one.
         network.norms().into_iter().for_each(|norm| norm.set_momentum(1.0 / (seen + 1) as f64));
-        network.forward(Tensor::from_inner(images.clone()), pass);
+        network.forward(input.clone().autodiff(), pass);
     }
     network.norms().into_iter().for_each(|norm| norm.set_momentum(TRAINING_MOMENTUM));
     network.valid()
@@ -34,7 +34,7 @@ const TRAINING_MOMENTUM: f64 = 0.1;
 /// After the training of a supernet: gives every precision of `set` BatchNorms with statistics of its own, so that the
 /// network runs at each of them like a jointly trained one. The highest and the lowest have theirs from training, unless
 /// mixed passes had a part in them.
-pub fn finish<M: Network>(mut network: M, set: &PrecisionSet, shared: bool, batches: &[Tensor<4>]) -> M {
+pub fn finish<M: Network>(mut network: M, set: &PrecisionSet, shared: bool, batches: &[M::Input]) -> M {
     for precision in set.iter() {
         let assignment = everywhere(&mut network, precision);
         let (mixed, uniform) = (Pass::mixed(&assignment), Pass::at(precision));

@@ -72,7 +72,7 @@ impl ConvNetConfig {
         });
         let (tail, tail_norm) = tail.unzip();
         let features = [architecture.features(), self.classes];
-        let head = QuantLinearConfig { features }.init(rng, device);
+        let head = QuantLinearConfig::new(features).init(rng, device);
         ConvNet {
             stem: first,
             stem_norm,
@@ -133,6 +133,8 @@ pub(super) fn max_pool(x: Tensor<4>) -> Tensor<4> {
 }
 
 impl Network for ConvNet {
+    type Input = Tensor<4>;
+
     fn forward(&self, images: Tensor<4>, pass: &Pass) -> Tensor<2> {
         let mut x = activate(self.stem.forward_norm(images, &self.stem_norm, pass), self.activation);
         if self.max_pool {

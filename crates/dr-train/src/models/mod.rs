@@ -9,6 +9,7 @@ mod torchvision;
 pub use conv_net::{ConvNet, ConvNetConfig};
 pub use int_conv_net::IntConvNet;
 
+use crate::data::Input;
 use crate::nn::{Layer, LayerSpec, Observer, Pass, PrecisionNorm, QuantConfig};
 use burn::module::{Module, ModuleDisplay, ParamId};
 use burn::tensor::{Tensor, activation::relu};
@@ -28,10 +29,13 @@ pub struct NamedLayer<'a> {
     pub after_relu: bool,
 }
 
-/// A network that classifies images and can run at several precisions.
+/// A network that classifies and can run at several precisions: images, or the positions of a text by the token that follows.
 pub trait Network: Module + ModuleDisplay + Display + Sync + 'static {
-    /// `[batch, channels, height, width]` to logits `[batch, classes]`.
-    fn forward(&self, images: Tensor<4>, pass: &Pass) -> Tensor<2>;
+    /// What it takes: images `[batch, channels, height, width]`, or tokens `[batch, positions]`.
+    type Input: Input;
+
+    /// Logits `[n, classes]`, where `n` is the number of images, or of all positions.
+    fn forward(&self, input: Self::Input, pass: &Pass) -> Tensor<2>;
 
     /// The quantized layers, from input to output.
     fn layers(&mut self) -> Vec<NamedLayer<'_>>;
@@ -49,11 +53,11 @@ pub trait Network: Module + ModuleDisplay + Display + Sync + 'static {
     ///
     /// This is training-free quantization, and what joint training starts from.
     #[must_use]
-    fn quantize(mut self, config: &QuantConfig, batches: Vec<Tensor<4>>) -> Self {
+    fn quantize(mut self, config: &QuantConfig, batches: Vec<Self::Input>) -> Self {
         let observer = Observer::new();
         let eval = self.valid();
-        for images in batches {
-            eval.forward(images, &Pass::observing(&observer));
+        for input in batches {
+            eval.forward(input, &Pass::observing(&observer));
         }
         for mut layer in self.layers() {
             let spec = LayerSpec::new(config, &layer);

@@ -6,7 +6,7 @@ use super::integer::Affine;
 use super::quantizers::host;
 use super::{IntConv2d, IntLinear, IntegerError, LayerSpec, Observer, Pass, PrecisionNorm, Quantizers};
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::{Device, Distribution, Tensor, TensorData};
+use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use dr_kernels::integer::Activation;
 use dr_kernels::{IntConv2dOptions, conv2d, conv2d_of_codes};
 use dr_precision::Precision;
@@ -15,7 +15,14 @@ use rand::Rng;
 /// Normal numbers of deviation `sqrt(2 / fan_in)` (He et al., arXiv:1502.01852), the same on every device.
 fn he_normal<const D: usize>(shape: [usize; D], rng: &mut impl Rng, device: &Device) -> Param<Tensor<D>> {
     let fan_in: usize = shape[1..].iter().product();
-    let normal = Distribution::Normal(0.0, (2.0 / fan_in.max(1) as f64).sqrt());
+    normal(shape, (2.0 / fan_in.max(1) as f64).sqrt(), rng, device)
+}
+
+/// Normal numbers, the same on every device.
+pub(crate) fn normal<const D: usize>(
+    shape: [usize; D], deviation: f64, rng: &mut impl Rng, device: &Device,
+) -> Param<Tensor<D>> {
+    let normal = Distribution::Normal(0.0, deviation);
     Param::from_tensor(Tensor::from_data(TensorData::random::<f32, _, _>(shape, normal, rng), device))
 }
 
@@ -120,27 +127,41 @@ impl QuantConv2d {
 pub struct QuantLinearConfig {
     /// Features in and out.
     pub features: [usize; 2],
+    /// Whether there is a bias.
+    pub bias: bool,
+    /// The deviation of random weights, if it is not `sqrt(2 / features in)`.
+    pub deviation: Option<f64>,
 }
 
 impl QuantLinearConfig {
+    /// With a bias, and weights of the usual deviation.
+    #[must_use]
+    pub const fn new(features: [usize; 2]) -> Self {
+        Self { features, bias: true, deviation: None }
+    }
+
     /// A float layer with weights drawn from `rng` and a bias of zeros.
     pub fn init(&self, rng: &mut impl Rng, device: &Device) -> QuantLinear {
         let [features_in, features_out] = self.features;
+        let shape = [features_out, features_in];
         QuantLinear {
-            weight: he_normal([features_out, features_in], rng, device),
-            bias: Param::from_tensor(Tensor::zeros([features_out], device)),
+            weight: match self.deviation {
+                None => he_normal(shape, rng, device),
+                Some(deviation) => normal(shape, deviation, rng, device),
+            },
+            bias: self.bias.then(|| Param::from_tensor(Tensor::zeros([features_out], device))),
             quantizers: Quantizers::default(),
         }
     }
 }
 
-/// A linear layer with bias, float or fake-quantized. The bias stays float.
+/// A linear layer, float or fake-quantized. The bias stays float.
 #[derive(Module, Debug)]
 pub struct QuantLinear {
     /// `[features out, features in]`: output channels first, as in a convolution.
     weight: Param<Tensor<2>>,
     /// `[features out]`.
-    bias: Param<Tensor<1>>,
+    bias: Option<Param<Tensor<1>>>,
     quantizers: Quantizers,
 }
 
@@ -148,7 +169,16 @@ impl QuantLinear {
     /// `[batch, features in]` to `[batch, features out]`.
     pub fn forward(&self, x: Tensor<2>, pass: &Pass) -> Tensor<2> {
         let (x, w) = self.quantizers.forward(x, &self.weight, pass);
-        product(pass.compute, x, w, |x, w| x.matmul(w.transpose())) + self.bias.val().unsqueeze()
+        let y = product(pass.compute, x, w, |x, w| x.matmul(w.transpose()));
+        match &self.bias {
+            Some(bias) => y + bias.val().unsqueeze(),
+            None => y,
+        }
+    }
+
+    /// The rows of the weight that `rows` names: `[n]` to `[n, features in]`. An embedding that shares this weight.
+    pub fn select(&self, rows: Tensor<1, Int>) -> Tensor<2> {
+        self.weight.val().select(0, rows)
     }
 
     /// The layer in integer arithmetic at `precision`, on the device of the weight.
@@ -157,7 +187,8 @@ impl QuantLinear {
     /// A float layer, or a precision that it was not prepared for.
     pub fn to_integer(&self, precision: Precision) -> Result<IntLinear, IntegerError> {
         let (weight, scales) = self.quantizers.to_integer(&self.weight, 1)?;
-        let shift = host(&self.bias.val());
+        let [outputs, _] = self.weight.lazy_shape().dims::<2>();
+        let shift = self.bias.as_ref().map_or_else(|| vec![0.0; outputs], |bias| host(&bias.val()));
         let bias = Affine { gain: vec![1.0; shift.len()], shift };
         let (options, device) = (IntConv2dOptions::default(), self.weight.val().device().inner());
         let (bias, activation) = (vec![(None, bias)], Activation::None);

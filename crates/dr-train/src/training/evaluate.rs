@@ -1,6 +1,6 @@
 //! Accuracy and loss over a whole split.
 
-use crate::data::ImageBatch;
+use crate::data::{Batch, Input};
 use crate::models::Network;
 use crate::nn::Pass;
 use burn::data::dataloader::DataLoader;
@@ -23,30 +23,28 @@ pub struct Score {
 /// # Errors
 /// What the loader says.
 pub fn evaluate<M: Network>(
-    model: &M, loader: &dyn DataLoader<ImageBatch>, passes: &[Pass],
+    model: &M, loader: &dyn DataLoader<Batch<M::Input>>, passes: &[Pass],
 ) -> Result<Vec<Score>, DatasetError> {
-    score(loader, passes, |pass, images| Ok(model.forward(images, pass)))
+    score(loader, passes, |pass, input| Ok(model.forward(input, pass)))
 }
 
-/// The scores of each of `classifiers`, where `forward` says how one turns images `[batch, channels, height, width]` into
-/// logits `[batch, classes]`.
+/// The scores of each of `classifiers`, where `forward` says how one turns an input into logits `[n, classes]`.
 ///
 /// # Errors
 /// What the loader or `forward` says.
-pub fn score<C, E: From<DatasetError>>(
-    loader: &dyn DataLoader<ImageBatch>, classifiers: &[C],
-    forward: impl Fn(&C, Tensor<4>) -> Result<Tensor<2>, E>,
+pub fn score<I: Input, C, E: From<DatasetError>>(
+    loader: &dyn DataLoader<Batch<I>>, classifiers: &[C], forward: impl Fn(&C, I) -> Result<Tensor<2>, E>,
 ) -> Result<Vec<Score>, E> {
     let cross_entropy = CrossEntropyLossConfig::new();
     let mut sums = vec![(0.0, 0.0); classifiers.len()];
     let mut total = 0.0;
     for batch in loader.iter() {
-        let ImageBatch { images, labels } = batch?;
-        let loss = cross_entropy.init(&images.device());
+        let Batch { input, labels } = batch?;
+        let loss = cross_entropy.init(&input.device());
         let [size] = labels.dims();
         total += size as f64;
         for (classifier, (right, loss_sum)) in classifiers.iter().zip(&mut sums) {
-            let logits = forward(classifier, images.clone())?;
+            let logits = forward(classifier, input.clone())?;
             *loss_sum += loss.forward(logits.clone(), labels.clone()).into_scalar::<f64>() * size as f64;
             let guesses = logits.argmax(1).reshape([size]);
             *right += guesses.equal(labels.clone()).int().sum().into_scalar::<f64>();

@@ -21,9 +21,9 @@ pub struct StepOutput {
 pub(super) struct PassOutput {
     /// `[1]`
     pub loss: Tensor<1>,
-    /// `[batch, classes]`
+    /// `[n, classes]`
     pub logits: Tensor<2>,
-    /// `[batch]`
+    /// `[n]`
     pub labels: Tensor<1, Int>,
 }
 

@@ -3,7 +3,7 @@
 use super::alrs;
 use super::metric::{PassOutput, StepOutput};
 use crate::config::ComputeKind;
-use crate::data::ImageBatch;
+use crate::data::{Batch, Input};
 use crate::mixed::DrawLog;
 use crate::models::Network;
 use crate::nn::quantizers::Kind;
@@ -26,8 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const LARGEST_CHANGE: f32 = 0.05;
 
 /// What a phase trains for. Shared by all copies of a [`Trainee`].
-#[derive(Default)]
-pub struct Objective {
+pub struct Objective<I> {
     /// The passes of each step, highest precision first.
     pub passes: Vec<NumberFormat>,
     /// What mixed passes draw from.
@@ -40,11 +39,11 @@ pub struct Objective {
     pub compute: ComputeKind,
     /// Multiply codes instead of fake-quantized floats in the forward pass, where that is possible.
     pub integers: bool,
-    /// Whether each pass has images of its own: the first of so many equal parts of a batch is the first pass's. Else all
+    /// Whether each pass has items of its own: the first of so many equal parts of a batch is the first pass's. Else all
     /// see the whole batch.
     pub separate_batches: bool,
     /// Whose logits the passes learn from besides the labels.
-    pub distill: Distillation,
+    pub distill: Distillation<I>,
     /// Batches whose mean gradient makes a step of the optimizer, on all devices.
     pub(super) accumulate: usize,
     /// Set when a loss was not finite; the step is then not taken.
@@ -54,15 +53,26 @@ pub struct Objective {
     workers: Option<ThreadPool>,
 }
 
-impl Objective {
+impl<I> Objective<I> {
     /// For `passes` in each step, with one learning rate for everything and labels only.
     #[must_use]
     pub fn new(passes: Vec<NumberFormat>) -> Self {
-        Self { passes, scale_rate: 1.0, ..Self::default() }
+        Self {
+            passes,
+            draws: None,
+            scale_rate: 1.0,
+            alrs: false,
+            compute: ComputeKind::default(),
+            integers: false,
+            separate_batches: false,
+            distill: Distillation::Off,
+            accumulate: 1,
+            diverged: AtomicBool::new(false),
+            interrupter: Interrupter::default(),
+            workers: None,
+        }
     }
-}
 
-impl Objective {
     /// The passes of a step, mixed ones with the next of `drawn`; without one, a mixed pass is left out.
     fn passes<'a>(&self, drawn: &'a [Assignment]) -> Vec<Pass<'a>> {
         let mut drawn = drawn.iter();
@@ -107,28 +117,27 @@ impl Objective {
 }
 
 /// Where soft labels come from.
-#[derive(Clone, Default)]
-pub enum Distillation {
+#[derive(Clone)]
+pub enum Distillation<I> {
     /// Labels only.
-    #[default]
     Off,
     /// The logits of the step's first pass, the highest precision.
     Highest,
-    /// The logits of another network, given the images.
-    Teacher(Arc<dyn Fn(Tensor<4>) -> Tensor<2> + Send + Sync>),
+    /// The logits of another network, given the input.
+    Teacher(Arc<dyn Fn(I) -> Tensor<2> + Send + Sync>),
 }
 
-impl Distillation {
+impl<I: Input> Distillation<I> {
     /// The logits of another network, if it is one to learn from.
-    fn teacher(&self, batch: &ImageBatch) -> Option<Tensor<2>> {
+    fn teacher(&self, batch: &Batch<I>) -> Option<Tensor<2>> {
         match self {
-            Self::Teacher(logits) => Some(Tensor::from_inner(logits(batch.images.clone().inner()))),
+            Self::Teacher(logits) => Some(Tensor::from_inner(logits(batch.input.clone().inner()))),
             Self::Off | Self::Highest => None,
         }
     }
 }
 
-impl fmt::Debug for Objective {
+impl<I> fmt::Debug for Objective<I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Objective")
             .field("passes", &self.passes)
@@ -142,12 +151,12 @@ impl fmt::Debug for Objective {
 pub struct Trainee<M: Network> {
     model: M,
     #[module(skip)]
-    objective: Arc<Objective>,
+    objective: Arc<Objective<M::Input>>,
 }
 
 impl<M: Network> Trainee<M> {
     /// A network to be trained for `objective`.
-    pub fn new(model: M, objective: Objective) -> Self {
+    pub fn new(model: M, objective: Objective<M::Input>) -> Self {
         Self { model, objective: Arc::new(objective) }
     }
 
@@ -156,7 +165,7 @@ impl<M: Network> Trainee<M> {
         self.model
     }
 
-    pub(super) fn objective(&self) -> &Arc<Objective> {
+    pub(super) fn objective(&self) -> &Arc<Objective<M::Input>> {
         &self.objective
     }
 
@@ -168,8 +177,8 @@ impl<M: Network> Trainee<M> {
     }
 
     /// Forward and backward of one pass; `None` if the loss is not finite.
-    fn pass(&self, pass: &Pass, batch: &ImageBatch, teacher: Option<&Tensor<2>>) -> Option<PassResult> {
-        let logits = self.model.forward(batch.images.clone(), pass);
+    fn pass(&self, pass: &Pass, batch: &Batch<M::Input>, teacher: Option<&Tensor<2>>) -> Option<PassResult> {
+        let logits = self.model.forward(batch.input.clone(), pass);
         let loss = self.loss(logits.clone(), batch, teacher);
         if !loss.clone().into_scalar::<f32>().is_finite() {
             return None;
@@ -184,7 +193,7 @@ impl<M: Network> Trainee<M> {
     }
 
     /// The passes of a step, and a loss that is not finite as `None`.
-    fn one_by_one(&self, passes: &[Pass], batches: &[ImageBatch]) -> Vec<Option<PassResult>> {
+    fn one_by_one(&self, passes: &[Pass], batches: &[Batch<M::Input>]) -> Vec<Option<PassResult>> {
         let mut highest = None;
         let mut results = Vec::with_capacity(passes.len());
         for (pass, batch) in passes.iter().zip(batches.iter().cycle()) {
@@ -201,13 +210,13 @@ impl<M: Network> Trainee<M> {
 
     /// The same, two or more at a time.
     fn side_by_side(
-        &self, passes: &[Pass], batches: &[ImageBatch], workers: &ThreadPool,
+        &self, passes: &[Pass], batches: &[Batch<M::Input>], workers: &ThreadPool,
     ) -> Vec<Option<PassResult>> {
         let count = workers.current_num_threads();
         // Pass `i` always runs on the same thread: BatchNorm keeps its statistics by thread.
         let mine = |thread: usize| {
             let passes = passes.iter().zip(batches.iter().cycle()).skip(thread).step_by(count);
-            let one = |(pass, batch): (&Pass, &ImageBatch)| {
+            let one = |(pass, batch): (&Pass, &Batch<M::Input>)| {
                 let teacher = self.objective.distill.teacher(batch);
                 self.clone().map(&mut Leaves).pass(pass, batch, teacher.as_ref())
             };
@@ -218,9 +227,9 @@ impl<M: Network> Trainee<M> {
         (0..passes.len()).filter_map(|pass| by_thread[pass % count].next()).collect()
     }
 
-    /// The loss of logits `[batch, classes]`: cross entropy with the labels, and with `teacher`'s logits half of that
+    /// The loss of logits `[n, classes]`: cross entropy with the labels, and with `teacher`'s logits half of that
     /// and half of the cross entropy with the teacher's distribution.
-    fn loss(&self, logits: Tensor<2>, batch: &ImageBatch, teacher: Option<&Tensor<2>>) -> Tensor<1> {
+    fn loss(&self, logits: Tensor<2>, batch: &Batch<M::Input>, teacher: Option<&Tensor<2>>) -> Tensor<1> {
         let labels = CrossEntropyLossConfig::new()
             .init(&logits.device())
             .forward(logits.clone(), batch.labels.clone());
@@ -241,10 +250,10 @@ struct PassResult {
 }
 
 impl<M: Network> TrainStep for Trainee<M> {
-    type Input = ImageBatch;
+    type Input = Batch<M::Input>;
     type Output = StepOutput;
 
-    fn step(&self, batch: ImageBatch) -> TrainOutput<StepOutput> {
+    fn step(&self, batch: Batch<M::Input>) -> TrainOutput<StepOutput> {
         let objective = &self.objective;
         let drawn: Vec<_> = objective.draw().iter().map(|drawn| self.assign(drawn)).collect();
         let passes = objective.passes(&drawn);
@@ -282,12 +291,12 @@ impl<M: Network> TrainStep for Trainee<M> {
 }
 
 impl<M: Network> InferenceStep for Trainee<M> {
-    type Input = ImageBatch;
+    type Input = Batch<M::Input>;
     type Output = StepOutput;
 
-    fn step(&self, batch: ImageBatch) -> StepOutput {
+    fn step(&self, batch: Batch<M::Input>) -> StepOutput {
         let one = |pass: &Pass| {
-            let logits = self.model.forward(batch.images.clone(), pass);
+            let logits = self.model.forward(batch.input.clone(), pass);
             let loss = self.loss(logits.clone(), &batch, None);
             PassOutput { loss, logits, labels: batch.labels.clone() }
         };

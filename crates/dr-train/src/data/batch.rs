@@ -1,0 +1,112 @@
+//! [`Batch`]: what a step of training or of a measurement sees.
+
+use burn::data::dataloader::DataLoader;
+use burn::tensor::{Device, Int, Tensor};
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// What networks take: items along the first axis.
+pub trait Input: Clone + Debug + Send + Sync + 'static {
+    /// How many items there are.
+    fn items(&self) -> usize;
+
+    /// Parts of `items` items each, the last one of what is left.
+    fn split(self, items: usize) -> Vec<Self>;
+
+    /// The same where gradients are not tracked.
+    fn inner(self) -> Self;
+
+    /// The same where gradients are tracked.
+    fn autodiff(self) -> Self;
+
+    /// Where it is.
+    fn device(&self) -> Device;
+}
+
+/// Implements [`Input`] by the methods that tensors have.
+macro_rules! tensor_input {
+    ($($(#[$doc:meta])* $type:ty),*) => {$(
+        $(#[$doc])*
+        impl Input for $type {
+            fn items(&self) -> usize {
+                self.dims()[0]
+            }
+
+            fn split(self, items: usize) -> Vec<Self> {
+                self.split(items, 0)
+            }
+
+            fn inner(self) -> Self {
+                self.inner()
+            }
+
+            fn autodiff(self) -> Self {
+                self.autodiff()
+            }
+
+            fn device(&self) -> Device {
+                self.device()
+            }
+        }
+    )*};
+}
+
+tensor_input!(
+    /// Images `[batch, channels, rows, columns]`.
+    Tensor<4>,
+    /// Tokens `[batch, positions]`.
+    Tensor<2, Int>
+);
+
+/// Inputs and what is to be learned from them.
+#[derive(Clone, Debug)]
+pub struct Batch<I> {
+    /// What the network takes: images for example, `[n, c, h, w]`, normalised.
+    pub input: I,
+    /// The classes, as many for each item of the input, one after the other: `[n]` for images.
+    pub labels: Tensor<1, Int>,
+}
+
+/// Images and what they show.
+pub type ImageBatch = Batch<Tensor<4>>;
+
+/// Tokens `[n, positions]`, and the token that follows each.
+pub type TextBatch = Batch<Tensor<2, Int>>;
+
+impl<I: Input> Batch<I> {
+    /// As many batches of the same size, or one less the last ones; the first has the first items.
+    pub(crate) fn split(self, count: usize) -> Vec<Self> {
+        let items = self.input.items();
+        if count < 2 || items == 0 {
+            return vec![self];
+        }
+        let [labels] = self.labels.dims();
+        let size = items.div_ceil(count);
+        let labels = self.labels.split(size * (labels / items), 0);
+        self.input.split(size).into_iter().zip(labels).map(|(input, labels)| Self { input, labels }).collect()
+    }
+
+    /// The same where gradients are tracked.
+    pub(crate) fn autodiff(self) -> Self {
+        Self { input: self.input.autodiff(), labels: self.labels.autodiff() }
+    }
+}
+
+/// A loader that makes batches to learn from: shuffled anew for each epoch.
+pub trait TrainingLoader<I>: DataLoader<Batch<I>> + Sized + 'static {
+    /// Makes the next [`iter`](DataLoader::iter) that of `epoch`, from 0: a resumed run goes on as it would have.
+    #[must_use]
+    fn starting_at(self, epoch: u64) -> Self;
+
+    /// Puts as many batches into each as `orders` says, one after the other: an epoch goes over the data so many times side by
+    /// side, each time shuffled on its own.
+    #[must_use]
+    fn with_orders(self, orders: u32) -> Self;
+
+    /// Number of batches in an epoch.
+    fn num_batches(&self) -> usize;
+
+    /// The microseconds that have been waited for batches, by this loader and those made from it.
+    fn waited(&self) -> Arc<AtomicU64>;
+}
