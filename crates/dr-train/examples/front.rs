@@ -10,6 +10,7 @@
 
 use burn::tensor::Device;
 use dr_precision::PrecisionPlan;
+use dr_train::models::ConvNet;
 use dr_train::artifact::Artifact;
 use dr_train::config::{Engine, LossTerms, Sampling, Widths};
 use dr_train::data;
@@ -83,7 +84,7 @@ fn measure_run(run: &Path) -> Result<Vec<Point>, Box<dyn Error>> {
         let picks = both.uniform(precision).ok_or("a precision that the layers do not have")?;
         plans.push((precision.to_string(), both.plan(&picks)));
     }
-    let mut network = artifact.network(&device)?;
+    let mut network = artifact.network::<ConvNet>(&device)?;
     let (set, together) = (&description.precisions, Widths::Together);
     let random = Hasb::new(&mut network, &[], set, together, Sampling::Uniform, description.seed);
     let names: Vec<String> = random.names().map(str::to_owned).collect();
@@ -95,7 +96,7 @@ fn measure_run(run: &Path) -> Result<Vec<Point>, Box<dyn Error>> {
     let count = plans.len();
     let mut points = vec![];
     for (i, (name, plan)) in plans.into_iter().enumerate() {
-        let packed = artifact.export_plan(&plan, &batches, &device)?;
+        let packed = artifact.export_plan::<ConvNet>(&plan, &batches, &device)?;
         let measured = measure(&packed, &[NumberFormat::Mixed], &test, Engine::Integer, &device)?[0];
         let find = |candidates: &Candidates| {
             let position = |(layer, (_, precision)): (&dr_train::mixed::LayerCandidates, (&str, _))| {

@@ -61,6 +61,8 @@ named! {
         Cifar100 = "cifar100",
         /// JPEG and PNG files in a folder for each class.
         Folder = "folder",
+        /// A text, for language models; without a file, the one that the program carries with it.
+        Text = "text",
     }
 }
 
@@ -81,6 +83,8 @@ named! {
         Resnet50 = "resnet50",
         /// Inverted residual blocks, as torchvision has it.
         MobilenetV2 = "mobilenet_v2",
+        /// A language model of the Llama family.
+        Llama = "llama",
     }
 }
 
@@ -370,10 +374,12 @@ impl TrainConfig {
             DatasetKind::Mnist | DatasetKind::FashionMnist => (10, 10),
             DatasetKind::Cifar10 | DatasetKind::Cifar100 => (60, 60),
             DatasetKind::Folder => (30, 30),
+            DatasetKind::Text => (2, 2),
         };
         let model = match dataset {
             DatasetKind::Cifar10 | DatasetKind::Cifar100 => ModelKind::Resnet20,
             DatasetKind::Folder => ModelKind::Resnet18,
+            DatasetKind::Text => ModelKind::Llama,
             _ => ModelKind::Resnet8,
         };
         Self {

@@ -3,7 +3,7 @@
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, InputShape};
 use crate::config::Engine;
 use crate::data::{ImageLoader, ImageSet};
-use crate::models::IntConvNet;
+use crate::models::{ConvNet, IntConvNet};
 use crate::nn::{IntegerError, Pass};
 use crate::report::{Measured, NumberFormat};
 use crate::training::{Score, evaluate, score};
@@ -112,7 +112,7 @@ pub fn measure(
     let scores = match engine {
         Engine::Fake => {
             let passes: Vec<Pass> = formats.iter().map(|&format| pass(artifact, format)).collect();
-            evaluate(&artifact.network(device)?, &loader, &passes)?
+            evaluate(&artifact.network::<ConvNet>(device)?, &loader, &passes)?
         }
         Engine::Integer => {
             let networks = integer_networks(artifact, formats, device)?;

@@ -267,7 +267,7 @@ impl Experiment {
             phase.anneal_epochs += self.config.epochs;
         }
         if let Some(saved) = self.saved_float(name)? {
-            let model = saved.network(&self.device)?;
+            let model = saved.network::<ConvNet>(&self.device)?;
             let history = History::load(&phase.history_file()).epochs;
             let earlier_seconds = total_seconds(&history);
             return Ok(Trained { model, history, earlier_seconds });
@@ -275,7 +275,7 @@ impl Experiment {
         let (channels, classes) = (self.train.shape().channels, self.train.classes());
         let device = self.device.clone().autodiff();
         let model = match &self.imported {
-            Some(imported) => imported.network(&self.device)?.fork(&device).train(),
+            Some(imported) => imported.network::<ConvNet>(&self.device)?.fork(&device).train(),
             None => ConvNetConfig::new(self.config.model, channels, classes).init(self.config.seed, &device),
         };
         let mut objective = Objective::new(vec![NumberFormat::Float]);

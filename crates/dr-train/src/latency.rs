@@ -2,7 +2,7 @@
 
 use crate::artifact::Artifact;
 use crate::evaluation::{EvaluationError, check_batch, formats, integer_networks};
-use crate::models::{IntConvNet, Network};
+use crate::models::{ConvNet, IntConvNet, Network};
 use crate::nn::{IntegerError, Pass};
 use crate::report::{NumberFormat, aligned};
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
@@ -72,7 +72,7 @@ pub fn latency(
     check_batch(artifact, batch, MOST_PIXELS)?;
     let formats = formats(artifact);
     let networks = integer_networks(artifact, &formats, device)?;
-    let float = artifact.network(device)?;
+    let float = artifact.network::<ConvNet>(device)?;
     let images = random_images(artifact, batch, device);
     let mut float_ms = vec![];
     let mut integer_ms = vec![vec![]; networks.len()];

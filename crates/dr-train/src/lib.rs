@@ -15,5 +15,6 @@ pub mod nn;
 pub mod onnx;
 pub mod report;
 pub mod samples;
+pub mod text;
 pub mod training;
 pub mod weights;

@@ -1,6 +1,7 @@
 //! The artifact's file: what is written is read again, and nothing else is.
 
 use dr_precision::{BitWidth, Precision, PrecisionSet};
+use dr_train::models::ConvNet;
 use dr_train::artifact::{Artifact, ArtifactError, ArtifactKind, Description, InputShape, TensorEntry};
 use dr_train::config::{DatasetKind, ModelKind};
 use dr_train::data::Normalization;
@@ -98,14 +99,14 @@ fn contradictions_are_not_written() {
 fn what_is_no_network_takes_no_memory() {
     let mut huge = artifact();
     huge.description.width = 1 << 16;
-    let message = huge.network(&burn::tensor::Device::flex()).unwrap_err().to_string();
+    let message = huge.network::<ConvNet>(&burn::tensor::Device::flex()).unwrap_err().to_string();
     assert!(
         message.starts_with("not a network of this program: its tensors have 22 bytes: expected"),
         "{message}"
     );
     let mut other = artifact();
     other.tensors.insert("padding".to_owned(), TensorEntry::f32([1 << 16], vec![0.0; 1 << 16]));
-    let message = other.network(&burn::tensor::Device::flex()).unwrap_err().to_string();
+    let message = other.network::<ConvNet>(&burn::tensor::Device::flex()).unwrap_err().to_string();
     assert_eq!(message, "tensor `stem.weight` is missing: expected by the model that the file describes");
 }
 

@@ -191,7 +191,7 @@ fn plans_are_exported_and_run_in_integers() {
     let (mut same, mut total) = (0, 0);
     for precisions in [&["4"][..], &["2", "8", "w4a6"], &["w8a2", "6", "4", "w2a8", "2"]] {
         let plan = plan(&mut network, precisions);
-        let packed = artifact.export_plan(&plan, &batches(60), &device).unwrap();
+        let packed = artifact.export_plan::<ConvNet>(&plan, &batches(60), &device).unwrap();
         // The file holds all of it.
         let packed = Artifact::from_bytes(&packed.to_bytes().unwrap()).unwrap();
         assert_eq!(packed.description.kind, ArtifactKind::PackedPlan);
@@ -204,7 +204,7 @@ fn plans_are_exported_and_run_in_integers() {
         let images = images(90, 250, &device);
         let expected = values(subnet.forward(images.clone(), &pass));
         let edge = packed.description.edge;
-        let loaded = packed.network(&device).unwrap();
+        let loaded = packed.network::<ConvNet>(&device).unwrap();
         close(&expected, &values(loaded.forward(images.clone(), &Pass::at(edge))), 1e-4);
 
         let integers = values(packed.integer(edge, &device).unwrap().forward(images).unwrap());
@@ -223,7 +223,7 @@ fn a_uniform_plan_is_as_large_as_the_precision() {
     let artifact = artifact(network.clone(), set(), Some(MixedNorm::One));
     for precision in set().iter() {
         let plan = plan(&mut network, &[&precision.to_string()]);
-        let packed = artifact.export_plan(&plan, &[], &Device::flex()).unwrap();
+        let packed = artifact.export_plan::<ConvNet>(&plan, &[], &Device::flex()).unwrap();
         assert_eq!(packed.payload_bytes(), artifact.export(precision).unwrap().payload_bytes());
     }
 }
@@ -236,7 +236,7 @@ fn plans_that_do_not_fit_are_refused() {
     let artifact = artifact(network, set(), Some(MixedNorm::Width));
     let message = |artifact: &Artifact, layers: Vec<(String, Precision)>| {
         let plan = PrecisionPlan::new(layers).unwrap();
-        artifact.export_plan(&plan, &[], &device).unwrap_err().to_string()
+        artifact.export_plan::<ConvNet>(&plan, &[], &device).unwrap_err().to_string()
     };
     let layers = || good.iter().map(|(name, precision)| (name.to_owned(), precision)).collect::<Vec<_>>();
 
@@ -270,13 +270,13 @@ fn plans_that_do_not_fit_are_refused() {
     assert_eq!(message(&packed, layers()), "a packed w8a8 model: expected a multi-precision one");
 
     // A file whose plan is another than its tensors.
-    let mut file = artifact.export_plan(&good, &[], &device).unwrap();
-    file.description.plan = Some(plan(&mut file.network(&device).unwrap(), &["2"]));
-    assert!(file.network(&device).is_err());
+    let mut file = artifact.export_plan::<ConvNet>(&good, &[], &device).unwrap();
+    file.description.plan = Some(plan(&mut file.network::<ConvNet>(&device).unwrap(), &["2"]));
+    assert!(file.network::<ConvNet>(&device).is_err());
     file.description.plan = Some(PrecisionPlan::default());
-    assert!(file.network(&device).is_err());
+    assert!(file.network::<ConvNet>(&device).is_err());
     file.description.plan = None;
-    assert!(Artifact::to_bytes(&file).is_err() || file.network(&device).is_err());
+    assert!(Artifact::to_bytes(&file).is_err() || file.network::<ConvNet>(&device).is_err());
 }
 
 proptest! {
@@ -290,8 +290,8 @@ proptest! {
         let names: Vec<String> = picks.iter().map(|&pick| all[pick].to_string()).collect();
         let plan = plan(&mut network, &names.iter().map(String::as_str).collect::<Vec<_>>());
         let artifact = artifact(network, set(), Some(MixedNorm::Width));
-        let packed = artifact.export_plan(&plan, &[], &Device::flex()).unwrap();
-        let logits = packed.network(&Device::flex()).unwrap().forward(images(1, 2, &Device::flex()), &Pass::at(packed.description.edge));
+        let packed = artifact.export_plan::<ConvNet>(&plan, &[], &Device::flex()).unwrap();
+        let logits = packed.network::<ConvNet>(&Device::flex()).unwrap().forward(images(1, 2, &Device::flex()), &Pass::at(packed.description.edge));
         prop_assert!(values(logits).iter().all(|value| value.is_finite()));
     }
 }

@@ -9,7 +9,7 @@ use dr_train::latency::LatencyOptions;
 use dr_train::mixed::{
     Budget, BudgetKind, Candidates, Front, LayerTimes, LayerTrace, SearchPlanError, Traces,
 };
-use dr_train::models::{ConvNetConfig, Network};
+use dr_train::models::{ConvNet, ConvNetConfig, Network};
 use dr_train::nn::QuantConfig;
 use proptest::prelude::*;
 use rand::SeedableRng;
@@ -90,7 +90,7 @@ fn layers_and_their_multiplications() {
 fn predicted_losses_are_traces_times_squared_errors() {
     let widths = [BitWidth::B8, BitWidth::B6, BitWidth::B4, BitWidth::B2];
     let weights_only = candidates(Widths::Separate, LossTerms::Weights);
-    let mut network = supernet().network(&Device::flex()).unwrap();
+    let mut network = supernet().network::<ConvNet>(&Device::flex()).unwrap();
     let named: Vec<String> = network.layers().into_iter().map(|layer| layer.name).collect();
     let f32s = |name: String| {
         let entry = &supernet().tensors[&name];
@@ -141,7 +141,7 @@ fn predicted_losses_are_traces_times_squared_errors() {
 /// The head's inputs come from the pooling: their error can be computed from outside of the library.
 #[test]
 fn the_errors_of_inputs_are_relative_to_them() {
-    let mut network = supernet().network(&Device::flex()).unwrap();
+    let mut network = supernet().network::<ConvNet>(&Device::flex()).unwrap();
     let last = network.layers().pop().unwrap();
     let quantizers = last.layer.quantizers();
     assert_eq!(quantizers.spec().unwrap().activations, [BitWidth::B8]);
@@ -168,7 +168,7 @@ fn sizes_are_those_of_the_exported_model() {
             .map(|(l, layer)| (number * 7 + l * 5) % layer.choices.len())
             .collect();
         let found = candidates.found(&picks);
-        let exported = supernet().export_plan(&found.plan, &[], &Device::flex()).unwrap();
+        let exported = supernet().export_plan::<ConvNet>(&found.plan, &[], &Device::flex()).unwrap();
         assert_eq!(found.totals.bytes, exported.payload_bytes() as u64);
     }
 }

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use dr_precision::PrecisionSet;
 use dr_train::artifact::{ArtifactKind, Description, InputShape, TensorEntry};
 use dr_train::config::{DatasetKind, ModelKind};
-use dr_train::models::{ConvNetConfig, Network};
+use dr_train::models::{ConvNet, ConvNetConfig, Network};
 use dr_train::nn::Pass;
 use dr_train::weights::{Problem, StateDict, WeightsError, import};
 use proptest::prelude::*;
@@ -63,7 +63,7 @@ fn logits_are_torchvisions() {
         let imported = import(filled(model, 7), description(model, 3, 64, 7)).unwrap();
         assert_eq!(imported.new_head, []);
         assert_eq!(imported.artifact.description.kind, ArtifactKind::Float);
-        let network = imported.artifact.network(&device).unwrap();
+        let network = imported.artifact.network::<ConvNet>(&device).unwrap();
         let images = TensorData::new(noise("images", 2 * 3 * 64 * 64), [2, 3, 64, 64]);
         let logits = network.forward(Tensor::from_data(images, &device), &Pass::float());
         let logits: Vec<f32> = logits.into_data().try_into_vec().unwrap();

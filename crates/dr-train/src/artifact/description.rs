@@ -3,7 +3,7 @@
 use super::{ArtifactError, FORMAT_VERSION};
 use crate::config::{BatchNormKind, DatasetKind, MixedNorm, ModelKind};
 use crate::data::{DataSource, ImageShape, Normalization};
-use crate::models::ConvNetConfig;
+use crate::models::LlamaConfig;
 use crate::nn::QuantConfig;
 use dr_precision::{Precision, PrecisionPlan, PrecisionSet};
 use serde::{Deserialize, Serialize};
@@ -89,6 +89,10 @@ pub struct Description {
     /// Which BatchNorm mixed passes use, if the network was trained for them (a supernet).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mixed: Option<MixedNorm>,
+    /// The sizes of a language model; the `width` is then the number of features of a position, `input` has as many columns as
+    /// the context has positions, and `classes` are tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language: Option<LlamaConfig>,
     /// The precision of each layer of a packed plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<PrecisionPlan>,
@@ -113,7 +117,7 @@ impl Description {
             format_version: FORMAT_VERSION,
             kind: ArtifactKind::Float,
             model,
-            width: ConvNetConfig::new(model, channels, classes).width,
+            width: model.usual_width(),
             input,
             classes,
             dataset,
@@ -122,10 +126,22 @@ impl Description {
             precisions,
             batch_norm: BatchNormKind::PerPrecision,
             mixed: None,
+            language: None,
             plan: None,
             shapes: BTreeMap::new(),
             seed: 0,
             checksum: String::new(),
+        }
+    }
+
+    /// A float language model of these sizes, with the seed 0.
+    #[must_use]
+    pub fn language(config: LlamaConfig, precisions: PrecisionSet) -> Self {
+        let input = InputShape { channels: 1, height: 1, width: config.context };
+        Self {
+            width: config.hidden,
+            language: Some(config.clone()),
+            ..Self::new(DatasetKind::Text, ModelKind::Llama, input, config.vocabulary, precisions)
         }
     }
 
@@ -152,6 +168,19 @@ impl Description {
             if !(1..=MAX_SIZE).contains(&size) {
                 return wrong(format!("{name} is {size}: expected 1 to {MAX_SIZE}"));
             }
+        }
+        match &self.language {
+            Some(config) => {
+                config.check().map_err(|error| ArtifactError::Description(error.to_string()))?;
+                let sizes = (self.width, self.input.width, self.classes);
+                if self.model != ModelKind::Llama || sizes != (config.hidden, config.context, config.vocabulary) {
+                    return wrong(format!("a {} of other sizes than its language model", self.model));
+                }
+            }
+            None if self.model == ModelKind::Llama => {
+                return wrong(format!("a {}: expected the sizes of a language model", self.model));
+            }
+            None => {}
         }
         let Normalization { mean, std } = &self.normalization;
         for (name, values) in [("mean", mean), ("std", std)] {
@@ -185,4 +214,4 @@ impl Description {
 }
 
 /// Above every size that makes sense; keeps products of sizes far from overflow.
-const MAX_SIZE: usize = 1 << 16;
+const MAX_SIZE: usize = 1 << 22;

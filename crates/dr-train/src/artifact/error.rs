@@ -114,6 +114,14 @@ pub enum ArtifactError {
         /// What it has.
         expected: PrecisionSet,
     },
+    /// A network for another task.
+    #[error("a {found}: expected {expected}")]
+    Task {
+        /// What it is.
+        found: crate::config::ModelKind,
+        /// What was asked for.
+        expected: &'static str,
+    },
     /// Another kind of model than was asked for.
     #[error("a {found} model: expected a {expected} one")]
     Kind {

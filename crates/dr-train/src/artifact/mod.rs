@@ -18,6 +18,8 @@ mod tensors;
 
 pub use description::{ArtifactKind, Description, InputShape};
 pub use error::ArtifactError;
+pub use network::Saved;
+pub(crate) use network::parameter_shapes;
 pub use format::{FORMAT_VERSION, MAX_HEADER_BYTES, METADATA_KEY};
 pub use tensors::{TensorEntry, TensorValues};
 
@@ -26,6 +28,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+
+/// The name of the tensor that holds the tokenizer of a language model: the bytes of its `tokenizer.json`.
+pub const TOKENIZER: &str = "tokenizer.json";
 
 /// A saved model: what it is, and its tensors by name.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,10 +75,11 @@ impl Artifact {
         read_file(path).and_then(|bytes| Self::from_bytes(&bytes)).map_err(|error| error.in_file(path))
     }
 
-    /// The bytes of all tensors, without the header: the size of the model.
+    /// The bytes of all tensors, without the header and a tokenizer: the size of the model.
     #[must_use]
     pub fn payload_bytes(&self) -> usize {
-        self.tensors.values().map(TensorEntry::byte_len).sum()
+        let of_network = self.tensors.iter().filter(|(name, _)| *name != TOKENIZER);
+        of_network.map(|(_, entry)| entry.byte_len()).sum()
     }
 
     /// The values of a tensor of 32-bit floats.
@@ -109,6 +115,18 @@ impl Artifact {
         match &entry.data {
             TensorValues::U32(values) => Ok(values),
             other => Err(ArtifactError::wrong_type(name, "U32", other)),
+        }
+    }
+
+    /// The tokenizer of a language model, as `tokenizer.json` has it.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn tokenizer(&self) -> Result<&[u8], ArtifactError> {
+        match self.tensors.get(TOKENIZER).map(|entry| &entry.data) {
+            Some(TensorValues::U8(json)) => Ok(json),
+            Some(other) => Err(ArtifactError::wrong_type(TOKENIZER, "U8", other)),
+            None => Err(ArtifactError::MissingTensor(TOKENIZER.to_owned())),
         }
     }
 

@@ -1,11 +1,11 @@
 //! From a network to an artifact and back.
 
-use super::{Artifact, ArtifactError, ArtifactKind, Description, TensorEntry, TensorValues};
+use super::{Artifact, ArtifactError, ArtifactKind, Description, TOKENIZER, TensorEntry, TensorValues};
 use crate::config::BatchNormKind;
 use crate::mixed::subnet;
-use crate::models::{ConvNet, ConvNetConfig, IntConvNet, NamedLayer, Network};
+use crate::models::{ConvNet, ConvNetConfig, IntConvNet, Llama, LlamaConfig, NamedLayer, Network};
 use crate::nn::{Assignment, LayerSpec, Pass, QuantConfig};
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use dr_kernels::{PackedTensor, dequantize, quantize_pack, reference, switch};
 use dr_precision::{Precision, PrecisionPlan, PrecisionSet, QuantSpec, Signedness};
@@ -53,15 +53,17 @@ impl Artifact {
     ///
     /// # Errors
     /// If this is not a float artifact.
-    pub fn quantize(
-        &self, precisions: PrecisionSet, batches: Vec<Tensor<4>>, device: &Device,
+    pub fn quantize<M: Saved>(
+        &self, precisions: PrecisionSet, batches: Vec<M::Input>, device: &Device,
     ) -> Result<Self, ArtifactError> {
         let found = self.description.kind;
         let (kind, edge) = (ArtifactKind::MultiPrecision, QuantConfig::new(precisions.clone()).edge);
         let description = Description { kind, precisions, edge, ..self.description.clone() };
         match (found, description.quantization()) {
             (ArtifactKind::Float, Some(config)) => {
-                Self::of(self.network(device)?.quantize(&config, batches), description)
+                let mut quantized = Self::of(self.network::<M>(device)?.quantize(&config, batches), description)?;
+                quantized.tensors.extend(self.tensors.get_key_value(TOKENIZER).map(|(name, json)| (name.clone(), json.clone())));
+                Ok(quantized)
             }
             _ => Err(ArtifactError::Kind { found, expected: "float" }),
         }
@@ -91,7 +93,7 @@ impl Artifact {
         }
         let mut description = description.clone();
         description.kind = ArtifactKind::Packed(precision);
-        description.shapes = self.weight_shapes(&config);
+        description.shapes = self.weight_shapes(&config)?;
         Ok(Self { description, tensors })
     }
 
@@ -100,8 +102,8 @@ impl Artifact {
     ///
     /// # Errors
     /// If this is not a multi-precision artifact trained for mixed precision, or the plan does not fit it.
-    pub fn export_plan(
-        &self, plan: &PrecisionPlan, batches: &[Tensor<4>], device: &Device,
+    pub fn export_plan<M: Saved>(
+        &self, plan: &PrecisionPlan, batches: &[M::Input], device: &Device,
     ) -> Result<Self, ArtifactError> {
         let mut description = self.description.clone();
         let (ArtifactKind::MultiPrecision, Some(config)) = (description.kind, description.quantization())
@@ -111,7 +113,7 @@ impl Artifact {
         if description.mixed.is_none() {
             return Err(ArtifactError::NotMixed);
         }
-        let mut network = self.network(device)?;
+        let mut network = self.network::<M>(device)?;
         let assignment = Assignment::new(&mut network, plan)?;
         let in_order = network.layers().into_iter().filter_map(|layer| {
             let precision = plan.get(&layer.name)?;
@@ -124,14 +126,23 @@ impl Artifact {
         let subnet = subnet(network, &Pass::mixed(&assignment), batches);
         tensors.extend(collect(&subnet).into_iter().filter(|(name, _)| is_norm(name)));
         description.kind = ArtifactKind::PackedPlan;
-        description.shapes = self.weight_shapes(&config);
+        description.shapes = self.weight_shapes(&config)?;
         description.plan = Some(in_order);
         Ok(Self { description, tensors })
     }
 
-    fn weight_shapes(&self, config: &QuantConfig) -> BTreeMap<String, Vec<usize>> {
-        let layers = quantized_layers(&mut self.skeleton(&Device::flex()), config);
-        layers.into_iter().map(|layer| (weight_name(&layer.name), layer.shape)).collect()
+    fn weight_shapes(&self, config: &QuantConfig) -> Result<BTreeMap<String, Vec<usize>>, ArtifactError> {
+        let layers = self.quantized_layers(config)?;
+        Ok(layers.into_iter().map(|layer| (weight_name(&layer.name), layer.shape)).collect())
+    }
+
+    /// The quantized layers of the network, whichever it is.
+    fn quantized_layers(&self, config: &QuantConfig) -> Result<Vec<Quantized>, ArtifactError> {
+        let device = Device::flex();
+        Ok(match self.description.language {
+            None => quantized_layers(&mut self.skeleton::<ConvNet>(&device)?, config),
+            Some(_) => quantized_layers(&mut self.skeleton::<Llama>(&device)?, config),
+        })
     }
 
     /// The tensors with the codes of each layer switched to its precision of `precision` and packed, and with no other
@@ -140,7 +151,7 @@ impl Artifact {
         &self, config: &QuantConfig, precision: impl Fn(&str) -> Precision,
     ) -> Result<BTreeMap<String, TensorEntry>, ArtifactError> {
         let mut tensors = self.tensors.clone();
-        for layer in quantized_layers(&mut self.skeleton(&Device::flex()), config) {
+        for layer in self.quantized_layers(config)? {
             let stored = self.stored(&layer)?;
             let Quantized { name, spec, shape } = layer;
             let (wi, ai) = spec.positions(precision(&name)).unwrap_or((0, 0));
@@ -159,9 +170,8 @@ impl Artifact {
     ///
     /// # Errors
     /// If a tensor is missing, superfluous or of another type or shape than the description calls for.
-    pub fn network(&self, device: &Device) -> Result<ConvNet, ArtifactError> {
-        self.check_size()?;
-        let mut network = self.skeleton(device);
+    pub fn network<M: Saved>(&self, device: &Device) -> Result<M, ArtifactError> {
+        let mut network = self.skeleton::<M>(device)?;
         let mut weights = BTreeMap::new();
         if let Some(config) = self.description.quantization() {
             if let Some(plan) = &config.plan {
@@ -177,7 +187,8 @@ impl Artifact {
         if let Some(error) = loader.error {
             return Err(error);
         }
-        match self.tensors.keys().find(|name| !loader.used.contains(*name)) {
+        let is_left = |name: &&String| !loader.used.contains(*name) && *name != TOKENIZER;
+        match self.tensors.keys().find(is_left) {
             Some(name) => Err(ArtifactError::Superfluous { name: name.clone() }),
             None => Ok(network.valid()),
         }
@@ -194,34 +205,23 @@ impl Artifact {
         if config.precisions.position(precision).is_none() {
             return Err(ArtifactError::Precision { precision, expected: config.precisions });
         }
-        Ok(self.network(device)?.to_integer(precision)?)
+        Ok(self.network::<ConvNet>(device)?.to_integer(precision)?)
     }
 
-    /// Whether the file is large enough for the widest layer that its description calls for: no memory is taken for
-    /// a network that cannot be in it.
-    fn check_size(&self) -> Result<(), ArtifactError> {
-        let (expected, found) = (self.architecture().largest_weight() / 4, self.payload_bytes());
+    /// A network of the right architecture with other values. The file must be large enough for the widest layer that its
+    /// description calls for: no memory is taken for a network that cannot be in it.
+    fn skeleton<M: Saved>(&self, device: &Device) -> Result<M, ArtifactError> {
+        let (expected, found) = (M::largest_weight(&self.description)? / 4, self.payload_bytes());
         if found < expected {
             return Err(ArtifactError::network(format!(
                 "its tensors have {found} bytes: expected at least {expected}, for the sizes that it describes"
             )));
         }
-        Ok(())
-    }
-
-    fn architecture(&self) -> ConvNetConfig {
-        let d = &self.description;
-        ConvNetConfig { width: d.width, ..ConvNetConfig::new(d.model, d.input.channels, d.classes) }
-    }
-
-    /// A network of the right architecture with other values.
-    fn skeleton(&self, device: &Device) -> ConvNet {
-        let d = &self.description;
-        let network = self.architecture().init(d.seed, device);
-        match d.quantization() {
+        let network = M::described(&self.description, device)?;
+        Ok(match self.description.quantization() {
             Some(config) => network.prepare(&config),
             None => network,
-        }
+        })
     }
 
     /// A layer's scales of one width.
@@ -256,6 +256,62 @@ impl Artifact {
         let words = Tensor::<1, Int>::from_data(TensorData::from(words.as_slice()), (&device, DType::U32));
         let scale = self.scales(layer, 0, shape[0])?;
         PackedTensor::new(words, scale, None, shape, QuantSpec::weights(bits)).map_err(ArtifactError::network)
+    }
+}
+
+/// A network that artifacts can hold.
+pub trait Saved: Network {
+    /// The float network that a description calls for, with any values.
+    ///
+    /// # Errors
+    /// A description of another kind of network.
+    fn described(description: &Description, device: &Device) -> Result<Self, ArtifactError>;
+
+    /// Elements of its largest weight.
+    ///
+    /// # Errors
+    /// A description of another kind of network.
+    fn largest_weight(description: &Description) -> Result<usize, ArtifactError>;
+}
+
+impl Description {
+    fn conv_net(&self) -> Result<ConvNetConfig, ArtifactError> {
+        match self.language {
+            None => Ok(ConvNetConfig {
+                width: self.width,
+                ..ConvNetConfig::new(self.model, self.input.channels, self.classes)
+            }),
+            Some(_) => Err(ArtifactError::Task { found: self.model, expected: "a network for images" }),
+        }
+    }
+
+    /// The sizes of a language model.
+    ///
+    /// # Errors
+    /// A network for images.
+    pub fn llama(&self) -> Result<&LlamaConfig, ArtifactError> {
+        let other = ArtifactError::Task { found: self.model, expected: "a language model" };
+        self.language.as_ref().ok_or(other)
+    }
+}
+
+impl Saved for ConvNet {
+    fn described(description: &Description, device: &Device) -> Result<Self, ArtifactError> {
+        Ok(description.conv_net()?.init(description.seed, device))
+    }
+
+    fn largest_weight(description: &Description) -> Result<usize, ArtifactError> {
+        Ok(description.conv_net()?.largest_weight())
+    }
+}
+
+impl Saved for Llama {
+    fn described(description: &Description, device: &Device) -> Result<Self, ArtifactError> {
+        Ok(description.llama()?.zeros(device))
+    }
+
+    fn largest_weight(description: &Description) -> Result<usize, ArtifactError> {
+        Ok(description.llama()?.largest_weight())
     }
 }
 
@@ -326,6 +382,33 @@ fn collect<M: Network>(model: &M) -> BTreeMap<String, TensorEntry> {
     let mut collector = Collector::default();
     model.visit(&mut collector);
     collector.tensors
+}
+
+/// The names of all float parameters and statistics, and their shapes.
+pub(crate) fn parameter_shapes<M: Network>(model: &M) -> Vec<(String, Vec<usize>)> {
+    let mut shapes = Shapes::default();
+    model.visit(&mut shapes);
+    shapes.found
+}
+
+#[derive(Default)]
+struct Shapes {
+    path: Vec<String>,
+    found: Vec<(String, Vec<usize>)>,
+}
+
+impl ModuleVisitor for Shapes {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_string());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.found.push((self.path.join("."), param.lazy_shape().to_vec()));
+    }
 }
 
 #[derive(Default)]

@@ -22,6 +22,8 @@ pub enum TensorValues {
     F32(Vec<f32>),
     /// Words of packed codes.
     U32(Vec<u32>),
+    /// A file: the tokenizer.
+    U8(Vec<u8>),
 }
 
 impl TensorValues {
@@ -32,6 +34,7 @@ impl TensorValues {
             Self::I8(values) => values.len(),
             Self::F32(values) => values.len(),
             Self::U32(values) => values.len(),
+            Self::U8(values) => values.len(),
         }
     }
 
@@ -48,12 +51,13 @@ impl TensorValues {
             Self::I8(_) => "I8",
             Self::F32(_) => "F32",
             Self::U32(_) => "U32",
+            Self::U8(_) => "U8",
         }
     }
 
     const fn value_bytes(&self) -> usize {
         match self {
-            Self::I8(_) => 1,
+            Self::I8(_) | Self::U8(_) => 1,
             Self::F32(_) | Self::U32(_) => 4,
         }
     }
@@ -76,6 +80,12 @@ impl TensorEntry {
     #[must_use]
     pub fn u32(shape: impl Into<Vec<usize>>, values: Vec<u32>) -> Self {
         Self { shape: shape.into(), data: TensorValues::U32(values) }
+    }
+
+    /// A file.
+    #[must_use]
+    pub fn bytes(values: Vec<u8>) -> Self {
+        Self { shape: vec![values.len()], data: TensorValues::U8(values) }
     }
 
     /// How many bytes it takes in the file.
@@ -106,11 +116,12 @@ impl TensorEntry {
             Dtype::I8 => TensorValues::I8(bytes.iter().map(|&byte| byte.cast_signed()).collect()),
             Dtype::F32 => TensorValues::F32(words.iter().map(|&word| f32::from_le_bytes(word)).collect()),
             Dtype::U32 => TensorValues::U32(words.iter().map(|&word| u32::from_le_bytes(word)).collect()),
+            Dtype::U8 => TensorValues::U8(bytes.to_vec()),
             other => {
                 return Err(ArtifactError::Type {
                     name: name.to_owned(),
                     found: other.to_string(),
-                    expected: "I8, F32 or U32",
+                    expected: "I8, U8, F32 or U32",
                 });
             }
         };
@@ -126,6 +137,7 @@ impl View for &TensorEntry {
             TensorValues::I8(_) => Dtype::I8,
             TensorValues::F32(_) => Dtype::F32,
             TensorValues::U32(_) => Dtype::U32,
+            TensorValues::U8(_) => Dtype::U8,
         }
     }
 
@@ -138,6 +150,7 @@ impl View for &TensorEntry {
             TensorValues::I8(values) => values.iter().map(|value| value.cast_unsigned()).collect(),
             TensorValues::F32(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
             TensorValues::U32(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            TensorValues::U8(values) => values.clone(),
         })
     }
 

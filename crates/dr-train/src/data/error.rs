@@ -92,6 +92,9 @@ pub enum FormatError {
 /// Why a dataset cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
+    /// No images.
+    #[error("dataset {0}: expected one of images")]
+    NoImages(DatasetKind),
     /// Nobody said where it is.
     #[error("{dataset}: no directory given, expected --data-dir to name one with {file}; {hint}")]
     NoDirectory {

@@ -15,7 +15,7 @@ mod image_set;
 mod images;
 mod loader;
 mod normalization;
-mod random;
+pub(crate) mod random;
 pub mod records;
 
 pub use augment::Augmentation;
@@ -89,6 +89,7 @@ pub const IMAGE_SIZE: usize = 224;
 pub fn load(source: &DataSource, limit_train: Option<usize>) -> Result<Splits, DataError> {
     let DataSource { dataset, data_dir, seed, .. } = *source;
     let ((train, valid), test): ((ImageSet, ImageSet), _) = match dataset {
+        DatasetKind::Text => return Err(DataError::NoImages(dataset)),
         DatasetKind::Folder => {
             let folder::Parts { train, valid, test } = source.folder()?;
             ((train.into(), valid.into()), test.into())
@@ -119,6 +120,7 @@ pub fn load(source: &DataSource, limit_train: Option<usize>) -> Result<Splits, D
 pub fn load_test(source: &DataSource) -> Result<ImageSet, DataError> {
     let DataSource { dataset, data_dir, .. } = *source;
     Ok(match dataset {
+        DatasetKind::Text => return Err(DataError::NoImages(dataset)),
         DatasetKind::Folder => source.folder()?.test.into(),
         DatasetKind::Digits => digits::test()?.into(),
         DatasetKind::Mnist | DatasetKind::FashionMnist => idx::load(dataset, data_dir, Part::Test)?.into(),

@@ -7,12 +7,12 @@ use rand::SeedableRng;
 const SPLIT: u64 = u64::MAX;
 
 /// What shuffles and augments in an epoch, for one of the orders that the images are taken in side by side.
-pub(super) fn of_epoch(seed: u64, epoch: u64, order: u32) -> ChaCha8Rng {
+pub(crate) fn of_epoch(seed: u64, epoch: u64, order: u32) -> ChaCha8Rng {
     of_stream(seed, (u64::from(order) << 32) + epoch)
 }
 
 /// What chooses validation or test images.
-pub(super) fn of_split(seed: u64) -> ChaCha8Rng {
+pub(crate) fn of_split(seed: u64) -> ChaCha8Rng {
     of_stream(seed, SPLIT)
 }
 

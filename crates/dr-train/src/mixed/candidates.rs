@@ -3,7 +3,7 @@
 use super::{LayerTimes, SearchPlanError, Traces, choices};
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind};
 use crate::config::{LossTerms, Widths};
-use crate::models::{NamedLayer, Network};
+use crate::models::{ConvNet, NamedLayer, Network};
 use crate::nn::{LayerSpec, Observer, Pass};
 use burn::tensor::{Device, Tensor};
 use dr_kernels::layout::packed_words;
@@ -71,7 +71,7 @@ impl Candidates {
         }
         let offered = choices(&description.precisions, widths);
         let device = Device::flex();
-        let mut network = artifact.network(&device)?;
+        let mut network = artifact.network::<ConvNet>(&device)?;
         check_pins(&mut network, pins)?;
         let input = description.input;
         let image = Tensor::zeros([1, input.channels, input.height, input.width], &device);
@@ -102,7 +102,7 @@ impl Candidates {
         let layers: Vec<LayerCandidates> = network.layers().into_iter().map(candidates).collect();
         let mut candidates = Self { layers, other_bytes: 0, other_nanoseconds: None };
         let first = vec![0; candidates.layers.len()];
-        let exported = artifact.export_plan(&candidates.plan(&first), &[], &device)?.payload_bytes() as u64;
+        let exported = artifact.export_plan::<ConvNet>(&candidates.plan(&first), &[], &device)?.payload_bytes() as u64;
         let codes: u64 = candidates.layers.iter().map(|layer| layer.choices[0].bytes).sum();
         candidates.other_bytes = exported - codes;
         Ok(candidates)
@@ -130,7 +130,7 @@ impl Candidates {
         device: &Device,
     ) -> Result<(), SearchPlanError> {
         self.check_traces(traces)?;
-        let mut network = artifact.network(device)?;
+        let mut network = artifact.network::<ConvNet>(device)?;
         let observer = Observer::new();
         if terms == LossTerms::Both {
             for images in batches {

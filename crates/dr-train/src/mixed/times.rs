@@ -4,7 +4,7 @@ use super::{Candidates, SearchPlanError};
 use crate::artifact::Artifact;
 use crate::evaluation::{EvaluationError, check_batch};
 use crate::latency::{LatencyOptions, MOST_PIXELS, WARM_UP, median, milliseconds, random_images};
-use crate::models::IntConvNet;
+use crate::models::{ConvNet, IntConvNet};
 use burn::tensor::Device;
 use dr_precision::{Precision, PrecisionPlan};
 use std::collections::{BTreeMap, BTreeSet};
@@ -89,7 +89,7 @@ pub fn measure_plan(
 fn integer(
     artifact: &Artifact, plan: &PrecisionPlan, device: &Device,
 ) -> Result<IntConvNet, SearchPlanError> {
-    let artifact = artifact.export_plan(plan, &[], &Device::flex())?;
+    let artifact = artifact.export_plan::<ConvNet>(plan, &[], &Device::flex())?;
     Ok(artifact.integer(artifact.description.edge, device)?)
 }
 

@@ -55,23 +55,30 @@ pub(super) enum BlockKind {
 /// The first stage of residual networks for ImageNet-sized images is this many channels wide.
 const IMAGENET_WIDTH: usize = 64;
 
+/// Features of a position in small language models.
+const LLAMA_WIDTH: usize = 128;
+
 /// The first convolution of MobileNetV2 makes this many channels.
 const MOBILE_WIDTH: usize = 32;
 
 impl ModelKind {
-    /// Channels that the first convolution makes, if nothing else is asked for.
+    /// Channels that the first convolution makes, or features of a position in a language model, if nothing else is asked for.
     #[must_use]
     pub const fn usual_width(self) -> usize {
         match self {
             Self::Resnet8 | Self::Resnet20 | Self::Resnet32 => 16,
             Self::Resnet18 | Self::Resnet34 | Self::Resnet50 => IMAGENET_WIDTH,
             Self::MobilenetV2 => MOBILE_WIDTH,
+            Self::Llama => LLAMA_WIDTH,
         }
     }
 }
 
 impl Architecture {
     /// That of the network of this name with so many channels after the first convolution; all others are in proportion.
+    ///
+    /// # Panics
+    /// If it is no network for images.
     pub(super) fn new(model: ModelKind, width: usize) -> Self {
         let small = |blocks| Self::residual(width, BlockKind::Basic, [blocks; 3]).with_small_stem();
         match model {
@@ -82,6 +89,7 @@ impl Architecture {
             ModelKind::Resnet34 => Self::residual(width, BlockKind::Basic, [3, 4, 6, 3]),
             ModelKind::Resnet50 => Self::residual(width, BlockKind::Bottleneck, [3, 4, 6, 3]),
             ModelKind::MobilenetV2 => Self::mobilenet_v2(width),
+            ModelKind::Llama => panic!("{model}: expected a network for images"),
         }
     }
 

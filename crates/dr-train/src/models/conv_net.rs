@@ -36,12 +36,18 @@ impl ConvNetConfig {
     }
 
     /// Elements of the network's largest weight.
+    ///
+    /// # Panics
+    /// If it is no network for images.
     #[must_use]
     pub fn largest_weight(&self) -> usize {
         Architecture::new(self.kind, self.width).largest_weight(self.channels, self.classes)
     }
 
     /// A float network; the same `seed` gives the same weights on every device.
+    ///
+    /// # Panics
+    /// If it is no network for images.
     #[must_use]
     pub fn init(&self, seed: u64, device: &Device) -> ConvNet {
         let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(seed);

@@ -4,10 +4,12 @@ mod architecture;
 mod block;
 mod conv_net;
 mod int_conv_net;
+mod llama;
 mod torchvision;
 
 pub use conv_net::{ConvNet, ConvNetConfig};
 pub use int_conv_net::IntConvNet;
+pub use llama::{Llama, LlamaConfig, LlamaConfigError, Rope, RopeScaling};
 
 use crate::data::Input;
 use crate::nn::{Layer, LayerSpec, Observer, Pass, PrecisionNorm, QuantConfig};

@@ -18,10 +18,13 @@ fn he_normal<const D: usize>(shape: [usize; D], rng: &mut impl Rng, device: &Dev
     normal(shape, (2.0 / fan_in.max(1) as f64).sqrt(), rng, device)
 }
 
-/// Normal numbers, the same on every device.
+/// Normal numbers, the same on every device; without a deviation, zeros.
 pub(crate) fn normal<const D: usize>(
     shape: [usize; D], deviation: f64, rng: &mut impl Rng, device: &Device,
 ) -> Param<Tensor<D>> {
+    if deviation == 0.0 {
+        return Param::from_tensor(Tensor::zeros(shape, device));
+    }
     let normal = Distribution::Normal(0.0, deviation);
     Param::from_tensor(Tensor::from_data(TensorData::random::<f32, _, _>(shape, normal, rng), device))
 }

@@ -16,6 +16,7 @@ pub use assignment::{Assignment, AssignmentError};
 pub use calibration::{Observer, fit_activation};
 pub(crate) use integer::LayerParts;
 pub use integer::{IntConv2d, IntLinear, IntegerError};
+pub(crate) use layers::normal;
 pub use layers::{Layer, QuantConv2d, QuantConv2dConfig, QuantLinear, QuantLinearConfig};
 pub use norm::{MixedNorm, PrecisionNorm, PrecisionNormConfig};
 pub use quantizers::{LayerSpec, QuantConfig, Quantizers};

@@ -1,11 +1,15 @@
-//! Weights that were trained elsewhere: a state dict with torchvision's names becomes a float model.
+//! Weights that were trained elsewhere: a state dict with torchvision's names, or a folder of Hugging Face, becomes a float
+//! model.
 
+mod hugging_face;
 mod state_dict;
 
+pub use hugging_face::load_hugging_face;
 pub use state_dict::{StateDict, StateDictError};
 
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description, TensorEntry};
-use crate::models::ConvNetConfig;
+use crate::models::{ConvNetConfig, LlamaConfigError};
+use crate::text::TextError;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -50,6 +54,25 @@ pub enum WeightsError {
         /// Values of the largest layer.
         expected: usize,
     },
+    /// The sizes of a language model.
+    #[error("`{}`: {error}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: LlamaConfigError,
+    },
+    /// The list of the files with weights.
+    #[error("`{}`: {reason}", path.display())]
+    Index {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The tokenizer.
+    #[error(transparent)]
+    Text(#[from] TextError),
     /// The model.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),

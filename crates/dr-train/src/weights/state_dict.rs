@@ -79,7 +79,7 @@ impl StateDict {
     /// If the file cannot be read, is damaged or has other values than floats.
     pub fn load(path: &Path) -> Result<Self, StateDictError> {
         let tensors = match is_safetensors(path).map_err(|source| at(path, source))? {
-            true => safetensors(path)?,
+            true => read_safetensors(path)?,
             false => pytorch(path)?,
         };
         let mut tensors: BTreeMap<_, _> =
@@ -116,7 +116,8 @@ fn is_safetensors(path: &Path) -> io::Result<bool> {
     Ok(start[8] == b'{' && header <= len - 8)
 }
 
-fn safetensors(path: &Path) -> Result<BTreeMap<String, TensorEntry>, StateDictError> {
+/// The float tensors of a safetensors file.
+pub(super) fn read_safetensors(path: &Path) -> Result<BTreeMap<String, TensorEntry>, StateDictError> {
     let bytes = std::fs::read(path).map_err(|source| at(path, source))?;
     let wrong = |source| StateDictError::Safetensors { path: path.into(), source };
     let tensors = SafeTensors::deserialize(&bytes).map_err(wrong)?;

@@ -8,6 +8,7 @@ use crate::device;
 use crate::evaluation::{check_batch, check_images};
 use crate::files::write_atomically;
 use crate::mixed::{HessianOptions, HessianReport, traces};
+use crate::models::ConvNet;
 use std::io::{IsTerminal, Write, stderr};
 use std::path::Path;
 use std::time::Instant;
@@ -30,7 +31,7 @@ pub fn hessian(args: &HessianArgs) -> Result<(), CommandError> {
     let train = data::load(&description.images(dataset, args.data_dir.as_deref()), args.limit_train)?.train;
     check_images(&artifact, &train).map_err(|error| in_model(&error))?;
     check_batch(&artifact, args.batch_size, MOST_PIXELS)?;
-    let network = artifact.network(&device).map_err(|error| in_model(&error))?;
+    let network = artifact.network::<ConvNet>(&device).map_err(|error| in_model(&error))?;
 
     // A last batch with fewer images would give each of them more weight.
     let batch_size = args.batch_size.min(train.len());

@@ -29,6 +29,7 @@ use crate::data;
 use crate::evaluation::check_images;
 use crate::experiment::calibration_batches;
 use crate::mixed::PlanFile;
+use crate::models::ConvNet;
 use crate::report::thousands;
 use burn::tensor::Device;
 use std::path::Path;
@@ -51,12 +52,12 @@ fn with_plan(
     let description = &artifact.description;
     let plan = PlanFile::load(plan)?.plan;
     // Without images first: what is wrong with the plan is known before data is read.
-    artifact.export_plan(&plan, &[], device).map_err(|error| error.in_file(model))?;
+    artifact.export_plan::<ConvNet>(&plan, &[], device).map_err(|error| error.in_file(model))?;
     let dataset = dataset.unwrap_or(description.dataset);
     let train = data::load(&description.images(dataset, data_dir), None)?.train;
     check_images(artifact, &train)?;
     let batches = calibration_batches(&train, &description.normalization, device)?;
-    Ok(artifact.export_plan(&plan, &batches, device).map_err(|error| error.in_file(model))?)
+    Ok(artifact.export_plan::<ConvNet>(&plan, &batches, device).map_err(|error| error.in_file(model))?)
 }
 
 /// Writes a model file, and says so.

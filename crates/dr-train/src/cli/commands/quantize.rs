@@ -5,6 +5,7 @@ use crate::artifact::{Artifact, ArtifactError, ArtifactKind};
 use crate::cli::{CommandError, QuantizeArgs};
 use crate::evaluation::check_images;
 use crate::experiment::calibration_batches;
+use crate::models::ConvNet;
 use crate::{data, device};
 
 /// Turns a float model into one for several precisions, without training: scales are fitted to its weights and to the
@@ -24,5 +25,5 @@ pub fn quantize(args: &QuantizeArgs) -> Result<(), CommandError> {
     let train = data::load(&description.images(dataset, args.data_dir.as_deref()), None)?.train;
     check_images(&artifact, &train)?;
     let batches = calibration_batches(&train, &description.normalization, &device)?;
-    save(&artifact.quantize(args.precisions.clone(), batches, &device)?, &args.out)
+    save(&artifact.quantize::<ConvNet>(args.precisions.clone(), batches, &device)?, &args.out)
 }

@@ -15,6 +15,7 @@ use crate::mixed::{
     BudgetKind, Candidates, Front, HessianOptions, LayerTimes, SearchPlanError, SearchReport, Traces,
     measure_plan, traces,
 };
+use crate::models::ConvNet;
 use burn::tensor::Device;
 use std::path::Path;
 
@@ -129,7 +130,7 @@ fn estimate(
 ) -> Result<Traces, CommandError> {
     let in_model =
         |error: &dyn std::error::Error| CommandError::new(format!("`{}`: {error}", args.model.display()));
-    let network = artifact.network(device).map_err(|error| in_model(&error))?;
+    let network = artifact.network::<ConvNet>(device).map_err(|error| in_model(&error))?;
     // A last batch with fewer images would give each of them more weight.
     let batch = BATCH.min(images.len());
     let images = images.range(0..images.len() - images.len() % batch);
