@@ -1,7 +1,7 @@
 //! [`TrainConfig`]: everything that decides a training run, as it is saved beside its results.
 
 use dr_kernels::ScaleGradient;
-use dr_precision::PrecisionSet;
+use dr_precision::{BitWidth, Precision, PrecisionSet};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::{fmt, str::FromStr};
@@ -331,7 +331,10 @@ pub struct TrainConfig {
     /// Rows and columns that images of a folder are made into.
     #[serde(default = "default_image_size")]
     pub image_size: usize,
-    /// Use only so many training images.
+    /// The language model that is trained from scratch.
+    #[serde(default)]
+    pub language: LanguageSettings,
+    /// Use only so many training images, or so many characters of a text.
     pub limit_train: Option<usize>,
     /// Where to compute.
     pub device: DeviceKind,
@@ -350,6 +353,13 @@ pub struct TrainConfig {
 /// What runs did before there was a choice.
 const fn anneal() -> bool {
     true
+}
+
+/// What language models are trained for.
+fn language_precisions() -> PrecisionSet {
+    let bits = [BitWidth::B8, BitWidth::B6, BitWidth::B4];
+    let set = PrecisionSet::new(bits.map(|bits| Precision::new(bits, bits)));
+    set.expect("three of them, each once")
 }
 
 /// With the highest and the lowest precision, as many passes as joint training has at four precisions.
@@ -382,24 +392,29 @@ impl TrainConfig {
             DatasetKind::Text => ModelKind::Llama,
             _ => ModelKind::Resnet8,
         };
+        let text = dataset == DatasetKind::Text;
         Self {
             dataset,
             data_dir: None,
             model,
             weights: None,
-            precisions: PrecisionSet::default(),
+            precisions: if text { language_precisions() } else { PrecisionSet::default() },
             epochs,
             float_epochs,
-            batch_size: if dataset == DatasetKind::Digits { 32 } else { 64 },
+            batch_size: match dataset {
+                DatasetKind::Digits => 32,
+                DatasetKind::Text => 16,
+                _ => 64,
+            },
             accumulate: one(),
-            optimizer: OptimizerKind::Sgd,
-            lr: 0.1,
-            joint_lr: 0.02,
-            scale_lr: 0.01,
-            weight_decay: 5e-4,
-            warmup_epochs: 1.0,
+            optimizer: if text { OptimizerKind::AdamW } else { OptimizerKind::Sgd },
+            lr: if text { 2e-3 } else { 0.1 },
+            joint_lr: if text { 1e-3 } else { 0.02 },
+            scale_lr: if text { 1e-5 } else { 0.01 },
+            weight_decay: if text { 0.1 } else { 5e-4 },
+            warmup_epochs: if text { 0.1 } else { 1.0 },
             anneal_float: anneal(),
-            clip_norm: 0.0,
+            clip_norm: if text { 1.0 } else { 0.0 },
             alrs: false,
             scale_gradient: ScaleGradient::default(),
             batch_norm: BatchNormKind::PerPrecision,
@@ -412,6 +427,7 @@ impl TrainConfig {
             widths: Widths::default(),
             mixed_norm: MixedNorm::default(),
             image_size: default_image_size(),
+            language: LanguageSettings::default(),
             limit_train: None,
             device: DeviceKind::Auto,
             devices: None,
@@ -419,6 +435,26 @@ impl TrainConfig {
             seed: 1,
             baseline: Baseline::Off,
         }
+    }
+}
+
+/// Sizes of a language model that is trained from scratch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LanguageSettings {
+    /// The most tokens that the tokenizer learns; 256 are single bytes.
+    pub vocabulary: usize,
+    /// Features of a position; a multiple of 64.
+    pub hidden: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// The most positions of a text, and the length of the pieces that it is learned in.
+    pub context: usize,
+}
+
+impl Default for LanguageSettings {
+    fn default() -> Self {
+        Self { vocabulary: 512, hidden: 128, layers: 4, context: 128 }
     }
 }
 
@@ -508,6 +544,30 @@ impl TrainConfig {
             ("weight-decay", self.weight_decay, non_negative(self.weight_decay), not_negative),
             ("warmup-epochs", self.warmup_epochs, non_negative(self.warmup_epochs), not_negative),
             ("clip-norm", self.clip_norm, non_negative(self.clip_norm), not_negative),
+            (
+                "vocabulary",
+                self.language.vocabulary as f64,
+                (257..=1 << 17).contains(&self.language.vocabulary),
+                "257 to 131072 tokens",
+            ),
+            (
+                "hidden",
+                self.language.hidden as f64,
+                (64..=1 << 14).contains(&self.language.hidden) && self.language.hidden.is_multiple_of(64),
+                "a multiple of 64 up to 16384",
+            ),
+            (
+                "layers",
+                self.language.layers as f64,
+                (1..=256).contains(&self.language.layers),
+                "1 to 256 blocks",
+            ),
+            (
+                "context",
+                self.language.context as f64,
+                (2..=1 << 17).contains(&self.language.context),
+                "2 to 131072 positions",
+            ),
             (
                 "draws",
                 self.draws as f64,

@@ -3,13 +3,15 @@
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, InputShape};
 use crate::config::Engine;
 use crate::data::{ImageLoader, ImageSet};
-use crate::models::{ConvNet, IntConvNet};
+use crate::models::{ConvNet, IntConvNet, IntLlama, Llama, LlamaConfig};
 use crate::nn::{IntegerError, Pass};
 use crate::report::{Measured, NumberFormat};
+use crate::text::{TextError, TextLoader, Tokenizer};
 use crate::training::{Score, evaluate, score};
 use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 use dr_precision::{Precision, PrecisionSet};
+use std::sync::Arc;
 use thiserror::Error;
 
 /// Images in a batch of evaluation.
@@ -48,6 +50,9 @@ pub enum EvaluationError {
         /// How many there can be.
         largest: usize,
     },
+    /// The text or the tokenizer.
+    #[error(transparent)]
+    Text(#[from] TextError),
     /// The network cannot compute with integers.
     #[error(transparent)]
     Integer(#[from] IntegerError),
@@ -106,27 +111,92 @@ pub fn measure(
     artifact: &Artifact, formats: &[NumberFormat], images: &ImageSet, engine: Engine, device: &Device,
 ) -> Result<Vec<Measured>, EvaluationError> {
     check_images(artifact, images)?;
-    let bytes = formats.iter().map(|&format| bytes(artifact, format)).collect::<Result<Vec<_>, _>>()?;
     let normalization = artifact.description.normalization.clone();
     let loader = ImageLoader::evaluation(images.clone(), normalization, EVAL_BATCH, device.clone());
-    let scores = match engine {
-        Engine::Fake => {
-            let passes: Vec<Pass> = formats.iter().map(|&format| pass(artifact, format)).collect();
-            evaluate(&artifact.network::<ConvNet>(device)?, &loader, &passes)?
-        }
+    measured(artifact, formats, || match engine {
+        Engine::Fake => Ok(evaluate(&artifact.network::<ConvNet>(device)?, &loader, &passes(artifact, formats))?),
         Engine::Integer => {
             let networks = integer_networks(artifact, formats, device)?;
-            score(&loader, &networks, |network, images| Ok::<_, EvaluationError>(network.forward(images)?))?
+            score(&loader, &networks, |network, images| Ok(network.forward(images)?))
         }
-    };
+    })
+}
+
+/// The same for a language model and a text that is seen in pieces of `length` tokens.
+///
+/// # Errors
+/// Tensors that are no network, a format that the model does not have, or a text of less than two tokens.
+pub fn measure_text(
+    artifact: &Artifact, formats: &[NumberFormat], tokens: &Arc<[u32]>, length: usize, engine: Engine,
+    device: &Device,
+) -> Result<Vec<Measured>, EvaluationError> {
+    let config = artifact.description.llama()?;
+    let length = length.min(config.context);
+    let loader = TextLoader::evaluation(tokens.clone(), length, text_batch(config, length), device.clone())?;
+    measured(artifact, formats, || match engine {
+        Engine::Fake => Ok(evaluate(&artifact.network::<Llama>(device)?, &loader, &passes(artifact, formats))?),
+        Engine::Integer => {
+            let networks = integer_llamas(artifact, formats, device)?;
+            score(&loader, &networks, |network, tokens| Ok(network.forward(tokens)?))
+        }
+    })
+}
+
+/// Pieces of a text that are measured together, so that there are some 16 million logits at most.
+pub(crate) fn text_batch(config: &LlamaConfig, length: usize) -> usize {
+    ((1 << 24) / (config.vocabulary * length)).clamp(1, 16)
+}
+
+/// Whether a model knows all tokens of a tokenizer.
+///
+/// # Errors
+/// If it does not, or is no language model.
+pub fn check_tokens(artifact: &Artifact, tokenizer: &Tokenizer) -> Result<(), EvaluationError> {
+    Ok(tokenizer.check(artifact.description.llama()?.vocabulary)?)
+}
+
+/// The scores of a model in each of `formats`, with its size in each.
+fn measured(
+    artifact: &Artifact, formats: &[NumberFormat],
+    scores: impl FnOnce() -> Result<Vec<Score>, EvaluationError>,
+) -> Result<Vec<Measured>, EvaluationError> {
+    let bytes = formats.iter().map(|&format| bytes(artifact, format)).collect::<Result<Vec<_>, _>>()?;
     let measured = |(Score { top1, loss }, model_bytes)| Measured { top1, loss, model_bytes };
-    Ok(scores.into_iter().zip(bytes).map(measured).collect())
+    Ok(scores()?.into_iter().zip(bytes).map(measured).collect())
 }
 
 /// The model in integer arithmetic in each of `formats`; they share the stored codes.
 pub(crate) fn integer_networks(
     artifact: &Artifact, formats: &[NumberFormat], device: &Device,
 ) -> Result<Vec<IntConvNet>, EvaluationError> {
+    let precisions = precisions(artifact, formats)?;
+    let Some(&first) = precisions.first() else { return Ok(vec![]) };
+    let network = artifact.integer(first, device)?;
+    let at = |&precision: &Precision| {
+        let mut network = network.clone();
+        network.switch(precision)?;
+        Ok(network)
+    };
+    precisions.iter().map(at).collect()
+}
+
+/// The same for language models.
+pub(crate) fn integer_llamas(
+    artifact: &Artifact, formats: &[NumberFormat], device: &Device,
+) -> Result<Vec<IntLlama>, EvaluationError> {
+    let precisions = precisions(artifact, formats)?;
+    let Some(&first) = precisions.first() else { return Ok(vec![]) };
+    let network = artifact.integer_llama(first, device)?;
+    let at = |&precision: &Precision| {
+        let mut network = network.clone();
+        network.switch(precision)?;
+        Ok(network)
+    };
+    precisions.iter().map(at).collect()
+}
+
+/// The precisions that integer networks have in `formats`.
+fn precisions(artifact: &Artifact, formats: &[NumberFormat]) -> Result<Vec<Precision>, EvaluationError> {
     let precision = |&format: &NumberFormat| match format {
         NumberFormat::Quantized(precision) => Ok(precision),
         // What is not pinned to the plan is pinned to this.
@@ -136,15 +206,11 @@ pub(crate) fn integer_networks(
             Err(ArtifactError::Kind { found, expected })
         }
     };
-    let precisions: Vec<Precision> = formats.iter().map(precision).collect::<Result<_, _>>()?;
-    let Some(&first) = precisions.first() else { return Ok(vec![]) };
-    let network = artifact.integer(first, device)?;
-    let at = |&precision: &Precision| {
-        let mut network = network.clone();
-        network.switch(precision)?;
-        Ok(network)
-    };
-    precisions.iter().map(at).collect()
+    Ok(formats.iter().map(precision).collect::<Result<_, ArtifactError>>()?)
+}
+
+fn passes(artifact: &Artifact, formats: &[NumberFormat]) -> Vec<Pass<'static>> {
+    formats.iter().map(|&format| pass(artifact, format)).collect()
 }
 
 fn pass(artifact: &Artifact, format: NumberFormat) -> Pass<'static> {

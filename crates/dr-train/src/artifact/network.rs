@@ -3,7 +3,7 @@
 use super::{Artifact, ArtifactError, ArtifactKind, Description, TOKENIZER, TensorEntry, TensorValues};
 use crate::config::BatchNormKind;
 use crate::mixed::subnet;
-use crate::models::{ConvNet, ConvNetConfig, IntConvNet, Llama, LlamaConfig, NamedLayer, Network};
+use crate::models::{ConvNet, ConvNetConfig, IntConvNet, IntLlama, Llama, LlamaConfig, NamedLayer, Network};
 use crate::nn::{Assignment, LayerSpec, Pass, QuantConfig};
 use burn::module::{ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -199,13 +199,28 @@ impl Artifact {
     /// # Errors
     /// A float artifact, a precision that it does not have, and those of [`Artifact::network`].
     pub fn integer(&self, precision: Precision, device: &Device) -> Result<IntConvNet, ArtifactError> {
+        self.check_precision(precision)?;
+        Ok(self.network::<ConvNet>(device)?.to_integer(precision)?)
+    }
+
+    /// The same of a language model.
+    ///
+    /// # Errors
+    /// Those of [`Artifact::integer`].
+    pub fn integer_llama(&self, precision: Precision, device: &Device) -> Result<IntLlama, ArtifactError> {
+        self.check_precision(precision)?;
+        Ok(self.network::<Llama>(device)?.to_integer(precision)?)
+    }
+
+    /// Whether the network can compute in integers at `precision`.
+    fn check_precision(&self, precision: Precision) -> Result<(), ArtifactError> {
         let found = self.description.kind;
         let config = self.description.quantization();
         let config = config.ok_or(ArtifactError::Kind { found, expected: "multi-precision or packed" })?;
         if config.precisions.position(precision).is_none() {
             return Err(ArtifactError::Precision { precision, expected: config.precisions });
         }
-        Ok(self.network::<ConvNet>(device)?.to_integer(precision)?)
+        Ok(())
     }
 
     /// A network of the right architecture with other values. The file must be large enough for the widest layer that its

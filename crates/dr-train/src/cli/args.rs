@@ -111,12 +111,24 @@ pub struct Settings {
     #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Data")]
     pub image_size: Option<usize>,
 
-    /// The network [default: resnet8; for CIFAR resnet20, for a folder resnet18]
+    /// The network [default: resnet8; for CIFAR resnet20, for a folder resnet18, for a text llama]
     #[arg(long, value_parser = one_of(ModelKind::ALL), help_heading = "Network")]
     pub model: Option<ModelKind>,
     /// Start from trained weights: a state dict with torchvision's names, as safetensors or as PyTorch saves it
     #[arg(long, value_name = "FILE", help_heading = "Network")]
     pub weights: Option<PathBuf>,
+    /// The most tokens that a language model's tokenizer learns [default: 512]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Language model")]
+    pub vocabulary: Option<usize>,
+    /// Features of each of its positions; a multiple of 64 [default: 128]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Language model")]
+    pub hidden: Option<usize>,
+    /// Its blocks [default: 4]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Language model")]
+    pub layers: Option<usize>,
+    /// Tokens that it looks at together [default: 128]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Language model")]
+    pub context: Option<usize>,
     /// What to train for: `w4a8` is 4-bit weights with 8-bit activations, `4` is `w4a4` [default: 8,6,4,2]
     #[arg(long, visible_alias = "choices", value_name = "LIST", help_heading = "Network")]
     pub precisions: Option<PrecisionSet>,
@@ -259,6 +271,11 @@ impl Settings {
             compute,
             seed,
         );
+        let language = &mut config.language;
+        language.vocabulary = self.vocabulary.unwrap_or(language.vocabulary);
+        language.hidden = self.hidden.unwrap_or(language.hidden);
+        language.layers = self.layers.unwrap_or(language.layers);
+        language.context = self.context.unwrap_or(language.context);
         config.devices = self.devices.clone().or(config.devices.take());
         config.data_dir = self.data_dir.clone().or(config.data_dir.take());
         config.weights = self.weights.clone().or(config.weights.take());

@@ -9,7 +9,9 @@ mod torchvision;
 
 pub use conv_net::{ConvNet, ConvNetConfig};
 pub use int_conv_net::IntConvNet;
-pub use llama::{Llama, LlamaConfig, LlamaConfigError, Rope, RopeScaling};
+pub use llama::{
+    Cache, Decoder, FakeLinear, IntLlama, Linear, Llama, LlamaConfig, LlamaConfigError, Rope, RopeScaling,
+};
 
 use crate::data::Input;
 use crate::nn::{Layer, LayerSpec, Observer, Pass, PrecisionNorm, QuantConfig};

@@ -39,6 +39,14 @@ pub enum IntegerError {
         /// What it has.
         expected: String,
     },
+    /// More of a text than a language model can look at, or nothing of it.
+    #[error("a text of {found} tokens: expected 1 to {expected}, the model's context")]
+    Context {
+        /// Tokens.
+        found: usize,
+        /// The most there can be.
+        expected: usize,
+    },
     /// Sizes or devices that do not fit.
     #[error(transparent)]
     Kernel(#[from] KernelError),

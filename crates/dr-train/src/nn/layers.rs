@@ -6,7 +6,7 @@ use super::integer::Affine;
 use super::quantizers::host;
 use super::{IntConv2d, IntLinear, IntegerError, LayerSpec, Observer, Pass, PrecisionNorm, Quantizers};
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use dr_kernels::integer::Activation;
 use dr_kernels::{IntConv2dOptions, conv2d, conv2d_of_codes};
 use dr_precision::Precision;
@@ -179,9 +179,10 @@ impl QuantLinear {
         }
     }
 
-    /// The rows of the weight that `rows` names: `[n]` to `[n, features in]`. An embedding that shares this weight.
-    pub fn select(&self, rows: Tensor<1, Int>) -> Tensor<2> {
-        self.weight.val().select(0, rows)
+    /// The weight, `[features out, features in]`.
+    #[must_use]
+    pub fn weight(&self) -> Tensor<2> {
+        self.weight.val()
     }
 
     /// The layer in integer arithmetic at `precision`, on the device of the weight.

@@ -1,6 +1,7 @@
 //! The table at the end of a run.
 
 use super::{NumberFormat, Report};
+use crate::config::DatasetKind;
 use std::fmt::Write;
 
 impl Report {
@@ -8,6 +9,9 @@ impl Report {
     /// report has them.
     #[must_use]
     pub fn table(&self) -> String {
+        if self.dataset == DatasetKind::Text {
+            return self.perplexities();
+        }
         let mut header = vec!["precision", "top-1 (%)", "vs. float", "model bytes"];
         if !self.single.is_empty() {
             header.extend(["separate (%)", "vs. separate"]);
@@ -34,6 +38,32 @@ impl Report {
                 row.push(single.map_or("-".to_owned(), |top1| signed(measured.top1 - top1)));
             }
             rows.push(row);
+        }
+        aligned(&rows)
+    }
+}
+
+impl Report {
+    /// The table of a language model: how many tokens it is as unsure between as if it drew one of so many.
+    fn perplexities(&self) -> String {
+        let header = ["precision", "perplexity", "vs. float (%)", "top-1 (%)", "model bytes"];
+        let mut rows = vec![header.map(str::to_owned).to_vec()];
+        let float = self.float.map(|measured| (NumberFormat::Float, measured));
+        let precisions = self.precisions.iter().map(|result| (result.precision, result.measured));
+        for (format, measured) in float.into_iter().chain(precisions) {
+            let difference = match (format, self.float) {
+                (NumberFormat::Quantized(_) | NumberFormat::Mixed, Some(float)) => {
+                    signed(100.0 * ((measured.loss - float.loss).exp() - 1.0))
+                }
+                _ => "-".to_owned(),
+            };
+            rows.push(vec![
+                format.to_string(),
+                format!("{:.3}", measured.loss.exp()),
+                difference,
+                format!("{:.2}", measured.top1),
+                thousands(measured.model_bytes),
+            ]);
         }
         aligned(&rows)
     }

@@ -62,13 +62,14 @@ struct State {
     name: String,
     phase: TrainPhase,
     epochs: usize,
+    items: &'static str,
     print: bool,
     started: Option<Instant>,
     split: String,
     seconds: f64,
-    /// Images of the epoch, once for each pass that sees images of its own.
-    images: usize,
-    /// Microseconds that training has waited for images.
+    /// Items of the epoch, once for each pass that sees items of its own.
+    count: usize,
+    /// Microseconds that training has waited for them.
     waited: Arc<AtomicU64>,
     names: HashMap<MetricId, String>,
     current: BTreeMap<NumberFormat, CurvePoint>,
@@ -88,11 +89,12 @@ impl SharedHistory {
             name: phase.name.clone(),
             phase: phase.kind,
             epochs: phase.epochs,
+            items: phase.items,
             print,
             started: None,
             split: String::new(),
             seconds: 0.0,
-            images: 0,
+            count: 0,
             waited,
             names: HashMap::new(),
             current: BTreeMap::new(),
@@ -130,11 +132,11 @@ impl State {
             let loss = loss / record.curves.len().max(1) as f64;
             let top1 = validated(&record).map(|(format, point)| format!("{format} {:.2}", point.valid_top1));
             let top1 = top1.collect::<Vec<_>>().join("  ");
-            let (name, epochs) = (&self.name, self.epochs);
-            let rate = self.images as f64 / seconds.max(1e-9);
+            let (name, epochs, items) = (&self.name, self.epochs, self.items);
+            let rate = self.count as f64 / seconds.max(1e-9);
             let waited = self.waited.swap(0, Ordering::Relaxed) as f64 / 1e4 / seconds.max(1e-9);
             eprintln!(
-                "{name} {epoch:>3}/{epochs}  {seconds:>6.1} s  {rate:.0} images/s ({waited:.0} % waiting for them)  loss {loss:.4}  validation top-1 % {top1}"
+                "{name} {epoch:>3}/{epochs}  {seconds:>6.1} s  {rate:.0} {items}/s ({waited:.0} % waiting for them)  loss {loss:.4}  validation top-1 % {top1}"
             );
         }
         self.history.epochs.retain(|earlier| earlier.epoch < epoch);
@@ -187,7 +189,7 @@ impl TrainingProgressLogger for SharedHistory {
         let state = &mut *self.lock();
         state.split = split.to_string();
         if split == Split::Train.to_string() {
-            state.images = items;
+            state.count = items;
         }
         state.started = Some(Instant::now());
     }

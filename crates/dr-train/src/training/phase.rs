@@ -40,6 +40,8 @@ pub struct Phase {
     pub epochs: usize,
     /// How many came before on the same images, so that this phase does not repeat their shuffling and augmentation.
     pub epochs_before: usize,
+    /// What the items of a batch are called in the line of an epoch.
+    pub items: &'static str,
     /// Batches in a step of the optimizer, on each device; at least 1.
     pub accumulate: usize,
     /// The devices that train together, each on images of its own: the mean of their gradients makes a step. With autodiff;
@@ -73,6 +75,7 @@ impl Phase {
             directory,
             epochs,
             epochs_before: 0,
+            items: "images",
             accumulate: 1,
             devices: vec![],
             anneal_epochs: epochs,
@@ -176,7 +179,7 @@ fn kept(checkpoint: &Option<PathBuf>) -> String {
 /// A loss that is not finite, data that cannot be read, checkpoints that cannot be written.
 pub fn run_phase<M: Network>(
     phase: &Phase, model: M, mut objective: Objective<M::Input>, train: impl TrainingLoader<M::Input>,
-    valid: impl DataLoader<Batch<M::Input>> + 'static, interrupter: &Interrupter,
+    valid: Box<dyn DataLoader<Batch<M::Input>>>, interrupter: &Interrupter,
 ) -> Result<PhaseOutcome<M>, PhaseError> {
     let checkpoints = phase.checkpoints();
     std::fs::create_dir_all(&checkpoints)
@@ -209,7 +212,7 @@ pub fn run_phase<M: Network>(
                 .starting_at((phase.epochs_before + finished) as u64),
         );
         let checkpointer = |part: usize| AtomicCheckpointer::new(&checkpoints, PARTS[part], history.clone());
-        let mut training = SupervisedTraining::new(&phase.directory, train, Arc::new(valid))
+        let mut training = SupervisedTraining::new(&phase.directory, train, Arc::from(valid))
             .num_epochs(phase.epochs)
             .with_interrupter(interrupter.clone())
             .with_application_logger(None)

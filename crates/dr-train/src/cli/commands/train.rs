@@ -2,7 +2,7 @@
 
 use super::print;
 use crate::cli::{CommandError, ResolvedTraining};
-use crate::experiment::{Experiment, RunError, RunOptions};
+use crate::experiment::{self, RunError, RunOptions};
 use crate::training::PhaseError;
 use burn::train::Interrupter;
 use std::path::Path;
@@ -17,15 +17,30 @@ const INTERRUPTED: u8 = 130;
 pub fn train(training: ResolvedTraining, dashboard: bool) -> Result<(), CommandError> {
     let ResolvedTraining { config, out, resume } = training;
     let options = RunOptions { resume, dashboard, interrupter: Interrupter::new() };
-    let experiment = Experiment::new(config, &out, options.clone())?;
-    stop_on_ctrl_c(options.interrupter)?;
-    let report = experiment.run().map_err(|error| failure(error, &out))?;
+    let interrupter = options.interrupter.clone();
+    let report = experiment::run(config, &out, options, || stop_on_ctrl_c(interrupter).map_err(Failure::Other))
+        .map_err(|error| match error {
+            Failure::Run(error) => failure(error, &out),
+            Failure::Other(error) => error,
+        })?;
     let out = out.display();
     print(&format!(
         "{}\nwrote {out}/model.safetensors, {out}/float.safetensors, {out}/report.json and {out}/report.svg in {:.0} s\n",
         report.table(),
         report.seconds
     ))
+}
+
+/// What stops the training.
+enum Failure {
+    Run(RunError),
+    Other(CommandError),
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        Self::Run(error)
+    }
 }
 
 fn failure(error: RunError, out: &Path) -> CommandError {

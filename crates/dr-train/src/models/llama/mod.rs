@@ -1,9 +1,11 @@
 //! [`Llama`]: a language model (arXiv:2302.13971).
 
 mod config;
+mod decoder;
 mod rope;
 
 pub use config::{LlamaConfig, LlamaConfigError, Rope, RopeScaling};
+pub use decoder::{Cache, Decoder, FakeLinear, IntLlama, Linear};
 
 use super::{NamedLayer, Network};
 use crate::nn::{Layer, Pass, PrecisionNorm, QuantLinear, QuantLinearConfig, normal};
@@ -215,7 +217,7 @@ impl Llama {
     fn embed(&self, tokens: Tensor<1, Int>) -> Tensor<2> {
         match &self.embed_tokens {
             Some(embedding) => embedding.weight.val().select(0, tokens),
-            None => self.lm_head.select(tokens),
+            None => self.lm_head.weight().select(0, tokens),
         }
     }
 }

@@ -1,16 +1,24 @@
 //! A whole training run: data, float network, joint training, results.
 
+mod images;
+mod task;
+mod text;
+
+pub use images::ImageTask;
+pub use task::{Evaluation, InputOf, Part, Task};
+pub use text::TextTask;
+
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description};
 use crate::config::{
-    Baseline, BatchNormKind, Batches, ComputeKind, DeviceKind, Devices, Distill, Engine, ForwardKind,
-    MixedNorm, TrainConfig,
+    Baseline, BatchNormKind, Batches, ComputeKind, DatasetKind, DeviceKind, Devices, Distill, ForwardKind,
+    MixedNorm, ModelKind, TrainConfig,
 };
-use crate::data::{self, Augmentation, DataError, DataSource, ImageLoader, ImageSet, Normalization, Splits};
+use crate::data::{DataError, ImageLoader, ImageSet, Normalization};
 use crate::device::{self, DeviceError};
-use crate::evaluation::{EVAL_BATCH, EvaluationError, check_images, formats, measure};
+use crate::evaluation::{EVAL_BATCH, EvaluationError, formats};
 use crate::files::{remove_leftovers, write_atomically};
 use crate::mixed::{DrawLog, Hasb, HessianError, HessianOptions, Traces, finish, traces};
-use crate::models::{ConvNet, ConvNetConfig, Network};
+use crate::models::Network;
 use crate::nn::{Pass, QuantConfig};
 use crate::report::{
     EpochRecord, Measured, NumberFormat, PrecisionResult, Report, ReportError, SingleResult, TrainPhase,
@@ -18,13 +26,13 @@ use crate::report::{
 use crate::training::{
     Distillation, History, Objective, Phase, PhaseError, PhaseOutcome, Score, evaluate, run_phase,
 };
-use crate::weights::{StateDict, WeightsError, import};
+use crate::text::TextError;
+use crate::weights::WeightsError;
 use burn::data::dataset::DatasetError;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use burn::train::Interrupter;
 use dr_precision::{Precision, PrecisionSet};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -48,6 +56,9 @@ pub enum RunError {
     /// The data, in the middle of an epoch.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
+    /// The text or the tokenizer.
+    #[error(transparent)]
+    Text(#[from] TextError),
     /// The device.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -87,6 +98,14 @@ pub enum RunError {
         /// What is wrong.
         source: std::io::Error,
     },
+    /// A network that does not learn from such data.
+    #[error("--model {model} does not learn from --dataset {dataset}: expected llama for text, and only there")]
+    Task {
+        /// The network.
+        model: ModelKind,
+        /// The data.
+        dataset: DatasetKind,
+    },
     /// A type that a device does not have.
     #[error("--compute {compute}: device `{device}` does not compute in it: expected f32")]
     Compute {
@@ -119,8 +138,29 @@ pub struct RunOptions {
     pub interrupter: Interrupter,
 }
 
+/// Trains as `config` says, and writes the model, the report and the checkpoints into the folder `out`. `ready` is called once the
+/// settings and data are found to be sound, before anything is written.
+///
+/// # Errors
+/// Anything that stops the run. What was complete before is kept, and can be resumed.
+pub fn run<E: From<RunError>>(
+    config: TrainConfig, out: &Path, options: RunOptions, ready: impl FnOnce() -> Result<(), E>,
+) -> Result<Report, E> {
+    fn of<T: Task, E: From<RunError>>(
+        config: TrainConfig, out: &Path, options: RunOptions, ready: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Report, E> {
+        let experiment = Experiment::<T>::new(config, out, options)?;
+        ready()?;
+        Ok(experiment.run()?)
+    }
+    match config.dataset {
+        DatasetKind::Text => of::<TextTask, E>(config, out, options, ready),
+        _ => of::<ImageTask, E>(config, out, options, ready),
+    }
+}
+
 /// A run: settings, data, device and folder.
-pub struct Experiment {
+pub struct Experiment<T> {
     config: TrainConfig,
     out: PathBuf,
     options: RunOptions,
@@ -129,28 +169,29 @@ pub struct Experiment {
     /// The first of them.
     device: Device,
     device_kind: DeviceKind,
-    train: ImageSet,
-    valid: ImageSet,
-    test: ImageSet,
-    normalization: Normalization,
+    task: T,
     /// What the float training starts from, if not from random weights.
     imported: Option<Artifact>,
 }
 
 /// A trained network and how it got there.
-struct Trained {
-    model: ConvNet,
+struct Trained<M> {
+    model: M,
     history: Vec<EpochRecord>,
     /// Time spent on it before this run was resumed.
     earlier_seconds: f64,
 }
 
-impl Experiment {
+impl<T: Task> Experiment<T> {
     /// Loads the data and opens the device. Nothing is written yet.
     ///
     /// # Errors
     /// Data or a device that is not there; a run to go on with that is of another network.
     pub fn new(config: TrainConfig, out: &Path, options: RunOptions) -> Result<Self, RunError> {
+        let (dataset, model) = (config.dataset, config.model);
+        if (dataset == DatasetKind::Text) != (model == ModelKind::Llama) {
+            return Err(RunError::Task { model, dataset });
+        }
         let first = Devices::Numbers(vec![0]);
         let (devices, device_kind) =
             device::open_several(config.device, config.devices.as_ref().unwrap_or(&first))?;
@@ -165,35 +206,11 @@ impl Experiment {
             let (batch, devices) = (config.batch_size, devices.len());
             return Err(RunError::Devices { batch, devices });
         }
-        let source = DataSource {
-            image_size: config.image_size,
-            ..DataSource::new(config.dataset, config.data_dir.as_deref(), config.seed)
-        };
-        let Splits { train, valid, test, normalization } = data::load(&source, config.limit_train)?;
-        let out = out.to_path_buf();
-        let imported = None;
-        let mut run = Self {
-            config,
-            out,
-            options,
-            devices,
-            device,
-            device_kind,
-            train,
-            valid,
-            test,
-            normalization,
-            imported,
-        };
-        if run.saved_float(FLOAT)?.is_none()
-            && let Some(weights) = &run.config.weights
-        {
-            let dict = StateDict::load(weights).map_err(WeightsError::from)?;
-            let imported = import(dict, run.description(ArtifactKind::Float))?;
-            for problem in &imported.new_head {
-                eprintln!("{}: {problem}, so that layer starts anew", weights.display());
-            }
-            run.imported = Some(imported.artifact);
+        let (task, out) = (T::load(&config)?, out.to_path_buf());
+        let mut run =
+            Self { config, out, options, devices, device, device_kind, task, imported: None };
+        if run.saved_float(FLOAT)?.is_none() {
+            run.imported = run.task.imported(&run.config)?;
         }
         Ok(run)
     }
@@ -209,8 +226,8 @@ impl Experiment {
 
         let float = self.float(config.float_epochs, FLOAT)?;
         let joint = self.joint(&float.model, &config.precisions, config.mixed, "joint")?;
-        let float_artifact = Artifact::of(float.model.clone(), self.description(ArtifactKind::Float))?;
-        let artifact = Artifact::of(joint.model, self.description(ArtifactKind::MultiPrecision))?;
+        let float_artifact = self.artifact(float.model.clone(), ArtifactKind::Float)?;
+        let artifact = self.artifact(joint.model, ArtifactKind::MultiPrecision)?;
         artifact.save(&self.out.join("model.safetensors"))?;
 
         let mut seconds = float.earlier_seconds + joint.earlier_seconds;
@@ -223,8 +240,8 @@ impl Experiment {
             seed: config.seed,
             device: self.device_kind.to_string(),
             seconds: seconds + started.elapsed().as_secs_f64(),
-            test_images: self.test.len(),
-            skipped_images: self.skipped(),
+            test_images: self.task.test_items(),
+            skipped_images: self.task.skipped(),
             float: self.measure(&float_artifact)?.first().copied(),
             precisions: config.precisions.iter().zip(measured).map(result).collect(),
             single: vec![],
@@ -242,12 +259,6 @@ impl Experiment {
         Ok(report)
     }
 
-    /// Files that could not be read.
-    fn skipped(&self) -> usize {
-        let skipped = [&self.train, &self.valid, &self.test].into_iter().flat_map(ImageSet::skipped);
-        skipped.collect::<BTreeMap<_, _>>().len()
-    }
-
     /// Makes the folder, clears what a killed run left half-written, and saves the settings.
     fn open_folder(&self) -> Result<(), RunError> {
         let path = self.out.join(CONFIG);
@@ -261,28 +272,27 @@ impl Experiment {
     }
 
     /// Trains a float network for `epochs`, or takes the one that is there.
-    fn float(&self, epochs: usize, name: &str) -> Result<Trained, RunError> {
+    fn float(&self, epochs: usize, name: &str) -> Result<Trained<T::Network>, RunError> {
         let mut phase = self.phase(name, TrainPhase::Float, epochs, self.config.lr);
         if name == FLOAT && !self.config.anneal_float {
             phase.anneal_epochs += self.config.epochs;
         }
         if let Some(saved) = self.saved_float(name)? {
-            let model = saved.network::<ConvNet>(&self.device)?;
+            let model = saved.network(&self.device)?;
             let history = History::load(&phase.history_file()).epochs;
             let earlier_seconds = total_seconds(&history);
             return Ok(Trained { model, history, earlier_seconds });
         }
-        let (channels, classes) = (self.train.shape().channels, self.train.classes());
         let device = self.device.clone().autodiff();
         let model = match &self.imported {
-            Some(imported) => imported.network::<ConvNet>(&self.device)?.fork(&device).train(),
-            None => ConvNetConfig::new(self.config.model, channels, classes).init(self.config.seed, &device),
+            Some(imported) => imported.network::<T::Network>(&self.device)?.fork(&device).train(),
+            None => self.task.init(&self.config, &device),
         };
         let mut objective = Objective::new(vec![NumberFormat::Float]);
         objective.compute = self.config.compute;
         let trained = self.train(&phase, model, objective)?;
         // Written last: it says that the float training is complete.
-        let artifact = Artifact::of(trained.model.clone(), self.description(ArtifactKind::Float))?;
+        let artifact = self.artifact(trained.model.clone(), ArtifactKind::Float)?;
         artifact.save(&self.float_file(name))?;
         Ok(trained)
     }
@@ -298,7 +308,7 @@ impl Experiment {
             return Ok(None);
         }
         let artifact = Artifact::load(&path)?;
-        check_images(&artifact, &self.train)?;
+        self.task.check(&artifact)?;
         let Description { kind, model, .. } = &artifact.description;
         let (found, expected) =
             (format!("{kind} {model}"), format!("{} {}", ArtifactKind::Float, self.config.model));
@@ -310,8 +320,8 @@ impl Experiment {
 
     /// Quantizes a float network and trains it jointly at all of `precisions`.
     fn joint(
-        &self, float: &ConvNet, precisions: &PrecisionSet, mixed: bool, name: &str,
-    ) -> Result<Trained, RunError> {
+        &self, float: &T::Network, precisions: &PrecisionSet, mixed: bool, name: &str,
+    ) -> Result<Trained<T::Network>, RunError> {
         let config = &self.config;
         let quantization = QuantConfig {
             edge: self.edge(),
@@ -320,7 +330,7 @@ impl Experiment {
             mixed: mixed.then_some(config.mixed_norm),
             ..QuantConfig::new(precisions.clone())
         };
-        let calibration = calibration_batches(&self.train, &self.normalization, &self.device)?;
+        let calibration = self.task.calibration(&self.device)?;
         let mut model = float.clone().quantize(&quantization, calibration.clone());
         let passes: Vec<NumberFormat> = match quantization.mixed {
             None => precisions.iter().map(NumberFormat::from).collect(),
@@ -348,7 +358,7 @@ impl Experiment {
             Distill::Highest => Distillation::Highest,
             Distill::Float => {
                 let teacher = float.clone();
-                Distillation::Teacher(Arc::new(move |images| teacher.forward(images, &Pass::float())))
+                Distillation::Teacher(Arc::new(move |input| teacher.forward(input, &Pass::float())))
             }
         };
         // Whether mixed passes share BatchNorms with those that are validated.
@@ -368,20 +378,15 @@ impl Experiment {
     }
 
     /// The Hessian traces of the float network, over training images: those that the resumed run has found, if it has.
-    fn traces(&self, float: &ConvNet) -> Result<Traces, RunError> {
+    fn traces(&self, float: &T::Network) -> Result<Traces, RunError> {
         let path = self.out.join(TRACES);
         let saved = std::fs::read(&path).ok().filter(|_| self.options.resume);
         if let Some(traces) = saved.and_then(|json| serde_json::from_slice(&json).ok()) {
             return Ok(traces);
         }
-        let images = ImageLoader::evaluation(
-            self.train.clone(),
-            self.normalization.clone(),
-            TRACE_BATCH,
-            self.device.clone(),
-        );
+        let data = self.task.evaluation(Part::Train, TRACE_BATCH, &self.device)?;
         let options = HessianOptions { tolerance: 0.1, max_samples: TRACE_SAMPLES, seed: self.config.seed };
-        let traces = traces(float, &images, &options, |_, _| {})?;
+        let traces = traces(float, &*data, &options, |_, _| {})?;
         let json = serde_json::to_vec_pretty(&traces).map_err(std::io::Error::other);
         json.and_then(|json| write_atomically(&path, &json))
             .map_err(|source| RunError::File { path, source })?;
@@ -390,17 +395,12 @@ impl Experiment {
 
     /// One separate network for each precision and a float one, each with as many epochs in all as the joint one; and
     /// `seconds` with the time spent on them before this run was resumed.
-    fn single(&self, float: &ConvNet, mut seconds: f64) -> Result<(Vec<SingleResult>, f64), RunError> {
+    fn single(&self, float: &T::Network, mut seconds: f64) -> Result<(Vec<SingleResult>, f64), RunError> {
         let config = &self.config;
         let mut results = vec![];
-        let mut add = |trained: Trained, precision: NumberFormat, pass: Pass| -> Result<(), RunError> {
-            let test = ImageLoader::evaluation(
-                self.test.clone(),
-                self.normalization.clone(),
-                EVAL_BATCH,
-                self.device.clone(),
-            );
-            let scores = evaluate(&trained.model, &test, &[pass])?;
+        let mut add = |trained: Trained<T::Network>, precision: NumberFormat, pass: Pass| -> Result<(), RunError> {
+            let test = self.task.evaluation(Part::Test, EVAL_BATCH, &self.device)?;
+            let scores = evaluate(&trained.model, &*test, &[pass])?;
             for &Score { top1, .. } in &scores {
                 eprintln!("separate {precision} network: top-1 {top1:.2} %");
                 results.push(SingleResult { precision, top1 });
@@ -420,27 +420,17 @@ impl Experiment {
         Ok((results, seconds))
     }
 
-    fn train(&self, phase: &Phase, model: ConvNet, objective: Objective<Tensor<4>>) -> Result<Trained, RunError> {
+    fn train(
+        &self, phase: &Phase, model: T::Network, objective: Objective<InputOf<T>>,
+    ) -> Result<Trained<T::Network>, RunError> {
         let config = &self.config;
         let stopped = || RunError::Interrupted(self.out.clone());
         if self.options.interrupter.should_stop() {
             return Err(stopped());
         }
-        let normalization = &self.normalization;
-        let train = ImageLoader::training(
-            self.train.clone(),
-            normalization.clone(),
-            config.batch_size.div_ceil(self.devices.len()),
-            config.seed,
-            Augmentation::usual(config.dataset),
-            self.device.clone().autodiff(),
-        );
-        let valid = ImageLoader::evaluation(
-            self.valid.clone(),
-            normalization.clone(),
-            EVAL_BATCH,
-            self.device.clone(),
-        );
+        let batch_size = config.batch_size.div_ceil(self.devices.len());
+        let train = self.task.training(config, batch_size, &self.device.clone().autodiff())?;
+        let valid = self.task.evaluation(Part::Valid, EVAL_BATCH, &self.device)?;
         let outcome = run_phase(phase, model, objective, train, valid, &self.options.interrupter)?;
         let PhaseOutcome { model, history, resumed_after, interrupted } = outcome;
         if interrupted {
@@ -455,6 +445,7 @@ impl Experiment {
     fn phase(&self, name: &str, kind: TrainPhase, epochs: usize, lr: f64) -> Phase {
         let config = &self.config;
         Phase {
+            items: T::ITEMS,
             accumulate: config.accumulate,
             devices: self.devices.iter().map(|device| device.clone().autodiff()).collect(),
             optimizer: config.optimizer,
@@ -479,20 +470,20 @@ impl Experiment {
             batch_norm: config.batch_norm,
             mixed: (config.mixed && kind == ArtifactKind::MultiPrecision).then_some(config.mixed_norm),
             seed: config.seed,
-            normalization: self.normalization.clone(),
-            ..Description::new(
-                config.dataset,
-                config.model,
-                self.train.shape().into(),
-                self.train.classes(),
-                config.precisions.clone(),
-            )
+            ..self.task.description(config)
         }
+    }
+
+    /// The artifact of a network of this run.
+    fn artifact(&self, model: T::Network, kind: ArtifactKind) -> Result<Artifact, ArtifactError> {
+        let mut artifact = Artifact::of(model, self.description(kind))?;
+        artifact.tensors.extend(self.task.attachments());
+        Ok(artifact)
     }
 
     /// Measures an artifact in all its formats on the test split. What is reported is what the file holds.
     fn measure(&self, artifact: &Artifact) -> Result<Vec<Measured>, RunError> {
-        Ok(measure(artifact, &formats(artifact), &self.test, Engine::Fake, &self.device)?)
+        Ok(self.task.measure(artifact, &formats(artifact), &self.device)?)
     }
 }
 

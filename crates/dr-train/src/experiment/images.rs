@@ -1,0 +1,105 @@
+//! [`ImageTask`]: images are classified.
+
+use super::task::{Evaluation, Part, Task};
+use super::{RunError, calibration_batches};
+use crate::artifact::{Artifact, Description};
+use crate::config::{Engine, TrainConfig};
+use crate::data::{self, Augmentation, DataSource, ImageLoader, ImageSet, Normalization, Splits};
+use crate::evaluation::{EvaluationError, check_images, measure};
+use crate::models::{ConvNet, ConvNetConfig};
+use crate::report::{Measured, NumberFormat};
+use crate::weights::{StateDict, WeightsError, import};
+use burn::data::dataset::DatasetError;
+use burn::tensor::{Device, Tensor};
+use std::collections::BTreeMap;
+
+/// A dataset of images, whose classes a [`ConvNet`] learns.
+#[derive(Clone, Debug)]
+pub struct ImageTask {
+    train: ImageSet,
+    valid: ImageSet,
+    test: ImageSet,
+    normalization: Normalization,
+}
+
+impl Task for ImageTask {
+    type Network = ConvNet;
+    type Loader = ImageLoader;
+
+    const ITEMS: &'static str = "images";
+
+    fn load(config: &TrainConfig) -> Result<Self, RunError> {
+        let source = DataSource {
+            image_size: config.image_size,
+            ..DataSource::new(config.dataset, config.data_dir.as_deref(), config.seed)
+        };
+        let Splits { train, valid, test, normalization } = data::load(&source, config.limit_train)?;
+        Ok(Self { train, valid, test, normalization })
+    }
+
+    fn imported(&self, config: &TrainConfig) -> Result<Option<Artifact>, RunError> {
+        let Some(weights) = &config.weights else { return Ok(None) };
+        let dict = StateDict::load(weights).map_err(WeightsError::from)?;
+        let imported = import(dict, self.description(config))?;
+        for problem in &imported.new_head {
+            eprintln!("{}: {problem}, so that layer starts anew", weights.display());
+        }
+        Ok(Some(imported.artifact))
+    }
+
+    fn init(&self, config: &TrainConfig, device: &Device) -> ConvNet {
+        let (channels, classes) = (self.train.shape().channels, self.train.classes());
+        ConvNetConfig::new(config.model, channels, classes).init(config.seed, device)
+    }
+
+    fn description(&self, config: &TrainConfig) -> Description {
+        let (input, classes) = (self.train.shape().into(), self.train.classes());
+        Description {
+            normalization: self.normalization.clone(),
+            ..Description::new(config.dataset, config.model, input, classes, config.precisions.clone())
+        }
+    }
+
+    fn check(&self, artifact: &Artifact) -> Result<(), EvaluationError> {
+        check_images(artifact, &self.train)
+    }
+
+    fn training(
+        &self, config: &TrainConfig, batch_size: usize, device: &Device,
+    ) -> Result<ImageLoader, RunError> {
+        let (images, augmentation) = (self.train.clone(), Augmentation::usual(config.dataset));
+        let (normalization, device) = (self.normalization.clone(), device.clone());
+        Ok(ImageLoader::training(images, normalization, batch_size, config.seed, augmentation, device))
+    }
+
+    fn evaluation(
+        &self, part: Part, batch_size: usize, device: &Device,
+    ) -> Result<Evaluation<Self>, RunError> {
+        let images = match part {
+            Part::Train => &self.train,
+            Part::Valid => &self.valid,
+            Part::Test => &self.test,
+        };
+        let normalization = self.normalization.clone();
+        Ok(Box::new(ImageLoader::evaluation(images.clone(), normalization, batch_size, device.clone())))
+    }
+
+    fn calibration(&self, device: &Device) -> Result<Vec<Tensor<4>>, DatasetError> {
+        calibration_batches(&self.train, &self.normalization, device)
+    }
+
+    fn measure(
+        &self, artifact: &Artifact, formats: &[NumberFormat], device: &Device,
+    ) -> Result<Vec<Measured>, EvaluationError> {
+        measure(artifact, formats, &self.test, Engine::Fake, device)
+    }
+
+    fn test_items(&self) -> usize {
+        self.test.len()
+    }
+
+    fn skipped(&self) -> usize {
+        let skipped = [&self.train, &self.valid, &self.test].into_iter().flat_map(ImageSet::skipped);
+        skipped.collect::<BTreeMap<_, _>>().len()
+    }
+}

@@ -1,0 +1,108 @@
+//! [`Task`]: what a run is about.
+
+use super::RunError;
+use crate::artifact::{Artifact, Description, Saved, TensorEntry};
+use crate::config::TrainConfig;
+use crate::data::{Batch, TrainingLoader};
+use crate::evaluation::EvaluationError;
+use crate::models::Network;
+use crate::report::{Measured, NumberFormat};
+use burn::data::dataloader::DataLoader;
+use burn::data::dataset::DatasetError;
+use burn::tensor::Device;
+
+/// What networks of a task take.
+pub type InputOf<T> = <<T as Task>::Network as Network>::Input;
+
+/// Loaders of a task's data for evaluation.
+pub type Evaluation<T> = Box<dyn DataLoader<Batch<InputOf<T>>>>;
+
+/// Held-out data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// What is learned from, without augmentation.
+    Train,
+    /// To choose by.
+    Valid,
+    /// To measure the result once.
+    Test,
+}
+
+/// A task: data, the network that learns from them, and how well it does.
+pub trait Task: Sized + Send + Sync {
+    /// The network.
+    type Network: Saved;
+
+    /// Makes batches to learn from.
+    type Loader: TrainingLoader<InputOf<Self>>;
+
+    /// What the items of a batch are called.
+    const ITEMS: &'static str;
+
+    /// Reads the data.
+    ///
+    /// # Errors
+    /// Data that are not there or wrong.
+    fn load(config: &TrainConfig) -> Result<Self, RunError>;
+
+    /// The float network that training starts from, if there are weights to start from.
+    ///
+    /// # Errors
+    /// Weights that cannot be read, or of another network.
+    fn imported(&self, config: &TrainConfig) -> Result<Option<Artifact>, RunError>;
+
+    /// The float network that training starts from if there are no weights.
+    fn init(&self, config: &TrainConfig, device: &Device) -> Self::Network;
+
+    /// What an artifact says about the float network.
+    fn description(&self, config: &TrainConfig) -> Description;
+
+    /// What an artifact has besides the network's tensors.
+    fn attachments(&self) -> Vec<(String, TensorEntry)> {
+        vec![]
+    }
+
+    /// Whether a model is for these data.
+    ///
+    /// # Errors
+    /// If it is not.
+    fn check(&self, artifact: &Artifact) -> Result<(), EvaluationError>;
+
+    /// Batches to learn from.
+    ///
+    /// # Errors
+    /// Too few data.
+    fn training(
+        &self, config: &TrainConfig, batch_size: usize, device: &Device,
+    ) -> Result<Self::Loader, RunError>;
+
+    /// Batches of a part of the data, in order.
+    ///
+    /// # Errors
+    /// Too few data.
+    fn evaluation(
+        &self, part: Part, batch_size: usize, device: &Device,
+    ) -> Result<Evaluation<Self>, RunError>;
+
+    /// Inputs that scales of activations are fitted to.
+    ///
+    /// # Errors
+    /// What the loader says.
+    fn calibration(&self, device: &Device) -> Result<Vec<InputOf<Self>>, DatasetError>;
+
+    /// Measures a model on the test data.
+    ///
+    /// # Errors
+    /// A model that is not for these data, or not sound.
+    fn measure(
+        &self, artifact: &Artifact, formats: &[NumberFormat], device: &Device,
+    ) -> Result<Vec<Measured>, EvaluationError>;
+
+    /// Items of the test data.
+    fn test_items(&self) -> usize;
+
+    /// Items that could not be read.
+    fn skipped(&self) -> usize {
+        0
+    }
+}

@@ -1,0 +1,123 @@
+//! [`TextTask`]: the next token of a text is predicted.
+
+use super::RunError;
+use super::task::{Evaluation, Part, Task};
+use crate::artifact::{Artifact, Description, TOKENIZER, TensorEntry};
+use crate::config::{Engine, TrainConfig};
+use crate::evaluation::{EvaluationError, check_tokens, measure_text, text_batch};
+use crate::models::{Llama, LlamaConfig};
+use crate::report::{Measured, NumberFormat};
+use crate::text::{self, TextLoader, TextSplits, Tokenizer};
+use crate::weights::load_hugging_face;
+use burn::data::dataloader::DataLoader;
+use burn::data::dataset::DatasetError;
+use burn::tensor::{Device, Int, Tensor};
+use std::sync::Arc;
+
+/// Tokens of the training text that scales of activations are fitted to.
+const CALIBRATION_TOKENS: usize = 1 << 12;
+
+/// A text, whose next token a [`Llama`] learns.
+#[derive(Clone, Debug)]
+pub struct TextTask {
+    train: Arc<[u32]>,
+    valid: Arc<[u32]>,
+    test: Arc<[u32]>,
+    tokenizer: Tokenizer,
+    network: LlamaConfig,
+    /// Tokens of a piece of the text.
+    length: usize,
+    /// What training starts from.
+    imported: Option<Artifact>,
+}
+
+impl Task for TextTask {
+    type Network = Llama;
+    type Loader = TextLoader;
+
+    const ITEMS: &'static str = "pieces of text";
+
+    fn load(config: &TrainConfig) -> Result<Self, RunError> {
+        let text = text::read(config.data_dir.as_deref())?;
+        let TextSplits { train, valid, test } = text::split(&text, config.limit_train);
+        let language = &config.language;
+        let imported = match &config.weights {
+            Some(dir) => Some(load_hugging_face(dir, config.precisions.clone())?),
+            None => None,
+        };
+        let (tokenizer, network) = match &imported {
+            Some(artifact) => {
+                (Tokenizer::from_json(artifact.tokenizer()?)?, artifact.description.llama()?.clone())
+            }
+            None => {
+                let tokenizer = Tokenizer::train(&train, language.vocabulary)?;
+                let vocabulary = tokenizer.vocabulary();
+                let (hidden, layers) = (language.hidden, language.layers);
+                (tokenizer, LlamaConfig::small(vocabulary, hidden, layers, language.context))
+            }
+        };
+        let tokens = |text: &str| Ok::<_, RunError>(tokenizer.encode(text, false)?.into());
+        let (train, valid, test) = (tokens(&train)?, tokens(&valid)?, tokens(&test)?);
+        let length = language.context.min(network.context);
+        Ok(Self { train, valid, test, tokenizer, network, length, imported })
+    }
+
+    fn imported(&self, _: &TrainConfig) -> Result<Option<Artifact>, RunError> {
+        Ok(self.imported.clone())
+    }
+
+    fn init(&self, config: &TrainConfig, device: &Device) -> Llama {
+        self.network.init(config.seed, device)
+    }
+
+    fn description(&self, config: &TrainConfig) -> Description {
+        Description::language(self.network.clone(), config.precisions.clone())
+    }
+
+    fn attachments(&self) -> Vec<(String, TensorEntry)> {
+        vec![(TOKENIZER.to_owned(), TensorEntry::bytes(self.tokenizer.json().to_vec()))]
+    }
+
+    fn check(&self, artifact: &Artifact) -> Result<(), EvaluationError> {
+        check_tokens(artifact, &self.tokenizer)
+    }
+
+    fn training(
+        &self, config: &TrainConfig, batch_size: usize, device: &Device,
+    ) -> Result<TextLoader, RunError> {
+        let (tokens, device) = (self.train.clone(), device.clone());
+        Ok(TextLoader::training(tokens, self.length, batch_size, config.seed, device)?)
+    }
+
+    fn evaluation(
+        &self, part: Part, batch_size: usize, device: &Device,
+    ) -> Result<Evaluation<Self>, RunError> {
+        let tokens = match part {
+            Part::Train => &self.train,
+            Part::Valid => &self.valid,
+            Part::Test => &self.test,
+        };
+        let batch_size = batch_size.min(text_batch(&self.network, self.length));
+        let loader = TextLoader::evaluation(tokens.clone(), self.length, batch_size, device.clone())?;
+        Ok(Box::new(loader))
+    }
+
+    fn calibration(&self, device: &Device) -> Result<Vec<Tensor<2, Int>>, DatasetError> {
+        let tokens = self.train.clone();
+        let batches = CALIBRATION_TOKENS.div_ceil(self.length);
+        let loader = TextLoader::evaluation(tokens, self.length, 1, device.clone());
+        let loader = loader.map_err(|error| DatasetError::new(std::io::Error::other(error)))?;
+        loader.iter().take(batches).map(|batch| Ok(batch?.input)).collect()
+    }
+
+    fn measure(
+        &self, artifact: &Artifact, formats: &[NumberFormat], device: &Device,
+    ) -> Result<Vec<Measured>, EvaluationError> {
+        measure_text(artifact, formats, &self.test, self.length, Engine::Fake, device)
+    }
+
+    /// Tokens.
+    fn test_items(&self) -> usize {
+        self.test.len().saturating_sub(1)
+    }
+}

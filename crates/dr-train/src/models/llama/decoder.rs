@@ -1,0 +1,277 @@
+//! [`Decoder`]: a [`Llama`] that reads a text once and goes on from there, in integers or in floats.
+
+use super::{Around, Block, Llama, LlamaConfig};
+use crate::nn::{IntLinear, IntegerError, Pass, QuantLinear};
+use burn::module::Module;
+use burn::nn::RmsNorm;
+use burn::tensor::activation::silu;
+use burn::tensor::{Device, Int, Tensor};
+use dr_precision::Precision;
+use std::fmt::Debug;
+
+/// A linear layer, in whatever it computes.
+pub trait Linear: Clone + Debug + Send {
+    /// `[n, features in]` to `[n, features out]`.
+    ///
+    /// # Errors
+    /// Another number of features or another device.
+    fn apply(&self, x: Tensor<2>) -> Result<Tensor<2>, IntegerError>;
+}
+
+impl Linear for IntLinear {
+    fn apply(&self, x: Tensor<2>) -> Result<Tensor<2>, IntegerError> {
+        self.forward(x)
+    }
+}
+
+/// A linear layer in floats, or fake-quantized.
+#[derive(Clone, Debug)]
+pub struct FakeLinear {
+    layer: QuantLinear,
+    precision: Option<Precision>,
+}
+
+impl Linear for FakeLinear {
+    fn apply(&self, x: Tensor<2>) -> Result<Tensor<2>, IntegerError> {
+        Ok(self.layer.forward(x, &self.precision.map_or(Pass::float(), Pass::at)))
+    }
+}
+
+/// A language model in integer arithmetic: made by [`Llama::to_integer`], switched between precisions in place. Clones share what
+/// they do not change.
+pub type IntLlama = Decoder<IntLinear>;
+
+/// A language model that keeps what it needs of a text's earlier positions in a [`Cache`].
+#[derive(Clone, Debug)]
+pub struct Decoder<L> {
+    /// `[vocabulary, hidden]`
+    embedding: Tensor<2>,
+    blocks: Vec<DecoderBlock<L>>,
+    norm: RmsNorm,
+    head: L,
+    config: LlamaConfig,
+}
+
+#[derive(Clone, Debug)]
+struct DecoderBlock<L> {
+    input_norm: RmsNorm,
+    query: L,
+    key: L,
+    value: L,
+    output: L,
+    middle_norm: RmsNorm,
+    gate: L,
+    up: L,
+    down: L,
+}
+
+/// Keys and values of the positions of a text so far.
+#[derive(Clone, Debug, Default)]
+pub struct Cache {
+    /// `[1, kv heads, capacity, head dim]` for each block: keys and values.
+    blocks: Vec<[Tensor<4>; 2]>,
+    positions: usize,
+}
+
+impl Cache {
+    /// One for a new text.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Positions that it has.
+    #[must_use]
+    pub const fn positions(&self) -> usize {
+        self.positions
+    }
+
+    /// Puts new keys or values `[1, kv heads, new, head dim]` at their positions and gives all so far back.
+    fn extend(slot: &mut Tensor<4>, start: usize, new: Tensor<4>) -> Tensor<4> {
+        let [_, heads, count, dim] = new.dims();
+        let [_, _, capacity, _] = slot.dims();
+        let end = start + count;
+        // Taken out, so that nobody else has it and it is written to in place.
+        let mut whole = std::mem::replace(slot, Tensor::empty([1, 1, 1, 1], &new.device()));
+        if end > capacity {
+            let more = end.next_power_of_two().max(FIRST) - capacity;
+            whole = Tensor::cat(vec![whole, Tensor::zeros([1, heads, more, dim], &new.device())], 2);
+        }
+        whole = whole.slice_assign([0..1, 0..heads, start..end, 0..dim], new);
+        *slot = whole.clone();
+        whole.slice([0..1, 0..heads, 0..end, 0..dim])
+    }
+}
+
+/// Positions that there is room for at first.
+const FIRST: usize = 64;
+
+impl<L: Linear> Decoder<L> {
+    /// Its sizes.
+    #[must_use]
+    pub const fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// Where it computes.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.embedding.device()
+    }
+
+    /// Tokens `[batch, positions]` to logits `[batch * positions, vocabulary]`.
+    ///
+    /// # Errors
+    /// More positions than the context has.
+    pub fn forward(&self, tokens: Tensor<2, Int>) -> Result<Tensor<2>, IntegerError> {
+        let [batch, positions] = tokens.dims();
+        self.check(positions)?;
+        let around = Around::new(&self.config, batch, 0, positions, &self.device());
+        let x = self.run(tokens, &around, |_, [k, v]| [k, v])?;
+        self.head.apply(self.norm.forward(x))
+    }
+
+    /// Reads the tokens that follow those of `cache` in one text, and gives the logits `[vocabulary]` of what comes next.
+    ///
+    /// # Errors
+    /// No token, or more positions than the context has: the cache then stays as it is.
+    ///
+    /// # Panics
+    /// If a token is not in the vocabulary.
+    pub fn read(&self, tokens: &[u32], cache: &mut Cache) -> Result<Tensor<1>, IntegerError> {
+        let (start, positions) = (cache.positions, tokens.len());
+        let LlamaConfig { vocabulary, hidden, kv_heads, head_dim, .. } = self.config;
+        assert!(tokens.iter().all(|&token| (token as usize) < vocabulary), "tokens of another vocabulary");
+        self.check(start + positions)?;
+        if positions == 0 {
+            return Err(IntegerError::Context { found: 0, expected: self.config.context });
+        }
+        let device = self.device();
+        if cache.blocks.is_empty() {
+            let empty = || Tensor::zeros([1, kv_heads, FIRST, head_dim], &device);
+            cache.blocks = self.blocks.iter().map(|_| [empty(), empty()]).collect();
+        }
+        let ids: Vec<i32> = tokens.iter().map(|&token| token.cast_signed()).collect();
+        let tokens = Tensor::<1, Int>::from_data(ids.as_slice(), &device).unsqueeze();
+        let around = Around::new(&self.config, 1, start, positions, &device);
+        let slots = &mut cache.blocks;
+        let x = self.run(tokens, &around, |block, [k, v]| {
+            let [keys, values] = &mut slots[block];
+            [Cache::extend(keys, start, k), Cache::extend(values, start, v)]
+        })?;
+        cache.positions += positions;
+        let last = x.slice([positions - 1..positions, 0..hidden]);
+        Ok(self.head.apply(self.norm.forward(last))?.reshape([vocabulary]))
+    }
+
+    fn check(&self, positions: usize) -> Result<(), IntegerError> {
+        match positions <= self.config.context {
+            true => Ok(()),
+            false => Err(IntegerError::Context { found: positions, expected: self.config.context }),
+        }
+    }
+
+    /// All blocks. `remember` turns a block's keys and values into those of all positions so far.
+    fn run(
+        &self, tokens: Tensor<2, Int>, around: &Around,
+        mut remember: impl FnMut(usize, [Tensor<4>; 2]) -> [Tensor<4>; 2],
+    ) -> Result<Tensor<2>, IntegerError> {
+        let LlamaConfig { heads, kv_heads, .. } = self.config;
+        let [batch, positions] = tokens.dims();
+        let mut x = self.embedding.clone().select(0, tokens.reshape([batch * positions]));
+        for (i, block) in self.blocks.iter().enumerate() {
+            let normed = block.input_norm.forward(x.clone());
+            let q = around.rotated(block.query.apply(normed.clone())?, heads);
+            let k = around.rotated(block.key.apply(normed.clone())?, kv_heads);
+            let v = around.by_head(block.value.apply(normed)?, kv_heads);
+            let [k, v] = remember(i, [k, v]);
+            x = x + block.output.apply(around.joined(around.attention(q, k, v)))?;
+            let normed = block.middle_norm.forward(x.clone());
+            let gate = silu(block.gate.apply(normed.clone())?);
+            x = x + block.down.apply(gate * block.up.apply(normed)?)?;
+        }
+        Ok(x)
+    }
+
+    fn layers(&self) -> impl Iterator<Item = &L> {
+        let blocks = self.blocks.iter().flat_map(|block| {
+            let DecoderBlock { query, key, value, output, gate, up, down, .. } = block;
+            [query, key, value, output, gate, up, down]
+        });
+        blocks.chain([&self.head])
+    }
+
+    fn layers_mut(&mut self) -> impl Iterator<Item = &mut L> {
+        let blocks = self.blocks.iter_mut().flat_map(|block| {
+            let DecoderBlock { query, key, value, output, gate, up, down, .. } = block;
+            [query, key, value, output, gate, up, down]
+        });
+        blocks.chain([&mut self.head])
+    }
+}
+
+impl IntLlama {
+    /// Switches all layers to another precision, by shifts of the stored codes; the head keeps its bits.
+    ///
+    /// # Errors
+    /// [`IntegerError::Precision`] if the network has no such precision; it then stays as it is.
+    pub fn switch(&mut self, precision: Precision) -> Result<(), IntegerError> {
+        self.layers().try_for_each(|layer| layer.as_conv2d().check(precision))?;
+        self.layers_mut().try_for_each(|layer| layer.as_conv2d_mut().switch(precision))
+    }
+
+    /// Bytes of the linear layers that a pass at this precision reads.
+    #[must_use]
+    pub fn model_bytes(&self) -> usize {
+        self.layers().map(|layer| layer.as_conv2d().model_bytes()).sum()
+    }
+}
+
+impl Llama {
+    /// The network in integer arithmetic at `precision`, on its device; it can be switched to its other precisions.
+    ///
+    /// # Errors
+    /// A float network, or a precision that it was not quantized for.
+    pub fn to_integer(&self, precision: Precision) -> Result<IntLlama, IntegerError> {
+        self.decoder(|layer| layer.to_integer(precision))
+    }
+
+    /// The network in floats, or fake-quantized at `precision`.
+    ///
+    /// # Panics
+    /// When it is run, if it was not quantized for the precision.
+    #[must_use]
+    pub fn to_floats(&self, precision: Option<Precision>) -> Decoder<FakeLinear> {
+        let layer = |layer: &QuantLinear| Ok(FakeLinear { layer: layer.valid(), precision });
+        self.decoder(layer).unwrap_or_else(|error| unreachable!("nothing that can go wrong: {error}"))
+    }
+
+    fn decoder<L>(
+        &self, layer: impl Fn(&QuantLinear) -> Result<L, IntegerError>,
+    ) -> Result<Decoder<L>, IntegerError> {
+        let block = |Block { input_layernorm, self_attn, post_attention_layernorm, mlp }: &Block| {
+            Ok::<_, IntegerError>(DecoderBlock {
+                input_norm: input_layernorm.valid(),
+                query: layer(&self_attn.q_proj)?,
+                key: layer(&self_attn.k_proj)?,
+                value: layer(&self_attn.v_proj)?,
+                output: layer(&self_attn.o_proj)?,
+                middle_norm: post_attention_layernorm.valid(),
+                gate: layer(&mlp.gate_proj)?,
+                up: layer(&mlp.up_proj)?,
+                down: layer(&mlp.down_proj)?,
+            })
+        };
+        let embedding = match &self.embed_tokens {
+            Some(embedding) => embedding.weight.val(),
+            None => self.lm_head.weight(),
+        };
+        Ok(Decoder {
+            embedding: embedding.inner(),
+            blocks: self.layers.iter().map(block).collect::<Result<_, _>>()?,
+            norm: self.norm.valid(),
+            head: layer(&self.lm_head)?,
+            config: self.config.clone(),
+        })
+    }
+}
