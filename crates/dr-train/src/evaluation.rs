@@ -3,10 +3,11 @@
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, InputShape};
 use crate::config::Engine;
 use crate::data::{ImageLoader, ImageSet};
-use crate::models::{ConvNet, IntConvNet, IntLlama, Llama, LlamaConfig};
+use crate::generation::{ChoiceScore, GenerationError, score_choices};
+use crate::models::{ConvNet, IntConvNet, IntLlama, Llama, LlamaConfig, Network};
 use crate::nn::{IntegerError, Pass};
 use crate::report::{Measured, NumberFormat};
-use crate::text::{TextError, TextLoader, Tokenizer};
+use crate::text::{Choices, TextError, TextLoader, Tokenizer};
 use crate::training::{Score, evaluate, score};
 use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
@@ -50,6 +51,9 @@ pub enum EvaluationError {
         /// How many there can be.
         largest: usize,
     },
+    /// The questions.
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
     /// The text or the tokenizer.
     #[error(transparent)]
     Text(#[from] TextError),
@@ -66,14 +70,21 @@ pub enum EvaluationError {
 /// # Errors
 /// If their size or number of classes is another.
 pub fn check_images(artifact: &Artifact, images: &ImageSet) -> Result<(), EvaluationError> {
-    let (description, found) = (&artifact.description, InputShape::from(images.shape()));
-    if found != description.input {
-        return Err(EvaluationError::Shape { found, expected: description.input });
-    }
+    check_size(artifact, images)?;
+    let description = &artifact.description;
     if images.classes() != description.classes {
         return Err(EvaluationError::Classes { found: images.classes(), expected: description.classes });
     }
     Ok(())
+}
+
+/// Whether a model takes images of such a size, whatever they show.
+///
+/// # Errors
+/// If their size is another.
+pub fn check_size(artifact: &Artifact, images: &ImageSet) -> Result<(), EvaluationError> {
+    let (found, expected) = (InputShape::from(images.shape()), artifact.description.input);
+    if found == expected { Ok(()) } else { Err(EvaluationError::Shape { found, expected }) }
 }
 
 /// Whether a batch of images of the model's size has at most `most_pixels`.
@@ -131,6 +142,9 @@ pub fn measure_text(
     device: &Device,
 ) -> Result<Vec<Measured>, EvaluationError> {
     let config = artifact.description.llama()?;
+    if let Some(&token) = tokens.iter().max().filter(|&&token| token as usize >= config.vocabulary) {
+        return Err(TextError::Vocabulary { found: token as usize + 1, expected: config.vocabulary }.into());
+    }
     let length = length.min(config.context);
     let loader = TextLoader::evaluation(tokens.clone(), length, text_batch(config, length), device.clone())?;
     measured(artifact, formats, || match engine {
@@ -140,6 +154,32 @@ pub fn measure_text(
             score(&loader, &networks, |network, tokens| Ok(network.forward(tokens)?))
         }
     })
+}
+
+/// How many questions a language model answers right in each of `formats`.
+///
+/// # Errors
+/// Tensors that are no network, a format that the model does not have, or a question longer than its context.
+pub fn answer(
+    artifact: &Artifact, formats: &[NumberFormat], questions: &[Choices], tokenizer: &Tokenizer, engine: Engine,
+    device: &Device,
+) -> Result<Vec<ChoiceScore>, EvaluationError> {
+    let config = artifact.description.llama()?;
+    match engine {
+        Engine::Fake => {
+            let network = artifact.network::<Llama>(device)?;
+            let of = |pass: &Pass| {
+                score_choices(questions, tokenizer, config, device, |tokens| Ok(network.forward(tokens, pass)))
+            };
+            passes(artifact, formats).iter().map(of).collect()
+        }
+        Engine::Integer => {
+            let of = |network: &IntLlama| {
+                score_choices(questions, tokenizer, config, device, |tokens| Ok(network.forward(tokens)?))
+            };
+            integer_llamas(artifact, formats, device)?.iter().map(of).collect()
+        }
+    }
 }
 
 /// Pieces of a text that are measured together, so that there are some 16 million logits at most.

@@ -8,6 +8,7 @@ pub mod device;
 pub mod evaluation;
 pub mod experiment;
 pub mod files;
+pub mod generation;
 pub mod latency;
 pub mod mixed;
 pub mod models;

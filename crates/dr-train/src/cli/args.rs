@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use dr_kernels::ScaleGradient;
 use dr_precision::{Precision, PrecisionSet};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// Trains one network that runs at 8, 6, 4 or 2 bits, switched at run time.
 ///
@@ -49,6 +50,8 @@ pub enum Command {
     ImportCheck(ImportCheckArgs),
     /// Turn a float model into one for several precisions, without training
     Quantize(QuantizeArgs),
+    /// Go on with a text, by a language model
+    Generate(GenerateArgs),
     /// Show what a model file holds
     Info(InfoArgs),
     /// Measure how long a saved model takes at each precision, in integers, and in floats
@@ -101,7 +104,7 @@ pub struct Settings {
     /// The images to learn [default: digits, which need no files]
     #[arg(long, value_parser = one_of(DatasetKind::ALL), help_heading = "Data")]
     pub dataset: Option<DatasetKind>,
-    /// Where the dataset's files are, if not in the usual places
+    /// Where the dataset's files are, if not in the usual places; the file of a text
     #[arg(long, value_name = "DIR", help_heading = "Data")]
     pub data_dir: Option<PathBuf>,
     /// Use only the first so many training images
@@ -114,7 +117,8 @@ pub struct Settings {
     /// The network [default: resnet8; for CIFAR resnet20, for a folder resnet18, for a text llama]
     #[arg(long, value_parser = one_of(ModelKind::ALL), help_heading = "Network")]
     pub model: Option<ModelKind>,
-    /// Start from trained weights: a state dict with torchvision's names, as safetensors or as PyTorch saves it
+    /// Start from trained weights: a state dict with torchvision's names, as safetensors or as PyTorch saves it; for a llama,
+    /// a folder of Hugging Face
     #[arg(long, value_name = "FILE", help_heading = "Network")]
     pub weights: Option<PathBuf>,
     /// The most tokens that a language model's tokenizer learns [default: 512]
@@ -309,9 +313,15 @@ pub struct EvalArgs {
     /// Other images than those of the dataset the model was trained on
     #[arg(long, value_parser = one_of(DatasetKind::ALL))]
     pub dataset: Option<DatasetKind>,
-    /// Where the dataset's files are, if not in the usual places
+    /// Where the dataset's files are, if not in the usual places; the file of a text
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// The text that a language model is measured on, all of it [default: the end of the text it was trained on]
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+    /// Also ask a language model these questions: JSON lines with `context`, `choices` and the number of the right `answer`
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub questions: Option<PathBuf>,
     /// Compute in floats as in training (fake quantization), or in integers
     #[arg(long, value_parser = one_of(Engine::ALL), default_value_t = Engine::Fake)]
     pub engine: Engine,
@@ -534,8 +544,8 @@ pub struct ImportArgs {
     /// The network
     #[arg(long, value_parser = one_of(ModelKind::ALL))]
     pub model: ModelKind,
-    /// A state dict, as safetensors or as PyTorch saves it
-    #[arg(long, value_name = "FILE")]
+    /// A state dict, as safetensors or as PyTorch saves it; of a llama, a folder of Hugging Face
+    #[arg(long, value_name = "FILE|DIR")]
     pub weights: PathBuf,
     /// Rows and columns of the images that the model takes
     #[arg(long, value_name = "N", value_parser = at_least_one(4096), allow_negative_numbers = true, default_value_t = 224)]
@@ -574,8 +584,8 @@ pub struct ImportCheckArgs {
 Example:
   dr-train quantize --model float.safetensors --precisions 8,6,4 --out model.safetensors")]
 pub struct QuantizeArgs {
-    /// The model; a float one
-    #[arg(long, value_name = "FILE")]
+    /// The model; a float one, or a folder of Hugging Face with a Llama
+    #[arg(long, value_name = "FILE|DIR")]
     pub model: PathBuf,
     /// The precisions the result runs at
     #[arg(long, value_name = "LIST", default_value_t = PrecisionSet::default())]
@@ -592,6 +602,78 @@ pub struct QuantizeArgs {
     /// The file to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+}
+
+/// `dr-train generate`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The model is a file of this program, or a folder of Hugging Face with a Llama, which computes in
+floats. How fast it was is printed to the standard error.
+
+Examples:
+  dr-train generate --model runs/text-llama/model.safetensors --prompt 'ROMEO:'
+  dr-train generate --model model.safetensors --precision w4a8 --prompt 'Once upon' --temperature 0.8
+  dr-train generate --model model.safetensors --prompt 'Once upon' --switch 32:w4a8,64:w2a8")]
+pub struct GenerateArgs {
+    /// The model
+    #[arg(long, value_name = "FILE|DIR")]
+    pub model: PathBuf,
+    /// What it begins at [default: its highest precision]
+    #[arg(long)]
+    pub precision: Option<Precision>,
+    /// Go on at other precisions after so many new tokens
+    #[arg(long, value_name = "N:PRECISION", value_delimiter = ',')]
+    pub switch: Vec<SwitchAfter>,
+    /// The beginning of the text
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: String,
+    /// New tokens at most; fewer if the context has no room for more, or the text ends
+    #[arg(long, value_name = "N", value_parser = at_least_one(1 << 24), allow_negative_numbers = true, default_value_t = 128)]
+    pub tokens: usize,
+    /// How freely tokens are drawn; at 0 the most likely one is taken
+    #[arg(long, value_name = "T", value_parser = number, allow_negative_numbers = true, default_value_t = 0.0)]
+    pub temperature: f64,
+    /// Of how many of the most likely tokens one is drawn
+    #[arg(long, value_name = "N", value_parser = at_least_one(1 << 24), allow_negative_numbers = true, default_value_t = 40)]
+    pub top_k: usize,
+    /// Decides the draws
+    #[arg(long, value_name = "N", value_parser = seed, allow_negative_numbers = true, default_value_t = 1)]
+    pub seed: u64,
+    /// Compute in floats as in training (fake quantization), or in integers
+    #[arg(long, value_parser = one_of(Engine::ALL), default_value_t = Engine::Integer)]
+    pub engine: Engine,
+    /// Where to compute
+    #[arg(long, value_parser = one_of(DeviceKind::ALL), default_value_t = DeviceKind::Auto)]
+    pub device: DeviceKind,
+}
+
+impl GenerateArgs {
+    /// After how many new tokens the model goes on at which precision, that of the beginning first.
+    #[must_use]
+    pub fn switches(&self) -> Vec<(usize, Precision)> {
+        let first = self.precision.map(|precision| (0, precision));
+        first.into_iter().chain(self.switch.iter().map(|switch| (switch.after, switch.precision))).collect()
+    }
+}
+
+/// Another precision after so many new tokens: `32:w4a8`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SwitchAfter {
+    /// How many.
+    pub after: usize,
+    /// Which.
+    pub precision: Precision,
+}
+
+impl FromStr for SwitchAfter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}`: expected a number of tokens and a precision, such as `32:w4a8`");
+        let (after, precision) = text.split_once(':').ok_or_else(wrong)?;
+        let after = after.trim().parse().map_err(|_| wrong())?;
+        Ok(Self { after, precision: precision.trim().parse().map_err(|_| wrong())? })
+    }
 }
 
 /// `dr-train info`.

@@ -11,7 +11,7 @@ mod usage;
 mod values;
 
 pub use args::{
-    Cli, Command, EvalArgs, ExportArgs, HessianArgs, ImportArgs, ImportCheckArgs, InfoArgs, LatencyArgs,
+    Cli, Command, EvalArgs, ExportArgs, GenerateArgs, HessianArgs, ImportArgs, ImportCheckArgs, InfoArgs, LatencyArgs,
     QuantizeArgs, SearchArgs, Settings, TrainArgs,
 };
 pub use error::CommandError;
@@ -66,6 +66,7 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
             commands::import(&args)
         }
         Command::ImportCheck(args) => commands::import_check(&args),
+        Command::Generate(args) => commands::generate(&args),
         Command::Info(args) => commands::info(&args),
         Command::Latency(args) => commands::latency(&args),
         Command::Hessian(args) => {

@@ -6,7 +6,7 @@ mod text;
 
 pub use images::ImageTask;
 pub use task::{Evaluation, InputOf, Part, Task};
-pub use text::TextTask;
+pub use text::{TextTask, calibration_tokens};
 
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description};
 use crate::config::{

@@ -7,7 +7,7 @@ use crate::config::{Engine, TrainConfig};
 use crate::evaluation::{EvaluationError, check_tokens, measure_text, text_batch};
 use crate::models::{Llama, LlamaConfig};
 use crate::report::{Measured, NumberFormat};
-use crate::text::{self, TextLoader, TextSplits, Tokenizer};
+use crate::text::{self, TextError, TextLoader, TextSplits, Tokenizer};
 use crate::weights::load_hugging_face;
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
@@ -103,11 +103,8 @@ impl Task for TextTask {
     }
 
     fn calibration(&self, device: &Device) -> Result<Vec<Tensor<2, Int>>, DatasetError> {
-        let tokens = self.train.clone();
-        let batches = CALIBRATION_TOKENS.div_ceil(self.length);
-        let loader = TextLoader::evaluation(tokens, self.length, 1, device.clone());
-        let loader = loader.map_err(|error| DatasetError::new(std::io::Error::other(error)))?;
-        loader.iter().take(batches).map(|batch| Ok(batch?.input)).collect()
+        calibration_tokens(&self.train, self.length, device)
+            .map_err(|error| DatasetError::new(std::io::Error::other(error)))
     }
 
     fn measure(
@@ -120,4 +117,17 @@ impl Task for TextTask {
     fn test_items(&self) -> usize {
         self.test.len().saturating_sub(1)
     }
+}
+
+/// The first tokens of a text, in pieces of at most `length`, to fit the activations' scales to.
+///
+/// # Errors
+/// A text of less than two tokens.
+pub fn calibration_tokens(
+    tokens: &[u32], length: usize, device: &Device,
+) -> Result<Vec<Tensor<2, Int>>, TextError> {
+    let length = length.clamp(1, CALIBRATION_TOKENS);
+    let pieces = CALIBRATION_TOKENS.div_ceil(length);
+    let loader = TextLoader::evaluation(tokens, length, 1, device.clone())?;
+    Ok(loader.iter().take(pieces).filter_map(|batch| Some(batch.ok()?.input)).collect())
 }

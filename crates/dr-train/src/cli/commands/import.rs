@@ -3,17 +3,20 @@
 use super::save;
 use crate::artifact::{Description, InputShape};
 use crate::cli::{CommandError, ImportArgs};
-use crate::config::DatasetKind;
+use crate::config::{DatasetKind, ModelKind};
 use crate::data::Normalization;
 use crate::models::ConvNetConfig;
-use crate::weights::{StateDict, import as import_weights};
+use crate::weights::{StateDict, import as import_weights, load_hugging_face};
 use dr_precision::PrecisionSet;
 
-/// Turns a state dict with torchvision's names into a float model.
+/// Turns a state dict with torchvision's names, or a folder of Hugging Face, into a float model.
 ///
 /// # Errors
 /// If the file cannot be read, or its tensors are not those of the model, or the result cannot be written.
 pub fn import(args: &ImportArgs) -> Result<(), CommandError> {
+    if args.model == ModelKind::Llama {
+        return save(&load_hugging_face(&args.weights, PrecisionSet::default())?, &args.out);
+    }
     let dict = StateDict::load(&args.weights)?;
     // Sizes are those of the file; what does not fit together is found by the import.
     let config = ConvNetConfig::new(args.model, 3, 1000);

@@ -2,6 +2,7 @@
 
 mod eval;
 mod export;
+mod generate;
 mod hessian;
 mod import;
 mod import_check;
@@ -13,6 +14,7 @@ mod train;
 
 pub use eval::eval;
 pub use export::export;
+pub use generate::generate;
 pub use hessian::hessian;
 pub use import::import;
 pub use import_check::import_check;
@@ -31,7 +33,9 @@ use crate::experiment::calibration_batches;
 use crate::mixed::PlanFile;
 use crate::models::ConvNet;
 use crate::report::thousands;
+use crate::weights::load_hugging_face;
 use burn::tensor::Device;
+use dr_precision::PrecisionSet;
 use std::path::Path;
 
 /// Prints to the standard output. That its reader went away is no error.
@@ -58,6 +62,14 @@ fn with_plan(
     check_images(artifact, &train)?;
     let batches = calibration_batches(&train, &description.normalization, device)?;
     Ok(artifact.export_plan::<ConvNet>(&plan, &batches, device).map_err(|error| error.in_file(model))?)
+}
+
+/// Reads a model file, or a folder of Hugging Face.
+fn load_model(path: &Path) -> Result<Artifact, CommandError> {
+    match path.is_dir() {
+        true => Ok(load_hugging_face(path, PrecisionSet::default())?),
+        false => Ok(Artifact::load(path)?),
+    }
 }
 
 /// Writes a model file, and says so.

@@ -34,6 +34,9 @@ pub struct LlamaConfig {
     pub attention_bias: bool,
     /// Whether those of the feed-forward part have.
     pub feed_forward_bias: bool,
+    /// Tokens that end a text.
+    #[serde(default)]
+    pub end_tokens: Vec<u32>,
 }
 
 /// Rotary position embedding (arXiv:2104.09864): the angle of the pair `i` of a head's features at position `p` is `p *
@@ -117,6 +120,7 @@ impl LlamaConfig {
             tied: false,
             attention_bias: false,
             feed_forward_bias: false,
+            end_tokens: vec![],
         }
     }
 
@@ -169,6 +173,7 @@ impl LlamaConfig {
             tied: keys.flag("tie_word_embeddings"),
             attention_bias: keys.flag("attention_bias"),
             feed_forward_bias: keys.flag("mlp_bias"),
+            end_tokens: keys.tokens("eos_token_id"),
         };
         config.check()?;
         Ok(config)
@@ -277,6 +282,16 @@ impl Keys<'_> {
 
     fn optional_number(&self, key: &str, default: f64) -> Result<f64, LlamaConfigError> {
         if self.0.get(key).is_none_or(Value::is_null) { Ok(default) } else { self.number(key) }
+    }
+
+    /// One number or several.
+    fn tokens(&self, key: &str) -> Vec<u32> {
+        let token = |value: &Value| u32::try_from(value.as_u64()?).ok();
+        match self.0.get(key) {
+            Some(Value::Array(values)) => values.iter().filter_map(token).collect(),
+            Some(value) => token(value).into_iter().collect(),
+            None => vec![],
+        }
     }
 
     fn flag(&self, key: &str) -> bool {
