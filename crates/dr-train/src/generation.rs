@@ -42,6 +42,12 @@ pub enum GenerationError {
         /// The model's context.
         context: usize,
     },
+    /// Nothing before the only token of a question.
+    #[error("question {number}: a choice of one token without a context: expected something before it")]
+    ShortQuestion {
+        /// Counted from 1.
+        number: usize,
+    },
     /// A token of the tokenizer that the model does not have.
     #[error("the tokenizer gives token {found}: the model has {vocabulary}")]
     Vocabulary {
@@ -202,7 +208,7 @@ pub fn score_choices<E: From<GenerationError>>(
                 return Err(GenerationError::LongQuestion { number, found, context }.into());
             }
             if whole.len() < 2 {
-                return Err(GenerationError::EmptyPrompt.into());
+                return Err(GenerationError::ShortQuestion { number: number + 1 }.into());
             }
             check_tokens(&whole, config.vocabulary)?;
             let ids: Vec<i32> = whole.iter().map(|&token| token.cast_signed()).collect();

@@ -1,5 +1,6 @@
 //! Several devices train one network. A CPU is one device: here it is taken twice.
 
+use std::sync::Arc;
 use burn::data::dataloader::DataLoader;
 use burn::tensor::Device;
 use burn::train::Interrupter;
@@ -35,7 +36,7 @@ fn two_devices_learn_as_one_does() {
         let objective = Objective::new(vec![NumberFormat::Float]);
         let batch = 32 / devices;
         let outcome =
-            run_phase(&phase, model, objective, loader(&data, batch, 1), valid, &Interrupter::new()).unwrap();
+            run_phase(&phase, model, objective, loader(&data, batch, 1), Arc::new(valid), &Interrupter::new()).unwrap();
         outcome
             .history
             .epochs

@@ -3,9 +3,10 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use dr_precision::PrecisionSet;
 use dr_train::artifact::Artifact;
-use dr_train::models::{ConvNet, Llama, LlamaConfig, Network};
-use dr_train::nn::Pass;
-use dr_train::text::Tokenizer;
+use dr_train::generation::{GenerationError, Sampling, generate, score_choices};
+use dr_train::models::{Cache, ConvNet, Decoder, Linear, Llama, LlamaConfig, Network};
+use dr_train::nn::{Pass, QuantConfig};
+use dr_train::text::{Choices, Tokenizer, load_choices};
 use dr_train::weights::load_hugging_face;
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
@@ -139,4 +140,167 @@ fn a_text_does_not_depend_on_what_comes_later() {
     let [a, b] = [3, 40].map(|last| values(network.forward(tokens(last), &Pass::float())));
     assert_eq!(a[..500], b[..500]);
     assert_ne!(a[500..], b[500..]);
+}
+
+fn quantized(config: &LlamaConfig, set: &str) -> Llama {
+    let device = Device::flex();
+    let tokens = |seed: i64| {
+        let tokens: Vec<i64> = (0..2 * 24).map(|i| (i * i + seed * i + seed) % config.vocabulary as i64).collect();
+        Tensor::<2, Int>::from_data(TensorData::new(tokens, [2, 24]), &device)
+    };
+    let config_of = QuantConfig::new(set.parse().unwrap());
+    config.init(5, &device).quantize(&config_of, vec![tokens(3), tokens(7)])
+}
+
+fn logits<L: Linear>(decoder: &Decoder<L>, tokens: &[u32], cache: &mut Cache) -> Vec<f32> {
+    decoder.read(tokens, cache).unwrap().into_data().try_into_vec().unwrap()
+}
+
+fn best(logits: &[f32]) -> u32 {
+    (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32
+}
+
+/// The most likely tokens, each from the whole text before it.
+fn recomputed<L: Linear>(decoder: &Decoder<L>, prompt: &[u32], count: usize) -> (Vec<u32>, Vec<f32>) {
+    let (mut text, mut last) = (prompt.to_vec(), vec![]);
+    for _ in 0..count {
+        last = logits(decoder, &text, &mut Cache::new());
+        text.push(best(&last));
+    }
+    (text[prompt.len()..].to_vec(), last)
+}
+
+fn generated<L: Linear>(decoder: &mut Decoder<L>, prompt: &[u32], count: usize) -> Vec<u32> {
+    let mut tokens = vec![];
+    generate::<_, GenerationError>(decoder, prompt, count, &Sampling::default(), |_, number, token| {
+        assert_eq!(number, tokens.len());
+        tokens.push(token);
+        Ok(true)
+    })
+    .unwrap();
+    tokens
+}
+
+#[test]
+fn generation_with_a_cache_is_recomputation() {
+    // More tokens than there is room for in the cache at first.
+    let config = LlamaConfig { kv_heads: 1, ..LlamaConfig::small(61, 64, 2, 128) };
+    let network = quantized(&config, "w8a8,w4a8");
+    let prompt = [5, 9, 60, 1];
+    let mut floats = network.to_floats(None);
+    assert_eq!(generated(&mut floats, &prompt, 90), recomputed(&floats, &prompt, 90).0);
+    for precision in ["w8a8", "w4a8"] {
+        let precision = precision.parse().unwrap();
+        let mut integers = network.to_integer(precision).unwrap();
+        assert_eq!(generated(&mut integers, &prompt, 90), recomputed(&integers, &prompt, 90).0);
+    }
+    // The context has no room for more.
+    assert_eq!(generated(&mut floats, &prompt, 1000).len(), 124);
+    let mut cache = Cache::new();
+    logits(&floats, &prompt, &mut cache);
+    let error = floats.read(&[1; 125], &mut cache).unwrap_err().to_string();
+    assert_eq!((error.as_str(), cache.positions()), ("a text of 129 tokens: expected 1 to 128, the model's context", 4));
+    assert!(floats.read(&[], &mut cache).is_err());
+    let long = generate::<_, GenerationError>(&mut floats, &[1; 128], 1, &Sampling::default(), |_, _, _| Ok(true));
+    assert_eq!(long.unwrap_err().to_string(), "the prompt has 128 tokens: expected less than 128, the model's context");
+    let other = generate::<_, GenerationError>(&mut floats, &[61], 1, &Sampling::default(), |_, _, _| Ok(true));
+    assert_eq!(other.unwrap_err().to_string(), "the tokenizer gives token 61: the model has 61");
+}
+
+#[test]
+fn integers_are_fake_quantization() {
+    for config in [LlamaConfig::small(61, 64, 2, 64), LlamaConfig { tied: true, ..LlamaConfig::small(40, 128, 1, 64) }] {
+        let network = quantized(&config, "w8a8,w6a6,w4a8,w2a8");
+        let mut integers = network.to_integer("w8a8".parse().unwrap()).unwrap();
+        let mut bytes = integers.model_bytes();
+        for precision in ["w6a6", "w4a8", "w2a8", "w8a8"].map(|precision| precision.parse().unwrap()) {
+            integers.switch(precision).unwrap();
+            let tokens: Vec<i64> = (0..60).map(|i| i * 11 % config.vocabulary as i64).collect();
+            let tokens = Tensor::<2, Int>::from_data(TensorData::new(tokens, [2, 30]), &Device::flex());
+            let fake = values(network.forward(tokens.clone(), &Pass::at(precision)));
+            let found = values(integers.forward(tokens).unwrap());
+            // Codes next to a rounding boundary may come out as their neighbours, whose consequences are small.
+            let off: f32 = found.iter().zip(&fake).map(|(a, b)| (a - b).abs()).sum::<f32>();
+            assert!(off <= 2e-3 * fake.iter().map(|x| x.abs()).sum::<f32>(), "{precision}: {off}");
+            assert!(precision.to_string() == "w8a8" || integers.model_bytes() < bytes);
+            bytes = integers.model_bytes();
+        }
+        assert!(integers.switch("w3a3".parse().unwrap()).is_err());
+        assert!(config.init(1, &Device::flex()).to_integer("w8a8".parse().unwrap()).is_err());
+    }
+}
+
+#[test]
+fn a_model_can_be_switched_between_tokens() {
+    let config = LlamaConfig::small(61, 64, 2, 64);
+    let network = quantized(&config, "w8a8,w4a8");
+    let [high, low] = ["w8a8", "w4a8"].map(|precision| precision.parse().unwrap());
+    let mut decoder = network.to_integer(high).unwrap();
+    let mut tokens = vec![];
+    generate::<_, GenerationError>(&mut decoder, &[1, 2, 3], 20, &Sampling::default(), |decoder, number, token| {
+        tokens.push(token);
+        if number == 9 {
+            decoder.switch(low).map_err(GenerationError::from)?;
+        }
+        Ok(true)
+    })
+    .unwrap();
+    let mut high = network.to_integer(high).unwrap();
+    assert_eq!(tokens[..10], generated(&mut high, &[1, 2, 3], 10));
+    assert_eq!(tokens.len(), 20);
+}
+
+#[test]
+fn questions_are_answered_by_likelihood() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("questions.jsonl");
+    std::fs::write(
+        &path,
+        "{\"context\": \"the cat\", \"choices\": [\" sat\", \" on the mat\"], \"answer\": 1}\n\n\
+         {\"context\": \"\", \"choices\": [\"the hat\", \"cat on\"], \"answer\": 0}\n",
+    )
+    .unwrap();
+    let questions = load_choices(&path).unwrap();
+    let tokenizer = Tokenizer::load(&fixture("grouped").join("tokenizer.json")).unwrap();
+    let network: Llama = load("grouped").network(&Device::flex()).unwrap();
+    let score = score_choices(&questions, &tokenizer, network.config(), &Device::flex(), |tokens| {
+        Ok::<_, GenerationError>(network.forward(tokens, &Pass::float()))
+    })
+    .unwrap();
+    // The same by hand.
+    let likelihood = |context: &str, choice: &str| {
+        let whole = tokenizer.encode(&format!("{context}{choice}"), false).unwrap();
+        let first = tokenizer.encode(context, false).unwrap().len().max(1);
+        let ids: Vec<i32> = whole.iter().map(|&token| token as i32).collect();
+        let input = Tensor::from_data(TensorData::new(ids.clone(), [1, ids.len()]), &Device::flex());
+        let logits = values(network.forward(input, &Pass::float()));
+        let rows: Vec<&[f32]> = logits.chunks(64).collect();
+        let of = |at: usize| {
+            let row = rows[at - 1];
+            let total: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
+            f64::from(row[ids[at] as usize]) - total.ln()
+        };
+        (first..ids.len()).map(of).sum::<f64>()
+    };
+    let right = |by_byte: bool| {
+        let one = |question: &Choices| {
+            let scores = question.choices.iter().map(|choice| {
+                likelihood(&question.context, choice) / if by_byte { choice.len() as f64 } else { 1.0 }
+            });
+            let scores: Vec<f64> = scores.collect();
+            (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b])) == Some(question.answer)
+        };
+        100.0 * questions.iter().filter(|question| one(question)).count() as f64 / questions.len() as f64
+    };
+    assert_eq!((score.accuracy, score.normalized), (right(false), right(true)));
+    for (line, reason) in [
+        ("{", "line 1"),
+        ("{\"context\": \"a\", \"choices\": [\"b\"], \"answer\": 1}", "answer 1: expected less than the 1 choices"),
+        ("{\"context\": \"a\", \"choices\": [\"\"], \"answer\": 0}", "choice 0 is empty"),
+        ("", "no question"),
+    ] {
+        std::fs::write(&path, line).unwrap();
+        let error = load_choices(&path).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
 }

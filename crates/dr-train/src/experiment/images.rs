@@ -12,6 +12,7 @@ use crate::weights::{StateDict, WeightsError, import};
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Tensor};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A dataset of images, whose classes a [`ConvNet`] learns.
 #[derive(Clone, Debug)]
@@ -81,7 +82,7 @@ impl Task for ImageTask {
             Part::Test => &self.test,
         };
         let normalization = self.normalization.clone();
-        Ok(Box::new(ImageLoader::evaluation(images.clone(), normalization, batch_size, device.clone())))
+        Ok(Arc::new(ImageLoader::evaluation(images.clone(), normalization, batch_size, device.clone())))
     }
 
     fn calibration(&self, device: &Device) -> Result<Vec<Tensor<4>>, DatasetError> {

@@ -10,12 +10,13 @@ use crate::report::{Measured, NumberFormat};
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
+use std::sync::Arc;
 
 /// What networks of a task take.
 pub type InputOf<T> = <<T as Task>::Network as Network>::Input;
 
 /// Loaders of a task's data for evaluation.
-pub type Evaluation<T> = Box<dyn DataLoader<Batch<InputOf<T>>>>;
+pub type Evaluation<T> = Arc<dyn DataLoader<Batch<InputOf<T>>>>;
 
 /// Held-out data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -99,7 +99,7 @@ impl Task for TextTask {
         };
         let batch_size = batch_size.min(text_batch(&self.network, self.length));
         let loader = TextLoader::evaluation(tokens.clone(), self.length, batch_size, device.clone())?;
-        Ok(Box::new(loader))
+        Ok(Arc::new(loader))
     }
 
     fn calibration(&self, device: &Device) -> Result<Vec<Tensor<2, Int>>, DatasetError> {

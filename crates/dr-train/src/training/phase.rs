@@ -179,7 +179,7 @@ fn kept(checkpoint: &Option<PathBuf>) -> String {
 /// A loss that is not finite, data that cannot be read, checkpoints that cannot be written.
 pub fn run_phase<M: Network>(
     phase: &Phase, model: M, mut objective: Objective<M::Input>, train: impl TrainingLoader<M::Input>,
-    valid: Box<dyn DataLoader<Batch<M::Input>>>, interrupter: &Interrupter,
+    valid: Arc<dyn DataLoader<Batch<M::Input>>>, interrupter: &Interrupter,
 ) -> Result<PhaseOutcome<M>, PhaseError> {
     let checkpoints = phase.checkpoints();
     std::fs::create_dir_all(&checkpoints)
@@ -212,7 +212,7 @@ pub fn run_phase<M: Network>(
                 .starting_at((phase.epochs_before + finished) as u64),
         );
         let checkpointer = |part: usize| AtomicCheckpointer::new(&checkpoints, PARTS[part], history.clone());
-        let mut training = SupervisedTraining::new(&phase.directory, train, Arc::from(valid))
+        let mut training = SupervisedTraining::new(&phase.directory, train, valid)
             .num_epochs(phase.epochs)
             .with_interrupter(interrupter.clone())
             .with_application_logger(None)
