@@ -8,7 +8,7 @@
 //! Checkpoints go into the folder. On the embedded digits it takes some seconds.
 
 use burn::module::{Module, ParamId};
-use burn::tensor::{Device, Tensor, activation::relu};
+use burn::tensor::{Device, Int, Tensor, activation::relu};
 use burn::train::Interrupter;
 use dr_precision::{Precision, PrecisionSet};
 use dr_train::config::DatasetKind;
@@ -34,6 +34,7 @@ struct Mlp {
 
 impl Network for Mlp {
     type Input = Tensor<4>;
+    type Target = Tensor<1, Int>;
 
     fn forward(&self, images: Tensor<4>, pass: &Pass) -> Tensor<2> {
         let hidden = relu(self.hidden.forward(images.flatten(1, 3), pass));

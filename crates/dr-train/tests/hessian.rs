@@ -36,7 +36,7 @@ fn options(tolerance: f64, seed: u64) -> HessianOptions {
     HessianOptions { tolerance, seed, ..HessianOptions::default() }
 }
 
-fn estimate<M: Network<Input = Tensor<4>>>(model: &M, loader: &dyn DataLoader<ImageBatch>, options: HessianOptions) -> Traces {
+fn estimate<M: Network<Input = Tensor<4>, Target = Tensor<1, Int>>>(model: &M, loader: &dyn DataLoader<ImageBatch>, options: HessianOptions) -> Traces {
     traces(model, loader, &options, |_, _| ()).expect("traces")
 }
 
@@ -48,6 +48,7 @@ struct Regression {
 
 impl Network for Regression {
     type Input = Tensor<4>;
+    type Target = Tensor<1, Int>;
 
     fn forward(&self, images: Tensor<4>, pass: &Pass) -> Tensor<2> {
         self.head.forward(images.flatten(1, 3), pass)
@@ -92,6 +93,7 @@ impl Smooth {
 
 impl Network for Smooth {
     type Input = Tensor<4>;
+    type Target = Tensor<1, Int>;
 
     fn forward(&self, images: Tensor<4>, pass: &Pass) -> Tensor<2> {
         let x = self.conv1.forward_norm(images, &self.norm1, pass).tanh();
@@ -117,7 +119,7 @@ impl Network for Smooth {
 
 /// Trains a network for some steps of plain gradient descent, so that it is near where the loss bends upwards and BatchNorm's
 /// statistics are its own.
-fn train<M: Network<Input = Tensor<4>>>(mut model: M, loader: &ImageLoader, steps: usize) -> M {
+fn train<M: Network<Input = Tensor<4>, Target = Tensor<1, Int>>>(mut model: M, loader: &ImageLoader, steps: usize) -> M {
     let mut optimizer = ModuleOptimizer::from(SgdConfig::new().build());
     for batch in batches(loader).iter().cycle().take(steps) {
         let loss = loss(&model, batch);
@@ -127,7 +129,7 @@ fn train<M: Network<Input = Tensor<4>>>(mut model: M, loader: &ImageLoader, step
     model.valid().train()
 }
 
-fn loss<M: Network<Input = Tensor<4>>>(model: &M, batch: &ImageBatch) -> Tensor<1> {
+fn loss<M: Network<Input = Tensor<4>, Target = Tensor<1, Int>>>(model: &M, batch: &ImageBatch) -> Tensor<1> {
     let logits = model.forward(batch.input.clone().autodiff(), &Pass::float());
     let cross_entropy = CrossEntropyLossConfig::new().init(&logits.device());
     cross_entropy.forward(logits, batch.labels.clone().autodiff())
@@ -160,7 +162,7 @@ impl ModuleMapper for Nudge {
 }
 
 /// The trace of a layer's block divided by its size, from the gradient's difference at each of the layer's weights.
-fn by_columns<M: Network<Input = Tensor<4>>>(model: &M, layer: usize, batch: &ImageBatch, step: f32) -> f64 {
+fn by_columns<M: Network<Input = Tensor<4>, Target = Tensor<1, Int>>>(model: &M, layer: usize, batch: &ImageBatch, step: f32) -> f64 {
     let mut model = model.valid().freeze().train();
     let (id, shape) = {
         let layer = model.layers().remove(layer).layer;
@@ -242,7 +244,7 @@ fn a_resnet_is_as_by_columns() {
 }
 
 /// The root mean square of a layer's weights.
-fn size<M: Network<Input = Tensor<4>>>(model: &mut M, layer: usize) -> f32 {
+fn size<M: Network<Input = Tensor<4>, Target = Tensor<1, Int>>>(model: &mut M, layer: usize) -> f32 {
     struct Find(ParamId, f32);
     impl ModuleVisitor for Find {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {

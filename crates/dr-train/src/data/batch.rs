@@ -1,6 +1,7 @@
 //! [`Batch`]: what a step of training or of a measurement sees.
 
 use burn::data::dataloader::DataLoader;
+use burn::nn::loss::CrossEntropyLossConfig;
 use burn::tensor::{Device, Int, Tensor};
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -56,16 +57,40 @@ tensor_input!(
     /// Images `[batch, channels, rows, columns]`.
     Tensor<4>,
     /// Tokens `[batch, positions]`.
-    Tensor<2, Int>
+    Tensor<2, Int>,
+    /// Classes `[n]`.
+    Tensor<1, Int>
 );
+
+/// What is to be learned, for each item of an input.
+pub trait Target: Input {
+    /// The loss of what a network makes of the input, `[1]`.
+    fn loss(&self, output: Tensor<2>) -> Tensor<1>;
+
+    /// How many answers are right, `[1]`, and how many there are.
+    fn right(&self, output: Tensor<2>) -> (Tensor<1>, usize);
+}
+
+/// Classes `[n]`. The output is logits `[n, classes]`, and the loss their cross entropy.
+impl Target for Tensor<1, Int> {
+    fn loss(&self, output: Tensor<2>) -> Tensor<1> {
+        CrossEntropyLossConfig::new().init(&output.device()).forward(output, self.clone())
+    }
+
+    fn right(&self, output: Tensor<2>) -> (Tensor<1>, usize) {
+        let [count] = self.dims();
+        let guesses = output.argmax(1).reshape([count]);
+        (guesses.equal(self.clone()).int().sum().float(), count)
+    }
+}
 
 /// Inputs and what is to be learned from them.
 #[derive(Clone, Debug)]
-pub struct Batch<I> {
+pub struct Batch<I, T = Tensor<1, Int>> {
     /// What the network takes: images for example, `[n, c, h, w]`, normalised.
     pub input: I,
-    /// The classes, as many for each item of the input, one after the other: `[n]` for images.
-    pub labels: Tensor<1, Int>,
+    /// What is to be learned, as much for each item of the input, one after the other: classes `[n]` for images.
+    pub labels: T,
 }
 
 /// Images and what they show.
@@ -74,16 +99,16 @@ pub type ImageBatch = Batch<Tensor<4>>;
 /// Tokens `[n, positions]`, and the token that follows each.
 pub type TextBatch = Batch<Tensor<2, Int>>;
 
-impl<I: Input> Batch<I> {
+impl<I: Input, T: Input> Batch<I, T> {
     /// As many batches of the same size, or one less the last ones; the first has the first items.
     pub(crate) fn split(self, count: usize) -> Vec<Self> {
         let items = self.input.items();
         if count < 2 || items == 0 {
             return vec![self];
         }
-        let [labels] = self.labels.dims();
         let size = items.div_ceil(count);
-        let labels = self.labels.split(size * (labels / items), 0);
+        let each = self.labels.items() / items;
+        let labels = self.labels.split(size * each);
         self.input.split(size).into_iter().zip(labels).map(|(input, labels)| Self { input, labels }).collect()
     }
 
@@ -94,7 +119,7 @@ impl<I: Input> Batch<I> {
 }
 
 /// A loader that makes batches to learn from: shuffled anew for each epoch.
-pub trait TrainingLoader<I>: DataLoader<Batch<I>> + Sized + 'static {
+pub trait TrainingLoader<I, T = Tensor<1, Int>>: DataLoader<Batch<I, T>> + Sized + 'static {
     /// Makes the next [`iter`](DataLoader::iter) that of `epoch`, from 0: a resumed run goes on as it would have.
     #[must_use]
     fn starting_at(self, epoch: u64) -> Self;

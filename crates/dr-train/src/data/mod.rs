@@ -19,7 +19,7 @@ pub(crate) mod random;
 pub mod records;
 
 pub use augment::Augmentation;
-pub use batch::{Batch, ImageBatch, Input, TextBatch, TrainingLoader};
+pub use batch::{Batch, ImageBatch, Input, Target, TextBatch, TrainingLoader};
 pub use error::{DataError, FormatError};
 pub use folder::{FolderError, ImageFiles, LabelledFile};
 pub use image_set::ImageSet;

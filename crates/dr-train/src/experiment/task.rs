@@ -3,9 +3,9 @@
 use super::RunError;
 use crate::artifact::{Artifact, Description, Saved, TensorEntry};
 use crate::config::TrainConfig;
-use crate::data::{Batch, TrainingLoader};
+use crate::data::TrainingLoader;
 use crate::evaluation::EvaluationError;
-use crate::models::Network;
+use crate::models::{BatchOf, Network};
 use crate::report::{Measured, NumberFormat};
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub type InputOf<T> = <<T as Task>::Network as Network>::Input;
 
 /// Loaders of a task's data for evaluation.
-pub type Evaluation<T> = Arc<dyn DataLoader<Batch<InputOf<T>>>>;
+pub type Evaluation<T> = Arc<dyn DataLoader<BatchOf<<T as Task>::Network>>>;
 
 /// Held-out data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub trait Task: Sized + Send + Sync {
     type Network: Saved;
 
     /// Makes batches to learn from.
-    type Loader: TrainingLoader<InputOf<Self>>;
+    type Loader: TrainingLoader<InputOf<Self>, <Self::Network as Network>::Target>;
 
     /// What the items of a batch are called.
     const ITEMS: &'static str;

@@ -2,19 +2,18 @@
 
 use super::hutchinson::{Differentiable, Group, estimate};
 use super::traces::{HessianError, HessianOptions, Traces};
-use crate::data::Batch;
-use crate::models::{NamedLayer, Network};
+use crate::data::Target;
+use crate::models::{BatchOf, NamedLayer, Network};
 use crate::nn::Pass;
 use burn::data::dataloader::{DataLoader, DataLoaderIterator};
 use burn::module::{ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::nn::loss::CrossEntropyLossConfig;
 use burn::tensor::{Gradients, Tensor, TensorData};
 use std::collections::HashMap;
 
 /// Estimates the average Hessian trace of every quantized layer, over the layer's weights only: not biases, scales or
 /// BatchNorm.
 ///
-/// The Hessian is that of the mean cross entropy of the network in floats and in evaluation mode: BatchNorm uses its
+/// The Hessian is that of the mean loss of the network in floats and in evaluation mode: BatchNorm uses its
 /// running statistics, which do not change. A quantized network is taken with its float weights (of a loaded artifact:
 /// the dequantized stored codes) and its first BatchNorm. It can be on any device, and be training or not.
 ///
@@ -34,7 +33,7 @@ use std::collections::HashMap;
 /// # Panics
 /// If images or labels do not fit the network.
 pub fn traces<M: Network>(
-    model: &M, loader: &dyn DataLoader<Batch<M::Input>>, options: &HessianOptions,
+    model: &M, loader: &dyn DataLoader<BatchOf<M>>, options: &HessianOptions,
     progress: impl FnMut(usize, f64),
 ) -> Result<Traces, HessianError> {
     options.check()?;
@@ -48,15 +47,15 @@ struct Loss<'a, M: Network> {
     groups: Vec<Group>,
     /// The weights of each group, flat, without gradients.
     weights: Vec<(ParamId, Tensor<1>)>,
-    loader: &'a dyn DataLoader<Batch<M::Input>>,
-    batches: Box<dyn DataLoaderIterator<Batch<M::Input>> + 'a>,
-    current: Option<(usize, Batch<M::Input>)>,
+    loader: &'a dyn DataLoader<BatchOf<M>>,
+    batches: Box<dyn DataLoaderIterator<BatchOf<M>> + 'a>,
+    current: Option<(usize, BatchOf<M>)>,
     /// Batches until the loader starts over, once it has.
     count: Option<usize>,
 }
 
 impl<'a, M: Network> Loss<'a, M> {
-    fn new(model: &M, loader: &'a dyn DataLoader<Batch<M::Input>>) -> Self {
+    fn new(model: &M, loader: &'a dyn DataLoader<BatchOf<M>>) -> Self {
         // `valid` copies statistics and switches BatchNorm to them; `freeze` makes `train` keep it so.
         let mut model = model.valid().freeze().train();
         let mut values = Values::default();
@@ -72,7 +71,7 @@ impl<'a, M: Network> Loss<'a, M> {
         Self { model, groups, weights, loader, batches: loader.iter(), current: None, count: None }
     }
 
-    fn batch(&mut self, sample: usize) -> Result<Batch<M::Input>, HessianError> {
+    fn batch(&mut self, sample: usize) -> Result<BatchOf<M>, HessianError> {
         if let Some((of, batch)) = &self.current
             && *of == sample
         {
@@ -89,13 +88,12 @@ impl<'a, M: Network> Loss<'a, M> {
     }
 
     /// The gradient of one layer's weights, flat, at `weights + step * signs`. `None` if the loss does not depend on them.
-    fn gradient(&self, batch: &Batch<M::Input>, layer: usize, signs: &Tensor<1>, step: f64) -> Option<Tensor<1>> {
+    fn gradient(&self, batch: &BatchOf<M>, layer: usize, signs: &Tensor<1>, step: f64) -> Option<Tensor<1>> {
         let (id, weights) = &self.weights[layer];
         let moved = weights.clone() + signs.clone().mul_scalar(step);
         let model = self.model.clone().map(&mut Point { id: *id, weights: Some(moved) });
         let logits = model.forward(batch.input.clone(), &Pass::float());
-        let cross_entropy = CrossEntropyLossConfig::new().init(&logits.device());
-        let loss = cross_entropy.forward(logits, batch.labels.clone());
+        let loss = batch.labels.loss(logits);
         let mut found = Tracked { id: *id, gradients: loss.backward(), found: None };
         model.visit(&mut found);
         found.found

@@ -10,7 +10,7 @@ use crate::nn::{
     QuantLinear, QuantLinearConfig,
 };
 use burn::module::{Module, ParamId};
-use burn::tensor::{Device, Tensor, module::max_pool2d, ops::MaxPoolOptions};
+use burn::tensor::{Device, Int, Tensor, module::max_pool2d, ops::MaxPoolOptions};
 use dr_kernels::integer::Activation;
 use dr_precision::Precision;
 use rand::SeedableRng;
@@ -140,6 +140,7 @@ pub(super) fn max_pool(x: Tensor<4>) -> Tensor<4> {
 
 impl Network for ConvNet {
     type Input = Tensor<4>;
+    type Target = Tensor<1, Int>;
 
     fn forward(&self, images: Tensor<4>, pass: &Pass) -> Tensor<2> {
         let mut x = activate(self.stem.forward_norm(images, &self.stem_norm, pass), self.activation);

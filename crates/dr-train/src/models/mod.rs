@@ -13,7 +13,7 @@ pub use llama::{
     Cache, Decoder, FakeLinear, IntLlama, Linear, Llama, LlamaConfig, LlamaConfigError, Rope, RopeScaling,
 };
 
-use crate::data::Input;
+use crate::data::{Batch, Input, Target};
 use crate::nn::{Layer, LayerSpec, Observer, Pass, PrecisionNorm, QuantConfig};
 use burn::module::{Module, ModuleDisplay, ParamId};
 use burn::tensor::{Tensor, activation::relu};
@@ -33,12 +33,18 @@ pub struct NamedLayer<'a> {
     pub after_relu: bool,
 }
 
-/// A network that classifies and can run at several precisions: images, or the positions of a text by the token that follows.
+/// What a network learns from.
+pub type BatchOf<M> = Batch<<M as Network>::Input, <M as Network>::Target>;
+
+/// A network that can run at several precisions.
 pub trait Network: Module + ModuleDisplay + Display + Sync + 'static {
     /// What it takes: images `[batch, channels, height, width]`, or tokens `[batch, positions]`.
     type Input: Input;
 
-    /// Logits `[n, classes]`, where `n` is the number of images, or of all positions.
+    /// What it learns.
+    type Target: Target;
+
+    /// What the target asks for: logits `[n, classes]` for classes, where `n` is the number of images, or of all positions.
     fn forward(&self, input: Self::Input, pass: &Pass) -> Tensor<2>;
 
     /// The quantized layers, from input to output.

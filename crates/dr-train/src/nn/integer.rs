@@ -11,6 +11,8 @@
 //! values of fake quantization.
 
 use super::LayerSpec;
+use super::quantizers::host;
+use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use dr_kernels::integer::{Activation, CodeQuantizer, IntConv2dShape, WeightLayout};
 use dr_kernels::reference::zero_point_addends;
@@ -57,6 +59,14 @@ pub enum IntegerError {
 pub(super) struct Affine {
     pub(super) gain: Vec<f32>,
     pub(super) shift: Vec<f32>,
+}
+
+impl Affine {
+    /// A bias, or nothing.
+    pub(super) fn bias(bias: Option<&Param<Tensor<1>>>, outputs: usize) -> Self {
+        let shift = bias.map_or_else(|| vec![0.0; outputs], |bias| host(&bias.val()));
+        Self { gain: vec![1.0; outputs], shift }
+    }
 }
 
 /// An [`Affine`] for each precision, or one (without a precision) for all.

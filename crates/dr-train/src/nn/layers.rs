@@ -2,8 +2,7 @@
 
 use super::compute::product;
 use super::errors::QuantizationErrors;
-use super::integer::Affine;
-use super::quantizers::host;
+use super::integer::{Affine, Affines};
 use super::{IntConv2d, IntLinear, IntegerError, LayerSpec, Observer, Pass, PrecisionNorm, Quantizers};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
@@ -40,13 +39,15 @@ pub struct QuantConv2dConfig {
     pub stride: usize,
     /// Parts of the channels that are convolved each for itself.
     pub groups: usize,
+    /// Whether there is a bias; without, a BatchNorm is meant to follow.
+    pub bias: bool,
 }
 
 impl QuantConv2dConfig {
-    /// A stride of 1 and one group.
+    /// A stride of 1, one group, no bias.
     #[must_use]
     pub const fn new(channels: [usize; 2], kernel: usize) -> Self {
-        Self { channels, kernel, stride: 1, groups: 1 }
+        Self { channels, kernel, stride: 1, groups: 1, bias: false }
     }
 
     /// A float convolution with weights drawn from `rng`.
@@ -61,6 +62,7 @@ impl QuantConv2dConfig {
                 rng,
                 device,
             ),
+            bias: self.bias.then(|| Param::from_tensor(Tensor::zeros([channels_out], device))),
             quantizers: Quantizers::default(),
             stride: self.stride,
             padding: self.kernel / 2,
@@ -69,11 +71,13 @@ impl QuantConv2dConfig {
     }
 }
 
-/// A 2D convolution without bias, float or fake-quantized.
+/// A 2D convolution, float or fake-quantized. A bias stays float.
 #[derive(Module, Debug)]
 pub struct QuantConv2d {
     /// `[channels out, channels in / groups, kernel, kernel]`.
     weight: Param<Tensor<4>>,
+    /// `[channels out]`
+    bias: Option<Param<Tensor<1>>>,
     quantizers: Quantizers,
     #[module(skip)]
     stride: usize,
@@ -87,12 +91,23 @@ impl QuantConv2d {
     /// `[batch, channels in, height, width]` to `[batch, channels out, height / stride, width / stride]`, rounded up.
     pub fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
         let (x, w) = self.quantizers.forward(x, &self.weight, pass);
-        match self.quantizers.scales(self.weight.id, pass) {
+        let y = match self.quantizers.scales(self.weight.id, pass) {
             Some((activation, weight, widths)) if pass.integers => {
                 conv2d_of_codes(x, w, activation, weight, widths, self.stride, self.padding)
             }
             _ => product(pass.compute, x, w, |x, w| conv2d(x, w, self.stride, self.padding)),
+        };
+        match &self.bias {
+            Some(bias) => y + bias.val().reshape([1, -1, 1, 1]),
+            None => y,
         }
+    }
+
+    /// Gives all output channels this bias, if there is one.
+    #[must_use]
+    pub fn with_bias(mut self, value: f32) -> Self {
+        self.bias = self.bias.map(|bias| bias.map(|bias| bias.full_like(value)));
+        self
     }
 
     /// What tells the weight from others.
@@ -114,6 +129,24 @@ impl QuantConv2d {
     pub fn to_integer(
         &self, norm: &PrecisionNorm, activation: Activation, precision: Precision,
     ) -> Result<IntConv2d, IntegerError> {
+        self.followed_by(norm.affines(), activation, precision)
+    }
+
+    /// The layer in integer arithmetic at `precision`, with its bias and an activation, but without a BatchNorm. It is on the
+    /// device of the weight.
+    ///
+    /// # Errors
+    /// A float layer, or a precision that it was not prepared for.
+    pub fn to_integer_alone(
+        &self, activation: Activation, precision: Precision,
+    ) -> Result<IntConv2d, IntegerError> {
+        let [outputs, ..] = self.weight.lazy_shape().dims::<4>();
+        self.followed_by(vec![(None, Affine::bias(self.bias.as_ref(), outputs))], activation, precision)
+    }
+
+    fn followed_by(
+        &self, affines: Affines, activation: Activation, precision: Precision,
+    ) -> Result<IntConv2d, IntegerError> {
         let (weight, scales) = self.quantizers.to_integer(&self.weight, self.groups)?;
         let options = IntConv2dOptions {
             stride: [self.stride; 2],
@@ -121,7 +154,7 @@ impl QuantConv2d {
             ..IntConv2dOptions::default()
         };
         let device = self.weight.val().device().inner();
-        IntConv2d::new(weight, scales, norm.affines(), options, activation, precision, device)
+        IntConv2d::new(weight, scales, affines, options, activation, precision, device)
     }
 }
 
@@ -192,8 +225,7 @@ impl QuantLinear {
     pub fn to_integer(&self, precision: Precision) -> Result<IntLinear, IntegerError> {
         let (weight, scales) = self.quantizers.to_integer(&self.weight, 1)?;
         let [outputs, _] = self.weight.lazy_shape().dims::<2>();
-        let shift = self.bias.as_ref().map_or_else(|| vec![0.0; outputs], |bias| host(&bias.val()));
-        let bias = Affine { gain: vec![1.0; shift.len()], shift };
+        let bias = Affine::bias(self.bias.as_ref(), outputs);
         let (options, device) = (IntConv2dOptions::default(), self.weight.val().device().inner());
         let (bias, activation) = (vec![(None, bias)], Activation::None);
         let layer = IntConv2d::new(weight, scales, bias, options, activation, precision, device)?;

@@ -1,11 +1,10 @@
 //! Accuracy and loss over a whole split.
 
-use crate::data::{Batch, Input};
-use crate::models::Network;
+use crate::data::{Batch, Input, Target};
+use crate::models::{BatchOf, Network};
 use crate::nn::Pass;
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
-use burn::nn::loss::CrossEntropyLossConfig;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub struct Score {
     /// Right answers, in percent.
     pub top1: f64,
-    /// Mean cross entropy, in nats.
+    /// Mean loss: of classes the cross entropy, in nats.
     pub loss: f64,
 }
 
@@ -23,34 +22,34 @@ pub struct Score {
 /// # Errors
 /// What the loader says.
 pub fn evaluate<M: Network>(
-    model: &M, loader: &dyn DataLoader<Batch<M::Input>>, passes: &[Pass],
+    model: &M, loader: &dyn DataLoader<BatchOf<M>>, passes: &[Pass],
 ) -> Result<Vec<Score>, DatasetError> {
     score(loader, passes, |pass, input| Ok(model.forward(input, pass)))
 }
 
-/// The scores of each of `classifiers`, where `forward` says how one turns an input into logits `[n, classes]`.
+/// The scores of each of `networks`, where `forward` says what one makes of an input.
 ///
 /// # Errors
 /// What the loader or `forward` says.
-pub fn score<I: Input, C, E: From<DatasetError>>(
-    loader: &dyn DataLoader<Batch<I>>, classifiers: &[C], forward: impl Fn(&C, I) -> Result<Tensor<2>, E>,
+pub fn score<I: Input, T: Target, C, E: From<DatasetError>>(
+    loader: &dyn DataLoader<Batch<I, T>>, networks: &[C], forward: impl Fn(&C, I) -> Result<Tensor<2>, E>,
 ) -> Result<Vec<Score>, E> {
-    let cross_entropy = CrossEntropyLossConfig::new();
-    let mut sums = vec![(0.0, 0.0); classifiers.len()];
-    let mut total = 0.0;
+    let mut sums = vec![(0.0, 0.0); networks.len()];
+    // Of answers, and of what losses are means of.
+    let (mut answers, mut weights) = (0.0, 0.0);
     for batch in loader.iter() {
         let Batch { input, labels } = batch?;
-        let loss = cross_entropy.init(&input.device());
-        let [size] = labels.dims();
-        total += size as f64;
-        for (classifier, (right, loss_sum)) in classifiers.iter().zip(&mut sums) {
-            let logits = forward(classifier, input.clone())?;
-            *loss_sum += loss.forward(logits.clone(), labels.clone()).into_scalar::<f64>() * size as f64;
-            let guesses = logits.argmax(1).reshape([size]);
-            *right += guesses.equal(labels.clone()).int().sum().into_scalar::<f64>();
+        let weight = labels.items() as f64;
+        weights += weight;
+        for (i, (network, (right_sum, loss_sum))) in networks.iter().zip(&mut sums).enumerate() {
+            let output = forward(network, input.clone())?;
+            *loss_sum += labels.loss(output.clone()).into_scalar::<f64>() * weight;
+            let (right, count) = labels.right(output);
+            *right_sum += right.into_scalar::<f64>();
+            answers += if i == 0 { count as f64 } else { 0.0 };
         }
     }
-    let total = f64::max(total, 1.0);
-    let score = |(right, loss): (f64, f64)| Score { top1: 100.0 * right / total, loss: loss / total };
+    let (answers, weights) = (f64::max(answers, 1.0), f64::max(weights, 1.0));
+    let score = |(right, loss): (f64, f64)| Score { top1: 100.0 * right / answers, loss: loss / weights };
     Ok(sums.into_iter().map(score).collect())
 }

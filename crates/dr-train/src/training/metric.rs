@@ -1,7 +1,8 @@
 //! Loss and top-1 accuracy of each precision, as metrics of Burn's `Learner`.
 
+use crate::data::Target;
 use burn::tensor::ExecutionError;
-use burn::tensor::{Int, Tensor, TensorReadError};
+use burn::tensor::{Tensor, TensorReadError};
 use burn::train::ItemLazy;
 use burn::train::metric::{
     Adaptor, Metric, MetricAttributes, MetricMetadata, MetricName, Numeric, NumericAttributes, NumericEntry,
@@ -20,22 +21,29 @@ pub struct StepOutput {
 #[derive(Clone, Debug)]
 pub(super) struct PassOutput {
     /// `[1]`
-    pub loss: Tensor<1>,
-    /// `[n, classes]`
-    pub logits: Tensor<2>,
-    /// `[n]`
-    pub labels: Tensor<1, Int>,
+    loss: Tensor<1>,
+    /// Right answers, `[1]`.
+    right: Tensor<1>,
+    /// Answers.
+    count: usize,
+}
+
+impl PassOutput {
+    pub(super) fn new(loss: Tensor<1>, output: Tensor<2>, target: &impl Target) -> Self {
+        let (right, count) = target.right(output);
+        Self { loss, right, count }
+    }
 }
 
 impl ItemLazy for StepOutput {
     fn sync(self) -> Result<Self, ExecutionError> {
         if let Some(pass) = self.passes.first() {
-            pass.labels.device().flush()?;
+            pass.loss.device().flush()?;
         }
-        let plain = |PassOutput { loss, logits, labels }| PassOutput {
+        let plain = |PassOutput { loss, right, count }| PassOutput {
             loss: loss.without_autodiff(),
-            logits: logits.without_autodiff(),
-            labels: labels.without_autodiff(),
+            right: right.without_autodiff(),
+            count,
         };
         Ok(Self { passes: self.passes.into_iter().map(plain).collect() })
     }
@@ -97,17 +105,12 @@ impl Metric for PassMetric {
 
     fn update(&mut self, item: &StepOutput, _: &MetricMetadata) -> Result<SerializedEntry, TensorReadError> {
         // A step that was stopped for a loss that is not finite has no passes.
-        if let Some(PassOutput { loss, logits, labels }) = item.passes.get(self.position) {
-            let [batch] = labels.dims();
+        if let Some(PassOutput { loss, right, count }) = item.passes.get(self.position) {
             let value = match self.quantity {
                 Quantity::Loss => loss.clone().try_into_scalar::<f64>()?,
-                Quantity::Top1 => {
-                    let guesses = logits.clone().argmax(1).reshape([batch]);
-                    let right = guesses.equal(labels.clone()).int().sum().try_into_scalar::<f64>()?;
-                    100.0 * right / batch as f64
-                }
+                Quantity::Top1 => 100.0 * right.clone().try_into_scalar::<f64>()? / (*count).max(1) as f64,
             };
-            self.state.update(value, batch);
+            self.state.update(value, *count);
         }
         Ok(self.state.compute_update(self.format()))
     }

@@ -6,9 +6,9 @@ use super::metric::{PassMetric, Quantity};
 use super::optimizer::{optimizer, schedule};
 use super::step::{Objective, Trainee};
 use crate::config::OptimizerKind;
-use crate::data::{Batch, TrainingLoader};
+use crate::data::TrainingLoader;
 use crate::files::remove_leftovers;
-use crate::models::Network;
+use crate::models::{BatchOf, Network};
 use crate::report::{NumberFormat, TrainPhase};
 use burn::data::dataloader::DataLoader;
 use burn::module::Module;
@@ -178,8 +178,8 @@ fn kept(checkpoint: &Option<PathBuf>) -> String {
 /// # Errors
 /// A loss that is not finite, data that cannot be read, checkpoints that cannot be written.
 pub fn run_phase<M: Network>(
-    phase: &Phase, model: M, mut objective: Objective<M::Input>, train: impl TrainingLoader<M::Input>,
-    valid: Arc<dyn DataLoader<Batch<M::Input>>>, interrupter: &Interrupter,
+    phase: &Phase, model: M, mut objective: Objective<M::Input>, train: impl TrainingLoader<M::Input, M::Target>,
+    valid: Arc<dyn DataLoader<BatchOf<M>>>, interrupter: &Interrupter,
 ) -> Result<PhaseOutcome<M>, PhaseError> {
     let checkpoints = phase.checkpoints();
     std::fs::create_dir_all(&checkpoints)
@@ -206,7 +206,7 @@ pub fn run_phase<M: Network>(
         let warmup = (phase.warmup_epochs * updates_per_epoch as f64).round() as usize;
         let schedule = schedule(phase.lr, warmup, phase.anneal_epochs * updates_per_epoch)
             .map_err(|reason| PhaseError::Schedule { lr: phase.lr, reason })?;
-        let train: Arc<dyn DataLoader<Batch<M::Input>>> = Arc::new(
+        let train: Arc<dyn DataLoader<BatchOf<M>>> = Arc::new(
             train
                 .with_orders(objective.batches() as u32)
                 .starting_at((phase.epochs_before + finished) as u64),

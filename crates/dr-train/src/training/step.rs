@@ -3,14 +3,13 @@
 use super::alrs;
 use super::metric::{PassOutput, StepOutput};
 use crate::config::ComputeKind;
-use crate::data::{Batch, Input};
+use crate::data::{Input, Target};
 use crate::mixed::DrawLog;
-use crate::models::Network;
+use crate::models::{BatchOf, Network};
 use crate::nn::quantizers::Kind;
 use crate::nn::{Assignment, Pass};
 use crate::report::NumberFormat;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::nn::loss::CrossEntropyLossConfig;
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Tensor, activation::log_softmax, activation::softmax};
@@ -129,9 +128,9 @@ pub enum Distillation<I> {
 
 impl<I: Input> Distillation<I> {
     /// The logits of another network, if it is one to learn from.
-    fn teacher(&self, batch: &Batch<I>) -> Option<Tensor<2>> {
+    fn teacher(&self, input: &I) -> Option<Tensor<2>> {
         match self {
-            Self::Teacher(logits) => Some(Tensor::from_inner(logits(batch.input.clone().inner()))),
+            Self::Teacher(logits) => Some(Tensor::from_inner(logits(input.clone().inner()))),
             Self::Off | Self::Highest => None,
         }
     }
@@ -177,7 +176,7 @@ impl<M: Network> Trainee<M> {
     }
 
     /// Forward and backward of one pass; `None` if the loss is not finite.
-    fn pass(&self, pass: &Pass, batch: &Batch<M::Input>, teacher: Option<&Tensor<2>>) -> Option<PassResult> {
+    fn pass(&self, pass: &Pass, batch: &BatchOf<M>, teacher: Option<&Tensor<2>>) -> Option<PassResult> {
         let logits = self.model.forward(batch.input.clone(), pass);
         let loss = self.loss(logits.clone(), batch, teacher);
         if !loss.clone().into_scalar::<f32>().is_finite() {
@@ -185,24 +184,21 @@ impl<M: Network> Trainee<M> {
         }
         let part = loss.clone() / self.objective.accumulate.max(1) as f64;
         let grads = GradientsParams::from_grads(part.backward(), self);
-        let labels = batch.labels.clone();
-        Some(PassResult {
-            output: PassOutput { loss: loss.detach(), logits: logits.detach(), labels },
-            grads,
-        })
+        let output = PassOutput::new(loss.detach(), logits.clone().detach(), &batch.labels);
+        Some(PassResult { output, logits: logits.detach(), grads })
     }
 
     /// The passes of a step, and a loss that is not finite as `None`.
-    fn one_by_one(&self, passes: &[Pass], batches: &[Batch<M::Input>]) -> Vec<Option<PassResult>> {
+    fn one_by_one(&self, passes: &[Pass], batches: &[BatchOf<M>]) -> Vec<Option<PassResult>> {
         let mut highest = None;
         let mut results = Vec::with_capacity(passes.len());
         for (pass, batch) in passes.iter().zip(batches.iter().cycle()) {
             let teacher = match &self.objective.distill {
                 Distillation::Highest => highest.clone(),
-                other => other.teacher(batch),
+                other => other.teacher(&batch.input),
             };
             let result = self.pass(pass, batch, teacher.as_ref());
-            highest = highest.or_else(|| result.as_ref().map(|result| result.output.logits.clone()));
+            highest = highest.or_else(|| result.as_ref().map(|result| result.logits.clone()));
             results.push(result);
         }
         results
@@ -210,14 +206,14 @@ impl<M: Network> Trainee<M> {
 
     /// The same, two or more at a time.
     fn side_by_side(
-        &self, passes: &[Pass], batches: &[Batch<M::Input>], workers: &ThreadPool,
+        &self, passes: &[Pass], batches: &[BatchOf<M>], workers: &ThreadPool,
     ) -> Vec<Option<PassResult>> {
         let count = workers.current_num_threads();
         // Pass `i` always runs on the same thread: BatchNorm keeps its statistics by thread.
         let mine = |thread: usize| {
             let passes = passes.iter().zip(batches.iter().cycle()).skip(thread).step_by(count);
-            let one = |(pass, batch): (&Pass, &Batch<M::Input>)| {
-                let teacher = self.objective.distill.teacher(batch);
+            let one = |(pass, batch): (&Pass, &BatchOf<M>)| {
+                let teacher = self.objective.distill.teacher(&batch.input);
                 self.clone().map(&mut Leaves).pass(pass, batch, teacher.as_ref())
             };
             passes.map(one).collect::<Vec<_>>()
@@ -227,12 +223,10 @@ impl<M: Network> Trainee<M> {
         (0..passes.len()).filter_map(|pass| by_thread[pass % count].next()).collect()
     }
 
-    /// The loss of logits `[n, classes]`: cross entropy with the labels, and with `teacher`'s logits half of that
+    /// The loss of what the network makes: that of the target, and with `teacher`'s logits half of that
     /// and half of the cross entropy with the teacher's distribution.
-    fn loss(&self, logits: Tensor<2>, batch: &Batch<M::Input>, teacher: Option<&Tensor<2>>) -> Tensor<1> {
-        let labels = CrossEntropyLossConfig::new()
-            .init(&logits.device())
-            .forward(logits.clone(), batch.labels.clone());
+    fn loss(&self, logits: Tensor<2>, batch: &BatchOf<M>, teacher: Option<&Tensor<2>>) -> Tensor<1> {
+        let labels = batch.labels.loss(logits.clone());
         match teacher {
             None => labels,
             Some(teacher) => {
@@ -246,14 +240,15 @@ impl<M: Network> Trainee<M> {
 /// What one pass over a batch gives. Its graph is gone.
 struct PassResult {
     output: PassOutput,
+    logits: Tensor<2>,
     grads: GradientsParams,
 }
 
 impl<M: Network> TrainStep for Trainee<M> {
-    type Input = Batch<M::Input>;
+    type Input = BatchOf<M>;
     type Output = StepOutput;
 
-    fn step(&self, batch: Batch<M::Input>) -> TrainOutput<StepOutput> {
+    fn step(&self, batch: BatchOf<M>) -> TrainOutput<StepOutput> {
         let objective = &self.objective;
         let drawn: Vec<_> = objective.draw().iter().map(|drawn| self.assign(drawn)).collect();
         let passes = objective.passes(&drawn);
@@ -269,7 +264,7 @@ impl<M: Network> TrainStep for Trainee<M> {
         };
         let mut sum = GradientsAccumulator::new();
         let mut passes = Vec::with_capacity(results.len());
-        for PassResult { output, grads } in results {
+        for PassResult { output, grads, .. } in results {
             sum.accumulate(self, grads);
             passes.push(output);
         }
@@ -291,14 +286,14 @@ impl<M: Network> TrainStep for Trainee<M> {
 }
 
 impl<M: Network> InferenceStep for Trainee<M> {
-    type Input = Batch<M::Input>;
+    type Input = BatchOf<M>;
     type Output = StepOutput;
 
-    fn step(&self, batch: Batch<M::Input>) -> StepOutput {
+    fn step(&self, batch: BatchOf<M>) -> StepOutput {
         let one = |pass: &Pass| {
             let logits = self.model.forward(batch.input.clone(), pass);
             let loss = self.loss(logits.clone(), &batch, None);
-            PassOutput { loss, logits, labels: batch.labels.clone() }
+            PassOutput::new(loss, logits, &batch.labels)
         };
         // Mixtures have no running statistics to be validated with.
         let passes = self.objective.passes(&[]);

@@ -224,6 +224,7 @@ impl Llama {
 
 impl Network for Llama {
     type Input = Tensor<2, Int>;
+    type Target = Tensor<1, Int>;
 
     /// Tokens `[batch, positions]` to logits `[batch * positions, vocabulary]` of the token that follows each.
     ///
