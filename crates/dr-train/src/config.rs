@@ -63,6 +63,8 @@ named! {
         Folder = "folder",
         /// A text, for language models; without a file, the one that the program carries with it.
         Text = "text",
+        /// Images with objects in them, and annotations in COCO's format.
+        Coco = "coco",
     }
 }
 
@@ -85,6 +87,22 @@ named! {
         MobilenetV2 = "mobilenet_v2",
         /// A language model of the Llama family.
         Llama = "llama",
+    }
+}
+
+named! {
+    /// What a network does.
+    #[derive(Default)]
+    TaskKind, "task" {
+        /// Gives each image a class.
+        #[default]
+        Classify = "classify",
+        /// Gives each pixel of an image a class.
+        Segment = "segment",
+        /// Finds objects in an image and their boxes.
+        Detect = "detect",
+        /// Predicts the next token of a text: a language model.
+        Language = "lm",
     }
 }
 
@@ -260,6 +278,9 @@ named! {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
+    /// What the network is to do.
+    #[serde(default)]
+    pub task: TaskKind,
     /// The dataset.
     pub dataset: DatasetKind,
     /// Where its files are, if not where they are usually found.
@@ -384,7 +405,8 @@ impl TrainConfig {
             DatasetKind::Mnist | DatasetKind::FashionMnist => (10, 10),
             DatasetKind::Cifar10 | DatasetKind::Cifar100 => (60, 60),
             DatasetKind::Folder => (30, 30),
-            DatasetKind::Text => (2, 2),
+            DatasetKind::Text => (5, 5),
+            DatasetKind::Coco => (20, 20),
         };
         let model = match dataset {
             DatasetKind::Cifar10 | DatasetKind::Cifar100 => ModelKind::Resnet20,
@@ -393,7 +415,13 @@ impl TrainConfig {
             _ => ModelKind::Resnet8,
         };
         let text = dataset == DatasetKind::Text;
+        let adam = text || dataset == DatasetKind::Coco;
         Self {
+            task: match dataset {
+                DatasetKind::Text => TaskKind::Language,
+                DatasetKind::Coco => TaskKind::Detect,
+                _ => TaskKind::Classify,
+            },
             dataset,
             data_dir: None,
             model,
@@ -403,14 +431,14 @@ impl TrainConfig {
             float_epochs,
             batch_size: match dataset {
                 DatasetKind::Digits => 32,
-                DatasetKind::Text => 16,
+                DatasetKind::Text | DatasetKind::Coco => 16,
                 _ => 64,
             },
             accumulate: one(),
-            optimizer: if text { OptimizerKind::AdamW } else { OptimizerKind::Sgd },
-            lr: if text { 2e-3 } else { 0.1 },
-            joint_lr: if text { 1e-3 } else { 0.02 },
-            scale_lr: if text { 1e-5 } else { 0.01 },
+            optimizer: if adam { OptimizerKind::AdamW } else { OptimizerKind::Sgd },
+            lr: if adam { 2e-3 } else { 0.1 },
+            joint_lr: if adam { 1e-3 } else { 0.02 },
+            scale_lr: if adam { 1e-5 } else { 0.01 },
             weight_decay: if text { 0.1 } else { 5e-4 },
             warmup_epochs: if text { 0.1 } else { 1.0 },
             anneal_float: anneal(),
@@ -426,7 +454,7 @@ impl TrainConfig {
             sampling: Sampling::default(),
             widths: Widths::default(),
             mixed_norm: MixedNorm::default(),
-            image_size: default_image_size(),
+            image_size: if dataset == DatasetKind::Coco { 64 } else { default_image_size() },
             language: LanguageSettings::default(),
             limit_train: None,
             device: DeviceKind::Auto,

@@ -1,17 +1,22 @@
 //! What a saved model scores.
 
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, InputShape};
-use crate::config::Engine;
-use crate::data::{ImageLoader, ImageSet};
+use crate::config::{Engine, TaskKind};
+use crate::data::{ImageLoader, ImageSet, SceneLoader, SceneSet};
+use crate::detection::{BoxTargets, DecodeOptions, Found, Labelled, Positions, decode};
+use crate::metrics::{Confusion, Detection, Rect, Truth, mean_ap};
 use crate::generation::{ChoiceScore, GenerationError, score_choices};
-use crate::models::{ConvNet, IntConvNet, IntLlama, Llama, LlamaConfig, Network};
+use crate::models::{
+    ConvNet, Detector, IntConvNet, IntLlama, Llama, LlamaConfig, Network, Segmenter,
+};
 use crate::nn::{IntegerError, Pass};
 use crate::report::{Measured, NumberFormat};
 use crate::text::{Choices, TextError, TextLoader, Tokenizer};
 use crate::training::{Score, evaluate, score};
 use burn::data::dataset::DatasetError;
-use burn::tensor::Device;
+use burn::tensor::{Device, Int, Tensor};
 use dr_precision::{Precision, PrecisionSet};
+use std::cell::RefCell;
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -187,6 +192,169 @@ pub(crate) fn text_batch(config: &LlamaConfig, length: usize) -> usize {
     ((1 << 24) / (config.vocabulary * length)).clamp(1, 16)
 }
 
+/// Whether a model does `task` and takes such scenes.
+///
+/// # Errors
+/// If it does something else, or their size or classes are others.
+pub fn check_scenes(artifact: &Artifact, task: TaskKind, scenes: &SceneSet) -> Result<(), EvaluationError> {
+    let description = &artifact.description;
+    description.check_task(task)?;
+    let (found, expected) = (InputShape::from(scenes.shape()), description.input);
+    if found != expected {
+        return Err(EvaluationError::Shape { found, expected });
+    }
+    let found = scenes.names.len() + usize::from(task == TaskKind::Segment);
+    match found == description.classes {
+        true => Ok(()),
+        false => Err(EvaluationError::Classes { found, expected: description.classes }),
+    }
+}
+
+/// Scenes in a batch of evaluation.
+const SCENE_BATCH: usize = 32;
+
+/// What a network makes of images, in one format.
+type Forward = Box<dyn Fn(Tensor<4>) -> Result<Tensor<2>, IntegerError>>;
+
+/// A network that says something about every part of an image, in several formats.
+pub(crate) struct SceneNetworks {
+    /// In each format.
+    pub(crate) of: Vec<Forward>,
+    /// Where it looks for objects, if it does.
+    pub(crate) positions: Option<Positions>,
+}
+
+/// The network of a segmentation or a detection in each of `formats`.
+///
+/// # Errors
+/// A model for another task, or not sound, and a format that it does not have.
+pub(crate) fn scene_networks(
+    artifact: &Artifact, formats: &[NumberFormat], engine: Engine, device: &Device,
+) -> Result<SceneNetworks, EvaluationError> {
+    fn of<M: Network<Input = Tensor<4>>, I: Fn(Tensor<4>) -> Result<Tensor<2>, IntegerError> + 'static>(
+        network: &M, artifact: &Artifact, formats: &[NumberFormat], engine: Engine,
+        integer: impl Fn(&M, Precision) -> Result<I, IntegerError>,
+    ) -> Result<Vec<Forward>, EvaluationError> {
+        match engine {
+            Engine::Fake => {
+                let fake = |pass: Pass<'static>| {
+                    let network = network.clone();
+                    Box::new(move |images| Ok(network.forward(images, &pass))) as Forward
+                };
+                Ok(passes(artifact, formats).into_iter().map(fake).collect())
+            }
+            Engine::Integer => {
+                let at = |precision| Ok(Box::new(integer(network, precision)?) as Forward);
+                precisions(artifact, formats)?.into_iter().map(at).collect()
+            }
+        }
+    }
+    let input = artifact.description.input;
+    if artifact.description.task == TaskKind::Detect {
+        let network = artifact.network::<Detector>(device)?;
+        let integers = |network: &Detector, precision| {
+            let network = network.to_integer(precision)?;
+            Ok(move |images| network.forward(images))
+        };
+        let positions = Some(network.positions([input.height, input.width]));
+        return Ok(SceneNetworks { of: of(&network, artifact, formats, engine, integers)?, positions });
+    }
+    let network = artifact.network::<Segmenter>(device)?;
+    let integers = |network: &Segmenter, precision| {
+        let network = network.to_integer(precision)?;
+        Ok(move |images| network.forward(images))
+    };
+    Ok(SceneNetworks { of: of(&network, artifact, formats, engine, integers)?, positions: None })
+}
+
+/// Measures a segmentation in each of `formats`: `top1` is of pixels, `quality` the mean IoU.
+///
+/// # Errors
+/// A model that is not for these scenes, or not sound.
+pub fn measure_pixels(
+    artifact: &Artifact, formats: &[NumberFormat], scenes: &Arc<SceneSet>, engine: Engine, device: &Device,
+) -> Result<Vec<Measured>, EvaluationError> {
+    check_scenes(artifact, TaskKind::Segment, scenes)?;
+    let networks = scene_networks(artifact, formats, engine, device)?.of;
+    let normalization = &artifact.description.normalization;
+    let loader = SceneLoader::<Tensor<1, Int>>::new(
+        scenes.clone(), normalization, (), SCENE_BATCH, None, device.clone(),
+    );
+    measured(artifact, formats, || {
+        let confusions = RefCell::new(vec![Confusion::new(artifact.description.classes); networks.len()]);
+        let truth = RefCell::new(scenes.classes.chunks(SCENE_BATCH * scenes.size[0] * scenes.size[1]));
+        let current = RefCell::new(vec![]);
+        let numbers: Vec<usize> = (0..networks.len()).collect();
+        let mut scores = score(&loader, &numbers, |&number, images: Tensor<4>| {
+            if number == 0 {
+                let next = truth.borrow_mut().next().unwrap_or_default();
+                *current.borrow_mut() = next.iter().map(|&class| u32::from(class)).collect::<Vec<u32>>();
+            }
+            let output = networks[number](images)?;
+            let guesses = output.clone().argmax(1).into_data().convert::<u32>().try_into_vec::<u32>();
+            confusions.borrow_mut()[number].add(&guesses.unwrap_or_default(), &current.borrow());
+            Ok::<_, EvaluationError>(output)
+        })?;
+        for (score, confusion) in scores.iter_mut().zip(confusions.into_inner()) {
+            score.quality = Some(100.0 * confusion.mean_iou());
+        }
+        Ok(scores)
+    })
+}
+
+/// Measures a detection in each of `formats`: `top1` is of the positions with an object, `quality` COCO's mean average precision.
+///
+/// # Errors
+/// A model that is not for these scenes, or not sound.
+pub fn measure_boxes(
+    artifact: &Artifact, formats: &[NumberFormat], scenes: &Arc<SceneSet>, engine: Engine, device: &Device,
+) -> Result<Vec<Measured>, EvaluationError> {
+    check_scenes(artifact, TaskKind::Detect, scenes)?;
+    let SceneNetworks { of: networks, positions } = scene_networks(artifact, formats, engine, device)?;
+    let positions = positions.expect("a detector looks somewhere");
+    let normalization = &artifact.description.normalization;
+    let loader = SceneLoader::<BoxTargets>::new(
+        scenes.clone(), normalization, positions.clone(), SCENE_BATCH, None, device.clone(),
+    );
+    let truths: Vec<Truth> = scenes.boxes.iter().enumerate().flat_map(|(image, boxes)| truths(image, boxes)).collect();
+    measured(artifact, formats, || {
+        let found = RefCell::new(vec![(0, vec![]); networks.len()]);
+        let numbers: Vec<usize> = (0..networks.len()).collect();
+        let mut scores = score(&loader, &numbers, |&number, images: Tensor<4>| {
+            let output = networks[number](images)?;
+            let (first, detections) = &mut found.borrow_mut()[number];
+            for boxes in decode(output.clone(), &positions, &DecodeOptions::default()) {
+                detections.extend(boxes.iter().map(|found| detection(*first, found)));
+                *first += 1;
+            }
+            Ok::<_, EvaluationError>(output)
+        })?;
+        for (score, (images, detections)) in scores.iter_mut().zip(found.into_inner()) {
+            let precision = mean_ap(&truths, &detections, images, artifact.description.classes);
+            score.quality = precision.ap.map(|ap| 100.0 * ap);
+        }
+        Ok(scores)
+    })
+}
+
+fn truths(image: usize, boxes: &[Labelled]) -> impl Iterator<Item = Truth> {
+    boxes.iter().map(move |&Labelled { rect, class }| {
+        let bbox = corner_and_size(rect);
+        Truth { image, class, bbox, area: bbox[2] * bbox[3], crowd: false }
+    })
+}
+
+fn detection(image: usize, found: &Found) -> Detection {
+    let Found { rect, class, score } = *found;
+    Detection { image, class, bbox: corner_and_size(rect), score: score.into() }
+}
+
+/// Left, top, width and height.
+fn corner_and_size(rect: Rect) -> [f64; 4] {
+    let [left, top, right, bottom] = rect.map(f64::from);
+    [left, top, right - left, bottom - top]
+}
+
 /// Whether a model knows all tokens of a tokenizer.
 ///
 /// # Errors
@@ -201,7 +369,8 @@ fn measured(
     scores: impl FnOnce() -> Result<Vec<Score>, EvaluationError>,
 ) -> Result<Vec<Measured>, EvaluationError> {
     let bytes = formats.iter().map(|&format| bytes(artifact, format)).collect::<Result<Vec<_>, _>>()?;
-    let measured = |(Score { top1, loss }, model_bytes)| Measured { top1, loss, model_bytes };
+    let measured =
+        |(Score { top1, loss, quality }, model_bytes)| Measured { top1, loss, quality, model_bytes };
     Ok(scores()?.into_iter().zip(bytes).map(measured).collect())
 }
 

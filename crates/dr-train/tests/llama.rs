@@ -71,7 +71,7 @@ fn saved_and_quantized_models_compute_the_same_again() {
             assert_close(name, &values(packed.forward(tokens.clone(), &Pass::at(precision))), &whole);
         }
         let image = read.network::<ConvNet>(&device).unwrap_err().to_string();
-        assert_eq!(image, "a llama: expected a network for images");
+        assert_eq!(image, "a model for the task lm: expected one for classify");
     }
 }
 

@@ -1,7 +1,7 @@
 //! The report as JSON, as a table and as a picture.
 
 use dr_precision::Precision;
-use dr_train::config::{DatasetKind, ModelKind, TrainConfig};
+use dr_train::config::{TaskKind, DatasetKind, ModelKind, TrainConfig};
 use dr_train::report::{
     CurvePoint, EpochRecord, Measured, NumberFormat, PrecisionResult, Report, SingleResult, TrainPhase,
 };
@@ -14,11 +14,12 @@ fn report() -> Report {
     let precision = |name: &str| name.parse::<Precision>().unwrap();
     let precisions = FORMATS.iter().enumerate().map(|(i, &(name, top1, _))| PrecisionResult {
         precision: precision(name).into(),
-        measured: Measured { top1, loss: 0.1, model_bytes: 80_000 - 19_000 * i },
+        measured: Measured { top1, loss: 0.1, quality: None, model_bytes: 80_000 - 19_000 * i },
     });
     let curve = |epoch: usize, best: f64| CurvePoint {
         train_loss: 2.0 / epoch as f64,
         valid_top1: best - 60.0 * (-0.7 * epoch as f64).exp() - 0.4 * (epoch % 3) as f64,
+        valid_loss: None,
     };
     let float = (1..=20).map(|epoch| EpochRecord {
         phase: TrainPhase::Float,
@@ -39,6 +40,7 @@ fn report() -> Report {
         FORMATS.iter().map(|&(name, _, top1)| SingleResult { precision: name.parse().unwrap(), top1 });
     let float_single = SingleResult { precision: NumberFormat::Float, top1: 98.2 };
     Report {
+        task: TaskKind::Classify,
         dataset: DatasetKind::Digits,
         model: ModelKind::Resnet8,
         seed: 1,
@@ -46,7 +48,7 @@ fn report() -> Report {
         seconds: 91.5,
         test_images: 360,
         skipped_images: 0,
-        float: Some(Measured { top1: 98.33, loss: 0.07, model_bytes: 310_000 }),
+        float: Some(Measured { top1: 98.33, loss: 0.07, quality: None, model_bytes: 310_000 }),
         precisions: precisions.collect(),
         single: std::iter::once(float_single).chain(single).collect(),
         float_epoch_seconds: Some(1.0),

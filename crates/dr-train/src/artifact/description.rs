@@ -1,7 +1,7 @@
 //! [`Description`]: what an artifact says about itself.
 
 use super::{ArtifactError, FORMAT_VERSION};
-use crate::config::{BatchNormKind, DatasetKind, MixedNorm, ModelKind};
+use crate::config::{BatchNormKind, DatasetKind, MixedNorm, ModelKind, TaskKind};
 use crate::data::{DataSource, ImageShape, Normalization};
 use crate::models::LlamaConfig;
 use crate::nn::QuantConfig;
@@ -68,13 +68,16 @@ pub struct Description {
     pub format_version: u32,
     /// What the tensors are.
     pub kind: ArtifactKind,
-    /// The network.
+    /// What it does.
+    #[serde(default, skip_serializing_if = "is_classification")]
+    pub task: TaskKind,
+    /// The network; of segmentations and detections, what its pyramid of features stands on.
     pub model: ModelKind,
     /// Channels of the network's first stage.
     pub width: usize,
     /// The shape of an image.
     pub input: InputShape,
-    /// How many classes the network tells apart.
+    /// How many classes the network tells apart; of a segmentation with the background, which is the first.
     pub classes: usize,
     /// What it was trained on.
     pub dataset: DatasetKind,
@@ -116,6 +119,7 @@ impl Description {
         Self {
             format_version: FORMAT_VERSION,
             kind: ArtifactKind::Float,
+            task: TaskKind::Classify,
             model,
             width: model.usual_width(),
             input,
@@ -140,6 +144,7 @@ impl Description {
         let input = InputShape { channels: 1, height: 1, width: config.context };
         Self {
             width: config.hidden,
+            task: TaskKind::Language,
             language: Some(config.clone()),
             ..Self::new(DatasetKind::Text, ModelKind::Llama, input, config.vocabulary, precisions)
         }
@@ -168,6 +173,9 @@ impl Description {
             if !(1..=MAX_SIZE).contains(&size) {
                 return wrong(format!("{name} is {size}: expected 1 to {MAX_SIZE}"));
             }
+        }
+        if (self.task == TaskKind::Language) != self.language.is_some() {
+            return wrong(format!("task {}: expected the sizes of a language model with lm, and only there", self.task));
         }
         match &self.language {
             Some(config) => {
@@ -211,6 +219,11 @@ impl Description {
         }
         Ok(())
     }
+}
+
+/// Whether it is the task of files that do not say it.
+fn is_classification(task: &TaskKind) -> bool {
+    *task == TaskKind::Classify
 }
 
 /// Above every size that makes sense; keeps products of sizes far from overflow.

@@ -1,6 +1,7 @@
 //! [`ArtifactError`].
 
 use super::{ArtifactKind, FORMAT_VERSION, MAX_HEADER_BYTES, METADATA_KEY, TensorValues};
+use crate::config::TaskKind;
 use crate::nn::{AssignmentError, IntegerError};
 use dr_precision::{Precision, PrecisionSet};
 use safetensors::SafeTensorError;
@@ -115,12 +116,12 @@ pub enum ArtifactError {
         expected: PrecisionSet,
     },
     /// A network for another task.
-    #[error("a {found}: expected {expected}")]
+    #[error("a model for the task {found}: expected one for {expected}")]
     Task {
-        /// What it is.
-        found: crate::config::ModelKind,
+        /// What it is for.
+        found: TaskKind,
         /// What was asked for.
-        expected: &'static str,
+        expected: TaskKind,
     },
     /// Another kind of model than was asked for.
     #[error("a {found} model: expected a {expected} one")]

@@ -1,9 +1,12 @@
 //! From a network to an artifact and back.
 
 use super::{Artifact, ArtifactError, ArtifactKind, Description, TOKENIZER, TensorEntry, TensorValues};
-use crate::config::BatchNormKind;
+use crate::config::{BatchNormKind, TaskKind};
 use crate::mixed::subnet;
-use crate::models::{ConvNet, ConvNetConfig, IntConvNet, IntLlama, Llama, LlamaConfig, NamedLayer, Network};
+use crate::models::{
+    ConvNet, ConvNetConfig, DenseConfig, Detector, IntConvNet, IntLlama, Llama, LlamaConfig, NamedLayer, Network,
+    Segmenter,
+};
 use crate::nn::{Assignment, LayerSpec, Pass, QuantConfig};
 use burn::module::{ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -139,9 +142,11 @@ impl Artifact {
     /// The quantized layers of the network, whichever it is.
     fn quantized_layers(&self, config: &QuantConfig) -> Result<Vec<Quantized>, ArtifactError> {
         let device = Device::flex();
-        Ok(match self.description.language {
-            None => quantized_layers(&mut self.skeleton::<ConvNet>(&device)?, config),
-            Some(_) => quantized_layers(&mut self.skeleton::<Llama>(&device)?, config),
+        Ok(match self.description.task {
+            TaskKind::Classify => quantized_layers(&mut self.skeleton::<ConvNet>(&device)?, config),
+            TaskKind::Segment => quantized_layers(&mut self.skeleton::<Segmenter>(&device)?, config),
+            TaskKind::Detect => quantized_layers(&mut self.skeleton::<Detector>(&device)?, config),
+            TaskKind::Language => quantized_layers(&mut self.skeleton::<Llama>(&device)?, config),
         })
     }
 
@@ -291,13 +296,26 @@ pub trait Saved: Network {
 
 impl Description {
     fn conv_net(&self) -> Result<ConvNetConfig, ArtifactError> {
-        match self.language {
-            None => Ok(ConvNetConfig {
-                width: self.width,
-                ..ConvNetConfig::new(self.model, self.input.channels, self.classes)
-            }),
-            Some(_) => Err(ArtifactError::Task { found: self.model, expected: "a network for images" }),
-        }
+        self.check_task(TaskKind::Classify)?;
+        Ok(ConvNetConfig {
+            width: self.width,
+            ..ConvNetConfig::new(self.model, self.input.channels, self.classes)
+        })
+    }
+
+    fn dense(&self, task: TaskKind) -> Result<DenseConfig, ArtifactError> {
+        self.check_task(task)?;
+        let (kind, width, channels, classes) = (self.model, self.width, self.input.channels, self.classes);
+        Ok(DenseConfig { kind, width, channels, classes })
+    }
+
+    /// Whether the network does what is asked for.
+    ///
+    /// # Errors
+    /// If it does something else.
+    pub fn check_task(&self, expected: TaskKind) -> Result<(), ArtifactError> {
+        let found = self.task;
+        if found == expected { Ok(()) } else { Err(ArtifactError::Task { found, expected }) }
     }
 
     /// The sizes of a language model.
@@ -305,7 +323,7 @@ impl Description {
     /// # Errors
     /// A network for images.
     pub fn llama(&self) -> Result<&LlamaConfig, ArtifactError> {
-        let other = ArtifactError::Task { found: self.model, expected: "a language model" };
+        let other = ArtifactError::Task { found: self.task, expected: TaskKind::Language };
         self.language.as_ref().ok_or(other)
     }
 }
@@ -317,6 +335,26 @@ impl Saved for ConvNet {
 
     fn largest_weight(description: &Description) -> Result<usize, ArtifactError> {
         Ok(description.conv_net()?.largest_weight())
+    }
+}
+
+impl Saved for Segmenter {
+    fn described(description: &Description, device: &Device) -> Result<Self, ArtifactError> {
+        Ok(description.dense(TaskKind::Segment)?.init_segmenter(description.seed, device))
+    }
+
+    fn largest_weight(description: &Description) -> Result<usize, ArtifactError> {
+        Ok(description.dense(TaskKind::Segment)?.largest_weight())
+    }
+}
+
+impl Saved for Detector {
+    fn described(description: &Description, device: &Device) -> Result<Self, ArtifactError> {
+        Ok(description.dense(TaskKind::Detect)?.init_detector(description.seed, device))
+    }
+
+    fn largest_weight(description: &Description) -> Result<usize, ArtifactError> {
+        Ok(description.dense(TaskKind::Detect)?.largest_weight())
     }
 }
 

@@ -3,7 +3,7 @@
 use super::values::{at_least_one, between, count, number, one_of, part, pin, seed, switch};
 use crate::config::{
     Baseline, BatchNormKind, Batches, ComputeKind, DatasetKind, DeviceKind, Devices, Distill, Engine,
-    ForwardKind, LossTerms, MixedNorm, ModelKind, OptimizerKind, Sampling, TrainConfig, Widths,
+    ForwardKind, LossTerms, MixedNorm, ModelKind, OptimizerKind, Sampling, TaskKind, TrainConfig, Widths,
 };
 use crate::mixed::{Budget, HessianOptions};
 use crate::onnx::Opset;
@@ -50,6 +50,10 @@ pub enum Command {
     ImportCheck(ImportCheckArgs),
     /// Turn a float model into one for several precisions, without training
     Quantize(QuantizeArgs),
+    /// Write scenes with objects to learn detection and segmentation from, in COCO's format
+    Scenes(ScenesArgs),
+    /// Draw the boxes or the classes of pixels that a model finds in test images
+    Draw(DrawArgs),
     /// Go on with a text, by a language model
     Generate(GenerateArgs),
     /// Show what a model file holds
@@ -101,6 +105,9 @@ pub struct TrainArgs {
 /// [`TrainConfig::for_dataset`], or to the run that is resumed.
 #[derive(Clone, Debug, Default, PartialEq, Args)]
 pub struct Settings {
+    /// What the network is to do [default: what goes with the dataset; for coco detect]
+    #[arg(long, value_parser = one_of(TaskKind::ALL), help_heading = "Data")]
+    pub task: Option<TaskKind>,
     /// The images to learn [default: digits, which need no files]
     #[arg(long, value_parser = one_of(DatasetKind::ALL), help_heading = "Data")]
     pub dataset: Option<DatasetKind>,
@@ -243,6 +250,7 @@ impl Settings {
             };
         }
         set!(
+            task,
             dataset,
             image_size,
             model,
@@ -601,6 +609,74 @@ pub struct QuantizeArgs {
     pub device: DeviceKind,
     /// The file to write
     #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+/// `dr-train scenes`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Digits or clothes in random sizes, places and colours on cluttered canvases, with boxes and masks. The
+images of the parts are made of different digits or clothes.
+
+Examples:
+  dr-train scenes --out scenes
+  dr-train scenes --dataset fashion-mnist --train 4000 --out clothes
+  dr-train train --dataset coco --task segment --data-dir scenes")]
+pub struct ScenesArgs {
+    /// The objects: digits, mnist or fashion-mnist
+    #[arg(long, value_parser = one_of(DatasetKind::ALL), default_value_t = DatasetKind::Digits)]
+    pub dataset: DatasetKind,
+    /// Where the dataset's files are, if not in the usual places
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Images to learn from
+    #[arg(long, value_name = "N", value_parser = at_least_one(1 << 24), allow_negative_numbers = true, default_value_t = 2000)]
+    pub train: usize,
+    /// Images to choose by
+    #[arg(long, value_name = "N", value_parser = at_least_one(1 << 24), allow_negative_numbers = true, default_value_t = 200)]
+    pub val: usize,
+    /// Images to measure the result on
+    #[arg(long, value_name = "N", value_parser = at_least_one(1 << 24), allow_negative_numbers = true, default_value_t = 500)]
+    pub test: usize,
+    /// Rows and columns of an image
+    #[arg(long, value_name = "N", value_parser = between(16, 4096), allow_negative_numbers = true, default_value_t = 64)]
+    pub size: usize,
+    /// Objects of an image at most
+    #[arg(long, value_name = "N", value_parser = at_least_one(64), allow_negative_numbers = true, default_value_t = 3)]
+    pub objects: usize,
+    /// Decides the scenes
+    #[arg(long, value_name = "N", value_parser = seed, allow_negative_numbers = true, default_value_t = 1)]
+    pub seed: u64,
+    /// The folder to write to
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// `dr-train draw`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A column for each image; the first row is the truth, the others are the model's precisions.
+
+Example:
+  dr-train draw --model runs/coco-resnet8/model.safetensors --data-dir scenes --out found.png")]
+pub struct DrawArgs {
+    /// The model
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// A folder with images and annotations in COCO's format
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Only at this precision
+    #[arg(long)]
+    pub precision: Option<Precision>,
+    /// Test images
+    #[arg(long, value_name = "N", value_parser = at_least_one(64), allow_negative_numbers = true, default_value_t = 8)]
+    pub images: usize,
+    /// Where to compute
+    #[arg(long, value_parser = one_of(DeviceKind::ALL), default_value_t = DeviceKind::Auto)]
+    pub device: DeviceKind,
+    /// The file to write
+    #[arg(long, value_name = "FILE.png")]
     pub out: PathBuf,
 }
 

@@ -11,8 +11,8 @@ mod usage;
 mod values;
 
 pub use args::{
-    Cli, Command, EvalArgs, ExportArgs, GenerateArgs, HessianArgs, ImportArgs, ImportCheckArgs, InfoArgs, LatencyArgs,
-    QuantizeArgs, SearchArgs, Settings, TrainArgs,
+    Cli, Command, DrawArgs, EvalArgs, ExportArgs, GenerateArgs, HessianArgs, ImportArgs, ImportCheckArgs, InfoArgs, LatencyArgs,
+    QuantizeArgs, ScenesArgs, SearchArgs, Settings, TrainArgs,
 };
 pub use error::CommandError;
 pub use resolve::ResolvedTraining;
@@ -66,6 +66,8 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
             commands::import(&args)
         }
         Command::ImportCheck(args) => commands::import_check(&args),
+        Command::Scenes(args) => commands::scenes(&args),
+        Command::Draw(args) => commands::draw(&args),
         Command::Generate(args) => commands::generate(&args),
         Command::Info(args) => commands::info(&args),
         Command::Latency(args) => commands::latency(&args),

@@ -19,7 +19,7 @@ impl Augmentation {
     pub const fn usual(dataset: DatasetKind) -> Self {
         match dataset {
             // What images in files become is decided when they are read.
-            DatasetKind::Folder | DatasetKind::Text => Self { max_shift: 0, flip: false },
+            DatasetKind::Folder | DatasetKind::Text | DatasetKind::Coco => Self { max_shift: 0, flip: false },
             DatasetKind::Digits => Self { max_shift: 1, flip: false },
             DatasetKind::Mnist => Self { max_shift: 2, flip: false },
             DatasetKind::FashionMnist => Self { max_shift: 2, flip: true },

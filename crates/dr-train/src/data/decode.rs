@@ -52,6 +52,22 @@ pub(super) fn decode(
     Ok(())
 }
 
+/// Reads an image and stretches it to `shape`, `[3, h, w]` written to the end of `out`. The result is its rows and columns before.
+pub(super) fn stretched(path: &Path, shape: ImageShape, out: &mut Vec<u8>) -> Result<[usize; 2], DecodeError> {
+    let image = read(path)?;
+    let (width, height) = image.dimensions();
+    if width == 0 || height == 0 {
+        return Err(DecodeError::Empty(width, height));
+    }
+    let size = [height as usize, width as usize];
+    let pixels = match size == [shape.height, shape.width] {
+        true => image.into_raw(),
+        false => resize(&image, Cut([0.0, 0.0, f64::from(width), f64::from(height)]), shape)?,
+    };
+    (0..3).for_each(|channel| out.extend(pixels.chunks_exact(3).map(|pixel| pixel[channel])));
+    Ok(size)
+}
+
 fn read(path: &Path) -> Result<RgbImage, DecodeError> {
     let mut reader = ImageReader::open(path)?.with_guessed_format()?;
     let mut limits = Limits::default();

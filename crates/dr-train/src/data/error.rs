@@ -92,8 +92,11 @@ pub enum FormatError {
 /// Why a dataset cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
+    /// Images in colour, or in files.
+    #[error("dataset {0}: expected one of grey images: digits, mnist or fashion-mnist")]
+    NotGrey(DatasetKind),
     /// No images.
-    #[error("dataset {0}: expected one of images")]
+    #[error("dataset {0}: expected one of images with a class each")]
     NoImages(DatasetKind),
     /// Nobody said where it is.
     #[error("{dataset}: no directory given, expected --data-dir to name one with {file}; {hint}")]

@@ -3,6 +3,7 @@
 mod augment;
 mod batch;
 pub mod cifar;
+pub mod coco;
 mod decode;
 pub mod digits;
 #[cfg(feature = "download")]
@@ -17,6 +18,8 @@ mod loader;
 mod normalization;
 pub(crate) mod random;
 pub mod records;
+pub mod scenes;
+mod scene_set;
 
 pub use augment::Augmentation;
 pub use batch::{Batch, ImageBatch, Input, Target, TextBatch, TrainingLoader};
@@ -26,6 +29,7 @@ pub use image_set::ImageSet;
 pub use images::{ImageShape, Images};
 pub use loader::ImageLoader;
 pub use normalization::Normalization;
+pub use scene_set::{SceneError, SceneLoader, SceneSet, SceneTarget};
 
 use crate::config::DatasetKind;
 use files::Part;
@@ -89,7 +93,7 @@ pub const IMAGE_SIZE: usize = 224;
 pub fn load(source: &DataSource, limit_train: Option<usize>) -> Result<Splits, DataError> {
     let DataSource { dataset, data_dir, seed, .. } = *source;
     let ((train, valid), test): ((ImageSet, ImageSet), _) = match dataset {
-        DatasetKind::Text => return Err(DataError::NoImages(dataset)),
+        DatasetKind::Text | DatasetKind::Coco => return Err(DataError::NoImages(dataset)),
         DatasetKind::Folder => {
             let folder::Parts { train, valid, test } = source.folder()?;
             ((train.into(), valid.into()), test.into())
@@ -120,7 +124,7 @@ pub fn load(source: &DataSource, limit_train: Option<usize>) -> Result<Splits, D
 pub fn load_test(source: &DataSource) -> Result<ImageSet, DataError> {
     let DataSource { dataset, data_dir, .. } = *source;
     Ok(match dataset {
-        DatasetKind::Text => return Err(DataError::NoImages(dataset)),
+        DatasetKind::Text | DatasetKind::Coco => return Err(DataError::NoImages(dataset)),
         DatasetKind::Folder => source.folder()?.test.into(),
         DatasetKind::Digits => digits::test()?.into(),
         DatasetKind::Mnist | DatasetKind::FashionMnist => idx::load(dataset, data_dir, Part::Test)?.into(),

@@ -1,24 +1,26 @@
 //! A whole training run: data, float network, joint training, results.
 
 mod images;
+mod scenes;
 mod task;
 mod text;
 
 pub use images::ImageTask;
+pub use scenes::{SceneNetwork, SceneTask, calibration_scenes};
 pub use task::{Evaluation, InputOf, Part, Task};
 pub use text::{TextTask, calibration_tokens};
 
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description};
 use crate::config::{
     Baseline, BatchNormKind, Batches, ComputeKind, DatasetKind, DeviceKind, Devices, Distill, ForwardKind,
-    MixedNorm, ModelKind, TrainConfig,
+    MixedNorm, ModelKind, TaskKind, TrainConfig,
 };
-use crate::data::{DataError, ImageLoader, ImageSet, Normalization};
+use crate::data::{DataError, ImageLoader, ImageSet, Normalization, SceneError};
 use crate::device::{self, DeviceError};
 use crate::evaluation::{EVAL_BATCH, EvaluationError, formats};
 use crate::files::{remove_leftovers, write_atomically};
 use crate::mixed::{DrawLog, Hasb, HessianError, HessianOptions, Traces, finish, traces};
-use crate::models::Network;
+use crate::models::{Detector, Network, Segmenter};
 use crate::nn::{Pass, QuantConfig};
 use crate::report::{
     EpochRecord, Measured, NumberFormat, PrecisionResult, Report, ReportError, SingleResult, TrainPhase,
@@ -98,14 +100,32 @@ pub enum RunError {
         /// What is wrong.
         source: std::io::Error,
     },
-    /// A network that does not learn from such data.
-    #[error("--model {model} does not learn from --dataset {dataset}: expected llama for text, and only there")]
+    /// Settings that do not go together.
+    #[error("--task {task} with --dataset {dataset} and --model {model}: expected {expected}")]
     Task {
-        /// The network.
-        model: ModelKind,
+        /// The task.
+        task: TaskKind,
         /// The data.
         dataset: DatasetKind,
+        /// The network.
+        model: ModelKind,
+        /// What goes with the task.
+        expected: &'static str,
     },
+    /// Settings that a task has no use for.
+    #[error("--task {task}: {setting}: expected without it")]
+    Setting {
+        /// The task.
+        task: TaskKind,
+        /// The setting.
+        setting: &'static str,
+    },
+    /// No folder.
+    #[error("dataset coco: expected --data-dir, a folder with images and annotations as `dr-train scenes` makes one")]
+    NoScenes,
+    /// The scenes.
+    #[error(transparent)]
+    Scenes(#[from] SceneError),
     /// A type that a device does not have.
     #[error("--compute {compute}: device `{device}` does not compute in it: expected f32")]
     Compute {
@@ -153,9 +173,11 @@ pub fn run<E: From<RunError>>(
         ready()?;
         Ok(experiment.run()?)
     }
-    match config.dataset {
-        DatasetKind::Text => of::<TextTask, E>(config, out, options, ready),
-        _ => of::<ImageTask, E>(config, out, options, ready),
+    match config.task {
+        TaskKind::Language => of::<TextTask, E>(config, out, options, ready),
+        TaskKind::Segment => of::<SceneTask<Segmenter>, E>(config, out, options, ready),
+        TaskKind::Detect => of::<SceneTask<Detector>, E>(config, out, options, ready),
+        TaskKind::Classify => of::<ImageTask, E>(config, out, options, ready),
     }
 }
 
@@ -188,10 +210,7 @@ impl<T: Task> Experiment<T> {
     /// # Errors
     /// Data or a device that is not there; a run to go on with that is of another network.
     pub fn new(config: TrainConfig, out: &Path, options: RunOptions) -> Result<Self, RunError> {
-        let (dataset, model) = (config.dataset, config.model);
-        if (dataset == DatasetKind::Text) != (model == ModelKind::Llama) {
-            return Err(RunError::Task { model, dataset });
-        }
+        check_task(&config)?;
         let first = Devices::Numbers(vec![0]);
         let (devices, device_kind) =
             device::open_several(config.device, config.devices.as_ref().unwrap_or(&first))?;
@@ -235,6 +254,7 @@ impl<T: Task> Experiment<T> {
         let result =
             |(precision, measured): (Precision, _)| PrecisionResult { precision: precision.into(), measured };
         let mut report = Report {
+            task: config.task,
             dataset: config.dataset,
             model: config.model,
             seed: config.seed,
@@ -446,6 +466,7 @@ impl<T: Task> Experiment<T> {
         let config = &self.config;
         Phase {
             items: T::ITEMS,
+            by_loss: self.config.task != TaskKind::Classify,
             accumulate: config.accumulate,
             devices: self.devices.iter().map(|device| device.clone().autodiff()).collect(),
             optimizer: config.optimizer,
@@ -485,6 +506,31 @@ impl<T: Task> Experiment<T> {
     fn measure(&self, artifact: &Artifact) -> Result<Vec<Measured>, RunError> {
         Ok(self.task.measure(artifact, &formats(artifact), &self.device)?)
     }
+}
+
+/// Whether task, data and network go together.
+fn check_task(config: &TrainConfig) -> Result<(), RunError> {
+    let TrainConfig { task, dataset, model, .. } = *config;
+    let pyramid = !matches!(model, ModelKind::Llama | ModelKind::MobilenetV2);
+    let (fits, expected) = match task {
+        TaskKind::Classify => (
+            !matches!(dataset, DatasetKind::Text | DatasetKind::Coco) && model != ModelKind::Llama,
+            "images with a class each and a network for images",
+        ),
+        TaskKind::Language => {
+            (dataset == DatasetKind::Text && model == ModelKind::Llama, "--dataset text and --model llama")
+        }
+        TaskKind::Segment | TaskKind::Detect => {
+            (dataset == DatasetKind::Coco && pyramid, "--dataset coco and a residual network")
+        }
+    };
+    if !fits {
+        return Err(RunError::Task { task, dataset, model, expected });
+    }
+    if task == TaskKind::Detect && config.distill != Distill::Off {
+        return Err(RunError::Setting { task, setting: "--distill" });
+    }
+    Ok(())
 }
 
 /// The name of the settings in the folder of a run: where it is, there is a run.

@@ -48,6 +48,11 @@ impl Clock {
 }
 
 impl IntBlock {
+    /// `[batch, rows, columns, channels]` in f32 to the same after the block.
+    pub(super) fn run(&self, x: Tensor<4>) -> Result<Tensor<4>, IntegerError> {
+        self.forward(x, 0, &mut Clock(None))
+    }
+
     /// `[batch, rows, columns, channels]` in f32 to the same after the block. Between the convolutions there are only
     /// codes. Layers count from `first`, in the order of [`IntBlock::layers`].
     fn forward(&self, x: Tensor<4>, first: usize, clock: &mut Clock) -> Result<Tensor<4>, IntegerError> {
@@ -68,11 +73,11 @@ impl IntBlock {
         clock.layer(position, || self.last.forward(&y, x))
     }
 
-    fn layers(&self) -> impl Iterator<Item = &IntConv2d> {
+    pub(super) fn layers(&self) -> impl Iterator<Item = &IntConv2d> {
         once(&self.first).chain(&self.middle).chain(once(&self.last)).chain(&self.shortcut)
     }
 
-    fn layers_mut(&mut self) -> impl Iterator<Item = &mut IntConv2d> {
+    pub(super) fn layers_mut(&mut self) -> impl Iterator<Item = &mut IntConv2d> {
         once(&mut self.first).chain(&mut self.middle).chain(once(&mut self.last)).chain(&mut self.shortcut)
     }
 }

@@ -3,11 +3,13 @@
 mod architecture;
 mod block;
 mod conv_net;
+mod dense;
 mod int_conv_net;
 mod llama;
 mod torchvision;
 
 pub use conv_net::{ConvNet, ConvNetConfig};
+pub use dense::{DenseConfig, Detector, IntDetector, IntSegmenter, Segmenter};
 pub use int_conv_net::IntConvNet;
 pub use llama::{
     Cache, Decoder, FakeLinear, IntLlama, Linear, Llama, LlamaConfig, LlamaConfigError, Rope, RopeScaling,

@@ -2,7 +2,7 @@
 
 use super::NumberFormat;
 use super::plot;
-use crate::config::{DatasetKind, ModelKind, TrainConfig};
+use crate::config::{TaskKind, DatasetKind, ModelKind, TrainConfig};
 use crate::files::write_atomically;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -18,6 +18,9 @@ const JSON_FILE: &str = "report.json";
 /// Accuracies (`top1`) are in percent. Those outside `history` are on the test split.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
+    /// What the network does.
+    #[serde(default)]
+    pub task: TaskKind,
     /// The dataset.
     pub dataset: DatasetKind,
     /// The network.
@@ -65,8 +68,11 @@ const fn is_zero(count: &usize) -> bool {
 pub struct Measured {
     /// Percent of the test images whose class comes first.
     pub top1: f64,
-    /// Mean cross-entropy.
+    /// Mean loss: of classes the cross-entropy.
     pub loss: f64,
+    /// Of segmentations the mean IoU of the classes with the background, of detections COCO's mean average precision, in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<f64>,
     /// Bytes of the model's tensors, packed.
     pub model_bytes: usize,
 }
@@ -120,6 +126,9 @@ pub struct CurvePoint {
     pub train_loss: f64,
     /// Accuracy on the validation split, in percent.
     pub valid_top1: f64,
+    /// Loss on the validation split, where the best epoch is chosen by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_loss: Option<f64>,
 }
 
 /// Why a report could not be written.

@@ -1,7 +1,7 @@
 //! The table at the end of a run.
 
-use super::{NumberFormat, Report};
-use crate::config::DatasetKind;
+use super::{Measured, NumberFormat, Report};
+use crate::config::TaskKind;
 use std::fmt::Write;
 
 impl Report {
@@ -9,8 +9,11 @@ impl Report {
     /// report has them.
     #[must_use]
     pub fn table(&self) -> String {
-        if self.dataset == DatasetKind::Text {
-            return self.perplexities();
+        match self.task {
+            TaskKind::Language => return self.perplexities(),
+            TaskKind::Segment => return self.qualities("mIoU (%)", "pixels (%)"),
+            TaskKind::Detect => return self.qualities("mAP (%)", "classes (%)"),
+            TaskKind::Classify => {}
         }
         let mut header = vec!["precision", "top-1 (%)", "vs. float", "model bytes"];
         if !self.single.is_empty() {
@@ -44,26 +47,37 @@ impl Report {
 }
 
 impl Report {
-    /// The table of a language model: how many tokens it is as unsure between as if it drew one of so many.
+    /// The table of a language model: between how many equally likely tokens it is as unsure.
     fn perplexities(&self) -> String {
         let header = ["precision", "perplexity", "vs. float (%)", "top-1 (%)", "model bytes"];
+        let difference = |a: &Measured, b: &Measured| 100.0 * ((a.loss - b.loss).exp() - 1.0);
+        self.rows(header, |measured| format!("{:.3}", measured.loss.exp()), difference)
+    }
+
+    /// The table of a network that says something about every part of an image.
+    fn qualities(&self, quality: &str, top1: &str) -> String {
+        let of = |measured: &Measured| measured.quality.unwrap_or(f64::NAN);
+        let header = ["precision", quality, "vs. float", top1, "model bytes"];
+        self.rows(header, |measured| format!("{:.2}", of(measured)), |a, b| of(a) - of(b))
+    }
+
+    /// A row for each format: what `value` shows, how much better that is than in floats, `top1` and bytes.
+    fn rows(
+        &self, header: [&str; 5], value: impl Fn(&Measured) -> String,
+        difference: impl Fn(&Measured, &Measured) -> f64,
+    ) -> String {
         let mut rows = vec![header.map(str::to_owned).to_vec()];
         let float = self.float.map(|measured| (NumberFormat::Float, measured));
         let precisions = self.precisions.iter().map(|result| (result.precision, result.measured));
         for (format, measured) in float.into_iter().chain(precisions) {
-            let difference = match (format, self.float) {
+            let difference = match (format, &self.float) {
                 (NumberFormat::Quantized(_) | NumberFormat::Mixed, Some(float)) => {
-                    signed(100.0 * ((measured.loss - float.loss).exp() - 1.0))
+                    signed(difference(&measured, float))
                 }
                 _ => "-".to_owned(),
             };
-            rows.push(vec![
-                format.to_string(),
-                format!("{:.3}", measured.loss.exp()),
-                difference,
-                format!("{:.2}", measured.top1),
-                thousands(measured.model_bytes),
-            ]);
+            let (top1, bytes) = (format!("{:.2}", measured.top1), thousands(measured.model_bytes));
+            rows.push(vec![format.to_string(), value(&measured), difference, top1, bytes]);
         }
         aligned(&rows)
     }

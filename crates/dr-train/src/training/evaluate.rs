@@ -15,6 +15,9 @@ pub struct Score {
     pub top1: f64,
     /// Mean loss: of classes the cross entropy, in nats.
     pub loss: f64,
+    /// See [`Measured`](crate::report::Measured).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<f64>,
 }
 
 /// The scores of a network, in evaluation mode, for each of `passes`.
@@ -50,6 +53,10 @@ pub fn score<I: Input, T: Target, C, E: From<DatasetError>>(
         }
     }
     let (answers, weights) = (f64::max(answers, 1.0), f64::max(weights, 1.0));
-    let score = |(right, loss): (f64, f64)| Score { top1: 100.0 * right / answers, loss: loss / weights };
+    let score = |(right, loss): (f64, f64)| Score {
+        top1: 100.0 * right / answers,
+        loss: loss / weights,
+        quality: None,
+    };
     Ok(sums.into_iter().map(score).collect())
 }

@@ -28,20 +28,21 @@ impl History {
         serde_json::from_str(&text).unwrap_or_default()
     }
 
-    /// The epochs by mean validation accuracy, the best first; the later one of equals.
+    /// The epochs by mean validation loss where that is recorded, else by accuracy, the best first; the later one of equals.
     #[must_use]
     pub fn best_first(&self) -> Vec<usize> {
         let mut epochs: Vec<&EpochRecord> = self.epochs.iter().rev().collect();
-        epochs.sort_by(|a, b| mean_valid_top1(b).total_cmp(&mean_valid_top1(a)));
+        epochs.sort_by(|a, b| goodness(b).total_cmp(&goodness(a)));
         epochs.into_iter().map(|record| record.epoch).collect()
     }
 }
 
-/// Validation accuracy, averaged over the passes: what the best epoch is chosen by. In millionths, so that equals stay
+/// Validation accuracy, or loss with its sign changed, averaged over the passes: what the best epoch is chosen by. In millionths, so that equals stay
 /// equal when they are read from a file, which may change their last bit.
-fn mean_valid_top1(record: &EpochRecord) -> f64 {
-    let top1: Vec<f64> = validated(record).map(|(_, point)| point.valid_top1).collect();
-    (top1.iter().sum::<f64>() / top1.len().max(1) as f64 * 1e6).round()
+fn goodness(record: &EpochRecord) -> f64 {
+    let of = |point: &CurvePoint| point.valid_loss.map_or(point.valid_top1, |loss| -loss);
+    let all: Vec<f64> = validated(record).map(|(_, point)| of(point)).collect();
+    (all.iter().sum::<f64>() / all.len().max(1) as f64 * 1e6).round()
 }
 
 /// What is validated: mixtures have no running statistics of their own.
@@ -63,6 +64,7 @@ struct State {
     phase: TrainPhase,
     epochs: usize,
     items: &'static str,
+    by_loss: bool,
     print: bool,
     started: Option<Instant>,
     split: String,
@@ -90,6 +92,7 @@ impl SharedHistory {
             phase: phase.kind,
             epochs: phase.epochs,
             items: phase.items,
+            by_loss: phase.by_loss,
             print,
             started: None,
             split: String::new(),
@@ -130,13 +133,18 @@ impl State {
         if self.print {
             let loss = record.curves.values().map(|point| point.train_loss).sum::<f64>();
             let loss = loss / record.curves.len().max(1) as f64;
-            let top1 = validated(&record).map(|(format, point)| format!("{format} {:.2}", point.valid_top1));
-            let top1 = top1.collect::<Vec<_>>().join("  ");
+            let shown = |point: &CurvePoint| match point.valid_loss {
+                Some(loss) => format!("{loss:.4}"),
+                None => format!("{:.2}", point.valid_top1),
+            };
+            let valid = validated(&record).map(|(format, point)| format!("{format} {}", shown(point)));
+            let valid = valid.collect::<Vec<_>>().join("  ");
+            let of = if self.by_loss { "loss" } else { "top-1 %" };
             let (name, epochs, items) = (&self.name, self.epochs, self.items);
             let rate = self.count as f64 / seconds.max(1e-9);
             let waited = self.waited.swap(0, Ordering::Relaxed) as f64 / 1e4 / seconds.max(1e-9);
             eprintln!(
-                "{name} {epoch:>3}/{epochs}  {seconds:>6.1} s  {rate:.0} {items}/s ({waited:.0} % waiting for them)  loss {loss:.4}  validation top-1 % {top1}"
+                "{name} {epoch:>3}/{epochs}  {seconds:>6.1} s  {rate:.0} {items}/s ({waited:.0} % waiting for them)  loss {loss:.4}  validation {of} {valid}"
             );
         }
         self.history.epochs.retain(|earlier| earlier.epoch < epoch);
@@ -157,10 +165,11 @@ impl MetricLogger for SharedHistory {
             let Some(value) = numeric.running_entry.as_ref().map(NumericEntry::current) else { continue };
             let Ok(format) = pass.parse::<NumberFormat>() else { continue };
             let point =
-                state.current.entry(format).or_insert(CurvePoint { train_loss: 0.0, valid_top1: 0.0 });
+                state.current.entry(format).or_insert(CurvePoint { train_loss: 0.0, valid_top1: 0.0, valid_loss: None });
             match (split, quantity) {
                 (Split::Train, LOSS) => point.train_loss = value,
                 (Split::Valid, TOP1) => point.valid_top1 = value,
+                (Split::Valid, LOSS) if state.by_loss => point.valid_loss = Some(value),
                 _ => {}
             }
         }

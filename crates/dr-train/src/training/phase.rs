@@ -42,6 +42,8 @@ pub struct Phase {
     pub epochs_before: usize,
     /// What the items of a batch are called in the line of an epoch.
     pub items: &'static str,
+    /// Whether the best epoch is the one of the lowest validation loss, instead of the highest accuracy.
+    pub by_loss: bool,
     /// Batches in a step of the optimizer, on each device; at least 1.
     pub accumulate: usize,
     /// The devices that train together, each on images of its own: the mean of their gradients makes a step. With autodiff;
@@ -76,6 +78,7 @@ impl Phase {
             epochs,
             epochs_before: 0,
             items: "images",
+            by_loss: false,
             accumulate: 1,
             devices: vec![],
             anneal_epochs: epochs,

@@ -4,9 +4,12 @@ use super::{load_model, print, with_plan};
 use crate::artifact::{Artifact, ArtifactError};
 use crate::cli::{CommandError, EvalArgs};
 use crate::evaluation::{EvaluationError, answer, formats, measure, measure_text};
+use crate::config::TaskKind;
+use crate::data::SceneSet;
+use crate::experiment::{RunError, SceneNetwork, calibration_scenes};
 use crate::generation::ChoiceScore;
 use crate::mixed::PlanFile;
-use crate::models::Llama;
+use crate::models::{Detector, Llama, Segmenter};
 use crate::report::{Measured, NumberFormat, PrecisionResult, Report, aligned};
 use crate::text::{self, Tokenizer, load_choices};
 use crate::{data, device};
@@ -20,12 +23,14 @@ use std::time::Instant;
 pub fn eval(args: &EvalArgs) -> Result<(), CommandError> {
     let started = Instant::now();
     let mut artifact = load_model(&args.model)?;
-    if artifact.description.language.is_some() {
-        return eval_text(args, &artifact);
+    match artifact.description.task {
+        TaskKind::Classify => {}
+        TaskKind::Language => return eval_text(args, &artifact),
+        TaskKind::Segment => return eval_scenes::<Segmenter>(args, &artifact),
+        TaskKind::Detect => return eval_scenes::<Detector>(args, &artifact),
     }
     if args.text.is_some() || args.questions.is_some() {
-        let error = ArtifactError::Task { found: artifact.description.model, expected: "a language model" };
-        return Err(error.in_file(&args.model).into());
+        artifact.description.llama().map_err(|error| error.in_file(&args.model))?;
     }
     let (device, device_kind) = device::open(args.device)?;
     if let Some(plan) = &args.plan {
@@ -48,6 +53,7 @@ fn print_report(
 ) -> Result<(), CommandError> {
     let description = &artifact.description;
     let mut report = Report {
+        task: description.task,
         dataset: args.dataset.unwrap_or(description.dataset),
         model: description.model,
         seed: description.seed,
@@ -70,6 +76,27 @@ fn print_report(
         }
     }
     print(&if args.json { report.to_json()? } else { report.table() })
+}
+
+/// Measures a network that says something about every part of an image.
+fn eval_scenes<M: SceneNetwork>(args: &EvalArgs, artifact: &Artifact) -> Result<(), CommandError> {
+    let started = Instant::now();
+    let (device, device_kind) = device::open(args.device)?;
+    let dir = args.data_dir.as_deref().ok_or(RunError::NoScenes)?;
+    let description = &artifact.description;
+    let [train, _, test] = SceneSet::load(dir, [description.input.height, description.input.width])?;
+    let batches = || calibration_scenes(&train, &description.normalization, &device);
+    let planned = args.plan.as_deref().map(|plan| {
+        let plan = PlanFile::load(plan)?.plan;
+        artifact.export_plan::<M>(&plan, &batches(), &device).map_err(|error| error.in_file(&args.model).into())
+    });
+    let planned = planned.transpose().map_err(|error: CommandError| error)?;
+    let artifact = planned.as_ref().unwrap_or(artifact);
+    let formats = args.precision.map_or_else(|| formats(artifact), |precision| vec![precision.into()]);
+    let test = Arc::new(test);
+    let measured = M::measure(artifact, &formats, &test, args.engine, &device)
+        .map_err(|error| CommandError::new(format!("`{}`: {error}", args.model.display())))?;
+    print_report(args, artifact, started, &device_kind.to_string(), &formats, measured, [test.len(), 0])
 }
 
 /// Measures a language model on a text, and on questions.

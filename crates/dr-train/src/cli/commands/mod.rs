@@ -1,5 +1,6 @@
 //! What the commands do, once their arguments are checked.
 
+mod draw;
 mod eval;
 mod export;
 mod generate;
@@ -9,9 +10,11 @@ mod import_check;
 mod info;
 mod latency;
 mod quantize;
+mod scenes;
 mod search;
 mod train;
 
+pub use draw::draw;
 pub use eval::eval;
 pub use export::export;
 pub use generate::generate;
@@ -21,6 +24,7 @@ pub use import_check::import_check;
 pub use info::info;
 pub use latency::latency;
 pub use quantize::quantize;
+pub use scenes::scenes;
 pub use search::search;
 pub use train::train;
 

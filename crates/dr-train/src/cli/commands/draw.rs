@@ -1,0 +1,93 @@
+//! `dr-train draw`.
+
+use super::print;
+use crate::artifact::{Artifact, ArtifactError};
+use crate::cli::{CommandError, DrawArgs};
+use crate::config::{Engine, TaskKind};
+use crate::data::{SceneLoader, SceneSet};
+use crate::detection::{DecodeOptions, Found, decode};
+use crate::device;
+use crate::evaluation::{EvaluationError, check_scenes, formats, scene_networks};
+use crate::experiment::RunError;
+use crate::report::{draw_boxes, enlarge, overlay, save_grid};
+use burn::data::dataloader::DataLoader;
+use burn::tensor::{Int, Tensor};
+use std::sync::Arc;
+
+/// The least score of a box that is drawn.
+const SHOWN: f32 = 0.4;
+
+/// How many times as large the images are.
+const FACTOR: usize = 2;
+
+/// Draws what a network says about test images: a column for each image, and rows for the truth and each precision.
+///
+/// # Errors
+/// A model that cannot be read or does not say where things are, scenes that do not fit it, a file that cannot be written.
+pub fn draw(args: &DrawArgs) -> Result<(), CommandError> {
+    let artifact = Artifact::load(&args.model)?;
+    let description = &artifact.description;
+    let task = description.task;
+    if !matches!(task, TaskKind::Segment | TaskKind::Detect) {
+        let error = ArtifactError::Task { found: task, expected: TaskKind::Segment };
+        return Err(error.in_file(&args.model).into());
+    }
+    let (device, _) = device::open(args.device)?;
+    let dir = args.data_dir.as_deref().ok_or(RunError::NoScenes)?;
+    let [.., test] = SceneSet::load(dir, [description.input.height, description.input.width])?;
+    let test = Arc::new(test.first(args.images));
+    let about = |error: EvaluationError| CommandError::new(format!("`{}`: {error}", args.model.display()));
+    check_scenes(&artifact, task, &test).map_err(about)?;
+    let formats = args.precision.map_or_else(|| formats(&artifact), |precision| vec![precision.into()]);
+    let networks = scene_networks(&artifact, &formats, Engine::Fake, &device).map_err(about)?;
+    let [rows, columns] = test.size;
+    let picture = |index: usize| enlarge(&test.picture(index), columns, rows, FACTOR);
+    let (width, height) = (columns * FACTOR, rows * FACTOR);
+    let boxed = |index: usize, found: &[Found]| {
+        let mut pixels = picture(index);
+        let corner = |found: &Found| {
+            let [left, top, right, bottom] = found.rect.map(|side| side * FACTOR as f32);
+            ([left, top, right - left, bottom - top], found.class, Some(found.score))
+        };
+        draw_boxes(&mut pixels, width, height, &found.iter().map(corner).collect::<Vec<_>>());
+        pixels
+    };
+    let painted = |index: usize, classes: &[u8]| {
+        let mut pixels = test.picture(index);
+        overlay(&mut pixels, columns, rows, classes);
+        enlarge(&pixels, columns, rows, FACTOR)
+    };
+    let area = rows * columns;
+    let truth = |index: usize| match task {
+        TaskKind::Detect => {
+            let whole = |&labelled: &crate::detection::Labelled| Found { rect: labelled.rect, class: labelled.class, score: 1.0 };
+            boxed(index, &test.boxes[index].iter().map(whole).collect::<Vec<_>>())
+        }
+        _ => painted(index, &test.classes[index * area..][..area]),
+    };
+    let mut tiles: Vec<Vec<u8>> = (0..test.len()).map(truth).collect();
+    let normalization = &description.normalization;
+    let loader =
+        SceneLoader::<Tensor<1, Int>>::new(test.clone(), normalization, (), test.len(), None, device.clone());
+    for batch in loader.iter() {
+        let images = batch?.input;
+        for network in &networks.of {
+            let output = network(images.clone()).map_err(EvaluationError::from).map_err(about)?;
+            match &networks.positions {
+                Some(positions) => {
+                    let options = DecodeOptions { score: SHOWN, ..DecodeOptions::default() };
+                    let found = decode(output, positions, &options);
+                    tiles.extend(found.iter().enumerate().map(|(index, found)| boxed(index, found)));
+                }
+                None => {
+                    let classes = output.argmax(1).into_data().convert::<u8>().try_into_vec::<u8>();
+                    let classes = classes.unwrap_or_default();
+                    tiles.extend(classes.chunks(area).enumerate().map(|(index, classes)| painted(index, classes)));
+                }
+            }
+        }
+    }
+    save_grid(&args.out, &tiles, width, height, test.len())?;
+    let names: Vec<String> = formats.iter().map(ToString::to_string).collect();
+    print(&format!("wrote {}: the truth, {}\n", args.out.display(), names.join(", ")))
+}

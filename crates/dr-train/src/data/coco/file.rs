@@ -1,0 +1,492 @@
+//! The content of a file, as it is in JSON, and its checks.
+
+use super::error::{Fault, Problem};
+use super::masks::{Mask, decompress};
+use super::{Category, Coco, MASK_PIXELS, Object, Picture, SIDE};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// How far a box may go beyond its image, in pixels.
+const TOLERANCE: f64 = 1.0;
+
+/// The keys that are read and written.
+#[derive(Serialize, Deserialize)]
+pub(super) struct File {
+    images: Vec<ImageEntry>,
+    annotations: Vec<Annotation>,
+    categories: Vec<CategoryEntry>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ImageEntry {
+    id: u64,
+    file_name: String,
+    width: usize,
+    height: usize,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CategoryEntry {
+    id: u64,
+    name: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Annotation {
+    id: u64,
+    image_id: u64,
+    category_id: u64,
+    bbox: [f32; 4],
+    #[serde(skip_deserializing)]
+    area: f64,
+    #[serde(default)]
+    iscrowd: u8,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    segmentation: Option<Segmentation>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Segmentation {
+    Polygons(Vec<Vec<f64>>),
+    /// `size` is rows and columns.
+    RunLengths {
+        counts: Counts,
+        size: [usize; 2],
+    },
+    Other(serde_json::Value),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Counts {
+    Plain(Vec<usize>),
+    Compressed(String),
+}
+
+impl File {
+    /// What is written of a dataset, checked.
+    pub fn new(coco: &Coco) -> Result<Self, Problem> {
+        let mut categories = coco.categories.clone();
+        categories.sort_by_key(|category| category.id);
+        let entry = |&Category { id, ref name }: &Category| CategoryEntry { id, name: name.clone() };
+        let mut file = Self {
+            images: coco.images.iter().map(ImageEntry::new).collect(),
+            annotations: vec![],
+            categories: categories.iter().map(entry).collect(),
+        };
+        file.check()?;
+        for image in &coco.images {
+            for object in &image.objects {
+                let id = file.annotations.len() as u64 + 1;
+                let annotation = Annotation::new(id, image, object, &categories);
+                file.annotations.push(annotation.map_err(|fault| Problem::Annotation { id, fault })?);
+            }
+        }
+        Ok(file)
+    }
+
+    /// Everything but the annotations' content.
+    fn check(&self) -> Result<(), Problem> {
+        for (what, len) in [("images", self.images.len()), ("categories", self.categories.len())] {
+            if len == 0 {
+                return Err(Problem::Empty { what });
+            }
+        }
+        differ("image", self.images.iter().map(|image| image.id))?;
+        differ("category", self.categories.iter().map(|category| category.id))?;
+        differ("annotation", self.annotations.iter().map(|annotation| annotation.id))?;
+        self.images.iter().try_for_each(ImageEntry::check)
+    }
+
+    /// The dataset, if the content fits together.
+    pub fn into_coco(self, masks: bool) -> Result<Coco, Problem> {
+        self.check()?;
+        let mut images: Vec<Picture> = self.images.into_iter().map(ImageEntry::into_picture).collect();
+        images.sort_by_key(|image| image.id);
+        let mut categories: Vec<_> =
+            self.categories.into_iter().map(|CategoryEntry { id, name }| Category { id, name }).collect();
+        categories.sort_by_key(|category| category.id);
+        let image_of: BTreeMap<u64, usize> = images.iter().map(|image| image.id).zip(0..).collect();
+        if masks {
+            fit_in_memory(&self.annotations, |id| image_of.get(&id).map(|&index| &images[index]))?;
+        }
+        for annotation in self.annotations {
+            let (id, image_id) = (annotation.id, annotation.image_id);
+            let found = image_of.get(&image_id).ok_or(Fault::Image { id: image_id });
+            let object = found
+                .and_then(|&index| Ok((index, annotation.into_object(&images[index], &categories, masks)?)));
+            let (index, object) = object.map_err(|fault| Problem::Annotation { id, fault })?;
+            images[index].objects.push(object);
+        }
+        Ok(Coco { categories, images })
+    }
+}
+
+/// Checks how large the masks will be, before any is made.
+fn fit_in_memory<'a>(
+    annotations: &[Annotation], image_of: impl Fn(u64) -> Option<&'a Picture>,
+) -> Result<(), Problem> {
+    let mut found = 0;
+    for annotation in annotations.iter().filter(|annotation| annotation.has_mask()) {
+        found += image_of(annotation.image_id).map_or(0, |image| (image.width * image.height) as u64);
+        if found > MASK_PIXELS {
+            return Err(Problem::Annotation { id: annotation.id, fault: Fault::TooMuch { found } });
+        }
+    }
+    Ok(())
+}
+
+fn differ(what: &'static str, ids: impl Iterator<Item = u64>) -> Result<(), Problem> {
+    let mut seen = BTreeSet::new();
+    for id in ids {
+        if !seen.insert(id) {
+            return Err(Problem::Duplicate { what, id });
+        }
+    }
+    Ok(())
+}
+
+impl ImageEntry {
+    fn new(image: &Picture) -> Self {
+        let &Picture { id, ref file_name, width, height, .. } = image;
+        Self { id, file_name: file_name.clone(), width, height }
+    }
+
+    fn check(&self) -> Result<(), Problem> {
+        let Self { id, width, height, .. } = *self;
+        if [width, height].iter().any(|side| !(1..=SIDE).contains(side)) {
+            return Err(Problem::ImageSize { id, width, height });
+        }
+        if !is_inside_folder(&self.file_name) {
+            return Err(Problem::FileName { id, found: self.file_name.clone() });
+        }
+        Ok(())
+    }
+
+    fn into_picture(self) -> Picture {
+        let Self { id, file_name, width, height } = self;
+        Picture { id, file_name, width, height, objects: vec![] }
+    }
+}
+
+/// Whether a path stays in the folder that it is relative to, here and where `\` separates folders.
+fn is_inside_folder(name: &str) -> bool {
+    let separators = ['/', '\\'];
+    let has_drive = name.as_bytes().get(1) == Some(&b':');
+    let is_absolute = name.starts_with(separators) || has_drive || Path::new(name).is_absolute();
+    !name.is_empty() && !is_absolute && name.split(separators).all(|part| part != "..")
+}
+
+impl Annotation {
+    fn new(id: u64, image: &Picture, object: &Object, categories: &[Category]) -> Result<Self, Fault> {
+        let category = categories.get(object.category);
+        let position = Fault::Position { found: object.category, categories: categories.len() };
+        let [_, _, width, height] = clamped(object.bbox, image)?;
+        let box_area = f64::from(width) * f64::from(height);
+        let segmentation = object.mask.as_ref().map(|mask| run_lengths(mask, image)).transpose()?;
+        Ok(Self {
+            id,
+            image_id: image.id,
+            category_id: category.ok_or(position)?.id,
+            bbox: object.bbox,
+            area: object.mask.as_ref().map_or(box_area, |mask| mask.area() as f64),
+            iscrowd: object.crowd.into(),
+            segmentation,
+        })
+    }
+
+    fn has_mask(&self) -> bool {
+        match &self.segmentation {
+            Some(Segmentation::Polygons(polygons)) => !polygons.is_empty(),
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    fn into_object(self, image: &Picture, categories: &[Category], masks: bool) -> Result<Object, Fault> {
+        let category = categories.binary_search_by_key(&self.category_id, |category| category.id);
+        Ok(Object {
+            category: category.map_err(|_| Fault::Category { id: self.category_id })?,
+            bbox: clamped(self.bbox, image)?,
+            crowd: self.iscrowd != 0,
+            mask: match self.segmentation {
+                Some(segmentation) if masks => segmentation.into_mask(image)?,
+                _ => None,
+            },
+        })
+    }
+}
+
+/// The part of a box that is inside its image.
+fn clamped(bbox: [f32; 4], image: &Picture) -> Result<[f32; 4], Fault> {
+    let is_sound = |[_, _, width, height]: [f32; 4]| width > 0.0 && height > 0.0;
+    if !is_sound(bbox) || bbox.iter().any(|number| !number.is_finite()) {
+        return Err(Fault::BoxSize { found: bbox });
+    }
+    let [left, top, width, height] = bbox;
+    let spans = clamped_span(left, width, image.width).zip(clamped_span(top, height, image.height));
+    let Some(((left, width), (top, height))) = spans else {
+        return Err(Fault::BoxOutside { found: bbox, width: image.width, height: image.height });
+    };
+    let inside = [left, top, width, height];
+    if is_sound(inside) { Ok(inside) } else { Err(Fault::BoxSize { found: bbox }) }
+}
+
+/// The start and the length of what is inside `0..end`; none if it begins or ends too far outside.
+fn clamped_span(start: f32, len: f32, end: usize) -> Option<(f32, f32)> {
+    let end = end as f64;
+    let last = f64::from(start) + f64::from(len);
+    if f64::from(start) < -TOLERANCE || last > end + TOLERANCE {
+        return None;
+    }
+    if start >= 0.0 && last <= end {
+        return Some((start, len));
+    }
+    let start = start.max(0.0);
+    Some((start, (last.min(end) - f64::from(start)) as f32))
+}
+
+/// A mask as it is written.
+fn run_lengths(mask: &Mask, image: &Picture) -> Result<Segmentation, Fault> {
+    check_size(mask.width, mask.height, image)?;
+    if mask.pixels.len() != mask.width * mask.height {
+        return Err(Fault::MaskPixels { found: mask.pixels.len(), width: mask.width, height: mask.height });
+    }
+    let counts = Counts::Plain(mask.to_rle_counts());
+    Ok(Segmentation::RunLengths { counts, size: [mask.height, mask.width] })
+}
+
+fn check_size(width: usize, height: usize, image: &Picture) -> Result<(), Fault> {
+    let (found, expected) = ((width, height), (image.width, image.height));
+    if found == expected { Ok(()) } else { Err(Fault::MaskSize { found, expected }) }
+}
+
+impl Segmentation {
+    /// None for an empty list.
+    fn into_mask(self, image: &Picture) -> Result<Option<Mask>, Fault> {
+        match self {
+            Self::Polygons(polygons) => from_polygons(&polygons, image),
+            Self::RunLengths { counts, size: [height, width] } => {
+                check_size(width, height, image)?;
+                let counts = match counts {
+                    Counts::Plain(counts) => counts,
+                    Counts::Compressed(text) => decompress(&text)?,
+                };
+                Ok(Some(Mask::from_rle_counts(&counts, width, height)?))
+            }
+            Self::Other(_) => Err(Fault::Segmentation),
+        }
+    }
+}
+
+fn from_polygons(polygons: &[Vec<f64>], image: &Picture) -> Result<Option<Mask>, Fault> {
+    let is_wrong = |polygon: &Vec<f64>| polygon.len() < 6 || polygon.len() % 2 == 1;
+    if let Some(index) = polygons.iter().position(is_wrong) {
+        return Err(Fault::Polygon { index, found: polygons[index].len() });
+    }
+    let mut mask = Mask::empty(image.width, image.height);
+    polygons.iter().for_each(|polygon| mask.add_polygon(polygon));
+    Ok((!polygons.is_empty()).then_some(mask))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::coco::RunLengthError;
+    use serde_json::{Value, json};
+
+    /// Two images, two categories, an annotation.
+    fn sound() -> Value {
+        json!({
+            "info": {"year": 2026}, "licenses": [],
+            "images": [
+                {"id": 4, "file_name": "b.png", "width": 6, "height": 4, "license": 1},
+                {"id": 2, "file_name": "sub/a.png", "width": 3, "height": 5},
+            ],
+            "categories": [{"id": 9, "name": "cat", "supercategory": "animal"}, {"id": 1, "name": "dog"}],
+            "annotations": [{"id": 7, "image_id": 4, "category_id": 9, "bbox": [2, 1, 3, 2], "area": "large"}],
+        })
+    }
+
+    fn parse(value: Value) -> Result<Coco, Problem> {
+        serde_json::from_value::<File>(value).unwrap().into_coco(true)
+    }
+
+    /// What comes of the sound file with one value changed.
+    fn with(pointer: &str, value: Value) -> Result<Coco, Problem> {
+        let mut file = sound();
+        *file.pointer_mut(pointer).unwrap() = value;
+        parse(file)
+    }
+
+    fn with_annotation(key: &str, value: Value) -> Result<Coco, Problem> {
+        let mut file = sound();
+        file["annotations"][0][key] = value;
+        parse(file)
+    }
+
+    fn fault(result: Result<Coco, Problem>) -> Fault {
+        match result {
+            Err(Problem::Annotation { id: 7, fault }) => fault,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn images_and_categories_are_sorted() {
+        let coco = parse(sound()).unwrap();
+        assert_eq!(coco.categories.iter().map(|category| category.id).collect::<Vec<_>>(), [1, 9]);
+        assert_eq!(coco.images.iter().map(|image| image.id).collect::<Vec<_>>(), [2, 4]);
+        assert_eq!(coco.images[0].objects, []);
+        let object = Object { category: 1, bbox: [2.0, 1.0, 3.0, 2.0], crowd: false, mask: None };
+        assert_eq!(coco.images[1].objects, [object]);
+    }
+
+    #[test]
+    fn every_kind_of_segmentation_gives_the_same_mask() {
+        let plain = json!({"counts": [9, 2, 2, 2, 2, 2, 5], "size": [4, 6]});
+        let mask = |value| {
+            let object = with_annotation("segmentation", value).unwrap().images.remove(1).objects.remove(0);
+            object.mask
+        };
+        let expected = Mask::from_rle_counts(&[9, 2, 2, 2, 2, 2, 5], 6, 4).unwrap();
+        assert_eq!(mask(plain), Some(expected.clone()));
+        assert_eq!(mask(json!({"counts": "9220003", "size": [4, 6]})), Some(expected.clone()));
+        assert_eq!(mask(json!([[2, 1, 5.0, 1, 5, 3, 2, 3]])), Some(expected.clone()));
+        assert_eq!(mask(json!([[2, 1, 3, 1, 3, 3, 2, 3], [3, 1, 5, 1, 5, 3, 3, 3]])), Some(expected));
+        assert_eq!(mask(json!([])), None);
+        assert_eq!(mask(json!(null)), None);
+    }
+
+    #[test]
+    fn crowds_are_known() {
+        assert!(with_annotation("iscrowd", json!(1)).unwrap().images[1].objects[0].crowd);
+    }
+
+    #[test]
+    fn nothing_in_it_is_an_error() {
+        assert_eq!(with("/images", json!([])), Err(Problem::Empty { what: "images" }));
+        assert_eq!(with("/categories", json!([])), Err(Problem::Empty { what: "categories" }));
+        assert!(with("/annotations", json!([])).is_ok());
+    }
+
+    #[test]
+    fn ids_differ() {
+        assert_eq!(with("/images/0/id", json!(2)), Err(Problem::Duplicate { what: "image", id: 2 }));
+        assert_eq!(with("/categories/0/id", json!(1)), Err(Problem::Duplicate { what: "category", id: 1 }));
+        let mut file = sound();
+        let copy = file["annotations"][0].clone();
+        file["annotations"].as_array_mut().unwrap().push(copy);
+        assert_eq!(parse(file), Err(Problem::Duplicate { what: "annotation", id: 7 }));
+    }
+
+    #[test]
+    fn annotations_are_of_known_images_and_categories() {
+        assert_eq!(fault(with_annotation("image_id", json!(5))), Fault::Image { id: 5 });
+        assert_eq!(fault(with_annotation("category_id", json!(2))), Fault::Category { id: 2 });
+    }
+
+    #[test]
+    fn images_have_a_sensible_size_and_name() {
+        for side in [0, 32769, u64::MAX] {
+            assert!(matches!(with("/images/0/width", json!(side)), Err(Problem::ImageSize { id: 4, .. })));
+            assert!(matches!(with("/images/0/height", json!(side)), Err(Problem::ImageSize { id: 4, .. })));
+        }
+        assert!(with("/images/0/height", json!(32768)).is_ok());
+        for found in ["", "/a.png", "../a.png", "a/../../b.png", "..", "\\a.png", "a\\..\\b.png", "C:a.png"] {
+            let error = Err(Problem::FileName { id: 4, found: found.into() });
+            assert_eq!(with("/images/0/file_name", json!(found)), error);
+        }
+        assert!(with("/images/0/file_name", json!("a/..b/c...png")).is_ok());
+    }
+
+    #[test]
+    fn boxes_are_cut_off_at_the_border() {
+        let bbox = |value| with_annotation("bbox", value).map(|coco| coco.images[1].objects[0].bbox);
+        assert_eq!(bbox(json!([-1, -0.5, 8, 5.5])), Ok([0.0, 0.0, 6.0, 4.0]));
+        assert_eq!(bbox(json!([5.25, 0.5, 1.5, 1.25])), Ok([5.25, 0.5, 0.75, 1.25]));
+        assert_eq!(bbox(json!([0, 0, 6, 4])), Ok([0.0, 0.0, 6.0, 4.0]));
+    }
+
+    #[test]
+    fn boxes_outside_and_boxes_of_nothing_are_errors() {
+        let bbox = |value| fault(with_annotation("bbox", value));
+        for outside in
+            [[-1.5, 0., 3., 1.], [0., -2., 1., 3.], [5., 0., 2.5, 1.], [0., 4., 1., 1.5], [99., 0., 1., 1.]]
+        {
+            let found = outside.map(|number| number as f32);
+            assert_eq!(bbox(json!(outside)), Fault::BoxOutside { found, width: 6, height: 4 });
+        }
+        for nothing in
+            [[0., 0., 0., 1.], [0., 0., 1., -1.], [1e39, 0., 1., 1.], [0., 0., 1., 1e39], [6., 0., 1., 1.]]
+        {
+            let found = nothing.map(|number| number as f32);
+            assert_eq!(bbox(json!(nothing)), Fault::BoxSize { found });
+        }
+    }
+
+    #[test]
+    fn wrong_masks_are_errors() {
+        let segmentation = |value| fault(with_annotation("segmentation", value));
+        let size = segmentation(json!({"counts": [24], "size": [6, 4]}));
+        assert_eq!(size, Fault::MaskSize { found: (4, 6), expected: (6, 4) });
+        let sum = segmentation(json!({"counts": [9, 2], "size": [4, 6]}));
+        assert_eq!(sum, RunLengthError::Count { found: 11, width: 6, height: 4 }.into());
+        let sum = segmentation(json!({"counts": [u64::MAX, 2, 23], "size": [4, 6]}));
+        assert_eq!(sum, RunLengthError::Count { found: usize::MAX, width: 6, height: 4 }.into());
+        let text = segmentation(json!({"counts": "9 20003", "size": [4, 6]}));
+        assert_eq!(text, RunLengthError::Byte { at: 1, byte: b' ' }.into());
+        let short = segmentation(json!([[0, 0, 6, 0, 6, 4], [1, 1, 2, 2]]));
+        assert_eq!(short, Fault::Polygon { index: 1, found: 4 });
+        let odd = segmentation(json!([[0, 0, 6, 0, 6, 4, 1]]));
+        assert_eq!(odd, Fault::Polygon { index: 0, found: 7 });
+        for other in
+            [json!("text"), json!([1, 2]), json!({"counts": [-1], "size": [4, 6]}), json!({"size": [4, 6]})]
+        {
+            assert_eq!(segmentation(other), Fault::Segmentation);
+        }
+    }
+
+    #[test]
+    fn masks_larger_than_memory_are_an_error() {
+        let mut file = sound();
+        file["images"][0]["width"] = json!(1 << 15);
+        file["images"][0]["height"] = json!(1 << 15);
+        for id in 1..=5 {
+            let annotation = json!({
+                "id": id, "image_id": 4, "category_id": 9, "bbox": [0, 0, 1, 1], "segmentation": [[0, 0, 1, 0, 1, 1]],
+            });
+            file["annotations"].as_array_mut().unwrap().push(annotation);
+        }
+        let fault = Fault::TooMuch { found: 5 << 30 };
+        assert_eq!(parse(file.clone()), Err(Problem::Annotation { id: 5, fault }));
+        let file: File = serde_json::from_value(file).unwrap();
+        assert_eq!(file.into_coco(false).unwrap().images[1].objects.len(), 6);
+    }
+
+    #[test]
+    fn what_would_not_load_is_not_written() {
+        let coco = parse(sound()).unwrap();
+        let problem = |change: &dyn Fn(&mut Object)| {
+            let mut coco = coco.clone();
+            change(&mut coco.images[1].objects[0]);
+            match File::new(&coco).map(|_| ()) {
+                Err(Problem::Annotation { id: 1, fault }) => fault,
+                other => panic!("{other:?}"),
+            }
+        };
+        let position = problem(&|object| object.category = 2);
+        assert_eq!(position, Fault::Position { found: 2, categories: 2 });
+        assert!(matches!(problem(&|object| object.bbox[2] = f32::NAN), Fault::BoxSize { .. }));
+        assert!(matches!(problem(&|object| object.bbox[0] = 7.5), Fault::BoxOutside { .. }));
+        let size = problem(&|object| object.mask = Some(Mask::empty(4, 6)));
+        assert_eq!(size, Fault::MaskSize { found: (4, 6), expected: (6, 4) });
+        let pixels = problem(&|object| object.mask = Some(Mask { width: 6, height: 4, pixels: vec![true] }));
+        assert_eq!(pixels, Fault::MaskPixels { found: 1, width: 6, height: 4 });
+        let mut large = coco;
+        large.images[0].width = usize::MAX;
+        assert!(matches!(File::new(&large).map(|_| ()), Err(Problem::ImageSize { id: 2, .. })));
+    }
+}

@@ -1,0 +1,405 @@
+//! [`SceneSet`]: images with objects in them, and the loader that makes batches of them.
+
+use super::coco::{Coco, CocoError, Object};
+use super::decode::stretched;
+use super::{Batch, ImageShape, Images, Normalization, Target, TrainingLoader, random};
+use crate::detection::{BoxTargets, Labelled, Positions};
+use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
+use burn::data::dataset::DatasetError;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use rand::{RngExt, seq::SliceRandom};
+use std::fmt::Debug;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Why a folder has no scenes.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SceneError {
+    /// The annotations.
+    #[error(transparent)]
+    Coco(#[from] CocoError),
+    /// A part without annotations.
+    #[error("`{}`: there is no such file: expected annotations in COCO's format", .0.display())]
+    Missing(PathBuf),
+    /// An image that cannot be read, or of another size than the annotations say.
+    #[error("`{}`: {reason}", path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// More classes than there can be.
+    #[error("`{}`: has {found} categories: expected at most {MOST_CLASSES}", path.display())]
+    Categories {
+        /// The file.
+        path: PathBuf,
+        /// How many.
+        found: usize,
+    },
+    /// A part without images.
+    #[error("`{}`: has no images", .0.display())]
+    Empty(PathBuf),
+}
+
+/// Images of one size with the objects in them, in memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SceneSet {
+    /// Rows and columns of every image; it has three channels.
+    pub size: [usize; 2],
+    /// `[n, 3, rows, columns]`
+    pub pixels: Vec<u8>,
+    /// `[n, rows, columns]`: 0 where there is nothing, else one more than the class.
+    pub classes: Vec<u8>,
+    /// The objects of each image, in its pixels.
+    pub boxes: Vec<Vec<Labelled>>,
+    /// The names of the classes.
+    pub names: Vec<String>,
+}
+
+/// The names that the parts of a dataset have: folders of images, and in `annotations` files of that name, or of COCO's.
+const PARTS: [(&str, &[&str]); 3] =
+    [("train", &["train", "train2017"]), ("val", &["val", "val2017"]), ("test", &["test"])];
+
+/// A mask's pixel says 255 classes at most.
+const MOST_CLASSES: usize = 254;
+
+impl SceneSet {
+    /// Reads the parts of a dataset in COCO's format: `train`, `val` and, where there is one, `test`; else the validation part is the test
+    /// part, too. Images become `size`, objects with them; objects that are marked as crowds are left out.
+    ///
+    /// # Errors
+    /// Files that are missing, damaged or contradict each other.
+    pub fn load(dir: &Path, size: [usize; 2]) -> Result<[Self; 3], SceneError> {
+        let part = |position: usize| -> Result<Option<Self>, SceneError> {
+            let (_, names) = PARTS[position];
+            let files = names.iter().flat_map(|name| {
+                let annotations = dir.join("annotations");
+                [format!("{name}.json"), format!("instances_{name}.json")]
+                    .map(|file| (annotations.join(file), dir.join(name)))
+            });
+            let found = files.into_iter().find(|(file, _)| file.is_file());
+            found.map(|(file, images)| Self::read(&file, &images, size)).transpose()
+        };
+        let missing = |position: usize| {
+            let path: PathBuf = dir.join("annotations").join(format!("{}.json", PARTS[position].0));
+            SceneError::Missing(path)
+        };
+        let train = part(0)?.ok_or_else(|| missing(0))?;
+        let valid = part(1)?.ok_or_else(|| missing(1))?;
+        let test = part(2)?.unwrap_or_else(|| valid.clone());
+        Ok([train, valid, test])
+    }
+
+    fn read(file: &Path, images: &Path, size: [usize; 2]) -> Result<Self, SceneError> {
+        let coco = Coco::load(file)?;
+        if coco.categories.len() > MOST_CLASSES {
+            return Err(SceneError::Categories { path: file.into(), found: coco.categories.len() });
+        }
+        let names = coco.categories.iter().map(|category| category.name.clone()).collect();
+        let [rows, columns] = size;
+        let mut set = Self { size, pixels: vec![], classes: vec![], boxes: vec![], names };
+        for picture in &coco.images {
+            let path = images.join(&picture.file_name);
+            let shape = ImageShape { channels: 3, height: rows, width: columns };
+            let found = stretched(&path, shape, &mut set.pixels)
+                .map_err(|reason| SceneError::Image { path: path.clone(), reason: reason.to_string() })?;
+            if found != [picture.height, picture.width] {
+                let reason = format!(
+                    "is {} x {} pixels: expected {} x {}, as the annotations say",
+                    found[1], found[0], picture.width, picture.height
+                );
+                return Err(SceneError::Image { path, reason });
+            }
+            let scale = [columns as f32 / picture.width as f32, rows as f32 / picture.height as f32];
+            let mut classes = vec![0u8; rows * columns];
+            let mut boxes = vec![];
+            for object in picture.objects.iter().filter(|object| !object.crowd) {
+                boxes.push(labelled(object, scale));
+                paint(object, [picture.height, picture.width], size, &mut classes);
+            }
+            set.classes.extend(classes);
+            set.boxes.push(boxes);
+        }
+        match set.is_empty() {
+            true => Err(SceneError::Empty(file.into())),
+            false => Ok(set),
+        }
+    }
+
+    /// How many images there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.boxes.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.boxes.is_empty()
+    }
+
+    /// The first so many images.
+    #[must_use]
+    pub fn first(&self, count: usize) -> Self {
+        let count = count.min(self.len());
+        let area = self.size[0] * self.size[1];
+        Self {
+            pixels: self.pixels[..count * 3 * area].to_vec(),
+            classes: self.classes[..count * area].to_vec(),
+            boxes: self.boxes[..count].to_vec(),
+            ..self.clone()
+        }
+    }
+
+    /// The size of an image.
+    #[must_use]
+    pub const fn shape(&self) -> ImageShape {
+        ImageShape { channels: 3, height: self.size[0], width: self.size[1] }
+    }
+
+    /// The mean and the deviation of its pixels.
+    #[must_use]
+    pub fn normalization(&self) -> Normalization {
+        let labels = vec![0; self.len()];
+        Normalization::of(&Images { pixels: self.pixels.clone(), labels, shape: self.shape(), classes: 1 })
+    }
+
+    /// The pixels of an image, `[rows, columns, 3]`.
+    #[must_use]
+    pub fn picture(&self, index: usize) -> Vec<u8> {
+        let area = self.size[0] * self.size[1];
+        let planes = &self.pixels[index * 3 * area..][..3 * area];
+        (0..area).flat_map(|i| [planes[i], planes[area + i], planes[2 * area + i]]).collect()
+    }
+}
+
+/// An object's box in an image that is `scale` times as large.
+fn labelled(object: &Object, scale: [f32; 2]) -> Labelled {
+    let [left, top, width, height] = object.bbox;
+    let [x, y] = scale;
+    Labelled { rect: [left * x, top * y, (left + width) * x, (top + height) * y], class: object.category }
+}
+
+/// Gives the pixels of an object its class: those of its mask, or of its box if it has none.
+fn paint(object: &Object, from: [usize; 2], to: [usize; 2], classes: &mut [u8]) {
+    let class = (object.category + 1).min(usize::from(u8::MAX)) as u8;
+    let [left, top, width, height] = object.bbox;
+    for row in 0..to[0] {
+        for column in 0..to[1] {
+            let [y, x] = [(row, 0), (column, 1)].map(|(at, axis)| (at * from[axis] + from[axis] / 2) / to[axis]);
+            let inside = match &object.mask {
+                Some(mask) => mask.pixels.get(y * mask.width + x).copied().unwrap_or(false),
+                None => {
+                    let (x, y) = (x as f32 + 0.5, y as f32 + 0.5);
+                    x >= left && x < left + width && y >= top && y < top + height
+                }
+            };
+            if inside {
+                classes[row * to[1] + column] = class;
+            }
+        }
+    }
+}
+
+/// What a network learns of scenes.
+pub trait SceneTarget: Target {
+    /// What there is to know besides the scenes.
+    type Around: Clone + Debug + Send + Sync + 'static;
+
+    /// Of these images, of which some are reflected.
+    fn of(set: &SceneSet, items: &[(usize, bool)], around: &Self::Around, device: &Device) -> Self;
+}
+
+/// The classes of all pixels, `[n * rows * columns]`.
+impl SceneTarget for Tensor<1, Int> {
+    type Around = ();
+
+    fn of(set: &SceneSet, items: &[(usize, bool)], (): &(), device: &Device) -> Self {
+        let [rows, columns] = set.size;
+        let mut classes: Vec<i32> = Vec::with_capacity(items.len() * rows * columns);
+        for &(index, flip) in items {
+            for row in set.classes[index * rows * columns..][..rows * columns].chunks_exact(columns) {
+                let row = row.iter().map(|&class| i32::from(class));
+                if flip { classes.extend(row.rev()) } else { classes.extend(row) }
+            }
+        }
+        Tensor::from_data(classes.as_slice(), device)
+    }
+}
+
+impl SceneTarget for BoxTargets {
+    type Around = Positions;
+
+    fn of(set: &SceneSet, items: &[(usize, bool)], positions: &Positions, device: &Device) -> Self {
+        let width = set.size[1] as f32;
+        let reflected = |object: &Labelled| {
+            let [left, top, right, bottom] = object.rect;
+            Labelled { rect: [width - right, top, width - left, bottom], ..*object }
+        };
+        let boxes = |&(index, flip): &(usize, bool)| match flip {
+            true => set.boxes[index].iter().map(reflected).collect(),
+            false => set.boxes[index].clone(),
+        };
+        Self::new(positions, &items.iter().map(boxes).collect::<Vec<_>>(), device)
+    }
+}
+
+/// Makes batches of scenes: shuffled and reflected at random for training, or in their order for evaluation.
+///
+/// A batch of training depends on the scenes, the batch size, the seed and the epoch, and on nothing else. Every
+/// [`iter`](DataLoader::iter) is one epoch.
+#[derive(Debug)]
+pub struct SceneLoader<T: SceneTarget> {
+    set: Arc<SceneSet>,
+    tables: Arc<Vec<[f32; 256]>>,
+    around: T::Around,
+    batch_size: usize,
+    /// The seed and the orders.
+    training: Option<(u64, u32)>,
+    /// Positions in an epoch's order.
+    range: Range<usize>,
+    epoch: AtomicU64,
+    waited: Arc<AtomicU64>,
+    device: Device,
+}
+
+impl<T: SceneTarget> SceneLoader<T> {
+    /// For training with a seed, or without one for evaluation.
+    ///
+    /// # Panics
+    /// If `normalization` does not [fit](Normalization::fits) the images.
+    #[must_use]
+    pub fn new(
+        set: Arc<SceneSet>, normalization: &Normalization, around: T::Around, batch_size: usize,
+        seed: Option<u64>, device: Device,
+    ) -> Self {
+        assert!(normalization.fits(set.shape()), "{normalization:?} is not for {:?}", set.shape());
+        let (range, tables) = (0..set.len(), Arc::new(normalization.tables()));
+        let (epoch, waited) = (AtomicU64::new(0), Arc::default());
+        let (batch_size, training) = (batch_size.max(1), seed.map(|seed| (seed, 1)));
+        Self { set, tables, around, batch_size, training, range, epoch, waited, device }
+    }
+
+    fn batches(&self, epoch: u64) -> Vec<Vec<(usize, bool)>> {
+        let order = |order: Option<(u64, u32)>| -> Vec<(usize, bool)> {
+            let mut items: Vec<(usize, bool)> = (0..self.set.len()).map(|index| (index, false)).collect();
+            if let Some((seed, order)) = order {
+                let mut rng = random::of_epoch(seed, epoch, order);
+                items.shuffle(&mut rng);
+                items.iter_mut().for_each(|(_, flip)| *flip = rng.random_bool(0.5));
+            }
+            items[self.range.clone()].to_vec()
+        };
+        let orders: Vec<_> = match self.training {
+            None => vec![order(None)],
+            Some((seed, orders)) => (0..orders).map(|i| order(Some((seed, i)))).collect(),
+        };
+        let mut ends: Vec<usize> =
+            (1..=self.num_batches()).map(|batch| (batch * self.batch_size).min(self.range.len())).collect();
+        // A single image joins the batch before it, as BatchNorm needs two.
+        if self.training.is_some() && self.range.len() % self.batch_size == 1 && ends.len() > 1 {
+            ends.remove(ends.len() - 2);
+        }
+        let starts = std::iter::once(0).chain(ends.clone());
+        let batch = |(start, end): (usize, &usize)| orders.iter().flat_map(|order| order[start..*end].to_vec()).collect();
+        starts.zip(&ends).map(batch).collect()
+    }
+
+    fn with(&self, range: Range<usize>, device: Device) -> Self {
+        Self {
+            set: self.set.clone(),
+            tables: self.tables.clone(),
+            around: self.around.clone(),
+            range,
+            epoch: AtomicU64::new(self.epoch.load(Ordering::Relaxed)),
+            waited: self.waited.clone(),
+            device,
+            ..*self
+        }
+    }
+
+    fn orders(&self) -> usize {
+        self.training.map_or(1, |(_, orders)| orders as usize)
+    }
+}
+
+impl<T: SceneTarget> TrainingLoader<Tensor<4>, T> for SceneLoader<T> {
+    fn starting_at(self, epoch: u64) -> Self {
+        Self { epoch: AtomicU64::new(epoch), ..self }
+    }
+
+    fn with_orders(self, orders: u32) -> Self {
+        Self { training: self.training.map(|(seed, _)| (seed, orders.max(1))), ..self }
+    }
+
+    fn num_batches(&self) -> usize {
+        self.range.len().div_ceil(self.batch_size)
+    }
+
+    fn waited(&self) -> Arc<AtomicU64> {
+        self.waited.clone()
+    }
+}
+
+impl<T: SceneTarget> DataLoader<Batch<Tensor<4>, T>> for SceneLoader<T> {
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Batch<Tensor<4>, T>> + 'a> {
+        let batches = self.batches(self.epoch.fetch_add(1, Ordering::Relaxed));
+        Box::new(Batches { loader: self, batches: batches.into_iter(), done: 0 })
+    }
+
+    fn num_items(&self) -> usize {
+        self.range.len() * self.orders()
+    }
+
+    fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<Batch<Tensor<4>, T>>> {
+        Arc::new(self.with(self.range.clone(), device.clone()))
+    }
+
+    /// In training, positions of each epoch's order, so that every part has other images in every epoch.
+    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<Batch<Tensor<4>, T>>> {
+        let (start, end) = (start / self.orders(), end / self.orders());
+        let end = self.range.start.saturating_add(end).min(self.range.end);
+        let start = self.range.start.saturating_add(start).min(end);
+        Arc::new(self.with(start..end, self.device.clone()))
+    }
+}
+
+/// The batches of one epoch.
+struct Batches<'a, T: SceneTarget> {
+    loader: &'a SceneLoader<T>,
+    batches: std::vec::IntoIter<Vec<(usize, bool)>>,
+    done: usize,
+}
+
+impl<T: SceneTarget> Iterator for Batches<'_, T> {
+    type Item = Result<Batch<Tensor<4>, T>, DatasetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let items = self.batches.next()?;
+        self.done += items.len();
+        let SceneLoader { set, tables, around, device, .. } = self.loader;
+        let [rows, columns] = set.size;
+        let mut pixels: Vec<f32> = Vec::with_capacity(items.len() * 3 * rows * columns);
+        for &(index, flip) in &items {
+            let image = &set.pixels[index * 3 * rows * columns..][..3 * rows * columns];
+            for (plane, table) in image.chunks_exact(rows * columns).zip(tables.iter()) {
+                for row in plane.chunks_exact(columns) {
+                    let row = row.iter().map(|&pixel| table[usize::from(pixel)]);
+                    if flip { pixels.extend(row.rev()) } else { pixels.extend(row) }
+                }
+            }
+        }
+        let input = Tensor::from_data(TensorData::new(pixels, [items.len(), 3, rows, columns]), device);
+        Some(Ok(Batch { input, labels: T::of(set, &items, around, device) }))
+    }
+}
+
+impl<T: SceneTarget> DataLoaderIterator<Batch<Tensor<4>, T>> for Batches<'_, T> {
+    fn progress(&self) -> Progress {
+        Progress::new(self.done, self.loader.num_items(), Some("items".into()))
+    }
+}

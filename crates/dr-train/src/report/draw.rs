@@ -1,0 +1,243 @@
+//! Drawing boxes and classes of pixels on pictures, to look at.
+
+use crate::files::write_atomically;
+use image::codecs::png::PngEncoder;
+use image::error::{ParameterError, ParameterErrorKind};
+use image::{ExtendedColorType, ImageEncoder, ImageError};
+use std::ops::Range;
+use std::path::Path;
+
+/// Bytes of a pixel.
+const CHANNELS: usize = 3;
+/// White pixels between tiles.
+const GAP: usize = 2;
+/// How much of a box's colour is seen at a score of 0.
+const FAINTEST: f32 = 0.3;
+
+/// Neighbours differ most.
+const PALETTE: [[u8; 3]; 16] = [
+    [230, 25, 75],
+    [60, 180, 75],
+    [255, 225, 25],
+    [0, 130, 200],
+    [245, 130, 48],
+    [145, 30, 180],
+    [70, 240, 240],
+    [240, 50, 230],
+    [210, 245, 60],
+    [0, 128, 128],
+    [250, 190, 212],
+    [170, 110, 40],
+    [128, 0, 0],
+    [170, 255, 195],
+    [128, 128, 0],
+    [0, 0, 160],
+];
+
+/// The colour of a class. Sixteen are distinct, then they come again.
+#[must_use]
+pub fn colour(class: usize) -> [u8; 3] {
+    PALETTE[class % PALETTE.len()]
+}
+
+/// Draws boxes on `pixels`, `[height, width, 3]`: lines of one pixel along the inner side of the border, in the colour of the
+/// class; the lower the score, from 1 to 0, the fainter. A box is its left, top, width and height in pixels, its class, and
+/// perhaps its score. What is outside the picture is cut off; boxes with numbers that are none are left out.
+pub fn draw_boxes(pixels: &mut [u8], width: usize, height: usize, boxes: &[([f32; 4], usize, Option<f32>)]) {
+    for &([left, top, box_width, box_height], class, score) in boxes {
+        let (columns, rows) = (pixels_of(left, box_width, width), pixels_of(top, box_height, height));
+        let opacity = score.map_or(1.0, |score| FAINTEST + (1.0 - FAINTEST) * score.clamp(0.0, 1.0));
+        for y in rows.clone() {
+            let is_end = y == rows.start || y + 1 == rows.end;
+            for x in columns.clone().filter(|&x| is_end || x == columns.start || x + 1 == columns.end) {
+                blend(pixels, y * width + x, colour(class), opacity);
+            }
+        }
+    }
+}
+
+/// The pixels that a span touches.
+fn pixels_of(start: f32, len: f32, end: usize) -> Range<usize> {
+    let last = start + len;
+    if !start.is_finite() || !last.is_finite() || last <= start {
+        return 0..0;
+    }
+    // Negative numbers become 0.
+    (start.floor() as usize).min(end)..(last.ceil() as usize).min(end)
+}
+
+/// Lays the colours of classes half transparently over `pixels`, `[height, width, 3]`. `classes` is `[height, width]`: 0 for
+/// the background, which stays, and `class + 1` for the class whose [`colour`] is seen.
+pub fn overlay(pixels: &mut [u8], width: usize, height: usize, classes: &[u8]) {
+    for (index, &class) in classes.iter().take(width * height).enumerate() {
+        if let Some(class) = class.checked_sub(1) {
+            blend(pixels, index, colour(class.into()), 0.5);
+        }
+    }
+}
+
+fn blend(pixels: &mut [u8], index: usize, colour: [u8; 3], opacity: f32) {
+    if let Some(pixel) = pixels.as_chunks_mut::<CHANNELS>().0.get_mut(index) {
+        for (value, colour) in pixel.iter_mut().zip(colour) {
+            *value = (f32::from(*value) + opacity * (f32::from(colour) - f32::from(*value))).round() as u8;
+        }
+    }
+}
+
+/// A picture in which each pixel of `pixels`, `[height, width, 3]`, is a square of `factor` pixels a side:
+/// `[height * factor, width * factor, 3]`.
+///
+/// # Panics
+/// If `pixels` has fewer pixels than the size says.
+#[must_use]
+pub fn enlarge(pixels: &[u8], width: usize, height: usize, factor: usize) -> Vec<u8> {
+    let pixels = pixels.as_chunks::<CHANNELS>().0;
+    let mut large = Vec::with_capacity(width * height * factor * factor * CHANNELS);
+    for y in 0..height * factor {
+        for x in 0..width * factor {
+            large.extend(pixels[y / factor * width + x / factor]);
+        }
+    }
+    large
+}
+
+/// Writes tiles, each `[height, width, 3]`, into one PNG file in one step: row by row, `columns` in each, with white gaps of
+/// two pixels. Fewer tiles than columns make a narrower picture.
+///
+/// # Errors
+/// No tiles, tiles of another size, and what the file system does not allow.
+pub fn save_grid(
+    path: &Path, tiles: &[Vec<u8>], width: usize, height: usize, columns: usize,
+) -> Result<(), ImageError> {
+    let columns = columns.clamp(1, tiles.len().max(1));
+    let rows = tiles.len().div_ceil(columns);
+    let side = |count: usize, tile: usize| (count * (tile + GAP)).saturating_sub(GAP);
+    let (total_width, total_height) = (side(columns, width), side(rows, height));
+    let row_bytes = width * CHANNELS;
+    if tiles.is_empty() || row_bytes == 0 || tiles.iter().any(|tile| tile.len() != row_bytes * height) {
+        return Err(wrong_size());
+    }
+    let mut grid = vec![u8::MAX; total_width * total_height * CHANNELS];
+    for (index, tile) in tiles.iter().enumerate() {
+        let (left, top) = (index % columns * (width + GAP), index / columns * (height + GAP));
+        for (y, row) in tile.chunks_exact(row_bytes).enumerate() {
+            let start = ((top + y) * total_width + left) * CHANNELS;
+            grid[start..start + row_bytes].copy_from_slice(row);
+        }
+    }
+    let [total_width, total_height] = [total_width, total_height].map(u32::try_from);
+    let (Ok(total_width), Ok(total_height)) = (total_width, total_height) else {
+        return Err(wrong_size());
+    };
+    let mut file = vec![];
+    PngEncoder::new(&mut file).write_image(&grid, total_width, total_height, ExtendedColorType::Rgb8)?;
+    write_atomically(path, &file).map_err(ImageError::IoError)
+}
+
+fn wrong_size() -> ImageError {
+    ImageError::Parameter(ParameterError::from_kind(ParameterErrorKind::DimensionMismatch))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// Which pixels of a black picture have been changed, as `#`.
+    fn drawn(width: usize, height: usize, boxes: &[([f32; 4], usize, Option<f32>)]) -> Vec<String> {
+        let mut pixels = vec![0; width * height * 3];
+        draw_boxes(&mut pixels, width, height, boxes);
+        let is_drawn = |pixel: &[u8; 3]| if *pixel == [0; 3] { '.' } else { '#' };
+        let rows = pixels.as_chunks::<3>().0.chunks(width);
+        rows.map(|row| row.iter().map(is_drawn).collect()).collect()
+    }
+
+    #[test]
+    fn classes_have_distinct_colours() {
+        let colours: BTreeSet<_> = (0..16).map(colour).collect();
+        assert_eq!(colours.len(), 16);
+        assert_eq!(colour(17), colour(1));
+    }
+
+    #[test]
+    fn boxes_are_lines_of_one_pixel() {
+        let found = drawn(6, 5, &[([1.0, 1.0, 4.0, 3.0], 0, None)]);
+        assert_eq!(found, ["......", ".####.", ".#..#.", ".####.", "......"]);
+        assert_eq!(drawn(4, 3, &[([1.2, 0.9, 0.5, 1.3], 0, None)]), [".#..", ".#..", ".#.."]);
+    }
+
+    #[test]
+    fn boxes_are_cut_off_and_strange_ones_left_out() {
+        assert_eq!(drawn(4, 3, &[([-5.0, 1.0, 7.0, 99.0], 3, Some(0.0))]), ["....", "##..", "##.."]);
+        let nothing = drawn(2, 1, &[([9.0, 0.0, 1.0, 1.0], 0, None), ([-3.0, 0.0, 2.0, 1.0], 0, None)]);
+        assert_eq!(nothing, [".."]);
+        for strange in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN] {
+            for at in 0..4 {
+                let mut bbox = [0.0, 0.0, 2.0, 1.0];
+                bbox[at] = strange;
+                drawn(2, 1, &[(bbox, usize::MAX, Some(strange))]);
+            }
+        }
+        draw_boxes(&mut [0; 5], 2, 2, &[([0.0, 0.0, 2.0, 2.0], 0, None)]);
+    }
+
+    #[test]
+    fn unsure_boxes_are_fainter() {
+        let pixel = |score| {
+            let mut pixel = [0; 3];
+            draw_boxes(&mut pixel, 1, 1, &[([0.0, 0.0, 1.0, 1.0], 2, score)]);
+            pixel
+        };
+        assert_eq!(pixel(None), colour(2));
+        assert_eq!(pixel(Some(1.0)), colour(2));
+        assert_eq!(pixel(Some(0.0))[0], 77);
+        assert!(pixel(Some(0.5)) < colour(2));
+    }
+
+    #[test]
+    fn overlays_are_half_transparent() {
+        let mut pixels = [100; 9];
+        overlay(&mut pixels, 3, 1, &[0, 1, 2]);
+        assert_eq!(pixels, [100, 100, 100, 165, 63, 88, 80, 140, 88]);
+    }
+
+    #[test]
+    fn enlarging_repeats_pixels() {
+        let large = enlarge(&[1, 2, 3, 4, 5, 6], 2, 1, 2);
+        let row = [1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6];
+        assert_eq!(large, [row, row].concat());
+        assert!(enlarge(&[1, 2, 3], 1, 1, 0).is_empty());
+    }
+
+    #[test]
+    fn grids_have_white_gaps() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("grid.png");
+        let tiles = [1, 2, 3].map(|value| vec![value; 2 * 3 * 3]);
+        save_grid(&path, &tiles, 2, 3, 2).unwrap();
+        let grid = image::open(&path).unwrap().into_rgb8();
+        assert_eq!(grid.dimensions(), (6, 8));
+        let column = |x| (0..8).map(|y| grid.get_pixel(x, y).0[0]).collect::<Vec<_>>();
+        assert_eq!(column(1), [1, 1, 1, 255, 255, 3, 3, 3]);
+        assert_eq!(column(2), [255; 8]);
+        assert_eq!(column(4), [2, 2, 2, 255, 255, 255, 255, 255]);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        save_grid(&path, &tiles[..1], 2, 3, 9).unwrap();
+        assert_eq!(image::image_dimensions(&path).unwrap(), (2, 3));
+    }
+
+    #[test]
+    fn wrong_tiles_are_errors() {
+        let path = Path::new("/nowhere/grid.png");
+        let wrong = |tiles: &[Vec<u8>], width, height| {
+            matches!(save_grid(path, tiles, width, height, 0), Err(ImageError::Parameter(_)))
+        };
+        assert!(
+            wrong(&[], 1, 1)
+                && wrong(&[vec![]], 0, 1)
+                && wrong(&[vec![]], 1, 0)
+                && wrong(&[vec![0; 5]], 1, 2)
+        );
+        assert!(matches!(save_grid(path, &[vec![0; 3]], 1, 1, 1), Err(ImageError::IoError(_))));
+    }
+}
