@@ -114,7 +114,10 @@ pub fn save_grid(
     let side = |count: usize, tile: usize| (count * (tile + GAP)).saturating_sub(GAP);
     let (total_width, total_height) = (side(columns, width), side(rows, height));
     let row_bytes = width * CHANNELS;
-    if tiles.is_empty() || row_bytes == 0 || tiles.iter().any(|tile| tile.len() != row_bytes * height) {
+    if tiles.is_empty()
+        || row_bytes * height == 0
+        || tiles.iter().any(|tile| tile.len() != row_bytes * height)
+    {
         return Err(wrong_size());
     }
     let mut grid = vec![u8::MAX; total_width * total_height * CHANNELS];

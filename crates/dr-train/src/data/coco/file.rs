@@ -293,8 +293,8 @@ fn from_polygons(polygons: &[Vec<f64>], image: &Picture) -> Result<Option<Mask>,
 
 #[cfg(test)]
 mod tests {
+    use super::super::RunLengthError;
     use super::*;
-    use crate::data::coco::RunLengthError;
     use serde_json::{Value, json};
 
     /// Two images, two categories, an annotation.

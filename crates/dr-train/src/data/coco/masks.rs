@@ -198,6 +198,8 @@ pub(super) fn decompress(text: &str) -> Result<Vec<usize>, RunLengthError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use chacha20::ChaCha8Rng;
+    use rand::{RngExt, SeedableRng};
 
     /// Rows of text, `#` inside the object.
     fn mask(rows: &[&str]) -> Mask {
@@ -272,6 +274,18 @@ mod tests {
         assert_eq!(decompress("0000O"), Ok(vec![0, 0, 0, 0]).and(Err(RunLengthError::Number { index: 4 })));
         assert_eq!(decompress("oooooooooooooooo"), Err(RunLengthError::Number { index: 0 }));
         assert_eq!(decompress("PPPPPPP8"), Err(RunLengthError::Number { index: 0 }));
+    }
+
+    #[test]
+    fn random_text_does_no_harm() {
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        for _ in 0..10_000 {
+            let len = rng.random_range(0..20);
+            let text: String = (0..len).map(|_| char::from(rng.random_range(b'0'..=b'o'))).collect();
+            if let Ok(counts) = decompress(&text) {
+                let _ = Mask::from_rle_counts(&counts, 5, counts.iter().sum::<usize>().min(999) / 5);
+            }
+        }
     }
 
     #[test]

@@ -1,0 +1,225 @@
+//! Detection and segmentation: integers, saved models, scenes with something wrong.
+
+use burn::data::dataloader::DataLoader;
+use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use dr_precision::PrecisionSet;
+use dr_train::artifact::{Artifact, ArtifactKind, Description, InputShape};
+use dr_train::config::{DatasetKind, Engine, ModelKind, TaskKind};
+use dr_train::data::scenes::{SceneConfig, Sprite, write_scenes};
+use dr_train::data::{Batch, SceneLoader, SceneSet, TrainingLoader};
+use dr_train::detection::{BoxTargets, DecodeOptions, decode};
+use dr_train::evaluation::{measure_boxes, measure_pixels};
+use dr_train::models::{DenseConfig, Network};
+use dr_train::nn::{Pass, QuantConfig};
+use rand::SeedableRng;
+use std::path::Path;
+use std::sync::Arc;
+
+const SIZE: usize = 32;
+const CLASSES: usize = 3;
+
+fn config(classes: usize) -> DenseConfig {
+    DenseConfig { kind: ModelKind::Resnet8, width: 8, channels: 3, classes }
+}
+
+fn images(count: usize) -> Tensor<4> {
+    let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(3);
+    let values = TensorData::random::<f32, _, _>([count, 3, SIZE, SIZE], Distribution::Normal(0.0, 1.0), rng);
+    Tensor::from_data(values, &Device::flex())
+}
+
+fn precisions() -> PrecisionSet {
+    "w8a8,w6a6,w4a8,w2a2".parse().unwrap()
+}
+
+fn values(tensor: Tensor<2>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().unwrap()
+}
+
+/// How far `found` is from `expected`, on average, as a part of the average size.
+fn off(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let sum = |values: &mut dyn Iterator<Item = f32>| values.map(f32::abs).sum::<f32>();
+    sum(&mut found.iter().zip(expected).map(|(a, b)| a - b)) / sum(&mut expected.iter().copied())
+}
+
+/// Scenes of bright squares, bars and frames.
+fn scenes(dir: &Path) {
+    let shape = |inside: fn(usize, usize) -> bool| -> Vec<u8> {
+        (0..64).map(|i| if inside(i / 8, i % 8) { 255 } else { 0 }).collect()
+    };
+    let shapes = [
+        shape(|y, x| (1..7).contains(&y) && (1..7).contains(&x)),
+        shape(|y, _| (3..5).contains(&y)),
+        shape(|y, x| y == 0 || y == 7 || x == 0 || x == 7),
+    ];
+    let sprites = |_: &str| {
+        let all = shapes.iter().enumerate();
+        all.map(|(class, pixels)| Sprite { pixels, width: 8, height: 8, class }).collect::<Vec<_>>()
+    };
+    let config = SceneConfig { size: SIZE, seed: 5, ..SceneConfig::default() };
+    let names = ["square", "bar", "frame"].map(str::to_owned);
+    write_scenes(dir, &[("train", 24), ("val", 9)], &config, sprites, &names).unwrap();
+}
+
+fn load(dir: &Path) -> [Arc<SceneSet>; 3] {
+    SceneSet::load(dir, [SIZE, SIZE]).unwrap().map(Arc::new)
+}
+
+#[test]
+fn integers_are_fake_quantization() {
+    let calibration = vec![images(4)];
+    let quantization = QuantConfig::new(precisions());
+    let segmenter = config(CLASSES + 1).init_segmenter(1, &Device::flex());
+    let segmenter = segmenter.quantize(&quantization, calibration.clone());
+    let detector = config(CLASSES).init_detector(1, &Device::flex()).quantize(&quantization, calibration);
+    let mut int_segmenter = segmenter.to_integer(precisions().highest()).unwrap();
+    let mut int_detector = detector.to_integer(precisions().highest()).unwrap();
+    for precision in precisions().iter() {
+        int_segmenter.switch(precision).unwrap();
+        int_detector.switch(precision).unwrap();
+        let fake = values(segmenter.forward(images(2), &Pass::at(precision)));
+        assert_eq!(fake.len(), 2 * SIZE * SIZE * (CLASSES + 1));
+        let found = off(&values(int_segmenter.forward(images(2)).unwrap()), &fake);
+        assert!(found < 2e-3, "segmentation {precision}: {found}");
+        let fake = values(detector.forward(images(2), &Pass::at(precision)));
+        assert_eq!(fake.len(), 2 * (16 * 16 + 8 * 8) * (CLASSES + 5));
+        let found = off(&values(int_detector.forward(images(2)).unwrap()), &fake);
+        assert!(found < 2e-3, "detection {precision}: {found}");
+    }
+    assert!(int_segmenter.switch("w3a3".parse().unwrap()).is_err());
+    assert!(int_detector.switch("w3a3".parse().unwrap()).is_err());
+}
+
+#[test]
+fn scenes_of_a_folder_in_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    scenes(dir.path());
+    let [train, valid, test] = load(dir.path());
+    assert_eq!((train.len(), valid.len(), test.len()), (24, 9, 9));
+    assert_eq!(train.names, ["square", "bar", "frame"]);
+    let normalization = train.normalization();
+    let loader = |seed| {
+        let normalization = &normalization;
+        SceneLoader::<Tensor<1, Int>>::new(train.clone(), normalization, (), 5, seed, Device::flex())
+    };
+    let labels = |batch: Batch<Tensor<4>>| {
+        batch.labels.into_data().convert::<u8>().try_into_vec::<u8>().unwrap()
+    };
+    // In order, every pixel as in the set.
+    let seen: Vec<u8> = loader(None).iter().flat_map(|batch| labels(batch.unwrap())).collect();
+    assert_eq!(seen, train.classes);
+    assert!(seen.iter().any(|&class| class == 3) && seen.iter().any(|&class| class == 0));
+    // A single image at the end joins the others.
+    let lengths: Vec<usize> =
+        loader(Some(1)).iter().map(|batch| batch.unwrap().input.dims()[0]).collect();
+    assert_eq!(lengths, [5, 5, 5, 5, 4]);
+    let epoch = |loader: &SceneLoader<Tensor<1, Int>>| -> Vec<Vec<u8>> {
+        loader.iter().map(|batch| labels(batch.unwrap())).collect()
+    };
+    let (first, again) = (epoch(&loader(Some(1))), epoch(&loader(Some(1))));
+    assert_eq!(first, again);
+    assert_eq!(epoch(&loader(Some(1)).starting_at(1)).len(), first.len());
+    assert_ne!(epoch(&loader(Some(1)).starting_at(1)), first);
+    let two: Vec<usize> =
+        loader(Some(1)).with_orders(2).iter().map(|batch| batch.unwrap().input.dims()[0]).collect();
+    assert_eq!(two, [10, 10, 10, 10, 8]);
+    // Boxes of reflected images are reflected: their positions see the same object.
+    let detector = config(CLASSES).init_detector(1, &Device::flex());
+    let positions = detector.positions(train.size);
+    let boxes = SceneLoader::<BoxTargets>::new(train, &normalization, positions, 24, Some(2), Device::flex());
+    for batch in boxes.iter() {
+        let Batch { input, labels } = batch.unwrap();
+        use dr_train::data::Target;
+        let output = detector.forward(input, &Pass::float());
+        assert!(labels.loss(output.clone()).into_scalar::<f32>().is_finite());
+        assert!(labels.right(output).1 > 24);
+    }
+}
+
+#[test]
+fn saved_models_are_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    scenes(dir.path());
+    let [train, _, test] = load(dir.path());
+    let device = Device::flex();
+    let input = InputShape { channels: 3, height: SIZE, width: SIZE };
+    for task in [TaskKind::Segment, TaskKind::Detect] {
+        let classes = CLASSES + usize::from(task == TaskKind::Segment);
+        let description = Description {
+            task,
+            width: 8,
+            normalization: train.normalization(),
+            kind: ArtifactKind::MultiPrecision,
+            ..Description::new(DatasetKind::Coco, ModelKind::Resnet8, input, classes, precisions())
+        };
+        let quantization = QuantConfig::new(precisions());
+        let formats: Vec<_> = precisions().iter().map(Into::into).collect();
+        let artifact = match task {
+            TaskKind::Segment => {
+                let network = config(classes).init_segmenter(2, &device).quantize(&quantization, vec![images(4)]);
+                Artifact::of(network, description).unwrap()
+            }
+            _ => {
+                let network = config(classes).init_detector(2, &device).quantize(&quantization, vec![images(4)]);
+                Artifact::of(network, description).unwrap()
+            }
+        };
+        let artifact = Artifact::from_bytes(&artifact.to_bytes().unwrap()).unwrap();
+        let measure = |artifact: &Artifact, formats: &[_], engine| match task {
+            TaskKind::Segment => measure_pixels(artifact, formats, &test, engine, &device).unwrap(),
+            _ => measure_boxes(artifact, formats, &test, engine, &device).unwrap(),
+        };
+        let fake = measure(&artifact, &formats, Engine::Fake);
+        let integers = measure(&artifact, &formats, Engine::Integer);
+        for (fake, integers) in fake.iter().zip(&integers) {
+            assert!((fake.quality.unwrap() - integers.quality.unwrap()).abs() < 1.0, "{fake:?} {integers:?}");
+            assert!((fake.loss - integers.loss).abs() < 0.01 * fake.loss, "{fake:?} {integers:?}");
+        }
+        let packed = artifact.export(precisions().lowest()).unwrap();
+        let packed = measure(&packed, &formats[3..], Engine::Fake);
+        assert_eq!(packed[0].loss, fake[3].loss);
+        let error = match task {
+            TaskKind::Segment => measure_boxes(&artifact, &formats, &test, Engine::Fake, &device),
+            _ => measure_pixels(&artifact, &formats, &test, Engine::Fake, &device),
+        };
+        let error = error.unwrap_err().to_string();
+        assert!(error.starts_with(&format!("a model for the task {task}: expected one for")), "{error}");
+    }
+}
+
+#[test]
+fn a_detector_that_knows_nothing_finds_nothing() {
+    let detector = config(CLASSES).init_detector(1, &Device::flex());
+    let output = detector.forward(images(3), &Pass::float());
+    let options = DecodeOptions { score: 0.3, ..DecodeOptions::default() };
+    let found = decode(output, &detector.positions([SIZE, SIZE]), &options);
+    assert_eq!(found.len(), 3);
+    let broken = Tensor::<2>::full([320, CLASSES + 5], f32::NAN, &Device::flex());
+    assert_eq!(decode(broken, &detector.positions([SIZE, SIZE]), &options), [vec![]]);
+}
+
+#[test]
+fn scenes_with_something_wrong_say_so() {
+    let dir = tempfile::tempdir().unwrap();
+    scenes(dir.path());
+    let error = |reason: &str| {
+        let error = SceneSet::load(dir.path(), [SIZE, SIZE]).unwrap_err().to_string();
+        assert!(error.contains(reason) && !error.contains('\n'), "{error}");
+    };
+    let annotations = dir.path().join("annotations/val.json");
+    let good = std::fs::read_to_string(&annotations).unwrap();
+    for (from, to, reason) in [
+        ("\"width\":32", "\"width\":33", "expected 33x32"),
+        ("\"category_id\":", "\"category_id\":9", "categor"),
+        ("{", "[", "val.json"),
+    ] {
+        std::fs::write(&annotations, good.replacen(from, to, 1)).unwrap();
+        error(reason);
+    }
+    std::fs::write(&annotations, &good).unwrap();
+    std::fs::write(dir.path().join("val/000003.png"), b"no picture").unwrap();
+    error("000003.png");
+    std::fs::remove_file(&annotations).unwrap();
+    error("val.json`: there is no such file: expected annotations in COCO's format");
+}
