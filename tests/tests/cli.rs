@@ -56,6 +56,9 @@ fn help() {
         "latency",
         "hessian",
         "search",
+        "scenes",
+        "draw",
+        "generate",
     ] {
         insta::assert_snapshot!(format!("help-{command}"), help(&[command, "--help"]));
     }

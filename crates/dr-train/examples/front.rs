@@ -10,7 +10,6 @@
 
 use burn::tensor::Device;
 use dr_precision::PrecisionPlan;
-use dr_train::models::ConvNet;
 use dr_train::artifact::Artifact;
 use dr_train::config::{Engine, LossTerms, Sampling, Widths};
 use dr_train::data;
@@ -18,6 +17,7 @@ use dr_train::evaluation::measure;
 use dr_train::experiment::calibration_batches;
 use dr_train::files::write_atomically;
 use dr_train::mixed::{Budget, Candidates, Hasb, Traces};
+use dr_train::models::ConvNet;
 use dr_train::report::NumberFormat;
 use plotters::prelude::*;
 use serde::Serialize;
@@ -72,7 +72,7 @@ fn measure_run(run: &Path) -> Result<Vec<Point>, Box<dyn Error>> {
 
     let candidates = |terms| -> Result<Candidates, Box<dyn Error>> {
         let mut candidates = Candidates::new(&artifact, Widths::Together, &[])?;
-        candidates.predict_losses(&artifact, &traces, terms, batches.clone(), &device)?;
+        candidates.predict_losses::<ConvNet>(&artifact, &traces, terms, batches.clone(), &device)?;
         Ok(candidates)
     };
     let (weights, both) = (candidates(LossTerms::Weights)?, candidates(LossTerms::Both)?);

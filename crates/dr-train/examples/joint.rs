@@ -100,7 +100,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let phase = Phase::new("float", TrainPhase::Float, folder.join("float"), 10, 0.1);
     let objective = Objective::new(vec![NumberFormat::Float]);
     let stop = Interrupter::new();
-    let float = run_phase(&phase, model, objective, training(0), Arc::new(evaluation(data.valid.clone())), &stop)?;
+    let float =
+        run_phase(&phase, model, objective, training(0), Arc::new(evaluation(data.valid.clone())), &stop)?;
 
     // Then at all precisions at once, from scales that fit the weights and what goes into the layers.
     let precisions: PrecisionSet = "8,6,4,2".parse()?;
@@ -110,7 +111,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut objective = Objective::new(precisions.iter().map(NumberFormat::from).collect());
     objective.scale_rate = 0.01;
     let model = model.fork(&tracked).train();
-    let joint = run_phase(&phase, model, objective, training(10), Arc::new(evaluation(data.valid.clone())), &stop)?;
+    let joint =
+        run_phase(&phase, model, objective, training(10), Arc::new(evaluation(data.valid.clone())), &stop)?;
 
     // One model, four precisions; and the same in integers, switched in place.
     let passes: Vec<Pass> = precisions.iter().map(Pass::at).collect();

@@ -446,7 +446,7 @@ impl TrainConfig {
             alrs: false,
             scale_gradient: ScaleGradient::default(),
             batch_norm: BatchNormKind::PerPrecision,
-            batches: Batches::Separate,
+            batches: if text { Batches::Same } else { Batches::Separate },
             distill: Distill::Off,
             forward: ForwardKind::Float,
             mixed: false,

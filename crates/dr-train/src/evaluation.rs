@@ -4,11 +4,9 @@ use crate::artifact::{Artifact, ArtifactError, ArtifactKind, InputShape};
 use crate::config::{Engine, TaskKind};
 use crate::data::{ImageLoader, ImageSet, SceneLoader, SceneSet};
 use crate::detection::{BoxTargets, DecodeOptions, Found, Labelled, Positions, decode};
-use crate::metrics::{Confusion, Detection, Rect, Truth, mean_ap};
 use crate::generation::{ChoiceScore, GenerationError, score_choices};
-use crate::models::{
-    ConvNet, Detector, IntConvNet, IntLlama, Llama, LlamaConfig, Network, Segmenter,
-};
+use crate::metrics::{Confusion, Detection, Rect, Truth, mean_ap};
+use crate::models::{ConvNet, Detector, IntConvNet, IntLlama, Llama, LlamaConfig, Network, Segmenter};
 use crate::nn::{IntegerError, Pass};
 use crate::report::{Measured, NumberFormat};
 use crate::text::{Choices, TextError, TextLoader, Tokenizer};
@@ -130,7 +128,9 @@ pub fn measure(
     let normalization = artifact.description.normalization.clone();
     let loader = ImageLoader::evaluation(images.clone(), normalization, EVAL_BATCH, device.clone());
     measured(artifact, formats, || match engine {
-        Engine::Fake => Ok(evaluate(&artifact.network::<ConvNet>(device)?, &loader, &passes(artifact, formats))?),
+        Engine::Fake => {
+            Ok(evaluate(&artifact.network::<ConvNet>(device)?, &loader, &passes(artifact, formats))?)
+        }
         Engine::Integer => {
             let networks = integer_networks(artifact, formats, device)?;
             score(&loader, &networks, |network, images| Ok(network.forward(images)?))
@@ -153,7 +153,9 @@ pub fn measure_text(
     let length = length.min(config.context);
     let loader = TextLoader::evaluation(tokens.clone(), length, text_batch(config, length), device.clone())?;
     measured(artifact, formats, || match engine {
-        Engine::Fake => Ok(evaluate(&artifact.network::<Llama>(device)?, &loader, &passes(artifact, formats))?),
+        Engine::Fake => {
+            Ok(evaluate(&artifact.network::<Llama>(device)?, &loader, &passes(artifact, formats))?)
+        }
         Engine::Integer => {
             let networks = integer_llamas(artifact, formats, device)?;
             score(&loader, &networks, |network, tokens| Ok(network.forward(tokens)?))
@@ -166,16 +168,19 @@ pub fn measure_text(
 /// # Errors
 /// Tensors that are no network, a format that the model does not have, or a question longer than its context.
 pub fn answer(
-    artifact: &Artifact, formats: &[NumberFormat], questions: &[Choices], tokenizer: &Tokenizer, engine: Engine,
-    device: &Device,
+    artifact: &Artifact, formats: &[NumberFormat], questions: &[Choices], tokenizer: &Tokenizer,
+    engine: Engine, device: &Device,
 ) -> Result<Vec<ChoiceScore>, EvaluationError> {
     let config = artifact.description.llama()?;
     match engine {
         Engine::Fake => {
             let network = artifact.network::<Llama>(device)?;
-            let of = |pass: &Pass| {
-                score_choices(questions, tokenizer, config, device, |tokens| Ok(network.forward(tokens, pass)))
-            };
+            let of =
+                |pass: &Pass| {
+                    score_choices(questions, tokenizer, config, device, |tokens| {
+                        Ok(network.forward(tokens, pass))
+                    })
+                };
             passes(artifact, formats).iter().map(of).collect()
         }
         Engine::Integer => {
@@ -278,7 +283,12 @@ pub fn measure_pixels(
     let networks = scene_networks(artifact, formats, engine, device)?.of;
     let normalization = &artifact.description.normalization;
     let loader = SceneLoader::<Tensor<1, Int>>::new(
-        scenes.clone(), normalization, (), SCENE_BATCH, None, device.clone(),
+        scenes.clone(),
+        normalization,
+        (),
+        SCENE_BATCH,
+        None,
+        device.clone(),
     );
     measured(artifact, formats, || {
         let confusions = RefCell::new(vec![Confusion::new(artifact.description.classes); networks.len()]);
@@ -314,9 +324,15 @@ pub fn measure_boxes(
     let positions = positions.expect("a detector looks somewhere");
     let normalization = &artifact.description.normalization;
     let loader = SceneLoader::<BoxTargets>::new(
-        scenes.clone(), normalization, positions.clone(), SCENE_BATCH, None, device.clone(),
+        scenes.clone(),
+        normalization,
+        positions.clone(),
+        SCENE_BATCH,
+        None,
+        device.clone(),
     );
-    let truths: Vec<Truth> = scenes.boxes.iter().enumerate().flat_map(|(image, boxes)| truths(image, boxes)).collect();
+    let truths: Vec<Truth> =
+        scenes.boxes.iter().enumerate().flat_map(|(image, boxes)| truths(image, boxes)).collect();
     measured(artifact, formats, || {
         let found = RefCell::new(vec![(0, vec![]); networks.len()]);
         let numbers: Vec<usize> = (0..networks.len()).collect();

@@ -33,7 +33,9 @@ pub enum GenerationError {
         context: usize,
     },
     /// A question that does not fit.
-    #[error("question {number}: {found} tokens with its longest choice: expected at most {context}, the model's context")]
+    #[error(
+        "question {number}: {found} tokens with its longest choice: expected at most {context}, the model's context"
+    )]
     LongQuestion {
         /// Counted from 1.
         number: usize,
@@ -199,7 +201,8 @@ pub fn score_choices<E: From<GenerationError>>(
         let mut scores = vec![];
         for choice in choices {
             // Of the whole text, as its tokens depend on what is before them.
-            let whole = tokenizer.encode(&format!("{context}{choice}"), true).map_err(GenerationError::from)?;
+            let whole =
+                tokenizer.encode(&format!("{context}{choice}"), true).map_err(GenerationError::from)?;
             let shared = before.iter().zip(&whole).take_while(|(a, b)| a == b).count();
             // The first token has nothing before it that could say how likely it is.
             let first = shared.clamp(1, whole.len().saturating_sub(1).max(1));

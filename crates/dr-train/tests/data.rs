@@ -4,8 +4,8 @@ use burn::{data::dataloader::DataLoader, tensor::Device};
 use dr_train::{
     config::DatasetKind,
     data::{
-        self, Augmentation, DataError, DataSource, FormatError, ImageBatch, ImageLoader, ImageSet, TrainingLoader,
-        ImageShape, Images, Normalization, cifar, digits, idx, records,
+        self, Augmentation, DataError, DataSource, FormatError, ImageBatch, ImageLoader, ImageSet,
+        ImageShape, Images, Normalization, TrainingLoader, cifar, digits, idx, records,
     },
 };
 use flate2::{Compression, write::GzEncoder};

@@ -1,6 +1,5 @@
 //! Several devices train one network. A CPU is one device: here it is taken twice.
 
-use std::sync::Arc;
 use burn::data::dataloader::DataLoader;
 use burn::tensor::Device;
 use burn::train::Interrupter;
@@ -10,6 +9,7 @@ use dr_train::device::{DeviceError, open_several};
 use dr_train::models::ConvNetConfig;
 use dr_train::report::{NumberFormat, TrainPhase};
 use dr_train::training::{Objective, Phase, run_phase};
+use std::sync::Arc;
 
 fn digits() -> Splits {
     data::load(&DataSource::new(DatasetKind::Digits, None, 1), Some(512)).unwrap()
@@ -35,8 +35,15 @@ fn two_devices_learn_as_one_does() {
             ImageLoader::evaluation(data.valid.clone(), data.normalization.clone(), 256, Device::flex());
         let objective = Objective::new(vec![NumberFormat::Float]);
         let batch = 32 / devices;
-        let outcome =
-            run_phase(&phase, model, objective, loader(&data, batch, 1), Arc::new(valid), &Interrupter::new()).unwrap();
+        let outcome = run_phase(
+            &phase,
+            model,
+            objective,
+            loader(&data, batch, 1),
+            Arc::new(valid),
+            &Interrupter::new(),
+        )
+        .unwrap();
         outcome
             .history
             .epochs

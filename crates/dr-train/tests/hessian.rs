@@ -36,7 +36,9 @@ fn options(tolerance: f64, seed: u64) -> HessianOptions {
     HessianOptions { tolerance, seed, ..HessianOptions::default() }
 }
 
-fn estimate<M: Network<Input = Tensor<4>, Target = Tensor<1, Int>>>(model: &M, loader: &dyn DataLoader<ImageBatch>, options: HessianOptions) -> Traces {
+fn estimate<M: Network<Input = Tensor<4>, Target = Tensor<1, Int>>>(
+    model: &M, loader: &dyn DataLoader<ImageBatch>, options: HessianOptions,
+) -> Traces {
     traces(model, loader, &options, |_, _| ()).expect("traces")
 }
 
@@ -119,7 +121,9 @@ impl Network for Smooth {
 
 /// Trains a network for some steps of plain gradient descent, so that it is near where the loss bends upwards and BatchNorm's
 /// statistics are its own.
-fn train<M: Network<Input = Tensor<4>, Target = Tensor<1, Int>>>(mut model: M, loader: &ImageLoader, steps: usize) -> M {
+fn train<M: Network<Input = Tensor<4>, Target = Tensor<1, Int>>>(
+    mut model: M, loader: &ImageLoader, steps: usize,
+) -> M {
     let mut optimizer = ModuleOptimizer::from(SgdConfig::new().build());
     for batch in batches(loader).iter().cycle().take(steps) {
         let loss = loss(&model, batch);
@@ -162,7 +166,9 @@ impl ModuleMapper for Nudge {
 }
 
 /// The trace of a layer's block divided by its size, from the gradient's difference at each of the layer's weights.
-fn by_columns<M: Network<Input = Tensor<4>, Target = Tensor<1, Int>>>(model: &M, layer: usize, batch: &ImageBatch, step: f32) -> f64 {
+fn by_columns<M: Network<Input = Tensor<4>, Target = Tensor<1, Int>>>(
+    model: &M, layer: usize, batch: &ImageBatch, step: f32,
+) -> f64 {
     let mut model = model.valid().freeze().train();
     let (id, shape) = {
         let layer = model.layers().remove(layer).layer;

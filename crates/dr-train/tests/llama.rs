@@ -19,7 +19,8 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn load(name: &str) -> Artifact {
-    load_hugging_face(&fixture(name), PrecisionSet::default()).unwrap_or_else(|error| panic!("{name}: {error}"))
+    load_hugging_face(&fixture(name), PrecisionSet::default())
+        .unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 /// Tokens `[2, 40]` and transformers' logits, `[2 * 40, vocabulary]`.
@@ -90,19 +91,48 @@ fn folders_with_something_wrong_say_so() {
     let cases: [(&str, &str, Box<dyn Fn(&str) -> Option<String>>, &str); 9] = [
         ("config.json", "grouped", Box::new(|_| None), "config.json"),
         ("config.json", "grouped", Box::new(|_| Some("{".into())), "expected JSON"),
-        ("config.json", "plain", Box::new(|json| Some(json.replace("llama", "qwen2").replace("Llama", "Qwen2"))),
-            "architecture `Qwen2ForCausalLM`: expected LlamaForCausalLM"),
-        ("config.json", "plain", Box::new(|json| Some(json.replace("\"hidden_size\": 16", "\"hidden_size\": 20"))),
-            "expected [64, 20]"),
-        ("config.json", "llama3", Box::new(|json| Some(json.replace("\"llama3\"", "\"yarn\""))),
-            "rope_type is \"yarn\": expected default, linear or llama3"),
-        ("config.json", "grouped", Box::new(|json| Some(json.replace("heads\": 2", "heads\": 3"))),
-            "num_key_value_heads is 3: expected a divisor of the 4 heads"),
-        ("model-00002-of-00004.safetensors", "grouped", Box::new(|_| None), "model-00002-of-00004.safetensors"),
-        ("model.safetensors.index.json", "grouped",
-            Box::new(|json| Some(json.replace("model-00002", "../model-00002"))), "expected the name of a file"),
-        ("config.json", "grouped", Box::new(|json| Some(json.replace("\"vocab_size\": 64", "\"vocab_size\": 20"))),
-            "tokens: the model expects at most 20"),
+        (
+            "config.json",
+            "plain",
+            Box::new(|json| Some(json.replace("llama", "qwen2").replace("Llama", "Qwen2"))),
+            "architecture `Qwen2ForCausalLM`: expected LlamaForCausalLM",
+        ),
+        (
+            "config.json",
+            "plain",
+            Box::new(|json| Some(json.replace("\"hidden_size\": 16", "\"hidden_size\": 20"))),
+            "expected [64, 20]",
+        ),
+        (
+            "config.json",
+            "llama3",
+            Box::new(|json| Some(json.replace("\"llama3\"", "\"yarn\""))),
+            "rope_type is \"yarn\": expected default, linear or llama3",
+        ),
+        (
+            "config.json",
+            "grouped",
+            Box::new(|json| Some(json.replace("heads\": 2", "heads\": 3"))),
+            "num_key_value_heads is 3: expected a divisor of the 4 heads",
+        ),
+        (
+            "model-00002-of-00004.safetensors",
+            "grouped",
+            Box::new(|_| None),
+            "model-00002-of-00004.safetensors",
+        ),
+        (
+            "model.safetensors.index.json",
+            "grouped",
+            Box::new(|json| Some(json.replace("model-00002", "../model-00002"))),
+            "expected the name of a file",
+        ),
+        (
+            "config.json",
+            "grouped",
+            Box::new(|json| Some(json.replace("\"vocab_size\": 64", "\"vocab_size\": 20"))),
+            "tokens: the model expects at most 20",
+        ),
     ];
     for (file, from, change, expected) in cases {
         let dir = copy(from);
@@ -145,7 +175,8 @@ fn a_text_does_not_depend_on_what_comes_later() {
 fn quantized(config: &LlamaConfig, set: &str) -> Llama {
     let device = Device::flex();
     let tokens = |seed: i64| {
-        let tokens: Vec<i64> = (0..2 * 24).map(|i| (i * i + seed * i + seed) % config.vocabulary as i64).collect();
+        let tokens: Vec<i64> =
+            (0..2 * 24).map(|i| (i * i + seed * i + seed) % config.vocabulary as i64).collect();
         Tensor::<2, Int>::from_data(TensorData::new(tokens, [2, 24]), &device)
     };
     let config_of = QuantConfig::new(set.parse().unwrap());
@@ -199,17 +230,27 @@ fn generation_with_a_cache_is_recomputation() {
     let mut cache = Cache::new();
     logits(&floats, &prompt, &mut cache);
     let error = floats.read(&[1; 125], &mut cache).unwrap_err().to_string();
-    assert_eq!((error.as_str(), cache.positions()), ("a text of 129 tokens: expected 1 to 128, the model's context", 4));
+    assert_eq!(
+        (error.as_str(), cache.positions()),
+        ("a text of 129 tokens: expected 1 to 128, the model's context", 4)
+    );
     assert!(floats.read(&[], &mut cache).is_err());
-    let long = generate::<_, GenerationError>(&mut floats, &[1; 128], 1, &Sampling::default(), |_, _, _| Ok(true));
-    assert_eq!(long.unwrap_err().to_string(), "the prompt has 128 tokens: expected less than 128, the model's context");
-    let other = generate::<_, GenerationError>(&mut floats, &[61], 1, &Sampling::default(), |_, _, _| Ok(true));
+    let long =
+        generate::<_, GenerationError>(&mut floats, &[1; 128], 1, &Sampling::default(), |_, _, _| Ok(true));
+    assert_eq!(
+        long.unwrap_err().to_string(),
+        "the prompt has 128 tokens: expected less than 128, the model's context"
+    );
+    let other =
+        generate::<_, GenerationError>(&mut floats, &[61], 1, &Sampling::default(), |_, _, _| Ok(true));
     assert_eq!(other.unwrap_err().to_string(), "the tokenizer gives token 61: the model has 61");
 }
 
 #[test]
 fn integers_are_fake_quantization() {
-    for config in [LlamaConfig::small(61, 64, 2, 64), LlamaConfig { tied: true, ..LlamaConfig::small(40, 128, 1, 64) }] {
+    for config in
+        [LlamaConfig::small(61, 64, 2, 64), LlamaConfig { tied: true, ..LlamaConfig::small(40, 128, 1, 64) }]
+    {
         let network = quantized(&config, "w8a8,w6a6,w4a8,w2a8");
         let mut integers = network.to_integer("w8a8".parse().unwrap()).unwrap();
         let mut bytes = integers.model_bytes();
@@ -237,13 +278,19 @@ fn a_model_can_be_switched_between_tokens() {
     let [high, low] = ["w8a8", "w4a8"].map(|precision| precision.parse().unwrap());
     let mut decoder = network.to_integer(high).unwrap();
     let mut tokens = vec![];
-    generate::<_, GenerationError>(&mut decoder, &[1, 2, 3], 20, &Sampling::default(), |decoder, number, token| {
-        tokens.push(token);
-        if number == 9 {
-            decoder.switch(low).map_err(GenerationError::from)?;
-        }
-        Ok(true)
-    })
+    generate::<_, GenerationError>(
+        &mut decoder,
+        &[1, 2, 3],
+        20,
+        &Sampling::default(),
+        |decoder, number, token| {
+            tokens.push(token);
+            if number == 9 {
+                decoder.switch(low).map_err(GenerationError::from)?;
+            }
+            Ok(true)
+        },
+    )
     .unwrap();
     let mut high = network.to_integer(high).unwrap();
     assert_eq!(tokens[..10], generated(&mut high, &[1, 2, 3], 10));
@@ -295,7 +342,10 @@ fn questions_are_answered_by_likelihood() {
     assert_eq!((score.accuracy, score.normalized), (right(false), right(true)));
     for (line, reason) in [
         ("{", "line 1"),
-        ("{\"context\": \"a\", \"choices\": [\"b\"], \"answer\": 1}", "answer 1: expected less than the 1 choices"),
+        (
+            "{\"context\": \"a\", \"choices\": [\"b\"], \"answer\": 1}",
+            "answer 1: expected less than the 1 choices",
+        ),
         ("{\"context\": \"a\", \"choices\": [\"\"], \"answer\": 0}", "choice 0 is empty"),
         ("", "no question"),
     ] {

@@ -1,7 +1,7 @@
 //! The report as JSON, as a table and as a picture.
 
 use dr_precision::Precision;
-use dr_train::config::{TaskKind, DatasetKind, ModelKind, TrainConfig};
+use dr_train::config::{DatasetKind, ModelKind, TaskKind, TrainConfig};
 use dr_train::report::{
     CurvePoint, EpochRecord, Measured, NumberFormat, PrecisionResult, Report, SingleResult, TrainPhase,
 };

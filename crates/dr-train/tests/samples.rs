@@ -27,7 +27,8 @@ fn samples(path: &Path) {
         ..Description::new(DatasetKind::Digits, ModelKind::Resnet8, input, 10, set.clone())
     };
     let batches = calibration_batches(&train, &normalization, &device).unwrap();
-    let artifact = Artifact::of(network, description).unwrap().quantize::<ConvNet>(set, batches, &device).unwrap();
+    let artifact =
+        Artifact::of(network, description).unwrap().quantize::<ConvNet>(set, batches, &device).unwrap();
     let format = formats(&artifact)[0];
     Samples::new(&artifact, format, &test.range(0..IMAGES), &device).unwrap().save(path).unwrap();
 }

@@ -103,16 +103,14 @@ fn scenes_of_a_folder_in_batches() {
         let normalization = &normalization;
         SceneLoader::<Tensor<1, Int>>::new(train.clone(), normalization, (), 5, seed, Device::flex())
     };
-    let labels = |batch: Batch<Tensor<4>>| {
-        batch.labels.into_data().convert::<u8>().try_into_vec::<u8>().unwrap()
-    };
+    let labels =
+        |batch: Batch<Tensor<4>>| batch.labels.into_data().convert::<u8>().try_into_vec::<u8>().unwrap();
     // In order, every pixel as in the set.
     let seen: Vec<u8> = loader(None).iter().flat_map(|batch| labels(batch.unwrap())).collect();
     assert_eq!(seen, train.classes);
-    assert!(seen.iter().any(|&class| class == 3) && seen.iter().any(|&class| class == 0));
+    assert!(seen.contains(&3) && seen.contains(&0));
     // A single image at the end joins the others.
-    let lengths: Vec<usize> =
-        loader(Some(1)).iter().map(|batch| batch.unwrap().input.dims()[0]).collect();
+    let lengths: Vec<usize> = loader(Some(1)).iter().map(|batch| batch.unwrap().input.dims()[0]).collect();
     assert_eq!(lengths, [5, 5, 5, 5, 4]);
     let epoch = |loader: &SceneLoader<Tensor<1, Int>>| -> Vec<Vec<u8>> {
         loader.iter().map(|batch| labels(batch.unwrap())).collect()
@@ -157,11 +155,13 @@ fn saved_models_are_measured() {
         let formats: Vec<_> = precisions().iter().map(Into::into).collect();
         let artifact = match task {
             TaskKind::Segment => {
-                let network = config(classes).init_segmenter(2, &device).quantize(&quantization, vec![images(4)]);
+                let network =
+                    config(classes).init_segmenter(2, &device).quantize(&quantization, vec![images(4)]);
                 Artifact::of(network, description).unwrap()
             }
             _ => {
-                let network = config(classes).init_detector(2, &device).quantize(&quantization, vec![images(4)]);
+                let network =
+                    config(classes).init_detector(2, &device).quantize(&quantization, vec![images(4)]);
                 Artifact::of(network, description).unwrap()
             }
         };

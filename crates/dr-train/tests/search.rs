@@ -53,7 +53,7 @@ fn candidates(widths: Widths, terms: LossTerms) -> Candidates {
     let mut candidates = Candidates::new(supernet(), widths, &[]).unwrap();
     let traces = traces(&candidates);
     let batches = vec![images(3), images(4)];
-    candidates.predict_losses(supernet(), &traces, terms, batches, &Device::flex()).unwrap();
+    candidates.predict_losses::<ConvNet>(supernet(), &traces, terms, batches, &Device::flex()).unwrap();
     candidates
 }
 
@@ -233,7 +233,9 @@ fn pins_are_kept() {
     let pins = [pin("stages.1.0.conv2", "w8a2"), pin("head", "8")];
     let mut candidates = Candidates::new(supernet(), Widths::Together, &pins).unwrap();
     let traces = traces(&candidates);
-    candidates.predict_losses(supernet(), &traces, LossTerms::Weights, vec![], &Device::flex()).unwrap();
+    candidates
+        .predict_losses::<ConvNet>(supernet(), &traces, LossTerms::Weights, vec![], &Device::flex())
+        .unwrap();
     let found = candidates.best(&Budget::AverageBits(4.0)).unwrap();
     assert_eq!(found.plan.get("stages.1.0.conv2").unwrap().to_string(), "w8a2");
     assert!(found.totals.average_bits <= 4.0);
@@ -291,7 +293,9 @@ fn a_negative_trace_counts_as_none() {
     let mut candidates = Candidates::new(supernet(), Widths::Together, &[]).unwrap();
     let mut traces = traces(&candidates);
     traces.layers[1].average_trace = -1.0;
-    candidates.predict_losses(supernet(), &traces, LossTerms::Weights, vec![], &Device::flex()).unwrap();
+    candidates
+        .predict_losses::<ConvNet>(supernet(), &traces, LossTerms::Weights, vec![], &Device::flex())
+        .unwrap();
     assert!(candidates.layers[1].choices.iter().all(|choice| choice.loss == 0.0));
     let found = candidates.best(&Budget::AverageBits(7.0)).unwrap();
     assert_eq!(found.plan.get("stages.0.0.conv1").unwrap().to_string(), "w2a2");

@@ -175,13 +175,18 @@ impl Description {
             }
         }
         if (self.task == TaskKind::Language) != self.language.is_some() {
-            return wrong(format!("task {}: expected the sizes of a language model with lm, and only there", self.task));
+            return wrong(format!(
+                "task {}: expected the sizes of a language model with lm, and only there",
+                self.task
+            ));
         }
         match &self.language {
             Some(config) => {
                 config.check().map_err(|error| ArtifactError::Description(error.to_string()))?;
                 let sizes = (self.width, self.input.width, self.classes);
-                if self.model != ModelKind::Llama || sizes != (config.hidden, config.context, config.vocabulary) {
+                if self.model != ModelKind::Llama
+                    || sizes != (config.hidden, config.context, config.vocabulary)
+                {
                     return wrong(format!("a {} of other sizes than its language model", self.model));
                 }
             }

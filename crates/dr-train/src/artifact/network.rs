@@ -4,8 +4,8 @@ use super::{Artifact, ArtifactError, ArtifactKind, Description, TOKENIZER, Tenso
 use crate::config::{BatchNormKind, TaskKind};
 use crate::mixed::subnet;
 use crate::models::{
-    ConvNet, ConvNetConfig, DenseConfig, Detector, IntConvNet, IntLlama, Llama, LlamaConfig, NamedLayer, Network,
-    Segmenter,
+    ConvNet, ConvNetConfig, DenseConfig, Detector, IntConvNet, IntLlama, Llama, LlamaConfig, NamedLayer,
+    Network, Segmenter,
 };
 use crate::nn::{Assignment, LayerSpec, Pass, QuantConfig};
 use burn::module::{ModuleMapper, ModuleVisitor, Param};
@@ -64,8 +64,11 @@ impl Artifact {
         let description = Description { kind, precisions, edge, ..self.description.clone() };
         match (found, description.quantization()) {
             (ArtifactKind::Float, Some(config)) => {
-                let mut quantized = Self::of(self.network::<M>(device)?.quantize(&config, batches), description)?;
-                quantized.tensors.extend(self.tensors.get_key_value(TOKENIZER).map(|(name, json)| (name.clone(), json.clone())));
+                let mut quantized =
+                    Self::of(self.network::<M>(device)?.quantize(&config, batches), description)?;
+                quantized.tensors.extend(
+                    self.tensors.get_key_value(TOKENIZER).map(|(name, json)| (name.clone(), json.clone())),
+                );
                 Ok(quantized)
             }
             _ => Err(ArtifactError::Kind { found, expected: "float" }),

@@ -190,7 +190,7 @@ pub struct Settings {
     /// The straight-through gradient of the weights' scales
     #[arg(long, value_name = "MODE", value_parser = one_of(&ScaleGradient::ALL), help_heading = "Training")]
     pub scale_gradient: Option<ScaleGradient>,
-    /// Whether the precisions of a step see the same images, or each its own [default: separate; same with --distill highest]
+    /// Whether the precisions of a step see the same images, or each its own [default: separate; same for texts and with --distill highest]
     #[arg(long, value_name = "WHICH", value_parser = one_of(Batches::ALL), help_heading = "Training")]
     pub batches: Option<Batches>,
     /// Whose logits the lower precisions also learn from

@@ -11,8 +11,8 @@ mod usage;
 mod values;
 
 pub use args::{
-    Cli, Command, DrawArgs, EvalArgs, ExportArgs, GenerateArgs, HessianArgs, ImportArgs, ImportCheckArgs, InfoArgs, LatencyArgs,
-    QuantizeArgs, ScenesArgs, SearchArgs, Settings, TrainArgs,
+    Cli, Command, DrawArgs, EvalArgs, ExportArgs, GenerateArgs, HessianArgs, ImportArgs, ImportCheckArgs,
+    InfoArgs, LatencyArgs, QuantizeArgs, ScenesArgs, SearchArgs, Settings, TrainArgs,
 };
 pub use error::CommandError;
 pub use resolve::ResolvedTraining;

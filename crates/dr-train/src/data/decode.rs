@@ -53,7 +53,9 @@ pub(super) fn decode(
 }
 
 /// Reads an image and stretches it to `shape`, `[3, h, w]` written to the end of `out`. The result is its rows and columns before.
-pub(super) fn stretched(path: &Path, shape: ImageShape, out: &mut Vec<u8>) -> Result<[usize; 2], DecodeError> {
+pub(super) fn stretched(
+    path: &Path, shape: ImageShape, out: &mut Vec<u8>,
+) -> Result<[usize; 2], DecodeError> {
     let image = read(path)?;
     let (width, height) = image.dimensions();
     if width == 0 || height == 0 {

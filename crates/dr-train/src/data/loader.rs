@@ -1,9 +1,7 @@
 //! [`ImageLoader`]: batches of normalised images, prepared on a thread of their own.
 
 use super::decode::decode;
-use super::{
-    Augmentation, ImageBatch, ImageFiles, ImageSet, Images, Normalization, TrainingLoader, random,
-};
+use super::{Augmentation, ImageBatch, ImageFiles, ImageSet, Images, Normalization, TrainingLoader, random};
 use burn::{
     data::{
         dataloader::{DataLoader, DataLoaderIterator, Progress},

@@ -18,8 +18,8 @@ mod loader;
 mod normalization;
 pub(crate) mod random;
 pub mod records;
-pub mod scenes;
 mod scene_set;
+pub mod scenes;
 
 pub use augment::Augmentation;
 pub use batch::{Batch, ImageBatch, Input, Target, TextBatch, TrainingLoader};

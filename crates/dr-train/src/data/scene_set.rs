@@ -190,7 +190,8 @@ fn paint(object: &Object, from: [usize; 2], to: [usize; 2], classes: &mut [u8]) 
     let [left, top, width, height] = object.bbox;
     for row in 0..to[0] {
         for column in 0..to[1] {
-            let [y, x] = [(row, 0), (column, 1)].map(|(at, axis)| (at * from[axis] + from[axis] / 2) / to[axis]);
+            let [y, x] =
+                [(row, 0), (column, 1)].map(|(at, axis)| (at * from[axis] + from[axis] / 2) / to[axis]);
             let inside = match &object.mask {
                 Some(mask) => mask.pixels.get(y * mask.width + x).copied().unwrap_or(false),
                 None => {
@@ -305,7 +306,9 @@ impl<T: SceneTarget> SceneLoader<T> {
             ends.remove(ends.len() - 2);
         }
         let starts = std::iter::once(0).chain(ends.clone());
-        let batch = |(start, end): (usize, &usize)| orders.iter().flat_map(|order| order[start..*end].to_vec()).collect();
+        let batch = |(start, end): (usize, &usize)| {
+            orders.iter().flat_map(|order| order[start..*end].to_vec()).collect()
+        };
         starts.zip(&ends).map(batch).collect()
     }
 

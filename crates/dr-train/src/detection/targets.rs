@@ -46,8 +46,7 @@ impl Positions {
 
     /// Which box each position is for: of those that it is in the middle of, and whose size is for its level, the smallest.
     fn assign(&self, boxes: &[Labelled]) -> Vec<[f32; NUMBERS]> {
-        let (finest, coarsest) =
-            (self.strides.iter().min().copied(), self.strides.iter().max().copied());
+        let (finest, coarsest) = (self.strides.iter().min().copied(), self.strides.iter().max().copied());
         let one = |(stride, [x, y]): (usize, [f32; 2])| {
             let unit = stride as f32;
             let fits = |object: &&Labelled| {
@@ -57,7 +56,11 @@ impl Positions {
                 let near = |at: f32, from: f32, to: f32| (at - (from + to) / 2.0).abs() <= CENTER * unit;
                 let small = Some(stride) == finest || furthest > REACH / 2.0;
                 let large = Some(stride) == coarsest || furthest <= REACH;
-                distances.iter().all(|&d| d > 0.0) && near(x, left, right) && near(y, top, bottom) && small && large
+                distances.iter().all(|&d| d > 0.0)
+                    && near(x, left, right)
+                    && near(y, top, bottom)
+                    && small
+                    && large
             };
             let area = |object: &Labelled| {
                 let [left, top, right, bottom] = object.rect;
@@ -110,7 +113,12 @@ impl Input for BoxTargets {
         let each = self.items() / self.positive.len().max(1);
         let images = (items / each.max(1)).max(1);
         let positive = self.positive.chunks(images).map(<[usize]>::to_vec);
-        self.numbers.split(items, 0).into_iter().zip(positive).map(|(numbers, positive)| Self { numbers, positive }).collect()
+        self.numbers
+            .split(items, 0)
+            .into_iter()
+            .zip(positive)
+            .map(|(numbers, positive)| Self { numbers, positive })
+            .collect()
     }
 
     fn inner(self) -> Self {
@@ -219,7 +227,11 @@ mod tests {
             let logit = |class: usize| if row[0] == class as f32 { 9.0 } else { -9.0 };
             let centerness = row[5].clamp(1e-4, 1.0 - 1e-4);
             let boxes = row[1..5].iter().map(|d| d.ln());
-            (0..3).map(logit).chain(boxes).chain([(centerness / (1.0 - centerness)).ln()]).collect::<Vec<f32>>()
+            (0..3)
+                .map(logit)
+                .chain(boxes)
+                .chain([(centerness / (1.0 - centerness)).ln()])
+                .collect::<Vec<f32>>()
         };
         let values: Vec<f32> = numbers.chunks(NUMBERS).flat_map(truth).collect();
         let output = Tensor::<2>::from_data(TensorData::new(values, [160, 8]), &device);

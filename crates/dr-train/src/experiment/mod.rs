@@ -25,10 +25,10 @@ use crate::nn::{Pass, QuantConfig};
 use crate::report::{
     EpochRecord, Measured, NumberFormat, PrecisionResult, Report, ReportError, SingleResult, TrainPhase,
 };
+use crate::text::TextError;
 use crate::training::{
     Distillation, History, Objective, Phase, PhaseError, PhaseOutcome, Score, evaluate, run_phase,
 };
-use crate::text::TextError;
 use crate::weights::WeightsError;
 use burn::data::dataset::DatasetError;
 use burn::module::Module;
@@ -121,7 +121,9 @@ pub enum RunError {
         setting: &'static str,
     },
     /// No folder.
-    #[error("dataset coco: expected --data-dir, a folder with images and annotations as `dr-train scenes` makes one")]
+    #[error(
+        "dataset coco: expected --data-dir, a folder with images and annotations as `dr-train scenes` makes one"
+    )]
     NoScenes,
     /// The scenes.
     #[error(transparent)]
@@ -226,8 +228,7 @@ impl<T: Task> Experiment<T> {
             return Err(RunError::Devices { batch, devices });
         }
         let (task, out) = (T::load(&config)?, out.to_path_buf());
-        let mut run =
-            Self { config, out, options, devices, device, device_kind, task, imported: None };
+        let mut run = Self { config, out, options, devices, device, device_kind, task, imported: None };
         if run.saved_float(FLOAT)?.is_none() {
             run.imported = run.task.imported(&run.config)?;
         }
@@ -418,16 +419,17 @@ impl<T: Task> Experiment<T> {
     fn single(&self, float: &T::Network, mut seconds: f64) -> Result<(Vec<SingleResult>, f64), RunError> {
         let config = &self.config;
         let mut results = vec![];
-        let mut add = |trained: Trained<T::Network>, precision: NumberFormat, pass: Pass| -> Result<(), RunError> {
-            let test = self.task.evaluation(Part::Test, EVAL_BATCH, &self.device)?;
-            let scores = evaluate(&trained.model, &*test, &[pass])?;
-            for &Score { top1, .. } in &scores {
-                eprintln!("separate {precision} network: top-1 {top1:.2} %");
-                results.push(SingleResult { precision, top1 });
-            }
-            seconds += trained.earlier_seconds;
-            Ok(())
-        };
+        let mut add =
+            |trained: Trained<T::Network>, precision: NumberFormat, pass: Pass| -> Result<(), RunError> {
+                let test = self.task.evaluation(Part::Test, EVAL_BATCH, &self.device)?;
+                let scores = evaluate(&trained.model, &*test, &[pass])?;
+                for &Score { top1, .. } in &scores {
+                    eprintln!("separate {precision} network: top-1 {top1:.2} %");
+                    results.push(SingleResult { precision, top1 });
+                }
+                seconds += trained.earlier_seconds;
+                Ok(())
+            };
         let long = self.float(config.float_epochs + config.epochs, "single/float")?;
         add(long, NumberFormat::Float, Pass::float())?;
         // The lowest precision first: it is the one that the comparison is about.

@@ -37,7 +37,8 @@ pub trait SceneNetwork: Saved<Input = Tensor<4>, Target: SceneTarget> {
     /// # Errors
     /// A model that is not for these scenes, or not sound.
     fn measure(
-        artifact: &Artifact, formats: &[NumberFormat], scenes: &Arc<SceneSet>, engine: Engine, device: &Device,
+        artifact: &Artifact, formats: &[NumberFormat], scenes: &Arc<SceneSet>, engine: Engine,
+        device: &Device,
     ) -> Result<Vec<Measured>, EvaluationError>;
 }
 
@@ -55,7 +56,8 @@ impl SceneNetwork for Segmenter {
     fn around(&self, _: [usize; 2]) {}
 
     fn measure(
-        artifact: &Artifact, formats: &[NumberFormat], scenes: &Arc<SceneSet>, engine: Engine, device: &Device,
+        artifact: &Artifact, formats: &[NumberFormat], scenes: &Arc<SceneSet>, engine: Engine,
+        device: &Device,
     ) -> Result<Vec<Measured>, EvaluationError> {
         measure_pixels(artifact, formats, scenes, engine, device)
     }
@@ -77,7 +79,8 @@ impl SceneNetwork for Detector {
     }
 
     fn measure(
-        artifact: &Artifact, formats: &[NumberFormat], scenes: &Arc<SceneSet>, engine: Engine, device: &Device,
+        artifact: &Artifact, formats: &[NumberFormat], scenes: &Arc<SceneSet>, engine: Engine,
+        device: &Device,
     ) -> Result<Vec<Measured>, EvaluationError> {
         measure_boxes(artifact, formats, scenes, engine, device)
     }
@@ -183,7 +186,9 @@ impl<M: SceneNetwork> Task for SceneTask<M> {
 /// # Panics
 /// If `normalization` does not fit the images.
 #[must_use]
-pub fn calibration_scenes(scenes: &SceneSet, normalization: &Normalization, device: &Device) -> Vec<Tensor<4>> {
+pub fn calibration_scenes(
+    scenes: &SceneSet, normalization: &Normalization, device: &Device,
+) -> Vec<Tensor<4>> {
     let [images, batch] = CALIBRATION;
     let scenes = Arc::new(scenes.first(images));
     let loader = SceneLoader::<Tensor<1, Int>>::new(scenes, normalization, (), batch, None, device.clone());

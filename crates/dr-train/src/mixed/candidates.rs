@@ -1,9 +1,9 @@
 //! [`Candidates`]: what each layer of a supernet can be, and what that costs.
 
 use super::{LayerTimes, SearchPlanError, Traces, choices};
-use crate::artifact::{Artifact, ArtifactError, ArtifactKind};
-use crate::config::{LossTerms, Widths};
-use crate::models::{ConvNet, NamedLayer, Network};
+use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Saved};
+use crate::config::{LossTerms, TaskKind, Widths};
+use crate::models::{ConvNet, Detector, Llama, NamedLayer, Network, Segmenter};
 use crate::nn::{LayerSpec, Observer, Pass};
 use burn::tensor::{Device, Tensor};
 use dr_kernels::layout::packed_words;
@@ -29,7 +29,7 @@ pub struct LayerCandidates {
     pub edge: bool,
     /// How many weights it has.
     pub weights: u64,
-    /// Multiply-accumulates for one image.
+    /// Multiply-accumulates for one image, or one token.
     pub macs: u64,
     /// `t_l`, the average Hessian trace, once losses are known.
     pub average_trace: Option<f64>,
@@ -69,14 +69,26 @@ impl Candidates {
         if description.mixed.is_none() {
             return Err(ArtifactError::NotMixed.into());
         }
-        let offered = choices(&description.precisions, widths);
+        let (device, input) = (Device::flex(), description.input);
+        let image = || Tensor::zeros([1, input.channels, input.height, input.width], &device);
+        match description.task {
+            TaskKind::Classify => Self::of::<ConvNet>(artifact, widths, pins, image()),
+            TaskKind::Segment => Self::of::<Segmenter>(artifact, widths, pins, image()),
+            TaskKind::Detect => Self::of::<Detector>(artifact, widths, pins, image()),
+            TaskKind::Language => Self::of::<Llama>(artifact, widths, pins, Tensor::zeros([1, 1], &device)),
+        }
+    }
+
+    /// For a network that takes `example`, of which multiply-accumulates are counted.
+    fn of<M: Saved>(
+        artifact: &Artifact, widths: Widths, pins: &[(String, Precision)], example: M::Input,
+    ) -> Result<Self, SearchPlanError> {
+        let offered = choices(&artifact.description.precisions, widths);
         let device = Device::flex();
-        let mut network = artifact.network::<ConvNet>(&device)?;
+        let mut network = artifact.network::<M>(&device)?;
         check_pins(&mut network, pins)?;
-        let input = description.input;
-        let image = Tensor::zeros([1, input.channels, input.height, input.width], &device);
         let observer = Observer::new();
-        network.forward(image, &Pass::observing(&observer));
+        network.forward(example, &Pass::observing(&observer));
         let candidates = |NamedLayer { name, layer, .. }: NamedLayer<'_>| {
             let pin = pins.iter().find(|(pinned, _)| *pinned == name).map(|(_, precision)| *precision);
             let only = layer.quantizers().spec().and_then(LayerSpec::only);
@@ -102,7 +114,8 @@ impl Candidates {
         let layers: Vec<LayerCandidates> = network.layers().into_iter().map(candidates).collect();
         let mut candidates = Self { layers, other_bytes: 0, other_nanoseconds: None };
         let first = vec![0; candidates.layers.len()];
-        let exported = artifact.export_plan::<ConvNet>(&candidates.plan(&first), &[], &device)?.payload_bytes() as u64;
+        let exported =
+            artifact.export_plan::<M>(&candidates.plan(&first), &[], &device)?.payload_bytes() as u64;
         let codes: u64 = candidates.layers.iter().map(|layer| layer.choices[0].bytes).sum();
         candidates.other_bytes = exported - codes;
         Ok(candidates)
@@ -125,16 +138,16 @@ impl Candidates {
     ///
     /// # Errors
     /// Traces that are not of this network.
-    pub fn predict_losses(
-        &mut self, artifact: &Artifact, traces: &Traces, terms: LossTerms, batches: Vec<Tensor<4>>,
+    pub fn predict_losses<M: Saved>(
+        &mut self, artifact: &Artifact, traces: &Traces, terms: LossTerms, batches: Vec<M::Input>,
         device: &Device,
     ) -> Result<(), SearchPlanError> {
         self.check_traces(traces)?;
-        let mut network = artifact.network::<ConvNet>(device)?;
+        let mut network = artifact.network::<M>(device)?;
         let observer = Observer::new();
         if terms == LossTerms::Both {
-            for images in batches {
-                network.forward(images, &Pass::observing(&observer));
+            for input in batches {
+                network.forward(input, &Pass::observing(&observer));
             }
         }
         for (NamedLayer { layer, .. }, (candidates, trace)) in

@@ -2,7 +2,7 @@
 
 use super::NumberFormat;
 use super::plot;
-use crate::config::{TaskKind, DatasetKind, ModelKind, TrainConfig};
+use crate::config::{DatasetKind, ModelKind, TaskKind, TrainConfig};
 use crate::files::write_atomically;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -78,7 +78,8 @@ impl TextLoader {
 
     /// Where the pieces of each batch begin.
     fn batches(&self, epoch: u64) -> Vec<Vec<usize>> {
-        let starts = |offset: usize, pieces: usize| (0..pieces).map(move |piece| offset + piece * self.length);
+        let starts =
+            |offset: usize, pieces: usize| (0..pieces).map(move |piece| offset + piece * self.length);
         let Some(Training { seed, orders }) = self.training else {
             let all: Vec<usize> = starts(0, self.range.end).skip(self.range.start).collect();
             let whole = all.iter().take_while(|&&start| start + self.length < self.tokens.len()).count();
@@ -180,7 +181,11 @@ impl Iterator for Batches<'_> {
         let longest = starts.iter().map(|start| tokens.len() - 1 - start).min().unwrap_or(0);
         let length = longest.min(*length);
         let shifted = |by: usize| -> Vec<i64> {
-            starts.iter().flat_map(|start| &tokens[start + by..][..length]).map(|&token| i64::from(token)).collect()
+            starts
+                .iter()
+                .flat_map(|start| &tokens[start + by..][..length])
+                .map(|&token| i64::from(token))
+                .collect()
         };
         let input = TensorData::new(shifted(0), [starts.len(), length]);
         let labels = TensorData::new(shifted(1), [starts.len() * length]);
@@ -204,7 +209,8 @@ mod tests {
             let TextBatch { input, labels } = batch.expect("a batch");
             let [n, length] = input.dims();
             assert_eq!(labels.dims(), [n * length]);
-            let host = |tensor: Tensor<1, Int>| tensor.into_data().convert::<i64>().try_into_vec().expect("numbers");
+            let host =
+                |tensor: Tensor<1, Int>| tensor.into_data().convert::<i64>().try_into_vec().expect("numbers");
             (host(input.reshape([n * length])), host(labels))
         };
         loader.iter().map(values).collect()
@@ -217,7 +223,8 @@ mod tests {
     #[test]
     fn every_token_is_a_label_once_in_evaluation() {
         for (tokens, length, batch) in [(2, 5, 1), (11, 5, 1), (12, 5, 2), (57, 8, 3), (7, 1, 4)] {
-            let loader = TextLoader::evaluation(text(tokens), length, batch, Device::flex()).expect("long enough");
+            let loader =
+                TextLoader::evaluation(text(tokens), length, batch, Device::flex()).expect("long enough");
             let batches = epoch(&loader);
             let labels: Vec<i64> = batches.iter().flat_map(|(_, labels)| labels.clone()).collect();
             assert_eq!(labels, (1..i64::from(tokens)).collect::<Vec<_>>());

@@ -38,7 +38,8 @@ pub struct TextSplits {
 pub fn read(file: Option<&Path>) -> Result<String, TextError> {
     match file {
         Some(path) => {
-            let bytes = std::fs::read(path).map_err(|source| TextError::Read { path: path.into(), source })?;
+            let bytes =
+                std::fs::read(path).map_err(|source| TextError::Read { path: path.into(), source })?;
             String::from_utf8(bytes).map_err(|error| TextError::Utf8 {
                 path: path.into(),
                 position: error.utf8_error().valid_up_to(),

@@ -164,8 +164,11 @@ impl MetricLogger for SharedHistory {
             let Some((quantity, pass)) = name.split_once(' ') else { continue };
             let Some(value) = numeric.running_entry.as_ref().map(NumericEntry::current) else { continue };
             let Ok(format) = pass.parse::<NumberFormat>() else { continue };
-            let point =
-                state.current.entry(format).or_insert(CurvePoint { train_loss: 0.0, valid_top1: 0.0, valid_loss: None });
+            let point = state.current.entry(format).or_insert(CurvePoint {
+                train_loss: 0.0,
+                valid_top1: 0.0,
+                valid_loss: None,
+            });
             match (split, quantity) {
                 (Split::Train, LOSS) => point.train_loss = value,
                 (Split::Valid, TOP1) => point.valid_top1 = value,

@@ -181,8 +181,9 @@ fn kept(checkpoint: &Option<PathBuf>) -> String {
 /// # Errors
 /// A loss that is not finite, data that cannot be read, checkpoints that cannot be written.
 pub fn run_phase<M: Network>(
-    phase: &Phase, model: M, mut objective: Objective<M::Input>, train: impl TrainingLoader<M::Input, M::Target>,
-    valid: Arc<dyn DataLoader<BatchOf<M>>>, interrupter: &Interrupter,
+    phase: &Phase, model: M, mut objective: Objective<M::Input>,
+    train: impl TrainingLoader<M::Input, M::Target>, valid: Arc<dyn DataLoader<BatchOf<M>>>,
+    interrupter: &Interrupter,
 ) -> Result<PhaseOutcome<M>, PhaseError> {
     let checkpoints = phase.checkpoints();
     std::fs::create_dir_all(&checkpoints)

@@ -67,7 +67,8 @@ pub fn load_hugging_face(dir: &Path, precisions: PrecisionSet) -> Result<Artifac
     if !problems.is_empty() {
         return Err(WeightsError::Mismatch { path: dir.into(), model: "llama".into(), problems });
     }
-    tensors.extend(tokenizer.map(|tokenizer| (TOKENIZER.into(), TensorEntry::bytes(tokenizer.json().to_vec()))));
+    tensors
+        .extend(tokenizer.map(|tokenizer| (TOKENIZER.into(), TensorEntry::bytes(tokenizer.json().to_vec()))));
     Ok(Artifact { description: Description::language(config, precisions), tensors })
 }
 
@@ -92,7 +93,8 @@ fn shards(dir: &Path) -> Result<BTreeSet<String>, WeightsError> {
         return Ok(BTreeSet::from(["model.safetensors".to_owned()]));
     }
     let wrong = |reason: String| WeightsError::Index { path: index.clone(), reason };
-    let Index { weight_map } = serde_json::from_str(&text(&index)?).map_err(|error| wrong(error.to_string()))?;
+    let Index { weight_map } =
+        serde_json::from_str(&text(&index)?).map_err(|error| wrong(error.to_string()))?;
     let files: BTreeSet<String> = weight_map.into_values().collect();
     // Names, not paths: nothing outside of the folder is read.
     match files.iter().find(|file| Path::new(file).file_name().is_none_or(|name| name != file.as_str())) {

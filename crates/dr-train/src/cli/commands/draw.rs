@@ -60,7 +60,11 @@ pub fn draw(args: &DrawArgs) -> Result<(), CommandError> {
     let area = rows * columns;
     let truth = |index: usize| match task {
         TaskKind::Detect => {
-            let whole = |&labelled: &crate::detection::Labelled| Found { rect: labelled.rect, class: labelled.class, score: 1.0 };
+            let whole = |&labelled: &crate::detection::Labelled| Found {
+                rect: labelled.rect,
+                class: labelled.class,
+                score: 1.0,
+            };
             boxed(index, &test.boxes[index].iter().map(whole).collect::<Vec<_>>())
         }
         _ => painted(index, &test.classes[index * area..][..area]),
@@ -82,7 +86,9 @@ pub fn draw(args: &DrawArgs) -> Result<(), CommandError> {
                 None => {
                     let classes = output.argmax(1).into_data().convert::<u8>().try_into_vec::<u8>();
                     let classes = classes.unwrap_or_default();
-                    tiles.extend(classes.chunks(area).enumerate().map(|(index, classes)| painted(index, classes)));
+                    tiles.extend(
+                        classes.chunks(area).enumerate().map(|(index, classes)| painted(index, classes)),
+                    );
                 }
             }
         }

@@ -1,19 +1,19 @@
 //! `dr-train hessian`.
 
 use super::print;
+use super::taught::{Source, Taught};
 use crate::artifact::Artifact;
 use crate::cli::{CommandError, HessianArgs};
-use crate::data::{self, ImageLoader};
+use crate::config::TaskKind;
 use crate::device;
-use crate::evaluation::{check_batch, check_images};
 use crate::files::write_atomically;
-use crate::mixed::{HessianOptions, HessianReport, traces};
-use crate::models::ConvNet;
+use crate::mixed::{HessianOptions, HessianReport, Traces, traces};
+use crate::models::{ConvNet, Detector, Llama, Segmenter};
 use std::io::{IsTerminal, Write, stderr};
 use std::path::Path;
 use std::time::Instant;
 
-/// Estimates the average Hessian trace of every layer of a saved model, on training images.
+/// Estimates the average Hessian trace of every layer of a saved model, on the data that it learned from.
 ///
 /// # Errors
 /// If the model or the images cannot be read, or do not fit together, or the results cannot be written.
@@ -24,35 +24,31 @@ pub fn hessian(args: &HessianArgs) -> Result<(), CommandError> {
     options.check()?;
     let artifact = Artifact::load(&args.model)?;
     let name = args.model.display().to_string();
-    let in_model = |error: &dyn std::error::Error| CommandError::new(format!("`{name}`: {error}"));
-    let description = &artifact.description;
     let (device, device_kind) = device::open(args.device)?;
-    let dataset = args.dataset.unwrap_or(description.dataset);
-    let train = data::load(&description.images(dataset, args.data_dir.as_deref()), args.limit_train)?.train;
-    check_images(&artifact, &train).map_err(|error| in_model(&error))?;
-    check_batch(&artifact, args.batch_size, MOST_PIXELS)?;
-    let network = artifact.network::<ConvNet>(&device).map_err(|error| in_model(&error))?;
-
-    // A last batch with fewer images would give each of them more weight.
-    let batch_size = args.batch_size.min(train.len());
-    let images = train.range(0..train.len() - train.len() % batch_size);
-    let count = images.len();
-    let normalization = description.normalization.clone();
-    let loader = ImageLoader::evaluation(images, normalization, batch_size, device);
-    let progress = Progress::new(&options);
-    let traces = traces(&network, &loader, &options, |samples, uncertainty| {
-        progress.show(samples, uncertainty);
-    });
-    progress.clear();
+    let source = Source {
+        artifact: &artifact,
+        model: &args.model,
+        dataset: args.dataset,
+        data_dir: args.data_dir.as_deref(),
+        limit: args.limit_train,
+        device: &device,
+    };
+    let found = match artifact.description.task {
+        TaskKind::Classify => estimate::<ConvNet>(&source, args.batch_size, &options),
+        TaskKind::Segment => estimate::<Segmenter>(&source, args.batch_size, &options),
+        TaskKind::Detect => estimate::<Detector>(&source, args.batch_size, &options),
+        TaskKind::Language => estimate::<Llama>(&source, args.batch_size, &options),
+    };
+    let (traces, count) = found?;
     let report = HessianReport {
         model: name.clone(),
-        dataset,
+        dataset: args.dataset.unwrap_or(artifact.description.dataset),
         images: count,
-        batch_size,
+        batch_size: args.batch_size.min(count),
         seed: args.seed,
         tolerance: args.tolerance,
         device: device_kind.to_string(),
-        traces: traces.map_err(|error| in_model(&error))?,
+        traces,
         seconds: started.elapsed().as_secs_f64(),
     };
 
@@ -71,8 +67,21 @@ pub fn hessian(args: &HessianArgs) -> Result<(), CommandError> {
     print(&(report.table() + &wrote))
 }
 
-/// Pixels of a batch: the gradients of a ResNet-20 keep 16 channels of them some 60 times, which are 4 GiB.
-const MOST_PIXELS: usize = 1 << 20;
+/// The traces of a saved network, with its stored codes dequantized, and of how many items of its training data.
+pub(super) fn estimate<M: Taught>(
+    source: &Source, batch_size: usize, options: &HessianOptions,
+) -> Result<(Traces, usize), CommandError> {
+    let in_model =
+        |error: &dyn std::error::Error| CommandError::new(format!("`{}`: {error}", source.model.display()));
+    let (batches, count) = M::batches(source, batch_size)?;
+    let network = source.artifact.network::<M>(source.device).map_err(|error| in_model(&error))?;
+    let progress = Progress::new(options);
+    let traces = traces(&network, &*batches, options, |samples, uncertainty| {
+        progress.show(samples, uncertainty);
+    });
+    progress.clear();
+    Ok((traces.map_err(|error| in_model(&error))?, count))
+}
 
 fn write(path: &Path, content: &[u8], wrote: &mut Vec<String>) -> Result<(), CommandError> {
     let name = path.display().to_string();
@@ -82,17 +91,17 @@ fn write(path: &Path, content: &[u8], wrote: &mut Vec<String>) -> Result<(), Com
 }
 
 /// A line that is written over, if there is a terminal to do so.
-pub(super) struct Progress {
+struct Progress {
     options: HessianOptions,
     terminal: bool,
 }
 
 impl Progress {
-    pub(super) fn new(options: &HessianOptions) -> Self {
+    fn new(options: &HessianOptions) -> Self {
         Self { options: *options, terminal: stderr().is_terminal() }
     }
 
-    pub(super) fn show(&self, samples: usize, uncertainty: f64) {
+    fn show(&self, samples: usize, uncertainty: f64) {
         let HessianOptions { tolerance, max_samples, .. } = self.options;
         let (found, wanted) = (100.0 * uncertainty, 100.0 * tolerance);
         self.line(&format!(
@@ -100,7 +109,7 @@ impl Progress {
         ));
     }
 
-    pub(super) fn clear(&self) {
+    fn clear(&self) {
         self.line("");
     }
 

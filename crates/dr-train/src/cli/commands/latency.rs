@@ -18,8 +18,9 @@ pub fn latency(args: &LatencyArgs) -> Result<(), CommandError> {
     if let Some(plan) = &args.plan {
         // The time does not depend on BatchNorm statistics: no images.
         let plan = PlanFile::load(plan)?.plan;
-        artifact =
-            artifact.export_plan::<ConvNet>(&plan, &[], &Device::flex()).map_err(|error| error.in_file(&args.model))?;
+        artifact = artifact
+            .export_plan::<ConvNet>(&plan, &[], &Device::flex())
+            .map_err(|error| error.in_file(&args.model))?;
     }
     if let Some(threads) = args.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;

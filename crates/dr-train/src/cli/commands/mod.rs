@@ -12,6 +12,7 @@ mod latency;
 mod quantize;
 mod scenes;
 mod search;
+mod taught;
 mod train;
 
 pub use draw::draw;
@@ -30,17 +31,15 @@ pub use train::train;
 
 use super::CommandError;
 use crate::artifact::Artifact;
-use crate::config::DatasetKind;
-use crate::data;
-use crate::evaluation::check_images;
-use crate::experiment::calibration_batches;
+use crate::config::{DatasetKind, TaskKind};
 use crate::mixed::PlanFile;
-use crate::models::ConvNet;
+use crate::models::{ConvNet, Detector, Llama, Segmenter};
 use crate::report::thousands;
 use crate::weights::load_hugging_face;
 use burn::tensor::Device;
-use dr_precision::PrecisionSet;
+use dr_precision::{PrecisionPlan, PrecisionSet};
 use std::path::Path;
+use taught::{Source, Taught};
 
 /// Prints to the standard output. That its reader went away is no error.
 fn print(text: &str) -> Result<(), CommandError> {
@@ -52,20 +51,30 @@ fn print(text: &str) -> Result<(), CommandError> {
     }
 }
 
-/// The model with the precisions of a plan, with BatchNorm statistics of training images.
+/// The model with the precisions of a plan, with BatchNorm statistics of training data.
 fn with_plan(
     artifact: &Artifact, model: &Path, plan: &Path, dataset: Option<DatasetKind>, data_dir: Option<&Path>,
     device: &Device,
 ) -> Result<Artifact, CommandError> {
-    let description = &artifact.description;
+    let source = Source { artifact, model, dataset, data_dir, limit: None, device };
     let plan = PlanFile::load(plan)?.plan;
-    // Without images first: what is wrong with the plan is known before data is read.
-    artifact.export_plan::<ConvNet>(&plan, &[], device).map_err(|error| error.in_file(model))?;
-    let dataset = dataset.unwrap_or(description.dataset);
-    let train = data::load(&description.images(dataset, data_dir), None)?.train;
-    check_images(artifact, &train)?;
-    let batches = calibration_batches(&train, &description.normalization, device)?;
-    Ok(artifact.export_plan::<ConvNet>(&plan, &batches, device).map_err(|error| error.in_file(model))?)
+    match artifact.description.task {
+        TaskKind::Classify => planned::<ConvNet>(&source, &plan),
+        TaskKind::Segment => planned::<Segmenter>(&source, &plan),
+        TaskKind::Detect => planned::<Detector>(&source, &plan),
+        TaskKind::Language => planned::<Llama>(&source, &plan),
+    }
+}
+
+fn planned<M: Taught>(source: &Source, plan: &PrecisionPlan) -> Result<Artifact, CommandError> {
+    let Source { artifact, model, device, .. } = *source;
+    // Without data first: what is wrong with the plan is known before they are read.
+    let empty = artifact.export_plan::<M>(plan, &[], device).map_err(|error| error.in_file(model))?;
+    if artifact.network::<M>(device)?.norms().is_empty() {
+        return Ok(empty);
+    }
+    let batches = M::calibration(source)?;
+    Ok(artifact.export_plan::<M>(plan, &batches, device).map_err(|error| error.in_file(model))?)
 }
 
 /// Reads a model file, or a folder of Hugging Face.

@@ -29,21 +29,16 @@ pub fn scenes(args: &ScenesArgs) -> Result<(), CommandError> {
             _ => &test,
         };
         let (height, width) = (images.shape.height, images.shape.width);
-        let sprite = |i: usize| {
-            Sprite { pixels: images.image(i), width, height, class: images.labels[i].into() }
-        };
+        let sprite =
+            |i: usize| Sprite { pixels: images.image(i), width, height, class: images.labels[i].into() };
         (0..images.len()).map(sprite).collect()
     };
     let names: Vec<String> = match args.dataset {
         DatasetKind::FashionMnist => CLOTHES.map(str::to_owned).to_vec(),
         _ => (0..train.classes).map(|class| class.to_string()).collect(),
     };
-    let config = SceneConfig {
-        size: args.size,
-        objects: 1..=args.objects,
-        seed: args.seed,
-        ..SceneConfig::default()
-    };
+    let config =
+        SceneConfig { size: args.size, objects: 1..=args.objects, seed: args.seed, ..SceneConfig::default() };
     let parts = [("train", args.train), ("val", args.val), ("test", args.test)];
     write_scenes(&args.out, &parts, &config, sprites, &names)?;
     let total: usize = parts.iter().map(|(_, count)| count).sum();

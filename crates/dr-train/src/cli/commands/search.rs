@@ -1,25 +1,22 @@
 //! `dr-train search`.
 
-use super::hessian::Progress;
+use super::hessian::estimate;
 use super::print;
+use super::taught::{Source, Taught};
 use crate::artifact::{Artifact, ArtifactError};
 use crate::cli::{CommandError, SearchArgs};
-use crate::config::LossTerms;
-use crate::data::{self, ImageLoader, ImageSet};
+use crate::config::{LossTerms, TaskKind};
 use crate::device;
-use crate::evaluation::check_images;
-use crate::experiment::calibration_batches;
 use crate::files::write_atomically;
 use crate::latency::LatencyOptions;
 use crate::mixed::{
     BudgetKind, Candidates, Front, HessianOptions, LayerTimes, SearchPlanError, SearchReport, Traces,
-    measure_plan, traces,
+    measure_plan,
 };
-use crate::models::ConvNet;
-use burn::tensor::Device;
+use crate::models::{ConvNet, Detector, Llama, Segmenter};
 use std::path::Path;
 
-/// Images for each direction of a trace's estimate.
+/// Items for each direction of a trace's estimate.
 const BATCH: usize = 64;
 
 /// Finds the plan that is predicted to cost the least loss within a budget.
@@ -28,37 +25,55 @@ const BATCH: usize = 64;
 /// If the model was not trained for mixtures, the traces or pins do not fit it, no plan keeps to the budget, or something
 /// cannot be read or written.
 pub fn search(args: &SearchArgs) -> Result<(), CommandError> {
+    let artifact = Artifact::load(&args.model)?;
+    match artifact.description.task {
+        TaskKind::Classify => search_in::<ConvNet>(args, &artifact),
+        TaskKind::Segment => search_in::<Segmenter>(args, &artifact),
+        TaskKind::Detect => search_in::<Detector>(args, &artifact),
+        TaskKind::Language => search_in::<Llama>(args, &artifact),
+    }
+}
+
+fn search_in<M: Taught>(args: &SearchArgs, artifact: &Artifact) -> Result<(), CommandError> {
     let kind = args.budget.kind();
     let failed = |error: SearchPlanError| in_model(error, &args.model);
     if let Some(threads) = args.threads {
         // Before anything computes: the pool cannot be changed later.
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
-    let artifact = Artifact::load(&args.model)?;
     let description = &artifact.description;
     // Whatever can be found to be wrong without images and measurements comes first: these take their time.
-    let mut candidates = Candidates::new(&artifact, args.widths, &args.pin).map_err(failed)?;
+    let mut candidates = Candidates::new(artifact, args.widths, &args.pin).map_err(failed)?;
     let known = args.traces.as_deref().map(|path| read_traces(path, &candidates)).transpose()?;
     let (device, _) = device::open(args.device)?;
     let options = LatencyOptions { batch: args.batch, samples: args.samples };
     if kind == BudgetKind::Latency {
-        let times = LayerTimes::measure(&artifact, &candidates, options, &device).map_err(failed)?;
+        let times = LayerTimes::measure(artifact, &candidates, options, &device).map_err(failed)?;
         candidates.set_times(&times);
     }
     candidates.check_budget(&args.budget)?;
 
-    let needs_images = known.is_none() || args.objective == LossTerms::Both;
-    let images = if needs_images { Some(training_images(args, &artifact)?) } else { None };
-    let traces = match (known, &images) {
-        (Some(traces), _) => traces,
-        (None, Some(images)) => estimate(args, &artifact, images, &device)?,
-        (None, None) => Traces::default(),
+    let source = Source {
+        artifact,
+        model: &args.model,
+        dataset: args.dataset,
+        data_dir: args.data_dir.as_deref(),
+        limit: None,
+        device: &device,
     };
-    let batches = match images {
-        Some(images) => calibration_batches(&images, &description.normalization, &device)?,
-        None => vec![],
+    let traces = match known {
+        Some(traces) => traces,
+        None => {
+            let options = HessianOptions { seed: args.seed, ..HessianOptions::default() };
+            estimate::<M>(&source, BATCH, &options)?.0
+        }
     };
-    candidates.predict_losses(&artifact, &traces, args.objective, batches, &device).map_err(failed)?;
+    let batches = match args.objective {
+        LossTerms::Both => M::calibration(&source)?,
+        LossTerms::Weights => vec![],
+    };
+    let predicted = candidates.predict_losses::<M>(artifact, &traces, args.objective, batches, &device);
+    predicted.map_err(failed)?;
     let found = candidates.best(&args.budget)?;
     let front = args.pareto.as_ref().map(|_| Front::new(&candidates, kind, &description.precisions));
     let front = front.transpose()?;
@@ -67,7 +82,7 @@ pub fn search(args: &SearchArgs) -> Result<(), CommandError> {
     let mut report =
         SearchReport::new(name, &args.budget, args.widths, args.objective, &candidates, found, front);
     if kind == BudgetKind::Latency {
-        let measured = measure_plan(&artifact, &report.found.plan, options, &device).map_err(failed)?;
+        let measured = measure_plan(artifact, &report.found.plan, options, &device).map_err(failed)?;
         report.measured_nanoseconds = Some(measured);
     }
     let mut wrote = vec![];
@@ -113,34 +128,4 @@ fn read_traces(path: &Path, candidates: &Candidates) -> Result<Traces, CommandEr
     })?;
     candidates.check_traces(&traces).map_err(|error| in_file(error.to_string()))?;
     Ok(traces)
-}
-
-fn training_images(args: &SearchArgs, artifact: &Artifact) -> Result<ImageSet, CommandError> {
-    let description = &artifact.description;
-    let dataset = args.dataset.unwrap_or(description.dataset);
-    let images = data::load(&description.images(dataset, args.data_dir.as_deref()), None)?.train;
-    check_images(artifact, &images)
-        .map_err(|error| CommandError::new(format!("`{}`: {error}", args.model.display())))?;
-    Ok(images)
-}
-
-/// The traces of the model, with its stored codes dequantized.
-fn estimate(
-    args: &SearchArgs, artifact: &Artifact, images: &ImageSet, device: &Device,
-) -> Result<Traces, CommandError> {
-    let in_model =
-        |error: &dyn std::error::Error| CommandError::new(format!("`{}`: {error}", args.model.display()));
-    let network = artifact.network::<ConvNet>(device).map_err(|error| in_model(&error))?;
-    // A last batch with fewer images would give each of them more weight.
-    let batch = BATCH.min(images.len());
-    let images = images.range(0..images.len() - images.len() % batch);
-    let normalization = artifact.description.normalization.clone();
-    let loader = ImageLoader::evaluation(images, normalization, batch, device.clone());
-    let options = HessianOptions { seed: args.seed, ..HessianOptions::default() };
-    let progress = Progress::new(&options);
-    let traces = traces(&network, &loader, &options, |samples, uncertainty| {
-        progress.show(samples, uncertainty);
-    });
-    progress.clear();
-    traces.map_err(|error| in_model(&error))
 }

@@ -18,11 +18,12 @@ pub fn train(training: ResolvedTraining, dashboard: bool) -> Result<(), CommandE
     let ResolvedTraining { config, out, resume } = training;
     let options = RunOptions { resume, dashboard, interrupter: Interrupter::new() };
     let interrupter = options.interrupter.clone();
-    let report = experiment::run(config, &out, options, || stop_on_ctrl_c(interrupter).map_err(Failure::Other))
-        .map_err(|error| match error {
-            Failure::Run(error) => failure(error, &out),
-            Failure::Other(error) => error,
-        })?;
+    let report =
+        experiment::run(config, &out, options, || stop_on_ctrl_c(interrupter).map_err(Failure::Other))
+            .map_err(|error| match error {
+                Failure::Run(error) => failure(error, &out),
+                Failure::Other(error) => error,
+            })?;
     let out = out.display();
     print(&format!(
         "{}\nwrote {out}/model.safetensors, {out}/float.safetensors, {out}/report.json and {out}/report.svg in {:.0} s\n",

@@ -66,9 +66,11 @@ impl Pyramid {
             strides.push(stride);
             stages.push(blocks);
         }
-        let biased = |channels, kernel| QuantConv2dConfig { bias: true, ..QuantConv2dConfig::new(channels, kernel) };
+        let biased =
+            |channels, kernel| QuantConv2dConfig { bias: true, ..QuantConv2dConfig::new(channels, kernel) };
         let used = &architecture.stages[first..];
-        let laterals = used.iter().map(|stage| biased([stage.channels, features], 1).init(rng, device)).collect();
+        let laterals =
+            used.iter().map(|stage| biased([stage.channels, features], 1).init(rng, device)).collect();
         let outputs = used.iter().map(|_| biased([features, features], 3).init(rng, device)).collect();
         Self {
             stem: stem_conv,
@@ -103,7 +105,9 @@ impl Pyramid {
         }
         let mut coarser: Option<Tensor<4>> = None;
         let mut levels = vec![];
-        for ((x, lateral), output) in found.split_off(self.first).into_iter().zip(&self.laterals).zip(&self.outputs).rev() {
+        for ((x, lateral), output) in
+            found.split_off(self.first).into_iter().zip(&self.laterals).zip(&self.outputs).rev()
+        {
             let x = lateral.forward(x, pass);
             let joined = match coarser {
                 Some(above) => {
@@ -188,7 +192,9 @@ impl IntPyramid {
         }
         let mut coarser: Option<Tensor<4>> = None;
         let mut levels = vec![];
-        for ((x, lateral), output) in found.split_off(self.first).into_iter().zip(&self.laterals).zip(&self.outputs).rev() {
+        for ((x, lateral), output) in
+            found.split_off(self.first).into_iter().zip(&self.laterals).zip(&self.outputs).rev()
+        {
             let [_, rows, columns, _] = x.dims();
             let above = coarser.map(|above| enlarge(above, [rows, columns], 1));
             let joined = lateral.forward(&lateral.quantize(x, true)?, above)?;
@@ -237,7 +243,10 @@ mod tests {
     #[test]
     fn enlarged_maps_repeat_their_rows_and_columns() {
         let values = |x: Tensor<4>| x.into_data().try_into_vec::<f32>().expect("floats");
-        let x = Tensor::<4>::from_data(TensorData::new(vec![1.0f32, 2.0, 3.0, 4.0], [1, 1, 2, 2]), &Device::flex());
+        let x = Tensor::<4>::from_data(
+            TensorData::new(vec![1.0f32, 2.0, 3.0, 4.0], [1, 1, 2, 2]),
+            &Device::flex(),
+        );
         let larger = values(enlarge(x.clone(), [4, 3], 2));
         assert_eq!(larger, [1.0, 1.0, 2.0, 1.0, 1.0, 2.0, 3.0, 3.0, 4.0, 3.0, 3.0, 4.0]);
         let last = x.permute([0, 2, 3, 1]);

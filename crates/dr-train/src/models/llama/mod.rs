@@ -163,7 +163,8 @@ impl<'a> Around<'a> {
     ) -> Self {
         let angles = Angles::new(config, start, positions, device);
         let mask = (positions > 1).then(|| {
-            let mask: Tensor<2, Bool> = Tensor::tril_mask([positions, start + positions], start as i64, device);
+            let mask: Tensor<2, Bool> =
+                Tensor::tril_mask([positions, start + positions], start as i64, device);
             mask.unsqueeze()
         });
         Self { config, batch, positions, angles, mask }
@@ -232,7 +233,11 @@ impl Network for Llama {
     /// If there are more positions than the context has, or tokens that the vocabulary does not have.
     fn forward(&self, tokens: Tensor<2, Int>, pass: &Pass) -> Tensor<2> {
         let [batch, positions] = tokens.dims();
-        assert!(positions <= self.config.context, "{positions} positions: the context has {}", self.config.context);
+        assert!(
+            positions <= self.config.context,
+            "{positions} positions: the context has {}",
+            self.config.context
+        );
         let around = Around::new(&self.config, batch, 0, positions, &tokens.device());
         let mut x = self.embed(tokens.reshape([batch * positions]));
         for block in &self.layers {

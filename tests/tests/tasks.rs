@@ -1,0 +1,234 @@
+//! Language models, segmentation and detection, from nothing to text and pictures.
+
+use dr_tests::Program;
+use serde_json::Value;
+use std::path::Path;
+
+fn program(folder: &Path) -> Program {
+    Program::new(env!("CARGO_BIN_EXE_program"), folder)
+}
+
+fn json(program: &Program, arguments: &[&str]) -> Value {
+    serde_json::from_str(&program.output(arguments)).expect("JSON")
+}
+
+#[track_caller]
+fn assert_says(message: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(message.contains(part), "expected `{part}` in: {message}");
+    }
+}
+
+/// The measured losses, float first.
+fn losses(report: &Value) -> Vec<f64> {
+    let precisions = report["precisions"].as_array().expect("a list").iter();
+    let all = report.get("float").into_iter().chain(precisions);
+    all.map(|measured| measured["loss"].as_f64().expect("a number")).collect()
+}
+
+const LM: [&str; 21] = [
+    "train",
+    "--dataset",
+    "text",
+    "--limit-train",
+    "30000",
+    "--vocabulary",
+    "300",
+    "--hidden",
+    "64",
+    "--layers",
+    "1",
+    "--context",
+    "32",
+    "--float-epochs",
+    "1",
+    "--epochs",
+    "1",
+    "--precisions",
+    "8,4",
+    "--out",
+    "lm",
+];
+
+#[test]
+fn a_language_model() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = program(folder.path());
+    let (table, log) = program.outputs(&LM);
+    assert_says(&log, &["pieces of text/s", "validation loss"]);
+    assert_says(&table, &["perplexity", "float", "w8a8", "w4a4"]);
+
+    let model = "lm/model.safetensors";
+    let fake = json(&program, &["eval", "--model", model, "--json"]);
+    let integers = json(&program, &["eval", "--model", model, "--engine", "integer", "--json"]);
+    for (fake, integers) in losses(&fake).iter().zip(losses(&integers)) {
+        assert!((fake - integers).abs() < 0.01, "{fake} {integers}");
+    }
+    // The report says what the file holds.
+    let report: Value =
+        serde_json::from_slice(&std::fs::read(folder.path().join("lm/report.json")).expect("a report"))
+            .expect("JSON");
+    assert_eq!(losses(&report)[1..], losses(&fake));
+
+    let generate = |model: &str, more: &[&str]| {
+        let arguments = ["generate", "--model", model, "--prompt", "ROMEO", "--tokens", "20"];
+        let (text, speed) = program.outputs(&[&arguments[..], more].concat());
+        assert_says(&speed, &["tokens/s"]);
+        text
+    };
+    let text = generate(model, &["--precision", "4"]);
+    assert!(text.starts_with("ROMEO"), "{text}");
+    assert_eq!(generate(model, &["--precision", "4"]), text);
+    assert_eq!(generate(model, &["--switch", "0:w4a4"]), text);
+    assert_ne!(
+        generate(model, &["--temperature", "2", "--seed", "7"]),
+        generate(model, &["--temperature", "2", "--seed", "8"])
+    );
+    let _ = generate(model, &["--switch", "5:w4a4,10:w8a8"]);
+    let _ = generate("lm/float.safetensors", &[]);
+
+    let _ = program.output(&["export", "--model", model, "--precision", "4", "--out", "packed.safetensors"]);
+    assert_eq!(generate("packed.safetensors", &[]), text);
+    let _ = program.output(&[
+        "quantize",
+        "--model",
+        "lm/float.safetensors",
+        "--precisions",
+        "w8a8,w6a6",
+        "--out",
+        "free.safetensors",
+    ]);
+    let free = losses(&json(&program, &["eval", "--model", "free.safetensors", "--json"]));
+    assert!((free[0] - losses(&report)[0]).abs() < 0.02, "{free:?}");
+
+    let questions = "{\"context\": \"ROMEO\", \"choices\": [\":\", \"zzz\"], \"answer\": 0}\n";
+    std::fs::write(folder.path().join("questions.jsonl"), questions).expect("a file");
+    let answers = program.output(&["eval", "--model", model, "--questions", "questions.jsonl"]);
+    assert_says(&answers, &["1 questions", "right (%)", "w8a8"]);
+    assert_says(&program.output(&["info", model]), &["llama", "tokenizer.json"]);
+
+    // What cannot be done.
+    let error = |arguments: &[&str]| program.error(arguments);
+    let long = "word ".repeat(60);
+    assert_says(
+        &error(&["generate", "--model", model, "--prompt", &long]),
+        &["tokens: expected less than 32"],
+    );
+    assert_says(&error(&["generate", "--model", model, "--prompt", ""]), &["the prompt has no tokens"]);
+    assert_says(
+        &error(&["generate", "--model", model, "--prompt", "x", "--precision", "2"]),
+        &["has no precision w2a2"],
+    );
+    assert_says(
+        &error(&["generate", "--model", model, "--prompt", "x", "--switch", "4"]),
+        &["such as `32:w4a8`"],
+    );
+    assert_says(
+        &error(&["generate", "--model", "lm/float.safetensors", "--prompt", "x", "--precision", "4"]),
+        &["has no precision w4a4", "quantize"],
+    );
+    assert_says(
+        &error(&["latency", "--model", model]),
+        &["a model for the task lm: expected one for classify"],
+    );
+    assert_says(&error(&["generate", "--model", "lm", "--prompt", "x"]), &["config.json"]);
+    assert_says(&error(&["eval", "--model", model, "--text", "nowhere.txt"]), &["nowhere.txt"]);
+    assert_says(
+        &error(&["train", "--dataset", "text", "--model", "resnet8", "--out", "x"]),
+        &["--task lm", "expected --dataset text"],
+    );
+    assert_says(
+        &error(&["train", "--dataset", "text", "--hidden", "100", "--out", "x"]),
+        &["hidden 100: expected a multiple of 64"],
+    );
+    std::fs::write(folder.path().join("short.txt"), "To be.").expect("a file");
+    assert_says(
+        &error(&["train", "--dataset", "text", "--data-dir", "short.txt", "--out", "x"]),
+        &["the training text has", "tokens: expected at least 256"],
+    );
+}
+
+#[test]
+fn scenes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = program(folder.path());
+    let written = ["scenes", "--size", "32", "--train", "24", "--val", "8", "--test", "8", "--out", "scenes"];
+    assert_says(&program.output(&written), &["wrote 40 scenes of 32 x 32 pixels to scenes"]);
+    for (task, header) in [("segment", "mIoU (%)"), ("detect", "mAP (%)")] {
+        let train = [
+            "train",
+            "--dataset",
+            "coco",
+            "--task",
+            task,
+            "--data-dir",
+            "scenes",
+            "--image-size",
+            "32",
+            "--float-epochs",
+            "1",
+            "--epochs",
+            "1",
+            "--batch-size",
+            "8",
+            "--precisions",
+            "8,4",
+            "--mixed",
+            "--out",
+            task,
+        ];
+        assert_says(&program.outputs(&train).0, &[header, "float", "w4a4"]);
+        let model = &format!("{task}/model.safetensors");
+        let eval = ["eval", "--model", model, "--data-dir", "scenes", "--json"];
+        let fake = losses(&json(&program, &eval));
+        let integers = losses(&json(&program, &[&eval[..], &["--engine", "integer"]].concat()));
+        for (fake, integers) in fake.iter().zip(integers) {
+            assert!((fake - integers).abs() < 0.02 * fake, "{fake} {integers}");
+        }
+        let eval_data = ["--data-dir", "scenes", "--budget", "avg-bits=6", "--out", "plan.toml"];
+        let _ = program.outputs(&[&["search", "--model", model][..], &eval_data].concat());
+        let planned = json(&program, &[&eval[..], &["--plan", "plan.toml"]].concat());
+        assert!(losses(&planned)[0].is_finite());
+        std::fs::remove_file(folder.path().join("plan.toml")).expect("a plan");
+        let drawn = ["draw", "--model", model, "--data-dir", "scenes", "--images", "4", "--out", "found.png"];
+        assert_says(&program.output(&drawn), &["wrote found.png: the truth, w8a8, w4a4"]);
+        assert!(folder.path().join("found.png").is_file());
+
+        let error = |arguments: &[&str]| program.error(arguments);
+        assert_says(&error(&["eval", "--model", model]), &["expected --data-dir"]);
+        assert_says(
+            &error(&["generate", "--model", model, "--prompt", "x"]),
+            &[&format!("a model for the task {task}: expected one for lm")],
+        );
+        assert_says(
+            &error(&["train", "--dataset", "coco", "--task", task, "--data-dir", "nowhere", "--out", "x"]),
+            &["nowhere/annotations/train.json"],
+        );
+        assert_says(
+            &error(&["train", "--dataset", "coco", "--task", task, "--out", "x"]),
+            &["expected --data-dir"],
+        );
+        assert_says(
+            &error(&["train", "--dataset", "digits", "--task", task, "--out", "x"]),
+            &[&format!("--task {task} with --dataset digits")],
+        );
+    }
+    assert_says(
+        &program.error(&[
+            "train",
+            "--dataset",
+            "coco",
+            "--data-dir",
+            "scenes",
+            "--distill",
+            "float",
+            "--out",
+            "x",
+        ]),
+        &["--task detect: --distill: expected without it"],
+    );
+    assert_says(
+        &program.error(&["scenes", "--dataset", "cifar10", "--data-dir", "scenes", "--out", "x"]),
+        &["cifar10"],
+    );
+}
