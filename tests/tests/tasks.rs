@@ -152,8 +152,8 @@ fn a_language_model() {
 fn scenes() {
     let folder = tempfile::tempdir().expect("a folder");
     let program = program(folder.path());
-    let written = ["scenes", "--size", "32", "--train", "24", "--val", "8", "--test", "8", "--out", "scenes"];
-    assert_says(&program.output(&written), &["wrote 40 scenes of 32 x 32 pixels to scenes"]);
+    let written = ["scenes", "--size", "16", "--train", "12", "--val", "4", "--test", "4", "--out", "scenes"];
+    assert_says(&program.output(&written), &["wrote 20 scenes of 16 x 16 pixels to scenes"]);
     for (task, header) in [("segment", "mIoU (%)"), ("detect", "mAP (%)")] {
         let train = [
             "train",
@@ -164,13 +164,13 @@ fn scenes() {
             "--data-dir",
             "scenes",
             "--image-size",
-            "32",
+            "16",
             "--float-epochs",
             "1",
             "--epochs",
             "1",
             "--batch-size",
-            "8",
+            "6",
             "--precisions",
             "8,4",
             "--mixed",

@@ -105,8 +105,11 @@ impl Text<'_> {
         let mut stream = tokenizer.stream();
         // The text goes on after the prompt's last token, which may be a part of a word.
         prompt.iter().try_for_each(|&token| stream.push(token).map(|_| ()))?;
-        print(&args.prompt)?;
         go_on(decoder, prompt, tokens, &sampling, |decoder, number, token| {
+            // Only once it is known that there can be a text.
+            if number == 0 {
+                print(&args.prompt)?;
+            }
             if ends.contains(&token) {
                 return Ok(false);
             }
