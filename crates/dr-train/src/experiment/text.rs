@@ -59,7 +59,14 @@ impl Task for TextTask {
         let tokens = |text: &str| Ok::<_, RunError>(tokenizer.encode(text, false)?.into());
         let (train, valid, test) = (tokens(&train)?, tokens(&valid)?, tokens(&test)?);
         let length = language.context.min(network.context);
-        Ok(Self { train, valid, test, tokenizer, network, length, imported })
+        let task = Self { train, valid, test, tokenizer, network, length, imported };
+        // Too short a text is found now, before anything is written.
+        let device = Device::flex();
+        task.training(config, config.batch_size, &device)?;
+        [Part::Valid, Part::Test]
+            .into_iter()
+            .try_for_each(|part| task.evaluation(part, 1, &device).map(drop))?;
+        Ok(task)
     }
 
     fn imported(&self, _: &TrainConfig) -> Result<Option<Artifact>, RunError> {

@@ -61,7 +61,7 @@ impl TextLoader {
     ) -> Result<Self, TextError> {
         let tokens = tokens.into();
         if tokens.len() < 2 {
-            return Err(TextError::TooShort { part: "test", found: tokens.len(), expected: 2 });
+            return Err(TextError::TooShort { part: "validation or test", found: tokens.len(), expected: 2 });
         }
         let pieces = (tokens.len() - 1).div_ceil(length.max(1));
         Ok(Self::new(tokens, length, batch_size, None, pieces, device))
