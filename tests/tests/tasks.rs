@@ -131,7 +131,7 @@ fn a_language_model() {
         &error(&["latency", "--model", model]),
         &["a model for the task lm: expected one for classify"],
     );
-    assert_says(&error(&["generate", "--model", "lm", "--prompt", "x"]), &["config.json"]);
+    assert_says(&error(&["generate", "--model", ".", "--prompt", "x"]), &["`.`: not a file"]);
     assert_says(&error(&["eval", "--model", model, "--text", "nowhere.txt"]), &["nowhere.txt"]);
     assert_says(
         &error(&["train", "--dataset", "text", "--model", "resnet8", "--out", "x"]),

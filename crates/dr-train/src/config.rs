@@ -436,8 +436,16 @@ impl TrainConfig {
             },
             accumulate: one(),
             optimizer: if adam { OptimizerKind::AdamW } else { OptimizerKind::Sgd },
-            lr: if adam { 2e-3 } else { 0.1 },
-            joint_lr: if adam { 1e-3 } else { 0.02 },
+            lr: match dataset {
+                DatasetKind::Text => 2e-3,
+                DatasetKind::Coco => 4e-3,
+                _ => 0.1,
+            },
+            joint_lr: match dataset {
+                DatasetKind::Text => 1e-3,
+                DatasetKind::Coco => 4e-3,
+                _ => 0.02,
+            },
             scale_lr: if adam { 1e-5 } else { 0.01 },
             weight_decay: if text { 0.1 } else { 5e-4 },
             warmup_epochs: if text { 0.1 } else { 1.0 },

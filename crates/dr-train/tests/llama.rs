@@ -88,7 +88,8 @@ fn copy(name: &str) -> tempfile::TempDir {
 
 #[test]
 fn folders_with_something_wrong_say_so() {
-    let cases: [(&str, &str, Box<dyn Fn(&str) -> Option<String>>, &str); 9] = [
+    type Change = Box<dyn Fn(&str) -> Option<String>>;
+    let cases: [(&str, &str, Change, &str); 9] = [
         ("config.json", "grouped", Box::new(|_| None), "config.json"),
         ("config.json", "grouped", Box::new(|_| Some("{".into())), "expected JSON"),
         (

@@ -75,7 +75,7 @@ fn the_flags_dataset_decides_the_defaults() {
 fn mistakes_in_the_file_name_it() {
     let folder = tempfile::tempdir().unwrap();
     for (content, expected) in [
-        ("epoch = 3", "unknown key `epoch`: expected one of dataset, data-dir,"),
+        ("epoch = 3", "unknown key `epoch`: expected one of task, dataset, data-dir,"),
         ("config = 'other.toml'", "unknown key `config`"),
         ("epochs = 'many'", "epochs: `many`: expected a whole number"),
         ("epochs = 2.5", "epochs: `2.5`: expected a whole number"),

@@ -200,9 +200,9 @@ mod tests {
     #[test]
     fn positions_inside_of_boxes_are_for_them() {
         let small = Labelled { rect: [4.0, 4.0, 16.0, 12.0], class: 2 };
-        let large = Labelled { rect: [0.0, 0.0, 32.0, 32.0], class: 1 };
-        let positions = positions();
-        assert_eq!(positions.each().count(), 64 + 16);
+        let large = Labelled { rect: [0.0, 0.0, 64.0, 64.0], class: 1 };
+        let positions = Positions { image: [64, 64], ..positions() };
+        assert_eq!(positions.each().count(), 256 + 64);
         let assigned = positions.assign(&[large, small]);
         for ((stride, [x, y]), [class, l, t, r, b, centerness]) in positions.each().zip(assigned) {
             let unit = stride as f32;

@@ -79,7 +79,7 @@ fn planned<M: Taught>(source: &Source, plan: &PrecisionPlan) -> Result<Artifact,
 
 /// Reads a model file, or a folder of Hugging Face.
 fn load_model(path: &Path) -> Result<Artifact, CommandError> {
-    match path.is_dir() {
+    match path.join("config.json").is_file() {
         true => Ok(load_hugging_face(path, PrecisionSet::default())?),
         false => Ok(Artifact::load(path)?),
     }
