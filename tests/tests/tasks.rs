@@ -89,6 +89,23 @@ fn a_language_model() {
 
     let _ = program.output(&["export", "--model", model, "--precision", "4", "--out", "packed.safetensors"]);
     assert_eq!(generate("packed.safetensors", &[]), text);
+    for engine in ["fake", "integer"] {
+        let other = [
+            "generate",
+            "--model",
+            "packed.safetensors",
+            "--prompt",
+            "x",
+            "--precision",
+            "8",
+            "--engine",
+            engine,
+        ];
+        assert_says(
+            &program.error(&other),
+            &["packed.safetensors", "has no precision w8a8: expected one of w4a4"],
+        );
+    }
     let _ = program.output(&[
         "quantize",
         "--model",

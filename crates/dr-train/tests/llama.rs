@@ -89,7 +89,14 @@ fn copy(name: &str) -> tempfile::TempDir {
 #[test]
 fn folders_with_something_wrong_say_so() {
     type Change = Box<dyn Fn(&str) -> Option<String>>;
-    let cases: [(&str, &str, Change, &str); 9] = [
+    let cases: [(&str, &str, Change, &str); 10] = [
+        // No memory is taken for blocks that cannot be in the file.
+        (
+            "config.json",
+            "plain",
+            Box::new(|json| Some(json.replace("hidden_layers\": 2", "hidden_layers\": 4000000"))),
+            "values: expected at least",
+        ),
         ("config.json", "grouped", Box::new(|_| None), "config.json"),
         ("config.json", "grouped", Box::new(|_| Some("{".into())), "expected JSON"),
         (

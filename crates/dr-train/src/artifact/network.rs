@@ -220,8 +220,8 @@ impl Artifact {
         Ok(self.network::<Llama>(device)?.to_integer(precision)?)
     }
 
-    /// Whether the network can compute in integers at `precision`.
-    fn check_precision(&self, precision: Precision) -> Result<(), ArtifactError> {
+    /// Whether the network can be computed at `precision`.
+    pub(crate) fn check_precision(&self, precision: Precision) -> Result<(), ArtifactError> {
         let found = self.description.kind;
         let config = self.description.quantization();
         let config = config.ok_or(ArtifactError::Kind { found, expected: "multi-precision or packed" })?;
@@ -234,7 +234,7 @@ impl Artifact {
     /// A network of the right architecture with other values. The file must be large enough for the widest layer that its
     /// description calls for: no memory is taken for a network that cannot be in it.
     fn skeleton<M: Saved>(&self, device: &Device) -> Result<M, ArtifactError> {
-        let (expected, found) = (M::largest_weight(&self.description)? / 4, self.payload_bytes());
+        let (expected, found) = (M::least_elements(&self.description)? / 4, self.payload_bytes());
         if found < expected {
             return Err(ArtifactError::network(format!(
                 "its tensors have {found} bytes: expected at least {expected}, for the sizes that it describes"
@@ -290,11 +290,11 @@ pub trait Saved: Network {
     /// A description of another kind of network.
     fn described(description: &Description, device: &Device) -> Result<Self, ArtifactError>;
 
-    /// Elements of its largest weight.
+    /// Elements that its weights have at least.
     ///
     /// # Errors
     /// A description of another kind of network.
-    fn largest_weight(description: &Description) -> Result<usize, ArtifactError>;
+    fn least_elements(description: &Description) -> Result<usize, ArtifactError>;
 }
 
 impl Description {
@@ -336,7 +336,7 @@ impl Saved for ConvNet {
         Ok(description.conv_net()?.init(description.seed, device))
     }
 
-    fn largest_weight(description: &Description) -> Result<usize, ArtifactError> {
+    fn least_elements(description: &Description) -> Result<usize, ArtifactError> {
         Ok(description.conv_net()?.largest_weight())
     }
 }
@@ -346,7 +346,7 @@ impl Saved for Segmenter {
         Ok(description.dense(TaskKind::Segment)?.init_segmenter(description.seed, device))
     }
 
-    fn largest_weight(description: &Description) -> Result<usize, ArtifactError> {
+    fn least_elements(description: &Description) -> Result<usize, ArtifactError> {
         Ok(description.dense(TaskKind::Segment)?.largest_weight())
     }
 }
@@ -356,7 +356,7 @@ impl Saved for Detector {
         Ok(description.dense(TaskKind::Detect)?.init_detector(description.seed, device))
     }
 
-    fn largest_weight(description: &Description) -> Result<usize, ArtifactError> {
+    fn least_elements(description: &Description) -> Result<usize, ArtifactError> {
         Ok(description.dense(TaskKind::Detect)?.largest_weight())
     }
 }
@@ -366,8 +366,8 @@ impl Saved for Llama {
         Ok(description.llama()?.zeros(device))
     }
 
-    fn largest_weight(description: &Description) -> Result<usize, ArtifactError> {
-        Ok(description.llama()?.largest_weight())
+    fn least_elements(description: &Description) -> Result<usize, ArtifactError> {
+        Ok(description.llama()?.elements())
     }
 }
 

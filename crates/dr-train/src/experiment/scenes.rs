@@ -91,6 +91,8 @@ impl SceneNetwork for Detector {
 pub struct SceneTask<M> {
     /// Those to learn from, to choose by, and to measure the result on.
     parts: [Arc<SceneSet>; 3],
+    /// That of the first.
+    normalization: Normalization,
     network: DenseConfig,
     of: PhantomData<fn() -> M>,
 }
@@ -106,8 +108,7 @@ impl<M: SceneNetwork> SceneTask<M> {
         };
         // Only to ask it what its targets depend on.
         let around = M::new(&self.network, 0, &Device::flex()).around(scenes.size);
-        let normalization = self.parts[0].normalization();
-        SceneLoader::new(scenes.clone(), &normalization, around, batch_size, seed, device.clone())
+        SceneLoader::new(scenes.clone(), &self.normalization, around, batch_size, seed, device.clone())
     }
 }
 
@@ -127,7 +128,8 @@ impl<M: SceneNetwork> Task for SceneTask<M> {
             channels: 3,
             classes: M::classes(train.names.len()),
         };
-        Ok(Self { parts: [train, valid, test].map(Arc::new), network, of: PhantomData })
+        let normalization = train.normalization();
+        Ok(Self { parts: [train, valid, test].map(Arc::new), normalization, network, of: PhantomData })
     }
 
     fn imported(&self, config: &TrainConfig) -> Result<Option<Artifact>, RunError> {
@@ -145,7 +147,7 @@ impl<M: SceneNetwork> Task for SceneTask<M> {
         let (input, classes) = (self.parts[0].shape().into(), self.network.classes);
         Description {
             task: M::TASK,
-            normalization: self.parts[0].normalization(),
+            normalization: self.normalization.clone(),
             ..Description::new(config.dataset, config.model, input, classes, config.precisions.clone())
         }
     }
@@ -167,7 +169,7 @@ impl<M: SceneNetwork> Task for SceneTask<M> {
     }
 
     fn calibration(&self, device: &Device) -> Result<Vec<Tensor<4>>, DatasetError> {
-        Ok(calibration_scenes(&self.parts[0], &self.parts[0].normalization(), device))
+        Ok(calibration_scenes(&self.parts[0], &self.normalization, device))
     }
 
     fn measure(

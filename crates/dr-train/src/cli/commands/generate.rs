@@ -57,16 +57,11 @@ pub fn generate(args: &GenerateArgs) -> Result<(), CommandError> {
 fn fake(
     artifact: &Artifact, args: &GenerateArgs, tokenizer: &Tokenizer, prompt: &[u32], device: &Device,
 ) -> Result<Speed, CommandError> {
-    let check = |precision: Precision| match artifact.description.precisions.position(precision) {
-        Some(_) => Ok(()),
-        None => {
-            let expected = artifact.description.precisions.clone();
-            Err(ArtifactError::Precision { precision, expected }.in_file(&args.model))
-        }
-    };
     let precision = first(artifact, args);
-    args.switches().iter().try_for_each(|&(_, precision)| check(precision))?;
-    check(precision)?;
+    let mut asked = args.switches().into_iter().map(|(_, precision)| precision).chain([precision]);
+    asked
+        .try_for_each(|precision| artifact.check_precision(precision))
+        .map_err(|error| error.in_file(&args.model))?;
     let network: Llama = artifact.network(device).map_err(|error| error.in_file(&args.model))?;
     let mut decoder = network.to_floats(Some(precision));
     Text { args, tokenizer, prompt }.run(&mut decoder, |decoder, precision| {

@@ -98,7 +98,7 @@ pub enum LlamaConfigError {
 }
 
 impl LlamaConfig {
-    /// A small Llama to be trained from scratch: `hidden / 32` heads, half as many for keys and values, and a tied head.
+    /// A small Llama to be trained from scratch: `hidden / 32` heads, half as many for keys and values, and a head of its own.
     ///
     /// # Panics
     /// If `hidden` is no multiple of 64.
@@ -229,10 +229,12 @@ impl LlamaConfig {
         }
     }
 
-    /// Elements of the largest weight.
+    /// Elements of the matrices of all blocks and of the head; more than there can be memory for if there are too many to count.
     #[must_use]
-    pub fn largest_weight(&self) -> usize {
-        self.hidden * self.vocabulary.max(self.feed_forward).max(self.heads * self.head_dim)
+    pub fn elements(&self) -> usize {
+        let attention = 2 * (self.heads + self.kv_heads).saturating_mul(self.head_dim);
+        let block = self.hidden.saturating_mul(attention.saturating_add(3 * self.feed_forward));
+        block.saturating_mul(self.layers).saturating_add(self.hidden * self.vocabulary)
     }
 }
 
