@@ -37,9 +37,10 @@ fn panels(layout: &WeightLayout) -> Vec<u32> {
     prepare_panels(&codes(len, layout.bits.signed_min(), layout.bits.signed_max()), layout)
 }
 
-/// As many copies of weights as are larger than the caches, each in pages as `prepare_panels` gets them.
-fn many(layout: &WeightLayout) -> Vec<Vec<u32>> {
-    (0..CACHES.div_ceil(layout.words() * 4).max(1)).map(|_| panels(layout)).collect()
+/// Weights for all widths to take turns through, as many as no cache holds. They share the memory, since some of a virtual
+/// machine's is slower than other: any words are codes of any width.
+fn memory() -> Vec<u32> {
+    panels(&layout(CACHES / 8192, 8192, BitWidth::B8))
 }
 
 /// A group of products of `products` multiplications.
@@ -53,8 +54,8 @@ fn products<'a>(criterion: &'a mut Criterion, name: String, products: usize) -> 
     group
 }
 
-/// One convolution, or a product of matrices, at all widths.
-fn ours(group: &mut BenchmarkGroup<WallTime>, shape: IntConv2dShape, from_memory: bool) {
+/// One convolution, or a product of matrices, at all widths; with weights from this memory, or from the cache.
+fn ours(group: &mut BenchmarkGroup<WallTime>, shape: IntConv2dShape, memory: Option<&[u32]>) {
     let x = bytes(shape.code_bytes());
     let outputs = shape.weight.outputs;
     let (multiplier, addend) = (vec![1e-3; outputs], vec![0.0; outputs]);
@@ -63,11 +64,11 @@ fn ours(group: &mut BenchmarkGroup<WallTime>, shape: IntConv2dShape, from_memory
     let mut out = vec![0.0; shape.results()];
     for bits in WIDTHS {
         let shape = IntConv2dShape { weight: shape.weight.at(bits), ..shape };
-        let copies = if from_memory { many(&shape.weight) } else { vec![panels(&shape.weight)] };
-        let mut turn = (0..copies.len()).cycle();
+        let cached = memory.is_none().then(|| panels(&shape.weight)).unwrap_or_default();
+        let mut turn = memory.unwrap_or(&cached).chunks_exact(shape.weight.words()).cycle();
         group.bench_function(format!("dr-kernels w{bits}a8"), |bencher| {
             bencher.iter(|| {
-                let panels = &copies[turn.next().unwrap()];
+                let panels = turn.next().unwrap();
                 int_conv2d_into(DotKernel::detect(), &x, panels, &shape, &epilogue, &mut out);
             });
         });
@@ -112,7 +113,7 @@ fn gemm(criterion: &mut Criterion) {
     let device = device();
     for [m, n, k] in [[1024, 1024, 1024], [128, 4096, 4096], [196, 512, 4608]] {
         let mut group = products(criterion, format!("gemm/{m}x{n}x{k}"), m * n * k);
-        ours(&mut group, IntConv2dShape::gemm(m, layout(n, k, BitWidth::B8)), false);
+        ours(&mut group, IntConv2dShape::gemm(m, layout(n, k, BitWidth::B8)), None);
         rten(&mut group, [m, n, k], false);
         floats(&mut group, [m, n, k], &device, false);
     }
@@ -122,27 +123,26 @@ fn gemv(criterion: &mut Criterion) {
     let device = device();
     let (n, k) = (8192, 8192);
     let mut group = products(criterion, format!("gemv/{n}x{k}"), n * k);
-    ours(&mut group, IntConv2dShape::gemm(1, layout(n, k, BitWidth::B8)), true);
+    let memory = memory();
+    ours(&mut group, IntConv2dShape::gemm(1, layout(n, k, BitWidth::B8)), Some(&memory));
     for bits in [BitWidth::B8, BitWidth::B4, BitWidth::B2] {
         let granularity = Granularity::Group(NonZeroUsize::new(32).unwrap());
         let layout = WeightLayout::new(&[n, k], 1, bits, granularity).unwrap();
         let (x, scale) = (weights(k), vec![1e-3; layout.scale_groups() * n]);
-        let copies = many(&layout);
-        let mut turn = (0..copies.len()).cycle();
+        let mut turn = memory.chunks_exact(layout.words()).cycle();
         let mut out = vec![0.0; n];
         group.bench_function(format!("dr-kernels w{bits}a32, groups of 32"), |bencher| {
             bencher.iter(|| {
-                let panels = &copies[turn.next().unwrap()];
-                weight_only_into(Isa::detect(), &x, panels, &scale, 1, &layout, &mut out);
+                weight_only_into(Isa::detect(), &x, turn.next().unwrap(), &scale, 1, &layout, &mut out);
             });
         });
     }
+    // What memory can give: the weights of 8 bits, only read.
+    let mut turn = memory.chunks_exact(n * k / 4).cycle();
+    group.bench_function("reading 8 bits a weight", |bencher| bencher.iter(|| read(turn.next().unwrap())));
+    drop(memory);
     rten(&mut group, [1, n, k], true);
     floats(&mut group, [1, n, k], &device, true);
-    // What memory can give: the weights of 8 bits, only read.
-    let copies = many(&layout(n, k, BitWidth::B8));
-    let mut turn = copies.iter().cycle();
-    group.bench_function("reading 8 bits a weight", |bencher| bencher.iter(|| read(turn.next().unwrap())));
 }
 
 /// What arithmetic can give: products of 8-bit codes in registers, on all threads.
@@ -173,7 +173,7 @@ fn conv(criterion: &mut Criterion) {
             };
             let name = format!("conv/{batch}x{channels}x{size}x{size}");
             let mut group = products(criterion, name, shape.results() * channels * 9);
-            ours(&mut group, shape, false);
+            ours(&mut group, shape, None);
             let x = [batch, channels, size, size];
             let x = Tensor::<4>::from_data(TensorData::new(weights(x.iter().product()), x), &device);
             let w = [channels, channels, 3, 3];

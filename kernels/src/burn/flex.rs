@@ -18,6 +18,14 @@ fn tensor<E: bytemuck::Pod + Send + Sync>(
     FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape.into()), dtype)
 }
 
+/// A tensor whose elements are in order: usually the tensor itself.
+fn dense(tensor: FlexTensor) -> FlexTensor {
+    match tensor.layout().contiguous_offsets() {
+        Some(_) => tensor,
+        None => tensor.to_contiguous(),
+    }
+}
+
 /// The elements of a dense tensor. The public functions have checked the data type.
 fn slice<E: burn::tensor::Element + bytemuck::Pod>(tensor: &FlexTensor) -> &[E] {
     tensor.as_slice::<E>().expect("contiguous, and of the data type that was checked")
@@ -28,7 +36,7 @@ impl FakeQuantizeOps for Flex {
         w: FlexTensor, stored_scale: FlexTensor, scale: FlexTensor, format: WeightFormat,
     ) -> FlexTensor {
         let shape = w.shape();
-        let [w, stored_scale, scale] = [w, stored_scale, scale].map(|t| t.to_contiguous());
+        let [w, stored_scale, scale] = [w, stored_scale, scale].map(dense);
         let WeightFormat { stored, active, layout, .. } = format;
         let out = cpu::fake_quantize_weight(
             slice(&w),
@@ -45,7 +53,7 @@ impl FakeQuantizeOps for Flex {
         x: FlexTensor, scale: FlexTensor, zero_point: FlexTensor, format: ActivationFormat,
     ) -> FlexTensor {
         let shape = x.shape();
-        let [x, scale, zero] = [x, scale, zero_point].map(|t| t.to_contiguous());
+        let [x, scale, zero] = [x, scale, zero_point].map(dense);
         let out = cpu::fake_quantize_activation(
             slice(&x),
             slice(&scale),
@@ -62,7 +70,7 @@ impl FakeQuantizeGradOps for Flex {
         w: FlexTensor, stored_scale: FlexTensor, scale: FlexTensor, grad: FlexTensor, format: WeightFormat,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let (shape, scales) = (w.shape(), scale.shape());
-        let [w, stored_scale, scale, grad] = [w, stored_scale, scale, grad].map(|t| t.to_contiguous());
+        let [w, stored_scale, scale, grad] = [w, stored_scale, scale, grad].map(dense);
         let WeightFormat { stored, active, layout, gradient } = format;
         let (dw, dstored, dscale) = cpu::fake_quantize_weight_backward(
             slice(&w),
@@ -85,7 +93,7 @@ impl FakeQuantizeGradOps for Flex {
         x: FlexTensor, scale: FlexTensor, zero_point: FlexTensor, grad: FlexTensor, format: ActivationFormat,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let (shape, scales) = (x.shape(), scale.shape());
-        let [x, scale, zero, grad] = [x, scale, zero_point, grad].map(|t| t.to_contiguous());
+        let [x, scale, zero, grad] = [x, scale, zero_point, grad].map(dense);
         let (dx, dscale, dzero) = cpu::fake_quantize_activation_backward(
             slice(&x),
             slice(&scale),
@@ -107,7 +115,7 @@ impl PackOps for Flex {
         x: FlexTensor, scale: FlexTensor, zero_point: FlexTensor, format: PackFormat,
     ) -> FlexTensor {
         let dtype = x.dtype();
-        let [x, scale, zero] = [x, scale, zero_point].map(|t| t.to_contiguous());
+        let [x, scale, zero] = [x, scale, zero_point].map(dense);
         let (scale, zero) = (slice(&scale), format.unsigned.then(|| slice(&zero)));
         let words = match dtype {
             DType::F16 => {
@@ -123,7 +131,7 @@ impl PackOps for Flex {
     }
 
     fn switch_packed(words: FlexTensor, elements: usize, stored: BitWidth, active: BitWidth) -> FlexTensor {
-        let words = words.to_contiguous();
+        let words = dense(words);
         let switched = cpu::switch_packed(slice(&words), elements, stored, active);
         let length = switched.len();
         tensor(switched, [length], DType::U32)
@@ -132,7 +140,7 @@ impl PackOps for Flex {
     fn dequantize_packed(
         words: FlexTensor, scale: FlexTensor, zero_point: FlexTensor, format: PackFormat,
     ) -> FlexTensor {
-        let [words, scale, zero] = [words, scale, zero_point].map(|t| t.to_contiguous());
+        let [words, scale, zero] = [words, scale, zero_point].map(dense);
         let zero = format.unsigned.then(|| slice(&zero));
         let values = cpu::dequantize_packed(slice(&words), slice(&scale), zero, &format.layout, format.bits);
         let length = values.len();
@@ -140,7 +148,7 @@ impl PackOps for Flex {
     }
 
     fn search_scales(w: FlexTensor, layout: ScaleLayout, widths: Vec<BitWidth>) -> FlexTensor {
-        let w = w.to_contiguous();
+        let w = dense(w);
         let scales = cpu::search_scales(slice(&w), &layout, &widths);
         let length = scales.len();
         tensor(scales, [length], DType::F32)
@@ -154,7 +162,7 @@ fn quantizer(values: &[f32], bits: BitWidth) -> CodeQuantizer {
 impl IntOps for Flex {
     fn quantize_codes(x: FlexTensor, to: FlexTensor, format: CodesFormat) -> FlexTensor {
         let dtype = x.dtype();
-        let [x, to] = [x, to].map(|t| t.to_contiguous());
+        let [x, to] = [x, to].map(dense);
         let CodesFormat { channels, positions, channels_last, bits, .. } = format;
         let (sizes, to) = ([channels, positions], quantizer(slice(&to), bits));
         let mut words = vec![0u32; format.words()];
@@ -171,7 +179,7 @@ impl IntOps for Flex {
     }
 
     fn switch_weight(words: FlexTensor, layout: WeightLayout, active: BitWidth) -> FlexTensor {
-        let words = words.to_contiguous();
+        let words = dense(words);
         let switched = integer::switch_panels(slice(&words), layout.bits, active);
         let length = switched.len();
         tensor(switched, [length], DType::U32)
@@ -181,8 +189,8 @@ impl IntOps for Flex {
         codes: FlexTensor, weight: FlexTensor, multiplier: FlexTensor, addend: FlexTensor,
         residual: FlexTensor, format: IntConvFormat,
     ) -> FlexTensor {
-        let [codes, weight] = [codes, weight].map(|t| t.to_contiguous());
-        let [multiplier, addend, residual] = [multiplier, addend, residual].map(|t| t.to_contiguous());
+        let [codes, weight] = [codes, weight].map(dense);
+        let [multiplier, addend, residual] = [multiplier, addend, residual].map(dense);
         let epilogue = epilogue(&multiplier, &addend, &residual, &format);
         let values = integer::int_conv2d(
             bytemuck::cast_slice::<u32, u8>(slice(&codes)),
@@ -198,9 +206,8 @@ impl IntOps for Flex {
         codes: FlexTensor, weight: FlexTensor, multiplier: FlexTensor, addend: FlexTensor,
         residual: FlexTensor, to: FlexTensor, format: IntConvFormat, bits: BitWidth,
     ) -> FlexTensor {
-        let [codes, weight] = [codes, weight].map(|t| t.to_contiguous());
-        let [multiplier, addend, residual, to] =
-            [multiplier, addend, residual, to].map(|t| t.to_contiguous());
+        let [codes, weight] = [codes, weight].map(dense);
+        let [multiplier, addend, residual, to] = [multiplier, addend, residual, to].map(dense);
         let epilogue = epilogue(&multiplier, &addend, &residual, &format);
         let mut words = vec![0u32; format.code_words()];
         integer::int_conv2d_codes_into(
@@ -216,11 +223,31 @@ impl IntOps for Flex {
         tensor(words, [length], DType::U32)
     }
 
+    fn int_conv2d_with_codes(
+        codes: FlexTensor, weight: FlexTensor, multiplier: FlexTensor, addend: FlexTensor,
+        residual: FlexTensor, to: FlexTensor, format: IntConvFormat, bits: BitWidth,
+    ) -> (FlexTensor, FlexTensor) {
+        let [codes, weight] = [codes, weight].map(dense);
+        let [multiplier, addend, residual, to] = [multiplier, addend, residual, to].map(dense);
+        let epilogue = epilogue(&multiplier, &addend, &residual, &format);
+        let mut words = vec![0u32; format.code_words()];
+        let values = integer::int_conv2d_with_codes(
+            bytemuck::cast_slice::<u32, u8>(slice(&codes)),
+            slice(&weight),
+            &format.shape,
+            &epilogue,
+            quantizer(slice(&to), bits),
+            bytemuck::cast_slice_mut(&mut words),
+        );
+        let lengths = [values.len(), words.len()];
+        (tensor(values, [lengths[0]], DType::F32), tensor(words, [lengths[1]], DType::U32))
+    }
+
     fn weight_only(
         x: FlexTensor, weight: FlexTensor, scale: FlexTensor, format: WeightOnlyFormat,
     ) -> FlexTensor {
         let dtype = x.dtype();
-        let [x, weight, scale] = [x, weight, scale].map(|t| t.to_contiguous());
+        let [x, weight, scale] = [x, weight, scale].map(dense);
         let (weight, scale, layout) = (slice(&weight), slice(&scale), &format.weight);
         let values = match dtype {
             DType::F16 => integer::weight_only::<half::f16>(slice(&x), weight, scale, format.rows, layout),

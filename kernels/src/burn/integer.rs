@@ -231,6 +231,32 @@ pub fn int_conv2d_codes(
     Ok(Codes { words: Tensor::from_dispatch(words), dims })
 }
 
+/// [`int_conv2d`], and its result as [`int_conv2d_codes`] gives it: for what is both a residual and the input of a next layer.
+///
+/// # Errors
+/// As these.
+pub fn int_conv2d_with_codes(
+    x: &Codes, weight: &IntWeight, options: &IntConv2dOptions, epilogue: &IntEpilogue,
+    residual: Option<Tensor<4>>, quantizer: Tensor<1>, bits: BitWidth,
+) -> Result<(Tensor<4>, Codes), KernelError> {
+    let quantizer = quantizer.inner();
+    check("quantizer", &quantizer, &[2], &weight.words.device())?;
+    let (format, operands) = operands(x, weight, options, epilogue, residual)?;
+    let [multiplier, addend, residual] = operands.map(Tensor::into_dispatch);
+    let [rows, columns] = format.shape.output();
+    let dims = [x.dims[0], rows, columns, weight.layout.outputs];
+    let (device, quantizer) = (weight.words.device(), quantizer.into_dispatch());
+    let (codes, weight) = (x.words.clone().into_dispatch(), weight.words.clone().into_dispatch());
+    let (values, words) =
+        Dispatch::int_conv2d_with_codes(codes, weight, multiplier, addend, residual, quantizer, format, bits);
+    let codes = Codes { words: Tensor::from_dispatch(words), dims };
+    if dims.contains(&0) {
+        // Burn's reshape takes a 0 for "as before".
+        return Ok((Tensor::zeros(dims, &device), codes));
+    }
+    Ok((Tensor::<1>::from_dispatch(values).reshape(dims), codes))
+}
+
 /// The product of activations in floating point with packed weights: `[rows, outputs]` in f32, for language models
 /// (`w4a16`).
 ///

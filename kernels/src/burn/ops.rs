@@ -167,6 +167,18 @@ pub trait IntOps: Backend {
         format: IntConvFormat, bits: BitWidth,
     ) -> IntTensor<Self>;
 
+    /// Both.
+    #[fusion(meta = |_codes, _weight, _multiplier, _addend, _residual, _quantizer, format, _bits| (
+        burn::backend::fusion::custom::TensorSpec::new([format.shape.results()], burn::tensor::DType::F32),
+        burn::backend::fusion::custom::TensorSpec::new([format.code_words()], burn::tensor::DType::U32),
+    ))]
+    #[allow(clippy::too_many_arguments)]
+    fn int_conv2d_with_codes(
+        codes: IntTensor<Self>, weight: IntTensor<Self>, multiplier: FloatTensor<Self>,
+        addend: FloatTensor<Self>, residual: FloatTensor<Self>, quantizer: FloatTensor<Self>,
+        format: IntConvFormat, bits: BitWidth,
+    ) -> (FloatTensor<Self>, IntTensor<Self>);
+
     /// `[rows * outputs]`; `x` `[rows, inputs]` of f32, f16 or bf16, `scale` `[scale groups * outputs]`.
     #[fusion(dtype = burn::tensor::DType::F32, shape = burn::tensor::Shape::new([format.rows * format.weight.outputs]))]
     fn weight_only(

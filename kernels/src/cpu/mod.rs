@@ -11,7 +11,7 @@
 //! | `codes`, `planes`, `sample` | the arithmetic: codes in `f32`, packed codes in `u64`, halves |
 //! | `fake_quantize`, `packed`, `scale_search` | the operations |
 //! | `conv2d`, `batch_norm` | float convolution and BatchNorm for training |
-//! | `pages` | how memory comes from the system |
+//! | `pages`, `team` | how memory and threads come from the system |
 
 mod batch_norm;
 mod blocks;
@@ -26,6 +26,7 @@ mod planes;
 mod runs;
 mod sample;
 mod scale_search;
+mod team;
 
 pub use batch_norm::{BatchNormShape, batch_norm, batch_norm_backward};
 pub use conv2d::{Conv2dShape, conv2d, conv2d_input_gradient, conv2d_weight_gradient};

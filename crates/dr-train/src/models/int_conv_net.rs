@@ -3,6 +3,7 @@
 use super::conv_net::max_pool;
 use crate::nn::{IntConv2d, IntLinear, IntegerError};
 use burn::tensor::{Device, Tensor};
+use dr_kernels::Codes;
 use dr_precision::Precision;
 use std::iter::once;
 use std::time::{Duration, Instant};
@@ -50,15 +51,19 @@ impl Clock {
 impl IntBlock {
     /// `[batch, rows, columns, channels]` in f32 to the same after the block.
     pub(super) fn run(&self, x: Tensor<4>) -> Result<Tensor<4>, IntegerError> {
-        self.forward(x, 0, &mut Clock(None))
+        Ok(self.forward((x, None), None, 0, &mut Clock(None))?.0)
     }
 
-    /// `[batch, rows, columns, channels]` in f32 to the same after the block. Between the convolutions there are only
-    /// codes. Layers count from `first`, in the order of [`IntBlock::layers`].
-    fn forward(&self, x: Tensor<4>, first: usize, clock: &mut Clock) -> Result<Tensor<4>, IntegerError> {
+    /// `[batch, rows, columns, channels]` in f32 to the same after the block. Between the convolutions there are only codes; `x`
+    /// and the result come with the codes that the first layer and `next` take, where they are at hand. `first` is the
+    /// position of the first layer in the network.
+    fn forward(
+        &self, (x, codes): (Tensor<4>, Option<Codes>), next: Option<&IntConv2d>, first: usize,
+        clock: &mut Clock,
+    ) -> Result<(Tensor<4>, Option<Codes>), IntegerError> {
         let after = |i: usize| self.middle.get(i).unwrap_or(&self.last);
         let mut y = clock.layer(first, || {
-            let codes = self.first.quantize(x.clone(), true)?;
+            let codes = codes.map_or_else(|| self.first.quantize(x.clone(), true), Ok)?;
             self.first.forward_to(&codes, after(0))
         })?;
         let mut position = first + 1;
@@ -70,7 +75,7 @@ impl IntBlock {
             Some(conv) => Some(clock.layer(position + 1, || conv.forward(&conv.quantize(x, true)?, None))?),
             None => self.adds.then_some(x),
         };
-        clock.layer(position, || self.last.forward(&y, x))
+        clock.layer(position, || self.last.forward_both(&y, x, next))
     }
 
     pub(super) fn layers(&self) -> impl Iterator<Item = &IntConv2d> {
@@ -103,17 +108,24 @@ impl IntConvNet {
     }
 
     fn run(&self, images: Tensor<4>, clock: &mut Clock) -> Result<Tensor<2>, IntegerError> {
-        let mut x = clock.layer(0, || self.stem.forward(&self.stem.quantize(images, false)?, None))?;
+        // The layer that takes the result of the blocks before the one at `i`.
+        let taker = |i: usize| self.blocks.get(i).map(|block| &block.first).or(self.tail.as_ref());
+        let after_stem = if self.max_pool { None } else { taker(0) };
+        let stem = || self.stem.forward_both(&self.stem.quantize(images, false)?, None, after_stem);
+        let (mut x, mut codes) = clock.layer(0, stem)?;
         if self.max_pool {
             x = max_pool(x.permute([0, 3, 1, 2])).permute([0, 2, 3, 1]);
         }
         let mut first = 1;
-        for block in &self.blocks {
-            x = block.forward(x, first, clock)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            (x, codes) = block.forward((x, codes), taker(i + 1), first, clock)?;
             first += block.layers().count();
         }
         if let Some(conv) = &self.tail {
-            x = clock.layer(first, || conv.forward(&conv.quantize(x, true)?, None))?;
+            x = clock.layer(first, || {
+                let codes = codes.map_or_else(|| conv.quantize(x, true), Ok)?;
+                conv.forward(&codes, None)
+            })?;
             first += 1;
         }
         // `[batch, rows, columns, channels]`

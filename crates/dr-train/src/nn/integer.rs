@@ -18,7 +18,7 @@ use dr_kernels::integer::{Activation, CodeQuantizer, IntConv2dShape, WeightLayou
 use dr_kernels::reference::zero_point_addends;
 use dr_kernels::{
     Codes, IntConv2dOptions, IntEpilogue, IntWeight, KernelError, int_conv2d, int_conv2d_codes,
-    quantize_codes,
+    int_conv2d_with_codes, quantize_codes,
 };
 use dr_precision::{BitWidth, Precision};
 use std::collections::HashMap;
@@ -200,6 +200,21 @@ impl IntConv2d {
         let Active { quantizer, input, .. } = &next.active;
         let (weight, epilogue) = (&self.active.weight, self.epilogue(x));
         Ok(int_conv2d_codes(x, weight, &self.options, &epilogue, None, quantizer.clone(), input.bits)?)
+    }
+
+    /// [`IntConv2d::forward`], and the result also as the codes that `next` takes, if there is a next layer.
+    ///
+    /// # Errors
+    /// Codes or a residual of another shape or device.
+    pub fn forward_both(
+        &self, x: &Codes, residual: Option<Tensor<4>>, next: Option<&Self>,
+    ) -> Result<(Tensor<4>, Option<Codes>), IntegerError> {
+        let Some(next) = next else { return Ok((self.forward(x, residual)?, None)) };
+        let Active { quantizer, input, .. } = &next.active;
+        let (weight, options, epilogue) = (&self.active.weight, &self.options, self.epilogue(x));
+        let (y, codes) =
+            int_conv2d_with_codes(x, weight, options, &epilogue, residual, quantizer.clone(), input.bits)?;
+        Ok((y, Some(codes)))
     }
 
     /// What the layer is made of at its precision; the codes are copied from the device.

@@ -2,6 +2,7 @@
 
 use super::super::blocks::with_capacity;
 use super::super::isa::{Isa, Kernel};
+use super::super::team;
 use super::depthwise;
 use super::dot::{DotKernel, Form, Operands, PANELS, ROWS, Sums, correction, pair_steps};
 use super::epilogue::{Channels, Epilogue, Lanes, Output, PanelSums, added, scaled};
@@ -9,8 +10,8 @@ use super::panels::unpack_panels;
 use crate::integer::{BLOCK_STEPS, CodeQuantizer, IntConv2dShape, PANEL, STEP, padded_channels};
 use crate::layout::BLOCK;
 use dr_precision::BitWidth;
-use rayon::prelude::*;
 use std::cell::RefCell;
+use std::cmp::Reverse;
 use std::ops::Range;
 
 /// [`crate::reference::int_conv2d`] and [`crate::reference::epilogue`], with weights in panels.
@@ -21,7 +22,14 @@ use std::ops::Range;
 pub fn int_conv2d(codes: &[u8], weights: &[u32], shape: &IntConv2dShape, epilogue: &Epilogue) -> Vec<f32> {
     let len = shape.results();
     let mut out = with_capacity(len);
-    run(DotKernel::detect(), codes, weights, shape, epilogue, Output::Values(out.as_mut_ptr()));
+    run(
+        DotKernel::detect(),
+        codes,
+        weights,
+        shape,
+        epilogue,
+        Output { values: Some(out.as_mut_ptr()), ..Output::default() },
+    );
     // SAFETY: `run` has written all results, and there is room for them.
     unsafe { out.set_len(len) };
     out
@@ -36,7 +44,14 @@ pub fn int_conv2d_into(
     out: &mut [f32],
 ) {
     assert_eq!(out.len(), shape.results(), "an output of another size");
-    run(kernel, codes, weights, shape, epilogue, Output::Values(out.as_mut_ptr()));
+    run(
+        kernel,
+        codes,
+        weights,
+        shape,
+        epilogue,
+        Output { values: Some(out.as_mut_ptr()), ..Output::default() },
+    );
 }
 
 /// [`int_conv2d`], and then [`quantize_codes`](super::quantize_codes) of the result: the input of a next layer.
@@ -62,7 +77,51 @@ pub fn int_conv2d_codes_into(
 ) {
     let padded = padded_channels(shape.weight.outputs);
     assert_eq!(out.len(), shape.batch * shape.positions() * padded, "an output of another size");
-    run(kernel, codes, weights, shape, epilogue, Output::Codes(out.as_mut_ptr(), to));
+    let output = Output { codes: Some((out.as_mut_ptr(), to)), ..Output::default() };
+    run(kernel, codes, weights, shape, epilogue, output);
+}
+
+/// [`int_conv2d`], and its results as [`int_conv2d_codes_into`] writes them, in one pass: what a residual block hands on.
+///
+/// # Panics
+/// If a slice has not the length of the shape.
+#[must_use]
+pub fn int_conv2d_with_codes(
+    codes: &[u8], weights: &[u32], shape: &IntConv2dShape, epilogue: &Epilogue, to: CodeQuantizer,
+    out_codes: &mut [u8],
+) -> Vec<f32> {
+    let len = shape.results();
+    let mut out = with_capacity(len);
+    let kernel = DotKernel::detect();
+    run_with_codes(kernel, codes, weights, shape, epilogue, to, out.as_mut_ptr(), out_codes);
+    // SAFETY: `run` has written all results, and there is room for them.
+    unsafe { out.set_len(len) };
+    out
+}
+
+/// [`int_conv2d_with_codes`] with `kernel` into `out`.
+///
+/// # Panics
+/// If a slice has not the length of the shape, or the machine has no `kernel`.
+#[expect(clippy::too_many_arguments)]
+pub fn int_conv2d_with_codes_into(
+    kernel: DotKernel, codes: &[u8], weights: &[u32], shape: &IntConv2dShape, epilogue: &Epilogue,
+    to: CodeQuantizer, out: &mut [f32], out_codes: &mut [u8],
+) {
+    assert_eq!(out.len(), shape.results(), "an output of another size");
+    run_with_codes(kernel, codes, weights, shape, epilogue, to, out.as_mut_ptr(), out_codes);
+}
+
+/// `values` has room for all results.
+#[expect(clippy::too_many_arguments)]
+fn run_with_codes(
+    kernel: DotKernel, codes: &[u8], weights: &[u32], shape: &IntConv2dShape, epilogue: &Epilogue,
+    to: CodeQuantizer, values: *mut f32, out_codes: &mut [u8],
+) {
+    let padded = padded_channels(shape.weight.outputs);
+    assert_eq!(out_codes.len(), shape.batch * shape.positions() * padded, "an output of another size");
+    let output = Output { values: Some(values), codes: Some((out_codes.as_mut_ptr(), to)) };
+    run(kernel, codes, weights, shape, epilogue, output);
 }
 
 /// What a thread keeps from one task to the next.
@@ -129,8 +188,8 @@ const TASKS_PER_THREAD: usize = 6;
 /// What unpacking a byte costs, in bytes that are read.
 const UNPACK_COST: usize = 4;
 
-/// Products in a task, at least: it pays for another thread's attention.
-const TASK_PRODUCTS: usize = 1 << 22;
+/// Products in a task, at least: it pays for another thread's attention, if that is awake.
+const TASK_PRODUCTS: usize = 1 << 19;
 
 fn run(
     kernel: DotKernel, codes: &[u8], weights: &[u32], shape: &IntConv2dShape, epilogue: &Epilogue,
@@ -166,14 +225,17 @@ fn run(
         let line_tasks = lines.div_ceil(chunk_lines);
         let panel_tasks = wanted.div_ceil(line_tasks).min(panels.div_ceil(tile_panels));
         let chunk_panels = panels.div_ceil(panel_tasks).next_multiple_of(tile_panels);
-        (chunk_lines, chunk_panels, cost(line_tasks, panels.div_ceil(chunk_panels)))
+        let panel_tasks = panels.div_ceil(chunk_panels);
+        // First of all there must be work for all threads.
+        let tasks = (line_tasks * panel_tasks).min((wanted * 3).div_ceil(4));
+        (chunk_lines, chunk_panels, (Reverse(tasks), cost(line_tasks, panel_tasks)))
     };
     let fewest = lines.div_ceil((TASK_BYTES / line_bytes).max(1));
     let cuts = (0..)
         .map(|doublings| fewest << doublings)
         .take_while(|&count| count == fewest || count <= lines.min(wanted));
     let best = cuts.map(cut).min_by_key(|cut| cut.2);
-    let (chunk_lines, chunk_panels, _) = best.unwrap_or((lines, panels, 0));
+    let (chunk_lines, chunk_panels) = best.map_or((lines, panels), |(lines, panels, _)| (lines, panels));
     let (line_tasks, panel_tasks) = (lines.div_ceil(chunk_lines), panels.div_ceil(chunk_panels));
     let largest = if kernel.adds_pairs() { codes.iter().fold(0, |bits, code| bits | code) } else { u8::MAX };
     let pair_steps = pair_steps(layout.bits, largest);
@@ -187,10 +249,7 @@ fn run(
         };
         WORKSPACE.with_borrow_mut(task);
     };
-    match line_tasks * panel_tasks {
-        1 => task(0),
-        tasks => (0..tasks).into_par_iter().for_each(task),
-    }
+    team::for_each(line_tasks * panel_tasks, task);
 }
 
 /// Everything that tasks share.

@@ -32,13 +32,13 @@ impl Epilogue<'_> {
     }
 }
 
-/// Where results go. All tasks write to it, each to positions and channels of its own.
-#[derive(Clone, Copy)]
-pub(super) enum Output {
+/// Where results go, as one or the other or both. All tasks write to it, each to positions and channels of its own.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Output {
     /// `[positions, outputs]`, positions counted through all images.
-    Values(*mut f32),
+    pub values: Option<*mut f32>,
     /// `[positions, padded outputs]`.
-    Codes(*mut u8, CodeQuantizer),
+    pub codes: Option<(*mut u8, CodeQuantizer)>,
 }
 
 // SAFETY: Tasks write to different elements.
@@ -74,7 +74,7 @@ impl Output {
     #[inline(always)]
     pub(super) fn prefetch(self, position: usize, channels: Channels, outputs: usize) {
         #[cfg(target_arch = "x86_64")]
-        if let Self::Values(out) = self {
+        if let Some(out) = self.values {
             use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
             // SAFETY: A prefetch reads nothing and faults nowhere.
             unsafe {
@@ -159,24 +159,17 @@ impl Epilogue<'_> {
                 *value = Activation::Relu6.apply(*value);
             }
         }
-        match output {
-            Output::Values(out) => {
-                // SAFETY: As promised by the caller.
-                let out =
-                    unsafe { std::slice::from_raw_parts_mut(out.add(position * outputs + first), count) };
-                copy(&values, out);
-            }
-            Output::Codes(out, to) => {
-                let quantizer = Quantizer::unsigned(to.scale, to.bits);
-                let mut codes = [0; PANEL];
-                for (code, value) in codes.iter_mut().zip(values) {
-                    *code = quantizer.byte(quantizer.quotient(value - to.zero_point));
-                }
-                let at = position * padded_channels(outputs) + first;
-                // SAFETY: As promised by the caller.
-                let out = unsafe { std::slice::from_raw_parts_mut(out.add(at), count) };
-                copy(&codes, out);
-            }
+        if let Some(out) = output.values {
+            // SAFETY: As promised by the caller.
+            let out = unsafe { std::slice::from_raw_parts_mut(out.add(position * outputs + first), count) };
+            copy(&values, out);
+        }
+        if let Some((out, to)) = output.codes {
+            let codes = codes_of(&values, &Quantizer::unsigned(to.scale, to.bits), to.zero_point);
+            let at = position * padded_channels(outputs) + first;
+            // SAFETY: As promised by the caller.
+            let out = unsafe { std::slice::from_raw_parts_mut(out.add(at), count) };
+            copy(&codes, out);
         }
     }
 
@@ -207,30 +200,27 @@ impl Epilogue<'_> {
         }
         let whole =
             Whole { sums, panel, corrections: &all_corrections, multiplier: constants.multiplier, addend };
-        let residual = self.residual.map(|residual| (&residual[position * outputs + first..], outputs));
+        let residual = self.residual.map(|residual| &residual[position * outputs + first..]);
+        let place = Place {
+            residual: residual.unwrap_or_default(),
+            outputs,
+            // SAFETY: As promised by the caller.
+            values: output.values.map(|out| unsafe { out.add(position * outputs + first) }),
+            codes: output.codes.map(|(out, to)| {
+                // SAFETY: As promised by the caller.
+                (unsafe { out.add(position * padded_channels(outputs) + first) }, to)
+            }),
+        };
         // What is the same for all lanes is decided here, so that a row is a few instructions without branches.
-        macro_rules! decide {
-            ($write:ident, $out:expr) => {
-                match (self.activation, residual) {
-                    (Activation::None, None) => whole.$write::<0, false>(&[], 0, $out),
-                    (Activation::Relu, None) => whole.$write::<1, false>(&[], 0, $out),
-                    (Activation::Relu6, None) => whole.$write::<2, false>(&[], 0, $out),
-                    (Activation::None, Some((values, pitch))) => whole.$write::<0, true>(values, pitch, $out),
-                    (Activation::Relu, Some((values, pitch))) => whole.$write::<1, true>(values, pitch, $out),
-                    (Activation::Relu6, Some((values, pitch))) => {
-                        whole.$write::<2, true>(values, pitch, $out)
-                    }
-                }
-            };
-        }
         // SAFETY: As promised by the caller.
         unsafe {
-            match output {
-                Output::Values(out) => decide!(values, (out.add(position * outputs + first), outputs)),
-                Output::Codes(out, to) => {
-                    let pitch = padded_channels(outputs);
-                    decide!(codes, (out.add(position * pitch + first), pitch, to))
-                }
+            match (self.activation, residual.is_some()) {
+                (Activation::None, false) => whole.write::<0, false>(&place),
+                (Activation::Relu, false) => whole.write::<1, false>(&place),
+                (Activation::Relu6, false) => whole.write::<2, false>(&place),
+                (Activation::None, true) => whole.write::<0, true>(&place),
+                (Activation::Relu, true) => whole.write::<1, true>(&place),
+                (Activation::Relu6, true) => whole.write::<2, true>(&place),
             }
         }
     }
@@ -270,12 +260,11 @@ struct Whole<'a> {
 impl Whole<'_> {
     /// The values of a row. `ACTIVATION` is the position among these.
     #[inline(always)]
-    fn row<const ACTIVATION: usize, const RESIDUAL: bool>(
-        &self, row: usize, residual: &[f32], pitch: usize,
-    ) -> Lanes {
+    fn row<const ACTIVATION: usize, const RESIDUAL: bool>(&self, row: usize, place: &Place) -> Lanes {
         const ACTIVATIONS: [Activation; 3] = [Activation::None, Activation::Relu, Activation::Relu6];
         let (sums, correction) = (&self.sums[row][self.panel], self.corrections[row]);
-        let residual = if RESIDUAL { lanes(residual, row * pitch, PANEL) } else { [0.0; PANEL] };
+        let residual =
+            if RESIDUAL { lanes(place.residual, row * place.outputs, PANEL) } else { [0.0; PANEL] };
         let mut values = [0.0; PANEL];
         for lane in 0..PANEL {
             let mut value =
@@ -289,36 +278,50 @@ impl Whole<'_> {
     }
 
     /// # Safety
-    /// The rows can be written to, `out.1` values from one to the next.
+    /// The rows of `place` can be written to.
     #[inline(always)]
-    unsafe fn values<const ACTIVATION: usize, const RESIDUAL: bool>(
-        &self, residual: &[f32], pitch: usize, out: (*mut f32, usize),
-    ) {
-        for row in 0..self.sums.len().min(ROWS) {
-            let values = self.row::<ACTIVATION, RESIDUAL>(row, residual, pitch);
-            // SAFETY: As promised by the caller.
-            unsafe { out.0.add(row * out.1).cast::<Lanes>().write_unaligned(values) };
-        }
-    }
-
-    /// # Safety
-    /// The rows can be written to, `out.1` codes from one to the next.
-    #[inline(always)]
-    unsafe fn codes<const ACTIVATION: usize, const RESIDUAL: bool>(
-        &self, residual: &[f32], pitch: usize, out: (*mut u8, usize, CodeQuantizer),
-    ) {
-        let (out, out_pitch, to) = out;
-        let quantizer = Quantizer::unsigned(to.scale, to.bits);
-        for row in 0..self.sums.len().min(ROWS) {
-            let values = self.row::<ACTIVATION, RESIDUAL>(row, residual, pitch);
-            let mut codes = [0; PANEL];
-            for (code, value) in codes.iter_mut().zip(values) {
-                *code = quantizer.byte(quantizer.quotient(value - to.zero_point));
+    unsafe fn write<const ACTIVATION: usize, const RESIDUAL: bool>(&self, place: &Place) {
+        let rows = 0..self.sums.len().min(ROWS);
+        let row = |row: usize| self.row::<ACTIVATION, RESIDUAL>(row, place);
+        let Some((codes, to)) = place.codes else {
+            let Some(out) = place.values else { return };
+            for at in rows {
+                // SAFETY: As promised by the caller.
+                unsafe { out.add(at * place.outputs).cast::<Lanes>().write_unaligned(row(at)) };
             }
+            return;
+        };
+        let (quantizer, pitch) = (Quantizer::unsigned(to.scale, to.bits), padded_channels(place.outputs));
+        for at in rows {
+            let values = row(at);
             // SAFETY: As promised by the caller.
-            unsafe { out.add(row * out_pitch).cast::<[u8; PANEL]>().write_unaligned(codes) };
+            unsafe {
+                if let Some(out) = place.values {
+                    out.add(at * place.outputs).cast::<Lanes>().write_unaligned(values);
+                }
+                let out = codes.add(at * pitch).cast::<[u8; PANEL]>();
+                out.write_unaligned(codes_of(&values, &quantizer, to.zero_point));
+            }
         }
     }
+}
+
+/// Where a [`Whole`] begins in the residual and in the results.
+struct Place<'a> {
+    residual: &'a [f32],
+    /// Channels of a position.
+    outputs: usize,
+    values: Option<*mut f32>,
+    codes: Option<(*mut u8, CodeQuantizer)>,
+}
+
+#[inline(always)]
+fn codes_of(values: &Lanes, quantizer: &Quantizer, zero_point: f32) -> [u8; PANEL] {
+    let mut codes = [0; PANEL];
+    for (code, value) in codes.iter_mut().zip(values) {
+        *code = quantizer.byte(quantizer.quotient(value - zero_point));
+    }
+    codes
 }
 
 /// Copies the first elements; usually all of them.

@@ -25,7 +25,10 @@ mod quantize;
 mod training;
 mod weight_only;
 
-pub use conv::{int_conv2d, int_conv2d_codes, int_conv2d_codes_into, int_conv2d_into};
+pub use conv::{
+    int_conv2d, int_conv2d_codes, int_conv2d_codes_into, int_conv2d_into, int_conv2d_with_codes,
+    int_conv2d_with_codes_into,
+};
 pub use dot::DotKernel;
 pub use epilogue::Epilogue;
 pub use panels::{prepare_panels, switch_panels, switch_panels_into, unpack_panels};

@@ -3,11 +3,11 @@
 use super::super::codes::Quantizer;
 use super::super::isa::{Isa, Kernel};
 use super::super::sample::Sample;
+use super::super::team;
 use crate::integer::{CodeQuantizer, padded_channels};
-use rayon::prelude::*;
 
-/// Values that a task quantizes: so many that it pays for another thread's attention.
-const TASK: usize = 1 << 15;
+/// Codes that a task makes: so many that it pays for another thread's attention.
+const TASK: usize = 1 << 12;
 
 /// [`crate::reference::quantize_codes`], for f32, f16 and bf16.
 #[must_use]
@@ -34,21 +34,20 @@ pub fn quantize_codes_into<T: Sample>(
     }
     let isa = Isa::detect();
     if channels_last || positions == 1 {
-        let run = |(x, codes): (&[T], &mut [u8])| isa.run(Rows { x, channels, padded, to, codes });
-        match codes.len() / TASK {
-            0 | 1 => run((x, codes)),
-            _ => {
-                let pixels = (TASK / padded).max(1);
-                x.par_chunks(pixels * channels).zip(codes.par_chunks_mut(pixels * padded)).for_each(run);
-            }
-        }
+        let pixels = (TASK / padded).max(1);
+        team::for_each_chunk(codes, pixels * padded, |task, codes| {
+            let x = &x[task * pixels * channels..][..codes.len() / padded * channels];
+            isa.run(Rows { x, channels, padded, to, codes });
+        });
     } else {
-        let run = |(x, codes): (&[T], &mut [u8])| isa.run(Image { x, positions, padded, to, codes });
         let code_len = positions * padded;
-        match codes.len() / TASK {
-            0 | 1 => x.chunks_exact(len).zip(codes.chunks_exact_mut(code_len)).for_each(run),
-            _ => x.par_chunks_exact(len).zip(codes.par_chunks_exact_mut(code_len)).for_each(run),
-        }
+        let images = (TASK / code_len).max(1);
+        team::for_each_chunk(codes, images * code_len, |task, codes| {
+            let x = x[task * images * len..].chunks_exact(len);
+            for (x, codes) in x.zip(codes.chunks_exact_mut(code_len)) {
+                isa.run(Image { x, positions, padded, to, codes });
+            }
+        });
     }
 }
 

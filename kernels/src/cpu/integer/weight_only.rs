@@ -6,10 +6,10 @@
 
 use super::super::isa::{Isa, Kernel};
 use super::super::sample::Sample;
+use super::super::team;
 use super::panels::unpack_into;
 use crate::integer::{PANEL, STEP, WeightLayout};
 use crate::layout::BLOCK;
-use rayon::prelude::*;
 
 /// Rows that are computed together.
 const ROWS: usize = 4;
@@ -54,7 +54,7 @@ pub fn weight_only_into<T: Sample>(
     let groups = layout.group_blocks();
     // `[panels, rows, 16]`
     let mut panels = vec![[0.0f32; PANEL]; layout.group_panels() * rows];
-    panels.par_chunks_exact_mut(rows).enumerate().for_each(|(panel, out)| {
+    team::for_each_chunk(&mut panels, rows, |panel, out| {
         let words = &weights[panel * panel_words..][..panel_words];
         isa.run(Panel { ordered: &ordered, words, scale, layout, groups: &groups, panel, out });
     });

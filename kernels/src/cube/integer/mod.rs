@@ -74,14 +74,19 @@ impl IntOps for CubeBackend {
         if !layout.is_depthwise() && layout.groups > 1 && !whole_words {
             // The outputs of different groups of channels share words.
             let x = Self::int_conv2d(codes, weight, multiplier, addend, residual, format);
-            let IntConv2dShape { batch: images, .. } = format.shape;
-            let (channels, positions) = (layout.outputs, format.shape.positions());
-            let format = CodesFormat { images, channels, positions, channels_last: true, bits };
-            return codes::quantize(x, quantizer, format);
+            return codes::quantize(x, quantizer, results_as_codes(&format, bits));
         }
         let out = empty(&codes, [format.code_words()], DType::U32);
         convolve([codes, weight, multiplier, addend, residual, quantizer], &out, &format, Some(bits));
         out
+    }
+
+    fn int_conv2d_with_codes(
+        codes: CubeTensor, weight: CubeTensor, multiplier: CubeTensor, addend: CubeTensor,
+        residual: CubeTensor, quantizer: CubeTensor, format: IntConvFormat, bits: BitWidth,
+    ) -> (CubeTensor, CubeTensor) {
+        let x = Self::int_conv2d(codes, weight, multiplier, addend, residual, format);
+        (x.clone(), codes::quantize(x, quantizer, results_as_codes(&format, bits)))
     }
 
     fn weight_only(
@@ -89,6 +94,13 @@ impl IntOps for CubeBackend {
     ) -> CubeTensor {
         weight_only::weight_only([x, weight, scale], format)
     }
+}
+
+/// What is to be quantized after a convolution.
+fn results_as_codes(format: &IntConvFormat, bits: BitWidth) -> CodesFormat {
+    let shape = &format.shape;
+    let (images, channels) = (shape.batch, shape.weight.outputs);
+    CodesFormat { images, channels, positions: shape.positions(), channels_last: true, bits }
 }
 
 /// A convolution to be done: `[codes, weight, multiplier, addend, residual, quantizer]` to `out`, as codes of `bits` bits if

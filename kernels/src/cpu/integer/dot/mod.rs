@@ -5,7 +5,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
-use crate::integer::{PANEL, offset};
+use crate::integer::{BLOCK_STEPS, PANEL, STEP, offset};
+use crate::layout::BLOCK;
 use dr_precision::BitWidth;
 use std::{fmt, str::FromStr, sync::OnceLock};
 
@@ -225,10 +226,17 @@ unsafe fn portable(operands: &Operands, sums: &mut Sums) {
 
 /// The sum of a row's codes in a window, times the offset of weights of `bits` bits: what their sums of products are to be
 /// lessened by.
+#[inline(always)]
 pub(super) fn correction(codes: &[u8], offsets: &[u32], bits: BitWidth) -> i32 {
-    let step = |&offset: &u32| {
-        let codes = &codes[offset as usize..][..4];
-        codes.iter().map(|&code| i32::from(code)).sum::<i32>()
-    };
-    offsets.iter().map(step).fold(0, i32::wrapping_add).wrapping_mul(offset(bits))
+    let sum = |codes: &[u8]| codes.iter().map(|&code| i32::from(code)).sum::<i32>();
+    let mut all = 0i32;
+    for block in offsets.as_chunks::<BLOCK_STEPS>().0 {
+        let first = block[0] as usize;
+        let in_a_row = block.iter().zip(0..).all(|(&offset, step)| offset == block[0] + step * STEP as u32);
+        all = all.wrapping_add(match codes[first..].first_chunk::<BLOCK>() {
+            Some(codes) if in_a_row => sum(codes),
+            _ => block.iter().map(|&offset| sum(&codes[offset as usize..][..STEP])).sum(),
+        });
+    }
+    all.wrapping_mul(offset(bits))
 }
