@@ -10,7 +10,7 @@ use super::panels::unpack_panels;
 use crate::integer::{BLOCK_STEPS, CodeQuantizer, IntConv2dShape, PANEL, STEP, padded_channels};
 use crate::layout::BLOCK;
 use dr_precision::BitWidth;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::ops::Range;
 
@@ -131,8 +131,6 @@ struct Workspace {
     codes: Vec<u8>,
     /// Where the window of each row starts in the codes.
     bases: Vec<usize>,
-    /// Where the four codes of each step are in a window.
-    offsets: Vec<u32>,
     panels: PanelWorkspace,
 }
 
@@ -177,6 +175,8 @@ impl Default for Tile {
 
 thread_local! {
     static WORKSPACE: RefCell<Workspace> = RefCell::default();
+    /// Where the four codes of each step are in a window, for the products that this thread has others take part in.
+    static OFFSETS: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
 }
 
 /// Bytes of codes that a task works on: they stay in the second-level cache while panels pass by.
@@ -187,6 +187,9 @@ const TASKS_PER_THREAD: usize = 6;
 
 /// What unpacking a byte costs, in bytes that are read.
 const UNPACK_COST: usize = 4;
+
+/// What a word of weights from memory costs, in products.
+const WORD_COST: usize = 48;
 
 /// Products in a task, at least: it pays for another thread's attention, if that is awake.
 const TASK_PRODUCTS: usize = 1 << 19;
@@ -213,7 +216,8 @@ fn run(
     let panels = if layout.is_depthwise() { 1 } else { layout.groups * layout.group_panels() };
     let threads = rayon::current_num_threads();
     let all = line_products.saturating_mul(lines).saturating_mul(layout.groups);
-    let wanted = if threads == 1 { 1 } else { (all / TASK_PRODUCTS).clamp(1, threads * TASKS_PER_THREAD) };
+    let work = all.saturating_add(weights.len().saturating_mul(WORD_COST));
+    let wanted = if threads == 1 { 1 } else { (work / TASK_PRODUCTS).clamp(1, threads * TASKS_PER_THREAD) };
     let [tile_rows, tile_panels] = kernel.tile();
     // Every task of lines reads (and unpacks) its panels, every task of panels its lines: whichever costs less is cut.
     let panel_cost = if layout.bits == BitWidth::B8 { 1 } else { UNPACK_COST };
@@ -239,7 +243,36 @@ fn run(
     let (line_tasks, panel_tasks) = (lines.div_ceil(chunk_lines), panels.div_ceil(chunk_panels));
     let largest = if kernel.adds_pairs() { codes.iter().fold(0, |bits, code| bits | code) } else { u8::MAX };
     let pair_steps = pair_steps(layout.bits, largest);
-    let problem = Problem { kernel, codes, weights, shape, epilogue, output, groups, blocks, pair_steps };
+    let mut offsets = OFFSETS.take();
+    let copied = copies_codes(shape);
+    window_offsets(shape, shape.input[1] + if copied { 2 * shape.padding[1] } else { 0 }, &mut offsets);
+    let reach = offsets.iter().max().map_or(0, |&offset| offset as usize + STEP);
+    let mut problem = Problem {
+        kernel,
+        codes,
+        weights,
+        shape,
+        epilogue,
+        output,
+        copied,
+        offsets: &offsets,
+        reach,
+        groups,
+        blocks,
+        pair_steps,
+        of_one_row: vec![],
+    };
+    let one_row = shape.batch * shape.positions() == 1 && !copied;
+    if one_row && kernel.form(layout.bits, pair_steps, 1) == Form::Packed {
+        let mut corrections = vec![];
+        Isa::detect().run(Corrections {
+            problem: &problem,
+            bases: &[0],
+            codes,
+            corrections: &mut corrections,
+        });
+        problem.of_one_row = corrections;
+    }
     let task = |index: usize| {
         let (line, panel) = (index / panel_tasks * chunk_lines, index % panel_tasks * chunk_panels);
         let lines = line..lines.min(line + chunk_lines);
@@ -250,6 +283,43 @@ fn run(
         WORKSPACE.with_borrow_mut(task);
     };
     team::for_each(line_tasks * panel_tasks, task);
+    OFFSETS.set(offsets);
+}
+
+/// Whether tasks work on copies of their codes: with padding, or because steps that do not begin at a word may hang over
+/// the end of the codes.
+fn copies_codes(shape: &IntConv2dShape) -> bool {
+    let layout = &shape.weight;
+    let cut = layout.scale_groups() > 1 && (layout.taps() > 1 || !layout.run().is_multiple_of(STEP));
+    shape.padding != [0, 0] || layout.groups > 1 || cut
+}
+
+/// Where the codes of each step are in a window of rows of `cols` pixels: tap and channels, in the order of prepared weights.
+fn window_offsets(shape: &IntConv2dShape, cols: usize, offsets: &mut Vec<u32>) {
+    let (layout, dilation) = (&shape.weight, shape.dilation);
+    let (taps, kernel_cols) = (layout.taps(), layout.kernel[1]);
+    let pixel_bytes = padded_channels(shape.channels());
+    let row_bytes = cols * pixel_bytes;
+    let tap_offset = |tap: usize| {
+        tap / kernel_cols * dilation[0] * row_bytes + tap % kernel_cols * dilation[1] * pixel_bytes
+    };
+    offsets.clear();
+    if layout.is_depthwise() {
+        offsets.extend((0..taps).map(|tap| tap_offset(tap) as u32));
+        return;
+    }
+    let run = layout.run();
+    for start in (0..layout.cols()).step_by(run) {
+        let end = layout.cols().min(start + run);
+        for tap in 0..taps {
+            let first = start.saturating_sub(tap).div_ceil(taps);
+            let last = end.saturating_sub(tap).div_ceil(taps);
+            let first_step = tap_offset(tap) + first;
+            offsets.extend((0..(last - first).div_ceil(STEP)).map(|step| (first_step + step * STEP) as u32));
+        }
+        // Padding has weights of zero: any codes will do.
+        offsets.resize(offsets.len().next_multiple_of(BLOCK_STEPS), 0);
+    }
 }
 
 /// Everything that tasks share.
@@ -260,11 +330,18 @@ struct Problem<'a> {
     shape: &'a IntConv2dShape,
     epilogue: &'a Epilogue<'a>,
     output: Output,
+    /// Whether tasks copy their codes.
+    copied: bool,
+    /// Where the four codes of each step are in a window, and where the last one ends.
+    offsets: &'a [u32],
+    reach: usize,
     /// Blocks of each scale group, and of all.
     groups: Vec<usize>,
     blocks: usize,
     /// As in [`Operands`].
     pair_steps: usize,
+    /// The corrections, if there is one row; else each task makes them for its rows.
+    of_one_row: Vec<i32>,
 }
 
 /// Lines of output, all images' lines in one count, and panels of weights.
@@ -285,6 +362,32 @@ impl Kernel for Task<'_> {
     }
 }
 
+/// What the sums of some rows are too large by.
+struct Corrections<'a> {
+    problem: &'a Problem<'a>,
+    bases: &'a [usize],
+    codes: &'a [u8],
+    corrections: &'a mut Vec<i32>,
+}
+
+impl Kernel for Corrections<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, _: Isa) {
+        let Self { problem, bases, codes, corrections } = self;
+        corrections.clear();
+        for &base in bases {
+            let mut offsets = problem.offsets;
+            for &blocks in &problem.groups {
+                let (group, rest) = offsets.split_at(blocks * BLOCK_STEPS);
+                corrections.push(correction(&codes[base..], group, problem.shape.weight.bits));
+                offsets = rest;
+            }
+        }
+    }
+}
+
 /// Consecutive output positions, counted through all images, and the codes that they read.
 struct Segment<'a> {
     /// The first position.
@@ -292,7 +395,6 @@ struct Segment<'a> {
     codes: &'a [u8],
     /// Where the windows start.
     bases: &'a [usize],
-    offsets: &'a [u32],
 }
 
 impl Problem<'_> {
@@ -300,26 +402,20 @@ impl Problem<'_> {
     fn task(&self, lines: Range<usize>, panels: Range<usize>, workspace: &mut Workspace) {
         let shape = self.shape;
         let [out_rows, out_cols] = shape.output();
-        let Workspace { codes: padded, bases, offsets, panels: workspace } = workspace;
+        let Workspace { codes: padded, bases, panels: workspace } = workspace;
         let pitch = padded_channels(shape.channels());
-        // Steps that do not begin at a word may hang over the end of the codes: they need a copy too.
-        let layout = &shape.weight;
-        let cut = layout.scale_groups() > 1 && (layout.taps() > 1 || !layout.run().is_multiple_of(STEP));
-        let overhang = layout.groups > 1 || cut;
-        if shape.padding == [0, 0] && !overhang {
+        if !self.copied {
             let [rows, cols] = shape.input;
-            self.offsets(cols * pitch, pitch, offsets);
             bases.clear();
             for line in lines.clone() {
                 let first = (line / out_rows * rows + line % out_rows * shape.stride[0]) * cols * pitch;
                 bases.extend((0..out_cols).map(|col| first + col * shape.stride[1] * pitch));
             }
-            let segment = Segment { start: lines.start * out_cols, codes: self.codes, bases, offsets };
+            let segment = Segment { start: lines.start * out_cols, codes: self.codes, bases };
             return self.segment(&segment, panels, workspace);
         }
         // All images' lines are one segment: small images fill tiles together, and weights are unpacked once for them.
         let cols = shape.input[1] + 2 * shape.padding[1];
-        self.offsets(cols * pitch, pitch, offsets);
         padded.clear();
         bases.clear();
         let mut line = lines.start;
@@ -336,7 +432,7 @@ impl Problem<'_> {
         }
         // Whatever is read after the last window is multiplied by zero.
         padded.resize(padded.len() + 64, 0);
-        let segment = Segment { start: lines.start * out_cols, codes: padded, bases, offsets };
+        let segment = Segment { start: lines.start * out_cols, codes: padded, bases };
         self.segment(&segment, panels, workspace);
     }
 
@@ -361,32 +457,6 @@ impl Problem<'_> {
         }
     }
 
-    /// Where the codes of each step are in a window: tap and channels, in the order of prepared weights.
-    fn offsets(&self, row_bytes: usize, pixel_bytes: usize, offsets: &mut Vec<u32>) {
-        let (layout, dilation) = (&self.shape.weight, self.shape.dilation);
-        let (taps, kernel_cols) = (layout.taps(), layout.kernel[1]);
-        let tap_offset = |tap: usize| {
-            tap / kernel_cols * dilation[0] * row_bytes + tap % kernel_cols * dilation[1] * pixel_bytes
-        };
-        offsets.clear();
-        if layout.is_depthwise() {
-            offsets.extend((0..taps).map(|tap| tap_offset(tap) as u32));
-            return;
-        }
-        let run = layout.run();
-        for start in (0..layout.cols()).step_by(run) {
-            let end = layout.cols().min(start + run);
-            for tap in 0..taps {
-                let first = start.saturating_sub(tap).div_ceil(taps);
-                let last = end.saturating_sub(tap).div_ceil(taps);
-                let step = |channel: usize| (tap_offset(tap) + channel) as u32;
-                offsets.extend((first..last).step_by(STEP).map(step));
-            }
-            // Padding has weights of zero: any codes will do.
-            offsets.resize(offsets.len().next_multiple_of(BLOCK_STEPS), 0);
-        }
-    }
-
     /// Computes `panels` of a segment.
     #[inline(always)]
     fn segment(&self, segment: &Segment, panels: Range<usize>, workspace: &mut PanelWorkspace) {
@@ -394,9 +464,7 @@ impl Problem<'_> {
         let (layout, kernel) = (&self.shape.weight, self.kernel);
         // Without steps nothing is read.
         let farthest =
-            segment.offsets.iter().max().map_or(0, |&offset| {
-                segment.bases.iter().max().map_or(0, |base| base + offset as usize + STEP)
-            });
+            segment.bases.iter().max().filter(|_| self.reach > 0).map_or(0, |base| base + self.reach);
         if layout.is_depthwise() {
             return self.depthwise(segment, unpacked);
         }
@@ -439,9 +507,12 @@ impl Problem<'_> {
                     (BitWidth::B8, bytemuck::cast_slice(words))
                 }
             };
-            if form == Form::Packed && (corrections.is_empty() || in_group == 0) {
-                self.corrections(segment, codes, corrections);
+            if form == Form::Packed && self.of_one_row.is_empty() && (corrections.is_empty() || in_group == 0)
+            {
+                let bases = segment.bases;
+                Corrections { problem: self, bases, codes, corrections }.run(Isa::Portable);
             }
+            let corrections = if self.of_one_row.is_empty() { &*corrections } else { &self.of_one_row };
             let weights = Weights { bytes: weights, form, bits, panels: count };
             let codes = match form {
                 // The codes before `nearest` are not there, and not read.
@@ -455,24 +526,11 @@ impl Problem<'_> {
             for (tile, bases) in segment.bases.chunks(tile_rows).enumerate() {
                 let first = tile * tile_rows;
                 let corrections = corrections.get(first * self.groups.len()..).unwrap_or_default();
-                let rows = Rows { codes, bases, offsets: segment.offsets, corrections };
+                let rows = Rows { codes, bases, offsets: self.offsets, corrections };
                 let place = Place { position: segment.start + first, first_output, outputs };
                 self.tile(&rows, &weights, place, buffer);
             }
             panel += count;
-        }
-    }
-
-    #[inline(always)]
-    fn corrections(&self, segment: &Segment, codes: &[u8], corrections: &mut Vec<i32>) {
-        corrections.clear();
-        for &base in segment.bases {
-            let mut offsets = segment.offsets;
-            for &blocks in &self.groups {
-                let (group, rest) = offsets.split_at(blocks * BLOCK_STEPS);
-                corrections.push(correction(&codes[base..], group, self.shape.weight.bits));
-                offsets = rest;
-            }
         }
     }
 
@@ -549,7 +607,7 @@ impl Problem<'_> {
         for (row, base) in segment.bases.iter().enumerate() {
             let panels = unpacked.chunks_exact(self.blocks * PANEL * BLOCK);
             for (first, weights) in (0..layout.outputs).step_by(PANEL).zip(panels) {
-                let sums = depthwise::sums(&segment.codes[base + first..], segment.offsets, weights);
+                let sums = depthwise::sums(&segment.codes[base + first..], self.offsets, weights);
                 let channels = Channels { first, count: PANEL.min(layout.outputs - first) };
                 let constants = self.epilogue.constants(channels, layout.outputs);
                 let position = segment.start + row;

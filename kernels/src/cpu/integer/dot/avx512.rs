@@ -56,16 +56,20 @@ unsafe fn tile_512<const BITS: u32, const ROWS: usize, const PANELS: usize>(
             std::array::from_fn(|panel| operands.weights.add(panel * operands.panel_bytes));
         // One row has so few sums that additions would wait for each other: its steps take turns with two sets of sums.
         let mut tiles = [[[_mm512_setzero_si512(); PANELS]; ROWS]; 2];
-        for block in 0..operands.offsets.len() / BLOCK_STEPS {
+        let blocks = operands.offsets.len() / BLOCK_STEPS;
+        let block_bytes = BITS as usize * 64;
+        for block in 0..blocks {
             let offsets =
                 operands.offsets.as_ptr().add(block * BLOCK_STEPS).cast::<[u32; BLOCK_STEPS]>().read();
-            let weights = panels.map(|panel| panel.add(block * BITS as usize * 64).cast::<__m512i>());
+            let weights = panels.map(|panel| panel.add(block * block_bytes).cast::<__m512i>());
             if ROWS == 1 {
-                // Weights that are read once come from memory.
+                // Weights that are read once come from memory. After the end of a panel the next tile's will be read.
+                let inside = (block * block_bytes + AHEAD) < blocks * block_bytes;
+                let ahead = AHEAD + if inside { 0 } else { (PANELS - 1) * operands.panel_bytes };
                 for block in weights {
                     for vector in 0..BITS as usize {
                         _mm_prefetch::<_MM_HINT_T0>(
-                            block.wrapping_add(vector).wrapping_byte_add(AHEAD).cast(),
+                            block.wrapping_add(vector).wrapping_byte_add(ahead).cast(),
                         );
                     }
                 }
