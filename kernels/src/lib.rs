@@ -42,9 +42,10 @@ pub mod layout;
 pub mod reference;
 
 pub use burn_face::{
-    Codes, IntConv2dOptions, IntEpilogue, IntWeight, PackedTensor, batch_norm_train, conv2d, conv2d_of_codes,
-    dequantize, fake_quantize_activation, fake_quantize_weight, int_conv2d, int_conv2d_codes,
-    int_conv2d_with_codes, quantize_codes, quantize_pack, search_scales, switch, weight_only_linear,
+    Codes, HostWords, IntConv2dOptions, IntEpilogue, IntWeight, PackedTensor, batch_norm_train, conv2d,
+    conv2d_of_codes, dequantize, fake_quantize_activation, fake_quantize_weight, int_conv2d,
+    int_conv2d_codes, int_conv2d_with_codes, quantize_codes, quantize_pack, search_scales, switch,
+    weight_only_linear,
 };
 pub use error::KernelError;
 pub use format::{ActivationQuantizer, ScaleGradient, WeightQuantizer};

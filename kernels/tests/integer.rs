@@ -3,7 +3,7 @@
 
 use dr_kernels::cpu::Isa;
 use dr_kernels::cpu::integer::{
-    DotKernel, Epilogue, int_conv2d_codes_into, int_conv2d_into, prepare_panels, quantize_codes,
+    DotKernel, Epilogue, Results, int_conv2d_into, int_conv2d_results, prepare_panels, quantize_codes,
     switch_panels, unpack_panels, weight_only_into,
 };
 use dr_kernels::integer::{Activation, CodeQuantizer, IntConv2dShape, WeightLayout, padded_channels};
@@ -210,12 +210,17 @@ proptest! {
             int_conv2d_into(kernel, &codes, &panels, &shape, &epilogue, &mut out);
             prop_assert_eq!(&out, &expected, "{}", kernel);
             let next = [layout.outputs, shape.positions()];
-            let mut out = vec![0; shape.batch * shape.positions() * padded_channels(layout.outputs)];
-            int_conv2d_codes_into(kernel, &codes, &panels, &shape, &epilogue, to, &mut out);
-            let expected = reference::quantize_codes(&expected, next, true, to);
-            if shape.results() > 0 {
-                prop_assert_eq!(out, expected, "{}", kernel);
+            let expected_codes = reference::quantize_codes(&expected, next, true, to);
+            for both in [false, true] {
+                out.fill(f32::NAN);
+                let mut codes_out = vec![0; shape.batch * shape.positions() * padded_channels(layout.outputs)];
+                let results = Results { values: both.then_some(&mut out), codes: Some((&mut codes_out, to)) };
+                int_conv2d_results(kernel, &codes, &panels, &shape, &epilogue, results);
+                if shape.results() > 0 {
+                    prop_assert_eq!(&codes_out, &expected_codes, "{}", kernel);
+                }
             }
+            prop_assert_eq!(&out, &expected, "{}", kernel);
         }
     }
 

@@ -210,14 +210,14 @@ impl IntOps for Flex {
         let [multiplier, addend, residual, to] = [multiplier, addend, residual, to].map(dense);
         let epilogue = epilogue(&multiplier, &addend, &residual, &format);
         let mut words = vec![0u32; format.code_words()];
-        integer::int_conv2d_codes_into(
+        let out = bytemuck::cast_slice_mut(&mut words);
+        integer::int_conv2d_results(
             integer::DotKernel::detect(),
             bytemuck::cast_slice::<u32, u8>(slice(&codes)),
             slice(&weight),
             &format.shape,
             &epilogue,
-            quantizer(slice(&to), bits),
-            bytemuck::cast_slice_mut(&mut words),
+            integer::Results { values: None, codes: Some((out, quantizer(slice(&to), bits))) },
         );
         let length = words.len();
         tensor(words, [length], DType::U32)

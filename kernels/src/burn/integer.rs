@@ -5,9 +5,11 @@ use super::{PackedTensor, require_f32, same_device};
 use crate::cpu::integer::{prepare_panels, unpack_panels};
 use crate::integer::{Activation, BLOCK_STEPS, GpuKernel, IntConv2dShape, PANEL, STEP, WeightLayout};
 use crate::{KernelError, reference};
-use burn::backend::Dispatch;
+use burn::backend::flex::FlexTensor;
+use burn::backend::{BackendTensor, Dispatch, DispatchTensorKind};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use dr_precision::{BitWidth, Signedness};
+use std::ops::Deref;
 
 /// The weight of a convolution or linear layer, prepared for integer arithmetic on its device. It has no scales: those are
 /// part of the [`IntEpilogue`].
@@ -76,6 +78,19 @@ impl IntWeight {
         Ok(Self { words: Tensor::from_dispatch(words), layout, kernel: self.kernel })
     }
 
+    /// The prepared words, if they are in the memory of this computer's processor: for [`cpu::integer`](crate::cpu::integer).
+    #[must_use]
+    pub fn on_host(&self) -> Option<HostWords> {
+        let tensor = self.words.clone().inner();
+        if !is_flex(&tensor.device()) {
+            return None;
+        }
+        match tensor.into_dispatch().kind {
+            DispatchTensorKind::Flex(BackendTensor::Int(tensor)) => Some(HostWords(tensor)),
+            _ => None,
+        }
+    }
+
     /// The codes, `[outputs, inputs / groups * taps]`. They are copied from the device.
     #[must_use]
     pub fn codes(&self) -> Vec<i32> {
@@ -107,6 +122,18 @@ impl IntWeight {
             }
         }
         codes
+    }
+}
+
+/// The words of an [`IntWeight`], which it shares.
+#[derive(Clone, Debug)]
+pub struct HostWords(FlexTensor);
+
+impl Deref for HostWords {
+    type Target = [u32];
+
+    fn deref(&self) -> &[u32] {
+        self.0.as_slice().unwrap_or_default()
     }
 }
 

@@ -15,8 +15,8 @@ use burn::tensor::{DType, Device, Tensor};
 pub use conv2d::{conv2d, conv2d_of_codes};
 use dr_precision::{BitWidth, Granularity};
 pub use integer::{
-    Codes, IntConv2dOptions, IntEpilogue, IntWeight, int_conv2d, int_conv2d_codes, int_conv2d_with_codes,
-    quantize_codes, weight_only_linear,
+    Codes, HostWords, IntConv2dOptions, IntEpilogue, IntWeight, int_conv2d, int_conv2d_codes,
+    int_conv2d_with_codes, quantize_codes, weight_only_linear,
 };
 use ops::{ActivationFormat, FakeQuantizeOps, PackOps, WeightFormat};
 pub use packed::{PackedTensor, dequantize, quantize_pack, switch};

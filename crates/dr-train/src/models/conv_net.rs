@@ -7,13 +7,14 @@ use super::{NamedLayer, Network, activate};
 use crate::config::ModelKind;
 use crate::nn::{
     IntegerError, Layer, Pass, PrecisionNorm, PrecisionNormConfig, QuantConv2d, QuantConv2dConfig,
-    QuantLinear, QuantLinearConfig,
+    QuantLinear, QuantLinearConfig, max_pool,
 };
 use burn::module::{Module, ParamId};
-use burn::tensor::{Device, Int, Tensor, module::max_pool2d, ops::MaxPoolOptions};
+use burn::tensor::{Device, Int, Tensor};
 use dr_kernels::integer::Activation;
 use dr_precision::Precision;
 use rand::SeedableRng;
+use std::sync::Arc;
 
 /// Configuration of [`ConvNet`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,17 +126,13 @@ impl ConvNet {
             blocks: blocks.collect::<Result<_, _>>()?,
             tail: tail.transpose()?,
             head: self.head.to_integer(precision)?,
+            workspace: Arc::default(),
         })
     }
 
     fn tail(&self) -> Option<(&QuantConv2d, &PrecisionNorm)> {
         self.tail.as_ref().zip(self.tail_norm.as_ref())
     }
-}
-
-/// The maximum of 3x3 pixels at every second position of `[batch, channels, height, width]`.
-pub(super) fn max_pool(x: Tensor<4>) -> Tensor<4> {
-    max_pool2d(x, MaxPoolOptions::new([3, 3]).with_stride([2, 2]).with_padding([1, 1]))
 }
 
 impl Network for ConvNet {

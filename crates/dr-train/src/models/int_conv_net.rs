@@ -1,11 +1,10 @@
 //! [`IntConvNet`]: a convolutional network in integer arithmetic.
 
-use super::conv_net::max_pool;
-use crate::nn::{IntConv2d, IntLinear, IntegerError};
+use crate::nn::{Arithmetic, IntConv2d, IntLinear, IntegerError, OnHost, OnTensors, Workspace};
 use burn::tensor::{Device, Tensor};
-use dr_kernels::Codes;
 use dr_precision::Precision;
 use std::iter::once;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// A [`ConvNet`](super::ConvNet) in integer arithmetic: made by [`ConvNet::to_integer`](super::ConvNet::to_integer) or
@@ -20,6 +19,8 @@ pub struct IntConvNet {
     pub(crate) blocks: Vec<IntBlock>,
     pub(crate) tail: Option<IntConv2d>,
     pub(crate) head: IntLinear,
+    /// What passes on a CPU keep their values in.
+    pub(crate) workspace: Arc<Mutex<Workspace>>,
 }
 
 #[derive(Clone, Debug)]
@@ -51,31 +52,33 @@ impl Clock {
 impl IntBlock {
     /// `[batch, rows, columns, channels]` in f32 to the same after the block.
     pub(super) fn run(&self, x: Tensor<4>) -> Result<Tensor<4>, IntegerError> {
-        Ok(self.forward((x, None), None, 0, &mut Clock(None))?.0)
+        Ok(self.forward(&OnTensors, (x, None), None, 0, &mut Clock(None))?.0)
     }
 
-    /// `[batch, rows, columns, channels]` in f32 to the same after the block. Between the convolutions there are only codes; `x`
-    /// and the result come with the codes that the first layer and `next` take, where they are at hand. `first` is the
-    /// position of the first layer in the network.
-    fn forward(
-        &self, (x, codes): (Tensor<4>, Option<Codes>), next: Option<&IntConv2d>, first: usize,
+    /// Between the convolutions there are only codes; `x` and the result come with the codes that the first layer and `next`
+    /// take, where they are at hand. `first` is the position of the first layer in the network.
+    fn forward<A: Arithmetic>(
+        &self, on: &A, (x, codes): (A::Values, Option<A::Codes>), next: Option<&IntConv2d>, first: usize,
         clock: &mut Clock,
-    ) -> Result<(Tensor<4>, Option<Codes>), IntegerError> {
+    ) -> Result<(A::Values, Option<A::Codes>), IntegerError> {
         let after = |i: usize| self.middle.get(i).unwrap_or(&self.last);
         let mut y = clock.layer(first, || {
-            let codes = codes.map_or_else(|| self.first.quantize(x.clone(), true), Ok)?;
-            self.first.forward_to(&codes, after(0))
+            let codes = codes.map_or_else(|| on.quantize(&self.first, x.clone()), Ok)?;
+            on.codes(&self.first, &codes, after(0))
         })?;
         let mut position = first + 1;
         for (i, conv) in self.middle.iter().enumerate() {
-            y = clock.layer(position, || conv.forward_to(&y, after(i + 1)))?;
+            y = clock.layer(position, || on.codes(conv, &y, after(i + 1)))?;
             position += 1;
         }
         let x = match &self.shortcut {
-            Some(conv) => Some(clock.layer(position + 1, || conv.forward(&conv.quantize(x, true)?, None))?),
+            Some(conv) => {
+                let shortcut = || on.values(conv, &on.quantize(conv, x)?, None, None);
+                Some(clock.layer(position + 1, shortcut)?.0)
+            }
             None => self.adds.then_some(x),
         };
-        clock.layer(position, || self.last.forward_both(&y, x, next))
+        clock.layer(position, || on.values(&self.last, &y, x, next))
     }
 
     pub(super) fn layers(&self) -> impl Iterator<Item = &IntConv2d> {
@@ -108,29 +111,42 @@ impl IntConvNet {
     }
 
     fn run(&self, images: Tensor<4>, clock: &mut Clock) -> Result<Tensor<2>, IntegerError> {
+        if !OnHost::takes(&images) {
+            return self.run_on(&OnTensors, images, clock);
+        }
+        // Two passes at once have memory of their own.
+        match self.workspace.try_lock() {
+            Ok(workspace) => self.run_on(&OnHost(&workspace), images, clock),
+            Err(_) => self.run_on(&OnHost(&Workspace::default()), images, clock),
+        }
+    }
+
+    fn run_on<A: Arithmetic>(
+        &self, on: &A, images: Tensor<4>, clock: &mut Clock,
+    ) -> Result<Tensor<2>, IntegerError> {
         // The layer that takes the result of the blocks before the one at `i`.
         let taker = |i: usize| self.blocks.get(i).map(|block| &block.first).or(self.tail.as_ref());
         let after_stem = if self.max_pool { None } else { taker(0) };
-        let stem = || self.stem.forward_both(&self.stem.quantize(images, false)?, None, after_stem);
+        let stem = || on.values(&self.stem, &on.quantize_images(&self.stem, images)?, None, after_stem);
         let (mut x, mut codes) = clock.layer(0, stem)?;
         if self.max_pool {
-            x = max_pool(x.permute([0, 3, 1, 2])).permute([0, 2, 3, 1]);
+            x = on.max_pool(x);
         }
         let mut first = 1;
         for (i, block) in self.blocks.iter().enumerate() {
-            (x, codes) = block.forward((x, codes), taker(i + 1), first, clock)?;
+            (x, codes) = block.forward(on, (x, codes), taker(i + 1), first, clock)?;
             first += block.layers().count();
         }
         if let Some(conv) = &self.tail {
             x = clock.layer(first, || {
-                let codes = codes.map_or_else(|| conv.quantize(x, true), Ok)?;
-                conv.forward(&codes, None)
+                let codes = codes.map_or_else(|| on.quantize(conv, x), Ok)?;
+                Ok::<_, IntegerError>(on.values(conv, &codes, None, None)?.0)
             })?;
             first += 1;
         }
-        // `[batch, rows, columns, channels]`
-        let features = x.flatten::<3>(1, 2).mean_dim(1).squeeze_dim::<2>(1);
-        clock.layer(first, || self.head.forward(features))
+        let head = self.head.as_conv2d();
+        let logits = clock.layer(first, || on.values(head, &on.quantize(head, on.mean(x))?, None, None))?;
+        Ok(on.finish(logits.0))
     }
 
     /// Switches all layers to another precision, by shifts of the stored codes; the first and the last keep their bits.

@@ -14,10 +14,11 @@ use super::LayerSpec;
 use super::quantizers::host;
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
+use dr_kernels::cpu::integer::Epilogue;
 use dr_kernels::integer::{Activation, CodeQuantizer, IntConv2dShape, WeightLayout};
 use dr_kernels::reference::zero_point_addends;
 use dr_kernels::{
-    Codes, IntConv2dOptions, IntEpilogue, IntWeight, KernelError, int_conv2d, int_conv2d_codes,
+    Codes, HostWords, IntConv2dOptions, IntEpilogue, IntWeight, KernelError, int_conv2d, int_conv2d_codes,
     int_conv2d_with_codes, quantize_codes,
 };
 use dr_precision::{BitWidth, Precision};
@@ -97,7 +98,14 @@ pub struct IntConv2d {
     addends: Arc<Mutex<Addends>>,
 }
 
-type Addends = HashMap<(Precision, [usize; 2]), Tensor<1>>;
+type Addends = HashMap<(Precision, [usize; 2]), Addend>;
+
+/// Addends, on the device and here.
+#[derive(Clone, Debug)]
+struct Addend {
+    tensor: Tensor<1>,
+    host: Arc<[f32]>,
+}
 
 /// What a layer needs at its precision.
 #[derive(Clone, Debug)]
@@ -109,10 +117,30 @@ struct Active {
     quantizer: Tensor<1>,
     /// Without what makes up for a zero point.
     epilogue: IntEpilogue,
+    /// The weight, if it is in the memory of this computer's processor.
+    words: Option<HostWords>,
+    /// `[outputs]`, as in the epilogue.
+    multiplier: Arc<[f32]>,
     /// `[outputs]`, scales of the weight times gains.
     weight_gain: Vec<f32>,
     /// `[outputs]`.
-    shift: Vec<f32>,
+    shift: Arc<[f32]>,
+}
+
+/// A layer at its precision for an input of one size, in the memory of this computer's processor.
+pub(super) struct HostLayer<'a> {
+    pub(super) words: &'a [u32],
+    pub(super) shape: IntConv2dShape,
+    multiplier: &'a [f32],
+    addend: Arc<[f32]>,
+    activation: Activation,
+}
+
+impl HostLayer<'_> {
+    pub(super) fn epilogue<'a>(&'a self, residual: Option<&'a [f32]>) -> Epilogue<'a> {
+        let Self { multiplier, addend, activation, .. } = self;
+        Epilogue { multiplier, addend, residual, activation: *activation }
+    }
 }
 
 /// A layer at one precision, for other runtimes.
@@ -224,7 +252,7 @@ impl IntConv2d {
             weight: *weight.layout(),
             codes: weight.codes(),
             scale: weight_gain.clone(),
-            shift: shift.clone(),
+            shift: shift.to_vec(),
             input: *input,
             options: self.options,
             activation: self.activation,
@@ -233,19 +261,69 @@ impl IntConv2d {
 
     /// The epilogue for an input of this size.
     fn epilogue(&self, x: &Codes) -> IntEpilogue {
-        let active = &self.active;
-        let mut epilogue = active.epilogue.clone();
-        if active.input.zero_point != 0.0 {
-            let [_, rows, columns, _] = x.dims();
-            let key = (active.precision, [rows, columns]);
-            let mut addends = self.addends.lock().unwrap_or_else(PoisonError::into_inner);
-            if addends.len() >= KEPT_ADDENDS && !addends.contains_key(&key) {
-                addends.clear();
-            }
-            let addend = || floats(&active.addends([rows, columns], &self.options), &self.device);
-            epilogue.addend = addends.entry(key).or_insert_with(addend).clone();
+        let mut epilogue = self.active.epilogue.clone();
+        let [_, rows, columns, _] = x.dims();
+        if let Some(addend) = self.addend([rows, columns]) {
+            epilogue.addend = addend.tensor;
         }
         epilogue
+    }
+
+    /// What is added at each position of an input of this size, if that depends on the position.
+    fn addend(&self, input: [usize; 2]) -> Option<Addend> {
+        let active = &self.active;
+        if active.input.zero_point == 0.0 {
+            return None;
+        }
+        let key = (active.precision, input);
+        let mut addends = self.addends.lock().unwrap_or_else(PoisonError::into_inner);
+        if addends.len() >= KEPT_ADDENDS && !addends.contains_key(&key) {
+            addends.clear();
+        }
+        let addend = || {
+            let host = active.addends(input, &self.options);
+            Addend { tensor: floats(&host, &self.device), host: host.into() }
+        };
+        Some(addends.entry(key).or_insert_with(addend).clone())
+    }
+
+    /// How its input is quantized.
+    pub(super) const fn input(&self) -> CodeQuantizer {
+        self.active.input
+    }
+
+    /// What it is applied to inputs of this size.
+    fn shape(&self, [batch, rows, columns, _]: [usize; 4]) -> IntConv2dShape {
+        let IntConv2dOptions { stride, padding, dilation } = self.options;
+        let weight = *self.active.weight.layout();
+        IntConv2dShape { batch, input: [rows, columns], stride, padding, dilation, weight }
+    }
+
+    /// The size of its result: `[batch, rows, columns, channels]`, as that of the input.
+    pub(super) fn output(&self, input: [usize; 4]) -> [usize; 4] {
+        let shape = self.shape(input);
+        let [rows, columns] = shape.output();
+        [shape.batch, rows, columns, shape.weight.outputs]
+    }
+
+    /// The layer for inputs of this size, for kernels over slices.
+    ///
+    /// # Errors
+    /// Another number of channels, or a layer that is not in this memory.
+    pub(super) fn on_host(&self, input: [usize; 4]) -> Result<HostLayer<'_>, IntegerError> {
+        let Active { words, multiplier, shift, .. } = &self.active;
+        let shape = self.shape(input);
+        if input[3] != shape.channels() {
+            let (found, expected) = (vec![input[3]], vec![shape.channels()]);
+            return Err(KernelError::Size { what: "input channels", found, expected }.into());
+        }
+        let Some(words) = words else {
+            let (found, expected) = (format!("{:?}", Device::flex()), format!("{:?}", self.device));
+            return Err(KernelError::Device { what: "input", found, expected }.into());
+        };
+        let [_, rows, columns, _] = input;
+        let addend = self.addend([rows, columns]).map_or_else(|| shift.clone(), |addend| addend.host);
+        Ok(HostLayer { words, shape, multiplier, addend, activation: self.activation })
     }
 }
 
@@ -268,7 +346,8 @@ impl Active {
         };
         let weight = stored.switch(scales.spec.weights[weight_at])?;
         let quantizer = floats(&[input.scale, input.zero_point], device);
-        Ok(Self { precision, weight, input, quantizer, epilogue, weight_gain, shift })
+        let (words, multiplier, shift) = (weight.on_host(), multiplier.into(), shift.into());
+        Ok(Self { precision, weight, input, quantizer, epilogue, words, multiplier, weight_gain, shift })
     }
 
     /// `[positions * outputs]` for an input of this size; `[outputs]` if all positions have the same.

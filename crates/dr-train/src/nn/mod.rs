@@ -3,6 +3,7 @@
 //! A network is written once. What a forward pass computes is said by its [`Pass`]: float, one precision, or a
 //! precision for each layer.
 
+mod arithmetic;
 mod assignment;
 mod calibration;
 mod compute;
@@ -12,6 +13,7 @@ mod layers;
 mod norm;
 pub(crate) mod quantizers;
 
+pub(crate) use arithmetic::{Arithmetic, OnHost, OnTensors, Workspace, max_pool};
 pub use assignment::{Assignment, AssignmentError};
 pub use calibration::{Observer, fit_activation};
 pub(crate) use integer::LayerParts;

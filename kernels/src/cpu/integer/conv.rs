@@ -35,6 +35,31 @@ pub fn int_conv2d(codes: &[u8], weights: &[u32], shape: &IntConv2dShape, epilogu
     out
 }
 
+/// Where [`int_conv2d_results`] puts its results: as values, as codes, or as both.
+#[derive(Debug)]
+pub struct Results<'a> {
+    /// `[batch, positions, outputs]`.
+    pub values: Option<&'a mut [f32]>,
+    /// `[batch, positions, padded outputs]`, where only the codes of padding are left as they are, and the quantizer.
+    pub codes: Option<(&'a mut [u8], CodeQuantizer)>,
+}
+
+/// [`int_conv2d`] with `kernel` into slices; codes are [`quantize_codes`](super::quantize_codes) of the values.
+///
+/// # Panics
+/// If a slice has not the length of the shape, or the machine has no `kernel`.
+pub fn int_conv2d_results(
+    kernel: DotKernel, codes: &[u8], weights: &[u32], shape: &IntConv2dShape, epilogue: &Epilogue,
+    results: Results,
+) {
+    let values = results.values.map(|out| {
+        assert_eq!(out.len(), shape.results(), "an output of another size");
+        out.as_mut_ptr()
+    });
+    let to = results.codes.map(|(out, to)| (code_pointer(out, shape), to));
+    run(kernel, codes, weights, shape, epilogue, Output { values, codes: to });
+}
+
 /// [`int_conv2d`] with `kernel` into `out`.
 ///
 /// # Panics
@@ -43,15 +68,7 @@ pub fn int_conv2d_into(
     kernel: DotKernel, codes: &[u8], weights: &[u32], shape: &IntConv2dShape, epilogue: &Epilogue,
     out: &mut [f32],
 ) {
-    assert_eq!(out.len(), shape.results(), "an output of another size");
-    run(
-        kernel,
-        codes,
-        weights,
-        shape,
-        epilogue,
-        Output { values: Some(out.as_mut_ptr()), ..Output::default() },
-    );
+    int_conv2d_results(kernel, codes, weights, shape, epilogue, Results { values: Some(out), codes: None });
 }
 
 /// [`int_conv2d`], and then [`quantize_codes`](super::quantize_codes) of the result: the input of a next layer.
@@ -62,26 +79,13 @@ pub fn int_conv2d_into(
 pub fn int_conv2d_codes(
     codes: &[u8], weights: &[u32], shape: &IntConv2dShape, epilogue: &Epilogue, to: CodeQuantizer,
 ) -> Vec<u8> {
-    let mut out = vec![0; shape.batch * shape.positions() * padded_channels(shape.weight.outputs)];
-    int_conv2d_codes_into(DotKernel::detect(), codes, weights, shape, epilogue, to, &mut out);
+    let mut out = vec![0; code_len(shape)];
+    let results = Results { values: None, codes: Some((&mut out, to)) };
+    int_conv2d_results(DotKernel::detect(), codes, weights, shape, epilogue, results);
     out
 }
 
-/// [`int_conv2d_codes`] with `kernel` into `out`, where only the codes of padding are left as they are.
-///
-/// # Panics
-/// If a slice has not the length of the shape, or the machine has no `kernel`.
-pub fn int_conv2d_codes_into(
-    kernel: DotKernel, codes: &[u8], weights: &[u32], shape: &IntConv2dShape, epilogue: &Epilogue,
-    to: CodeQuantizer, out: &mut [u8],
-) {
-    let padded = padded_channels(shape.weight.outputs);
-    assert_eq!(out.len(), shape.batch * shape.positions() * padded, "an output of another size");
-    let output = Output { codes: Some((out.as_mut_ptr(), to)), ..Output::default() };
-    run(kernel, codes, weights, shape, epilogue, output);
-}
-
-/// [`int_conv2d`], and its results as [`int_conv2d_codes_into`] writes them, in one pass: what a residual block hands on.
+/// [`int_conv2d`], and its results as codes in `out_codes`, in one pass: what a residual block hands on.
 ///
 /// # Panics
 /// If a slice has not the length of the shape.
@@ -92,36 +96,21 @@ pub fn int_conv2d_with_codes(
 ) -> Vec<f32> {
     let len = shape.results();
     let mut out = with_capacity(len);
-    let kernel = DotKernel::detect();
-    run_with_codes(kernel, codes, weights, shape, epilogue, to, out.as_mut_ptr(), out_codes);
+    let output = Output { values: Some(out.as_mut_ptr()), codes: Some((code_pointer(out_codes, shape), to)) };
+    run(DotKernel::detect(), codes, weights, shape, epilogue, output);
     // SAFETY: `run` has written all results, and there is room for them.
     unsafe { out.set_len(len) };
     out
 }
 
-/// [`int_conv2d_with_codes`] with `kernel` into `out`.
-///
-/// # Panics
-/// If a slice has not the length of the shape, or the machine has no `kernel`.
-#[expect(clippy::too_many_arguments)]
-pub fn int_conv2d_with_codes_into(
-    kernel: DotKernel, codes: &[u8], weights: &[u32], shape: &IntConv2dShape, epilogue: &Epilogue,
-    to: CodeQuantizer, out: &mut [f32], out_codes: &mut [u8],
-) {
-    assert_eq!(out.len(), shape.results(), "an output of another size");
-    run_with_codes(kernel, codes, weights, shape, epilogue, to, out.as_mut_ptr(), out_codes);
+/// Codes of the results.
+fn code_len(shape: &IntConv2dShape) -> usize {
+    shape.batch * shape.positions() * padded_channels(shape.weight.outputs)
 }
 
-/// `values` has room for all results.
-#[expect(clippy::too_many_arguments)]
-fn run_with_codes(
-    kernel: DotKernel, codes: &[u8], weights: &[u32], shape: &IntConv2dShape, epilogue: &Epilogue,
-    to: CodeQuantizer, values: *mut f32, out_codes: &mut [u8],
-) {
-    let padded = padded_channels(shape.weight.outputs);
-    assert_eq!(out_codes.len(), shape.batch * shape.positions() * padded, "an output of another size");
-    let output = Output { values: Some(values), codes: Some((out_codes.as_mut_ptr(), to)) };
-    run(kernel, codes, weights, shape, epilogue, output);
+fn code_pointer(out: &mut [u8], shape: &IntConv2dShape) -> *mut u8 {
+    assert_eq!(out.len(), code_len(shape), "an output of another size");
+    out.as_mut_ptr()
 }
 
 /// What a thread keeps from one task to the next.

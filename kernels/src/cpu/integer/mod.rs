@@ -26,8 +26,7 @@ mod training;
 mod weight_only;
 
 pub use conv::{
-    int_conv2d, int_conv2d_codes, int_conv2d_codes_into, int_conv2d_into, int_conv2d_with_codes,
-    int_conv2d_with_codes_into,
+    Results, int_conv2d, int_conv2d_codes, int_conv2d_into, int_conv2d_results, int_conv2d_with_codes,
 };
 pub use dot::DotKernel;
 pub use epilogue::Epilogue;

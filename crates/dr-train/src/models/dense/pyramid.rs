@@ -7,6 +7,7 @@ use super::super::{NamedLayer, activate};
 use crate::config::ModelKind;
 use crate::nn::{
     IntConv2d, IntegerError, Layer, Pass, PrecisionNorm, PrecisionNormConfig, QuantConv2d, QuantConv2dConfig,
+    max_pool,
 };
 use burn::module::{Module, ParamId};
 use burn::tensor::{Device, Tensor};
@@ -94,7 +95,7 @@ impl Pyramid {
     pub(super) fn forward(&self, images: Tensor<4>, pass: &Pass) -> Vec<Tensor<4>> {
         let mut x = activate(self.stem.forward_norm(images, &self.stem_norm, pass), self.activation);
         if self.max_pool {
-            x = super::super::conv_net::max_pool(x);
+            x = max_pool(x);
         }
         let mut found = vec![];
         for stage in &self.stages {
@@ -181,7 +182,7 @@ impl IntPyramid {
     pub(super) fn forward(&self, images: Tensor<4>) -> Result<Vec<Tensor<4>>, IntegerError> {
         let mut x = self.stem.forward(&self.stem.quantize(images, false)?, None)?;
         if self.max_pool {
-            x = super::super::conv_net::max_pool(x.permute([0, 3, 1, 2])).permute([0, 2, 3, 1]);
+            x = max_pool(x.permute([0, 3, 1, 2])).permute([0, 2, 3, 1]);
         }
         let mut found = vec![];
         for stage in &self.stages {
