@@ -138,8 +138,17 @@ pub(crate) struct OnHost<'a>(pub(crate) &'a Workspace);
 
 impl<'a> OnHost<'a> {
     /// Whether networks and their inputs can be there.
-    pub(crate) fn takes(images: &Tensor<4>) -> bool {
-        images.dtype() == DType::F32 && images.device().inner() == Device::flex()
+    pub(crate) fn takes<const D: usize>(input: &Tensor<D>) -> bool {
+        input.dtype() == DType::F32 && input.device().inner() == Device::flex()
+    }
+
+    /// One layer, from `[batch, features in]` to `[batch, features out]`.
+    pub(crate) fn linear(
+        &self, layer: &IntConv2d, x: &[f32], [batch, features]: [usize; 2],
+    ) -> Result<Tensor<2>, IntegerError> {
+        let codes = self.codes_of(x, [batch, 1, 1, features], true, layer.input());
+        let (values, _) = self.values(layer, &codes, None, None)?;
+        Ok(self.finish(values))
     }
 
     fn room(&self, dims: [usize; 4]) -> Buffer<'a, f32> {
@@ -243,6 +252,10 @@ impl<'a> Arithmetic for OnHost<'a> {
 
     fn finish(&self, x: Self::Values) -> Tensor<2> {
         let [batch, _, _, channels] = x.dims;
-        Tensor::from_data(TensorData::new(x.to_vec(), [batch, channels]), &Device::flex())
+        let values = match Rc::try_unwrap(x) {
+            Ok(mut buffer) => std::mem::take(&mut buffer.elements),
+            Err(shared) => shared.to_vec(),
+        };
+        Tensor::from_data(TensorData::new(values, [batch, channels]), &Device::flex())
     }
 }

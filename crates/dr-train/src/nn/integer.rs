@@ -11,6 +11,7 @@
 //! values of fake quantization.
 
 use super::LayerSpec;
+use super::arithmetic::{OnHost, Workspace};
 use super::quantizers::host;
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -416,6 +417,12 @@ impl IntLinear {
     /// Another number of features or another device.
     pub fn forward(&self, x: Tensor<2>) -> Result<Tensor<2>, IntegerError> {
         let [batch, features] = x.dims();
+        if OnHost::takes(&x) {
+            let data = x.into_data();
+            let workspace = Workspace::default();
+            let values = data.as_slice().unwrap_or_default();
+            return OnHost(&workspace).linear(&self.layer, values, [batch, features]);
+        }
         let codes = self.layer.quantize(x.reshape([batch, 1, 1, features]), true)?;
         let y = self.layer.forward(&codes, None)?;
         let [batch, _, _, features] = y.dims();

@@ -535,6 +535,7 @@ impl Problem<'_> {
             Channels { first: place.first_output + first, count: PANEL.min(place.outputs - first) }
         };
         for panel in 0..weights.panels {
+            self.epilogue.prefetch(channels(panel));
             for row in 0..rows.bases.len() {
                 self.output.prefetch(place.position + row, channels(panel), layout.outputs);
             }

@@ -84,6 +84,17 @@ impl Output {
     }
 }
 
+/// Fetches what will be read.
+#[inline(always)]
+fn prefetch(values: &[f32], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: A prefetch reads nothing and faults nowhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().wrapping_add(at).cast()) };
+    }
+}
+
 /// What is the same at all positions, for up to 16 channels.
 pub(super) struct Constants {
     channels: Channels,
@@ -117,6 +128,15 @@ impl Epilogue<'_> {
     #[inline(always)]
     pub(super) fn multiplier(&self, group: usize, channels: Channels, outputs: usize) -> Lanes {
         lanes(self.multiplier, group * outputs + channels.first, channels.count)
+    }
+
+    /// Fetches what [`Epilogue::constants`] reads: products with few rows read it once, from
+    /// memory.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, channels: Channels) {
+        for values in [self.multiplier, self.addend] {
+            prefetch(values, channels.first);
+        }
     }
 
     /// What [`Epilogue::write`] needs.
