@@ -3,6 +3,7 @@
 use dr_kernels::ScaleGradient;
 use dr_precision::{BitWidth, Precision, PrecisionSet};
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::{fmt, str::FromStr};
 use thiserror::Error;
@@ -324,6 +325,9 @@ pub struct TrainConfig {
     /// Gradient mode of the weights' scales.
     #[serde(with = "text")]
     pub scale_gradient: ScaleGradient,
+    /// So many inputs of an output of a linear layer share a scale; `None`: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_size: Option<NonZeroUsize>,
     /// BatchNorm.
     pub batch_norm: BatchNormKind,
     /// Whether the precisions of a step see the same images.
@@ -453,6 +457,7 @@ impl TrainConfig {
             clip_norm: if text { 1.0 } else { 0.0 },
             alrs: false,
             scale_gradient: ScaleGradient::default(),
+            group_size: None,
             batch_norm: BatchNormKind::PerPrecision,
             batches: if text { Batches::Same } else { Batches::Separate },
             distill: Distill::Off,

@@ -1,7 +1,7 @@
 //! Language models of Hugging Face: the same logits, and folders with something wrong.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use dr_precision::PrecisionSet;
+use dr_precision::{BitWidth, PrecisionSet};
 use dr_train::artifact::Artifact;
 use dr_train::generation::{GenerationError, Sampling, generate, score_choices};
 use dr_train::models::{Cache, ConvNet, Decoder, Linear, Llama, LlamaConfig, Network};
@@ -9,6 +9,7 @@ use dr_train::nn::{Pass, QuantConfig};
 use dr_train::text::{Choices, Tokenizer, load_choices};
 use dr_train::weights::load_hugging_face;
 use safetensors::SafeTensors;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 /// See `fixtures/make_llama.py`.
@@ -61,7 +62,11 @@ fn saved_and_quantized_models_compute_the_same_again() {
         let float = load(name);
         let (tokens, _) = expected(name);
         let set: PrecisionSet = "w8a8,w4a8".parse().unwrap();
-        let quantized = float.quantize::<Llama>(set.clone(), vec![tokens.clone()], &device).unwrap();
+        let group_size = (name == "biases").then_some(NonZeroUsize::new(24).unwrap());
+        let compensate = (name == "tied").then_some(BitWidth::B4);
+        let config = QuantConfig { group_size, compensate, ..QuantConfig::new(set.clone()) };
+        let quantized = float.quantize_with::<Llama>(&config, vec![tokens.clone()], &device).unwrap();
+        assert_eq!(quantized.description.group_size, group_size);
         let read = Artifact::from_bytes(&quantized.to_bytes().unwrap()).unwrap();
         assert_eq!(read.tensors, quantized.tensors);
         assert_eq!(read.tokenizer().is_ok(), name == "grouped");
@@ -181,14 +186,17 @@ fn a_text_does_not_depend_on_what_comes_later() {
 }
 
 fn quantized(config: &LlamaConfig, set: &str) -> Llama {
+    quantized_as(config, &QuantConfig::new(set.parse().unwrap()))
+}
+
+fn quantized_as(config: &LlamaConfig, quantization: &QuantConfig) -> Llama {
     let device = Device::flex();
     let tokens = |seed: i64| {
         let tokens: Vec<i64> =
             (0..2 * 24).map(|i| (i * i + seed * i + seed) % config.vocabulary as i64).collect();
         Tensor::<2, Int>::from_data(TensorData::new(tokens, [2, 24]), &device)
     };
-    let config_of = QuantConfig::new(set.parse().unwrap());
-    config.init(5, &device).quantize(&config_of, vec![tokens(3), tokens(7)])
+    config.init(5, &device).quantize(quantization, vec![tokens(3), tokens(7)])
 }
 
 fn logits<L: Linear>(decoder: &Decoder<L>, tokens: &[u32], cache: &mut Cache) -> Vec<f32> {
@@ -256,10 +264,17 @@ fn generation_with_a_cache_is_recomputation() {
 
 #[test]
 fn integers_are_fake_quantization() {
-    for config in
-        [LlamaConfig::small(61, 64, 2, 64), LlamaConfig { tied: true, ..LlamaConfig::small(40, 128, 1, 64) }]
-    {
-        let network = quantized(&config, "w8a8,w6a6,w4a8,w2a8");
+    let tied = LlamaConfig { tied: true, ..LlamaConfig::small(40, 128, 1, 64) };
+    let untied = LlamaConfig::small(61, 64, 2, 64);
+    // 24 divides neither the features nor the blocks of codes.
+    for (config, group_size) in [
+        (untied.clone(), None),
+        (tied.clone(), None),
+        (untied, NonZeroUsize::new(24)),
+        (tied, NonZeroUsize::new(32)),
+    ] {
+        let set = "w8a8,w6a6,w4a8,w2a8".parse().unwrap();
+        let network = quantized_as(&config, &QuantConfig { group_size, ..QuantConfig::new(set) });
         let mut integers = network.to_integer("w8a8".parse().unwrap()).unwrap();
         let mut bytes = integers.model_bytes();
         for precision in ["w6a6", "w4a8", "w2a8", "w8a8"].map(|precision| precision.parse().unwrap()) {
@@ -270,7 +285,8 @@ fn integers_are_fake_quantization() {
             let found = values(integers.forward(tokens).unwrap());
             // Codes next to a rounding boundary may come out as their neighbours, whose consequences are small.
             let off: f32 = found.iter().zip(&fake).map(|(a, b)| (a - b).abs()).sum::<f32>();
-            assert!(off <= 2e-3 * fake.iter().map(|x| x.abs()).sum::<f32>(), "{precision}: {off}");
+            let all = fake.iter().map(|x| x.abs()).sum::<f32>();
+            assert!(off <= 5e-3 * all, "{group_size:?} {precision}: {off} of {all}");
             assert!(precision.to_string() == "w8a8" || integers.model_bytes() < bytes);
             bytes = integers.model_bytes();
         }

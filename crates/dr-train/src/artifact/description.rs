@@ -9,6 +9,7 @@ use dr_precision::{Precision, PrecisionPlan, PrecisionSet};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 /// What the tensors of an artifact are.
@@ -89,6 +90,9 @@ pub struct Description {
     pub edge: Precision,
     /// Whether precisions share their BatchNorm.
     pub batch_norm: BatchNormKind,
+    /// How many inputs of an output of a linear layer share a scale, if not all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_size: Option<NonZeroUsize>,
     /// Which BatchNorm mixed passes use, if the network was trained for them (a supernet).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mixed: Option<MixedNorm>,
@@ -129,6 +133,7 @@ impl Description {
             edge: QuantConfig::new(precisions.clone()).edge,
             precisions,
             batch_norm: BatchNormKind::PerPrecision,
+            group_size: None,
             mixed: None,
             language: None,
             plan: None,

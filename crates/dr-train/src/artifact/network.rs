@@ -11,7 +11,7 @@ use crate::nn::{Assignment, LayerSpec, Pass, QuantConfig};
 use burn::module::{ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use dr_kernels::{PackedTensor, dequantize, quantize_pack, reference, switch};
-use dr_precision::{Precision, PrecisionPlan, PrecisionSet, QuantSpec, Signedness};
+use dr_precision::{Precision, PrecisionPlan, PrecisionSet, Signedness};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Description {
@@ -27,8 +27,8 @@ impl Description {
         };
         let share_norm = self.batch_norm == BatchNormKind::Shared;
         let mixed = self.mixed.filter(|_| self.kind == ArtifactKind::MultiPrecision);
-        let (edge, plan) = (self.edge, self.plan.clone());
-        Some(QuantConfig { edge, share_norm, mixed, plan, ..QuantConfig::new(precisions) })
+        let (edge, plan, group_size) = (self.edge, self.plan.clone(), self.group_size);
+        Some(QuantConfig { edge, share_norm, mixed, plan, group_size, ..QuantConfig::new(precisions) })
     }
 }
 
@@ -59,11 +59,23 @@ impl Artifact {
     pub fn quantize<M: Saved>(
         &self, precisions: PrecisionSet, batches: Vec<M::Input>, device: &Device,
     ) -> Result<Self, ArtifactError> {
+        self.quantize_with::<M>(&QuantConfig::new(precisions), batches, device)
+    }
+
+    /// [`Artifact::quantize`] in groups, or with compensation, as `config` says; it must not have a plan, nor be for mixed passes.
+    ///
+    /// # Errors
+    /// If this is not a float artifact.
+    pub fn quantize_with<M: Saved>(
+        &self, config: &QuantConfig, batches: Vec<M::Input>, device: &Device,
+    ) -> Result<Self, ArtifactError> {
         let found = self.description.kind;
-        let (kind, edge) = (ArtifactKind::MultiPrecision, QuantConfig::new(precisions.clone()).edge);
-        let description = Description { kind, precisions, edge, ..self.description.clone() };
+        let kind = ArtifactKind::MultiPrecision;
+        let QuantConfig { precisions, edge, group_size, compensate, .. } = config.clone();
+        let description = Description { kind, precisions, edge, group_size, ..self.description.clone() };
         match (found, description.quantization()) {
             (ArtifactKind::Float, Some(config)) => {
+                let config = QuantConfig { compensate, ..config };
                 let mut quantized =
                     Self::of(self.network::<M>(device)?.quantize(&config, batches), description)?;
                 quantized.tensors.extend(
@@ -163,7 +175,7 @@ impl Artifact {
             let stored = self.stored(&layer)?;
             let Quantized { name, spec, shape } = layer;
             let (wi, ai) = spec.positions(precision(&name)).unwrap_or((0, 0));
-            let scale = self.scales(&name, wi, shape[0])?;
+            let scale = self.scales(&name, wi, spec.scale_count(&shape))?;
             let packed = switch(&stored, spec.weights[wi], scale).map_err(ArtifactError::network)?;
             let words = words(&packed);
             tensors.insert(weight_name(&name), TensorEntry::u32([words.len()], words));
@@ -248,8 +260,8 @@ impl Artifact {
     }
 
     /// A layer's scales of one width.
-    fn scales(&self, layer: &str, position: usize, channels: usize) -> Result<Tensor<1>, ArtifactError> {
-        let scales = self.f32(&format!("{layer}.quantizers.weight_scales.{position}"), &[channels])?;
+    fn scales(&self, layer: &str, position: usize, count: usize) -> Result<Tensor<1>, ArtifactError> {
+        let scales = self.f32(&format!("{layer}.quantizers.weight_scales.{position}"), &[count])?;
         Ok(Tensor::from_data(TensorData::from(scales), &Device::flex()))
     }
 
@@ -277,8 +289,8 @@ impl Artifact {
         };
         let device = Device::flex();
         let words = Tensor::<1, Int>::from_data(TensorData::from(words.as_slice()), (&device, DType::U32));
-        let scale = self.scales(layer, 0, shape[0])?;
-        PackedTensor::new(words, scale, None, shape, QuantSpec::weights(bits)).map_err(ArtifactError::network)
+        let scale = self.scales(layer, 0, spec.scale_count(shape))?;
+        PackedTensor::new(words, scale, None, shape, spec.format(bits)).map_err(ArtifactError::network)
     }
 }
 
@@ -423,7 +435,7 @@ fn stored_codes(
     let weight = Tensor::<1>::from_data(TensorData::from(weight.as_slice()), &device);
     let weight = weight.reshape([rows as i32, -1]);
     let scale = Tensor::from_data(TensorData::from(scale.as_slice()), &device);
-    let packed = quantize_pack::<2>(weight, scale.clone(), None, QuantSpec::weights(spec.weights[0]))
+    let packed = quantize_pack::<2>(weight, scale.clone(), None, spec.format(spec.weights[0]))
         .map_err(ArtifactError::network)?;
     PackedTensor::new(packed.words().clone(), scale, None, &shape, *packed.spec())
         .map_err(ArtifactError::network)

@@ -1,6 +1,6 @@
 //! The arguments of the program, as clap reads them.
 
-use super::values::{at_least_one, between, count, number, one_of, part, pin, seed, switch};
+use super::values::{at_least_one, between, count, group_size, number, one_of, part, pin, seed, switch};
 use crate::config::{
     Baseline, BatchNormKind, Batches, ComputeKind, DatasetKind, DeviceKind, Devices, Distill, Engine,
     ForwardKind, LossTerms, MixedNorm, ModelKind, OptimizerKind, Sampling, TaskKind, TrainConfig, Widths,
@@ -9,7 +9,8 @@ use crate::mixed::{Budget, HessianOptions};
 use crate::onnx::Opset;
 use clap::{Args, Parser, Subcommand};
 use dr_kernels::ScaleGradient;
-use dr_precision::{Precision, PrecisionSet};
+use dr_precision::{BitWidth, Precision, PrecisionSet};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -190,6 +191,9 @@ pub struct Settings {
     /// The straight-through gradient of the weights' scales
     #[arg(long, value_name = "MODE", value_parser = one_of(&ScaleGradient::ALL), help_heading = "Training")]
     pub scale_gradient: Option<ScaleGradient>,
+    /// So many inputs of an output of a linear layer share a scale, e.g. 32, 64 or 128 [default: all]
+    #[arg(long, value_name = "N", value_parser = group_size(), allow_negative_numbers = true, help_heading = "Network")]
+    pub group_size: Option<NonZeroUsize>,
     /// Whether the precisions of a step see the same images, or each its own [default: separate; same for texts and with --distill highest]
     #[arg(long, value_name = "WHICH", value_parser = one_of(Batches::ALL), help_heading = "Training")]
     pub batches: Option<Batches>,
@@ -292,6 +296,7 @@ impl Settings {
         config.data_dir = self.data_dir.clone().or(config.data_dir.take());
         config.weights = self.weights.clone().or(config.weights.take());
         config.limit_train = self.limit_train.or(config.limit_train);
+        config.group_size = self.group_size.or(config.group_size);
     }
 }
 
@@ -598,6 +603,13 @@ pub struct QuantizeArgs {
     /// The precisions the result runs at
     #[arg(long, value_name = "LIST", default_value_t = PrecisionSet::default())]
     pub precisions: PrecisionSet,
+    /// So many inputs of an output of a linear layer share a scale, e.g. 32, 64 or 128 [default: all]
+    #[arg(long, value_name = "N", value_parser = group_size(), allow_negative_numbers = true)]
+    pub group_size: Option<NonZeroUsize>,
+    /// Move the weights of linear layers so that they make up for what rounding does at this width (as GPTQ
+    /// does): better there, worse at other widths
+    #[arg(long, value_name = "BITS")]
+    pub compensate: Option<BitWidth>,
     /// Fit activations to other images than the training images of the dataset the model was trained on
     #[arg(long, value_parser = one_of(DatasetKind::ALL))]
     pub dataset: Option<DatasetKind>,

@@ -3,6 +3,7 @@
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use dr_precision::Precision;
 use std::fmt::Display;
+use std::num::NonZeroUsize;
 use std::str::FromStr;
 
 /// One of a list of names.
@@ -35,6 +36,12 @@ pub(super) fn between(min: usize, max: usize) -> impl Fn(&str) -> Result<usize, 
         Ok(number) if (min..=max).contains(&number) => Ok(number),
         _ => Err(format!("`{text}`: expected a whole number from {min} to {max}")),
     }
+}
+
+/// Weights that share a scale.
+pub(super) fn group_size() -> impl Fn(&str) -> Result<NonZeroUsize, String> + Clone {
+    let number = between(8, 1 << 20);
+    move |text| number(text).map(|number| NonZeroUsize::MIN.saturating_add(number - 1))
 }
 
 /// A number above 0 and at most 1.

@@ -349,6 +349,7 @@ impl<T: Task> Experiment<T> {
             gradient: config.scale_gradient,
             share_norm: config.batch_norm == BatchNormKind::Shared,
             mixed: mixed.then_some(config.mixed_norm),
+            group_size: config.group_size,
             ..QuantConfig::new(precisions.clone())
         };
         let calibration = self.task.calibration(&self.device)?;
@@ -493,6 +494,7 @@ impl<T: Task> Experiment<T> {
             batch_norm: config.batch_norm,
             mixed: (config.mixed && kind == ArtifactKind::MultiPrecision).then_some(config.mixed_norm),
             seed: config.seed,
+            group_size: config.group_size.filter(|_| kind == ArtifactKind::MultiPrecision),
             ..self.task.description(config)
         }
     }

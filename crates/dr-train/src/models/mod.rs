@@ -66,14 +66,14 @@ pub trait Network: Module + ModuleDisplay + Display + Sync + 'static {
     /// This is training-free quantization, and what joint training starts from.
     #[must_use]
     fn quantize(mut self, config: &QuantConfig, batches: Vec<Self::Input>) -> Self {
-        let observer = Observer::new();
+        let observer = if config.compensate.is_some() { Observer::with_products() } else { Observer::new() };
         let eval = self.valid();
         for input in batches {
             eval.forward(input, &Pass::observing(&observer));
         }
         for mut layer in self.layers() {
             let spec = LayerSpec::new(config, &layer);
-            layer.layer.fit(spec, &observer);
+            layer.layer.fit(spec, &observer, config.compensate);
         }
         self.split_norms(config);
         self

@@ -28,6 +28,7 @@ impl Quantizers {
         let of_weights = |(&bits, scale): (&BitWidth, &Param<Tensor<1>>)| {
             let quantizer =
                 WeightQuantizer::new(spec.weights[0], bits).expect("the stored width is the highest");
+            let quantizer = quantizer.with_granularity(spec.granularity);
             let quantized =
                 fake_quantize_weight(weight.clone(), stored.clone(), scale.val().inner(), &quantizer)
                     .expect("scales were made for this weight");

@@ -6,6 +6,8 @@
 //! y = s_x s_w gain * sum(x q)  +  shift + gain * z sum(s_w q)  (+ residual, activation)
 //! ```
 //!
+//! (with a sum for each group of inputs that has a scale of its own)
+//!
 //! where `gain * y + shift` is BatchNorm in evaluation mode (or a bias, with a gain of 1), and the last sum, over the
 //! taps that are inside the image, makes up for the zero point `z` of the input. Up to the rounding of f32 these are the
 //! values of fake quantization.
@@ -78,7 +80,7 @@ pub(super) type Affines = Vec<(Option<Precision>, Affine)>;
 #[derive(Clone, Debug)]
 pub(super) struct LayerScales {
     pub(super) spec: LayerSpec,
-    /// `[outputs]` for each width of the weights.
+    /// `[outputs, groups]` for each width of the weights.
     pub(super) weights: Vec<Vec<f32>>,
     /// One for each width of the inputs.
     pub(super) inputs: Vec<CodeQuantizer>,
@@ -120,9 +122,9 @@ struct Active {
     epilogue: IntEpilogue,
     /// The weight, if it is in the memory of this computer's processor.
     words: Option<HostWords>,
-    /// `[outputs]`, as in the epilogue.
+    /// `[groups, outputs]`, as in the epilogue.
     multiplier: Arc<[f32]>,
-    /// `[outputs]`, scales of the weight times gains.
+    /// `[outputs, groups]`, scales of the weight times gains.
     weight_gain: Vec<f32>,
     /// `[outputs]`.
     shift: Arc<[f32]>,
@@ -195,11 +197,11 @@ impl IntConv2d {
         self.active.precision
     }
 
-    /// Bytes that a pass at this precision reads: the prepared codes with their padding, a multiplier and an addend for
-    /// each output, the scale and zero point of the input.
+    /// Bytes that a pass at this precision reads: the prepared codes with their padding, a multiplier for each scale and an
+    /// addend for each output, the scale and zero point of the input.
     #[must_use]
     pub fn model_bytes(&self) -> usize {
-        let floats = 2 * self.active.shift.len() + 2;
+        let floats = self.active.multiplier.len() + self.active.shift.len() + 2;
         self.active.weight.bytes() + floats * size_of::<f32>()
     }
 
@@ -335,10 +337,12 @@ impl Active {
     ) -> Result<Self, IntegerError> {
         let ((weight_at, input_at), affine) = choose(scales, affines, precision)?;
         let input = scales.inputs[input_at];
-        let weight_scales = scales.weights[weight_at].iter();
-        let weight_gain: Vec<f32> =
-            weight_scales.zip(&affine.gain).map(|(scale, gain)| scale * gain).collect();
-        let multiplier: Vec<f32> = weight_gain.iter().map(|weight| input.scale * weight).collect();
+        let (weight_scales, outputs) = (&scales.weights[weight_at], affine.gain.len());
+        let groups = weight_scales.len() / outputs.max(1);
+        let gain = |(i, scale): (usize, &f32)| scale * affine.gain[i / groups];
+        let weight_gain: Vec<f32> = weight_scales.iter().enumerate().map(gain).collect();
+        let by_group = (0..groups * outputs).map(|i| weight_gain[i % outputs * groups + i / outputs]);
+        let multiplier: Vec<f32> = by_group.map(|weight| input.scale * weight).collect();
         let shift = affine.shift.clone();
         let epilogue = IntEpilogue {
             multiplier: floats(&multiplier, device),

@@ -1,5 +1,7 @@
 //! Convolution and linear layer.
 
+#[cfg(doc)]
+use super::compensated;
 use super::compute::product;
 use super::errors::QuantizationErrors;
 use super::integer::{Affine, Affines};
@@ -8,7 +10,7 @@ use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use dr_kernels::integer::Activation;
 use dr_kernels::{IntConv2dOptions, conv2d, conv2d_of_codes};
-use dr_precision::Precision;
+use dr_precision::{BitWidth, Precision};
 use rand::Rng;
 
 /// Normal numbers of deviation `sqrt(2 / fan_in)` (He et al., arXiv:1502.01852), the same on every device.
@@ -294,16 +296,20 @@ impl Layer<'_> {
         }
     }
 
-    /// Fits scales to the weights and to what the observer saw.
-    pub(crate) fn fit(&mut self, spec: LayerSpec, observer: &Observer) {
+    /// Fits scales to the weights and to what the observer saw; linear layers are [`compensated`] at a width that they have.
+    pub(crate) fn fit(&mut self, spec: LayerSpec, observer: &Observer, compensate: Option<BitWidth>) {
         match self {
             Self::Conv2d(layer) => {
                 let inputs = observer.take(layer.weight.id).sample;
                 layer.quantizers = Quantizers::fitted(spec, layer.weight.val(), &inputs);
             }
             Self::Linear(layer) => {
-                let inputs = observer.take(layer.weight.id).sample;
-                layer.quantizers = Quantizers::fitted(spec, layer.weight.val(), &inputs);
+                let inputs = observer.take(layer.weight.id);
+                let width = spec.compensated_width(compensate);
+                layer.quantizers = Quantizers::fitted(spec, layer.weight.val(), &inputs.sample);
+                let Some((width, products)) = width.zip(inputs.products) else { return };
+                let weight = layer.quantizers.compensate(layer.weight.val(), &products, width);
+                layer.weight = layer.weight.clone().map(|_| weight);
             }
         }
     }
@@ -312,12 +318,12 @@ impl Layer<'_> {
     pub(crate) fn prepare(&mut self, spec: LayerSpec) {
         match self {
             Self::Conv2d(layer) => {
-                let [channels, ..] = layer.weight.lazy_shape().dims::<4>();
-                layer.quantizers = Quantizers::placeholder(spec, channels, &layer.weight.val().device());
+                let shape = layer.weight.lazy_shape().to_vec();
+                layer.quantizers = Quantizers::placeholder(spec, &shape, &layer.weight.val().device());
             }
             Self::Linear(layer) => {
-                let [channels, _] = layer.weight.lazy_shape().dims::<2>();
-                layer.quantizers = Quantizers::placeholder(spec, channels, &layer.weight.val().device());
+                let shape = layer.weight.lazy_shape().to_vec();
+                layer.quantizers = Quantizers::placeholder(spec, &shape, &layer.weight.val().device());
             }
         }
     }

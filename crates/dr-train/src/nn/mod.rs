@@ -6,6 +6,7 @@
 mod arithmetic;
 mod assignment;
 mod calibration;
+mod compensation;
 mod compute;
 mod errors;
 mod integer;
@@ -16,6 +17,7 @@ pub(crate) mod quantizers;
 pub(crate) use arithmetic::{Arithmetic, OnHost, OnTensors, Workspace, max_pool};
 pub use assignment::{Assignment, AssignmentError};
 pub use calibration::{Observer, fit_activation};
+pub use compensation::{Rounding, compensated};
 pub(crate) use integer::LayerParts;
 pub use integer::{IntConv2d, IntLinear, IntegerError};
 pub(crate) use layers::normal;

@@ -1,16 +1,19 @@
 //! [`Quantizers`]: the scales of one layer, for all its widths.
 
+use super::compensation::{Rounding, compensated};
 use super::integer::LayerScales;
-use super::{IntegerError, MixedNorm, Pass, fit_activation};
+use super::{IntegerError, Layer, MixedNorm, Pass, fit_activation};
 use crate::models::NamedLayer;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
 use dr_kernels::integer::CodeQuantizer;
+use dr_kernels::layout::ScaleLayout;
 use dr_kernels::{
     ActivationQuantizer, IntWeight, ScaleGradient, WeightQuantizer, fake_quantize_activation,
     fake_quantize_weight, quantize_pack, search_scales,
 };
 use dr_precision::{BitWidth, Granularity, Precision, PrecisionPlan, PrecisionSet, QuantSpec};
+use std::num::NonZeroUsize;
 
 /// How a network is quantized.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +30,10 @@ pub struct QuantConfig {
     pub mixed: Option<MixedNorm>,
     /// A precision for each layer, which it then has in every pass, with one BatchNorm after it.
     pub plan: Option<PrecisionPlan>,
+    /// So many inputs of an output of a linear layer share a scale; `None`: all of them, as in convolutions.
+    pub group_size: Option<NonZeroUsize>,
+    /// Linear layers make up for what rounding does at this width, see [`compensated`](super::compensated).
+    pub compensate: Option<BitWidth>,
 }
 
 impl QuantConfig {
@@ -41,6 +48,8 @@ impl QuantConfig {
             share_norm: false,
             mixed: None,
             plan: None,
+            group_size: None,
+            compensate: None,
         }
     }
 }
@@ -58,6 +67,8 @@ pub struct LayerSpec {
     pub after_relu: bool,
     /// Gradient mode of the weights' scales.
     pub gradient: ScaleGradient,
+    /// Which weights share a scale: those of an output channel, or of a part of it.
+    pub granularity: Granularity,
 }
 
 impl LayerSpec {
@@ -73,7 +84,28 @@ impl LayerSpec {
             pinned: only.is_some(),
             after_relu: layer.after_relu,
             gradient: config.gradient,
+            granularity: match (&layer.layer, config.group_size) {
+                (Layer::Linear(_), Some(size)) => Granularity::Group(size),
+                _ => Granularity::Channel,
+            },
         }
+    }
+
+    /// The format of weights of `bits` bits.
+    #[must_use]
+    pub fn format(&self, bits: BitWidth) -> QuantSpec {
+        QuantSpec { granularity: self.granularity, ..QuantSpec::weights(bits) }
+    }
+
+    /// The scales that a weight of this shape has for each width.
+    #[must_use]
+    pub fn scale_count(&self, weight_shape: &[usize]) -> usize {
+        ScaleLayout::weights(weight_shape, self.granularity).scales()
+    }
+
+    /// The width that the layer makes up for when others do so at `width`: pinned layers at their own.
+    pub(super) fn compensated_width(&self, width: Option<BitWidth>) -> Option<BitWidth> {
+        width.map(|width| if self.pinned { self.weights[0] } else { width })
     }
 
     /// The precision that the layer has in every pass, if it is pinned.
@@ -96,7 +128,7 @@ impl LayerSpec {
 /// The scales of one layer's weights and inputs, a parameter for each width. A float layer has none.
 #[derive(Module, Debug, Default)]
 pub struct Quantizers {
-    /// `[channels out]` for each width of the weights.
+    /// `[channels out]`, or `[channels out * groups]`, for each width of the weights.
     pub(super) weight_scales: Vec<Param<Tensor<1>>>,
     /// `[1]` for each width of the inputs.
     pub(super) activation_scales: Vec<Param<Tensor<1>>>,
@@ -107,15 +139,15 @@ pub struct Quantizers {
 }
 
 impl Quantizers {
-    /// Quantizers of the right shapes for `channels` output channels, with scales of one: to be loaded into.
+    /// Quantizers of the right shapes for a weight of this shape, with scales of one: to be loaded into.
     #[must_use]
-    pub fn placeholder(spec: LayerSpec, channels: usize, device: &Device) -> Self {
+    pub fn placeholder(spec: LayerSpec, weight_shape: &[usize], device: &Device) -> Self {
         let params = |count: usize, length: usize, value: f32| {
             let one = |_| Param::from_tensor(Tensor::full([length], value, device));
             (0..count).map(one).collect::<Vec<_>>()
         };
         Self {
-            weight_scales: params(spec.weights.len(), channels, 1.0),
+            weight_scales: params(spec.weights.len(), spec.scale_count(weight_shape), 1.0),
             activation_scales: params(spec.activations.len(), 1, 1.0),
             zero_points: params(spec.activations.len(), 1, 0.0),
             spec: Some(spec),
@@ -130,7 +162,7 @@ impl Quantizers {
     #[must_use]
     pub fn fitted<const D: usize>(spec: LayerSpec, weight: Tensor<D>, inputs: &[f32]) -> Self {
         let device = weight.device();
-        let weight_scales = search_scales(weight, &spec.weights, Granularity::Channel)
+        let weight_scales = search_scales(weight, &spec.weights, spec.granularity)
             .expect("widths come sorted out of a `LayerSpec`")
             .into_iter()
             .map(|scale| Param::from_tensor(on_device(scale, &device)))
@@ -139,6 +171,25 @@ impl Quantizers {
         let param = |value: f32| Param::from_tensor(Tensor::from_data(TensorData::from([value]), &device));
         let (activation_scales, zero_points) = fits.map(|(scale, zero)| (param(scale), param(zero))).unzip();
         Self { weight_scales, activation_scales, zero_points, spec: Some(spec) }
+    }
+
+    /// A linear layer's weight [`compensated`] at one of its widths; as it is if it has no such width.
+    pub(super) fn compensate(&self, weight: Tensor<2>, products: &Tensor<2>, width: BitWidth) -> Tensor<2> {
+        let Some(spec) = &self.spec else { return weight };
+        let Some(at) = spec.weights.iter().position(|&bits| bits == width) else { return weight };
+        let (shape, device) = (weight.dims(), weight.device());
+        let rounding = Rounding {
+            stored: spec.weights[0],
+            active: width,
+            stored_scale: &host(&self.weight_scales[0].val()),
+            scale: &host(&self.weight_scales[at].val()),
+            layout: ScaleLayout::weights(&shape, spec.granularity),
+        };
+        let [values, products] = [&weight, products].map(|t| host(&t.clone().inner().flatten::<1>(0, 1)));
+        match compensated(&values, &products, &rounding) {
+            Some(values) => Tensor::from_data(TensorData::new(values, shape), &device),
+            None => weight,
+        }
     }
 
     /// How the layer is quantized; `None` in a float network.
@@ -177,6 +228,7 @@ impl Quantizers {
             .unwrap_or_else(|| panic!("precision {precision}: the layer was not prepared for it: {spec:?}"));
         let quantizer = WeightQuantizer::new(spec.weights[0], spec.weights[wi])
             .expect("the stored width is the highest")
+            .with_granularity(spec.granularity)
             .with_gradient(spec.gradient);
         let (stored, scale) = (self.weight_scales[0].val(), self.weight_scales[wi].val());
         let w = fake_quantize_weight(w, stored, scale, &quantizer).expect("scales were made for this weight");
@@ -193,7 +245,7 @@ impl Quantizers {
         &self, weight: &Param<Tensor<D>>, groups: usize,
     ) -> Result<(IntWeight, LayerScales), IntegerError> {
         let spec = self.spec.clone().ok_or(IntegerError::Float)?;
-        let (stored, scale) = (QuantSpec::weights(spec.weights[0]), self.weight_scales[0].val());
+        let (stored, scale) = (spec.format(spec.weights[0]), self.weight_scales[0].val());
         let packed = quantize_pack(weight.val(), scale, None, stored)?;
         let input = |(i, &bits): (usize, &BitWidth)| {
             let value = |params: &[Param<Tensor<1>>]| host(&params[i].val())[0];

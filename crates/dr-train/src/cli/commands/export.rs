@@ -30,6 +30,11 @@ pub fn export(args: &ExportArgs) -> Result<(), CommandError> {
     let description = &packed.description;
     match is_onnx(&args.out) {
         false => save(&packed, &args.out)?,
+        true if description.group_size.is_some() => {
+            let wrong =
+                "its linear layers have scales for groups of inputs: expected one for each output in ONNX";
+            return Err(CommandError::new(format!("{}: {wrong}", args.model.display())));
+        }
         true => {
             for network in integer_networks(&packed, &formats(&packed), &device)? {
                 let model = onnx::export(&network, description, args.opset);

@@ -3,9 +3,11 @@
 use super::{load_model, save};
 use crate::artifact::{ArtifactError, ArtifactKind};
 use crate::cli::{CommandError, QuantizeArgs};
+use crate::config::TaskKind;
 use crate::evaluation::check_size;
 use crate::experiment::{calibration_batches, calibration_tokens};
 use crate::models::{ConvNet, Llama};
+use crate::nn::QuantConfig;
 use crate::text::{self, Tokenizer};
 use crate::{data, device};
 
@@ -22,20 +24,31 @@ pub fn quantize(args: &QuantizeArgs) -> Result<(), CommandError> {
         return Err(wrong.in_file(&args.model).into());
     }
     let (device, _) = device::open(args.device)?;
-    let precisions = args.precisions.clone();
+    let quantization = QuantConfig {
+        group_size: args.group_size,
+        compensate: args.compensate,
+        ..QuantConfig::new(args.precisions.clone())
+    };
+    if let Some(width) = args.compensate
+        && !quantization.precisions.weights().contains(&width)
+    {
+        let found = format!("--compensate {width}: the model will have no weights of {width} bits");
+        return Err(CommandError::new(format!("{found}: expected a width of {}", args.precisions)));
+    }
     let quantized = match &description.language {
         Some(config) => {
             let tokenizer = Tokenizer::from_json(artifact.tokenizer()?)?;
             let text = text::split(&text::read(args.data_dir.as_deref())?, None).train;
             let batches = calibration_tokens(&tokenizer.encode(&text, false)?, config.context, &device)?;
-            artifact.quantize::<Llama>(precisions, batches, &device)?
+            artifact.quantize_with::<Llama>(&quantization, batches, &device)?
         }
         None => {
+            description.check_task(TaskKind::Classify).map_err(|error| error.in_file(&args.model))?;
             let dataset = args.dataset.unwrap_or(description.dataset);
             let train = data::load(&description.images(dataset, args.data_dir.as_deref()), None)?.train;
             check_size(&artifact, &train)?;
             let batches = calibration_batches(&train, &description.normalization, &device)?;
-            artifact.quantize::<ConvNet>(precisions, batches, &device)?
+            artifact.quantize_with::<ConvNet>(&quantization, batches, &device)?
         }
     };
     save(&quantized, &args.out)
