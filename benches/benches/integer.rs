@@ -64,7 +64,7 @@ fn ours(group: &mut BenchmarkGroup<WallTime>, shape: IntConv2dShape, memory: Opt
     let mut out = vec![0.0; shape.results()];
     for bits in WIDTHS {
         let shape = IntConv2dShape { weight: shape.weight.at(bits), ..shape };
-        let cached = memory.is_none().then(|| panels(&shape.weight)).unwrap_or_default();
+        let cached = if memory.is_none() { panels(&shape.weight) } else { vec![] };
         let mut turn = memory.unwrap_or(&cached).chunks_exact(shape.weight.words()).cycle();
         group.bench_function(format!("dr-kernels w{bits}a8"), |bencher| {
             bencher.iter(|| {

@@ -298,17 +298,28 @@ fn int_epilogues(device: &Device) {
                 let options = case.options();
                 let got = dr_kernels::int_conv2d(codes, &weight, &options, &epilogue, residual());
                 assert_eq!(read(got.expect("fits")), want, "{what}");
-                let quantizer = float(&[to.scale, to.zero_point], device);
+                let quantizer = || float(&[to.scale, to.zero_point], device);
                 let got = dr_kernels::int_conv2d_codes(
                     codes,
                     &weight,
                     &options,
                     &epilogue,
                     residual(),
-                    quantizer,
+                    quantizer(),
                     bits,
                 );
                 assert_eq!(words(&got.expect("fits")), want_codes, "{what}");
+                let got = dr_kernels::int_conv2d_with_codes(
+                    codes,
+                    &weight,
+                    &options,
+                    &epilogue,
+                    residual(),
+                    quantizer(),
+                    bits,
+                );
+                let (values, got) = got.expect("fits");
+                assert_eq!((read(values), words(&got)), (want.clone(), want_codes.clone()), "{what}");
             }
         }
     }

@@ -236,6 +236,8 @@ named! {
         Fake = "fake",
         /// In integers.
         Integer = "integer",
+        /// With packed weights and activations in floats: language models.
+        WeightOnly = "weight-only",
     }
 }
 

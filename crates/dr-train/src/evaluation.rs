@@ -6,7 +6,10 @@ use crate::data::{ImageLoader, ImageSet, SceneLoader, SceneSet};
 use crate::detection::{BoxTargets, DecodeOptions, Found, Labelled, Positions, decode};
 use crate::generation::{ChoiceScore, GenerationError, score_choices};
 use crate::metrics::{Confusion, Detection, Rect, Truth, mean_ap};
-use crate::models::{ConvNet, Detector, IntConvNet, IntLlama, Llama, LlamaConfig, Network, Segmenter};
+use crate::models::{
+    ConvNet, Decoder, Detector, IntConvNet, IntLlama, Llama, LlamaConfig, Network, Packed, Segmenter,
+    WeightOnlyLlama,
+};
 use crate::nn::{IntegerError, Pass};
 use crate::report::{Measured, NumberFormat};
 use crate::text::{Choices, TextError, TextLoader, Tokenizer};
@@ -53,6 +56,14 @@ pub enum EvaluationError {
         input: InputShape,
         /// How many there can be.
         largest: usize,
+    },
+    /// A way to compute that is not for every task.
+    #[error("engine {engine}: expected fake or integer for the task {task}")]
+    Engine {
+        /// The way.
+        engine: Engine,
+        /// The task.
+        task: TaskKind,
     },
     /// The questions.
     #[error(transparent)]
@@ -135,6 +146,7 @@ pub fn measure(
             let networks = integer_networks(artifact, formats, device)?;
             score(&loader, &networks, |network, images| Ok(network.forward(images)?))
         }
+        Engine::WeightOnly => Err(EvaluationError::Engine { engine, task: TaskKind::Classify }),
     })
 }
 
@@ -157,7 +169,11 @@ pub fn measure_text(
             Ok(evaluate(&artifact.network::<Llama>(device)?, &loader, &passes(artifact, formats))?)
         }
         Engine::Integer => {
-            let networks = integer_llamas(artifact, formats, device)?;
+            let networks = switched(artifact, formats, |first| artifact.integer_llama(first, device))?;
+            score(&loader, &networks, |network, tokens| Ok(network.forward(tokens)?))
+        }
+        Engine::WeightOnly => {
+            let networks = switched(artifact, formats, |first| artifact.weight_only_llama(first, device))?;
             score(&loader, &networks, |network, tokens| Ok(network.forward(tokens)?))
         }
     })
@@ -187,7 +203,15 @@ pub fn answer(
             let of = |network: &IntLlama| {
                 score_choices(questions, tokenizer, config, device, |tokens| Ok(network.forward(tokens)?))
             };
-            integer_llamas(artifact, formats, device)?.iter().map(of).collect()
+            let networks = switched(artifact, formats, |first| artifact.integer_llama(first, device))?;
+            networks.iter().map(of).collect()
+        }
+        Engine::WeightOnly => {
+            let of = |network: &WeightOnlyLlama| {
+                score_choices(questions, tokenizer, config, device, |tokens| Ok(network.forward(tokens)?))
+            };
+            let networks = switched(artifact, formats, |first| artifact.weight_only_llama(first, device))?;
+            networks.iter().map(of).collect()
         }
     }
 }
@@ -252,6 +276,7 @@ pub(crate) fn scene_networks(
                 let at = |precision| Ok(Box::new(integer(network, precision)?) as Forward);
                 precisions(artifact, formats)?.into_iter().map(at).collect()
             }
+            Engine::WeightOnly => Err(EvaluationError::Engine { engine, task: artifact.description.task }),
         }
     }
     let input = artifact.description.input;
@@ -405,13 +430,14 @@ pub(crate) fn integer_networks(
     precisions.iter().map(at).collect()
 }
 
-/// The same for language models.
-pub(crate) fn integer_llamas(
-    artifact: &Artifact, formats: &[NumberFormat], device: &Device,
-) -> Result<Vec<IntLlama>, EvaluationError> {
+/// A language model with packed weights, as `make` makes it, in each of `formats`; they share the stored codes.
+fn switched<L: Packed>(
+    artifact: &Artifact, formats: &[NumberFormat],
+    make: impl FnOnce(Precision) -> Result<Decoder<L>, ArtifactError>,
+) -> Result<Vec<Decoder<L>>, EvaluationError> {
     let precisions = precisions(artifact, formats)?;
     let Some(&first) = precisions.first() else { return Ok(vec![]) };
-    let network = artifact.integer_llama(first, device)?;
+    let network = make(first)?;
     let at = |&precision: &Precision| {
         let mut network = network.clone();
         network.switch(precision)?;

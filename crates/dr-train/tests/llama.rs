@@ -75,6 +75,12 @@ fn saved_and_quantized_models_compute_the_same_again() {
             let whole = values(network.forward(tokens.clone(), &Pass::at(precision)));
             let packed: Llama = read.export(precision).unwrap().network(&device).unwrap();
             assert_close(name, &values(packed.forward(tokens.clone(), &Pass::at(precision))), &whole);
+            // Its weights are the values of its codes.
+            let floats = values(packed.forward(tokens.clone(), &Pass::float()));
+            let mut weight_only = read.weight_only_llama(set.highest(), &device).unwrap();
+            weight_only.switch(precision).unwrap();
+            assert_close(name, &values(weight_only.forward(tokens.clone()).unwrap()), &floats);
+            assert!(weight_only.switch("w3a3".parse().unwrap()).is_err());
         }
         let image = read.network::<ConvNet>(&device).unwrap_err().to_string();
         assert_eq!(image, "a model for the task lm: expected one for classify");

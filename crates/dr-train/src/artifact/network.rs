@@ -5,7 +5,7 @@ use crate::config::{BatchNormKind, TaskKind};
 use crate::mixed::subnet;
 use crate::models::{
     ConvNet, ConvNetConfig, DenseConfig, Detector, IntConvNet, IntLlama, Llama, LlamaConfig, NamedLayer,
-    Network, Segmenter,
+    Network, Segmenter, WeightOnlyLlama,
 };
 use crate::nn::{Assignment, LayerSpec, Pass, QuantConfig};
 use burn::module::{ModuleMapper, ModuleVisitor, Param};
@@ -230,6 +230,17 @@ impl Artifact {
     pub fn integer_llama(&self, precision: Precision, device: &Device) -> Result<IntLlama, ArtifactError> {
         self.check_precision(precision)?;
         Ok(self.network::<Llama>(device)?.to_integer(precision)?)
+    }
+
+    /// A language model with packed weights that computes in floats, on `device`, at `precision`.
+    ///
+    /// # Errors
+    /// Those of [`Artifact::integer`].
+    pub fn weight_only_llama(
+        &self, precision: Precision, device: &Device,
+    ) -> Result<WeightOnlyLlama, ArtifactError> {
+        self.check_precision(precision)?;
+        Ok(self.network::<Llama>(device)?.to_weight_only(precision)?)
     }
 
     /// Whether the network can be computed at `precision`.

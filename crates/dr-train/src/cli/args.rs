@@ -335,7 +335,8 @@ pub struct EvalArgs {
     /// Also ask a language model these questions: JSON lines with `context`, `choices` and the number of the right `answer`
     #[arg(long, value_name = "FILE.jsonl")]
     pub questions: Option<PathBuf>,
-    /// Compute in floats as in training (fake quantization), or in integers
+    /// Compute in floats as in training (fake quantization), in integers, or with packed weights and float
+    /// activations (language models)
     #[arg(long, value_parser = one_of(Engine::ALL), default_value_t = Engine::Fake)]
     pub engine: Engine,
     /// Where to compute
@@ -727,7 +728,8 @@ pub struct GenerateArgs {
     /// Decides the draws
     #[arg(long, value_name = "N", value_parser = seed, allow_negative_numbers = true, default_value_t = 1)]
     pub seed: u64,
-    /// Compute in floats as in training (fake quantization), or in integers
+    /// Compute in floats as in training (fake quantization), in integers, or with packed weights and float
+    /// activations (language models)
     #[arg(long, value_parser = one_of(Engine::ALL), default_value_t = Engine::Integer)]
     pub engine: Engine,
     /// Where to compute

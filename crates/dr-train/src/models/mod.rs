@@ -12,7 +12,8 @@ pub use conv_net::{ConvNet, ConvNetConfig};
 pub use dense::{DenseConfig, Detector, IntDetector, IntSegmenter, Segmenter};
 pub use int_conv_net::IntConvNet;
 pub use llama::{
-    Cache, Decoder, FakeLinear, IntLlama, Linear, Llama, LlamaConfig, LlamaConfigError, Rope, RopeScaling,
+    Cache, Decoder, FakeLinear, IntLlama, Linear, Llama, LlamaConfig, LlamaConfigError, Packed, Rope,
+    RopeScaling, WeightOnlyLlama,
 };
 
 use crate::data::{Batch, Input, Target};

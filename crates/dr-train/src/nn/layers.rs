@@ -5,7 +5,10 @@ use super::compensated;
 use super::compute::product;
 use super::errors::QuantizationErrors;
 use super::integer::{Affine, Affines};
-use super::{IntConv2d, IntLinear, IntegerError, LayerSpec, Observer, Pass, PrecisionNorm, Quantizers};
+use super::{
+    IntConv2d, IntLinear, IntegerError, LayerSpec, Observer, Pass, PrecisionNorm, Quantizers,
+    WeightOnlyLinear,
+};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use dr_kernels::integer::Activation;
@@ -232,6 +235,16 @@ impl QuantLinear {
         let (bias, activation) = (vec![(None, bias)], Activation::None);
         let layer = IntConv2d::new(weight, scales, bias, options, activation, precision, device)?;
         Ok(IntLinear::new(layer))
+    }
+
+    /// The layer with packed weights of `precision` and inputs in floats, on the device of the weight.
+    ///
+    /// # Errors
+    /// A float layer, or a precision that it was not prepared for.
+    pub fn to_weight_only(&self, precision: Precision) -> Result<WeightOnlyLinear, IntegerError> {
+        let (weight, scales) = self.quantizers.to_integer(&self.weight, 1)?;
+        let bias = self.bias.as_ref().map(|bias| bias.val().inner());
+        WeightOnlyLinear::new(weight, scales, bias, precision, self.weight.val().device().inner())
     }
 }
 

@@ -13,6 +13,7 @@ mod integer;
 mod layers;
 mod norm;
 pub(crate) mod quantizers;
+mod weight_only;
 
 pub(crate) use arithmetic::{Arithmetic, OnHost, OnTensors, Workspace, max_pool};
 pub use assignment::{Assignment, AssignmentError};
@@ -24,6 +25,7 @@ pub(crate) use layers::normal;
 pub use layers::{Layer, QuantConv2d, QuantConv2dConfig, QuantLinear, QuantLinearConfig};
 pub use norm::{MixedNorm, PrecisionNorm, PrecisionNormConfig};
 pub use quantizers::{LayerSpec, QuantConfig, Quantizers};
+pub use weight_only::WeightOnlyLinear;
 
 use crate::config::ComputeKind;
 use burn::module::ParamId;

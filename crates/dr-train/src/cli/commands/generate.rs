@@ -41,6 +41,12 @@ pub fn generate(args: &GenerateArgs) -> Result<(), CommandError> {
             let text = Text { args, tokenizer: &tokenizer, prompt: &prompt };
             text.run(&mut decoder, |decoder, precision| decoder.switch(precision))
         }
+        (_, Engine::WeightOnly) => {
+            let first = first(&artifact, args);
+            let mut decoder = artifact.weight_only_llama(first, &device).map_err(in_model)?;
+            let text = Text { args, tokenizer: &tokenizer, prompt: &prompt };
+            text.run(&mut decoder, |decoder, precision| decoder.switch(precision))
+        }
         (_, Engine::Fake) => fake(&artifact, args, &tokenizer, &prompt, &device),
     };
     let speed = started?;

@@ -1,7 +1,7 @@
 //! [`Decoder`]: a [`Llama`] that reads a text once and goes on from there, in integers or in floats.
 
 use super::{Around, Block, Llama, LlamaConfig};
-use crate::nn::{IntLinear, IntegerError, Pass, QuantLinear};
+use crate::nn::{IntLinear, IntegerError, Pass, QuantLinear, WeightOnlyLinear};
 use burn::module::Module;
 use burn::nn::RmsNorm;
 use burn::tensor::activation::silu;
@@ -24,6 +24,58 @@ impl Linear for IntLinear {
     }
 }
 
+/// A linear layer with packed weights, which can be switched between precisions.
+pub trait Packed: Linear {
+    /// Whether it has a precision.
+    ///
+    /// # Errors
+    /// [`IntegerError::Precision`] if not.
+    fn check(&self, precision: Precision) -> Result<(), IntegerError>;
+
+    /// Switches to another precision, by shifts of the stored codes.
+    ///
+    /// # Errors
+    /// [`IntegerError::Precision`] if it has no such precision; it then stays as it is.
+    fn switch(&mut self, precision: Precision) -> Result<(), IntegerError>;
+
+    /// Bytes that a pass at this precision reads.
+    fn model_bytes(&self) -> usize;
+}
+
+impl Packed for IntLinear {
+    fn check(&self, precision: Precision) -> Result<(), IntegerError> {
+        self.as_conv2d().check(precision)
+    }
+
+    fn switch(&mut self, precision: Precision) -> Result<(), IntegerError> {
+        self.as_conv2d_mut().switch(precision)
+    }
+
+    fn model_bytes(&self) -> usize {
+        self.as_conv2d().model_bytes()
+    }
+}
+
+impl Linear for WeightOnlyLinear {
+    fn apply(&self, x: Tensor<2>) -> Result<Tensor<2>, IntegerError> {
+        self.forward(x)
+    }
+}
+
+impl Packed for WeightOnlyLinear {
+    fn check(&self, precision: Precision) -> Result<(), IntegerError> {
+        Self::check(self, precision)
+    }
+
+    fn switch(&mut self, precision: Precision) -> Result<(), IntegerError> {
+        Self::switch(self, precision)
+    }
+
+    fn model_bytes(&self) -> usize {
+        Self::model_bytes(self)
+    }
+}
+
 /// A linear layer in floats, or fake-quantized.
 #[derive(Clone, Debug)]
 pub struct FakeLinear {
@@ -40,6 +92,10 @@ impl Linear for FakeLinear {
 /// A language model in integer arithmetic: made by [`Llama::to_integer`], switched between precisions in place. Clones share what
 /// they do not change.
 pub type IntLlama = Decoder<IntLinear>;
+
+/// A language model with packed weights that computes in floats: made by [`Llama::to_weight_only`], switched between precisions in
+/// place.
+pub type WeightOnlyLlama = Decoder<WeightOnlyLinear>;
 
 /// A language model that keeps what it needs of a text's earlier positions in a [`Cache`].
 #[derive(Clone, Debug)]
@@ -210,20 +266,20 @@ impl<L: Linear> Decoder<L> {
     }
 }
 
-impl IntLlama {
+impl<L: Packed> Decoder<L> {
     /// Switches all layers to another precision, by shifts of the stored codes; the head keeps its bits.
     ///
     /// # Errors
     /// [`IntegerError::Precision`] if the network has no such precision; it then stays as it is.
     pub fn switch(&mut self, precision: Precision) -> Result<(), IntegerError> {
-        self.layers().try_for_each(|layer| layer.as_conv2d().check(precision))?;
-        self.layers_mut().try_for_each(|layer| layer.as_conv2d_mut().switch(precision))
+        self.layers().try_for_each(|layer| layer.check(precision))?;
+        self.layers_mut().try_for_each(|layer| layer.switch(precision))
     }
 
     /// Bytes of the linear layers that a pass at this precision reads.
     #[must_use]
     pub fn model_bytes(&self) -> usize {
-        self.layers().map(|layer| layer.as_conv2d().model_bytes()).sum()
+        self.layers().map(L::model_bytes).sum()
     }
 }
 
@@ -234,6 +290,15 @@ impl Llama {
     /// A float network, or a precision that it was not quantized for.
     pub fn to_integer(&self, precision: Precision) -> Result<IntLlama, IntegerError> {
         self.decoder(|layer| layer.to_integer(precision))
+    }
+
+    /// The network with packed weights of `precision`, computing in floats, on its device; it can be switched to its other
+    /// precisions.
+    ///
+    /// # Errors
+    /// A float network, or a precision that it was not quantized for.
+    pub fn to_weight_only(&self, precision: Precision) -> Result<WeightOnlyLlama, IntegerError> {
+        self.decoder(|layer| layer.to_weight_only(precision))
     }
 
     /// The network in floats, or fake-quantized at `precision`.

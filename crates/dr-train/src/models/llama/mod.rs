@@ -5,7 +5,7 @@ mod decoder;
 mod rope;
 
 pub use config::{LlamaConfig, LlamaConfigError, Rope, RopeScaling};
-pub use decoder::{Cache, Decoder, FakeLinear, IntLlama, Linear};
+pub use decoder::{Cache, Decoder, FakeLinear, IntLlama, Linear, Packed, WeightOnlyLlama};
 
 use super::{NamedLayer, Network};
 use crate::nn::{Layer, Pass, PrecisionNorm, QuantLinear, QuantLinearConfig, normal};
