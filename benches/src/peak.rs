@@ -6,7 +6,8 @@ use dr_kernels::cpu::integer::DotKernel;
 const PRODUCTS: u64 = 12;
 
 /// Does at least `products` multiplications of 8-bit codes, exact ones, with additions, in registers of one thread, by the
-/// instructions of the machine's best kernel. Gives how many it did; `None` if there are no such instructions.
+/// instructions of the machine's best kernel. Gives how many it did; `None` if there are no such instructions, or if they are
+/// not those of x86-64.
 #[must_use]
 pub fn multiply(products: u64) -> Option<u64> {
     let kernel = DotKernel::detect();
@@ -14,7 +15,7 @@ pub fn multiply(products: u64) -> Option<u64> {
         DotKernel::Avx512Vnni => 64,
         DotKernel::AvxVnni => 32,
         DotKernel::Avx2 => 16,
-        DotKernel::Portable => return None,
+        DotKernel::Portable | DotKernel::NeonDot => return None,
     };
     let rounds = products.div_ceil(lanes * PRODUCTS);
     #[cfg(target_arch = "x86_64")]

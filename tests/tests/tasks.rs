@@ -87,6 +87,15 @@ fn a_language_model() {
     let _ = generate(model, &["--switch", "5:w4a4,10:w8a8"]);
     let _ = generate("lm/float.safetensors", &[]);
 
+    let float = "lm/float.safetensors";
+    let ways =
+        ["--group-size", "32", "--compensate", "4", "--precisions", "w8a8,w4a8", "--out", "ways.safetensors"];
+    let _ = program.output(&[&["quantize", "--model", float], &ways[..]].concat());
+    let ways = json(&program, &["eval", "--model", "ways.safetensors", "--engine", "weight-only", "--json"]);
+    let of_float = losses(&json(&program, &["eval", "--model", float, "--json"]))[0];
+    assert!(losses(&ways).iter().all(|loss| (loss - of_float).abs() < 0.1), "{ways} {of_float}");
+    let _ = generate("ways.safetensors", &["--engine", "weight-only", "--switch", "5:w4a8"]);
+
     let _ = program.output(&["export", "--model", model, "--precision", "4", "--out", "packed.safetensors"]);
     assert_eq!(generate("packed.safetensors", &[]), text);
     for engine in ["fake", "integer"] {

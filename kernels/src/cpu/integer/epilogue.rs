@@ -81,6 +81,8 @@ impl Output {
                 _mm_prefetch::<_MM_HINT_ET0>(out.wrapping_add(position * outputs + channels.first).cast())
             };
         }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (position, channels, outputs);
     }
 }
 
@@ -93,6 +95,8 @@ fn prefetch(values: &[f32], at: usize) {
         // SAFETY: A prefetch reads nothing and faults nowhere.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().wrapping_add(at).cast()) };
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (values, at);
 }
 
 /// What is the same at all positions, for up to 16 channels.

@@ -4,6 +4,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 use crate::integer::{BLOCK_STEPS, PANEL, STEP, offset};
 use crate::layout::BLOCK;
@@ -21,11 +23,13 @@ pub enum DotKernel {
     AvxVnni,
     /// AVX-512 VNNI: `vpdpbusd` on 64 bytes.
     Avx512Vnni,
+    /// NEON with the dot-product instructions: `udot`, and `sdot` for weights of 8 bits.
+    NeonDot,
 }
 
 impl DotKernel {
     /// All of them, best last.
-    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::AvxVnni, Self::Avx512Vnni];
+    pub const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::AvxVnni, Self::Avx512Vnni, Self::NeonDot];
 
     /// The best one that this machine has.
     #[must_use]
@@ -50,7 +54,9 @@ impl DotKernel {
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512vnni")
             }
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => std::arch::is_aarch64_feature_detected!("dotprod"),
+            // Those of other processors.
             _ => false,
         }
     }
@@ -70,6 +76,7 @@ impl DotKernel {
             Self::Portable => [4, 1],
             Self::Avx2 | Self::AvxVnni => [4, 1],
             Self::Avx512Vnni => [8, 3],
+            Self::NeonDot => [4, 1],
         }
     }
 
@@ -81,6 +88,8 @@ impl DotKernel {
             // Few rows: memory is the limit. For many, weights are better unpacked once.
             Self::Avx512Vnni if narrow && rows <= 2 * tile_rows => Form::Packed,
             Self::Avx2 | Self::AvxVnni if narrow && rows == 1 => Form::Packed,
+            // Packed weights need no change of signs, and those of one tile are unpacked only once anyway.
+            Self::NeonDot if narrow && rows <= tile_rows => Form::Packed,
             Self::Avx2 if pair_steps == 0 && rows > tile_rows => Form::Words,
             _ => Form::Bytes,
         }
@@ -116,6 +125,8 @@ impl DotKernel {
                 Self::AvxVnni => avx2::avx_vnni(operands, sums),
                 #[cfg(target_arch = "x86_64")]
                 Self::Avx2 => avx2::avx2(operands, sums),
+                #[cfg(target_arch = "aarch64")]
+                Self::NeonDot => neon::neon_dot(operands, sums),
                 _ => portable(operands, sums),
             }
         }
@@ -129,6 +140,7 @@ impl fmt::Display for DotKernel {
             Self::Avx2 => "avx2",
             Self::AvxVnni => "avx-vnni",
             Self::Avx512Vnni => "avx512-vnni",
+            Self::NeonDot => "neon-dot",
         })
     }
 }
@@ -169,6 +181,7 @@ pub(super) enum Form {
 }
 
 /// What a tile is computed from.
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX2 reads all of it"))]
 pub(super) struct Operands<'a> {
     /// What the operands are.
     pub form: Form,
