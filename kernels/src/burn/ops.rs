@@ -169,8 +169,8 @@ pub trait IntOps: Backend {
 
     /// Both.
     #[fusion(meta = |_codes, _weight, _multiplier, _addend, _residual, _quantizer, format, _bits| (
-        burn::backend::fusion::custom::TensorSpec::new([format.shape.results()], burn::tensor::DType::F32),
-        burn::backend::fusion::custom::TensorSpec::new([format.code_words()], burn::tensor::DType::U32),
+        burn::backend::fusion::custom::TensorSpec::new(burn::tensor::Shape::new([format.shape.results()]), burn::tensor::DType::F32),
+        burn::backend::fusion::custom::TensorSpec::new(burn::tensor::Shape::new([format.code_words()]), burn::tensor::DType::U32),
     ))]
     #[allow(clippy::too_many_arguments)]
     fn int_conv2d_with_codes(

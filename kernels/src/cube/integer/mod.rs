@@ -27,7 +27,7 @@ mod words;
 use super::launch::{cubes, empty, one_unit_each};
 use super::pack;
 use crate::burn_face::ops::{CodesFormat, IntConvFormat, IntOps, WeightOnlyFormat};
-use crate::integer::{Dot, IntConv2dShape, STEP, WeightLayout};
+use crate::integer::{Dot, STEP, WeightLayout};
 use burn::tensor::DType;
 use burn_cubecl::cubecl::{client::Client, prelude::*};
 use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
