@@ -181,3 +181,43 @@ impl IntConvNet {
         once(&mut self.stem).chain(blocks).chain(&mut self.tail).chain(once(self.head.as_conv2d_mut()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ModelKind;
+    use crate::models::{ConvNetConfig, Network};
+    use crate::nn::QuantConfig;
+    use burn::tensor::Distribution;
+
+    #[test]
+    fn slices_and_tensors_give_the_same() {
+        let device = Device::flex();
+        // With and without a maximum after the stem, residuals, bottlenecks, channels each for itself, a last convolution.
+        for kind in [ModelKind::Resnet8, ModelKind::Resnet18, ModelKind::Resnet50, ModelKind::MobilenetV2] {
+            let config = ConvNetConfig { width: 8, ..ConvNetConfig::new(kind, 3, 5) };
+            let images = || Tensor::random([2, 3, 33, 40], Distribution::Normal(0.3, 1.0), &device);
+            let quantization = QuantConfig::new("w8a8,w3a4".parse().unwrap());
+            let network = config.init(1, &device).quantize(&quantization, vec![images()]);
+            let mut network = network.to_integer("w8a8".parse().unwrap()).unwrap();
+            for precision in ["w8a8", "w3a4"] {
+                network.switch(precision.parse().unwrap()).unwrap();
+                let images = images();
+                let tensors = network.run_on(&OnTensors, images.clone(), &mut Clock(None)).unwrap();
+                let [tensors, slices] = [tensors, network.forward(images).unwrap()]
+                    .map(|logits| logits.into_data().try_into_vec::<f32>().unwrap());
+                // Means are summed in another order.
+                let off = slices.iter().zip(&tensors).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                let largest = tensors.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+                assert!(off <= 1e-3 * largest, "{kind} {precision}: {off} of {largest}");
+            }
+            // Other channels are an error in both.
+            let wrong = Tensor::zeros([1, 4, 33, 40], &device);
+            let errors = [
+                network.run_on(&OnTensors, wrong.clone(), &mut Clock(None)).unwrap_err().to_string(),
+                network.forward(wrong).unwrap_err().to_string(),
+            ];
+            assert_eq!(errors[0], errors[1]);
+        }
+    }
+}
