@@ -3,7 +3,8 @@
 //! rayon's threads sleep when there is nothing to do, and waking one takes 5 to 50 us: longer than a layer of a small network, or
 //! than half a product with one row. So, for as long as a network calls one layer after another, rayon's threads stay awake
 //! here: they are *helpers*, which look for tasks of these loops, and for rayon's between them, until there has been none for a
-//! while. The caller does not depend on them: tasks are taken one by one, and it takes them too.
+//! while. The caller does not depend on them: tasks are taken one by one, and it takes them too. (If one of rayon's threads is busy with
+//! something else all the time, the others are not woken again: the caller then works alone.)
 
 use rayon::prelude::*;
 use std::any::Any;
@@ -16,6 +17,9 @@ use std::time::{Duration, Instant};
 
 /// How long a helper stays awake after the last task.
 const AWAKE: Duration = Duration::from_micros(500);
+
+/// How long it helps at most, without a pause: a loop of rayon's may wait for the very thread, which finds out only afterwards.
+const STAY: Duration = Duration::from_millis(5);
 
 /// So many tasks without helpers wake them: what takes no longer than waking them is better done alone.
 const WORTH_WAKING: usize = 8;
@@ -133,11 +137,12 @@ impl Team {
         });
     }
 
-    /// Takes tasks until there have been none for a while.
+    /// Takes tasks until there have been none for a while, or it has been long enough.
     fn help(&self) {
-        let mut last = Instant::now();
+        let start = Instant::now();
+        let mut last = start;
         let mut looks = 0u32;
-        loop {
+        while last - start < STAY {
             if self.take_one() {
                 last = Instant::now();
                 continue;

@@ -4,7 +4,7 @@ use crate::nn::{Arithmetic, IntConv2d, IntLinear, IntegerError, OnHost, OnTensor
 use burn::tensor::{Device, Tensor};
 use dr_precision::Precision;
 use std::iter::once;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
 /// A [`ConvNet`](super::ConvNet) in integer arithmetic: made by [`ConvNet::to_integer`](super::ConvNet::to_integer) or
@@ -114,11 +114,16 @@ impl IntConvNet {
         if !OnHost::takes(&images) {
             return self.run_on(&OnTensors, images, clock);
         }
-        // Two passes at once have memory of their own.
-        match self.workspace.try_lock() {
-            Ok(workspace) => self.run_on(&OnHost(&workspace), images, clock),
-            Err(_) => self.run_on(&OnHost(&Workspace::default()), images, clock),
-        }
+        let workspace = match self.workspace.try_lock() {
+            Ok(workspace) => workspace,
+            Err(TryLockError::Poisoned(workspace)) => workspace.into_inner(),
+            // Two passes at once have memory of their own.
+            Err(TryLockError::WouldBlock) => {
+                return self.run_on(&OnHost(&Workspace::default()), images, clock);
+            }
+        };
+        workspace.prepare(images.dims());
+        self.run_on(&OnHost(&workspace), images, clock)
     }
 
     fn run_on<A: Arithmetic>(

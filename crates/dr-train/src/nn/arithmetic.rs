@@ -7,7 +7,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use dr_kernels::cpu::integer::{DotKernel, Results, int_conv2d_results, quantize_codes_into};
 use dr_kernels::integer::{CodeQuantizer, padded_channels};
 use dr_kernels::{Codes, KernelError};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
@@ -90,8 +90,20 @@ pub(crate) fn max_pool(x: Tensor<4>) -> Tensor<4> {
 /// cache what it wrote then.
 #[derive(Debug, Default)]
 pub(crate) struct Workspace {
+    /// Of the last pass.
+    input: Cell<[usize; 4]>,
     values: RefCell<Vec<Vec<f32>>>,
     codes: RefCell<Vec<Vec<u8>>>,
+}
+
+impl Workspace {
+    /// Gives back the memory of passes with inputs of another size.
+    pub(crate) fn prepare(&self, input: [usize; 4]) {
+        if self.input.replace(input) != input {
+            self.values.take();
+            self.codes.take();
+        }
+    }
 }
 
 /// Memory of a [`Workspace`], which goes back to it.
@@ -243,6 +255,7 @@ impl<'a> Arithmetic for OnHost<'a> {
         let [batch, rows, columns, channels] = x.dims;
         let mut out = self.room([batch, 1, 1, channels]);
         let image = (rows * columns * channels).max(1);
+        out.fill(f32::NAN); // of no pixels
         for (out, image) in out.chunks_exact_mut(channels.max(1)).zip(x.chunks_exact(image)) {
             out.fill(0.0);
             for pixel in image.chunks_exact(channels) {

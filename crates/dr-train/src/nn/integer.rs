@@ -152,7 +152,7 @@ pub(crate) struct LayerParts {
     pub(crate) weight: WeightLayout,
     /// `[outputs, inputs / groups * taps]`.
     pub(crate) codes: Vec<i32>,
-    /// `[outputs]`, of the weight and of what follows the layer.
+    /// `[outputs, groups]`, of the weight and of what follows the layer.
     pub(crate) scale: Vec<f32>,
     /// `[outputs]`, what is added.
     pub(crate) shift: Vec<f32>,

@@ -83,6 +83,9 @@ pub const INPUT: &str = "images";
 pub const OUTPUT: &str = "logits";
 
 /// The network at its precision as an ONNX file.
+///
+/// # Panics
+/// If linear layers have scales for groups of inputs.
 #[must_use]
 pub fn export(network: &IntConvNet, description: &Description, opset: Opset) -> Vec<u8> {
     let mut writer = Writer { graph: GraphBuilder::default(), opset };
@@ -154,6 +157,7 @@ impl Writer {
         let (weight_type, _) = self.opset.types(weight.bits);
         let dims = [weight.outputs, weight.inputs, weight.kernel[0], weight.kernel[1]];
         let w = self.graph.codes(&part("weight_codes"), &dims, weight_type, &codes);
+        assert_eq!(scale.len(), weight.outputs, "a scale for each output");
         let w_scale = self.graph.floats(&part("weight_scale"), &[weight.outputs], &scale);
         let axis = vec![("axis", Attribute::Int(0))];
         let w = self.graph.node(&part("weight"), "DequantizeLinear", &[&w, &w_scale], axis);
