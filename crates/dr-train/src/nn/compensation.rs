@@ -75,7 +75,6 @@ pub fn compensated(weights: &[f32], products: &[f32], rounding: &Rounding) -> Op
 mod tests {
     use super::*;
     use dr_precision::Granularity;
-    use proptest::prelude::*;
     use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
     /// Inputs `[rows, features]` that have much in common.
@@ -90,31 +89,42 @@ mod tests {
         (0..features * features).map(sum).collect()
     }
 
-    proptest! {
-        #[test]
-        fn outputs_are_nearer_to_the_floats(seed: u64, features in 8usize..40, group in 8usize..50) {
-            let mut rng = StdRng::seed_from_u64(seed);
-            let (rows, outputs) = (200, 8);
-            let x = inputs(rows, features, &mut rng);
-            let weights: Vec<f32> = (0..outputs * features).map(|_| rng.random_range(-1.0..1.0)).collect();
-            let group = Granularity::Group(group.try_into().unwrap());
-            let layout = ScaleLayout::weights(&[outputs, features], group);
-            let (stored_scale, scale) = (vec![1.0 / 127.0; layout.scales()], vec![1.0 / 3.0; layout.scales()]);
-            let rounding = Rounding {
-                stored: BitWidth::B8, active: BitWidth::B3, stored_scale: &stored_scale, scale: &scale, layout,
+    /// Squared errors of a layer's outputs at 3 bits: as it is, and compensated.
+    fn errors(seed: u64, features: usize, group: usize) -> [f64; 2] {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let (rows, outputs) = (200, 8);
+        let x = inputs(rows, features, &mut rng);
+        let weights: Vec<f32> = (0..outputs * features).map(|_| rng.random_range(-1.0..1.0)).collect();
+        let group = Granularity::Group(group.try_into().unwrap());
+        let layout = ScaleLayout::weights(&[outputs, features], group);
+        let (stored_scale, scale) = (vec![1.0 / 127.0; layout.scales()], vec![1.0 / 3.0; layout.scales()]);
+        let rounding = Rounding {
+            stored: BitWidth::B8,
+            active: BitWidth::B3,
+            stored_scale: &stored_scale,
+            scale: &scale,
+            layout,
+        };
+        let moved = compensated(&weights, &products(&x, features), &rounding).unwrap();
+        [&weights, &moved].map(|from| {
+            let rounded: Vec<f32> = from.iter().enumerate().map(|(i, &w)| rounding.round(i, w)).collect();
+            let of = |(row, output): (&[f32], usize)| -> f64 {
+                let range = output * features..(output + 1) * features;
+                let pairs = weights[range.clone()].iter().zip(&rounded[range]);
+                f64::from(row.iter().zip(pairs).map(|(x, (w, q))| x * (w - q)).sum::<f32>()).powi(2)
             };
-            let moved = compensated(&weights, &products(&x, features), &rounding).unwrap();
-            let error = |from: &[f32]| -> f64 {
-                let rounded: Vec<f32> = from.iter().enumerate().map(|(i, &w)| rounding.round(i, w)).collect();
-                let of = |(row, output): (&[f32], usize)| -> f64 {
-                    let range = output * features..(output + 1) * features;
-                    let pairs = weights[range.clone()].iter().zip(&rounded[range]);
-                    f64::from(row.iter().zip(pairs).map(|(x, (w, q))| x * (w - q)).sum::<f32>()).powi(2)
-                };
-                x.chunks_exact(features).flat_map(|row| (0..outputs).map(move |o| (row, o))).map(of).sum()
-            };
-            let (plain, better) = (error(&weights), error(&moved));
-            prop_assert!(better < plain, "{better} {plain}");
+            x.chunks_exact(features).flat_map(|row| (0..outputs).map(move |o| (row, o))).map(of).sum()
+        })
+    }
+
+    #[test]
+    fn outputs_are_nearer_to_the_floats() {
+        for (features, group) in [(8, 8), (16, 50), (33, 8), (40, 12)] {
+            // One step after the other, it is not better for every single layer.
+            let [plain, better] = (0..40)
+                .map(|seed| errors(seed, features, group))
+                .fold([0.0; 2], |a, b| [a[0] + b[0], a[1] + b[1]]);
+            assert!(better < 0.7 * plain, "{features} features: {better} of {plain}");
         }
     }
 
