@@ -71,20 +71,6 @@ pub fn int_conv2d_into(
     int_conv2d_results(kernel, codes, weights, shape, epilogue, Results { values: Some(out), codes: None });
 }
 
-/// [`int_conv2d`], and then [`quantize_codes`](super::quantize_codes) of the result: the input of a next layer.
-///
-/// # Panics
-/// If a slice has not the length of the shape.
-#[must_use]
-pub fn int_conv2d_codes(
-    codes: &[u8], weights: &[u32], shape: &IntConv2dShape, epilogue: &Epilogue, to: CodeQuantizer,
-) -> Vec<u8> {
-    let mut out = vec![0; code_len(shape)];
-    let results = Results { values: None, codes: Some((&mut out, to)) };
-    int_conv2d_results(DotKernel::detect(), codes, weights, shape, epilogue, results);
-    out
-}
-
 /// [`int_conv2d`], and its results as codes in `out_codes`, in one pass: what a residual block hands on.
 ///
 /// # Panics
