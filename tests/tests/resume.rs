@@ -89,7 +89,9 @@ fn damaged_checkpoints_are_passed_over() {
         let last = checkpoints.join(format!("{part}-3.bpk"));
         let content = fs::read(&last).expect("a checkpoint");
         fs::write(&last, &content[..content.len() / 4]).expect("it can be written");
-        fs::write(checkpoints.join(".writing-model.bpk"), "half of it").expect("it can be written");
+        for folder in ["run", "run/joint", "run/joint/checkpoint"] {
+            fs::write(program.at(&format!("{folder}/.writing-x")), "half of it").expect("it can be written");
+        }
         let (_, log) = program.outputs(&RESUME);
         assert_eq!(epochs(&log), 1, "{part}: {log}");
         assert!(fs::read(program.at("run/model.safetensors")).expect("a model") == expected, "{part}");

@@ -187,8 +187,11 @@ pub fn run_phase<M: Network>(
 ) -> Result<PhaseOutcome<M>, PhaseError> {
     let checkpoints = phase.checkpoints();
     std::fs::create_dir_all(&checkpoints)
-        .and_then(|()| remove_leftovers(&checkpoints))
         .map_err(|source| PhaseError::Directory { path: checkpoints.clone(), source })?;
+    // The history lies beside the checkpoints' folder.
+    for path in [&phase.directory, &checkpoints] {
+        remove_leftovers(path).map_err(|source| PhaseError::Directory { path: path.clone(), source })?;
+    }
     objective.interrupter = interrupter.clone();
     let devices = phase.devices.len().max(1);
     objective.accumulate = phase.accumulate * devices;
