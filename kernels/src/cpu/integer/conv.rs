@@ -20,16 +20,30 @@ use std::ops::Range;
 /// If a slice has not the length of the shape.
 #[must_use]
 pub fn int_conv2d(codes: &[u8], weights: &[u32], shape: &IntConv2dShape, epilogue: &Epilogue) -> Vec<f32> {
+    fresh(codes, weights, shape, epilogue, None)
+}
+
+/// [`int_conv2d`], and its results as codes in `out_codes`, in one pass: what a residual block hands on.
+///
+/// # Panics
+/// If a slice has not the length of the shape.
+#[must_use]
+pub fn int_conv2d_with_codes(
+    codes: &[u8], weights: &[u32], shape: &IntConv2dShape, epilogue: &Epilogue, to: CodeQuantizer,
+    out_codes: &mut [u8],
+) -> Vec<f32> {
+    fresh(codes, weights, shape, epilogue, Some((code_pointer(out_codes, shape), to)))
+}
+
+/// Values in new memory.
+fn fresh(
+    codes: &[u8], weights: &[u32], shape: &IntConv2dShape, epilogue: &Epilogue,
+    to: Option<(*mut u8, CodeQuantizer)>,
+) -> Vec<f32> {
     let len = shape.results();
     let mut out = with_capacity(len);
-    run(
-        DotKernel::detect(),
-        codes,
-        weights,
-        shape,
-        epilogue,
-        Output { values: Some(out.as_mut_ptr()), ..Output::default() },
-    );
+    let output = Output { values: Some(out.as_mut_ptr()), codes: to };
+    run(DotKernel::detect(), [Product { codes, weights, shape, epilogue, output }]);
     // SAFETY: `run` has written all results, and there is room for them.
     unsafe { out.set_len(len) };
     out
@@ -44,6 +58,40 @@ pub struct Results<'a> {
     pub codes: Option<(&'a mut [u8], CodeQuantizer)>,
 }
 
+/// One of the convolutions of [`int_conv2d_together`].
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// Of the input.
+    pub codes: &'a [u8],
+    /// In panels.
+    pub weights: &'a [u32],
+    /// What is computed.
+    pub shape: &'a IntConv2dShape,
+    /// What becomes of the sums.
+    pub epilogue: &'a Epilogue<'a>,
+    /// Where they go.
+    pub results: Results<'a>,
+}
+
+/// Several convolutions with `kernel`, in one loop of all threads: those of one input (the queries, keys and values of a
+/// language model) need not wait for each other.
+///
+/// # Panics
+/// If a slice has not the length of its shape, or the machine has no `kernel`.
+pub fn int_conv2d_together<const N: usize>(kernel: DotKernel, jobs: [Job; N]) {
+    run(
+        kernel,
+        jobs.map(|Job { codes, weights, shape, epilogue, results }| {
+            let values = results.values.map(|out| {
+                assert_eq!(out.len(), shape.results(), "an output of another size");
+                out.as_mut_ptr()
+            });
+            let to = results.codes.map(|(out, to)| (code_pointer(out, shape), to));
+            Product { codes, weights, shape, epilogue, output: Output { values, codes: to } }
+        }),
+    );
+}
+
 /// [`int_conv2d`] with `kernel` into slices; codes are [`quantize_codes`](super::quantize_codes) of the values.
 ///
 /// # Panics
@@ -52,12 +100,7 @@ pub fn int_conv2d_results(
     kernel: DotKernel, codes: &[u8], weights: &[u32], shape: &IntConv2dShape, epilogue: &Epilogue,
     results: Results,
 ) {
-    let values = results.values.map(|out| {
-        assert_eq!(out.len(), shape.results(), "an output of another size");
-        out.as_mut_ptr()
-    });
-    let to = results.codes.map(|(out, to)| (code_pointer(out, shape), to));
-    run(kernel, codes, weights, shape, epilogue, Output { values, codes: to });
+    int_conv2d_together(kernel, [Job { codes, weights, shape, epilogue, results }]);
 }
 
 /// [`int_conv2d`] with `kernel` into `out`.
@@ -69,24 +112,6 @@ pub fn int_conv2d_into(
     out: &mut [f32],
 ) {
     int_conv2d_results(kernel, codes, weights, shape, epilogue, Results { values: Some(out), codes: None });
-}
-
-/// [`int_conv2d`], and its results as codes in `out_codes`, in one pass: what a residual block hands on.
-///
-/// # Panics
-/// If a slice has not the length of the shape.
-#[must_use]
-pub fn int_conv2d_with_codes(
-    codes: &[u8], weights: &[u32], shape: &IntConv2dShape, epilogue: &Epilogue, to: CodeQuantizer,
-    out_codes: &mut [u8],
-) -> Vec<f32> {
-    let len = shape.results();
-    let mut out = with_capacity(len);
-    let output = Output { values: Some(out.as_mut_ptr()), codes: Some((code_pointer(out_codes, shape), to)) };
-    run(DotKernel::detect(), codes, weights, shape, epilogue, output);
-    // SAFETY: `run` has written all results, and there is room for them.
-    unsafe { out.set_len(len) };
-    out
 }
 
 /// Codes of the results.
@@ -151,7 +176,7 @@ impl Default for Tile {
 thread_local! {
     static WORKSPACE: RefCell<Workspace> = RefCell::default();
     /// Where the four codes of each step are in a window, for the products that this thread has others take part in.
-    static OFFSETS: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
+    static OFFSETS: Cell<Vec<Vec<u32>>> = const { Cell::new(Vec::new()) };
 }
 
 /// Bytes of codes that a task works on: they stay in the second-level cache while panels pass by.
@@ -169,96 +194,146 @@ const WORD_COST: usize = 48;
 /// Products in a task, at least: it pays for another thread's attention, if that is awake.
 const TASK_PRODUCTS: usize = 1 << 19;
 
-fn run(
-    kernel: DotKernel, codes: &[u8], weights: &[u32], shape: &IntConv2dShape, epilogue: &Epilogue,
+/// What [`run`] is to compute.
+#[derive(Clone, Copy)]
+struct Product<'a> {
+    codes: &'a [u8],
+    weights: &'a [u32],
+    shape: &'a IntConv2dShape,
+    epilogue: &'a Epilogue<'a>,
     output: Output,
-) {
-    let layout = &shape.weight;
+}
+
+/// Computes products in one loop.
+fn run<const N: usize>(kernel: DotKernel, products: [Product; N]) {
     assert!(kernel.is_available(), "this machine has no {kernel}");
-    assert_eq!(codes.len(), shape.code_bytes(), "codes of another size");
-    assert_eq!(weights.len(), layout.words(), "weights of another size");
-    epilogue.check(shape);
-    if shape.results() == 0 {
-        return;
-    }
-    let [out_rows, out_cols] = shape.output();
-    let lines = shape.batch * out_rows;
-    // Lines of output and panels of weights, cut into tasks.
-    let groups = layout.group_blocks();
-    let blocks = groups.iter().sum::<usize>();
-    let line_bytes = (out_cols * blocks * BLOCK).max(1);
-    let line_products = line_bytes * layout.outputs / layout.groups;
-    let panels = if layout.is_depthwise() { 1 } else { layout.groups * layout.group_panels() };
-    let threads = rayon::current_num_threads();
-    let all = line_products.saturating_mul(lines).saturating_mul(layout.groups);
-    let work = all.saturating_add(weights.len().saturating_mul(WORD_COST));
-    let wanted = if threads == 1 { 1 } else { (work / TASK_PRODUCTS).clamp(1, threads * TASKS_PER_THREAD) };
-    let [tile_rows, tile_panels] = kernel.tile();
-    // Every task of lines reads (and unpacks) its panels, every task of panels its lines: whichever costs less is cut.
-    let panel_cost = if layout.bits == BitWidth::B8 { 1 } else { UNPACK_COST };
-    let cost = |line_tasks: usize, panel_tasks: usize| {
-        line_tasks * panels * blocks * PANEL * BLOCK * panel_cost + panel_tasks * lines * line_bytes
+    let mut spare = OFFSETS.take();
+    let mut offsets: [Vec<u32>; N] = std::array::from_fn(|_| spare.pop().unwrap_or_default());
+    let plans: [Plan; N] = {
+        let mut offsets = offsets.iter_mut();
+        products.map(|product| match offsets.next() {
+            Some(offsets) => Plan::new(kernel, product, offsets),
+            None => unreachable!("as many as products"),
+        })
     };
-    let cut = |line_tasks: usize| {
-        let chunk_lines = lines.div_ceil(line_tasks).next_multiple_of(tile_rows.div_ceil(out_cols));
-        let line_tasks = lines.div_ceil(chunk_lines);
-        let panel_tasks = wanted.div_ceil(line_tasks).min(panels.div_ceil(tile_panels));
-        let chunk_panels = panels.div_ceil(panel_tasks).next_multiple_of(tile_panels);
-        let panel_tasks = panels.div_ceil(chunk_panels);
-        // First of all there must be work for all threads.
-        let tasks = (line_tasks * panel_tasks).min((wanted * 3).div_ceil(4));
-        (chunk_lines, chunk_panels, (Reverse(tasks), cost(line_tasks, panel_tasks)))
-    };
-    let fewest = lines.div_ceil((TASK_BYTES / line_bytes).max(1));
-    let cuts = (0..)
-        .map(|doublings| fewest << doublings)
-        .take_while(|&count| count == fewest || count <= lines.min(wanted));
-    let best = cuts.map(cut).min_by_key(|cut| cut.2);
-    let (chunk_lines, chunk_panels) = best.map_or((lines, panels), |(lines, panels, _)| (lines, panels));
-    let (line_tasks, panel_tasks) = (lines.div_ceil(chunk_lines), panels.div_ceil(chunk_panels));
-    let largest = if kernel.adds_pairs() { codes.iter().fold(0, |bits, code| bits | code) } else { u8::MAX };
-    let pair_steps = pair_steps(layout.bits, largest);
-    let mut offsets = OFFSETS.take();
-    let copied = copies_codes(shape);
-    window_offsets(shape, shape.input[1] + if copied { 2 * shape.padding[1] } else { 0 }, &mut offsets);
-    let reach = offsets.iter().max().map_or(0, |&offset| offset as usize + STEP);
-    let mut problem = Problem {
-        kernel,
-        codes,
-        weights,
-        shape,
-        epilogue,
-        output,
-        copied,
-        offsets: &offsets,
-        reach,
-        groups,
-        blocks,
-        pair_steps,
-        of_one_row: vec![],
-    };
-    let one_row = shape.batch * shape.positions() == 1 && !copied;
-    if one_row && kernel.form(layout.bits, pair_steps, 1) == Form::Packed {
-        let mut corrections = vec![];
-        Isa::detect().run(Corrections {
-            problem: &problem,
-            bases: &[0],
-            codes,
-            corrections: &mut corrections,
-        });
-        problem.of_one_row = corrections;
-    }
     let task = |index: usize| {
-        let (line, panel) = (index / panel_tasks * chunk_lines, index % panel_tasks * chunk_panels);
-        let lines = line..lines.min(line + chunk_lines);
-        let panels = panel..panels.min(panel + chunk_panels);
+        let mut index = index;
+        for plan in &plans {
+            if index < plan.tasks() {
+                return plan.run(index);
+            }
+            index -= plan.tasks();
+        }
+    };
+    team::for_each(plans.iter().map(Plan::tasks).sum(), task);
+    spare.extend(offsets);
+    OFFSETS.set(spare);
+}
+
+/// A product, cut into tasks: so many lines of output by so many panels of weights.
+struct Plan<'a> {
+    problem: Problem<'a>,
+    lines: usize,
+    panels: usize,
+    chunk_lines: usize,
+    chunk_panels: usize,
+}
+
+impl<'a> Plan<'a> {
+    fn new(kernel: DotKernel, product: Product<'a>, offsets: &'a mut Vec<u32>) -> Self {
+        let Product { codes, weights, shape, epilogue, output } = product;
+        let layout = &shape.weight;
+        assert_eq!(codes.len(), shape.code_bytes(), "codes of another size");
+        assert_eq!(weights.len(), layout.words(), "weights of another size");
+        epilogue.check(shape);
+        let [out_rows, out_cols] = shape.output();
+        let lines = if shape.results() == 0 { 0 } else { shape.batch * out_rows };
+        // Lines of output and panels of weights, cut into tasks.
+        let groups = layout.group_blocks();
+        let blocks = groups.iter().sum::<usize>();
+        let line_bytes = (out_cols * blocks * BLOCK).max(1);
+        let line_products = line_bytes * layout.outputs / layout.groups;
+        let panels = if layout.is_depthwise() { 1 } else { layout.groups * layout.group_panels() };
+        let threads = rayon::current_num_threads();
+        let all = line_products.saturating_mul(lines).saturating_mul(layout.groups);
+        let work = all.saturating_add(weights.len().saturating_mul(WORD_COST));
+        let wanted =
+            if threads == 1 { 1 } else { (work / TASK_PRODUCTS).clamp(1, threads * TASKS_PER_THREAD) };
+        let [tile_rows, tile_panels] = kernel.tile();
+        // Every task of lines reads (and unpacks) its panels, every task of panels its lines: whichever costs less is cut.
+        let panel_cost = if layout.bits == BitWidth::B8 { 1 } else { UNPACK_COST };
+        let cost = |line_tasks: usize, panel_tasks: usize| {
+            line_tasks * panels * blocks * PANEL * BLOCK * panel_cost + panel_tasks * lines * line_bytes
+        };
+        let cut = |line_tasks: usize| {
+            let chunk_lines = lines.div_ceil(line_tasks).next_multiple_of(tile_rows.div_ceil(out_cols));
+            let line_tasks = lines.div_ceil(chunk_lines);
+            let panel_tasks = wanted.div_ceil(line_tasks).min(panels.div_ceil(tile_panels));
+            let chunk_panels = panels.div_ceil(panel_tasks).next_multiple_of(tile_panels);
+            let panel_tasks = panels.div_ceil(chunk_panels);
+            // First of all there must be work for all threads.
+            let tasks = (line_tasks * panel_tasks).min((wanted * 3).div_ceil(4));
+            (chunk_lines, chunk_panels, (Reverse(tasks), cost(line_tasks, panel_tasks)))
+        };
+        let fewest = lines.div_ceil((TASK_BYTES / line_bytes).max(1));
+        let cuts = (0..)
+            .map(|doublings| fewest << doublings)
+            .take_while(|&count| count == fewest || count <= lines.min(wanted));
+        let best = if lines == 0 { None } else { cuts.map(cut).min_by_key(|cut| cut.2) };
+        let (chunk_lines, chunk_panels) = best.map_or((1, 1), |(lines, panels, _)| (lines, panels));
+        let largest =
+            if kernel.adds_pairs() { codes.iter().fold(0, |bits, code| bits | code) } else { u8::MAX };
+        let pair_steps = pair_steps(layout.bits, largest);
+        let copied = copies_codes(shape);
+        window_offsets(shape, shape.input[1] + if copied { 2 * shape.padding[1] } else { 0 }, offsets);
+        let reach = offsets.iter().max().map_or(0, |&offset| offset as usize + STEP);
+        let mut problem = Problem {
+            kernel,
+            codes,
+            weights,
+            shape,
+            epilogue,
+            output,
+            copied,
+            offsets,
+            reach,
+            groups,
+            blocks,
+            pair_steps,
+            of_one_row: vec![],
+        };
+        let one_row = lines * out_cols == 1 && !copied;
+        if one_row && kernel.form(layout.bits, pair_steps, 1) == Form::Packed {
+            let mut corrections = vec![];
+            Isa::detect().run(Corrections {
+                problem: &problem,
+                bases: &[0],
+                codes,
+                corrections: &mut corrections,
+            });
+            problem.of_one_row = corrections;
+        }
+        Self { problem, lines, panels, chunk_lines, chunk_panels }
+    }
+
+    fn panel_tasks(&self) -> usize {
+        self.panels.div_ceil(self.chunk_panels)
+    }
+
+    fn tasks(&self) -> usize {
+        self.lines.div_ceil(self.chunk_lines) * self.panel_tasks()
+    }
+
+    fn run(&self, index: usize) {
+        let line = index / self.panel_tasks() * self.chunk_lines;
+        let panel = index % self.panel_tasks() * self.chunk_panels;
+        let lines = line..self.lines.min(line + self.chunk_lines);
+        let panels = panel..self.panels.min(panel + self.chunk_panels);
         let task = |workspace: &mut Workspace| {
-            Isa::detect().run(Task { problem: &problem, lines, panels, workspace });
+            Isa::detect().run(Task { problem: &self.problem, lines, panels, workspace });
         };
         WORKSPACE.with_borrow_mut(task);
-    };
-    team::for_each(line_tasks * panel_tasks, task);
-    OFFSETS.set(offsets);
+    }
 }
 
 /// Whether tasks work on copies of their codes: with padding, or because steps that do not begin at a word may hang over
@@ -455,57 +530,65 @@ impl Problem<'_> {
             let codes = &segment.codes[nearest..end.min(segment.codes.len())];
             wide_codes.extend(codes.iter().map(|&code| i16::from(code)));
         }
-        corrections.clear();
         let mut panel = panels.start;
         while panel < panels.end {
             // Panels of one group.
-            let (group, in_group) = (panel / group_panels, panel % group_panels);
-            let count = tile_panels.min(group_panels - in_group).min(panels.end - panel);
-            let packed = &self.weights[panel * panel_words..][..count * panel_words];
+            let group = panel / group_panels;
+            let end = panels.end.min((group + 1) * group_panels);
             let first_channel = (group * layout.inputs).min(segment.codes.len());
             let codes = &segment.codes[first_channel..];
             assert!(farthest <= codes.len(), "windows end inside the codes");
-            let bytes: &[i8] = match (form, layout.bits) {
-                (Form::Packed, _) | (_, BitWidth::B8) => bytemuck::cast_slice(packed),
-                _ => {
-                    let bytes = Vector::room(unpacked, count * self.blocks * block_codes);
-                    unpack_panels(packed, layout.bits, bytes);
-                    bytes
-                }
-            };
-            let (bits, weights): (_, &[u8]) = match form {
-                Form::Packed => (layout.bits, bytemuck::cast_slice(bytes)),
-                Form::Bytes => (BitWidth::B8, bytemuck::cast_slice(bytes)),
-                Form::Words => {
-                    let words = Vector::room::<i16>(words, bytes.len());
-                    kernel.widen_weights(bytes, words);
-                    (BitWidth::B8, bytemuck::cast_slice(words))
-                }
-            };
-            if form == Form::Packed && self.of_one_row.is_empty() && (corrections.is_empty() || in_group == 0)
-            {
+            corrections.clear();
+            if form == Form::Packed && self.of_one_row.is_empty() {
                 let bases = segment.bases;
                 Corrections { problem: self, bases, codes, corrections }.run(Isa::Portable);
             }
             let corrections = if self.of_one_row.is_empty() { &*corrections } else { &self.of_one_row };
-            let weights = Weights { bytes: weights, form, bits, panels: count };
             let codes = match form {
                 // The codes before `nearest` are not there, and not read.
                 Form::Words => wide_codes.as_ptr().wrapping_add(first_channel).wrapping_sub(nearest).cast(),
                 _ => codes.as_ptr(),
             };
-            let outputs_of_group = layout.outputs / layout.groups;
-            let first_output = group * outputs_of_group + in_group * PANEL;
-            let outputs = (count * PANEL).min(outputs_of_group - in_group * PANEL);
-            let tile_rows = kernel.rows(count, form);
-            for (tile, bases) in segment.bases.chunks(tile_rows).enumerate() {
-                let first = tile * tile_rows;
-                let corrections = corrections.get(first * self.groups.len()..).unwrap_or_default();
-                let rows = Rows { codes, bases, offsets: self.offsets, corrections };
-                let place = Place { position: segment.start + first, first_output, outputs };
-                self.tile(&rows, &weights, place, buffer);
+            // What is read once, as it is, comes from memory.
+            let in_streams =
+                segment.bases.len() == 1 && (form == Form::Packed || layout.bits == BitWidth::B8);
+            for together in together(panel..end, tile_panels, in_streams) {
+                let Together { first, count, apart } = together;
+                let span = (count - 1) * apart + 1;
+                let packed = &self.weights[first * panel_words..][..span * panel_words];
+                let bytes: &[i8] = match (form, layout.bits) {
+                    (Form::Packed, _) | (_, BitWidth::B8) => bytemuck::cast_slice(packed),
+                    _ => {
+                        let bytes = Vector::room(unpacked, span * self.blocks * block_codes);
+                        unpack_panels(packed, layout.bits, bytes);
+                        bytes
+                    }
+                };
+                let (bits, bytes): (_, &[u8]) = match form {
+                    Form::Packed => (layout.bits, bytemuck::cast_slice(bytes)),
+                    Form::Bytes => (BitWidth::B8, bytemuck::cast_slice(bytes)),
+                    Form::Words => {
+                        let words = Vector::room::<i16>(words, bytes.len());
+                        kernel.widen_weights(bytes, words);
+                        (BitWidth::B8, bytemuck::cast_slice(words))
+                    }
+                };
+                let weights =
+                    Weights { bytes, form, bits, panels: count, apart, panel_bytes: bytes.len() / span };
+                let outputs_of_group = layout.outputs / layout.groups;
+                let in_group = (first - group * group_panels) * PANEL;
+                let first_output = group * outputs_of_group + in_group;
+                let outputs = outputs_of_group - in_group;
+                let tile_rows = kernel.rows(count, form);
+                for (tile, bases) in segment.bases.chunks(tile_rows).enumerate() {
+                    let first = tile * tile_rows;
+                    let corrections = corrections.get(first * self.groups.len()..).unwrap_or_default();
+                    let rows = Rows { codes, bases, offsets: self.offsets, corrections };
+                    let place = Place { position: segment.start + first, first_output, outputs };
+                    self.tile(&rows, &weights, place, buffer);
+                }
             }
-            panel += count;
+            panel = end;
         }
     }
 
@@ -513,11 +596,11 @@ impl Problem<'_> {
     #[inline(always)]
     fn tile(&self, rows: &Rows, weights: &Weights, place: Place, tile: &mut Tile) {
         let layout = &self.shape.weight;
-        let panel_bytes = weights.bytes.len() / weights.panels;
+        let panel_bytes = weights.panel_bytes;
         let words = if weights.form == Form::Words { 2 } else { 1 };
         let block_bytes = PANEL * STEP * weights.bits.bits() as usize * words;
         let channels = |panel: usize| {
-            let first = panel * PANEL;
+            let first = panel * weights.apart * PANEL;
             Channels { first: place.first_output + first, count: PANEL.min(place.outputs - first) }
         };
         for panel in 0..weights.panels {
@@ -534,7 +617,12 @@ impl Problem<'_> {
                 bases: rows.bases,
                 offsets: &rows.offsets[block * BLOCK_STEPS..(block + blocks) * BLOCK_STEPS],
                 weights: weights.bytes[block * block_bytes..].as_ptr(),
-                panel_bytes,
+                panel_bytes: panel_bytes * weights.apart,
+                next_bytes: if weights.apart == 1 && group + 1 == self.groups.len() {
+                    (weights.panels - 1) * panel_bytes
+                } else {
+                    0
+                },
                 panels: weights.panels,
                 bits: weights.bits,
                 pair_steps: self.pair_steps,
@@ -606,12 +694,37 @@ struct Rows<'a> {
     corrections: &'a [i32],
 }
 
-/// Some panels: their bytes, and what these are.
+/// Some panels: their bytes (and those of panels between them), and what these are.
 struct Weights<'a> {
     bytes: &'a [u8],
     form: Form,
     bits: BitWidth,
     panels: usize,
+    /// As in [`Together`].
+    apart: usize,
+    panel_bytes: usize,
+}
+
+/// The panels of a tile: `count`, of which each is the `apart`th after the one before.
+struct Together {
+    first: usize,
+    count: usize,
+    apart: usize,
+}
+
+/// Cuts panels into tiles of up to `most`. In streams, the first panels of all tiles follow each other in memory, and so do
+/// the second ones: the processor goes on fetching them where tiles end. (At 2 bits and 2048 inputs a tenth to a fifth faster.)
+fn together(panels: Range<usize>, most: usize, in_streams: bool) -> impl Iterator<Item = Together> {
+    let stream = if in_streams { panels.len() / most } else { 0 };
+    let rest = panels.start + stream * most;
+    let in_streams =
+        (0..stream).map(move |at| Together { first: panels.start + at, count: most, apart: stream });
+    let others = (rest..panels.end).step_by(most);
+    in_streams.chain(others.map(move |first| Together {
+        first,
+        count: most.min(panels.end - first),
+        apart: 1,
+    }))
 }
 
 /// Where a tile's results belong.
@@ -619,5 +732,6 @@ struct Weights<'a> {
 struct Place {
     position: usize,
     first_output: usize,
+    /// From there to the last one of its group.
     outputs: usize,
 }

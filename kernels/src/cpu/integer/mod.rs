@@ -25,7 +25,9 @@ mod quantize;
 mod training;
 mod weight_only;
 
-pub use conv::{Results, int_conv2d, int_conv2d_into, int_conv2d_results, int_conv2d_with_codes};
+pub use conv::{
+    Job, Results, int_conv2d, int_conv2d_into, int_conv2d_results, int_conv2d_together, int_conv2d_with_codes,
+};
 pub use dot::DotKernel;
 pub use epilogue::Epilogue;
 pub use panels::{prepare_panels, switch_panels, switch_panels_into, unpack_panels};

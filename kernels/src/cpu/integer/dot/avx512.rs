@@ -65,7 +65,7 @@ unsafe fn tile_512<const BITS: u32, const ROWS: usize, const PANELS: usize>(
             if ROWS == 1 {
                 // Weights that are read once come from memory. After the end of a panel the next tile's will be read.
                 let inside = (block * block_bytes + AHEAD) < blocks * block_bytes;
-                let ahead = AHEAD + if inside { 0 } else { (PANELS - 1) * operands.panel_bytes };
+                let ahead = AHEAD + if inside { 0 } else { operands.next_bytes };
                 for block in weights {
                     for vector in 0..BITS as usize {
                         _mm_prefetch::<_MM_HINT_T0>(

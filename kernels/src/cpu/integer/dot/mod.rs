@@ -195,6 +195,8 @@ pub(super) struct Operands<'a> {
     pub weights: *const u8,
     /// Bytes from one panel to the next.
     pub panel_bytes: usize,
+    /// Bytes from the end of a panel to the one in its place in the next tile.
+    pub next_bytes: usize,
     /// How many: at most as many as the tile has.
     pub panels: usize,
     /// The width that [`Form::Packed`] weights have.
