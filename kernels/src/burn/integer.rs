@@ -41,7 +41,8 @@ impl IntWeight {
             true => prepare_panels(codes, &layout),
             false => reference::prepare_rows(codes, &layout),
         };
-        let words = Tensor::from_data(TensorData::from(words.as_slice()), (device, DType::U32));
+        let length = words.len();
+        let words = Tensor::from_data(TensorData::new(words, [length]), (device, DType::U32));
         Self { words, layout, kernel: None }
     }
 

@@ -11,6 +11,7 @@
 //! | `codes`, `planes`, `sample` | the arithmetic: codes in `f32`, packed codes in `u64`, halves |
 //! | `fake_quantize`, `packed`, `scale_search` | the operations |
 //! | `conv2d`, `batch_norm` | float convolution and BatchNorm for training |
+//! | `language` | what language models compute between their linear layers |
 //! | `pages`, `team` | how memory and threads come from the system |
 
 mod batch_norm;
@@ -20,6 +21,7 @@ mod conv2d;
 mod fake_quantize;
 pub mod integer;
 mod isa;
+pub mod language;
 mod packed;
 mod pages;
 mod planes;

@@ -159,6 +159,8 @@ struct PanelWorkspace {
     corrections: Vec<i32>,
     /// Of the tile under way.
     tile: Tile,
+    /// Of one row's tiles, before their results are written.
+    sums: Vec<[[i32; PANEL]; PANELS]>,
 }
 
 /// Sums and values of a tile: `[rows, panels, 16]`.
@@ -510,7 +512,7 @@ impl Problem<'_> {
     /// Computes `panels` of a segment.
     #[inline(always)]
     fn segment(&self, segment: &Segment, panels: Range<usize>, workspace: &mut PanelWorkspace) {
-        let PanelWorkspace { unpacked, words, wide_codes, corrections, tile: buffer } = workspace;
+        let PanelWorkspace { unpacked, words, wide_codes, corrections, tile: buffer, sums } = workspace;
         let (layout, kernel) = (&self.shape.weight, self.kernel);
         // Without steps nothing is read.
         let farthest =
@@ -549,17 +551,19 @@ impl Problem<'_> {
                 Form::Words => wide_codes.as_ptr().wrapping_add(first_channel).wrapping_sub(nearest).cast(),
                 _ => codes.as_ptr(),
             };
-            // What is read once, as it is, comes from memory.
-            let in_streams =
-                segment.bases.len() == 1 && (form == Form::Packed || layout.bits == BitWidth::B8);
-            for together in together(panel..end, tile_panels, in_streams) {
-                let Together { first, count, apart } = together;
-                let span = (count - 1) * apart + 1;
-                let packed = &self.weights[first * panel_words..][..span * panel_words];
+            let as_they_are = form == Form::Packed || (form == Form::Bytes && layout.bits == BitWidth::B8);
+            if as_they_are && segment.bases.len() == 1 {
+                let rows = Rows { codes, bases: segment.bases, offsets: self.offsets, corrections };
+                self.stream(&rows, segment.start, panel..end, form, (buffer, sums));
+                panel = end;
+            }
+            while panel < end {
+                let count = tile_panels.min(end - panel);
+                let packed = &self.weights[panel * panel_words..][..count * panel_words];
                 let bytes: &[i8] = match (form, layout.bits) {
                     (Form::Packed, _) | (_, BitWidth::B8) => bytemuck::cast_slice(packed),
                     _ => {
-                        let bytes = Vector::room(unpacked, span * self.blocks * block_codes);
+                        let bytes = Vector::room(unpacked, count * self.blocks * block_codes);
                         unpack_panels(packed, layout.bits, bytes);
                         bytes
                     }
@@ -574,41 +578,87 @@ impl Problem<'_> {
                     }
                 };
                 let weights =
-                    Weights { bytes, form, bits, panels: count, apart, panel_bytes: bytes.len() / span };
-                let outputs_of_group = layout.outputs / layout.groups;
-                let in_group = (first - group * group_panels) * PANEL;
-                let first_output = group * outputs_of_group + in_group;
-                let outputs = outputs_of_group - in_group;
+                    Weights { bytes, form, bits, panels: count, apart: 1, panel_bytes: bytes.len() / count };
                 let tile_rows = kernel.rows(count, form);
                 for (tile, bases) in segment.bases.chunks(tile_rows).enumerate() {
                     let first = tile * tile_rows;
                     let corrections = corrections.get(first * self.groups.len()..).unwrap_or_default();
                     let rows = Rows { codes, bases, offsets: self.offsets, corrections };
-                    let place = Place { position: segment.start + first, first_output, outputs };
-                    self.tile(&rows, &weights, place, buffer);
+                    let place = self.place(segment.start + first, panel);
+                    self.prefetch(&rows, &weights, place);
+                    self.sum(&rows, &weights, place, buffer);
+                    self.finish(&rows, &weights, place, buffer);
                 }
+                panel += count;
             }
-            panel = end;
         }
     }
 
-    /// Computes one tile, all scale groups of it, and writes its results.
+    /// Panels of one group for one row: their weights are read from memory, as they are.
+    ///
+    /// All else that is read and written, little as it is, keeps the processor from fetching them ahead: it comes after them.
     #[inline(always)]
-    fn tile(&self, rows: &Rows, weights: &Weights, place: Place, tile: &mut Tile) {
+    fn stream(
+        &self, rows: &Rows, position: usize, panels: Range<usize>, form: Form,
+        (buffer, sums): (&mut Tile, &mut Vec<[[i32; PANEL]; PANELS]>),
+    ) {
+        let bits = self.shape.weight.bits;
+        let panel_bytes = self.blocks * PANEL * bits.bits() as usize * size_of::<u32>();
+        let [_, most] = self.kernel.tile();
+        let weights = |together: Together| {
+            let Together { first, count, apart } = together;
+            let bytes: &[u8] = bytemuck::cast_slice(self.weights);
+            let bytes = &bytes[first * panel_bytes..][..((count - 1) * apart + 1) * panel_bytes];
+            Weights { bytes, form, bits, panels: count, apart, panel_bytes }
+        };
+        for panel in panels.clone() {
+            let channels = self.place(position, panel).channels(0);
+            self.epilogue.prefetch(channels);
+            self.output.prefetch(position, channels, self.shape.weight.outputs);
+        }
+        sums.clear();
+        for tile in together(panels.clone(), most) {
+            let (weights, place) = (weights(tile), self.place(position, tile.first));
+            self.sum(rows, &weights, place, buffer);
+            match self.groups.len() {
+                1 => sums.push(buffer.sums[0]),
+                _ => self.finish(rows, &weights, place, buffer),
+            }
+        }
+        for (tile, sums) in together(panels, most).zip(sums) {
+            buffer.sums[0] = *sums;
+            self.finish(rows, &weights(tile), self.place(position, tile.first), buffer);
+        }
+    }
+
+    /// Where results of a tile belong whose first panel is this one.
+    #[inline(always)]
+    fn place(&self, position: usize, panel: usize) -> Place {
+        let layout = &self.shape.weight;
+        let (group, in_group) = (panel / layout.group_panels(), panel % layout.group_panels() * PANEL);
+        let outputs = layout.outputs / layout.groups;
+        Place { position, first_output: group * outputs + in_group, outputs: outputs - in_group }
+    }
+
+    /// Fetches what [`Problem::finish`] will read and write.
+    #[inline(always)]
+    fn prefetch(&self, rows: &Rows, weights: &Weights, place: Place) {
+        for panel in 0..weights.panels {
+            let channels = place.channels(panel * weights.apart);
+            self.epilogue.prefetch(channels);
+            for row in 0..rows.bases.len() {
+                self.output.prefetch(place.position + row, channels, self.shape.weight.outputs);
+            }
+        }
+    }
+
+    /// Computes the sums of one tile; of more scale groups than one, its values before the epilogue.
+    #[inline(always)]
+    fn sum(&self, rows: &Rows, weights: &Weights, place: Place, tile: &mut Tile) {
         let layout = &self.shape.weight;
         let panel_bytes = weights.panel_bytes;
         let words = if weights.form == Form::Words { 2 } else { 1 };
         let block_bytes = PANEL * STEP * weights.bits.bits() as usize * words;
-        let channels = |panel: usize| {
-            let first = panel * weights.apart * PANEL;
-            Channels { first: place.first_output + first, count: PANEL.min(place.outputs - first) }
-        };
-        for panel in 0..weights.panels {
-            self.epilogue.prefetch(channels(panel));
-            for row in 0..rows.bases.len() {
-                self.output.prefetch(place.position + row, channels(panel), layout.outputs);
-            }
-        }
         let mut block = 0;
         for (group, &blocks) in self.groups.iter().enumerate() {
             let operands = Operands {
@@ -635,7 +685,8 @@ impl Problem<'_> {
                 break; // its sums need not be kept
             }
             for panel in 0..weights.panels {
-                let multiplier = self.epilogue.multiplier(group, channels(panel), layout.outputs);
+                let channels = place.channels(panel * weights.apart);
+                let multiplier = self.epilogue.multiplier(group, channels, layout.outputs);
                 for row in 0..rows.bases.len() {
                     let correction = rows.corrections.get(row * self.groups.len() + group).copied();
                     let scaled = scaled(&tile.sums[row][panel], correction.unwrap_or(0), &multiplier);
@@ -644,9 +695,14 @@ impl Problem<'_> {
                 }
             }
         }
+    }
+
+    /// Writes the results of a tile.
+    #[inline(always)]
+    fn finish(&self, rows: &Rows, weights: &Weights, place: Place, tile: &Tile) {
         let (epilogue, shape, output) = (self.epilogue, self.shape, self.output);
         for panel in 0..weights.panels {
-            let constants = epilogue.constants(channels(panel), layout.outputs);
+            let constants = epilogue.constants(place.channels(panel * weights.apart), shape.weight.outputs);
             // SAFETY: The output's size was asserted where its pointer was taken; tasks have different positions and
             // channels.
             unsafe {
@@ -706,25 +762,22 @@ struct Weights<'a> {
 }
 
 /// The panels of a tile: `count`, of which each is the `apart`th after the one before.
+#[derive(Clone, Copy)]
 struct Together {
     first: usize,
     count: usize,
     apart: usize,
 }
 
-/// Cuts panels into tiles of up to `most`. In streams, the first panels of all tiles follow each other in memory, and so do
+/// Cuts panels into tiles of up to `most`, in streams: the first panels of all tiles follow each other in memory, and so do
 /// the second ones: the processor goes on fetching them where tiles end. (At 2 bits and 2048 inputs a tenth to a fifth faster.)
-fn together(panels: Range<usize>, most: usize, in_streams: bool) -> impl Iterator<Item = Together> {
-    let stream = if in_streams { panels.len() / most } else { 0 };
+fn together(panels: Range<usize>, most: usize) -> impl Iterator<Item = Together> {
+    let stream = panels.len() / most;
     let rest = panels.start + stream * most;
     let in_streams =
         (0..stream).map(move |at| Together { first: panels.start + at, count: most, apart: stream });
-    let others = (rest..panels.end).step_by(most);
-    in_streams.chain(others.map(move |first| Together {
-        first,
-        count: most.min(panels.end - first),
-        apart: 1,
-    }))
+    let others = (rest < panels.end).then(|| Together { first: rest, count: panels.end - rest, apart: 1 });
+    in_streams.chain(others)
 }
 
 /// Where a tile's results belong.
@@ -734,4 +787,13 @@ struct Place {
     first_output: usize,
     /// From there to the last one of its group.
     outputs: usize,
+}
+
+impl Place {
+    /// Those of a panel, counted from the first one.
+    #[inline(always)]
+    fn channels(self, panel: usize) -> Channels {
+        let first = panel * PANEL;
+        Channels { first: self.first_output + first, count: PANEL.min(self.outputs - first) }
+    }
 }

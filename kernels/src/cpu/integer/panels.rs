@@ -2,6 +2,7 @@
 
 use super::super::blocks::{as_uninit, with_capacity};
 use super::super::isa::{Isa, Kernel};
+use super::super::pages::collapse;
 use super::super::planes;
 use crate::integer::{BLOCK_STEPS, PANEL, STEP, WeightLayout, offset};
 use crate::layout::{BLOCK, planes as planes_of};
@@ -38,6 +39,7 @@ pub fn prepare_panels(codes: &[i32], layout: &WeightLayout) -> Vec<u32> {
         }
         pack_block(&block, bits, bytemuck::cast_slice_mut(words));
     });
+    collapse(&words);
     words
 }
 
@@ -63,6 +65,7 @@ pub fn switch_panels(words: &[u32], stored: BitWidth, active: BitWidth) -> Vec<u
     fill_switched(words, stored, active, &mut out.spare_capacity_mut()[..len]);
     // SAFETY: `fill_switched` has written the first `len` words, which is within the capacity.
     unsafe { out.set_len(len) };
+    collapse(&out);
     out
 }
 
@@ -91,7 +94,7 @@ fn fill_switched(words: &[u32], stored: BitWidth, active: BitWidth, out: &mut [M
     });
 }
 
-/// Zeros, in huge pages where they are many: weights are read over and over.
+/// Zeros.
 fn zeros(len: usize) -> Vec<u32> {
     let mut words = with_capacity(len);
     words.resize(len, 0);
