@@ -1,55 +1,94 @@
 //! A token of a language model of TinyLlama's sizes with random weights, in integers, one text at a time.
 //! `cargo bench -p dr-bench --bench decode` (takes 9 GB of memory and some minutes to begin)
 //!
-//! The prompt has 32 tokens, and the text grows from there: the times are those of tokens 33 to 96.
+//! The prompt has 32 tokens, and the text grows from there: the times are those of tokens 33 to 96. All precisions take turns, 16 tokens
+//! each: memory, which is what they wait for, can change its speed within seconds where others use it, too.
 
 use burn::tensor::Device;
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dr_kernels::cpu::keep_freed_memory;
 use dr_precision::PrecisionSet;
-use dr_train::models::{Cache, LlamaConfig, Network};
+use dr_train::models::{Cache, IntLlama, LlamaConfig, Network};
 use dr_train::nn::QuantConfig;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const PROMPT: u32 = 32;
 const TOKENS: u32 = 64;
+const TURN: u32 = 16;
+const ROUNDS: usize = 10;
 
-fn decode(criterion: &mut Criterion) {
+fn main() {
+    // Cargo passes this; without it (`cargo test --benches`) there is nothing to measure.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
     keep_freed_memory(); // as `dr-train` does
     let config = LlamaConfig::tiny_llama();
     let precisions: PrecisionSet = "w8a8,w4a8,w2a8".parse().expect("three precisions");
-    // Scales of one, and so codes of zero: how long they take does not depend on what they are.
-    let quantization = QuantConfig::new(precisions.clone());
     let highest = precisions.highest();
-    let network = config.zeros(&Device::flex()).prepare(&quantization).to_integer(highest);
-    let mut network = network.expect("a quantized network");
-    let mut group = criterion.benchmark_group("decode/tinyllama-1.1b");
-    group.throughput(Throughput::Elements(1));
-    group.sample_size(10).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(20));
-    for precision in precisions.iter() {
-        network.switch(precision).expect("a precision of the network");
-        let prompt: Vec<u32> = (0..PROMPT).collect();
-        group.bench_function(format!("dr-kernels {precision}"), |bencher| {
-            bencher.iter_custom(|tokens| {
-                let (mut elapsed, mut left) = (Duration::ZERO, tokens);
-                while left > 0 {
-                    let mut cache = Cache::new();
-                    let _ = network.read(&prompt, &mut cache).expect("room in the context").into_data();
-                    let count = left.min(u64::from(TOKENS));
-                    let start = Instant::now();
-                    for token in 0..count as u32 {
-                        let _ = network.read(&[token], &mut cache).expect("room in the context").into_data();
-                    }
-                    elapsed += start.elapsed();
-                    left -= count;
-                }
-                elapsed
+    let mut texts = vec![];
+    for switch_edge in [false, true] {
+        // Scales of one, and so codes of zero: how long they take does not depend on what they are.
+        let quantization = QuantConfig { switch_edge, ..QuantConfig::new(precisions.clone()) };
+        let network = config.zeros(&Device::flex()).prepare(&quantization).to_integer(highest);
+        let network = network.expect("a quantized network");
+        let head = if switch_edge { ", the head, too" } else { "" };
+        for precision in precisions.iter().filter(|&precision| !switch_edge || precision != highest) {
+            let mut network = network.clone();
+            network.switch(precision).expect("a precision of the network");
+            texts.push(Text {
+                name: format!("{precision}{head}"),
+                network,
+                cache: Cache::new(),
+                milliseconds: vec![],
             });
-        });
-        eprintln!("{precision}: a token reads {} bytes of weights", network.model_bytes());
+        }
     }
-    group.finish();
+    for _ in 0..ROUNDS {
+        texts.iter_mut().for_each(Text::begin);
+        for _ in 0..TOKENS / TURN {
+            texts.iter_mut().for_each(Text::go_on);
+        }
+    }
+    let medians: Vec<f64> = texts.iter_mut().map(Text::median).collect();
+    for (text, median) in texts.iter().zip(&medians) {
+        let [first, last] = [0, text.milliseconds.len() - 1].map(|at| text.milliseconds[at]);
+        println!(
+            "{}: {median:.2} ms a token ({first:.2} to {last:.2}), {:.2} times as fast as {highest}; it reads {} bytes of weights",
+            text.name,
+            medians[0] / median,
+            text.network.model_bytes()
+        );
+    }
 }
 
-criterion_group!(benches, decode);
-criterion_main!(benches);
+/// A text that a network goes on with.
+struct Text {
+    name: String,
+    network: IntLlama,
+    cache: Cache,
+    /// A token's, for each turn.
+    milliseconds: Vec<f64>,
+}
+
+impl Text {
+    fn begin(&mut self) {
+        self.cache = Cache::new();
+        self.read(&(0..PROMPT).collect::<Vec<_>>());
+    }
+
+    fn go_on(&mut self) {
+        self.read(&[0]); // the processor's caches are those of another network
+        let start = Instant::now();
+        (1..TURN).for_each(|token| self.read(&[token]));
+        self.milliseconds.push(start.elapsed().as_secs_f64() * 1e3 / f64::from(TURN - 1));
+    }
+
+    fn read(&mut self, tokens: &[u32]) {
+        let _ = self.network.read(tokens, &mut self.cache).expect("room in the context").into_data();
+    }
+
+    fn median(&mut self) -> f64 {
+        self.milliseconds.sort_by(f64::total_cmp);
+        self.milliseconds[self.milliseconds.len() / 2]
+    }
+}

@@ -4,7 +4,10 @@ use super::integer::{IntConv2d, IntegerError};
 use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use dr_kernels::cpu::integer::{DotKernel, Results, int_conv2d_results, quantize_codes_into};
+use dr_kernels::cpu::integer::{
+    DotKernel, Epilogue, Job, Results, int_conv2d_results, int_conv2d_together, quantize_codes,
+    quantize_codes_into,
+};
 use dr_kernels::integer::{CodeQuantizer, padded_channels};
 use dr_kernels::{Codes, KernelError};
 use std::cell::{Cell, RefCell};
@@ -157,15 +160,6 @@ impl<'a> OnHost<'a> {
         input.dtype() == DType::F32 && input.device().inner() == Device::flex()
     }
 
-    /// One layer, from `[batch, features in]` to `[batch, features out]`.
-    pub(crate) fn linear(
-        &self, layer: &IntConv2d, x: &[f32], [batch, features]: [usize; 2],
-    ) -> Result<Tensor<2>, IntegerError> {
-        let codes = self.codes_of(x, [batch, 1, 1, features], true, layer.input());
-        let (values, _) = self.values(layer, &codes, None, None)?;
-        Ok(self.finish(values))
-    }
-
     fn room(&self, dims: [usize; 4]) -> Buffer<'a, f32> {
         Buffer::new(&self.0.values, dims.iter().product(), dims)
     }
@@ -197,6 +191,30 @@ impl<'a> OnHost<'a> {
         int_conv2d_results(DotKernel::detect(), x, host.words, &host.shape, &epilogue, results);
         Ok(())
     }
+}
+
+/// Linear layers of one input, `[rows, features in]` to `[rows, features out]` each, in one parallel loop.
+pub(crate) fn linear_on_host<const N: usize>(
+    layers: [&IntConv2d; N], x: &[f32], [rows, features]: [usize; 2],
+) -> Result<[Vec<f32>; N], IntegerError> {
+    let dims = [rows, 1, 1, features];
+    let hosts = layers.iter().map(|layer| layer.on_host(dims)).collect::<Result<Vec<_>, _>>()?;
+    let epilogues: Vec<Epilogue> = hosts.iter().map(|host| host.epilogue(None)).collect();
+    let codes = layers.map(|layer| quantize_codes(x, [features, 1], true, layer.input()));
+    let mut results = layers.map(|layer| vec![0.0; rows * layer.output(dims)[3]]);
+    let mut at = 0..N;
+    let jobs = results.each_mut().map(|values| {
+        let at = at.next().unwrap_or_default();
+        Job {
+            codes: &codes[at],
+            weights: hosts[at].words,
+            shape: &hosts[at].shape,
+            epilogue: &epilogues[at],
+            results: Results { values: Some(values), codes: None },
+        }
+    });
+    int_conv2d_together(DotKernel::detect(), jobs);
+    Ok(results)
 }
 
 impl<'a> Arithmetic for OnHost<'a> {

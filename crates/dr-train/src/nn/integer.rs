@@ -13,7 +13,7 @@
 //! values of fake quantization.
 
 use super::LayerSpec;
-use super::arithmetic::{OnHost, Workspace};
+use super::arithmetic::{OnHost, linear_on_host};
 use super::quantizers::host;
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -422,10 +422,9 @@ impl IntLinear {
     pub fn forward(&self, x: Tensor<2>) -> Result<Tensor<2>, IntegerError> {
         let [batch, features] = x.dims();
         if OnHost::takes(&x) {
-            let data = x.into_data();
-            let workspace = Workspace::default();
-            let values = data.as_slice().unwrap_or_default();
-            return OnHost(&workspace).linear(&self.layer, values, [batch, features]);
+            let [y] = linear_on_host([&self.layer], &host(&x), [batch, features])?;
+            let [.., features] = self.layer.output([batch, 1, 1, features]);
+            return Ok(Tensor::from_data(TensorData::new(y, [batch, features]), &self.layer.device));
         }
         let codes = self.layer.quantize(x.reshape([batch, 1, 1, features]), true)?;
         let y = self.layer.forward(&codes, None)?;

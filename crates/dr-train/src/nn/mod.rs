@@ -15,7 +15,7 @@ mod norm;
 pub(crate) mod quantizers;
 mod weight_only;
 
-pub(crate) use arithmetic::{Arithmetic, OnHost, OnTensors, Workspace, max_pool};
+pub(crate) use arithmetic::{Arithmetic, OnHost, OnTensors, Workspace, linear_on_host, max_pool};
 pub use assignment::{Assignment, AssignmentError};
 pub use calibration::{Observer, fit_activation};
 pub use compensation::{Rounding, compensated};
@@ -24,6 +24,7 @@ pub use integer::{IntConv2d, IntLinear, IntegerError};
 pub(crate) use layers::normal;
 pub use layers::{Layer, QuantConv2d, QuantConv2dConfig, QuantLinear, QuantLinearConfig};
 pub use norm::{MixedNorm, PrecisionNorm, PrecisionNormConfig};
+pub(crate) use quantizers::host;
 pub use quantizers::{LayerSpec, QuantConfig, Quantizers};
 pub use weight_only::WeightOnlyLinear;
 

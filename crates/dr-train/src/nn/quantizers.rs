@@ -22,6 +22,8 @@ pub struct QuantConfig {
     pub precisions: PrecisionSet,
     /// What the first and the last layer use in every precision.
     pub edge: Precision,
+    /// They do not: they switch like all others.
+    pub switch_edge: bool,
     /// Gradient mode of the weights' scales.
     pub gradient: ScaleGradient,
     /// One BatchNorm for all precisions instead of one for each.
@@ -44,6 +46,7 @@ impl QuantConfig {
         Self {
             precisions,
             edge,
+            switch_edge: false,
             gradient: ScaleGradient::default(),
             share_norm: false,
             mixed: None,
@@ -76,7 +79,7 @@ impl LayerSpec {
     #[must_use]
     pub fn new(config: &QuantConfig, layer: &NamedLayer<'_>) -> Self {
         let planned = config.plan.as_ref().and_then(|plan| plan.get(&layer.name));
-        let only = planned.or(layer.pinned.then_some(config.edge));
+        let only = planned.or((layer.pinned && !config.switch_edge).then_some(config.edge));
         let set = only.map_or_else(|| config.precisions.clone(), PrecisionSet::of);
         Self {
             weights: set.weights(),
@@ -286,8 +289,8 @@ pub(crate) enum Kind {
     ZeroPoint,
 }
 
-/// The values of a vector.
-pub(super) fn host(tensor: &Tensor<1>) -> Vec<f32> {
+/// The values of a tensor.
+pub(crate) fn host<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
     tensor.clone().into_data().convert::<f32>().try_into_vec().unwrap_or_default()
 }
 

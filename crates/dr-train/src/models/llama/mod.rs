@@ -2,6 +2,7 @@
 
 mod config;
 mod decoder;
+mod on_host;
 mod rope;
 
 pub use config::{LlamaConfig, LlamaConfigError, Rope, RopeScaling};

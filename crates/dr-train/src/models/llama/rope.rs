@@ -15,16 +15,12 @@ pub(super) struct Angles {
 impl Angles {
     /// Those of the positions from `start` on.
     pub(super) fn new(config: &LlamaConfig, start: usize, positions: usize, device: &Device) -> Self {
-        let frequencies = frequencies(config);
-        let table = |of: fn(f64) -> f64| {
-            let row = |position: usize| {
-                let half = frequencies.iter().map(move |frequency| of(position as f64 * frequency) as f32);
-                half.clone().chain(half)
-            };
-            let values: Vec<f32> = (start..start + positions).flat_map(row).collect();
-            Tensor::from_data(TensorData::new(values, [positions, config.head_dim]), device)
-        };
-        Self { cos: table(f64::cos), sin: table(f64::sin) }
+        let [cos, sin] = tables(config, start, positions).map(|table| {
+            let half =
+                Tensor::<2>::from_data(TensorData::new(table, [positions, config.head_dim / 2]), device);
+            Tensor::cat(vec![half.clone(), half], 1)
+        });
+        Self { cos, sin }
     }
 
     /// Turns `[batch, heads, positions, head dim]`: feature `i` and feature `i + head dim / 2` are a pair.
@@ -34,6 +30,16 @@ impl Angles {
         let turned = Tensor::cat(vec![halves[1].clone().neg(), halves[0].clone()], 3);
         x * self.cos.clone().unsqueeze() + turned * self.sin.clone().unsqueeze()
     }
+}
+
+/// Cosines and sines of the positions from `start` on, `[positions, head dim / 2]`.
+pub(super) fn tables(config: &LlamaConfig, start: usize, positions: usize) -> [Vec<f32>; 2] {
+    let frequencies = frequencies(config);
+    [f64::cos, f64::sin].map(|of| {
+        let row =
+            |position: usize| frequencies.iter().map(move |frequency| of(position as f64 * frequency) as f32);
+        (start..start + positions).flat_map(row).collect()
+    })
 }
 
 /// Radians from one position to the next, for each pair of features.
