@@ -88,9 +88,10 @@ fn a_language_model() {
     let _ = generate("lm/float.safetensors", &[]);
 
     let float = "lm/float.safetensors";
-    let ways =
-        ["--group-size", "32", "--compensate", "4", "--precisions", "w8a8,w4a8", "--out", "ways.safetensors"];
-    let _ = program.output(&[&["quantize", "--model", float], &ways[..]].concat());
+    let ways = ["--group-size", "32", "--compensate", "4", "--switch-edge", "--precisions", "w8a8,w4a8"];
+    let out = ["--out", "ways.safetensors"];
+    let _ = program.output(&[&["quantize", "--model", float], &ways[..], &out].concat());
+    assert_says(&program.output(&["info", "ways.safetensors"]), &["the last layer switch, too"]);
     let ways = json(&program, &["eval", "--model", "ways.safetensors", "--engine", "weight-only", "--json"]);
     let of_float = losses(&json(&program, &["eval", "--model", float, "--json"]))[0];
     assert!(losses(&ways).iter().all(|loss| (loss - of_float).abs() < 0.1), "{ways} {of_float}");

@@ -330,6 +330,9 @@ pub struct TrainConfig {
     /// So many inputs of an output of a linear layer share a scale; `None`: all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group_size: Option<NonZeroUsize>,
+    /// Whether the first and the last layer switch like all others, instead of keeping the highest widths.
+    #[serde(default)]
+    pub switch_edge: bool,
     /// BatchNorm.
     pub batch_norm: BatchNormKind,
     /// Whether the precisions of a step see the same images.
@@ -460,6 +463,7 @@ impl TrainConfig {
             alrs: false,
             scale_gradient: ScaleGradient::default(),
             group_size: None,
+            switch_edge: false,
             batch_norm: BatchNormKind::PerPrecision,
             batches: if text { Batches::Same } else { Batches::Separate },
             distill: Distill::Off,

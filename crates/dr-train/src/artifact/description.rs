@@ -88,6 +88,9 @@ pub struct Description {
     pub precisions: PrecisionSet,
     /// What the first and the last layer compute in at every precision.
     pub edge: Precision,
+    /// They do not: they switch like all others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub switch_edge: bool,
     /// Whether precisions share their BatchNorm.
     pub batch_norm: BatchNormKind,
     /// How many inputs of an output of a linear layer share a scale, if not all of them.
@@ -131,6 +134,7 @@ impl Description {
             dataset,
             normalization: Normalization { mean: vec![0.0; channels], std: vec![1.0; channels] },
             edge: QuantConfig::new(precisions.clone()).edge,
+            switch_edge: false,
             precisions,
             batch_norm: BatchNormKind::PerPrecision,
             group_size: None,

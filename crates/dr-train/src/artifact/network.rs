@@ -27,8 +27,15 @@ impl Description {
         };
         let share_norm = self.batch_norm == BatchNormKind::Shared;
         let mixed = self.mixed.filter(|_| self.kind == ArtifactKind::MultiPrecision);
-        let (edge, plan, group_size) = (self.edge, self.plan.clone(), self.group_size);
-        Some(QuantConfig { edge, share_norm, mixed, plan, group_size, ..QuantConfig::new(precisions) })
+        Some(QuantConfig {
+            edge: self.edge,
+            switch_edge: self.switch_edge,
+            share_norm,
+            mixed,
+            plan: self.plan.clone(),
+            group_size: self.group_size,
+            ..QuantConfig::new(precisions)
+        })
     }
 }
 
@@ -71,8 +78,9 @@ impl Artifact {
     ) -> Result<Self, ArtifactError> {
         let found = self.description.kind;
         let kind = ArtifactKind::MultiPrecision;
-        let QuantConfig { precisions, edge, group_size, compensate, .. } = config.clone();
-        let description = Description { kind, precisions, edge, group_size, ..self.description.clone() };
+        let QuantConfig { precisions, edge, switch_edge, group_size, compensate, .. } = config.clone();
+        let description =
+            Description { kind, precisions, edge, switch_edge, group_size, ..self.description.clone() };
         match (found, description.quantization()) {
             (ArtifactKind::Float, Some(config)) => {
                 let config = QuantConfig { compensate, ..config };

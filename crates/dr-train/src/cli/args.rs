@@ -194,6 +194,9 @@ pub struct Settings {
     /// So many inputs of an output of a linear layer share a scale, e.g. 32, 64 or 128 [default: all]
     #[arg(long, value_name = "N", value_parser = group_size(), allow_negative_numbers = true, help_heading = "Network")]
     pub group_size: Option<NonZeroUsize>,
+    /// Whether the first and the last layer switch like all others; they keep the highest widths otherwise [default: off]
+    #[arg(long, value_name = "on|off", value_parser = switch(), hide_possible_values = true, num_args = 0..=1, require_equals = true, default_missing_value = "on", help_heading = "Network")]
+    pub switch_edge: Option<bool>,
     /// Whether the precisions of a step see the same images, or each its own [default: separate; same for texts and with --distill highest]
     #[arg(long, value_name = "WHICH", value_parser = one_of(Batches::ALL), help_heading = "Training")]
     pub batches: Option<Batches>,
@@ -274,6 +277,7 @@ impl Settings {
             clip_norm,
             alrs,
             scale_gradient,
+            switch_edge,
             batches,
             distill,
             forward,
@@ -607,6 +611,9 @@ pub struct QuantizeArgs {
     /// So many inputs of an output of a linear layer share a scale, e.g. 32, 64 or 128 [default: all]
     #[arg(long, value_name = "N", value_parser = group_size(), allow_negative_numbers = true)]
     pub group_size: Option<NonZeroUsize>,
+    /// Let the first and the last layer switch like all others, too; they keep the highest widths otherwise
+    #[arg(long)]
+    pub switch_edge: bool,
     /// Move the weights of linear layers so that they make up for what rounding does at this width (as GPTQ
     /// does): better there, worse at other widths
     #[arg(long, value_name = "BITS")]

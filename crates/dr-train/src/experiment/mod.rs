@@ -350,6 +350,7 @@ impl<T: Task> Experiment<T> {
             share_norm: config.batch_norm == BatchNormKind::Shared,
             mixed: mixed.then_some(config.mixed_norm),
             group_size: config.group_size,
+            switch_edge: config.switch_edge,
             ..QuantConfig::new(precisions.clone())
         };
         let calibration = self.task.calibration(&self.device)?;
@@ -495,6 +496,7 @@ impl<T: Task> Experiment<T> {
             mixed: (config.mixed && kind == ArtifactKind::MultiPrecision).then_some(config.mixed_norm),
             seed: config.seed,
             group_size: config.group_size.filter(|_| kind == ArtifactKind::MultiPrecision),
+            switch_edge: config.switch_edge && kind == ArtifactKind::MultiPrecision,
             ..self.task.description(config)
         }
     }

@@ -58,6 +58,10 @@ fn table(artifact: &Artifact) -> String {
     let list = |values: &[f32]| values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let normalization = &description.normalization;
     let mixed = description.mixed.map_or("not trained for".to_owned(), |norm| format!("BatchNorm {norm}"));
+    let edge = match description.switch_edge {
+        true => "the first and the last layer switch, too".to_owned(),
+        false => format!("{} in the first and the last layer", description.edge),
+    };
     let rows = [
         ("kind", description.kind.to_string()),
         ("model", format!("{}, {} channels in its first stage", description.model, description.width)),
@@ -67,7 +71,7 @@ fn table(artifact: &Artifact) -> String {
         ("mean", list(&normalization.mean)),
         ("std", list(&normalization.std)),
         ("precisions", description.precisions.to_string()),
-        ("edge", format!("{} in the first and the last layer", description.edge)),
+        ("edge", edge),
         ("BatchNorm", description.batch_norm.to_string()),
         ("mixtures", mixed),
         ("seed", description.seed.to_string()),

@@ -26,6 +26,7 @@ pub fn quantize(args: &QuantizeArgs) -> Result<(), CommandError> {
     let (device, _) = device::open(args.device)?;
     let quantization = QuantConfig {
         group_size: args.group_size,
+        switch_edge: args.switch_edge,
         compensate: args.compensate,
         ..QuantConfig::new(args.precisions.clone())
     };
