@@ -1,7 +1,9 @@
 //! [`ImageLoader`]: batches of normalised images, prepared on a thread of their own.
 
 use super::decode::decode;
-use super::{Augmentation, ImageBatch, ImageFiles, ImageSet, Images, Normalization, TrainingLoader, random};
+use super::{
+    Augmentation, Epochs, ImageBatch, ImageFiles, ImageSet, Images, Normalization, TrainingLoader, random,
+};
 use burn::{
     data::{
         dataloader::{DataLoader, DataLoaderIterator, Progress},
@@ -35,21 +37,11 @@ const AHEAD: usize = 2;
 #[derive(Debug)]
 pub struct ImageLoader {
     images: ImageSet,
-    range: Range<usize>,
     normalization: Normalization,
-    batch_size: usize,
-    training: Option<Training>,
-    epoch: AtomicU64,
-    /// Microseconds.
-    waited: Arc<AtomicU64>,
+    /// In training.
+    augmentation: Option<Augmentation>,
+    epochs: Epochs,
     device: Device,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Training {
-    seed: u64,
-    augmentation: Augmentation,
-    orders: u32,
 }
 
 impl ImageLoader {
@@ -62,13 +54,9 @@ impl ImageLoader {
         images: impl Into<ImageSet>, normalization: Normalization, batch_size: usize, seed: u64,
         augmentation: Augmentation, device: Device,
     ) -> Self {
-        Self::new(
-            images.into(),
-            normalization,
-            batch_size,
-            Some(Training { seed, augmentation, orders: 1 }),
-            device,
-        )
+        let images = images.into();
+        let epochs = Epochs::new(images.len(), batch_size, Some(seed)).in_pairs();
+        Self::new(images, normalization, Some(augmentation), epochs, device)
     }
 
     /// For evaluation: every image as it is, in order.
@@ -79,53 +67,34 @@ impl ImageLoader {
     pub fn evaluation(
         images: impl Into<ImageSet>, normalization: Normalization, batch_size: usize, device: Device,
     ) -> Self {
-        Self::new(images.into(), normalization, batch_size, None, device)
+        let images = images.into();
+        let epochs = Epochs::new(images.len(), batch_size, None);
+        Self::new(images, normalization, None, epochs, device)
     }
 
     fn new(
-        images: ImageSet, normalization: Normalization, batch_size: usize, training: Option<Training>,
+        images: ImageSet, normalization: Normalization, augmentation: Option<Augmentation>, epochs: Epochs,
         device: Device,
     ) -> Self {
         let shape = images.shape();
         assert!(normalization.fits(shape), "{normalization:?} is not for {shape:?}");
-        let range = 0..images.len();
-        let (batch_size, epoch, waited) = (batch_size.max(1), AtomicU64::new(0), Arc::default());
-        Self { images, range, normalization, batch_size, training, epoch, waited, device }
+        Self { images, normalization, augmentation, epochs, device }
     }
 
-    /// Where each batch ends, in images from the start of the epoch.
-    fn batch_ends(&self) -> Vec<usize> {
-        let (count, size) = (self.range.len(), self.batch_size);
-        let mut ends: Vec<usize> =
-            (1..=count.div_ceil(size)).map(|batch| batch.saturating_mul(size).min(count)).collect();
-        if self.training.is_some() && count % size == 1 && ends.len() > 1 {
-            ends.remove(ends.len() - 2);
-        }
-        ends
-    }
-
-    /// The same at the same epoch, with other images or another device.
-    fn with(&self, range: Range<usize>, device: Device) -> Self {
-        Self {
-            images: self.images.clone(),
-            range,
-            normalization: self.normalization.clone(),
-            batch_size: self.batch_size,
-            training: self.training,
-            epoch: AtomicU64::new(self.epoch.load(Ordering::Relaxed)),
-            waited: self.waited.clone(),
-            device,
-        }
+    /// The same with other images or another device.
+    fn with(&self, epochs: Epochs, device: Device) -> Arc<dyn DataLoader<ImageBatch>> {
+        let (images, normalization) = (self.images.clone(), self.normalization.clone());
+        Arc::new(Self { images, normalization, augmentation: self.augmentation, epochs, device })
     }
 
     /// What the thread of an epoch does.
     fn preparation(&self, epoch: u64) -> Preparation {
         Preparation {
             images: self.images.clone(),
-            range: self.range.clone(),
-            ends: self.batch_ends(),
+            range: self.epochs.range(),
+            ends: self.epochs.batch_ends(),
             tables: self.normalization.tables(),
-            training: self.training,
+            training: self.epochs.training().zip(self.augmentation),
             epoch,
         }
     }
@@ -133,48 +102,38 @@ impl ImageLoader {
 
 impl TrainingLoader<Tensor<4>> for ImageLoader {
     fn starting_at(self, epoch: u64) -> Self {
-        Self { epoch: AtomicU64::new(epoch), ..self }
+        Self { epochs: self.epochs.starting_at(epoch), ..self }
     }
 
-    /// Of no effect in evaluation.
-    fn with_orders(mut self, orders: u32) -> Self {
-        if let Some(training) = &mut self.training {
-            training.orders = orders.max(1);
-        }
-        self
+    fn with_orders(self, orders: u32) -> Self {
+        Self { epochs: self.epochs.with_orders(orders), ..self }
     }
 
     fn num_batches(&self) -> usize {
-        self.batch_ends().len()
+        self.epochs.batch_ends().len()
     }
 
     fn waited(&self) -> Arc<AtomicU64> {
-        self.waited.clone()
+        self.epochs.waited()
     }
 }
 
 impl DataLoader<ImageBatch> for ImageLoader {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<ImageBatch> + 'a> {
-        let preparation = self.preparation(self.epoch.fetch_add(1, Ordering::Relaxed));
-        Box::new(Batches::start(preparation, self.num_items(), self.waited.clone(), self.device.clone()))
+        let preparation = self.preparation(self.epochs.begin());
+        Box::new(Batches::start(preparation, self.num_items(), self.epochs.waited(), self.device.clone()))
     }
 
     fn num_items(&self) -> usize {
-        let orders = self.training.map_or(1, |training| training.orders);
-        self.range.len().saturating_mul(orders as usize)
+        self.epochs.num_items()
     }
 
     fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<ImageBatch>> {
-        Arc::new(self.with(self.range.clone(), device.clone()))
+        self.with(self.epochs.again(), device.clone())
     }
 
-    /// In training, positions of each epoch's order, so that every part has other images in every epoch.
     fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<ImageBatch>> {
-        let orders = self.training.map_or(1, |training| training.orders) as usize;
-        let (start, end) = (start / orders, end / orders);
-        let end = self.range.start.saturating_add(end).min(self.range.end);
-        let start = self.range.start.saturating_add(start).min(end);
-        Arc::new(self.with(start..end, self.device.clone()))
+        self.with(self.epochs.part(start, end), self.device.clone())
     }
 }
 
@@ -193,7 +152,8 @@ struct Preparation {
     range: Range<usize>,
     ends: Vec<usize>,
     tables: Vec<[f32; 256]>,
-    training: Option<Training>,
+    /// The seed and the orders, and what changes images.
+    training: Option<((u64, u32), Augmentation)>,
     epoch: u64,
 }
 
@@ -202,7 +162,7 @@ impl Preparation {
     fn run(self, sender: &SyncSender<Prepared>) {
         let mut orders: Vec<_> = match self.training {
             None => vec![Order { indices: self.range.clone().collect(), changes: None }],
-            Some(Training { seed, augmentation, orders }) => {
+            Some(((seed, orders), augmentation)) => {
                 let order = |order| {
                     let mut rng = random::of_epoch(seed, self.epoch, order);
                     let mut indices: Vec<_> = (0..self.images.len()).collect();

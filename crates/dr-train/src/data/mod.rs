@@ -8,6 +8,7 @@ mod decode;
 pub mod digits;
 #[cfg(feature = "download")]
 mod download;
+mod epochs;
 mod error;
 mod files;
 mod folder;
@@ -23,13 +24,15 @@ pub mod scenes;
 
 pub use augment::Augmentation;
 pub use batch::{Batch, ImageBatch, Input, Target, TextBatch, TrainingLoader};
+pub(crate) use epochs::Epochs;
+pub use epochs::{Items, Loader};
 pub use error::{DataError, FormatError};
 pub use folder::{FolderError, ImageFiles, LabelledFile};
 pub use image_set::ImageSet;
 pub use images::{ImageShape, Images};
 pub use loader::ImageLoader;
 pub use normalization::Normalization;
-pub use scene_set::{SceneError, SceneLoader, SceneSet, SceneTarget};
+pub use scene_set::{SceneError, SceneLoader, SceneSet, SceneTarget, Scenes};
 
 use crate::config::DatasetKind;
 use files::Part;

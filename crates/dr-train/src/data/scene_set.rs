@@ -2,17 +2,14 @@
 
 use super::coco::{Coco, CocoError, Object};
 use super::decode::stretched;
-use super::{Batch, ImageShape, Images, Normalization, Target, TrainingLoader, random};
+use super::{Batch, Epochs, ImageShape, Images, Items, Loader, Normalization, Target};
 use crate::detection::{BoxTargets, Labelled, Positions};
-use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
-use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use chacha20::ChaCha8Rng;
 use rand::{RngExt, seq::SliceRandom};
 use std::fmt::Debug;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Why a folder has no scenes.
 #[derive(Debug, thiserror::Error)]
@@ -250,22 +247,14 @@ impl SceneTarget for BoxTargets {
 }
 
 /// Makes batches of scenes: shuffled and reflected at random for training, or in their order for evaluation.
-///
-/// A batch of training depends on the scenes, the batch size, the seed and the epoch, and on nothing else. Every
-/// [`iter`](DataLoader::iter) is one epoch.
+pub type SceneLoader<T> = Loader<Scenes<T>>;
+
+/// The images of a set, and whether they are reflected.
 #[derive(Debug)]
-pub struct SceneLoader<T: SceneTarget> {
+pub struct Scenes<T: SceneTarget> {
     set: Arc<SceneSet>,
-    tables: Arc<Vec<[f32; 256]>>,
+    tables: Vec<[f32; 256]>,
     around: T::Around,
-    batch_size: usize,
-    /// The seed and the orders.
-    training: Option<(u64, u32)>,
-    /// Positions in an epoch's order.
-    range: Range<usize>,
-    epoch: AtomicU64,
-    waited: Arc<AtomicU64>,
-    device: Device,
 }
 
 impl<T: SceneTarget> SceneLoader<T> {
@@ -279,117 +268,32 @@ impl<T: SceneTarget> SceneLoader<T> {
         seed: Option<u64>, device: Device,
     ) -> Self {
         assert!(normalization.fits(set.shape()), "{normalization:?} is not for {:?}", set.shape());
-        let (range, tables) = (0..set.len(), Arc::new(normalization.tables()));
-        let (epoch, waited) = (AtomicU64::new(0), Arc::default());
-        let (batch_size, training) = (batch_size.max(1), seed.map(|seed| (seed, 1)));
-        Self { set, tables, around, batch_size, training, range, epoch, waited, device }
+        let epochs = Epochs::new(set.len(), batch_size, seed).in_pairs();
+        Self::of(Scenes { set, tables: normalization.tables(), around }, epochs, device)
     }
+}
 
-    fn batches(&self, epoch: u64) -> Vec<Vec<(usize, bool)>> {
-        let order = |order: Option<(u64, u32)>| -> Vec<(usize, bool)> {
-            let mut items: Vec<(usize, bool)> = (0..self.set.len()).map(|index| (index, false)).collect();
-            if let Some((seed, order)) = order {
-                let mut rng = random::of_epoch(seed, epoch, order);
-                items.shuffle(&mut rng);
-                items.iter_mut().for_each(|(_, flip)| *flip = rng.random_bool(0.5));
-            }
-            items[self.range.clone()].to_vec()
-        };
-        let orders: Vec<_> = match self.training {
-            None => vec![order(None)],
-            Some((seed, orders)) => (0..orders).map(|i| order(Some((seed, i)))).collect(),
-        };
-        let mut ends: Vec<usize> =
-            (1..=self.num_batches()).map(|batch| (batch * self.batch_size).min(self.range.len())).collect();
-        // A single image joins the batch before it, as BatchNorm needs two.
-        if self.training.is_some() && self.range.len() % self.batch_size == 1 && ends.len() > 1 {
-            ends.remove(ends.len() - 2);
+impl<T: SceneTarget> Items for Scenes<T> {
+    type Input = Tensor<4>;
+    type Target = T;
+    type Item = (usize, bool);
+
+    fn order(&self, random: Option<ChaCha8Rng>) -> Vec<(usize, bool)> {
+        let mut items: Vec<(usize, bool)> = (0..self.set.len()).map(|index| (index, false)).collect();
+        if let Some(mut random) = random {
+            items.shuffle(&mut random);
+            items.iter_mut().for_each(|(_, flip)| *flip = random.random_bool(0.5));
         }
-        let starts = std::iter::once(0).chain(ends.clone());
-        let batch = |(start, end): (usize, &usize)| {
-            orders.iter().flat_map(|order| order[start..*end].to_vec()).collect()
-        };
-        starts.zip(&ends).map(batch).collect()
+        items
     }
 
-    fn with(&self, range: Range<usize>, device: Device) -> Self {
-        Self {
-            set: self.set.clone(),
-            tables: self.tables.clone(),
-            around: self.around.clone(),
-            range,
-            epoch: AtomicU64::new(self.epoch.load(Ordering::Relaxed)),
-            waited: self.waited.clone(),
-            device,
-            ..*self
-        }
-    }
-
-    fn orders(&self) -> usize {
-        self.training.map_or(1, |(_, orders)| orders as usize)
-    }
-}
-
-impl<T: SceneTarget> TrainingLoader<Tensor<4>, T> for SceneLoader<T> {
-    fn starting_at(self, epoch: u64) -> Self {
-        Self { epoch: AtomicU64::new(epoch), ..self }
-    }
-
-    fn with_orders(self, orders: u32) -> Self {
-        Self { training: self.training.map(|(seed, _)| (seed, orders.max(1))), ..self }
-    }
-
-    fn num_batches(&self) -> usize {
-        self.range.len().div_ceil(self.batch_size)
-    }
-
-    fn waited(&self) -> Arc<AtomicU64> {
-        self.waited.clone()
-    }
-}
-
-impl<T: SceneTarget> DataLoader<Batch<Tensor<4>, T>> for SceneLoader<T> {
-    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Batch<Tensor<4>, T>> + 'a> {
-        let batches = self.batches(self.epoch.fetch_add(1, Ordering::Relaxed));
-        Box::new(Batches { loader: self, batches: batches.into_iter(), done: 0 })
-    }
-
-    fn num_items(&self) -> usize {
-        self.range.len() * self.orders()
-    }
-
-    fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<Batch<Tensor<4>, T>>> {
-        Arc::new(self.with(self.range.clone(), device.clone()))
-    }
-
-    /// In training, positions of each epoch's order, so that every part has other images in every epoch.
-    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<Batch<Tensor<4>, T>>> {
-        let (start, end) = (start / self.orders(), end / self.orders());
-        let end = self.range.start.saturating_add(end).min(self.range.end);
-        let start = self.range.start.saturating_add(start).min(end);
-        Arc::new(self.with(start..end, self.device.clone()))
-    }
-}
-
-/// The batches of one epoch.
-struct Batches<'a, T: SceneTarget> {
-    loader: &'a SceneLoader<T>,
-    batches: std::vec::IntoIter<Vec<(usize, bool)>>,
-    done: usize,
-}
-
-impl<T: SceneTarget> Iterator for Batches<'_, T> {
-    type Item = Result<Batch<Tensor<4>, T>, DatasetError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let items = self.batches.next()?;
-        self.done += items.len();
-        let SceneLoader { set, tables, around, device, .. } = self.loader;
+    fn batch(&self, items: &[(usize, bool)], device: &Device) -> Batch<Tensor<4>, T> {
+        let Self { set, tables, around } = self;
         let [rows, columns] = set.size;
         let mut pixels: Vec<f32> = Vec::with_capacity(items.len() * 3 * rows * columns);
-        for &(index, flip) in &items {
+        for &(index, flip) in items {
             let image = &set.pixels[index * 3 * rows * columns..][..3 * rows * columns];
-            for (plane, table) in image.chunks_exact(rows * columns).zip(tables.iter()) {
+            for (plane, table) in image.chunks_exact(rows * columns).zip(tables) {
                 for row in plane.chunks_exact(columns) {
                     let row = row.iter().map(|&pixel| table[usize::from(pixel)]);
                     if flip { pixels.extend(row.rev()) } else { pixels.extend(row) }
@@ -397,12 +301,6 @@ impl<T: SceneTarget> Iterator for Batches<'_, T> {
             }
         }
         let input = Tensor::from_data(TensorData::new(pixels, [items.len(), 3, rows, columns]), device);
-        Some(Ok(Batch { input, labels: T::of(set, &items, around, device) }))
-    }
-}
-
-impl<T: SceneTarget> DataLoaderIterator<Batch<Tensor<4>, T>> for Batches<'_, T> {
-    fn progress(&self) -> Progress {
-        Progress::new(self.done, self.loader.num_items(), Some("items".into()))
+        Batch { input, labels: T::of(set, items, around, device) }
     }
 }

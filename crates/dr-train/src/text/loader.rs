@@ -1,37 +1,21 @@
 //! [`TextLoader`]: batches of equally long pieces of a text.
 
 use super::TextError;
-use crate::data::{TextBatch, TrainingLoader, random};
-use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
-use burn::data::dataset::DatasetError;
+use crate::data::{Epochs, Items, Loader, TextBatch};
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use chacha20::ChaCha8Rng;
 use rand::{RngExt, seq::SliceRandom};
-use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Makes batches of pieces of a text, each of so many tokens, with the tokens that follow as labels: for training, the pieces of an
 /// epoch begin somewhere and are shuffled; for evaluation they are in their order, and the last one may be shorter.
-///
-/// A batch of training depends on the text, the lengths, the seed and the epoch, and on nothing else. Every
-/// [`iter`](DataLoader::iter) is one epoch.
+pub type TextLoader = Loader<Pieces>;
+
+/// Pieces of a text, by where they begin.
 #[derive(Debug)]
-pub struct TextLoader {
+pub struct Pieces {
     tokens: Arc<[u32]>,
     length: usize,
-    batch_size: usize,
-    training: Option<Training>,
-    /// Positions in an epoch's order of pieces.
-    range: Range<usize>,
-    epoch: AtomicU64,
-    waited: Arc<AtomicU64>,
-    device: Device,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Training {
-    seed: u64,
-    orders: u32,
 }
 
 impl TextLoader {
@@ -42,14 +26,14 @@ impl TextLoader {
     pub fn training(
         tokens: impl Into<Arc<[u32]>>, length: usize, batch_size: usize, seed: u64, device: Device,
     ) -> Result<Self, TextError> {
-        let tokens = tokens.into();
-        let expected = 2 * length.max(1);
+        let (tokens, length) = (tokens.into(), length.max(1));
+        let expected = 2 * length;
         if tokens.len() < expected {
             return Err(TextError::TooShort { part: "training", found: tokens.len(), expected });
         }
         // Wherever the first begins, there are so many.
-        let pieces = (tokens.len() - length.max(1)) / length.max(1);
-        Ok(Self::new(tokens, length, batch_size, Some(Training { seed, orders: 1 }), pieces, device))
+        let epochs = Epochs::new((tokens.len() - length) / length, batch_size, Some(seed));
+        Ok(Self::of(Pieces { tokens, length }, epochs, device))
     }
 
     /// For evaluation, in pieces of at most `length` tokens: every token but the first is a label once.
@@ -59,150 +43,59 @@ impl TextLoader {
     pub fn evaluation(
         tokens: impl Into<Arc<[u32]>>, length: usize, batch_size: usize, device: Device,
     ) -> Result<Self, TextError> {
-        let tokens = tokens.into();
+        let (tokens, length) = (tokens.into(), length.max(1));
         if tokens.len() < 2 {
             return Err(TextError::TooShort { part: "validation or test", found: tokens.len(), expected: 2 });
         }
-        let pieces = (tokens.len() - 1).div_ceil(length.max(1));
-        Ok(Self::new(tokens, length, batch_size, None, pieces, device))
-    }
-
-    fn new(
-        tokens: Arc<[u32]>, length: usize, batch_size: usize, training: Option<Training>, pieces: usize,
-        device: Device,
-    ) -> Self {
-        let (length, batch_size) = (length.max(1), batch_size.max(1));
-        let (epoch, waited) = (AtomicU64::new(0), Arc::default());
-        Self { tokens, length, batch_size, training, range: 0..pieces, epoch, waited, device }
-    }
-
-    /// Where the pieces of each batch begin.
-    fn batches(&self, epoch: u64) -> Vec<Vec<usize>> {
-        let starts =
-            |offset: usize, pieces: usize| (0..pieces).map(move |piece| offset + piece * self.length);
-        let Some(Training { seed, orders }) = self.training else {
-            let all: Vec<usize> = starts(0, self.range.end).skip(self.range.start).collect();
-            let whole = all.iter().take_while(|&&start| start + self.length < self.tokens.len()).count();
-            let (whole, short) = all.split_at(whole);
-            return whole.chunks(self.batch_size).chain(short.chunks(1)).map(<[usize]>::to_vec).collect();
-        };
-        let order = |order: u32| {
-            let mut rng = random::of_epoch(seed, epoch, order);
-            let offset = rng.random_range(0..self.length);
-            let pieces = (self.tokens.len() - 1 - offset) / self.length;
-            let mut order: Vec<usize> = starts(offset, pieces).collect();
-            order.shuffle(&mut rng);
-            order.truncate(self.range.end);
-            order.drain(..self.range.start.min(order.len()));
-            order
-        };
-        let orders: Vec<Vec<usize>> = (0..orders).map(order).collect();
-        let batch = |batch: usize| {
-            let part = batch * self.batch_size..((batch + 1) * self.batch_size).min(self.range.len());
-            orders.iter().flat_map(|order| order[part.clone()].to_vec()).collect()
-        };
-        (0..self.num_batches()).map(batch).collect()
-    }
-
-    fn with(&self, range: Range<usize>, device: Device) -> Self {
-        Self {
-            tokens: self.tokens.clone(),
-            range,
-            epoch: AtomicU64::new(self.epoch.load(Ordering::Relaxed)),
-            waited: self.waited.clone(),
-            device,
-            ..*self
-        }
-    }
-
-    fn orders(&self) -> usize {
-        self.training.map_or(1, |training| training.orders as usize)
+        let epochs = Epochs::new((tokens.len() - 1).div_ceil(length), batch_size, None);
+        Ok(Self::of(Pieces { tokens, length }, epochs, device))
     }
 }
 
-impl TrainingLoader<Tensor<2, Int>> for TextLoader {
-    fn starting_at(self, epoch: u64) -> Self {
-        Self { epoch: AtomicU64::new(epoch), ..self }
-    }
-
-    fn with_orders(mut self, orders: u32) -> Self {
-        if let Some(training) = &mut self.training {
-            training.orders = orders.max(1);
-        }
-        self
-    }
-
-    fn num_batches(&self) -> usize {
-        self.range.len().div_ceil(self.batch_size)
-    }
-
-    fn waited(&self) -> Arc<AtomicU64> {
-        self.waited.clone()
+impl Pieces {
+    /// Tokens of the piece that begins there.
+    fn length_at(&self, start: usize) -> usize {
+        self.length.min(self.tokens.len() - 1 - start)
     }
 }
 
-impl DataLoader<TextBatch> for TextLoader {
-    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<TextBatch> + 'a> {
-        let batches = self.batches(self.epoch.fetch_add(1, Ordering::Relaxed));
-        Box::new(Batches { loader: self, batches: batches.into_iter(), done: 0 })
+impl Items for Pieces {
+    type Input = Tensor<2, Int>;
+    type Target = Tensor<1, Int>;
+    type Item = usize;
+
+    fn order(&self, random: Option<ChaCha8Rng>) -> Vec<usize> {
+        let last = self.tokens.len() - 1;
+        let Some(mut random) = random else { return (0..last).step_by(self.length).collect() };
+        let offset = random.random_range(0..self.length);
+        let pieces = (last - offset) / self.length;
+        let mut order: Vec<usize> = (0..pieces).map(|piece| offset + piece * self.length).collect();
+        order.shuffle(&mut random);
+        order
     }
 
-    fn num_items(&self) -> usize {
-        self.range.len() * self.orders()
+    fn alike(&self, a: &usize, b: &usize) -> bool {
+        self.length_at(*a) == self.length_at(*b)
     }
 
-    fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<TextBatch>> {
-        Arc::new(self.with(self.range.clone(), device.clone()))
-    }
-
-    /// In training, positions of each epoch's order, so that every part has other pieces in every epoch.
-    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<TextBatch>> {
-        let (start, end) = (start / self.orders(), end / self.orders());
-        let end = self.range.start.saturating_add(end).min(self.range.end);
-        let start = self.range.start.saturating_add(start).min(end);
-        Arc::new(self.with(start..end, self.device.clone()))
-    }
-}
-
-/// The batches of one epoch.
-struct Batches<'a> {
-    loader: &'a TextLoader,
-    batches: std::vec::IntoIter<Vec<usize>>,
-    done: usize,
-}
-
-impl Iterator for Batches<'_> {
-    type Item = Result<TextBatch, DatasetError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let starts = self.batches.next()?;
-        self.done += starts.len();
-        let TextLoader { tokens, length, device, .. } = self.loader;
-        let longest = starts.iter().map(|start| tokens.len() - 1 - start).min().unwrap_or(0);
-        let length = longest.min(*length);
+    fn batch(&self, starts: &[usize], device: &Device) -> TextBatch {
+        let length = starts.first().map_or(0, |&start| self.length_at(start));
         let shifted = |by: usize| -> Vec<i64> {
-            starts
-                .iter()
-                .flat_map(|start| &tokens[start + by..][..length])
-                .map(|&token| i64::from(token))
-                .collect()
+            let pieces = starts.iter().flat_map(|start| &self.tokens[start + by..][..length]);
+            pieces.map(|&token| i64::from(token)).collect()
         };
         let input = TensorData::new(shifted(0), [starts.len(), length]);
         let labels = TensorData::new(shifted(1), [starts.len() * length]);
-        let (input, labels) = (Tensor::from_data(input, device), Tensor::from_data(labels, device));
-        Some(Ok(TextBatch { input, labels }))
-    }
-}
-
-impl DataLoaderIterator<TextBatch> for Batches<'_> {
-    fn progress(&self) -> Progress {
-        Progress::new(self.done, self.loader.num_items(), Some("items".into()))
+        TextBatch { input: Tensor::from_data(input, device), labels: Tensor::from_data(labels, device) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::TrainingLoader;
+    use burn::data::dataloader::DataLoader;
+    use burn::data::dataset::DatasetError;
 
     fn epoch(loader: &dyn DataLoader<TextBatch>) -> Vec<(Vec<i64>, Vec<i64>)> {
         let values = |batch: Result<TextBatch, DatasetError>| {

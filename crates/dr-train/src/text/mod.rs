@@ -7,7 +7,7 @@ mod tokenizer;
 
 pub use choices::{Choices, load_choices};
 pub use error::TextError;
-pub use loader::TextLoader;
+pub use loader::{Pieces, TextLoader};
 pub use tokenizer::{TextStream, Tokenizer};
 
 use flate2::read::GzDecoder;

@@ -1,0 +1,235 @@
+//! [`Loader`]: batches of anything that is in memory, and [`Epochs`], which all loaders have in common.
+
+use super::{Batch, Input, Target, TrainingLoader, random};
+use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
+use burn::data::dataset::DatasetError;
+use burn::tensor::Device;
+use chacha20::ChaCha8Rng;
+use std::fmt::Debug;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Which of its items a loader goes over, and how often it did: in training in an order of each epoch, or in several side by
+/// side.
+#[derive(Debug)]
+pub(crate) struct Epochs {
+    /// Positions in an epoch's order.
+    range: Range<usize>,
+    batch_size: usize,
+    /// The seed and the orders.
+    training: Option<(u64, u32)>,
+    /// A single item left over at the end of training joins the batch before it.
+    in_pairs: bool,
+    epoch: AtomicU64,
+    /// Microseconds.
+    waited: Arc<AtomicU64>,
+}
+
+impl Epochs {
+    /// Of so many items, for training with a seed, or without one for evaluation.
+    pub(crate) fn new(items: usize, batch_size: usize, seed: Option<u64>) -> Self {
+        Self {
+            range: 0..items,
+            batch_size: batch_size.max(1),
+            training: seed.map(|seed| (seed, 1)),
+            in_pairs: false,
+            epoch: AtomicU64::new(0),
+            waited: Arc::default(),
+        }
+    }
+
+    /// With no batch of a single item in training, if there are more: BatchNorm needs two.
+    pub(crate) fn in_pairs(self) -> Self {
+        Self { in_pairs: true, ..self }
+    }
+
+    pub(crate) fn starting_at(self, epoch: u64) -> Self {
+        Self { epoch: AtomicU64::new(epoch), ..self }
+    }
+
+    /// Of no effect in evaluation.
+    pub(crate) fn with_orders(self, orders: u32) -> Self {
+        Self { training: self.training.map(|(seed, _)| (seed, orders.max(1))), ..self }
+    }
+
+    pub(crate) fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
+    pub(crate) const fn training(&self) -> Option<(u64, u32)> {
+        self.training
+    }
+
+    fn orders(&self) -> usize {
+        self.training.map_or(1, |(_, orders)| orders as usize)
+    }
+
+    pub(crate) fn num_items(&self) -> usize {
+        self.range.len().saturating_mul(self.orders())
+    }
+
+    pub(crate) fn waited(&self) -> Arc<AtomicU64> {
+        self.waited.clone()
+    }
+
+    /// Where each batch ends, in items of one order from the start of the epoch.
+    pub(crate) fn batch_ends(&self) -> Vec<usize> {
+        let (count, size) = (self.range.len(), self.batch_size);
+        let mut ends: Vec<usize> =
+            (1..=count.div_ceil(size)).map(|batch| batch.saturating_mul(size).min(count)).collect();
+        if self.in_pairs && self.training.is_some() && count % size == 1 && ends.len() > 1 {
+            ends.remove(ends.len() - 2);
+        }
+        ends
+    }
+
+    /// The number of the epoch that begins now.
+    pub(crate) fn begin(&self) -> u64 {
+        self.epoch.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The same, at the same epoch.
+    pub(crate) fn again(&self) -> Self {
+        let (range, waited) = (self.range.clone(), self.waited.clone());
+        Self { range, epoch: AtomicU64::new(self.epoch.load(Ordering::Relaxed)), waited, ..*self }
+    }
+
+    /// A part of the items, counted through all orders; in training, positions of each epoch's order, so that every part has other
+    /// items in every epoch.
+    pub(crate) fn part(&self, start: usize, end: usize) -> Self {
+        let (start, end) = (start / self.orders(), end / self.orders());
+        let end = self.range.start.saturating_add(end).min(self.range.end);
+        let start = self.range.start.saturating_add(start).min(end);
+        Self { range: start..end, ..self.again() }
+    }
+}
+
+/// What a [`Loader`] makes batches of.
+pub trait Items: Debug + Send + Sync + 'static {
+    /// What networks take.
+    type Input: Input;
+    /// What they learn.
+    type Target: Target;
+    /// Says which item it is, and how it is changed.
+    type Item: Clone + Debug + Send;
+
+    /// All items, for training as the random numbers say, else in their own order.
+    fn order(&self, random: Option<ChaCha8Rng>) -> Vec<Self::Item>;
+
+    /// Whether neighbours may be in one batch.
+    fn alike(&self, _: &Self::Item, _: &Self::Item) -> bool {
+        true
+    }
+
+    /// The batch of some items.
+    fn batch(&self, items: &[Self::Item], device: &Device) -> Batch<Self::Input, Self::Target>;
+}
+
+/// Makes batches of items: shuffled and changed for training, or in their order, as they are, for evaluation.
+///
+/// A batch of training depends on the items, the batch size, the seed and the epoch, and on nothing else. Every
+/// [`iter`](DataLoader::iter) is one epoch.
+#[derive(Debug)]
+pub struct Loader<S: Items> {
+    items: Arc<S>,
+    epochs: Epochs,
+    device: Device,
+}
+
+impl<S: Items> Loader<S> {
+    pub(crate) fn of(items: S, epochs: Epochs, device: Device) -> Self {
+        Self { items: Arc::new(items), epochs, device }
+    }
+
+    /// The items of each batch.
+    fn batches(&self, epoch: u64) -> Vec<Vec<S::Item>> {
+        let order = |random: Option<ChaCha8Rng>| {
+            let mut items = self.items.order(random);
+            let Range { start, end } = self.epochs.range();
+            items.truncate(end);
+            items.drain(..start.min(items.len()));
+            items
+        };
+        let orders: Vec<Vec<S::Item>> = match self.epochs.training() {
+            None => vec![order(None)],
+            Some((seed, orders)) => {
+                (0..orders).map(|i| order(Some(random::of_epoch(seed, epoch, i)))).collect()
+            }
+        };
+        let ends = self.epochs.batch_ends();
+        let starts = std::iter::once(0).chain(ends.clone());
+        let batch = |(start, end): (usize, &usize)| -> Vec<S::Item> {
+            orders.iter().flat_map(|order| order[start..*end].to_vec()).collect()
+        };
+        let batches = starts.zip(&ends).map(batch);
+        let alike = |batch: Vec<S::Item>| -> Vec<Vec<S::Item>> {
+            batch.chunk_by(|a, b| self.items.alike(a, b)).map(<[S::Item]>::to_vec).collect()
+        };
+        batches.flat_map(alike).collect()
+    }
+
+    fn with(&self, epochs: Epochs, device: Device) -> Arc<dyn DataLoader<Batch<S::Input, S::Target>>> {
+        Arc::new(Self { items: self.items.clone(), epochs, device })
+    }
+}
+
+impl<S: Items> TrainingLoader<S::Input, S::Target> for Loader<S> {
+    fn starting_at(self, epoch: u64) -> Self {
+        Self { epochs: self.epochs.starting_at(epoch), ..self }
+    }
+
+    fn with_orders(self, orders: u32) -> Self {
+        Self { epochs: self.epochs.with_orders(orders), ..self }
+    }
+
+    fn num_batches(&self) -> usize {
+        self.epochs.batch_ends().len()
+    }
+
+    fn waited(&self) -> Arc<AtomicU64> {
+        self.epochs.waited()
+    }
+}
+
+impl<S: Items> DataLoader<Batch<S::Input, S::Target>> for Loader<S> {
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Batch<S::Input, S::Target>> + 'a> {
+        let batches = self.batches(self.epochs.begin()).into_iter();
+        Box::new(Batches { loader: self, batches, done: 0 })
+    }
+
+    fn num_items(&self) -> usize {
+        self.epochs.num_items()
+    }
+
+    fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<Batch<S::Input, S::Target>>> {
+        self.with(self.epochs.again(), device.clone())
+    }
+
+    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<Batch<S::Input, S::Target>>> {
+        self.with(self.epochs.part(start, end), self.device.clone())
+    }
+}
+
+/// The batches of one epoch.
+struct Batches<'a, S: Items> {
+    loader: &'a Loader<S>,
+    batches: std::vec::IntoIter<Vec<S::Item>>,
+    done: usize,
+}
+
+impl<S: Items> Iterator for Batches<'_, S> {
+    type Item = Result<Batch<S::Input, S::Target>, DatasetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let items = self.batches.next()?;
+        self.done += items.len();
+        Some(Ok(self.loader.items.batch(&items, &self.loader.device)))
+    }
+}
+
+impl<S: Items> DataLoaderIterator<Batch<S::Input, S::Target>> for Batches<'_, S> {
+    fn progress(&self) -> Progress {
+        Progress::new(self.done, self.loader.num_items(), Some("items".into()))
+    }
+}
