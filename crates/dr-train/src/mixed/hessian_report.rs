@@ -43,7 +43,8 @@ impl HessianReport {
         let mut text = aligned(&rows);
         let Self { batch_size, tolerance, dataset, device, seconds, .. } = self;
         let percent = |part: f64| format!("{:.1} %", 100.0 * part);
-        text += &format!("\nup to {} directions of {batch_size} images ({dataset}), ", traces.samples);
+        let items = if *dataset == DatasetKind::Text { "pieces of text" } else { "images" };
+        text += &format!("\nup to {} directions of {batch_size} {items} ({dataset}), ", traces.samples);
         text += &match traces.converged {
             true => format!("standard errors up to {}\n", percent(traces.uncertainty())),
             false => format!(
