@@ -3,8 +3,8 @@
 
 use dr_kernels::cpu::Isa;
 use dr_kernels::cpu::integer::{
-    DotKernel, Epilogue, Results, int_conv2d_into, int_conv2d_results, prepare_panels, quantize_codes,
-    switch_panels, unpack_panels, weight_only_into,
+    DotKernel, Epilogue, Job, Results, int_conv2d_into, int_conv2d_results, int_conv2d_together,
+    prepare_panels, quantize_codes, switch_panels, unpack_panels, weight_only_into,
 };
 use dr_kernels::integer::{Activation, CodeQuantizer, IntConv2dShape, WeightLayout, padded_channels};
 use dr_kernels::reference;
@@ -80,6 +80,77 @@ fn every_pair_of_widths() {
             for (m, k, n) in [(1, 37, 19), (2, 64, 50), (7, 100, 5), (33, 130, 67)] {
                 check_sums(&gemm(m, k, n, weights, Granularity::Channel), activations, 7);
             }
+        }
+    }
+}
+
+/// Panels that are read in streams: whole tiles and not, in one task and in several, and with a scale for each group.
+#[test]
+fn one_row_of_many_outputs() {
+    for bits in BitWidth::ALL {
+        for (k, n) in [(37, 47), (64, 48), (130, 96), (5, 97), (70, 161), (33, 333), (700, 1500)] {
+            check_sums(&gemm(1, k, n, bits, Granularity::Channel), BitWidth::B8, 3);
+            check_sums(
+                &gemm(1, k, n, bits, Granularity::Group(NonZeroUsize::new(24).unwrap())),
+                BitWidth::B4,
+                4,
+            );
+        }
+    }
+}
+
+/// Several products in one loop are the same as each alone, as values, as codes and as both.
+#[test]
+fn products_together() {
+    let numbers = &mut Numbers(11);
+    let to = CodeQuantizer { bits: BitWidth::B6, scale: 3.0, zero_point: -20.0 };
+    let shapes = [
+        (1, 130, 333, BitWidth::B4),
+        (1, 130, 48, BitWidth::B2),
+        (0, 8, 8, BitWidth::B8),
+        (5, 64, 100, BitWidth::B8),
+    ];
+    let parts = shapes.map(|(m, k, n, bits)| {
+        let shape = gemm(m, k, n, bits, Granularity::Channel);
+        let (weights, codes) = operands(&shape, BitWidth::B8, numbers);
+        let (multiplier, addend, residual) = (numbers.floats(n), numbers.floats(n), numbers.floats(m * n));
+        (shape, codes, prepare_panels(&weights, &shape.weight), multiplier, addend, residual)
+    });
+    for kernel in kernels() {
+        let epilogues = parts.each_ref().map(|(.., multiplier, addend, residual)| Epilogue {
+            multiplier,
+            addend,
+            residual: Some(residual),
+            activation: Activation::Relu,
+        });
+        let room = |shape: &IntConv2dShape| {
+            (vec![f32::NAN; shape.results()], vec![0; shape.batch * padded_channels(shape.weight.outputs)])
+        };
+        let mut alone = parts.each_ref().map(|(shape, ..)| room(shape));
+        for (((shape, codes, panels, ..), epilogue), (values, out)) in
+            parts.iter().zip(&epilogues).zip(&mut alone)
+        {
+            let results = Results { values: Some(values), codes: Some((out, to)) };
+            int_conv2d_results(kernel, codes, panels, shape, epilogue, results);
+            let expected: Vec<u8> = quantize_codes(values, [shape.weight.outputs, 1], true, to);
+            assert_eq!(*out, expected, "{kernel}");
+        }
+        let mut together = parts.each_ref().map(|(shape, ..)| room(shape));
+        let mut at = 0..;
+        let jobs = together.each_mut().map(|(values, out)| {
+            let at = at.next().unwrap();
+            let (shape, codes, panels, ..) = &parts[at];
+            let results = match at {
+                0 => Results { values: Some(values), codes: None },
+                1 => Results { values: None, codes: Some((out, to)) },
+                _ => Results { values: Some(values), codes: Some((out, to)) },
+            };
+            Job { codes, weights: panels, shape, epilogue: &epilogues[at], results }
+        });
+        int_conv2d_together(kernel, jobs);
+        for (at, (found, expected)) in together.iter().zip(&alone).enumerate() {
+            assert!(at == 1 || found.0 == expected.0, "{kernel}, values of {at}");
+            assert!(at == 0 || found.1 == expected.1, "{kernel}, codes of {at}");
         }
     }
 }
