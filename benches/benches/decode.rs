@@ -29,12 +29,10 @@ fn main() {
     for switch_edge in [false, true] {
         // Scales of one, and so codes of zero: how long they take does not depend on what they are.
         let quantization = QuantConfig { switch_edge, ..QuantConfig::new(precisions.clone()) };
-        let network = config.zeros(&Device::flex()).prepare(&quantization).to_integer(highest);
-        let network = network.expect("a quantized network");
+        let network = config.zeros(&Device::flex()).prepare(&quantization);
         let head = if switch_edge { ", the head, too" } else { "" };
         for precision in precisions.iter().filter(|&precision| !switch_edge || precision != highest) {
-            let mut network = network.clone();
-            network.switch(precision).expect("a precision of the network");
+            let network = network.to_integer(precision).expect("a precision of the network");
             texts.push(Text {
                 name: format!("{precision}{head}"),
                 network,

@@ -2,6 +2,7 @@
 
 use super::ops::{CodesFormat, IntConvFormat, IntOps, WeightOnlyFormat};
 use super::{PackedTensor, require_f32, same_device};
+use crate::cpu::Huge;
 use crate::cpu::integer::{prepare_panels, unpack_panels};
 use crate::integer::{Activation, BLOCK_STEPS, GpuKernel, IntConv2dShape, PANEL, STEP, WeightLayout};
 use crate::{KernelError, reference};
@@ -89,6 +90,14 @@ impl IntWeight {
         match tensor.into_dispatch().kind {
             DispatchTensorKind::Flex(BackendTensor::Int(tensor)) => Some(HostWords(tensor)),
             _ => None,
+        }
+    }
+
+    /// Takes some milliseconds for each megabyte to lay the words out for the fastest reading, if they are in the memory of this computer's
+    /// processor and many: for weights that stay. (A [switch](IntWeight::switch) must not wait for that.)
+    pub fn settle(&self) {
+        if let Some(words) = self.on_host() {
+            Huge::Now.ask(words.as_ptr(), words.len());
         }
     }
 

@@ -42,6 +42,7 @@ pub use packed::{
     dequantize_packed, dequantize_packed_into, quantize_pack, quantize_pack_into, switch_packed,
     switch_packed_into,
 };
+pub(crate) use pages::Huge;
 pub use pages::keep_freed_memory;
 pub use sample::Sample;
 pub use scale_search::{search_scales, search_scales_on};

@@ -13,29 +13,43 @@ pub fn keep_freed_memory() {
         // The largest that all versions take.
         libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
         libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+        // In large steps, so that there is room for huge pages; what is not used takes no memory.
+        libc::mallopt(libc::M_TOP_PAD, 64 << 20);
     }
 }
 
-/// Asks the operating system to move what will be read over and over to huge pages; does nothing where there are none, or for little
-/// memory.
-///
-/// Pages of 4 KiB are looked up so often that a product of one row, which only reads its weights, takes 5 % longer.
-pub(super) fn collapse(words: &[u32]) {
-    #[cfg(target_os = "linux")]
-    if size_of_val(words) >= COLLAPSE_FROM {
-        const HUGE: usize = 2 << 20;
-        let first = words.as_ptr().addr() / HUGE * HUGE;
-        let end = (words.as_ptr().addr() + size_of_val(words)).next_multiple_of(HUGE);
-        // SAFETY: Advice changes no contents, neither of this memory nor of what else lies on the same pages. Nothing depends
-        // on it, so its result does not matter (it fails where something is not mapped, or the system is too old).
-        let _ = unsafe {
-            libc::madvise(words.as_ptr().with_addr(first).cast_mut().cast(), end - first, libc::MADV_COLLAPSE)
-        };
+/// What is asked of the operating system for memory that will be read over and over. Pages of 4 KiB are looked up so often that
+/// a product of one row, which only reads its weights, takes 5 to 10 % longer.
+#[derive(Clone, Copy)]
+pub(crate) enum Huge {
+    /// Huge pages when it is written for the first time: that takes less time than others, but memory that was used before is as it was.
+    Fresh,
+    /// To be moved to huge pages now: some ms for each of them.
+    Now,
+}
+
+impl Huge {
+    /// Does nothing where there are no huge pages, or for little memory.
+    pub(crate) fn ask(self, start: *const u32, words: usize) {
+        #[cfg(target_os = "linux")]
+        if words * size_of::<u32>() >= HUGE_FROM {
+            const HUGE: usize = 2 << 20;
+            let advice = match self {
+                Self::Fresh => libc::MADV_HUGEPAGE,
+                Self::Now => libc::MADV_COLLAPSE,
+            };
+            // All pages that it lies on: what is beside it will often be such memory, too.
+            let first = start.addr() / HUGE * HUGE;
+            let end = (start.addr() + words * size_of::<u32>()).next_multiple_of(HUGE);
+            // SAFETY: Advice changes no contents, neither of this memory nor of what is beside it. Nothing depends on it, so
+            // its result does not matter (it fails where something is not mapped, or the system is too old).
+            let _ = unsafe { libc::madvise(start.with_addr(first).cast_mut().cast(), end - first, advice) };
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = (self, start, words);
     }
-    #[cfg(not(target_os = "linux"))]
-    let _ = words;
 }
 
 /// Bytes that are worth it.
 #[cfg(target_os = "linux")]
-const COLLAPSE_FROM: usize = 1 << 20;
+const HUGE_FROM: usize = 1 << 20;

@@ -170,6 +170,7 @@ impl IntConv2d {
         activation: Activation, precision: Precision, device: Device,
     ) -> Result<Self, IntegerError> {
         let active = Active::new(&stored, &scales, &affines, activation, precision, &device)?;
+        active.weight.settle();
         Ok(Self { stored, scales, affines, options, activation, device, active, addends: Arc::default() })
     }
 

@@ -2,7 +2,7 @@
 
 use super::super::blocks::{as_uninit, with_capacity};
 use super::super::isa::{Isa, Kernel};
-use super::super::pages::collapse;
+use super::super::pages::Huge;
 use super::super::planes;
 use crate::integer::{BLOCK_STEPS, PANEL, STEP, WeightLayout, offset};
 use crate::layout::{BLOCK, planes as planes_of};
@@ -39,7 +39,6 @@ pub fn prepare_panels(codes: &[i32], layout: &WeightLayout) -> Vec<u32> {
         }
         pack_block(&block, bits, bytemuck::cast_slice_mut(words));
     });
-    collapse(&words);
     words
 }
 
@@ -61,11 +60,11 @@ pub fn unpack_panels(words: &[u32], bits: BitWidth, out: &mut [i8]) {
 #[must_use]
 pub fn switch_panels(words: &[u32], stored: BitWidth, active: BitWidth) -> Vec<u32> {
     let len = words.len() / stored.bits() as usize * active.bits() as usize;
-    let mut out = with_capacity(len);
+    let mut out: Vec<u32> = with_capacity(len);
+    Huge::Fresh.ask(out.as_ptr(), len);
     fill_switched(words, stored, active, &mut out.spare_capacity_mut()[..len]);
     // SAFETY: `fill_switched` has written the first `len` words, which is within the capacity.
     unsafe { out.set_len(len) };
-    collapse(&out);
     out
 }
 
@@ -96,7 +95,8 @@ fn fill_switched(words: &[u32], stored: BitWidth, active: BitWidth, out: &mut [M
 
 /// Zeros.
 fn zeros(len: usize) -> Vec<u32> {
-    let mut words = with_capacity(len);
+    let mut words: Vec<u32> = with_capacity(len);
+    Huge::Fresh.ask(words.as_ptr(), len);
     words.resize(len, 0);
     words
 }
