@@ -19,7 +19,7 @@ pub fn keep_freed_memory() {
 }
 
 /// What is asked of the operating system for memory that will be read over and over. Pages of 4 KiB are looked up so often that
-/// a product of one row, which only reads its weights, takes 5 to 10 % longer.
+/// a product of one row, which only reads its weights, takes some 5 % longer.
 #[derive(Clone, Copy)]
 pub(crate) enum Huge {
     /// Huge pages when it is written for the first time: that takes less time than others, but memory that was used before is as it was.

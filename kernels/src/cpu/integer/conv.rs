@@ -596,7 +596,7 @@ impl Problem<'_> {
 
     /// Panels of one group for one row: their weights are read from memory, as they are.
     ///
-    /// All else that is read and written, little as it is, keeps the processor from fetching them ahead: it comes after them.
+    /// All else that is read and written, little as it is, keeps the processor from fetching them ahead: it is fetched before them, and used after them.
     #[inline(always)]
     fn stream(
         &self, rows: &Rows, position: usize, panels: Range<usize>, form: Form,
