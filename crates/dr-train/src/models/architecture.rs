@@ -1,7 +1,7 @@
 //! [`Architecture`]: what the networks of each name are made of, in one table.
 
 use crate::config::ModelKind;
-use dr_kernels::integer::Activation;
+use dr_runtime::graph::Activation;
 
 /// What a network is made of, from images to features; a linear layer follows.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,15 +1,10 @@
 //! [`Block`]: two or three convolutions and what goes around them.
 
 use super::architecture::{BlockKind, Stage};
-use super::int_conv_net::IntBlock;
-use super::{NamedLayer, activate};
-use crate::nn::{
-    IntegerError, Layer, Pass, PrecisionNorm, PrecisionNormConfig, QuantConv2d, QuantConv2dConfig,
-};
-use burn::module::{Module, ParamId};
-use burn::tensor::{Device, Tensor};
-use dr_kernels::integer::Activation;
-use dr_precision::Precision;
+use crate::nn::{Executor, PrecisionNorm, PrecisionNormConfig, QuantConv2d, QuantConv2dConfig};
+use burn::module::Module;
+use burn::tensor::Device;
+use dr_runtime::graph::Activation;
 use rand::Rng;
 
 /// A residual block. Its parts have the names that they have in the usual descriptions of each kind.
@@ -26,25 +21,18 @@ pub(super) struct Block {
     /// Whether the input, or its shortcut, is added to what the convolutions make.
     #[module(skip)]
     adds: bool,
-    /// What the input comes out of.
-    #[module(skip)]
-    before: Activation,
     /// What follows the convolutions but the last.
     #[module(skip)]
     inside: Activation,
     /// What follows the block.
     #[module(skip)]
-    after: Activation,
+    after: Option<Activation>,
 }
 
-/// One of a block's convolutions, and the BatchNorm after it.
-type Step<'a> = (&'a QuantConv2d, &'a PrecisionNorm);
-
 impl Block {
-    /// The block of a stage after `input` channels that come out of `before`.
+    /// The block of a stage after `input` channels.
     pub(super) fn new(
-        stage: &Stage, input: usize, stride: usize, before: Activation, inside: Activation,
-        rng: &mut impl Rng, device: &Device,
+        stage: &Stage, input: usize, stride: usize, inside: Activation, rng: &mut impl Rng, device: &Device,
     ) -> Self {
         let (inner, output) = (stage.inner(input), stage.channels);
         let norm = |channels| PrecisionNormConfig::new(channels).init(device);
@@ -86,72 +74,29 @@ impl Block {
             shortcut: projects.then(|| config([input, output], 1, stride).init(rng, device)),
             shortcut_norm: projects.then(|| norm(output)),
             adds: !(changes && inverted),
-            before,
             inside,
-            after: if inverted { Activation::None } else { Activation::Relu },
+            after: (!inverted).then_some(Activation::Relu),
         }
     }
 
-    /// What the block's result comes out of.
-    pub(super) const fn after(&self) -> Activation {
-        self.after
-    }
-
-    fn shortcut(&self) -> Option<Step<'_>> {
-        self.shortcut.as_ref().zip(self.shortcut_norm.as_ref())
-    }
-
-    fn third(&self) -> Option<Step<'_>> {
-        self.conv3.as_ref().zip(self.norm3.as_ref())
-    }
-
-    pub(super) fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
-        let y = self.conv1.forward_norm(x.clone(), &self.norm1, pass);
-        let y = self.conv2.forward_norm(activate(y, self.inside), &self.norm2, pass);
-        let y = match self.third() {
-            Some((conv, norm)) => conv.forward_norm(activate(y, self.inside), norm, pass),
+    pub(super) fn forward<E: Executor>(&self, on: &mut E, x: E::Value) -> E::Value {
+        let y = on.conv2d(x.clone(), &self.conv1, Some(&self.norm1));
+        let y = on.activation(y, self.inside);
+        let mut y = on.conv2d(y, &self.conv2, Some(&self.norm2));
+        if let Some(conv) = &self.conv3 {
+            y = on.activation(y, self.inside);
+            y = on.conv2d(y, conv, self.norm3.as_ref());
+        }
+        if self.adds {
+            let x = match &self.shortcut {
+                Some(conv) => on.conv2d(x, conv, self.shortcut_norm.as_ref()),
+                None => x,
+            };
+            y = on.add(x, y);
+        }
+        match self.after {
+            Some(activation) => on.activation(y, activation),
             None => y,
-        };
-        let x = self.adds.then(|| match self.shortcut() {
-            Some((conv, norm)) => conv.forward_norm(x, norm, pass),
-            None => x,
-        });
-        activate(x.map_or(y.clone(), |x| x + y), self.after)
-    }
-
-    pub(super) fn to_integer(&self, precision: Precision) -> Result<IntBlock, IntegerError> {
-        let convert = |(conv, norm): Step<'_>, activation| conv.to_integer(norm, activation, precision);
-        let (first, second, third) = ((&self.conv1, &self.norm1), (&self.conv2, &self.norm2), self.third());
-        let (middle, last) = match third {
-            Some(third) => (vec![convert(second, self.inside)?], convert(third, self.after)?),
-            None => (vec![], convert(second, self.after)?),
-        };
-        let shortcut = self.shortcut().map(|step| convert(step, Activation::None)).transpose()?;
-        Ok(IntBlock { first: convert(first, self.inside)?, middle, last, shortcut, adds: self.adds })
-    }
-
-    /// The layers, with names that start with `name`.
-    pub(super) fn layers(&mut self, name: &str) -> Vec<NamedLayer<'_>> {
-        let layer = |part: &str, conv, before| NamedLayer {
-            name: format!("{name}.{part}"),
-            layer: Layer::Conv2d(conv),
-            pinned: false,
-            after_relu: before != Activation::None,
-        };
-        let mut layers =
-            vec![layer("conv1", &mut self.conv1, self.before), layer("conv2", &mut self.conv2, self.inside)];
-        layers.extend(self.conv3.as_mut().map(|conv| layer("conv3", conv, self.inside)));
-        layers.extend(self.shortcut.as_mut().map(|conv| layer("shortcut", conv, self.before)));
-        layers
-    }
-
-    /// The BatchNorms, each with the layer before it.
-    pub(super) fn norms_after(&mut self) -> Vec<(ParamId, &mut PrecisionNorm)> {
-        let mut norms =
-            vec![(self.conv1.weight_id(), &mut self.norm1), (self.conv2.weight_id(), &mut self.norm2)];
-        let third = self.conv3.as_ref().zip(self.norm3.as_mut());
-        let shortcut = self.shortcut.as_ref().zip(self.shortcut_norm.as_mut());
-        norms.extend(third.into_iter().chain(shortcut).map(|(conv, norm)| (conv.weight_id(), norm)));
-        norms
+        }
     }
 }

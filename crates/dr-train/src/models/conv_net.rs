@@ -2,19 +2,15 @@
 
 use super::architecture::Architecture;
 use super::block::Block;
-use super::int_conv_net::IntConvNet;
-use super::{NamedLayer, Network, activate};
 use crate::config::ModelKind;
 use crate::nn::{
-    IntegerError, Layer, Pass, PrecisionNorm, PrecisionNormConfig, QuantConv2d, QuantConv2dConfig,
-    QuantLinear, QuantLinearConfig, max_pool,
+    Executor, Network, PrecisionNorm, PrecisionNormConfig, QuantConv2d, QuantConv2dConfig, QuantLinear,
+    QuantLinearConfig,
 };
-use burn::module::{Module, ParamId};
-use burn::tensor::{Device, Int, Tensor};
-use dr_kernels::integer::Activation;
-use dr_precision::Precision;
+use burn::module::Module;
+use burn::tensor::Device;
+use dr_runtime::graph::{Activation, Op};
 use rand::SeedableRng;
-use std::sync::Arc;
 
 /// Configuration of [`ConvNet`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,15 +57,13 @@ impl ConvNetConfig {
         };
         let (first, stem_norm) = (config.init(rng, device), norm(stem.channels));
         let mut input = stem.channels;
-        let mut before = stem.activation;
         let mut stages = vec![];
         for stage in &architecture.stages {
             let mut blocks = vec![];
             for position in 0..stage.blocks {
                 let stride = if position == 0 { stage.stride } else { 1 };
-                let block = Block::new(stage, input, stride, before, stem.activation, rng, device);
-                (input, before) = (stage.channels, block.after());
-                blocks.push(block);
+                blocks.push(Block::new(stage, input, stride, stem.activation, rng, device));
+                input = stage.channels;
             }
             stages.push(blocks);
         }
@@ -87,6 +81,7 @@ impl ConvNetConfig {
             tail,
             tail_norm,
             head,
+            channels: self.channels,
             max_pool: stem.max_pool,
             activation: stem.activation,
         }
@@ -103,6 +98,9 @@ pub struct ConvNet {
     tail: Option<QuantConv2d>,
     tail_norm: Option<PrecisionNorm>,
     head: QuantLinear,
+    /// Of an image.
+    #[module(skip)]
+    channels: usize,
     /// Whether there is a maximum after the first convolution.
     #[module(skip)]
     max_pool: bool,
@@ -111,73 +109,26 @@ pub struct ConvNet {
     activation: Activation,
 }
 
-impl ConvNet {
-    /// The quantized network in integer arithmetic at `precision`, on its device. It computes what the network does in
-    /// evaluation mode, up to the rounding of f32, and can be switched to its other precisions.
-    ///
-    /// # Errors
-    /// A float network, or a precision that it was not quantized for.
-    pub fn to_integer(&self, precision: Precision) -> Result<IntConvNet, IntegerError> {
-        let blocks = self.stages.iter().flatten().map(|block| block.to_integer(precision));
-        let tail = self.tail().map(|(conv, norm)| conv.to_integer(norm, self.activation, precision));
-        Ok(IntConvNet {
-            stem: self.stem.to_integer(&self.stem_norm, self.activation, precision)?,
-            max_pool: self.max_pool,
-            blocks: blocks.collect::<Result<_, _>>()?,
-            tail: tail.transpose()?,
-            head: self.head.to_integer(precision)?,
-            workspace: Arc::default(),
-        })
-    }
-
-    fn tail(&self) -> Option<(&QuantConv2d, &PrecisionNorm)> {
-        self.tail.as_ref().zip(self.tail_norm.as_ref())
-    }
-}
-
 impl Network for ConvNet {
-    type Input = Tensor<4>;
-    type Target = Tensor<1, Int>;
+    fn input(&self) -> Op {
+        Op::Images { channels: self.channels }
+    }
 
-    fn forward(&self, images: Tensor<4>, pass: &Pass) -> Tensor<2> {
-        let mut x = activate(self.stem.forward_norm(images, &self.stem_norm, pass), self.activation);
+    /// `[batch, channels, height, width]` to logits `[batch, classes]`.
+    fn forward<E: Executor>(&self, on: &mut E, images: E::Value) -> E::Value {
+        let mut x = on.conv2d(images, &self.stem, Some(&self.stem_norm));
+        x = on.activation(x, self.activation);
         if self.max_pool {
-            x = max_pool(x);
+            x = on.max_pool(x, 3, 2, 1);
         }
         for block in self.stages.iter().flatten() {
-            x = block.forward(x, pass);
+            x = block.forward(on, x);
         }
-        if let Some((conv, norm)) = self.tail() {
-            x = activate(conv.forward_norm(x, norm, pass), self.activation);
+        if let Some(conv) = &self.tail {
+            x = on.conv2d(x, conv, self.tail_norm.as_ref());
+            x = on.activation(x, self.activation);
         }
-        let features = x.flatten::<3>(2, 3).mean_dim(2).squeeze_dim::<2>(2);
-        self.head.forward(features, pass)
-    }
-
-    fn layers(&mut self) -> Vec<NamedLayer<'_>> {
-        let named =
-            |name: &str, layer, pinned| NamedLayer { name: name.into(), layer, pinned, after_relu: true };
-        let stem = named("stem", Layer::Conv2d(&mut self.stem), true);
-        let mut layers = vec![NamedLayer { after_relu: false, ..stem }];
-        let mut last = self.activation;
-        for (s, stage) in self.stages.iter_mut().enumerate() {
-            for (b, block) in stage.iter_mut().enumerate() {
-                last = block.after();
-                layers.extend(block.layers(&format!("stages.{s}.{b}")));
-            }
-        }
-        layers.extend(self.tail.as_mut().map(|conv| NamedLayer {
-            after_relu: last != Activation::None,
-            ..named("tail", Layer::Conv2d(conv), false)
-        }));
-        layers.push(named("head", Layer::Linear(&mut self.head), true));
-        layers
-    }
-
-    fn norms_after(&mut self) -> Vec<(ParamId, &mut PrecisionNorm)> {
-        let mut norms = vec![(self.stem.weight_id(), &mut self.stem_norm)];
-        norms.extend(self.stages.iter_mut().flatten().flat_map(Block::norms_after));
-        norms.extend(self.tail.as_ref().map(QuantConv2d::weight_id).zip(self.tail_norm.as_mut()));
-        norms
+        let features = on.mean(x);
+        on.linear(features, &self.head)
     }
 }

@@ -4,8 +4,8 @@ mod detector;
 mod pyramid;
 mod segmenter;
 
-pub use detector::{Detector, IntDetector};
-pub use segmenter::{IntSegmenter, Segmenter};
+pub use detector::{BOX_OUTPUTS, Detector};
+pub use segmenter::Segmenter;
 
 use super::architecture::Architecture;
 use crate::config::ModelKind;

@@ -1,5 +1,6 @@
 //! [`LlamaConfig`]: the sizes of a Llama, as Hugging Face's `config.json` gives them or as they are chosen.
 
+use dr_runtime::graph::{Attention, Rope, RopeScaling};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
@@ -34,45 +35,12 @@ pub struct LlamaConfig {
     pub attention_bias: bool,
     /// Whether those of the feed-forward part have.
     pub feed_forward_bias: bool,
+    /// Whether each head's queries and keys are normalized (Qwen3, arXiv:2505.09388).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub head_norm: bool,
     /// Tokens that end a text.
     #[serde(default)]
     pub end_tokens: Vec<u32>,
-}
-
-/// Rotary position embedding (arXiv:2104.09864): the angle of the pair `i` of a head's features at position `p` is `p *
-/// theta^(-2 i / head_dim)`, changed by the scaling.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rope {
-    /// The base of the frequencies.
-    pub theta: f64,
-    /// How frequencies are changed for contexts longer than the model was first trained for.
-    pub scaling: RopeScaling,
-}
-
-/// How the frequencies of [`Rope`] are changed.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum RopeScaling {
-    /// Not at all.
-    None,
-    /// All divided by `factor` (position interpolation, arXiv:2306.15595).
-    Linear {
-        /// The factor.
-        factor: f64,
-    },
-    /// As in Llama 3.1: wave lengths above `original_context / low` are divided by `factor`, those below `original_context /
-    /// high` stay, and in between there is a mixture of both.
-    Llama3 {
-        /// The factor of long waves.
-        factor: f64,
-        /// The longest waves that are not only divided go so many times into the original context.
-        low: f64,
-        /// Waves that go at least so many times into the original context stay as they are.
-        high: f64,
-        /// The context that the model was first trained for.
-        original_context: usize,
-    },
 }
 
 /// A configuration that is no Llama.
@@ -83,7 +51,7 @@ pub enum LlamaConfigError {
     #[error("config.json: {0}: expected JSON")]
     Json(String),
     /// Another network.
-    #[error("config.json: architecture `{0}`: expected LlamaForCausalLM")]
+    #[error("config.json: architecture `{0}`: expected LlamaForCausalLM or Qwen3ForCausalLM")]
     Architecture(String),
     /// A value that is missing or makes no sense.
     #[error("config.json: {key} is {found}: expected {expected}")]
@@ -120,6 +88,7 @@ impl LlamaConfig {
             tied: false,
             attention_bias: false,
             feed_forward_bias: false,
+            head_norm: false,
             end_tokens: vec![],
         }
     }
@@ -136,7 +105,7 @@ impl LlamaConfig {
         }
     }
 
-    /// Reads Hugging Face's `config.json` of a `LlamaForCausalLM`, of transformers 4 or 5.
+    /// Reads Hugging Face's `config.json` of a `LlamaForCausalLM` or `Qwen3ForCausalLM`, of transformers 4 or 5.
     ///
     /// # Errors
     /// Another architecture, and values that are missing or make no sense.
@@ -144,7 +113,9 @@ impl LlamaConfig {
         let json: Value = serde_json::from_str(json).map_err(|e| LlamaConfigError::Json(e.to_string()))?;
         let model = json.get("model_type").and_then(Value::as_str).unwrap_or("unknown");
         let architecture = json.pointer("/architectures/0").and_then(Value::as_str);
-        if model != "llama" || architecture.is_some_and(|found| found != "LlamaForCausalLM") {
+        let known = [("llama", "LlamaForCausalLM"), ("qwen3", "Qwen3ForCausalLM")];
+        let fits = |&(of, name): &(&str, &str)| of == model && architecture.is_none_or(|found| found == name);
+        if !known.iter().any(fits) {
             return Err(LlamaConfigError::Architecture(architecture.unwrap_or(model).to_owned()));
         }
         let keys = Keys(&json);
@@ -168,11 +139,12 @@ impl LlamaConfig {
             norm_eps: keys.optional_number("rms_norm_eps", 1e-6)?,
             rope: Rope {
                 theta: theta.and_then(Value::as_f64).unwrap_or(10_000.0),
-                scaling: rope.map_or(Ok(RopeScaling::None), RopeScaling::from_hugging_face)?,
+                scaling: rope.map_or(Ok(RopeScaling::None), rope_scaling)?,
             },
             tied: keys.flag("tie_word_embeddings"),
             attention_bias: keys.flag("attention_bias"),
             feed_forward_bias: keys.flag("mlp_bias"),
+            head_norm: model == "qwen3",
             end_tokens: keys.tokens("eos_token_id"),
         };
         config.check()?;
@@ -229,6 +201,12 @@ impl LlamaConfig {
         }
     }
 
+    /// The heads of an attention.
+    pub(super) const fn attention(&self) -> Attention {
+        let Self { heads, kv_heads, head_dim, rope, .. } = *self;
+        Attention { heads, kv_heads, head_dim, rope }
+    }
+
     /// Elements of the matrices of all blocks and of the head; more than there can be memory for if there are too many to count.
     #[must_use]
     pub fn elements(&self) -> usize {
@@ -241,21 +219,19 @@ impl LlamaConfig {
 /// Above every size that makes sense; keeps products of two from overflow.
 const LARGEST: usize = 1 << 22;
 
-impl RopeScaling {
-    fn from_hugging_face(json: &Value) -> Result<Self, LlamaConfigError> {
-        let keys = Keys(json);
-        let kind = json.get("rope_type").or_else(|| json.get("type")).and_then(Value::as_str);
-        match kind.unwrap_or("default") {
-            "default" => Ok(Self::None),
-            "linear" => Ok(Self::Linear { factor: keys.number("factor")? }),
-            "llama3" => Ok(Self::Llama3 {
-                factor: keys.number("factor")?,
-                low: keys.number("low_freq_factor")?,
-                high: keys.number("high_freq_factor")?,
-                original_context: keys.size("original_max_position_embeddings")?,
-            }),
-            _ => Err(keys.wrong("rope_type", "default, linear or llama3")),
-        }
+fn rope_scaling(json: &Value) -> Result<RopeScaling, LlamaConfigError> {
+    let keys = Keys(json);
+    let kind = json.get("rope_type").or_else(|| json.get("type")).and_then(Value::as_str);
+    match kind.unwrap_or("default") {
+        "default" => Ok(RopeScaling::None),
+        "linear" => Ok(RopeScaling::Linear { factor: keys.number("factor")? }),
+        "llama3" => Ok(RopeScaling::Llama3 {
+            factor: keys.number("factor")?,
+            low: keys.number("low_freq_factor")?,
+            high: keys.number("high_freq_factor")?,
+            original_context: keys.size("original_max_position_embeddings")?,
+        }),
+        _ => Err(keys.wrong("rope_type", "default, linear or llama3")),
     }
 }
 

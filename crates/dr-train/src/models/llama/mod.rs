@@ -1,21 +1,15 @@
 //! [`Llama`]: a language model (arXiv:2302.13971).
 
 mod config;
-mod decoder;
-mod on_host;
-mod rope;
 
-pub use config::{LlamaConfig, LlamaConfigError, Rope, RopeScaling};
-pub use decoder::{Cache, Decoder, FakeLinear, IntLlama, Linear, Packed, WeightOnlyLlama};
+pub use config::{LlamaConfig, LlamaConfigError};
 
-use super::{NamedLayer, Network};
-use crate::nn::{Layer, Pass, PrecisionNorm, QuantLinear, QuantLinearConfig, normal};
-use burn::module::{Module, Param, ParamId};
+use crate::nn::{Embedding, Executor, Network, QuantLinear, QuantLinearConfig, Table, normal};
+use burn::module::Module;
 use burn::nn::{RmsNorm, RmsNormConfig};
-use burn::tensor::activation::{silu, softmax};
-use burn::tensor::{Bool, Device, Int, Tensor};
+use burn::tensor::Device;
+use dr_runtime::graph::{Activation, Op};
 use rand::{Rng, SeedableRng};
-use rope::Angles;
 
 /// The deviation of random weights.
 const DEVIATION: f64 = 0.02;
@@ -49,14 +43,14 @@ impl LlamaConfig {
         Llama {
             embed_tokens,
             layers,
-            norm: self.norm(device),
+            norm: self.norm(self.hidden, device),
             lm_head: linear([self.hidden, self.vocabulary], false, deviation).init(rng, device),
             config: self.clone(),
         }
     }
 
-    fn norm(&self, device: &Device) -> RmsNorm {
-        RmsNormConfig::new(self.hidden).with_epsilon(self.norm_eps).init(device)
+    fn norm(&self, features: usize, device: &Device) -> RmsNorm {
+        RmsNormConfig::new(features).with_epsilon(self.norm_eps).init(device)
     }
 }
 
@@ -77,13 +71,6 @@ pub struct Llama {
     config: LlamaConfig,
 }
 
-/// A row of features for each token.
-#[derive(Module, Debug)]
-struct Embedding {
-    /// `[vocabulary, hidden]`
-    weight: Param<Tensor<2>>,
-}
-
 #[derive(Module, Debug)]
 struct Block {
     input_layernorm: RmsNorm,
@@ -98,6 +85,9 @@ struct Attention {
     k_proj: QuantLinear,
     v_proj: QuantLinear,
     o_proj: QuantLinear,
+    /// Of each head, in a Qwen3.
+    q_norm: Option<RmsNorm>,
+    k_norm: Option<RmsNorm>,
 }
 
 #[derive(Module, Debug)]
@@ -118,163 +108,63 @@ impl Block {
             k_proj: linear([hidden, keys], attention_bias, deviation),
             v_proj: linear([hidden, keys], attention_bias, deviation),
             o_proj: linear([queries, hidden], attention_bias, residual),
+            q_norm: config.head_norm.then(|| config.norm(config.head_dim, device)),
+            k_norm: config.head_norm.then(|| config.norm(config.head_dim, device)),
         };
         let mlp = FeedForward {
             gate_proj: linear([hidden, feed_forward], feed_forward_bias, deviation),
             up_proj: linear([hidden, feed_forward], feed_forward_bias, deviation),
             down_proj: linear([feed_forward, hidden], feed_forward_bias, residual),
         };
-        let (input_layernorm, post_attention_layernorm) = (config.norm(device), config.norm(device));
+        let [input_layernorm, post_attention_layernorm] = [(); 2].map(|()| config.norm(hidden, device));
         Self { input_layernorm, self_attn, post_attention_layernorm, mlp }
     }
 }
 
 impl Attention {
-    /// `[batch * positions, hidden]` to the same.
-    fn forward(&self, x: Tensor<2>, around: &Around, pass: &Pass) -> Tensor<2> {
-        let q = around.rotated(self.q_proj.forward(x.clone(), pass), around.config.heads);
-        let k = around.rotated(self.k_proj.forward(x.clone(), pass), around.config.kv_heads);
-        let v = around.by_head(self.v_proj.forward(x, pass), around.config.kv_heads);
-        self.o_proj.forward(around.joined(around.attention(q, k, v)), pass)
+    fn forward<E: Executor>(&self, on: &mut E, x: E::Value, config: &LlamaConfig) -> E::Value {
+        let mut q = on.linear(x.clone(), &self.q_proj);
+        let mut k = on.linear(x.clone(), &self.k_proj);
+        let v = on.linear(x, &self.v_proj);
+        if let Some((q_norm, k_norm)) = self.q_norm.as_ref().zip(self.k_norm.as_ref()) {
+            (q, k) = (on.rms_norm(q, q_norm), on.rms_norm(k, k_norm));
+        }
+        let attended = on.attention([q, k, v], config.attention());
+        on.linear(attended, &self.o_proj)
     }
 }
 
 impl FeedForward {
-    fn forward(&self, x: Tensor<2>, pass: &Pass) -> Tensor<2> {
-        let gate = silu(self.gate_proj.forward(x.clone(), pass));
-        self.down_proj.forward(gate * self.up_proj.forward(x, pass), pass)
-    }
-}
-
-/// What attention needs besides features, the same in all blocks.
-pub(super) struct Around<'a> {
-    pub(super) config: &'a LlamaConfig,
-    pub(super) batch: usize,
-    /// Of queries.
-    pub(super) positions: usize,
-    angles: Angles,
-    /// `[1, 1, queries, keys]`, where a query must not look; `None` if it may everywhere.
-    mask: Option<Tensor<4, Bool>>,
-}
-
-impl<'a> Around<'a> {
-    /// For positions from `start` on, in texts whose earlier positions are looked at, too.
-    pub(super) fn new(
-        config: &'a LlamaConfig, batch: usize, start: usize, positions: usize, device: &Device,
-    ) -> Self {
-        let angles = Angles::new(config, start, positions, device);
-        let mask = (positions > 1).then(|| {
-            let mask: Tensor<2, Bool> =
-                Tensor::tril_mask([positions, start + positions], start as i64, device);
-            mask.unsqueeze()
-        });
-        Self { config, batch, positions, angles, mask }
-    }
-
-    /// `[batch * positions, heads * head dim]` to `[batch, heads, positions, head dim]`.
-    pub(super) fn by_head(&self, x: Tensor<2>, heads: usize) -> Tensor<4> {
-        x.reshape([self.batch, self.positions, heads, self.config.head_dim]).swap_dims(1, 2)
-    }
-
-    /// The same, with positions turned into angles.
-    pub(super) fn rotated(&self, x: Tensor<2>, heads: usize) -> Tensor<4> {
-        self.angles.rotate(self.by_head(x, heads))
-    }
-
-    /// The way back.
-    pub(super) fn joined(&self, x: Tensor<4>) -> Tensor<2> {
-        let features = self.config.heads * self.config.head_dim;
-        x.swap_dims(1, 2).reshape([self.batch * self.positions, features])
-    }
-
-    /// Softmax attention of `[batch, heads, positions, head dim]` to keys and values of `[batch, kv heads, all positions, head
-    /// dim]`, each of which serves `heads / kv heads` heads of queries.
-    pub(super) fn attention(&self, q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
-        let LlamaConfig { heads, kv_heads, head_dim, .. } = *self.config;
-        let (sharing, keys) = (heads / kv_heads, k.dims()[2]);
-        let (batch, positions) = (self.batch, self.positions);
-        // The queries that share keys follow each other in one matrix.
-        let q = q.reshape([batch, kv_heads, sharing * positions, head_dim]);
-        let scores = q.matmul(k.transpose()) / (head_dim as f64).sqrt();
-        let scores = match &self.mask {
-            Some(mask) => {
-                let scores = scores.reshape([batch, heads, positions, keys]);
-                let mask = mask.clone().expand([batch, heads, positions, keys]);
-                let masked = scores.mask_fill(mask, f32::NEG_INFINITY);
-                masked.reshape([batch, kv_heads, sharing * positions, keys])
-            }
-            None => scores,
-        };
-        softmax(scores, 3).matmul(v).reshape([batch, heads, positions, head_dim])
-    }
-}
-
-impl Llama {
-    /// Its sizes.
-    #[must_use]
-    pub const fn config(&self) -> &LlamaConfig {
-        &self.config
-    }
-
-    fn embed(&self, tokens: Tensor<1, Int>) -> Tensor<2> {
-        match &self.embed_tokens {
-            Some(embedding) => embedding.weight.val().select(0, tokens),
-            None => self.lm_head.weight().select(0, tokens),
-        }
+    fn forward<E: Executor>(&self, on: &mut E, x: E::Value) -> E::Value {
+        let gate = on.linear(x.clone(), &self.gate_proj);
+        let up = on.linear(x, &self.up_proj);
+        let gate = on.activation(gate, Activation::Silu);
+        let inner = on.multiply(gate, up);
+        on.linear(inner, &self.down_proj)
     }
 }
 
 impl Network for Llama {
-    type Input = Tensor<2, Int>;
-    type Target = Tensor<1, Int>;
+    fn input(&self) -> Op {
+        Op::Tokens
+    }
 
     /// Tokens `[batch, positions]` to logits `[batch * positions, vocabulary]` of the token that follows each.
-    ///
-    /// # Panics
-    /// If there are more positions than the context has, or tokens that the vocabulary does not have.
-    fn forward(&self, tokens: Tensor<2, Int>, pass: &Pass) -> Tensor<2> {
-        let [batch, positions] = tokens.dims();
-        assert!(
-            positions <= self.config.context,
-            "{positions} positions: the context has {}",
-            self.config.context
-        );
-        let around = Around::new(&self.config, batch, 0, positions, &tokens.device());
-        let mut x = self.embed(tokens.reshape([batch * positions]));
-        for block in &self.layers {
-            let attended = block.self_attn.forward(block.input_layernorm.forward(x.clone()), &around, pass);
-            x = x + attended;
-            x = x.clone() + block.mlp.forward(block.post_attention_layernorm.forward(x), pass);
-        }
-        self.lm_head.forward(self.norm.forward(x), pass)
-    }
-
-    fn layers(&mut self) -> Vec<NamedLayer<'_>> {
-        let named = |name: String, layer| NamedLayer {
-            pinned: name == "lm_head",
-            after_relu: false,
-            layer: Layer::Linear(layer),
-            name,
+    fn forward<E: Executor>(&self, on: &mut E, tokens: E::Value) -> E::Value {
+        let table = match &self.embed_tokens {
+            Some(embedding) => Table::Own(embedding),
+            None => Table::Layer(&self.lm_head),
         };
-        let mut layers = vec![];
-        for (i, Block { self_attn, mlp, .. }) in self.layers.iter_mut().enumerate() {
-            let parts = [
-                ("self_attn.q_proj", &mut self_attn.q_proj),
-                ("self_attn.k_proj", &mut self_attn.k_proj),
-                ("self_attn.v_proj", &mut self_attn.v_proj),
-                ("self_attn.o_proj", &mut self_attn.o_proj),
-                ("mlp.gate_proj", &mut mlp.gate_proj),
-                ("mlp.up_proj", &mut mlp.up_proj),
-                ("mlp.down_proj", &mut mlp.down_proj),
-            ];
-            layers.extend(parts.map(|(part, layer)| named(format!("layers.{i}.{part}"), layer)));
+        let mut x = on.embedding(tokens, table);
+        for block in &self.layers {
+            let normed = on.rms_norm(x.clone(), &block.input_layernorm);
+            let attended = block.self_attn.forward(on, normed, &self.config);
+            x = on.add(x, attended);
+            let normed = on.rms_norm(x.clone(), &block.post_attention_layernorm);
+            let fed = block.mlp.forward(on, normed);
+            x = on.add(x, fed);
         }
-        layers.push(named("lm_head".into(), &mut self.lm_head));
-        layers
-    }
-
-    /// None: RMSNorm has no statistics and serves all precisions.
-    fn norms_after(&mut self) -> Vec<(ParamId, &mut PrecisionNorm)> {
-        vec![]
+        let normed = on.rms_norm(x, &self.norm);
+        on.linear(normed, &self.lm_head)
     }
 }

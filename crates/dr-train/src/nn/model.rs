@@ -1,0 +1,330 @@
+//! [`Model`]: a graph with its parameters, on Burn tensors.
+
+use super::executor::{Embedding, Executor, Network, Table};
+use super::tensors::{Tensors, Value};
+use super::tracer::{TraceError, Tracer};
+use super::{
+    Layer, LayerSpec, Observer, Pass, PrecisionNorm, PrecisionNormConfig, QuantConfig, QuantConv2d,
+    QuantLinear,
+};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::nn::{RmsNorm, RmsNormConfig};
+use burn::tensor::{Device, Tensor};
+use dr_runtime::graph::{self, Graph, LayerKind, Op};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A network that runs in floats and at every precision it was quantized for: a [`Graph`] and its parameters. It is traced from a
+/// [`Network`], or made of a graph that was saved, and is what is quantized, trained, searched and saved.
+#[derive(Module, Debug)]
+pub struct Model {
+    convs: Vec<QuantConv2d>,
+    linears: Vec<QuantLinear>,
+    norms: Vec<PrecisionNorm>,
+    rms_norms: Vec<RmsNorm>,
+    embeddings: Vec<Embedding>,
+    #[module(skip)]
+    graph: Arc<Graph>,
+    #[module(skip)]
+    places: Arc<Places>,
+}
+
+/// Where in a [`Model`] the entries of its graph's tables are.
+#[derive(Debug)]
+struct Places {
+    /// Of each layer, among those of its kind.
+    layers: Vec<usize>,
+    /// Of each embedding of its own, among those.
+    embeddings: Vec<usize>,
+}
+
+impl Places {
+    fn of(graph: &Graph) -> Self {
+        let mut counts = [0; 3];
+        let mut next = |kind: usize| {
+            counts[kind] += 1;
+            counts[kind] - 1
+        };
+        let layer = |layer: &graph::Layer| next(usize::from(matches!(layer.kind, LayerKind::Linear { .. })));
+        let layers = graph.layers().iter().map(layer).collect();
+        let embedding = |embedding: &graph::Embedding| match embedding {
+            graph::Embedding::Own { .. } => next(2),
+            graph::Embedding::Layer(_) => usize::MAX,
+        };
+        Self { layers, embeddings: graph.embeddings().iter().map(embedding).collect() }
+    }
+}
+
+/// One quantized layer of a [`Model`].
+#[derive(Debug)]
+pub struct NamedLayer<'a> {
+    /// Its path in the network, `stages.0.0.conv1` for example.
+    pub name: String,
+    /// The layer.
+    pub layer: Layer<'a>,
+    /// Whether it is at an [edge](Graph::is_edge) of the network, where layers stay at the highest width.
+    pub pinned: bool,
+    /// Whether its input comes out of a ReLU.
+    pub after_relu: bool,
+}
+
+impl Model {
+    /// The graph of a network, with the network's own parameters.
+    ///
+    /// # Errors
+    /// Operations that do not fit together, and layers that are no part of the network's module.
+    pub fn trace<N: Network>(network: &N) -> Result<Self, TraceError> {
+        let Tracer { graph, convs, linears, norms, rms_norms, embeddings, .. } = Tracer::trace(network)?;
+        let places = Arc::new(Places::of(&graph));
+        Ok(Self { convs, linears, norms, rms_norms, embeddings, graph: Arc::new(graph), places })
+    }
+
+    /// A float model with weights of zero, to be loaded into.
+    #[must_use]
+    pub fn zeros(graph: Graph, device: &Device) -> Self {
+        let (mut convs, mut linears) = (vec![], vec![]);
+        for layer in graph.layers() {
+            match layer.kind {
+                LayerKind::Conv2d { .. } => convs.push(QuantConv2d::zeros(layer, device)),
+                LayerKind::Linear { .. } => linears.push(QuantLinear::zeros(layer, device)),
+            }
+        }
+        let batch_norm =
+            |norm: &graph::Norm| PrecisionNormConfig::new(norm.features).with_epsilon(norm.epsilon).init(device);
+        let rms_norm =
+            |norm: &graph::Norm| RmsNormConfig::new(norm.features).with_epsilon(norm.epsilon).init(device);
+        let embedding = |embedding: &graph::Embedding| match embedding {
+            graph::Embedding::Own { vocabulary, features, .. } => {
+                let weight = Tensor::zeros([*vocabulary, *features], device);
+                Some(Embedding { weight: Param::from_tensor(weight) })
+            }
+            graph::Embedding::Layer(_) => None,
+        };
+        Self {
+            convs,
+            linears,
+            norms: graph.batch_norms().iter().map(batch_norm).collect(),
+            rms_norms: graph.rms_norms().iter().map(rms_norm).collect(),
+            embeddings: graph.embeddings().iter().filter_map(embedding).collect(),
+            places: Arc::new(Places::of(&graph)),
+            graph: Arc::new(graph),
+        }
+    }
+
+    /// What it computes.
+    #[must_use]
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The result for an input: images `[batch, channels, rows, columns]` or tokens `[batch, positions]`, in the numbers of `pass`.
+    ///
+    /// # Panics
+    /// Inputs of another kind or size, a precision that it was not quantized for, and results that are no rows.
+    pub fn forward(&self, input: impl Into<Value>, pass: &Pass) -> Tensor<2> {
+        self.run(&mut Tensors::new(pass), input.into()).rows()
+    }
+
+    /// The result that an executor gives.
+    fn run<E: Executor>(&self, on: &mut E, input: E::Value) -> E::Value {
+        let nodes = self.graph.nodes();
+        let readers = self.graph.readers();
+        // BatchNorms are computed with the convolution before them.
+        let normed = |node: usize| {
+            let follows = |&reader: &usize| matches!(nodes[reader].op, Op::BatchNorm(_));
+            !readers[node].is_empty() && readers[node].iter().all(follows)
+        };
+        let mut values: Vec<Option<E::Value>> = vec![None; nodes.len()];
+        let mut left: Vec<usize> = readers.iter().map(Vec::len).collect();
+        let mut input = Some(input);
+        for (at, node) in nodes.iter().enumerate() {
+            if matches!(node.op, Op::Layer(_)) && normed(at) {
+                continue;
+            }
+            let (layer, norm, inputs) = match node.op {
+                Op::BatchNorm(norm) => {
+                    let before = &nodes[node.inputs[0]];
+                    (before.op, Some(&self.norms[norm]), &before.inputs)
+                }
+                op => (op, None, &node.inputs),
+            };
+            let mut taken: Vec<E::Value> = Vec::with_capacity(inputs.len());
+            for &value in inputs {
+                left[value] -= 1;
+                let of = &mut values[value];
+                let value = if left[value] == 0 { of.take() } else { of.clone() };
+                taken.push(value.expect("graphs are in order, and a value stays until its last reader"));
+            }
+            let mut first = || taken.pop().expect("checked by the graph");
+            values[at] = Some(match layer {
+                Op::Images { .. } | Op::Tokens => input.take().expect("a graph has one input"),
+                Op::Layer(layer) => match self.layer(layer) {
+                    LayerRef::Conv2d(layer) => on.conv2d(first(), layer, norm),
+                    LayerRef::Linear(layer) => on.linear(first(), layer),
+                },
+                Op::RmsNorm(norm) => on.rms_norm(first(), &self.rms_norms[norm]),
+                Op::Embedding(table) => on.embedding(first(), self.table(table)),
+                op => on.op(op, taken),
+            });
+        }
+        values.pop().flatten().expect("the last value has no reader")
+    }
+
+    fn layer(&self, layer: usize) -> LayerRef<'_> {
+        let place = self.places.layers[layer];
+        match self.graph.layers()[layer].kind {
+            LayerKind::Conv2d { .. } => LayerRef::Conv2d(&self.convs[place]),
+            LayerKind::Linear { .. } => LayerRef::Linear(&self.linears[place]),
+        }
+    }
+
+    fn table(&self, embedding: usize) -> Table<'_> {
+        match self.graph.embeddings()[embedding] {
+            graph::Embedding::Own { .. } => {
+                Table::Own(&self.embeddings[self.places.embeddings[embedding]])
+            }
+            graph::Embedding::Layer(layer) => Table::Layer(&self.linears[self.places.layers[layer]]),
+        }
+    }
+
+    /// The quantized layers, in the order of the graph.
+    pub fn layers(&mut self) -> Vec<NamedLayer<'_>> {
+        let (mut convs, mut linears) = (self.convs.iter_mut(), self.linears.iter_mut());
+        let graph = &self.graph;
+        let named = |(at, of): (usize, &graph::Layer)| NamedLayer {
+            name: of.name.clone(),
+            layer: match of.kind {
+                LayerKind::Conv2d { .. } => Layer::Conv2d(convs.next().expect("as many as in the graph")),
+                LayerKind::Linear { .. } => Layer::Linear(linears.next().expect("as many as in the graph")),
+            },
+            pinned: graph.is_edge(at),
+            after_relu: graph.after_relu(at),
+        };
+        graph.layers().iter().enumerate().map(named).collect()
+    }
+
+    /// All BatchNorms, each with the weight of the layer before it.
+    pub fn norms_after(&mut self) -> Vec<(ParamId, &mut PrecisionNorm)> {
+        let mut before = HashMap::new();
+        for node in self.graph.nodes() {
+            if let (Op::BatchNorm(norm), Some(&conv)) = (node.op, node.inputs.first())
+                && let Op::Layer(layer) = self.graph.nodes()[conv].op
+                && let LayerRef::Conv2d(conv) = self.layer(layer)
+            {
+                before.insert(norm, conv.weight_id());
+            }
+        }
+        let norms = self.norms.iter_mut().enumerate();
+        norms.filter_map(|(at, norm)| Some((*before.get(&at)?, norm))).collect()
+    }
+
+    /// All BatchNorms.
+    pub fn norms(&mut self) -> Vec<&mut PrecisionNorm> {
+        self.norms.iter_mut().collect()
+    }
+
+    /// Turns a trained float network into a quantized one: fits scales to the weights and to the activations that
+    /// `batches` cause, and gives each precision a BatchNorm unless they share one.
+    ///
+    /// This is training-free quantization, and what joint training starts from.
+    #[must_use]
+    pub fn quantize<I: Into<Value>>(mut self, config: &QuantConfig, batches: Vec<I>) -> Self {
+        let observer = if config.compensate.is_some() { Observer::with_products() } else { Observer::new() };
+        let eval = self.valid();
+        for input in batches {
+            eval.forward(input, &Pass::observing(&observer));
+        }
+        for mut layer in self.layers() {
+            let spec = LayerSpec::new(config, &layer);
+            layer.layer.fit(spec, &observer, config.compensate);
+        }
+        self.split_norms(config);
+        self
+    }
+
+    /// Gives the network quantizers and BatchNorms with placeholder values, to load a trained one into.
+    #[must_use]
+    pub fn prepare(mut self, config: &QuantConfig) -> Self {
+        for mut layer in self.layers() {
+            let spec = LayerSpec::new(config, &layer);
+            layer.layer.prepare(spec);
+        }
+        self.split_norms(config);
+        self
+    }
+
+    /// One BatchNorm for each precision, unless they share one.
+    fn split_norms(&mut self, config: &QuantConfig) {
+        if !config.share_norm && config.plan.is_none() {
+            self.norms.iter_mut().for_each(|norm| norm.split(&config.precisions, config.mixed));
+        }
+    }
+
+    /// Visits all parameters under the paths that they have in the traced network, and in files.
+    pub fn visit_named<V: ModuleVisitor>(&self, visitor: &mut V) {
+        fn part<V: ModuleVisitor>(visitor: &mut V, name: &str, part: &impl Module) {
+            visitor.enter_module(name, "");
+            part.visit(visitor);
+            visitor.exit_module(name, "");
+        }
+        let graph = &self.graph;
+        for (at, of) in graph.layers().iter().enumerate() {
+            match self.layer(at) {
+                LayerRef::Conv2d(layer) => part(visitor, &of.name, layer),
+                LayerRef::Linear(layer) => part(visitor, &of.name, layer),
+            }
+        }
+        graph.batch_norms().iter().zip(&self.norms).for_each(|(of, norm)| part(visitor, &of.name, norm));
+        graph.rms_norms().iter().zip(&self.rms_norms).for_each(|(of, norm)| part(visitor, &of.name, norm));
+        own_names(graph).zip(&self.embeddings).for_each(|(name, table)| part(visitor, name, table));
+    }
+
+    /// Maps all parameters, likewise.
+    #[must_use]
+    pub fn map_named<M: ModuleMapper>(self, mapper: &mut M) -> Self {
+        fn part<M: ModuleMapper, P: Module>(mapper: &mut M, name: &str, part: P) -> P {
+            mapper.enter_module(name, "");
+            let part = part.map(mapper);
+            mapper.exit_module(name, "");
+            part
+        }
+        let Self { convs, linears, norms, rms_norms, embeddings, graph, places } = self;
+        let of_kind = |linear: bool| {
+            let wanted = move |layer: &&graph::Layer| matches!(layer.kind, LayerKind::Linear { .. }) == linear;
+            graph.layers().iter().filter(wanted)
+        };
+        let convs = of_kind(false).zip(convs).map(|(of, layer)| part(mapper, &of.name, layer)).collect();
+        let linears = of_kind(true).zip(linears).map(|(of, layer)| part(mapper, &of.name, layer)).collect();
+        let norms = graph.batch_norms().iter().zip(norms);
+        let norms = norms.map(|(of, norm)| part(mapper, &of.name, norm)).collect();
+        let rms_norms = graph.rms_norms().iter().zip(rms_norms);
+        let rms_norms = rms_norms.map(|(of, norm)| part(mapper, &of.name, norm)).collect();
+        let embeddings = own_names(&graph).zip(embeddings);
+        let embeddings = embeddings.map(|(name, table)| part(mapper, name, table)).collect();
+        Self { convs, linears, norms, rms_norms, embeddings, graph, places }
+    }
+}
+
+/// The names of the embeddings that have a table of their own.
+fn own_names(graph: &Graph) -> impl Iterator<Item = &str> {
+    graph.embeddings().iter().filter_map(|embedding| match embedding {
+        graph::Embedding::Own { name, .. } => Some(name.as_str()),
+        graph::Embedding::Layer(_) => None,
+    })
+}
+
+enum LayerRef<'a> {
+    Conv2d(&'a QuantConv2d),
+    Linear(&'a QuantLinear),
+}
+
+/// A model of a graph is a network like those that graphs are traced from.
+impl Network for Model {
+    fn input(&self) -> Op {
+        self.graph.input().expect("a graph has an input")
+    }
+
+    fn forward<E: Executor>(&self, on: &mut E, input: E::Value) -> E::Value {
+        self.run(on, input)
+    }
+}
