@@ -102,6 +102,15 @@ impl LayerKind {
         }
     }
 
+    /// Steps along rows and columns.
+    #[must_use]
+    pub const fn stride(&self) -> [usize; 2] {
+        match self {
+            Self::Conv2d { stride, .. } => *stride,
+            Self::Linear { .. } => [1; 2],
+        }
+    }
+
     /// Rows and columns of the result for an input of so many.
     #[must_use]
     pub fn output_size(&self, input: [usize; 2]) -> [usize; 2] {
@@ -418,14 +427,59 @@ impl Graph {
         self.nodes().first().map(|node| node.op)
     }
 
+    /// What the network makes: the value of the last node.
+    #[must_use]
+    pub fn result_kind(&self) -> Option<Kind> {
+        self.kinds.last().copied()
+    }
+
     /// Channels or features of the result.
     #[must_use]
     pub fn outputs(&self) -> Option<usize> {
-        match self.kinds.last()? {
-            Kind::Images(channels) => Some(*channels),
-            Kind::Rows(features) => *features,
+        match self.result_kind()? {
+            Kind::Images(channels) => Some(channels),
+            Kind::Rows(features) => features,
             Kind::Tokens => None,
         }
+    }
+
+    /// Rows and columns of each node's value for images of this size; 1 of what is no image.
+    #[must_use]
+    pub fn sizes(&self, image: [usize; 2]) -> Vec<[usize; 2]> {
+        let mut sizes: Vec<[usize; 2]> = Vec::with_capacity(self.nodes().len());
+        for Node { op, inputs } in self.nodes() {
+            let first = inputs.first().map_or([1; 2], |&input| sizes[input]);
+            sizes.push(match *op {
+                Op::Images { .. } => image,
+                Op::Layer(layer) => self.layers()[layer].kind.output_size(first),
+                Op::MaxPool { kernel, stride, padding } => window_positions(first, kernel, stride, padding),
+                Op::Enlarge => sizes[inputs[1]],
+                Op::Tokens | Op::Mean | Op::Rows | Op::Flatten => [1; 2],
+                _ => first,
+            });
+        }
+        sizes
+    }
+
+    /// By how many rows and columns of the input a node's values are apart: the product of the steps of convolutions and maxima
+    /// on the way.
+    ///
+    /// # Panics
+    /// If there is no such node.
+    #[must_use]
+    pub fn strides(&self, value: Value) -> [usize; 2] {
+        let mut strides: Vec<[usize; 2]> = Vec::with_capacity(value + 1);
+        for Node { op, inputs } in &self.nodes()[..=value] {
+            let from = if *op == Op::Enlarge { inputs.get(1) } else { inputs.first() };
+            let before = from.map_or([1; 2], |&input| strides[input]);
+            let step = match *op {
+                Op::Layer(layer) => self.layers()[layer].kind.stride(),
+                Op::MaxPool { stride, .. } => stride,
+                _ => [1; 2],
+            };
+            strides.push(std::array::from_fn(|axis| before[axis].saturating_mul(step[axis])));
+        }
+        strides[value]
     }
 
     /// Adds a layer to the table.
@@ -679,18 +733,22 @@ impl Graph {
     /// Whether no value of a layer's input is below zero, because all come out of a ReLU.
     #[must_use]
     pub fn after_relu(&self, layer: usize) -> bool {
-        self.uses(layer).all(|node| self.is_not_negative(node.inputs[0]))
+        let positive = self.not_negative();
+        self.uses(layer).all(|node| positive[node.inputs[0]])
     }
 
-    fn is_not_negative(&self, value: Value) -> bool {
-        let Node { op, inputs } = &self.nodes()[value];
-        match op {
-            Op::Activation(Activation::Relu | Activation::Relu6) => true,
-            Op::MaxPool { .. } | Op::Mean | Op::Flatten => self.is_not_negative(inputs[0]),
-            Op::Enlarge => self.is_not_negative(inputs[0]),
-            Op::Add | Op::Concat | Op::Rows => inputs.iter().all(|&input| self.is_not_negative(input)),
-            _ => false,
+    /// Which values are known not to be below zero.
+    fn not_negative(&self) -> Vec<bool> {
+        let mut known = Vec::with_capacity(self.nodes().len());
+        for Node { op, inputs } in self.nodes() {
+            known.push(match op {
+                Op::Activation(Activation::Relu | Activation::Relu6) => true,
+                Op::MaxPool { .. } | Op::Mean | Op::Flatten | Op::Enlarge => known[inputs[0]],
+                Op::Add | Op::Multiply | Op::Concat | Op::Rows => inputs.iter().all(|&input| known[input]),
+                _ => false,
+            });
         }
+        known
     }
 
     /// Whether a layer is at an edge of the network: it reads its images, or no other layer reads what comes out of it.

@@ -2,18 +2,16 @@
 
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, InputShape};
 use crate::config::{Engine, TaskKind};
-use crate::data::{ImageLoader, ImageSet, SceneLoader, SceneSet};
+use crate::data::{Batch, ImageLoader, ImageSet, Input, SceneLoader, SceneSet, Target};
 use crate::detection::{BoxTargets, DecodeOptions, Found, Labelled, Positions, decode};
 use crate::generation::{ChoiceScore, GenerationError, score_choices};
 use crate::metrics::{Confusion, Detection, Rect, Truth, mean_ap};
-use crate::models::{
-    ConvNet, Decoder, Detector, IntConvNet, IntLlama, Llama, LlamaConfig, Network, Packed, Segmenter,
-    WeightOnlyLlama,
-};
-use crate::nn::{IntegerError, Pass};
+use crate::nn::{Pass, Value};
 use crate::report::{Measured, NumberFormat};
+use crate::runtime_stub::{Arithmetic, Network, RuntimeError};
 use crate::text::{Choices, TextError, TextLoader, Tokenizer};
-use crate::training::{Score, evaluate, score};
+use crate::training::{Score, score};
+use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Int, Tensor};
 use dr_precision::{Precision, PrecisionSet};
@@ -73,7 +71,7 @@ pub enum EvaluationError {
     Text(#[from] TextError),
     /// The network cannot compute with integers.
     #[error(transparent)]
-    Integer(#[from] IntegerError),
+    Runtime(#[from] RuntimeError),
     /// The images could not be prepared.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
@@ -138,16 +136,7 @@ pub fn measure(
     check_images(artifact, images)?;
     let normalization = artifact.description.normalization.clone();
     let loader = ImageLoader::evaluation(images.clone(), normalization, EVAL_BATCH, device.clone());
-    measured(artifact, formats, || match engine {
-        Engine::Fake => {
-            Ok(evaluate(&artifact.network::<ConvNet>(device)?, &loader, &passes(artifact, formats))?)
-        }
-        Engine::Integer => {
-            let networks = integer_networks(artifact, formats, device)?;
-            score(&loader, &networks, |network, images| Ok(network.forward(images)?))
-        }
-        Engine::WeightOnly => Err(EvaluationError::Engine { engine, task: TaskKind::Classify }),
-    })
+    measured(artifact, formats, || scores(artifact, formats, &loader, engine, device))
 }
 
 /// The same for a language model and a text that is seen in pieces of `length` tokens.
@@ -158,25 +147,62 @@ pub fn measure_text(
     artifact: &Artifact, formats: &[NumberFormat], tokens: &Arc<[u32]>, length: usize, engine: Engine,
     device: &Device,
 ) -> Result<Vec<Measured>, EvaluationError> {
-    let config = artifact.description.llama()?;
-    if let Some(&token) = tokens.iter().max().filter(|&&token| token as usize >= config.vocabulary) {
-        return Err(TextError::Vocabulary { found: token as usize + 1, expected: config.vocabulary }.into());
+    let [vocabulary, context] = language(artifact)?;
+    if let Some(&token) = tokens.iter().max().filter(|&&token| token as usize >= vocabulary) {
+        return Err(TextError::Vocabulary { found: token as usize + 1, expected: vocabulary }.into());
     }
-    let length = length.min(config.context);
-    let loader = TextLoader::evaluation(tokens.clone(), length, text_batch(config, length), device.clone())?;
-    measured(artifact, formats, || match engine {
+    let length = length.min(context);
+    let batch = text_batch(vocabulary, length);
+    let loader = TextLoader::evaluation(tokens.clone(), length, batch, device.clone())?;
+    measured(artifact, formats, || scores(artifact, formats, &loader, engine, device))
+}
+
+/// Tokens that a language model knows, and positions that it can look at.
+///
+/// # Errors
+/// A model for another task.
+pub(crate) fn language(artifact: &Artifact) -> Result<[usize; 2], ArtifactError> {
+    let description = &artifact.description;
+    description.check_task(TaskKind::Language)?;
+    Ok([description.classes, description.input.width])
+}
+
+/// What the model scores in each of `formats`.
+fn scores<I: Input + Into<Value>, T: Target>(
+    artifact: &Artifact, formats: &[NumberFormat], loader: &dyn DataLoader<Batch<I, T>>, engine: Engine,
+    device: &Device,
+) -> Result<Vec<Score>, EvaluationError> {
+    score(loader, &networks(artifact, formats, engine, device)?, |forward, input| forward(input.into()))
+}
+
+/// What a model makes of an input, in one format.
+pub(crate) type Forward = Box<dyn Fn(Value) -> Result<Tensor<2>, EvaluationError>>;
+
+/// The model in each of `formats`.
+///
+/// # Errors
+/// Tensors that are no network, and a format that the model does not have.
+pub(crate) fn networks(
+    artifact: &Artifact, formats: &[NumberFormat], engine: Engine, device: &Device,
+) -> Result<Vec<Forward>, EvaluationError> {
+    let arithmetic = match engine {
         Engine::Fake => {
-            Ok(evaluate(&artifact.network::<Llama>(device)?, &loader, &passes(artifact, formats))?)
+            let passes = passes(artifact, formats)?;
+            let model = artifact.network(device)?;
+            let forward = |pass: Pass<'static>| {
+                let model = model.clone();
+                Box::new(move |input| Ok(model.forward(input, &pass))) as Forward
+            };
+            return Ok(passes.into_iter().map(forward).collect());
         }
-        Engine::Integer => {
-            let networks = switched(artifact, formats, |first| artifact.integer_llama(first, device))?;
-            score(&loader, &networks, |network, tokens| Ok(network.forward(tokens)?))
-        }
+        Engine::Integer => Arithmetic::Integer,
+        Engine::WeightOnly if artifact.description.task == TaskKind::Language => Arithmetic::WeightOnly,
         Engine::WeightOnly => {
-            let networks = switched(artifact, formats, |first| artifact.weight_only_llama(first, device))?;
-            score(&loader, &networks, |network, tokens| Ok(network.forward(tokens)?))
+            return Err(EvaluationError::Engine { engine, task: artifact.description.task });
         }
-    })
+    };
+    let networks = runtime_networks(artifact, formats, arithmetic, device)?.into_iter();
+    Ok(networks.map(|network| Box::new(move |input| Ok(network.forward(input)?)) as Forward).collect())
 }
 
 /// How many questions a language model answers right in each of `formats`.
@@ -187,38 +213,16 @@ pub fn answer(
     artifact: &Artifact, formats: &[NumberFormat], questions: &[Choices], tokenizer: &Tokenizer,
     engine: Engine, device: &Device,
 ) -> Result<Vec<ChoiceScore>, EvaluationError> {
-    let config = artifact.description.llama()?;
-    match engine {
-        Engine::Fake => {
-            let network = artifact.network::<Llama>(device)?;
-            let of =
-                |pass: &Pass| {
-                    score_choices(questions, tokenizer, config, device, |tokens| {
-                        Ok(network.forward(tokens, pass))
-                    })
-                };
-            passes(artifact, formats).iter().map(of).collect()
-        }
-        Engine::Integer => {
-            let of = |network: &IntLlama| {
-                score_choices(questions, tokenizer, config, device, |tokens| Ok(network.forward(tokens)?))
-            };
-            let networks = switched(artifact, formats, |first| artifact.integer_llama(first, device))?;
-            networks.iter().map(of).collect()
-        }
-        Engine::WeightOnly => {
-            let of = |network: &WeightOnlyLlama| {
-                score_choices(questions, tokenizer, config, device, |tokens| Ok(network.forward(tokens)?))
-            };
-            let networks = switched(artifact, formats, |first| artifact.weight_only_llama(first, device))?;
-            networks.iter().map(of).collect()
-        }
-    }
+    let sizes = language(artifact)?;
+    let of = |forward: &Forward| {
+        score_choices(questions, tokenizer, sizes, device, |tokens| forward(tokens.into()))
+    };
+    networks(artifact, formats, engine, device)?.iter().map(of).collect()
 }
 
 /// Pieces of a text that are measured together, so that there are some 16 million logits at most.
-pub(crate) fn text_batch(config: &LlamaConfig, length: usize) -> usize {
-    ((1 << 24) / (config.vocabulary * length)).clamp(1, 16)
+pub(crate) fn text_batch(vocabulary: usize, length: usize) -> usize {
+    ((1 << 24) / (vocabulary * length)).clamp(1, 16)
 }
 
 /// Whether a model does `task` and takes such scenes.
@@ -242,59 +246,14 @@ pub fn check_scenes(artifact: &Artifact, task: TaskKind, scenes: &SceneSet) -> R
 /// Scenes in a batch of evaluation.
 const SCENE_BATCH: usize = 32;
 
-/// What a network makes of images, in one format.
-type Forward = Box<dyn Fn(Tensor<4>) -> Result<Tensor<2>, IntegerError>>;
-
-/// A network that says something about every part of an image, in several formats.
-pub(crate) struct SceneNetworks {
-    /// In each format.
-    pub(crate) of: Vec<Forward>,
-    /// Where it looks for objects, if it does.
-    pub(crate) positions: Option<Positions>,
-}
-
-/// The network of a segmentation or a detection in each of `formats`.
+/// Where a detector looks for objects.
 ///
 /// # Errors
-/// A model for another task, or not sound, and a format that it does not have.
-pub(crate) fn scene_networks(
-    artifact: &Artifact, formats: &[NumberFormat], engine: Engine, device: &Device,
-) -> Result<SceneNetworks, EvaluationError> {
-    fn of<M: Network<Input = Tensor<4>>, I: Fn(Tensor<4>) -> Result<Tensor<2>, IntegerError> + 'static>(
-        network: &M, artifact: &Artifact, formats: &[NumberFormat], engine: Engine,
-        integer: impl Fn(&M, Precision) -> Result<I, IntegerError>,
-    ) -> Result<Vec<Forward>, EvaluationError> {
-        match engine {
-            Engine::Fake => {
-                let fake = |pass: Pass<'static>| {
-                    let network = network.clone();
-                    Box::new(move |images| Ok(network.forward(images, &pass))) as Forward
-                };
-                Ok(passes(artifact, formats).into_iter().map(fake).collect())
-            }
-            Engine::Integer => {
-                let at = |precision| Ok(Box::new(integer(network, precision)?) as Forward);
-                precisions(artifact, formats)?.into_iter().map(at).collect()
-            }
-            Engine::WeightOnly => Err(EvaluationError::Engine { engine, task: artifact.description.task }),
-        }
-    }
+/// Tensors that are no network, or one that says nothing about positions of images.
+pub(crate) fn positions(artifact: &Artifact) -> Result<Positions, ArtifactError> {
     let input = artifact.description.input;
-    if artifact.description.task == TaskKind::Detect {
-        let network = artifact.network::<Detector>(device)?;
-        let integers = |network: &Detector, precision| {
-            let network = network.to_integer(precision)?;
-            Ok(move |images| network.forward(images))
-        };
-        let positions = Some(network.positions([input.height, input.width]));
-        return Ok(SceneNetworks { of: of(&network, artifact, formats, engine, integers)?, positions });
-    }
-    let network = artifact.network::<Segmenter>(device)?;
-    let integers = |network: &Segmenter, precision| {
-        let network = network.to_integer(precision)?;
-        Ok(move |images| network.forward(images))
-    };
-    Ok(SceneNetworks { of: of(&network, artifact, formats, engine, integers)?, positions: None })
+    let positions = Positions::of(&*artifact.graph()?, [input.height, input.width]);
+    positions.ok_or_else(|| ArtifactError::network("a detector without rows of positions of images"))
 }
 
 /// Measures a segmentation in each of `formats`: `top1` is of pixels, `quality` the mean IoU.
@@ -305,7 +264,7 @@ pub fn measure_pixels(
     artifact: &Artifact, formats: &[NumberFormat], scenes: &Arc<SceneSet>, engine: Engine, device: &Device,
 ) -> Result<Vec<Measured>, EvaluationError> {
     check_scenes(artifact, TaskKind::Segment, scenes)?;
-    let networks = scene_networks(artifact, formats, engine, device)?.of;
+    let networks = networks(artifact, formats, engine, device)?;
     let normalization = &artifact.description.normalization;
     let loader = SceneLoader::<Tensor<1, Int>>::new(
         scenes.clone(),
@@ -325,7 +284,7 @@ pub fn measure_pixels(
                 let next = truth.borrow_mut().next().unwrap_or_default();
                 *current.borrow_mut() = next.iter().map(|&class| u32::from(class)).collect::<Vec<u32>>();
             }
-            let output = networks[number](images)?;
+            let output = networks[number](images.into())?;
             let guesses = output.clone().argmax(1).into_data().convert::<u32>().try_into_vec::<u32>();
             confusions.borrow_mut()[number].add(&guesses.unwrap_or_default(), &current.borrow());
             Ok::<_, EvaluationError>(output)
@@ -345,8 +304,7 @@ pub fn measure_boxes(
     artifact: &Artifact, formats: &[NumberFormat], scenes: &Arc<SceneSet>, engine: Engine, device: &Device,
 ) -> Result<Vec<Measured>, EvaluationError> {
     check_scenes(artifact, TaskKind::Detect, scenes)?;
-    let SceneNetworks { of: networks, positions } = scene_networks(artifact, formats, engine, device)?;
-    let positions = positions.expect("a detector looks somewhere");
+    let (networks, positions) = (networks(artifact, formats, engine, device)?, positions(artifact)?);
     let normalization = &artifact.description.normalization;
     let loader = SceneLoader::<BoxTargets>::new(
         scenes.clone(),
@@ -362,7 +320,7 @@ pub fn measure_boxes(
         let found = RefCell::new(vec![(0, vec![]); networks.len()]);
         let numbers: Vec<usize> = (0..networks.len()).collect();
         let mut scores = score(&loader, &numbers, |&number, images: Tensor<4>| {
-            let output = networks[number](images)?;
+            let output = networks[number](images.into())?;
             let (first, detections) = &mut found.borrow_mut()[number];
             for boxes in decode(output.clone(), &positions, &DecodeOptions::default()) {
                 detections.extend(boxes.iter().map(|found| detection(*first, found)));
@@ -401,7 +359,7 @@ fn corner_and_size(rect: Rect) -> [f64; 4] {
 /// # Errors
 /// If it does not, or is no language model.
 pub fn check_tokens(artifact: &Artifact, tokenizer: &Tokenizer) -> Result<(), EvaluationError> {
-    Ok(tokenizer.check(artifact.description.llama()?.vocabulary)?)
+    Ok(tokenizer.check(language(artifact)?[0])?)
 }
 
 /// The scores of a model in each of `formats`, with its size in each.
@@ -415,29 +373,13 @@ fn measured(
     Ok(scores()?.into_iter().zip(bytes).map(measured).collect())
 }
 
-/// The model in integer arithmetic in each of `formats`; they share the stored codes.
-pub(crate) fn integer_networks(
-    artifact: &Artifact, formats: &[NumberFormat], device: &Device,
-) -> Result<Vec<IntConvNet>, EvaluationError> {
+/// The model in integer or weight-only arithmetic in each of `formats`; they share the stored codes.
+pub(crate) fn runtime_networks(
+    artifact: &Artifact, formats: &[NumberFormat], arithmetic: Arithmetic, device: &Device,
+) -> Result<Vec<Network>, EvaluationError> {
     let precisions = precisions(artifact, formats)?;
     let Some(&first) = precisions.first() else { return Ok(vec![]) };
-    let network = artifact.integer(first, device)?;
-    let at = |&precision: &Precision| {
-        let mut network = network.clone();
-        network.switch(precision)?;
-        Ok(network)
-    };
-    precisions.iter().map(at).collect()
-}
-
-/// A language model with packed weights, as `make` makes it, in each of `formats`; they share the stored codes.
-fn switched<L: Packed>(
-    artifact: &Artifact, formats: &[NumberFormat],
-    make: impl FnOnce(Precision) -> Result<Decoder<L>, ArtifactError>,
-) -> Result<Vec<Decoder<L>>, EvaluationError> {
-    let precisions = precisions(artifact, formats)?;
-    let Some(&first) = precisions.first() else { return Ok(vec![]) };
-    let network = make(first)?;
+    let network = Network::load(artifact, first, arithmetic, device)?;
     let at = |&precision: &Precision| {
         let mut network = network.clone();
         network.switch(precision)?;
@@ -460,16 +402,19 @@ fn precisions(artifact: &Artifact, formats: &[NumberFormat]) -> Result<Vec<Preci
     Ok(formats.iter().map(precision).collect::<Result<_, ArtifactError>>()?)
 }
 
-fn passes(artifact: &Artifact, formats: &[NumberFormat]) -> Vec<Pass<'static>> {
-    formats.iter().map(|&format| pass(artifact, format)).collect()
-}
-
-fn pass(artifact: &Artifact, format: NumberFormat) -> Pass<'static> {
-    match format {
-        NumberFormat::Float => Pass::float(),
-        NumberFormat::Quantized(precision) => Pass::at(precision),
-        NumberFormat::Mixed => Pass::at(artifact.description.edge),
-    }
+/// The passes of `formats`.
+fn passes(artifact: &Artifact, formats: &[NumberFormat]) -> Result<Vec<Pass<'static>>, ArtifactError> {
+    let pass = |&format: &NumberFormat| {
+        Ok(match format {
+            NumberFormat::Float => Pass::float(),
+            NumberFormat::Quantized(precision) => {
+                artifact.check_precision(precision)?;
+                Pass::at(precision)
+            }
+            NumberFormat::Mixed => Pass::at(artifact.description.edge),
+        })
+    };
+    formats.iter().map(pass).collect()
 }
 
 /// The size of the model in one of its formats: as it is, or exported at the precision.

@@ -1,7 +1,7 @@
 //! Texts that language models go on with, and how likely they find texts.
 
-use crate::models::{Cache, Decoder, Linear};
-use crate::nn::IntegerError;
+use crate::nn::{Model, Pass, TensorCache, Tensors};
+use crate::runtime_stub::{Cache, Network, RuntimeError};
 use crate::text::{Choices, TextError, Tokenizer};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -17,7 +17,7 @@ use thiserror::Error;
 pub enum GenerationError {
     /// The model.
     #[error(transparent)]
-    Model(#[from] IntegerError),
+    Model(#[from] RuntimeError),
     /// The tokenizer.
     #[error(transparent)]
     Text(#[from] TextError),
@@ -127,17 +127,61 @@ impl Speed {
     }
 }
 
+/// What texts come from: a language model with what it keeps of a text so far.
+pub trait Reader {
+    /// Keys and values of earlier tokens.
+    type Cache: Default;
+
+    /// The logits of what follows the tokens, which follow those that `cache` has.
+    ///
+    /// # Errors
+    /// Tokens that the model does not take.
+    fn read(&self, tokens: &[u32], cache: &mut Self::Cache) -> Result<Vec<f32>, GenerationError>;
+}
+
+impl Reader for Network {
+    type Cache = Cache;
+
+    fn read(&self, tokens: &[u32], cache: &mut Cache) -> Result<Vec<f32>, GenerationError> {
+        Ok(Network::read(self, tokens, cache)?)
+    }
+}
+
+/// A model in floats or fake quantization.
+#[derive(Clone, Debug)]
+pub struct FakeReader<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// Its numbers.
+    pub pass: Pass<'a>,
+    /// Where it is.
+    pub device: &'a Device,
+}
+
+impl Reader for FakeReader<'_> {
+    type Cache = TensorCache;
+
+    fn read(&self, tokens: &[u32], cache: &mut TensorCache) -> Result<Vec<f32>, GenerationError> {
+        let ids: Vec<i32> = tokens.iter().map(|&token| token.cast_signed()).collect();
+        let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, tokens.len()]), self.device);
+        let mut on = Tensors::reading(&self.pass, cache);
+        let logits = self.model.run(&mut on, tokens.into()).rows();
+        let last = logits.dims()[0] - 1;
+        let logits = logits.narrow(0, last, 1).into_data().convert::<f32>();
+        Ok(logits.try_into_vec().expect("floats, after the conversion"))
+    }
+}
+
 /// Goes on with a text until there are `count` new tokens, one that ends it, or no room left in the context. Each new token is
 /// given to `each` with its number, before the next is computed: it may switch the model to another precision, and it ends the text by
-/// `false`.
+/// `false`. The model knows `vocabulary` tokens and looks at `context` positions.
 ///
 /// # Errors
 /// A prompt without tokens or longer than the context, tokens that the model does not have, and what `each` says.
-pub fn generate<L: Linear, E: From<GenerationError>>(
-    decoder: &mut Decoder<L>, prompt: &[u32], count: usize, sampling: &Sampling,
-    mut each: impl FnMut(&mut Decoder<L>, usize, u32) -> Result<bool, E>,
+pub fn generate<R: Reader, E: From<GenerationError>>(
+    model: &mut R, [vocabulary, context]: [usize; 2], prompt: &[u32], count: usize, sampling: &Sampling,
+    mut each: impl FnMut(&mut R, usize, u32) -> Result<bool, E>,
 ) -> Result<Speed, E> {
-    let (context, vocabulary) = (decoder.config().context, decoder.config().vocabulary);
     if prompt.is_empty() {
         return Err(GenerationError::EmptyPrompt.into());
     }
@@ -146,14 +190,13 @@ pub fn generate<L: Linear, E: From<GenerationError>>(
     }
     check_tokens(prompt, vocabulary)?;
     let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
-    let mut cache = Cache::new();
+    let mut cache = R::Cache::default();
     let mut speed = Speed { prompt_tokens: prompt.len(), ..Speed::default() };
     let mut elapsed = Duration::ZERO;
     let mut new = prompt.to_vec();
     for number in 0..count.min(context - prompt.len()) {
         let started = Instant::now();
-        let logits = decoder.read(&new, &mut cache).map_err(GenerationError::from)?;
-        let logits: Vec<f32> = logits.into_data().convert::<f32>().try_into_vec().unwrap_or_default();
+        let logits = model.read(&new, &mut cache)?;
         let token = sampling.choose(&logits, &mut rng);
         elapsed += started.elapsed();
         if number == 0 {
@@ -161,7 +204,7 @@ pub fn generate<L: Linear, E: From<GenerationError>>(
         } else {
             (speed.tokens, speed.seconds) = (number, elapsed.as_secs_f64() - speed.prompt_seconds);
         }
-        if !each(decoder, number, token)? {
+        if !each(model, number, token)? {
             break;
         }
         new = vec![token];
@@ -187,12 +230,12 @@ pub struct ChoiceScore {
 
 /// How many questions a model answers right, each by the choice that it finds the most likely after the context.
 ///
-/// `forward` turns tokens `[1, positions]` into logits `[positions, vocabulary]`.
+/// `forward` turns tokens `[1, positions]` into logits `[positions, vocabulary]`, for at most `most` positions.
 ///
 /// # Errors
 /// Questions longer than the model's context, tokens that it does not have, and what `forward` says.
 pub fn score_choices<E: From<GenerationError>>(
-    questions: &[Choices], tokenizer: &Tokenizer, config: &crate::models::LlamaConfig, device: &Device,
+    questions: &[Choices], tokenizer: &Tokenizer, [vocabulary, most]: [usize; 2], device: &Device,
     forward: impl Fn(Tensor<2, Int>) -> Result<Tensor<2>, E>,
 ) -> Result<ChoiceScore, E> {
     let (mut right, mut right_by_byte) = (0usize, 0usize);
@@ -206,18 +249,18 @@ pub fn score_choices<E: From<GenerationError>>(
             let shared = before.iter().zip(&whole).take_while(|(a, b)| a == b).count();
             // The first token has nothing before it that could say how likely it is.
             let first = shared.clamp(1, whole.len().saturating_sub(1).max(1));
-            if whole.len() > config.context {
-                let (number, found, context) = (number + 1, whole.len(), config.context);
+            if whole.len() > most {
+                let (number, found, context) = (number + 1, whole.len(), most);
                 return Err(GenerationError::LongQuestion { number, found, context }.into());
             }
             if whole.len() < 2 {
                 return Err(GenerationError::ShortQuestion { number: number + 1 }.into());
             }
-            check_tokens(&whole, config.vocabulary)?;
+            check_tokens(&whole, vocabulary)?;
             let ids: Vec<i32> = whole.iter().map(|&token| token.cast_signed()).collect();
             let input = TensorData::new(ids[..ids.len() - 1].to_vec(), [1, ids.len() - 1]);
             let logits = log_softmax(forward(Tensor::from_data(input, device))?, 1);
-            let rows = logits.slice([first - 1..ids.len() - 1, 0..config.vocabulary]);
+            let rows = logits.slice([first - 1..ids.len() - 1, 0..vocabulary]);
             let labels = Tensor::<1, Int>::from_data(&ids[first..], device).unsqueeze_dim(1);
             let likelihood = rows.gather(1, labels).sum().into_scalar::<f64>();
             scores.push((likelihood, likelihood / choice.len() as f64));

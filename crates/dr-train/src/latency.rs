@@ -1,12 +1,13 @@
-//! How long a saved model takes for a batch of images, in integers and in floats.
+//! How long a saved model takes for a batch of inputs, in integers and in floats.
 
-use crate::artifact::Artifact;
-use crate::evaluation::{EvaluationError, check_batch, formats, integer_networks};
-use crate::models::{ConvNet, IntConvNet, Network};
-use crate::nn::{IntegerError, Pass};
+use crate::artifact::{Artifact, Description};
+use crate::config::TaskKind;
+use crate::evaluation::{EvaluationError, check_batch, formats, runtime_networks};
+use crate::nn::{Pass, Value};
 use crate::report::{NumberFormat, aligned};
-use burn::tensor::{Device, Distribution, Tensor, TensorData};
-use rand::SeedableRng;
+use crate::runtime_stub::{Arithmetic, Network, RuntimeError};
+use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -56,11 +57,11 @@ pub struct PrecisionLatency {
     pub precision: NumberFormat,
     /// Median time of a pass in milliseconds.
     pub ms: f64,
-    /// Bytes of the network that a pass reads; see [`IntConvNet::model_bytes`].
+    /// Bytes of the network that a pass reads; see [`Network::model_bytes`].
     pub model_bytes: usize,
 }
 
-/// Measures a quantized model on `device` with random images of its size. All formats take turns, so that whatever else the
+/// Measures a quantized model on `device` with random inputs of its size. All formats take turns, so that whatever else the
 /// machine does strikes all of them. `name` and `device_name` are for the result only.
 ///
 /// # Errors
@@ -71,18 +72,18 @@ pub fn latency(
     let batch = options.batch;
     check_batch(artifact, batch, MOST_PIXELS)?;
     let formats = formats(artifact);
-    let networks = integer_networks(artifact, &formats, device)?;
-    let float = artifact.network::<ConvNet>(device)?;
-    let images = random_images(artifact, batch, device);
+    let networks = runtime_networks(artifact, &formats, Arithmetic::Integer, device)?;
+    let float = artifact.network(device)?;
+    let input = random_input(artifact, batch, device);
     let mut float_ms = vec![];
     let mut integer_ms = vec![vec![]; networks.len()];
     for _ in 0..WARM_UP + options.samples {
-        float_ms.push(milliseconds(|| Ok(float.forward(images.clone(), &Pass::float())))?);
+        float_ms.push(milliseconds(|| Ok(float.forward(input.clone(), &Pass::float())))?);
         for (network, ms) in networks.iter().zip(&mut integer_ms) {
-            ms.push(milliseconds(|| network.forward(images.clone()))?);
+            ms.push(milliseconds(|| network.forward(input.clone()))?);
         }
     }
-    let of = |((&precision, network), ms): ((&NumberFormat, &IntConvNet), &Vec<f64>)| PrecisionLatency {
+    let of = |((&precision, network), ms): ((&NumberFormat, &Network), &Vec<f64>)| PrecisionLatency {
         precision,
         ms: median(&ms[WARM_UP..]),
         model_bytes: network.model_bytes(),
@@ -97,17 +98,24 @@ pub fn latency(
     })
 }
 
-pub(crate) fn random_images(artifact: &Artifact, batch: usize, device: &Device) -> Tensor<4> {
-    let input = artifact.description.input;
+/// Images of the model's size, or texts as long as its context.
+pub(crate) fn random_input(artifact: &Artifact, batch: usize, device: &Device) -> Value {
+    let Description { input, classes, seed, task, .. } = artifact.description;
+    let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(seed);
+    if task == TaskKind::Language {
+        let tokens: Vec<i32> =
+            (0..batch * input.width).map(|_| rng.random_range(0..classes as i32)).collect();
+        return Tensor::<2, Int>::from_data(TensorData::new(tokens, [batch, input.width]), device).into();
+    }
     let shape = [batch, input.channels, input.height, input.width];
-    let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(artifact.description.seed);
-    Tensor::from_data(TensorData::random::<f32, _, _>(shape, Distribution::Normal(0.0, 1.0), rng), device)
+    let values = TensorData::random::<f32, _, _>(shape, Distribution::Normal(0.0, 1.0), rng);
+    Tensor::<4>::from_data(values, device).into()
 }
 
 /// The time from the images to the logits in the processor's memory.
 pub(crate) fn milliseconds(
-    forward: impl FnOnce() -> Result<Tensor<2>, IntegerError>,
-) -> Result<f64, IntegerError> {
+    forward: impl FnOnce() -> Result<Tensor<2>, RuntimeError>,
+) -> Result<f64, RuntimeError> {
     let start = Instant::now();
     let _ = forward()?.into_data();
     Ok(start.elapsed().as_secs_f64() * 1e3)

@@ -17,6 +17,7 @@ pub mod models;
 pub mod nn;
 pub mod onnx;
 pub mod report;
+pub mod runtime_stub;
 pub mod samples;
 pub mod text;
 pub mod training;

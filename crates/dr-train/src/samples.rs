@@ -2,9 +2,10 @@
 
 use crate::artifact::{Artifact, TensorEntry, TensorValues};
 use crate::data::{ImageBatch, ImageLoader, ImageSet};
-use crate::evaluation::{EVAL_BATCH, EvaluationError, check_images, integer_networks};
+use crate::evaluation::{EVAL_BATCH, EvaluationError, check_images, runtime_networks};
 use crate::files::write_atomically;
 use crate::report::NumberFormat;
+use crate::runtime_stub::Arithmetic;
 use burn::data::dataloader::DataLoader;
 use burn::tensor::Device;
 use safetensors::{SafeTensorError, SafeTensors};
@@ -85,7 +86,7 @@ impl Samples {
         check_images(artifact, images)?;
         let normalization = artifact.description.normalization.clone();
         let loader = ImageLoader::evaluation(images.clone(), normalization, EVAL_BATCH, device.clone());
-        let networks = integer_networks(artifact, &[format], device)?;
+        let networks = runtime_networks(artifact, &[format], Arithmetic::Integer, device)?;
         let (mut pixels, mut labels, mut logits) = (vec![], vec![], vec![]);
         for batch in loader.iter() {
             let ImageBatch { input: images, labels: classes } = batch?;

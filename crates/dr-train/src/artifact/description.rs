@@ -3,9 +3,10 @@
 use super::{ArtifactError, FORMAT_VERSION};
 use crate::config::{BatchNormKind, DatasetKind, MixedNorm, ModelKind, TaskKind};
 use crate::data::{DataSource, ImageShape, Normalization};
-use crate::models::LlamaConfig;
+use crate::models::{BOX_OUTPUTS, LlamaConfig};
 use crate::nn::QuantConfig;
 use dr_precision::{Precision, PrecisionPlan, PrecisionSet};
+use dr_runtime::graph::{Graph, Kind, Op};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -65,15 +66,15 @@ impl fmt::Display for InputShape {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Description {
-    /// [`FORMAT_VERSION`].
+    /// [`FORMAT_VERSION`], or an earlier one.
     pub format_version: u32,
     /// What the tensors are.
     pub kind: ArtifactKind,
     /// What it does.
     #[serde(default, skip_serializing_if = "is_classification")]
     pub task: TaskKind,
-    /// The network; of segmentations and detections, what its pyramid of features stands on.
-    pub model: ModelKind,
+    /// The name of the network; of segmentations and detections, of what its pyramid of features stands on.
+    pub model: String,
     /// Channels of the network's first stage.
     pub width: usize,
     /// The shape of an image.
@@ -109,6 +110,9 @@ pub struct Description {
     /// The shapes of packed weights by name, for readers that do not know the network.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub shapes: BTreeMap<String, Vec<usize>>,
+    /// What the network computes. Files of version 1 have none: theirs are the networks of this crate, by name and sizes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graph: Option<Graph>,
     /// The seed of its training.
     pub seed: u64,
     /// Lower-case hexadecimal SHA-256 of the file, as the [module](super) says. Filled in when the file is written;
@@ -127,7 +131,7 @@ impl Description {
             format_version: FORMAT_VERSION,
             kind: ArtifactKind::Float,
             task: TaskKind::Classify,
-            model,
+            model: model.to_string(),
             width: model.usual_width(),
             input,
             classes,
@@ -142,6 +146,7 @@ impl Description {
             language: None,
             plan: None,
             shapes: BTreeMap::new(),
+            graph: None,
             seed: 0,
             checksum: String::new(),
         }
@@ -165,9 +170,15 @@ impl Description {
         DataSource { image_size: self.input.height, ..DataSource::new(dataset, data_dir, self.seed) }
     }
 
+    /// Tokens that end a text.
+    #[must_use]
+    pub fn end_tokens(&self) -> &[u32] {
+        self.language.as_ref().map_or(&[], |language| &language.end_tokens)
+    }
+
     /// Whether the parts fit together.
     pub(crate) fn check(&self) -> Result<(), ArtifactError> {
-        if self.format_version != FORMAT_VERSION {
+        if !(1..=FORMAT_VERSION).contains(&self.format_version) {
             return Err(ArtifactError::Version(self.format_version));
         }
         let wrong = |what: String| Err(ArtifactError::Description(what));
@@ -183,7 +194,8 @@ impl Description {
                 return wrong(format!("{name} is {size}: expected 1 to {MAX_SIZE}"));
             }
         }
-        if (self.task == TaskKind::Language) != self.language.is_some() {
+        let is_llama = self.model == ModelKind::Llama.to_string();
+        if self.graph.is_none() && (self.task == TaskKind::Language) != self.language.is_some() {
             return wrong(format!(
                 "task {}: expected the sizes of a language model with lm, and only there",
                 self.task
@@ -193,16 +205,27 @@ impl Description {
             Some(config) => {
                 config.check().map_err(|error| ArtifactError::Description(error.to_string()))?;
                 let sizes = (self.width, self.input.width, self.classes);
-                if self.model != ModelKind::Llama
-                    || sizes != (config.hidden, config.context, config.vocabulary)
-                {
+                if !is_llama || sizes != (config.hidden, config.context, config.vocabulary) {
                     return wrong(format!("a {} of other sizes than its language model", self.model));
                 }
             }
-            None if self.model == ModelKind::Llama => {
+            None if is_llama && self.graph.is_none() => {
                 return wrong(format!("a {}: expected the sizes of a language model", self.model));
             }
             None => {}
+        }
+        if let Some(graph) = &self.graph {
+            let rows = self.classes + if self.task == TaskKind::Detect { BOX_OUTPUTS } else { 0 };
+            let input = match self.task {
+                TaskKind::Language => Op::Tokens,
+                _ => Op::Images { channels: self.input.channels },
+            };
+            let (found, made) = (graph.input(), graph.result_kind());
+            if found != Some(input) || made != Some(Kind::Rows(Some(rows))) {
+                return wrong(format!(
+                    "a graph from {found:?} to {made:?}: expected {input:?} to rows of {rows}"
+                ));
+            }
         }
         let Normalization { mean, std } = &self.normalization;
         for (name, values) in [("mean", mean), ("std", std)] {

@@ -2,7 +2,7 @@
 
 use super::{ArtifactKind, FORMAT_VERSION, MAX_HEADER_BYTES, METADATA_KEY, TensorValues};
 use crate::config::TaskKind;
-use crate::nn::{AssignmentError, IntegerError};
+use crate::nn::AssignmentError;
 use dr_precision::{Precision, PrecisionSet};
 use safetensors::SafeTensorError;
 use std::fmt::Display;
@@ -45,7 +45,7 @@ pub enum ArtifactError {
     )]
     Foreign,
     /// Of another version of the format.
-    #[error("format version {0}: expected {FORMAT_VERSION}, the one that this program reads")]
+    #[error("format version {0}: expected 1 to {FORMAT_VERSION}, those that this program reads")]
     Version(u32),
     /// A description that contradicts itself or is not readable.
     #[error("damaged description: {0}")]
@@ -137,9 +137,9 @@ pub enum ArtifactError {
     /// A model that no mixture of precisions was trained for.
     #[error("the model was not trained for mixed precision: expected one of `dr-train train --mixed`")]
     NotMixed,
-    /// A network that cannot compute with integers.
-    #[error(transparent)]
-    Integer(#[from] IntegerError),
+    /// A network that this crate does not have, in a file that says no more of it.
+    #[error("the network `{0}` without a graph: expected a graph, or the name of a network of this program")]
+    UnknownModel(String),
     /// Tensors and description do not make a network.
     #[error("not a network of this program: {0}")]
     Network(String),
@@ -152,7 +152,7 @@ impl ArtifactError {
         Self::InFile { path: path.to_owned(), error: Box::new(self) }
     }
 
-    pub(super) fn network(reason: impl Display) -> Self {
+    pub(crate) fn network(reason: impl Display) -> Self {
         Self::Network(reason.to_string())
     }
 

@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::ops::Range;
 
-/// The version of the format that this program writes and reads.
-pub const FORMAT_VERSION: u32 = 1;
+/// The version of the format that this program writes; it reads earlier ones, too. Since version 2, the description has the
+/// network's graph.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// The key of the description in the metadata of the file.
 pub const METADATA_KEY: &str = "dr-train";
@@ -87,7 +88,7 @@ fn parse_description(json: &str) -> Result<Description, ArtifactError> {
     }
     let unreadable = |error: serde_json::Error| ArtifactError::Description(error.to_string());
     let Versioned { format_version } = serde_json::from_str(json).map_err(unreadable)?;
-    if format_version != FORMAT_VERSION {
+    if !(1..=FORMAT_VERSION).contains(&format_version) {
         return Err(ArtifactError::Version(format_version));
     }
     let description: Description = serde_json::from_str(json).map_err(unreadable)?;

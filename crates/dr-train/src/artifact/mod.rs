@@ -19,7 +19,6 @@ mod tensors;
 pub use description::{ArtifactKind, Description, InputShape};
 pub use error::ArtifactError;
 pub use format::{FORMAT_VERSION, MAX_HEADER_BYTES, METADATA_KEY};
-pub use network::Saved;
 pub(crate) use network::parameter_shapes;
 pub use tensors::{TensorEntry, TensorValues};
 

@@ -1,17 +1,18 @@
-//! From a network to an artifact and back.
+//! From a model to an artifact and back.
 
-use super::{Artifact, ArtifactError, ArtifactKind, Description, TOKENIZER, TensorEntry, TensorValues};
-use crate::config::{BatchNormKind, TaskKind};
-use crate::mixed::subnet;
-use crate::models::{
-    ConvNet, ConvNetConfig, DenseConfig, Detector, IntConvNet, IntLlama, Llama, LlamaConfig, NamedLayer,
-    Network, Segmenter, WeightOnlyLlama,
+use super::{
+    Artifact, ArtifactError, ArtifactKind, Description, FORMAT_VERSION, TOKENIZER, TensorEntry, TensorValues,
 };
-use crate::nn::{Assignment, LayerSpec, Pass, QuantConfig};
-use burn::module::{ModuleMapper, ModuleVisitor, Param};
+use crate::config::{BatchNormKind, ModelKind, TaskKind};
+use crate::data::Input;
+use crate::models::{ConvNetConfig, DenseConfig, LlamaConfig};
+use crate::nn::{Assignment, LayerSpec, Model, Pass, QuantConfig, Value, subnet};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use dr_kernels::{PackedTensor, dequantize, quantize_pack, reference, switch};
 use dr_precision::{Precision, PrecisionPlan, PrecisionSet, Signedness};
+use dr_runtime::graph::{self, Embedding, Graph};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Description {
@@ -40,41 +41,41 @@ impl Description {
 }
 
 impl Artifact {
-    /// The artifact of a network that runs as `description` says: with float weights, or master codes and the scales
+    /// The artifact of a model that runs as `description` says: with float weights, or master codes and the scales
     /// of all precisions. `description.kind` must not be packed; see [`Artifact::export`].
     ///
     /// # Errors
-    /// [`ArtifactError::Network`] if the network is not quantized as the description says.
-    pub fn of<M: Network>(mut model: M, description: Description) -> Result<Self, ArtifactError> {
-        let mut tensors = collect(&model);
+    /// [`ArtifactError::Network`] if the model is not quantized as the description says.
+    pub fn of(model: &Model, description: Description) -> Result<Self, ArtifactError> {
+        let mut tensors = collect(model);
         if let Some(config) = description.quantization() {
-            for Quantized { name, spec, shape } in quantized_layers(&mut model, &config) {
-                let words = words(&stored_codes(&tensors, &name, &spec)?);
+            for Quantized { name, spec, shape } in quantized_layers(model.graph(), &config) {
+                let words = words(&stored_codes(&tensors, &name, &spec)?)?;
                 let elements = shape.iter().product();
                 let codes = reference::unpack(&words, elements, spec.weights[0], Signedness::Signed);
                 let codes = codes.into_iter().map(|code| code as i8).collect(); // at most 8 bits
                 tensors.insert(weight_name(&name), TensorEntry::i8(shape, codes));
             }
         }
-        Ok(Self { description, tensors })
+        Ok(Self { description: description.of_graph(model.graph().clone()), tensors })
     }
 
-    /// Training-free quantization of a float network, with its activations' scales fitted to what `batches` cause.
+    /// Training-free quantization of a float model, with its activations' scales fitted to what `batches` cause.
     ///
     /// # Errors
     /// If this is not a float artifact.
-    pub fn quantize<M: Saved>(
-        &self, precisions: PrecisionSet, batches: Vec<M::Input>, device: &Device,
+    pub fn quantize<I: Into<Value>>(
+        &self, precisions: PrecisionSet, batches: Vec<I>, device: &Device,
     ) -> Result<Self, ArtifactError> {
-        self.quantize_with::<M>(&QuantConfig::new(precisions), batches, device)
+        self.quantize_with(&QuantConfig::new(precisions), batches, device)
     }
 
     /// [`Artifact::quantize`] in groups, or with compensation, as `config` says; it must not have a plan, nor be for mixed passes.
     ///
     /// # Errors
     /// If this is not a float artifact.
-    pub fn quantize_with<M: Saved>(
-        &self, config: &QuantConfig, batches: Vec<M::Input>, device: &Device,
+    pub fn quantize_with<I: Into<Value>>(
+        &self, config: &QuantConfig, batches: Vec<I>, device: &Device,
     ) -> Result<Self, ArtifactError> {
         let found = self.description.kind;
         let kind = ArtifactKind::MultiPrecision;
@@ -84,8 +85,7 @@ impl Artifact {
         match (found, description.quantization()) {
             (ArtifactKind::Float, Some(config)) => {
                 let config = QuantConfig { compensate, ..config };
-                let mut quantized =
-                    Self::of(self.network::<M>(device)?.quantize(&config, batches), description)?;
+                let mut quantized = Self::of(&self.network(device)?.quantize(&config, batches), description)?;
                 quantized.tensors.extend(
                     self.tensors.get_key_value(TOKENIZER).map(|(name, json)| (name.clone(), json.clone())),
                 );
@@ -109,7 +109,8 @@ impl Artifact {
         else {
             return Err(ArtifactError::Kind { found: description.kind, expected: "multi-precision" });
         };
-        let mut tensors = self.packed(&config, |_| precision)?;
+        let graph = self.graph()?;
+        let mut tensors = self.packed(&graph, &config, |_| precision)?;
         if !config.share_norm {
             let norms: BTreeSet<String> = tensors
                 .keys()
@@ -119,7 +120,8 @@ impl Artifact {
         }
         let mut description = description.clone();
         description.kind = ArtifactKind::Packed(precision);
-        description.shapes = self.weight_shapes(&config)?;
+        description.shapes = weight_shapes(&graph);
+        let description = description.of_graph(graph.into_owned());
         Ok(Self { description, tensors })
     }
 
@@ -128,10 +130,10 @@ impl Artifact {
     ///
     /// # Errors
     /// If this is not a multi-precision artifact trained for mixed precision, or the plan does not fit it.
-    pub fn export_plan<M: Saved>(
-        &self, plan: &PrecisionPlan, batches: &[M::Input], device: &Device,
+    pub fn export_plan<I: Input + Into<Value>>(
+        &self, plan: &PrecisionPlan, batches: &[I], device: &Device,
     ) -> Result<Self, ArtifactError> {
-        let mut description = self.description.clone();
+        let description = &self.description;
         let (ArtifactKind::MultiPrecision, Some(config)) = (description.kind, description.quantization())
         else {
             return Err(ArtifactError::Kind { found: description.kind, expected: "multi-precision" });
@@ -139,53 +141,64 @@ impl Artifact {
         if description.mixed.is_none() {
             return Err(ArtifactError::NotMixed);
         }
-        let mut network = self.network::<M>(device)?;
+        let mut network = self.network(device)?;
         let assignment = Assignment::new(&mut network, plan)?;
-        let in_order = network.layers().into_iter().filter_map(|layer| {
+        let graph = network.graph().clone();
+        let in_order = graph.layers().iter().filter_map(|layer| {
             let precision = plan.get(&layer.name)?;
-            Some((layer.name, precision))
+            Some((layer.name.clone(), precision))
         });
         let in_order = PrecisionPlan::new(in_order).map_err(ArtifactError::network)?;
-        let mut tensors = self.packed(&config, |layer| in_order.get(layer).unwrap_or(config.edge))?;
+        let precision = |layer: &str| in_order.get(layer).unwrap_or(config.edge);
+        let mut tensors = self.packed(&graph, &config, precision)?;
         let is_norm = |name: &String| name.contains(NORMS);
         tensors.retain(|name, _| !is_norm(name));
         let subnet = subnet(network, &Pass::mixed(&assignment), batches);
         tensors.extend(collect(&subnet).into_iter().filter(|(name, _)| is_norm(name)));
+        let mut description = description.clone();
         description.kind = ArtifactKind::PackedPlan;
-        description.shapes = self.weight_shapes(&config)?;
+        description.shapes = weight_shapes(&graph);
+        let mut description = description.of_graph(graph);
         description.plan = Some(in_order);
         Ok(Self { description, tensors })
     }
 
-    fn weight_shapes(&self, config: &QuantConfig) -> Result<BTreeMap<String, Vec<usize>>, ArtifactError> {
-        let layers = self.quantized_layers(config)?;
-        Ok(layers.into_iter().map(|layer| (weight_name(&layer.name), layer.shape)).collect())
-    }
-
-    /// The quantized layers of the network, whichever it is.
-    fn quantized_layers(&self, config: &QuantConfig) -> Result<Vec<Quantized>, ArtifactError> {
-        let device = Device::flex();
-        Ok(match self.description.task {
-            TaskKind::Classify => quantized_layers(&mut self.skeleton::<ConvNet>(&device)?, config),
-            TaskKind::Segment => quantized_layers(&mut self.skeleton::<Segmenter>(&device)?, config),
-            TaskKind::Detect => quantized_layers(&mut self.skeleton::<Detector>(&device)?, config),
-            TaskKind::Language => quantized_layers(&mut self.skeleton::<Llama>(&device)?, config),
-        })
+    /// What the network computes. Its tensors must be large enough for it: no memory is taken for a network that cannot be in the
+    /// file.
+    ///
+    /// # Errors
+    /// A description without a graph that names no network of this crate, and tensors that are too small.
+    pub fn graph(&self) -> Result<Cow<'_, Graph>, ArtifactError> {
+        let found = self.payload_bytes();
+        let check = |expected: usize| match found < expected {
+            true => Err(ArtifactError::network(format!(
+                "its tensors have {found} bytes: expected at least {expected}, for the sizes that it describes"
+            ))),
+            false => Ok(()),
+        };
+        if let Some(graph) = &self.description.graph {
+            check(least_bytes(graph))?;
+            return Ok(Cow::Borrowed(graph));
+        }
+        check(self.description.least_elements()? / LARGEST_PART)?;
+        let graph = self.description.traced()?;
+        check(least_bytes(&graph))?;
+        Ok(Cow::Owned(graph))
     }
 
     /// The tensors with the codes of each layer switched to its precision of `precision` and packed, and with no other
     /// scales.
     fn packed(
-        &self, config: &QuantConfig, precision: impl Fn(&str) -> Precision,
+        &self, graph: &Graph, config: &QuantConfig, precision: impl Fn(&str) -> Precision,
     ) -> Result<BTreeMap<String, TensorEntry>, ArtifactError> {
         let mut tensors = self.tensors.clone();
-        for layer in self.quantized_layers(config)? {
+        for layer in quantized_layers(graph, config) {
             let stored = self.stored(&layer)?;
             let Quantized { name, spec, shape } = layer;
             let (wi, ai) = spec.positions(precision(&name)).unwrap_or((0, 0));
             let scale = self.scales(&name, wi, spec.scale_count(&shape))?;
             let packed = switch(&stored, spec.weights[wi], scale).map_err(ArtifactError::network)?;
-            let words = words(&packed);
+            let words = words(&packed)?;
             tensors.insert(weight_name(&name), TensorEntry::u32([words.len()], words));
             for (part, kept) in [("weight_scales", wi), ("activation_scales", ai), ("zero_points", ai)] {
                 keep_only(&mut tensors, &format!("{name}.quantizers.{part}."), kept);
@@ -194,24 +207,25 @@ impl Artifact {
         Ok(tensors)
     }
 
-    /// The network, on `device`, in evaluation mode. It computes what the saved one did.
+    /// The model, on `device`, in evaluation mode. It computes what the saved one did.
     ///
     /// # Errors
     /// If a tensor is missing, superfluous or of another type or shape than the description calls for.
-    pub fn network<M: Saved>(&self, device: &Device) -> Result<M, ArtifactError> {
-        let mut network = self.skeleton::<M>(device)?;
+    pub fn network(&self, device: &Device) -> Result<Model, ArtifactError> {
+        let mut network = Model::zeros(self.graph()?.into_owned(), device);
         let mut weights = BTreeMap::new();
         if let Some(config) = self.description.quantization() {
+            network = network.prepare(&config);
             if let Some(plan) = &config.plan {
                 // The network is prepared as the plan says: whether it names the layers is all there is to find out.
                 Assignment::new(&mut network, plan)?;
             }
-            for layer in quantized_layers(&mut network, &config) {
+            for layer in quantized_layers(network.graph(), &config) {
                 weights.insert(weight_name(&layer.name), layer);
             }
         }
         let mut loader = Loader { path: vec![], artifact: self, weights, used: BTreeSet::new(), error: None };
-        let network = network.map(&mut loader);
+        let network = network.map_named(&mut loader);
         if let Some(error) = loader.error {
             return Err(error);
         }
@@ -220,35 +234,6 @@ impl Artifact {
             Some(name) => Err(ArtifactError::Superfluous { name: name.clone() }),
             None => Ok(network.valid()),
         }
-    }
-
-    /// The network in integer arithmetic, on `device`, at `precision`; it can be switched to the others of the artifact.
-    ///
-    /// # Errors
-    /// A float artifact, a precision that it does not have, and those of [`Artifact::network`].
-    pub fn integer(&self, precision: Precision, device: &Device) -> Result<IntConvNet, ArtifactError> {
-        self.check_precision(precision)?;
-        Ok(self.network::<ConvNet>(device)?.to_integer(precision)?)
-    }
-
-    /// The same of a language model.
-    ///
-    /// # Errors
-    /// Those of [`Artifact::integer`].
-    pub fn integer_llama(&self, precision: Precision, device: &Device) -> Result<IntLlama, ArtifactError> {
-        self.check_precision(precision)?;
-        Ok(self.network::<Llama>(device)?.to_integer(precision)?)
-    }
-
-    /// A language model with packed weights that computes in floats, on `device`, at `precision`.
-    ///
-    /// # Errors
-    /// Those of [`Artifact::integer`].
-    pub fn weight_only_llama(
-        &self, precision: Precision, device: &Device,
-    ) -> Result<WeightOnlyLlama, ArtifactError> {
-        self.check_precision(precision)?;
-        Ok(self.network::<Llama>(device)?.to_weight_only(precision)?)
     }
 
     /// Whether the network can be computed at `precision`.
@@ -260,22 +245,6 @@ impl Artifact {
             return Err(ArtifactError::Precision { precision, expected: config.precisions });
         }
         Ok(())
-    }
-
-    /// A network of the right architecture with other values. The file must be large enough for the widest layer that its
-    /// description calls for: no memory is taken for a network that cannot be in it.
-    fn skeleton<M: Saved>(&self, device: &Device) -> Result<M, ArtifactError> {
-        let (expected, found) = (M::least_elements(&self.description)? / 4, self.payload_bytes());
-        if found < expected {
-            return Err(ArtifactError::network(format!(
-                "its tensors have {found} bytes: expected at least {expected}, for the sizes that it describes"
-            )));
-        }
-        let network = M::described(&self.description, device)?;
-        Ok(match self.description.quantization() {
-            Some(config) => network.prepare(&config),
-            None => network,
-        })
     }
 
     /// A layer's scales of one width.
@@ -313,34 +282,53 @@ impl Artifact {
     }
 }
 
-/// A network that artifacts can hold.
-pub trait Saved: Network {
-    /// The float network that a description calls for, with any values.
-    ///
-    /// # Errors
-    /// A description of another kind of network.
-    fn described(description: &Description, device: &Device) -> Result<Self, ArtifactError>;
+impl Description {
+    /// The same of a network with this graph, as files of this version have it.
+    fn of_graph(self, graph: Graph) -> Self {
+        Self { format_version: FORMAT_VERSION, graph: Some(graph), ..self }
+    }
+
+    /// The network that files without a graph name, in floats with weights that do not matter.
+    fn traced(&self) -> Result<Graph, ArtifactError> {
+        let (device, seed) = (Device::flex(), self.seed);
+        let traced = match self.task {
+            TaskKind::Classify => Model::trace(&self.conv_net()?.init(seed, &device)),
+            TaskKind::Segment => Model::trace(&self.dense()?.init_segmenter(seed, &device)),
+            TaskKind::Detect => Model::trace(&self.dense()?.init_detector(seed, &device)),
+            TaskKind::Language => Model::trace(&self.llama()?.zeros(&device)),
+        };
+        Ok(traced.map_err(ArtifactError::network)?.graph().clone())
+    }
 
     /// Elements that its weights have at least.
-    ///
-    /// # Errors
-    /// A description of another kind of network.
-    fn least_elements(description: &Description) -> Result<usize, ArtifactError>;
-}
-
-impl Description {
-    fn conv_net(&self) -> Result<ConvNetConfig, ArtifactError> {
-        self.check_task(TaskKind::Classify)?;
-        Ok(ConvNetConfig {
-            width: self.width,
-            ..ConvNetConfig::new(self.model, self.input.channels, self.classes)
+    fn least_elements(&self) -> Result<usize, ArtifactError> {
+        Ok(match self.task {
+            TaskKind::Classify => self.conv_net()?.largest_weight(),
+            TaskKind::Segment | TaskKind::Detect => self.dense()?.largest_weight(),
+            TaskKind::Language => self.llama()?.elements(),
         })
     }
 
-    fn dense(&self, task: TaskKind) -> Result<DenseConfig, ArtifactError> {
-        self.check_task(task)?;
-        let (kind, width, channels, classes) = (self.model, self.width, self.input.channels, self.classes);
-        Ok(DenseConfig { kind, width, channels, classes })
+    fn kind_of_model(&self) -> Result<ModelKind, ArtifactError> {
+        self.model.parse().map_err(|_| ArtifactError::UnknownModel(self.model.clone()))
+    }
+
+    fn conv_net(&self) -> Result<ConvNetConfig, ArtifactError> {
+        let config = ConvNetConfig::new(self.kind_of_model()?, self.input.channels, self.classes);
+        Ok(ConvNetConfig { width: self.width, ..config })
+    }
+
+    fn dense(&self) -> Result<DenseConfig, ArtifactError> {
+        let (width, channels, classes) = (self.width, self.input.channels, self.classes);
+        Ok(DenseConfig { kind: self.kind_of_model()?, width, channels, classes })
+    }
+
+    /// The sizes of a Llama.
+    ///
+    /// # Errors
+    /// Another network.
+    pub fn llama(&self) -> Result<&LlamaConfig, ArtifactError> {
+        self.language.as_ref().ok_or_else(|| ArtifactError::UnknownModel(self.model.clone()))
     }
 
     /// Whether the network does what is asked for.
@@ -351,55 +339,25 @@ impl Description {
         let found = self.task;
         if found == expected { Ok(()) } else { Err(ArtifactError::Task { found, expected }) }
     }
-
-    /// The sizes of a language model.
-    ///
-    /// # Errors
-    /// A network for images.
-    pub fn llama(&self) -> Result<&LlamaConfig, ArtifactError> {
-        let other = ArtifactError::Task { found: self.task, expected: TaskKind::Language };
-        self.language.as_ref().ok_or(other)
-    }
 }
 
-impl Saved for ConvNet {
-    fn described(description: &Description, device: &Device) -> Result<Self, ArtifactError> {
-        Ok(description.conv_net()?.init(description.seed, device))
-    }
+/// A weight takes at least a byte divided by this: 2 bits.
+const LARGEST_PART: usize = 4;
 
-    fn least_elements(description: &Description) -> Result<usize, ArtifactError> {
-        Ok(description.conv_net()?.largest_weight())
-    }
-}
-
-impl Saved for Segmenter {
-    fn described(description: &Description, device: &Device) -> Result<Self, ArtifactError> {
-        Ok(description.dense(TaskKind::Segment)?.init_segmenter(description.seed, device))
-    }
-
-    fn least_elements(description: &Description) -> Result<usize, ArtifactError> {
-        Ok(description.dense(TaskKind::Segment)?.largest_weight())
-    }
-}
-
-impl Saved for Detector {
-    fn described(description: &Description, device: &Device) -> Result<Self, ArtifactError> {
-        Ok(description.dense(TaskKind::Detect)?.init_detector(description.seed, device))
-    }
-
-    fn least_elements(description: &Description) -> Result<usize, ArtifactError> {
-        Ok(description.dense(TaskKind::Detect)?.largest_weight())
-    }
-}
-
-impl Saved for Llama {
-    fn described(description: &Description, device: &Device) -> Result<Self, ArtifactError> {
-        Ok(description.llama()?.zeros(device))
-    }
-
-    fn least_elements(description: &Description) -> Result<usize, ArtifactError> {
-        Ok(description.llama()?.elements())
-    }
+/// Bytes that the tensors of a network have at least.
+fn least_bytes(graph: &Graph) -> usize {
+    let product = |shape: &[usize]| shape.iter().fold(1usize, |product, &size| product.saturating_mul(size));
+    let weights = graph.layers().iter().map(|layer| product(&layer.kind.weight_shape()) / LARGEST_PART);
+    let floats = |count: usize| count.saturating_mul(size_of::<f32>());
+    let biases = graph.layers().iter().filter(|layer| layer.bias).map(|layer| floats(layer.kind.outputs()));
+    let batch_norms = graph.batch_norms().iter().map(|norm| floats(4 * norm.features));
+    let rms_norms = graph.rms_norms().iter().map(|norm| floats(norm.features));
+    let embeddings = graph.embeddings().iter().map(|embedding| match embedding {
+        Embedding::Own { vocabulary, features, .. } => floats(product(&[*vocabulary, *features])),
+        Embedding::Layer(_) => 0,
+    });
+    let all = weights.chain(biases).chain(batch_norms).chain(rms_norms).chain(embeddings);
+    all.fold(0, usize::saturating_add)
 }
 
 /// Of the tensors `prefix.0..`, `prefix.1..` and so on keeps one, as number 0.
@@ -418,6 +376,11 @@ fn keep_only(tensors: &mut BTreeMap<String, TensorEntry>, prefix: &str, kept: us
 /// In the names of the tensors of BatchNorms.
 const NORMS: &str = ".norms.";
 
+/// The shapes of all weights by name, for readers that do not know the graph.
+fn weight_shapes(graph: &Graph) -> BTreeMap<String, Vec<usize>> {
+    graph.layers().iter().map(|layer| (weight_name(&layer.name), layer.kind.weight_shape())).collect()
+}
+
 fn weight_name(layer: &str) -> String {
     format!("{layer}.weight")
 }
@@ -430,13 +393,13 @@ struct Quantized {
     shape: Vec<usize>,
 }
 
-fn quantized_layers<M: Network>(model: &mut M, config: &QuantConfig) -> Vec<Quantized> {
-    let describe = |layer: NamedLayer<'_>| Quantized {
-        spec: LayerSpec::new(config, &layer),
-        shape: layer.layer.weight_shape(),
-        name: layer.name,
+fn quantized_layers(graph: &Graph, config: &QuantConfig) -> Vec<Quantized> {
+    let describe = |(at, layer): (usize, &graph::Layer)| Quantized {
+        spec: LayerSpec::new(config, graph, at),
+        shape: layer.kind.weight_shape(),
+        name: layer.name.clone(),
     };
-    model.layers().into_iter().map(describe).collect()
+    graph.layers().iter().enumerate().map(describe).collect()
 }
 
 /// Quantizes a layer's float weight with its stored scale.
@@ -460,21 +423,21 @@ fn stored_codes(
         .map_err(ArtifactError::network)
 }
 
-fn words(packed: &PackedTensor) -> Vec<u32> {
-    packed.words().clone().into_data().try_into_vec().unwrap_or_default()
+fn words(packed: &PackedTensor) -> Result<Vec<u32>, ArtifactError> {
+    packed.words().clone().into_data().try_into_vec().map_err(ArtifactError::network)
 }
 
 /// All float parameters and statistics by path.
-fn collect<M: Network>(model: &M) -> BTreeMap<String, TensorEntry> {
+fn collect(model: &Model) -> BTreeMap<String, TensorEntry> {
     let mut collector = Collector::default();
-    model.visit(&mut collector);
+    model.visit_named(&mut collector);
     collector.tensors
 }
 
 /// The names of all float parameters and statistics, and their shapes.
-pub(crate) fn parameter_shapes<M: Network>(model: &M) -> Vec<(String, Vec<usize>)> {
+pub(crate) fn parameter_shapes(model: &Model) -> Vec<(String, Vec<usize>)> {
     let mut shapes = Shapes::default();
-    model.visit(&mut shapes);
+    model.visit_named(&mut shapes);
     shapes.found
 }
 

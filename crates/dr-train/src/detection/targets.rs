@@ -4,6 +4,7 @@ use crate::data::{Input, Target};
 use crate::metrics::Rect;
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use dr_runtime::graph::{Graph, Node, Op};
 
 /// A box and its class.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,6 +34,17 @@ const CENTER: f32 = 1.5;
 const NUMBERS: usize = 6;
 
 impl Positions {
+    /// Those of a network that makes rows of the positions of images, as all detectors do; of images of this size.
+    #[must_use]
+    pub fn of(graph: &Graph, image: [usize; 2]) -> Option<Self> {
+        let Node { op: Op::Rows, inputs } = graph.nodes().last()? else { return None };
+        let stride = |&level: &usize| {
+            let [rows, columns] = graph.strides(level);
+            (rows == columns).then_some(rows)
+        };
+        Some(Self { image, strides: inputs.iter().map(stride).collect::<Option<_>>()? })
+    }
+
     /// The stride and the middle of each position, in pixels: left to right, top to bottom, finest level first.
     pub fn each(&self) -> impl Iterator<Item = (usize, [f32; 2])> + '_ {
         self.strides.iter().flat_map(|&stride| {

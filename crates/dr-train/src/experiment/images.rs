@@ -6,15 +6,16 @@ use crate::artifact::{Artifact, Description};
 use crate::config::{Engine, TrainConfig};
 use crate::data::{self, Augmentation, DataSource, ImageLoader, ImageSet, Normalization, Splits};
 use crate::evaluation::{EvaluationError, check_images, measure};
-use crate::models::{ConvNet, ConvNetConfig};
+use crate::models::ConvNetConfig;
+use crate::nn::Model;
 use crate::report::{Measured, NumberFormat};
 use crate::weights::{StateDict, WeightsError, import};
 use burn::data::dataset::DatasetError;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A dataset of images, whose classes a [`ConvNet`] learns.
+/// A dataset of images, whose classes a network learns.
 #[derive(Clone, Debug)]
 pub struct ImageTask {
     train: ImageSet,
@@ -24,7 +25,8 @@ pub struct ImageTask {
 }
 
 impl Task for ImageTask {
-    type Network = ConvNet;
+    type Input = Tensor<4>;
+    type Target = Tensor<1, Int>;
     type Loader = ImageLoader;
 
     const ITEMS: &'static str = "images";
@@ -41,16 +43,17 @@ impl Task for ImageTask {
     fn imported(&self, config: &TrainConfig) -> Result<Option<Artifact>, RunError> {
         let Some(weights) = &config.weights else { return Ok(None) };
         let dict = StateDict::load(weights).map_err(WeightsError::from)?;
-        let imported = import(dict, self.description(config))?;
+        let imported = import(dict, config.model, self.description(config))?;
         for problem in &imported.new_head {
             eprintln!("{}: {problem}, so that layer starts anew", weights.display());
         }
         Ok(Some(imported.artifact))
     }
 
-    fn init(&self, config: &TrainConfig, device: &Device) -> ConvNet {
+    fn init(&self, config: &TrainConfig, device: &Device) -> Result<Model, RunError> {
         let (channels, classes) = (self.train.shape().channels, self.train.classes());
-        ConvNetConfig::new(config.model, channels, classes).init(config.seed, device)
+        let network = ConvNetConfig::new(config.model, channels, classes).init(config.seed, device);
+        Ok(Model::trace(&network)?)
     }
 
     fn description(&self, config: &TrainConfig) -> Description {

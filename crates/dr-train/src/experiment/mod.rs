@@ -6,8 +6,8 @@ mod task;
 mod text;
 
 pub use images::ImageTask;
-pub use scenes::{SceneNetwork, SceneTask, calibration_scenes};
-pub use task::{Evaluation, InputOf, Part, Task};
+pub use scenes::{SceneGoal, SceneTask, calibration_scenes};
+pub use task::{Evaluation, Part, Task};
 pub use text::{TextTask, calibration_tokens};
 
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description};
@@ -16,12 +16,12 @@ use crate::config::{
     MixedNorm, ModelKind, TaskKind, TrainConfig,
 };
 use crate::data::{DataError, ImageLoader, ImageSet, Normalization, SceneError};
+use crate::detection::BoxTargets;
 use crate::device::{self, DeviceError};
 use crate::evaluation::{EVAL_BATCH, EvaluationError, formats};
 use crate::files::{remove_leftovers, write_atomically};
-use crate::mixed::{DrawLog, Hasb, HessianError, HessianOptions, Traces, finish, traces};
-use crate::models::{Detector, Network, Segmenter};
-use crate::nn::{Pass, QuantConfig};
+use crate::mixed::{DrawLog, Hasb, HessianError, HessianOptions, Traces, traces};
+use crate::nn::{Model, Pass, QuantConfig, TraceError, finish};
 use crate::report::{
     EpochRecord, Measured, NumberFormat, PrecisionResult, Report, ReportError, SingleResult, TrainPhase,
 };
@@ -32,7 +32,7 @@ use crate::training::{
 use crate::weights::WeightsError;
 use burn::data::dataset::DatasetError;
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use burn::train::Interrupter;
 use dr_precision::{Precision, PrecisionSet};
 use std::path::{Path, PathBuf};
@@ -79,6 +79,9 @@ pub enum RunError {
     /// The network that resulted cannot be measured.
     #[error(transparent)]
     Evaluation(#[from] EvaluationError),
+    /// A network that is none.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
     /// The float network of the run that is resumed is another one.
     #[error("`{}`: a {found} model: expected {expected}, as the run's settings say", path.display())]
     OtherModel {
@@ -177,8 +180,8 @@ pub fn run<E: From<RunError>>(
     }
     match config.task {
         TaskKind::Language => of::<TextTask, E>(config, out, options, ready),
-        TaskKind::Segment => of::<SceneTask<Segmenter>, E>(config, out, options, ready),
-        TaskKind::Detect => of::<SceneTask<Detector>, E>(config, out, options, ready),
+        TaskKind::Segment => of::<SceneTask<Tensor<1, Int>>, E>(config, out, options, ready),
+        TaskKind::Detect => of::<SceneTask<BoxTargets>, E>(config, out, options, ready),
         TaskKind::Classify => of::<ImageTask, E>(config, out, options, ready),
     }
 }
@@ -199,8 +202,8 @@ pub struct Experiment<T> {
 }
 
 /// A trained network and how it got there.
-struct Trained<M> {
-    model: M,
+struct Trained {
+    model: Model,
     history: Vec<EpochRecord>,
     /// Time spent on it before this run was resumed.
     earlier_seconds: f64,
@@ -246,8 +249,8 @@ impl<T: Task> Experiment<T> {
 
         let float = self.float(config.float_epochs, FLOAT)?;
         let joint = self.joint(&float.model, &config.precisions, config.mixed, "joint")?;
-        let float_artifact = self.artifact(float.model.clone(), ArtifactKind::Float)?;
-        let artifact = self.artifact(joint.model, ArtifactKind::MultiPrecision)?;
+        let float_artifact = self.artifact(&float.model, ArtifactKind::Float)?;
+        let artifact = self.artifact(&joint.model, ArtifactKind::MultiPrecision)?;
         artifact.save(&self.out.join("model.safetensors"))?;
 
         let mut seconds = float.earlier_seconds + joint.earlier_seconds;
@@ -257,7 +260,7 @@ impl<T: Task> Experiment<T> {
         let mut report = Report {
             task: config.task,
             dataset: config.dataset,
-            model: config.model,
+            model: config.model.to_string(),
             seed: config.seed,
             device: self.device_kind.to_string(),
             seconds: seconds + started.elapsed().as_secs_f64(),
@@ -293,7 +296,7 @@ impl<T: Task> Experiment<T> {
     }
 
     /// Trains a float network for `epochs`, or takes the one that is there.
-    fn float(&self, epochs: usize, name: &str) -> Result<Trained<T::Network>, RunError> {
+    fn float(&self, epochs: usize, name: &str) -> Result<Trained, RunError> {
         let mut phase = self.phase(name, TrainPhase::Float, epochs, self.config.lr);
         if name == FLOAT && !self.config.anneal_float {
             phase.anneal_epochs += self.config.epochs;
@@ -306,14 +309,14 @@ impl<T: Task> Experiment<T> {
         }
         let device = self.device.clone().autodiff();
         let model = match &self.imported {
-            Some(imported) => imported.network::<T::Network>(&self.device)?.fork(&device).train(),
-            None => self.task.init(&self.config, &device),
+            Some(imported) => imported.network(&self.device)?.fork(&device).train(),
+            None => self.task.init(&self.config, &device)?,
         };
         let mut objective = Objective::new(vec![NumberFormat::Float]);
         objective.compute = self.config.compute;
         let trained = self.train(&phase, model, objective)?;
         // Written last: it says that the float training is complete.
-        let artifact = self.artifact(trained.model.clone(), ArtifactKind::Float)?;
+        let artifact = self.artifact(&trained.model, ArtifactKind::Float)?;
         artifact.save(&self.float_file(name))?;
         Ok(trained)
     }
@@ -341,8 +344,8 @@ impl<T: Task> Experiment<T> {
 
     /// Quantizes a float network and trains it jointly at all of `precisions`.
     fn joint(
-        &self, float: &T::Network, precisions: &PrecisionSet, mixed: bool, name: &str,
-    ) -> Result<Trained<T::Network>, RunError> {
+        &self, float: &Model, precisions: &PrecisionSet, mixed: bool, name: &str,
+    ) -> Result<Trained, RunError> {
         let config = &self.config;
         let quantization = QuantConfig {
             edge: self.edge(),
@@ -401,7 +404,7 @@ impl<T: Task> Experiment<T> {
     }
 
     /// The Hessian traces of the float network, over training images: those that the resumed run has found, if it has.
-    fn traces(&self, float: &T::Network) -> Result<Traces, RunError> {
+    fn traces(&self, float: &Model) -> Result<Traces, RunError> {
         let path = self.out.join(TRACES);
         let saved = std::fs::read(&path).ok().filter(|_| self.options.resume);
         if let Some(traces) = saved.and_then(|json| serde_json::from_slice(&json).ok()) {
@@ -418,20 +421,19 @@ impl<T: Task> Experiment<T> {
 
     /// One separate network for each precision and a float one, each with as many epochs in all as the joint one; and
     /// `seconds` with the time spent on them before this run was resumed.
-    fn single(&self, float: &T::Network, mut seconds: f64) -> Result<(Vec<SingleResult>, f64), RunError> {
+    fn single(&self, float: &Model, mut seconds: f64) -> Result<(Vec<SingleResult>, f64), RunError> {
         let config = &self.config;
         let mut results = vec![];
-        let mut add =
-            |trained: Trained<T::Network>, precision: NumberFormat, pass: Pass| -> Result<(), RunError> {
-                let test = self.task.evaluation(Part::Test, EVAL_BATCH, &self.device)?;
-                let scores = evaluate(&trained.model, &*test, &[pass])?;
-                for &Score { top1, .. } in &scores {
-                    eprintln!("separate {precision} network: top-1 {top1:.2} %");
-                    results.push(SingleResult { precision, top1 });
-                }
-                seconds += trained.earlier_seconds;
-                Ok(())
-            };
+        let mut add = |trained: Trained, precision: NumberFormat, pass: Pass| -> Result<(), RunError> {
+            let test = self.task.evaluation(Part::Test, EVAL_BATCH, &self.device)?;
+            let scores = evaluate(&trained.model, &*test, &[pass])?;
+            for &Score { top1, .. } in &scores {
+                eprintln!("separate {precision} network: top-1 {top1:.2} %");
+                results.push(SingleResult { precision, top1 });
+            }
+            seconds += trained.earlier_seconds;
+            Ok(())
+        };
         let long = self.float(config.float_epochs + config.epochs, "single/float")?;
         add(long, NumberFormat::Float, Pass::float())?;
         // The lowest precision first: it is the one that the comparison is about.
@@ -445,8 +447,8 @@ impl<T: Task> Experiment<T> {
     }
 
     fn train(
-        &self, phase: &Phase, model: T::Network, objective: Objective<InputOf<T>>,
-    ) -> Result<Trained<T::Network>, RunError> {
+        &self, phase: &Phase, model: Model, objective: Objective<T::Input>,
+    ) -> Result<Trained, RunError> {
         let config = &self.config;
         let stopped = || RunError::Interrupted(self.out.clone());
         if self.options.interrupter.should_stop() {
@@ -502,7 +504,7 @@ impl<T: Task> Experiment<T> {
     }
 
     /// The artifact of a network of this run.
-    fn artifact(&self, model: T::Network, kind: ArtifactKind) -> Result<Artifact, ArtifactError> {
+    fn artifact(&self, model: &Model, kind: ArtifactKind) -> Result<Artifact, ArtifactError> {
         let mut artifact = Artifact::of(model, self.description(kind))?;
         artifact.tensors.extend(self.task.attachments());
         Ok(artifact)

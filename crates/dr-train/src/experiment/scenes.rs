@@ -2,35 +2,39 @@
 
 use super::RunError;
 use super::task::{Evaluation, Part, Task};
-use crate::artifact::{Artifact, Description, Saved};
+use crate::artifact::{Artifact, Description};
 use crate::config::{Engine, TaskKind, TrainConfig};
 use crate::data::{Normalization, SceneLoader, SceneSet, SceneTarget};
-use crate::detection::Positions;
+use crate::detection::{BoxTargets, Positions};
 use crate::evaluation::{EvaluationError, check_scenes, measure_boxes, measure_pixels};
-use crate::models::{DenseConfig, Detector, Segmenter};
+use crate::models::DenseConfig;
+use crate::nn::{Model, TraceError};
 use crate::report::{Measured, NumberFormat};
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Int, Tensor};
-use std::marker::PhantomData;
+use dr_runtime::graph::Graph;
 use std::sync::Arc;
 
 /// Images that the scales of activations are fitted to, and how many at once.
 const CALIBRATION: [usize; 2] = [256, 32];
 
-/// A network that learns scenes.
-pub trait SceneNetwork: Saved<Input = Tensor<4>, Target: SceneTarget> {
-    /// What it does.
+/// What can be learned from scenes.
+pub trait SceneGoal: SceneTarget {
+    /// What a network that learns it does.
     const TASK: TaskKind;
 
     /// A float network.
-    fn new(config: &DenseConfig, seed: u64, device: &Device) -> Self;
+    ///
+    /// # Errors
+    /// Those of [`Model::trace`].
+    fn init(config: &DenseConfig, seed: u64, device: &Device) -> Result<Model, TraceError>;
 
     /// How many classes it tells apart, of so many of objects.
     fn classes(objects: usize) -> usize;
 
-    /// What its targets depend on.
-    fn around(&self, image: [usize; 2]) -> <Self::Target as SceneTarget>::Around;
+    /// What the targets depend on, of a network for images of this size; `None` if it is none for this.
+    fn around(network: &Graph, image: [usize; 2]) -> Option<Self::Around>;
 
     /// Measures a saved one.
     ///
@@ -42,18 +46,21 @@ pub trait SceneNetwork: Saved<Input = Tensor<4>, Target: SceneTarget> {
     ) -> Result<Vec<Measured>, EvaluationError>;
 }
 
-impl SceneNetwork for Segmenter {
+/// A class for each pixel.
+impl SceneGoal for Tensor<1, Int> {
     const TASK: TaskKind = TaskKind::Segment;
 
-    fn new(config: &DenseConfig, seed: u64, device: &Device) -> Self {
-        config.init_segmenter(seed, device)
+    fn init(config: &DenseConfig, seed: u64, device: &Device) -> Result<Model, TraceError> {
+        Model::trace(&config.init_segmenter(seed, device))
     }
 
     fn classes(objects: usize) -> usize {
         objects + 1
     }
 
-    fn around(&self, _: [usize; 2]) {}
+    fn around(_: &Graph, _: [usize; 2]) -> Option<()> {
+        Some(())
+    }
 
     fn measure(
         artifact: &Artifact, formats: &[NumberFormat], scenes: &Arc<SceneSet>, engine: Engine,
@@ -63,19 +70,20 @@ impl SceneNetwork for Segmenter {
     }
 }
 
-impl SceneNetwork for Detector {
+/// Boxes around objects.
+impl SceneGoal for BoxTargets {
     const TASK: TaskKind = TaskKind::Detect;
 
-    fn new(config: &DenseConfig, seed: u64, device: &Device) -> Self {
-        config.init_detector(seed, device)
+    fn init(config: &DenseConfig, seed: u64, device: &Device) -> Result<Model, TraceError> {
+        Model::trace(&config.init_detector(seed, device))
     }
 
     fn classes(objects: usize) -> usize {
         objects
     }
 
-    fn around(&self, image: [usize; 2]) -> Positions {
-        self.positions(image)
+    fn around(network: &Graph, image: [usize; 2]) -> Option<Positions> {
+        Positions::of(network, image)
     }
 
     fn measure(
@@ -86,35 +94,33 @@ impl SceneNetwork for Detector {
     }
 }
 
-/// Scenes, which a [`Segmenter`] or a [`Detector`] learns.
+/// Scenes, and what is learned from them.
 #[derive(Clone, Debug)]
-pub struct SceneTask<M> {
+pub struct SceneTask<T: SceneTarget> {
     /// Those to learn from, to choose by, and to measure the result on.
     parts: [Arc<SceneSet>; 3],
     /// That of the first.
     normalization: Normalization,
     network: DenseConfig,
-    of: PhantomData<fn() -> M>,
+    around: T::Around,
 }
 
-impl<M: SceneNetwork> SceneTask<M> {
-    fn loader(
-        &self, part: Part, batch_size: usize, seed: Option<u64>, device: &Device,
-    ) -> SceneLoader<M::Target> {
+impl<T: SceneGoal> SceneTask<T> {
+    fn loader(&self, part: Part, batch_size: usize, seed: Option<u64>, device: &Device) -> SceneLoader<T> {
         let scenes = match part {
             Part::Train => &self.parts[0],
             Part::Valid => &self.parts[1],
             Part::Test => &self.parts[2],
         };
-        // Only to ask it what its targets depend on.
-        let around = M::new(&self.network, 0, &Device::flex()).around(scenes.size);
+        let around = self.around.clone();
         SceneLoader::new(scenes.clone(), &self.normalization, around, batch_size, seed, device.clone())
     }
 }
 
-impl<M: SceneNetwork> Task for SceneTask<M> {
-    type Network = M;
-    type Loader = SceneLoader<M::Target>;
+impl<T: SceneGoal> Task for SceneTask<T> {
+    type Input = Tensor<4>;
+    type Target = T;
+    type Loader = SceneLoader<T>;
 
     const ITEMS: &'static str = "images";
 
@@ -126,10 +132,13 @@ impl<M: SceneNetwork> Task for SceneTask<M> {
             kind: config.model,
             width: config.model.usual_width(),
             channels: 3,
-            classes: M::classes(train.names.len()),
+            classes: T::classes(train.names.len()),
         };
         let normalization = train.normalization();
-        Ok(Self { parts: [train, valid, test].map(Arc::new), normalization, network, of: PhantomData })
+        // Only to ask it what its targets depend on.
+        let model = T::init(&network, 0, &Device::flex())?;
+        let around = T::around(model.graph(), train.size).expect("the networks of this crate are for this");
+        Ok(Self { parts: [train, valid, test].map(Arc::new), normalization, network, around })
     }
 
     fn imported(&self, config: &TrainConfig) -> Result<Option<Artifact>, RunError> {
@@ -139,21 +148,21 @@ impl<M: SceneNetwork> Task for SceneTask<M> {
         }
     }
 
-    fn init(&self, config: &TrainConfig, device: &Device) -> M {
-        M::new(&self.network, config.seed, device)
+    fn init(&self, config: &TrainConfig, device: &Device) -> Result<Model, RunError> {
+        Ok(T::init(&self.network, config.seed, device)?)
     }
 
     fn description(&self, config: &TrainConfig) -> Description {
         let (input, classes) = (self.parts[0].shape().into(), self.network.classes);
         Description {
-            task: M::TASK,
+            task: T::TASK,
             normalization: self.normalization.clone(),
             ..Description::new(config.dataset, config.model, input, classes, config.precisions.clone())
         }
     }
 
     fn check(&self, artifact: &Artifact) -> Result<(), EvaluationError> {
-        check_scenes(artifact, M::TASK, &self.parts[0])
+        check_scenes(artifact, T::TASK, &self.parts[0])
     }
 
     fn training(
@@ -175,7 +184,7 @@ impl<M: SceneNetwork> Task for SceneTask<M> {
     fn measure(
         &self, artifact: &Artifact, formats: &[NumberFormat], device: &Device,
     ) -> Result<Vec<Measured>, EvaluationError> {
-        M::measure(artifact, formats, &self.parts[2], Engine::Fake, device)
+        T::measure(artifact, formats, &self.parts[2], Engine::Fake, device)
     }
 
     fn test_items(&self) -> usize {

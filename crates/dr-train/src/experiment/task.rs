@@ -1,22 +1,19 @@
 //! [`Task`]: what a run is about.
 
 use super::RunError;
-use crate::artifact::{Artifact, Description, Saved, TensorEntry};
+use crate::artifact::{Artifact, Description, TensorEntry};
 use crate::config::TrainConfig;
-use crate::data::TrainingLoader;
+use crate::data::{Batch, Input, Target, TrainingLoader};
 use crate::evaluation::EvaluationError;
-use crate::models::{BatchOf, Network};
+use crate::nn::{Model, Value};
 use crate::report::{Measured, NumberFormat};
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 use std::sync::Arc;
 
-/// What networks of a task take.
-pub type InputOf<T> = <<T as Task>::Network as Network>::Input;
-
 /// Loaders of a task's data for evaluation.
-pub type Evaluation<T> = Arc<dyn DataLoader<BatchOf<<T as Task>::Network>>>;
+pub type Evaluation<T> = Arc<dyn DataLoader<Batch<<T as Task>::Input, <T as Task>::Target>>>;
 
 /// Held-out data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,11 +28,14 @@ pub enum Part {
 
 /// A task: data, the network that learns from them, and how well it does.
 pub trait Task: Sized + Send + Sync {
-    /// The network.
-    type Network: Saved;
+    /// What networks take.
+    type Input: Input + Into<Value>;
+
+    /// What they learn.
+    type Target: Target;
 
     /// Makes batches to learn from.
-    type Loader: TrainingLoader<InputOf<Self>, <Self::Network as Network>::Target>;
+    type Loader: TrainingLoader<Self::Input, Self::Target>;
 
     /// What the items of a batch are called.
     const ITEMS: &'static str;
@@ -53,7 +53,10 @@ pub trait Task: Sized + Send + Sync {
     fn imported(&self, config: &TrainConfig) -> Result<Option<Artifact>, RunError>;
 
     /// The float network that training starts from if there are no weights.
-    fn init(&self, config: &TrainConfig, device: &Device) -> Self::Network;
+    ///
+    /// # Errors
+    /// A network that cannot be traced.
+    fn init(&self, config: &TrainConfig, device: &Device) -> Result<Model, RunError>;
 
     /// What an artifact says about the float network.
     fn description(&self, config: &TrainConfig) -> Description;
@@ -89,7 +92,7 @@ pub trait Task: Sized + Send + Sync {
     ///
     /// # Errors
     /// What the loader says.
-    fn calibration(&self, device: &Device) -> Result<Vec<InputOf<Self>>, DatasetError>;
+    fn calibration(&self, device: &Device) -> Result<Vec<Self::Input>, DatasetError>;
 
     /// Measures a model on the test data.
     ///

@@ -5,7 +5,8 @@ use super::task::{Evaluation, Part, Task};
 use crate::artifact::{Artifact, Description, TOKENIZER, TensorEntry};
 use crate::config::{Engine, TrainConfig};
 use crate::evaluation::{EvaluationError, check_tokens, measure_text, text_batch};
-use crate::models::{Llama, LlamaConfig};
+use crate::models::LlamaConfig;
+use crate::nn::Model;
 use crate::report::{Measured, NumberFormat};
 use crate::text::{self, TextError, TextLoader, TextSplits, Tokenizer};
 use crate::weights::load_hugging_face;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 /// Tokens of the training text that scales of activations are fitted to.
 const CALIBRATION_TOKENS: usize = 1 << 12;
 
-/// A text, whose next token a [`Llama`] learns.
+/// A text, whose next token a network learns.
 #[derive(Clone, Debug)]
 pub struct TextTask {
     train: Arc<[u32]>,
@@ -32,7 +33,8 @@ pub struct TextTask {
 }
 
 impl Task for TextTask {
-    type Network = Llama;
+    type Input = Tensor<2, Int>;
+    type Target = Tensor<1, Int>;
     type Loader = TextLoader;
 
     const ITEMS: &'static str = "pieces of text";
@@ -73,8 +75,8 @@ impl Task for TextTask {
         Ok(self.imported.clone())
     }
 
-    fn init(&self, config: &TrainConfig, device: &Device) -> Llama {
-        self.network.init(config.seed, device)
+    fn init(&self, config: &TrainConfig, device: &Device) -> Result<Model, RunError> {
+        Ok(Model::trace(&self.network.init(config.seed, device))?)
     }
 
     fn description(&self, config: &TrainConfig) -> Description {
@@ -104,7 +106,7 @@ impl Task for TextTask {
             Part::Valid => &self.valid,
             Part::Test => &self.test,
         };
-        let batch_size = batch_size.min(text_batch(&self.network, self.length));
+        let batch_size = batch_size.min(text_batch(self.network.vocabulary, self.length));
         let loader = TextLoader::evaluation(tokens.clone(), self.length, batch_size, device.clone())?;
         Ok(Arc::new(loader))
     }

@@ -1,13 +1,13 @@
 //! [`Candidates`]: what each layer of a supernet can be, and what that costs.
 
 use super::{LayerTimes, SearchPlanError, Traces, choices};
-use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Saved};
-use crate::config::{LossTerms, TaskKind, Widths};
-use crate::models::{ConvNet, Detector, Llama, NamedLayer, Network, Segmenter};
-use crate::nn::{LayerSpec, Observer, Pass};
-use burn::tensor::{Device, Tensor};
+use crate::artifact::{Artifact, ArtifactError, ArtifactKind};
+use crate::config::{LossTerms, Widths};
+use crate::nn::{LayerSpec, Model, NamedLayer, Observer, Pass, Value};
+use burn::tensor::{Device, Int, Tensor};
 use dr_kernels::layout::packed_words;
 use dr_precision::{BitWidth, Precision, PrecisionPlan};
+use dr_runtime::graph::Op;
 
 /// What each layer of a network can be, from input to output, and what that costs.
 #[derive(Clone, Debug)]
@@ -69,25 +69,16 @@ impl Candidates {
         if description.mixed.is_none() {
             return Err(ArtifactError::NotMixed.into());
         }
+        let offered = choices(&description.precisions, widths);
         let (device, input) = (Device::flex(), description.input);
-        let image = || Tensor::zeros([1, input.channels, input.height, input.width], &device);
-        match description.task {
-            TaskKind::Classify => Self::of::<ConvNet>(artifact, widths, pins, image()),
-            TaskKind::Segment => Self::of::<Segmenter>(artifact, widths, pins, image()),
-            TaskKind::Detect => Self::of::<Detector>(artifact, widths, pins, image()),
-            TaskKind::Language => Self::of::<Llama>(artifact, widths, pins, Tensor::zeros([1, 1], &device)),
-        }
-    }
-
-    /// For a network that takes `example`, of which multiply-accumulates are counted.
-    fn of<M: Saved>(
-        artifact: &Artifact, widths: Widths, pins: &[(String, Precision)], example: M::Input,
-    ) -> Result<Self, SearchPlanError> {
-        let offered = choices(&artifact.description.precisions, widths);
-        let device = Device::flex();
-        let mut network = artifact.network::<M>(&device)?;
+        let mut network = artifact.network(&device)?;
         check_pins(&mut network, pins)?;
         let observer = Observer::new();
+        // Of which multiply-accumulates are counted.
+        let example: Value = match network.graph().input() {
+            Some(Op::Tokens) => Tensor::<2, Int>::zeros([1, 1], &device).into(),
+            _ => Tensor::<4>::zeros([1, input.channels, input.height, input.width], &device).into(),
+        };
         network.forward(example, &Pass::observing(&observer));
         let candidates = |NamedLayer { name, layer, .. }: NamedLayer<'_>| {
             let pin = pins.iter().find(|(pinned, _)| *pinned == name).map(|(_, precision)| *precision);
@@ -115,7 +106,7 @@ impl Candidates {
         let mut candidates = Self { layers, other_bytes: 0, other_nanoseconds: None };
         let first = vec![0; candidates.layers.len()];
         let exported =
-            artifact.export_plan::<M>(&candidates.plan(&first), &[], &device)?.payload_bytes() as u64;
+            artifact.export_plan::<Value>(&candidates.plan(&first), &[], &device)?.payload_bytes() as u64;
         let codes: u64 = candidates.layers.iter().map(|layer| layer.choices[0].bytes).sum();
         candidates.other_bytes = exported - codes;
         Ok(candidates)
@@ -138,12 +129,11 @@ impl Candidates {
     ///
     /// # Errors
     /// Traces that are not of this network.
-    pub fn predict_losses<M: Saved>(
-        &mut self, artifact: &Artifact, traces: &Traces, terms: LossTerms, batches: Vec<M::Input>,
-        device: &Device,
+    pub fn predict_losses<I: Into<Value>>(
+        &mut self, artifact: &Artifact, traces: &Traces, terms: LossTerms, batches: Vec<I>, device: &Device,
     ) -> Result<(), SearchPlanError> {
         self.check_traces(traces)?;
-        let mut network = artifact.network::<M>(device)?;
+        let mut network = artifact.network(device)?;
         let observer = Observer::new();
         if terms == LossTerms::Both {
             for input in batches {
@@ -240,7 +230,7 @@ fn code_bytes(weights: usize, bits: BitWidth) -> u64 {
     (packed_words(weights, bits) * size_of::<u32>()) as u64
 }
 
-fn check_pins<M: Network>(network: &mut M, pins: &[(String, Precision)]) -> Result<(), SearchPlanError> {
+fn check_pins(network: &mut Model, pins: &[(String, Precision)]) -> Result<(), SearchPlanError> {
     let layers = network.layers();
     for (i, (name, precision)) in pins.iter().enumerate() {
         let Some(NamedLayer { layer, .. }) = layers.iter().find(|layer| layer.name == *name) else {

@@ -3,7 +3,7 @@
 
 use super::LayerTrace;
 use crate::config::{Sampling, Widths};
-use crate::models::{NamedLayer, Network};
+use crate::nn::{Model, NamedLayer};
 use dr_precision::{Precision, PrecisionSet};
 use rand::SeedableRng;
 use rand::distr::{Distribution, weighted::WeightedIndex};
@@ -46,8 +46,8 @@ impl Hasb {
     ///
     /// # Panics
     /// If the network is a float one.
-    pub fn new<M: Network>(
-        network: &mut M, traces: &[LayerTrace], set: &PrecisionSet, widths: Widths, sampling: Sampling,
+    pub fn new(
+        network: &mut Model, traces: &[LayerTrace], set: &PrecisionSet, widths: Widths, sampling: Sampling,
         seed: u64,
     ) -> Self {
         let choices = choices(set, widths);

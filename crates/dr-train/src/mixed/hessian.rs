@@ -2,11 +2,10 @@
 
 use super::hutchinson::{Differentiable, Group, estimate};
 use super::traces::{HessianError, HessianOptions, Traces};
-use crate::data::Target;
-use crate::models::{BatchOf, NamedLayer, Network};
-use crate::nn::Pass;
+use crate::data::{Batch, Input, Target};
+use crate::nn::{Model, NamedLayer, Pass, Value};
 use burn::data::dataloader::{DataLoader, DataLoaderIterator};
-use burn::module::{ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Gradients, Tensor, TensorData};
 use std::collections::HashMap;
 
@@ -32,8 +31,8 @@ use std::collections::HashMap;
 ///
 /// # Panics
 /// If images or labels do not fit the network.
-pub fn traces<M: Network>(
-    model: &M, loader: &dyn DataLoader<BatchOf<M>>, options: &HessianOptions,
+pub fn traces<I: Input + Into<Value>, T: Target>(
+    model: &Model, loader: &dyn DataLoader<Batch<I, T>>, options: &HessianOptions,
     progress: impl FnMut(usize, f64),
 ) -> Result<Traces, HessianError> {
     options.check()?;
@@ -41,21 +40,21 @@ pub fn traces<M: Network>(
 }
 
 /// The loss of a network as a function of its layers' weights.
-struct Loss<'a, M: Network> {
+struct Loss<'a, I, T> {
     /// In evaluation mode, but on a device that tracks gradients; nothing of it does yet.
-    model: M,
+    model: Model,
     groups: Vec<Group>,
     /// The weights of each group, flat, without gradients.
     weights: Vec<(ParamId, Tensor<1>)>,
-    loader: &'a dyn DataLoader<BatchOf<M>>,
-    batches: Box<dyn DataLoaderIterator<BatchOf<M>> + 'a>,
-    current: Option<(usize, BatchOf<M>)>,
+    loader: &'a dyn DataLoader<Batch<I, T>>,
+    batches: Box<dyn DataLoaderIterator<Batch<I, T>> + 'a>,
+    current: Option<(usize, Batch<I, T>)>,
     /// Batches until the loader starts over, once it has.
     count: Option<usize>,
 }
 
-impl<'a, M: Network> Loss<'a, M> {
-    fn new(model: &M, loader: &'a dyn DataLoader<BatchOf<M>>) -> Self {
+impl<'a, I: Input + Into<Value>, T: Target> Loss<'a, I, T> {
+    fn new(model: &Model, loader: &'a dyn DataLoader<Batch<I, T>>) -> Self {
         // `valid` copies statistics and switches BatchNorm to them; `freeze` makes `train` keep it so.
         let mut model = model.valid().freeze().train();
         let mut values = Values::default();
@@ -71,7 +70,7 @@ impl<'a, M: Network> Loss<'a, M> {
         Self { model, groups, weights, loader, batches: loader.iter(), current: None, count: None }
     }
 
-    fn batch(&mut self, sample: usize) -> Result<BatchOf<M>, HessianError> {
+    fn batch(&mut self, sample: usize) -> Result<Batch<I, T>, HessianError> {
         if let Some((of, batch)) = &self.current
             && *of == sample
         {
@@ -88,7 +87,7 @@ impl<'a, M: Network> Loss<'a, M> {
     }
 
     /// The gradient of one layer's weights, flat, at `weights + step * signs`. `None` if the loss does not depend on them.
-    fn gradient(&self, batch: &BatchOf<M>, layer: usize, signs: &Tensor<1>, step: f64) -> Option<Tensor<1>> {
+    fn gradient(&self, batch: &Batch<I, T>, layer: usize, signs: &Tensor<1>, step: f64) -> Option<Tensor<1>> {
         let (id, weights) = &self.weights[layer];
         let moved = weights.clone() + signs.clone().mul_scalar(step);
         let model = self.model.clone().map(&mut Point { id: *id, weights: Some(moved) });
@@ -100,7 +99,7 @@ impl<'a, M: Network> Loss<'a, M> {
     }
 }
 
-impl<M: Network> Differentiable for Loss<'_, M> {
+impl<I: Input + Into<Value>, T: Target> Differentiable for Loss<'_, I, T> {
     fn groups(&self) -> &[Group] {
         &self.groups
     }

@@ -12,7 +12,6 @@ mod hutchinson;
 mod plan_file;
 pub mod search;
 mod search_report;
-mod subnet;
 mod times;
 mod traces;
 
@@ -26,6 +25,5 @@ pub use hessian::traces;
 pub use hessian_report::HessianReport;
 pub use plan_file::{PlanError, PlanFile};
 pub use search_report::{LayerChoice, SearchReport};
-pub use subnet::{finish, subnet};
 pub use times::{LayerTimes, measure_plan};
 pub use traces::{HessianError, HessianOptions, LayerTrace, StepTrial, Traces};

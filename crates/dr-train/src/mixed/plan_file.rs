@@ -1,6 +1,5 @@
 //! [`PlanFile`]: a plan as people read and write it.
 
-use crate::config::ModelKind;
 use crate::files::write_atomically;
 use dr_precision::{Precision, PrecisionError, PrecisionPlan};
 use serde::{Deserialize, Serialize};
@@ -31,7 +30,7 @@ const MAX_BYTES: u64 = 1 << 24;
 pub struct PlanFile {
     /// The network it is for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub model: Option<ModelKind>,
+    pub model: Option<String>,
     /// The budget that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<String>,
@@ -153,7 +152,7 @@ impl PlanFile {
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct Content {
-    model: Option<ModelKind>,
+    model: Option<String>,
     budget: Option<String>,
     average_bits: Option<f64>,
     predicted_loss_increase: Option<f64>,
@@ -172,7 +171,7 @@ mod tests {
     fn example() -> PlanFile {
         let layer = |name: &str, precision: &str| (name.to_owned(), precision.parse().unwrap());
         PlanFile {
-            model: Some(ModelKind::Resnet8),
+            model: Some("resnet8".to_owned()),
             budget: Some("avg-bits=4".to_owned()),
             average_bits: Some(3.97),
             predicted_loss_increase: Some(0.0123),

@@ -1,7 +1,7 @@
 //! What `dr-train search` says.
 
 use super::{Budget, Candidates, Found, Front, PlanFile};
-use crate::config::{LossTerms, ModelKind, Widths};
+use crate::config::{LossTerms, Widths};
 use crate::report::{aligned, thousands};
 use dr_precision::Precision;
 use serde::Serialize;
@@ -81,10 +81,10 @@ impl SearchReport {
 
     /// The plan as a file for a network of this kind.
     #[must_use]
-    pub fn plan_file(&self, model: ModelKind) -> PlanFile {
+    pub fn plan_file(&self, model: &str) -> PlanFile {
         let totals = &self.found.totals;
         PlanFile {
-            model: Some(model),
+            model: Some(model.to_owned()),
             budget: Some(self.budget.clone()),
             average_bits: Some((totals.average_bits * 1e4).round() / 1e4),
             predicted_loss_increase: Some(totals.predicted_loss),

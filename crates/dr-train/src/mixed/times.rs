@@ -3,8 +3,9 @@
 use super::{Candidates, SearchPlanError};
 use crate::artifact::Artifact;
 use crate::evaluation::{EvaluationError, check_batch};
-use crate::latency::{LatencyOptions, MOST_PIXELS, WARM_UP, median, milliseconds, random_images};
-use crate::models::{ConvNet, IntConvNet};
+use crate::latency::{LatencyOptions, MOST_PIXELS, WARM_UP, median, milliseconds, random_input};
+use crate::nn::Value;
+use crate::runtime_stub::{Arithmetic, Network};
 use burn::tensor::Device;
 use dr_precision::{Precision, PrecisionPlan};
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,14 +31,14 @@ impl LayerTimes {
         artifact: &Artifact, candidates: &Candidates, options: LatencyOptions, device: &Device,
     ) -> Result<Self, SearchPlanError> {
         check_batch(artifact, options.batch, MOST_PIXELS)?;
-        let images = random_images(artifact, options.batch, device);
+        let input = random_input(artifact, options.batch, device);
         let mut runs = Run::all(artifact, candidates, device)?;
         for round in 0..WARM_UP + options.samples {
             for run in &mut runs {
-                run.network.forward(images.clone()).map_err(EvaluationError::from)?;
+                run.network.forward(input.clone()).map_err(EvaluationError::from)?;
                 let whole =
-                    milliseconds(|| run.network.forward(images.clone())).map_err(EvaluationError::from)?;
-                let (_, layers) = run.network.forward_timed(images.clone()).map_err(EvaluationError::from)?;
+                    milliseconds(|| run.network.forward(input.clone())).map_err(EvaluationError::from)?;
+                let (_, layers) = run.network.forward_timed(input.clone()).map_err(EvaluationError::from)?;
                 if round >= WARM_UP {
                     run.whole.push(whole);
                     run.layers.push(layers.iter().map(|time| time.as_secs_f64() * 1e3).collect());
@@ -77,20 +78,19 @@ pub fn measure_plan(
     artifact: &Artifact, plan: &PrecisionPlan, options: LatencyOptions, device: &Device,
 ) -> Result<u64, SearchPlanError> {
     check_batch(artifact, options.batch, MOST_PIXELS)?;
-    let images = random_images(artifact, options.batch, device);
+    let input = random_input(artifact, options.batch, device);
     let network = integer(artifact, plan, device)?;
-    let pass = || milliseconds(|| network.forward(images.clone()));
+    let pass = || milliseconds(|| network.forward(input.clone()));
     let passes = (0..WARM_UP + 10 * options.samples).map(|_| pass()).collect::<Result<Vec<_>, _>>();
     let passes = passes.map_err(EvaluationError::from)?;
     Ok(nanoseconds(median(&passes[WARM_UP..])))
 }
 
 /// The integer network of a plan. Times do not depend on the statistics of its BatchNorms: it has seen no images.
-fn integer(
-    artifact: &Artifact, plan: &PrecisionPlan, device: &Device,
-) -> Result<IntConvNet, SearchPlanError> {
-    let artifact = artifact.export_plan::<ConvNet>(plan, &[], &Device::flex())?;
-    Ok(artifact.integer(artifact.description.edge, device)?)
+fn integer(artifact: &Artifact, plan: &PrecisionPlan, device: &Device) -> Result<Network, SearchPlanError> {
+    let artifact = artifact.export_plan::<Value>(plan, &[], &Device::flex())?;
+    let network = Network::load(&artifact, artifact.description.edge, Arithmetic::Integer, device);
+    Ok(network.map_err(EvaluationError::from)?)
 }
 
 fn nanoseconds(milliseconds: f64) -> u64 {
@@ -100,7 +100,7 @@ fn nanoseconds(milliseconds: f64) -> u64 {
 /// A network and its times in milliseconds.
 struct Run {
     precisions: Vec<Precision>,
-    network: IntConvNet,
+    network: Network,
     whole: Vec<f64>,
     layers: Vec<Vec<f64>>,
 }

@@ -1,6 +1,6 @@
 //! [`Assignment`]: a precision for every layer of one network.
 
-use crate::models::{NamedLayer, Network};
+use super::{Model, NamedLayer};
 use burn::module::ParamId;
 use dr_precision::{BitWidth, Precision, PrecisionPlan};
 use std::collections::HashMap;
@@ -54,7 +54,7 @@ impl Assignment {
     ///
     /// # Errors
     /// A plan that does not name exactly the layers of the network, each at widths that it was prepared for.
-    pub fn new<M: Network>(network: &mut M, plan: &PrecisionPlan) -> Result<Self, AssignmentError> {
+    pub fn new(network: &mut Model, plan: &PrecisionPlan) -> Result<Self, AssignmentError> {
         let layers = network.layers();
         if let Some((layer, _)) = plan.iter().find(|(name, _)| layers.iter().all(|layer| layer.name != *name))
         {

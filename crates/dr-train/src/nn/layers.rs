@@ -4,16 +4,13 @@
 use super::compensated;
 use super::compute::product;
 use super::errors::QuantizationErrors;
-use super::integer::{Affine, Affines};
-use super::{
-    IntConv2d, IntLinear, IntegerError, LayerSpec, Observer, Pass, PrecisionNorm, Quantizers,
-    WeightOnlyLinear,
-};
+use super::{LayerSpec, Observer, Pass, PrecisionNorm, Quantizers};
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::{Device, Distribution, Tensor, TensorData};
-use dr_kernels::integer::Activation;
-use dr_kernels::{IntConv2dOptions, conv2d, conv2d_of_codes};
-use dr_precision::{BitWidth, Precision};
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{Device, Distribution, Tensor, TensorData, module};
+use dr_kernels::{conv2d, conv2d_of_codes};
+use dr_precision::BitWidth;
+use dr_runtime::graph::{self, LayerKind};
 use rand::Rng;
 
 /// Normal numbers of deviation `sqrt(2 / fan_in)` (He et al., arXiv:1502.01852), the same on every device.
@@ -69,8 +66,8 @@ impl QuantConv2dConfig {
             ),
             bias: self.bias.then(|| Param::from_tensor(Tensor::zeros([channels_out], device))),
             quantizers: Quantizers::default(),
-            stride: self.stride,
-            padding: self.kernel / 2,
+            stride: [self.stride; 2],
+            padding: [self.kernel / 2; 2],
             groups: self.groups,
         }
     }
@@ -85,27 +82,76 @@ pub struct QuantConv2d {
     bias: Option<Param<Tensor<1>>>,
     quantizers: Quantizers,
     #[module(skip)]
-    stride: usize,
+    stride: [usize; 2],
     #[module(skip)]
-    padding: usize,
+    padding: [usize; 2],
     #[module(skip)]
     groups: usize,
 }
 
 impl QuantConv2d {
-    /// `[batch, channels in, height, width]` to `[batch, channels out, height / stride, width / stride]`, rounded up.
+    /// The layer of a graph with weights of zero, to be loaded into.
+    ///
+    /// # Panics
+    /// If it is no convolution.
+    #[must_use]
+    pub fn zeros(layer: &graph::Layer, device: &Device) -> Self {
+        let LayerKind::Conv2d { channels: [_, outputs], stride, padding, groups, .. } = layer.kind else {
+            panic!("`{}`: expected a convolution", layer.name)
+        };
+        let shape: [usize; 4] = layer.kind.weight_shape().try_into().expect("a convolution has four axes");
+        Self {
+            weight: Param::from_tensor(Tensor::zeros(shape, device)),
+            bias: layer.bias.then(|| Param::from_tensor(Tensor::zeros([outputs], device))),
+            quantizers: Quantizers::default(),
+            stride,
+            padding,
+            groups,
+        }
+    }
+
+    /// Its sizes.
+    #[must_use]
+    pub fn kind(&self) -> LayerKind {
+        let [output, input, rows, columns] = self.weight.lazy_shape().dims::<4>();
+        LayerKind::Conv2d {
+            channels: [input * self.groups, output],
+            kernel: [rows, columns],
+            stride: self.stride,
+            padding: self.padding,
+            groups: self.groups,
+        }
+    }
+
+    /// Whether it has a bias.
+    #[must_use]
+    pub const fn has_bias(&self) -> bool {
+        self.bias.is_some()
+    }
+
+    /// `[batch, channels in, height, width]` to `[batch, channels out, ..]`, as many rows and columns as the kernel has positions.
     pub fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
         let (x, w) = self.quantizers.forward(x, &self.weight, pass);
-        let y = match self.quantizers.scales(self.weight.id, pass) {
-            Some((activation, weight, widths)) if pass.integers => {
-                conv2d_of_codes(x, w, activation, weight, widths, self.stride, self.padding)
+        let y = match (self.quantizers.scales(self.weight.id, pass), self.square()) {
+            (Some((activation, weight, widths)), Some([stride, padding])) if pass.integers => {
+                conv2d_of_codes(x, w, activation, weight, widths, stride, padding)
             }
-            _ => product(pass.compute, x, w, |x, w| conv2d(x, w, self.stride, self.padding)),
+            (_, Some([stride, padding])) => product(pass.compute, x, w, |x, w| conv2d(x, w, stride, padding)),
+            (_, None) => {
+                let options = ConvOptions::new(self.stride, self.padding, [1, 1], self.groups);
+                product(pass.compute, x, w, |x, w| module::conv2d(x, w, None, options))
+            }
         };
         match &self.bias {
             Some(bias) => y + bias.val().reshape([1, -1, 1, 1]),
             None => y,
         }
+    }
+
+    /// Stride and padding, if both are the same along both axes.
+    fn square(&self) -> Option<[usize; 2]> {
+        let ([stride, columns], [padding, beside]) = (self.stride, self.padding);
+        (stride == columns && padding == beside).then_some([stride, padding])
     }
 
     /// Gives all output channels this bias, if there is one.
@@ -124,42 +170,6 @@ impl QuantConv2d {
     /// The same, followed by the BatchNorm of `norm` that is for this pass.
     pub fn forward_norm(&self, x: Tensor<4>, norm: &PrecisionNorm, pass: &Pass) -> Tensor<4> {
         norm.forward(self.forward(x, pass), pass.norm(self.weight.id))
-    }
-
-    /// The layer in integer arithmetic at `precision`, with the BatchNorm that follows it, in evaluation mode, and an
-    /// activation. It is on the device of the weight.
-    ///
-    /// # Errors
-    /// A float layer, or a precision that it was not prepared for.
-    pub fn to_integer(
-        &self, norm: &PrecisionNorm, activation: Activation, precision: Precision,
-    ) -> Result<IntConv2d, IntegerError> {
-        self.followed_by(norm.affines(), activation, precision)
-    }
-
-    /// The layer in integer arithmetic at `precision`, with its bias and an activation, but without a BatchNorm. It is on the
-    /// device of the weight.
-    ///
-    /// # Errors
-    /// A float layer, or a precision that it was not prepared for.
-    pub fn to_integer_alone(
-        &self, activation: Activation, precision: Precision,
-    ) -> Result<IntConv2d, IntegerError> {
-        let [outputs, ..] = self.weight.lazy_shape().dims::<4>();
-        self.followed_by(vec![(None, Affine::bias(self.bias.as_ref(), outputs))], activation, precision)
-    }
-
-    fn followed_by(
-        &self, affines: Affines, activation: Activation, precision: Precision,
-    ) -> Result<IntConv2d, IntegerError> {
-        let (weight, scales) = self.quantizers.to_integer(&self.weight, self.groups)?;
-        let options = IntConv2dOptions {
-            stride: [self.stride; 2],
-            padding: [self.padding; 2],
-            ..IntConv2dOptions::default()
-        };
-        let device = self.weight.val().device().inner();
-        IntConv2d::new(weight, scales, affines, options, activation, precision, device)
     }
 }
 
@@ -217,34 +227,45 @@ impl QuantLinear {
         }
     }
 
+    /// The layer of a graph with weights of zero, to be loaded into.
+    ///
+    /// # Panics
+    /// If it is a convolution.
+    #[must_use]
+    pub fn zeros(layer: &graph::Layer, device: &Device) -> Self {
+        let LayerKind::Linear { features: [input, output] } = layer.kind else {
+            panic!("`{}`: expected a linear layer", layer.name)
+        };
+        Self {
+            weight: Param::from_tensor(Tensor::zeros([output, input], device)),
+            bias: layer.bias.then(|| Param::from_tensor(Tensor::zeros([output], device))),
+            quantizers: Quantizers::default(),
+        }
+    }
+
+    /// Features in and out.
+    #[must_use]
+    pub fn features(&self) -> [usize; 2] {
+        let [output, input] = self.weight.lazy_shape().dims::<2>();
+        [input, output]
+    }
+
+    /// Whether it has a bias.
+    #[must_use]
+    pub const fn has_bias(&self) -> bool {
+        self.bias.is_some()
+    }
+
+    /// What tells the weight from others.
+    #[must_use]
+    pub const fn weight_id(&self) -> ParamId {
+        self.weight.id
+    }
+
     /// The weight, `[features out, features in]`.
     #[must_use]
     pub fn weight(&self) -> Tensor<2> {
         self.weight.val()
-    }
-
-    /// The layer in integer arithmetic at `precision`, on the device of the weight.
-    ///
-    /// # Errors
-    /// A float layer, or a precision that it was not prepared for.
-    pub fn to_integer(&self, precision: Precision) -> Result<IntLinear, IntegerError> {
-        let (weight, scales) = self.quantizers.to_integer(&self.weight, 1)?;
-        let [outputs, _] = self.weight.lazy_shape().dims::<2>();
-        let bias = Affine::bias(self.bias.as_ref(), outputs);
-        let (options, device) = (IntConv2dOptions::default(), self.weight.val().device().inner());
-        let (bias, activation) = (vec![(None, bias)], Activation::None);
-        let layer = IntConv2d::new(weight, scales, bias, options, activation, precision, device)?;
-        Ok(IntLinear::new(layer))
-    }
-
-    /// The layer with packed weights of `precision` and inputs in floats, on the device of the weight.
-    ///
-    /// # Errors
-    /// A float layer, or a precision that it was not prepared for.
-    pub fn to_weight_only(&self, precision: Precision) -> Result<WeightOnlyLinear, IntegerError> {
-        let (weight, scales) = self.quantizers.to_integer(&self.weight, 1)?;
-        let bias = self.bias.as_ref().map(|bias| bias.val().inner());
-        WeightOnlyLinear::new(weight, scales, bias, precision, self.weight.val().device().inner())
     }
 }
 
@@ -272,7 +293,7 @@ impl Layer<'_> {
     pub fn weight_id(&self) -> ParamId {
         match self {
             Self::Conv2d(layer) => layer.weight_id(),
-            Self::Linear(layer) => layer.weight.id,
+            Self::Linear(layer) => layer.weight_id(),
         }
     }
 
@@ -291,10 +312,7 @@ impl Layer<'_> {
         let weights = self.weight_shape().iter().product::<usize>();
         let positions = match (self, input) {
             (Self::Conv2d(layer), &[_, _, rows, columns]) => {
-                let [.., kernel] = layer.weight.lazy_shape().dims::<4>();
-                let along =
-                    |size: usize| (size + 2 * layer.padding).saturating_sub(kernel) / layer.stride + 1;
-                along(rows) * along(columns)
+                layer.kind().output_size([rows, columns]).iter().product()
             }
             _ => 1,
         };

@@ -1,32 +1,34 @@
 //! Layers that run in float or at any precision of a set, from the same weights.
 //!
-//! A network is written once. What a forward pass computes is said by its [`Pass`]: float, one precision, or a
-//! precision for each layer.
+//! A [`Network`] is written once, as what any [`Executor`] computes, and becomes a [`Model`] when it is traced. What a forward pass
+//! computes is said by its [`Pass`]: float, one precision, or a precision for each layer.
 
-mod arithmetic;
 mod assignment;
 mod calibration;
 mod compensation;
 mod compute;
 mod errors;
-mod integer;
+mod executor;
 mod layers;
+mod model;
 mod norm;
 pub(crate) mod quantizers;
-mod weight_only;
+mod subnet;
+mod tensors;
+mod tracer;
 
-pub(crate) use arithmetic::{Arithmetic, OnHost, OnTensors, Workspace, linear_on_host, max_pool};
 pub use assignment::{Assignment, AssignmentError};
 pub use calibration::{Observer, fit_activation};
 pub use compensation::{Rounding, compensated};
-pub(crate) use integer::LayerParts;
-pub use integer::{IntConv2d, IntLinear, IntegerError};
+pub use executor::{Embedding, Executor, Network, Table};
 pub(crate) use layers::normal;
 pub use layers::{Layer, QuantConv2d, QuantConv2dConfig, QuantLinear, QuantLinearConfig};
+pub use model::{Model, NamedLayer};
 pub use norm::{MixedNorm, PrecisionNorm, PrecisionNormConfig};
-pub(crate) use quantizers::host;
 pub use quantizers::{LayerSpec, QuantConfig, Quantizers};
-pub use weight_only::WeightOnlyLinear;
+pub use subnet::{finish, subnet};
+pub use tensors::{TensorCache, Tensors, Value};
+pub use tracer::TraceError;
 
 use crate::config::ComputeKind;
 use burn::module::ParamId;

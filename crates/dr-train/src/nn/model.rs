@@ -10,7 +10,7 @@ use super::{
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::nn::{RmsNorm, RmsNormConfig};
 use burn::tensor::{Device, Tensor};
-use dr_runtime::graph::{self, Graph, LayerKind, Op};
+use dr_runtime::graph::{self, Graph, LayerKind, Node, Op};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -89,8 +89,9 @@ impl Model {
                 LayerKind::Linear { .. } => linears.push(QuantLinear::zeros(layer, device)),
             }
         }
-        let batch_norm =
-            |norm: &graph::Norm| PrecisionNormConfig::new(norm.features).with_epsilon(norm.epsilon).init(device);
+        let batch_norm = |norm: &graph::Norm| {
+            PrecisionNormConfig::new(norm.features).with_epsilon(norm.epsilon).init(device)
+        };
         let rms_norm =
             |norm: &graph::Norm| RmsNormConfig::new(norm.features).with_epsilon(norm.epsilon).init(device);
         let embedding = |embedding: &graph::Embedding| match embedding {
@@ -126,37 +127,25 @@ impl Model {
     }
 
     /// The result that an executor gives.
-    fn run<E: Executor>(&self, on: &mut E, input: E::Value) -> E::Value {
-        let nodes = self.graph.nodes();
-        let readers = self.graph.readers();
-        // BatchNorms are computed with the convolution before them.
-        let normed = |node: usize| {
-            let follows = |&reader: &usize| matches!(nodes[reader].op, Op::BatchNorm(_));
-            !readers[node].is_empty() && readers[node].iter().all(follows)
-        };
-        let mut values: Vec<Option<E::Value>> = vec![None; nodes.len()];
-        let mut left: Vec<usize> = readers.iter().map(Vec::len).collect();
+    ///
+    /// # Panics
+    /// Where the executor does.
+    pub fn run<E: Executor>(&self, on: &mut E, input: E::Value) -> E::Value {
+        let steps = self.steps();
+        let mut left = vec![0; steps.len()];
+        steps.iter().flatten().for_each(|step| step.inputs.iter().for_each(|&value| left[value] += 1));
+        let mut values: Vec<Option<E::Value>> = vec![None; steps.len()];
         let mut input = Some(input);
-        for (at, node) in nodes.iter().enumerate() {
-            if matches!(node.op, Op::Layer(_)) && normed(at) {
-                continue;
-            }
-            let (layer, norm, inputs) = match node.op {
-                Op::BatchNorm(norm) => {
-                    let before = &nodes[node.inputs[0]];
-                    (before.op, Some(&self.norms[norm]), &before.inputs)
-                }
-                op => (op, None, &node.inputs),
-            };
-            let mut taken: Vec<E::Value> = Vec::with_capacity(inputs.len());
-            for &value in inputs {
+        for (at, step) in steps.into_iter().enumerate() {
+            let Some(Step { op, norm, inputs }) = step else { continue };
+            let mut taken = inputs.iter().map(|&value| {
                 left[value] -= 1;
                 let of = &mut values[value];
                 let value = if left[value] == 0 { of.take() } else { of.clone() };
-                taken.push(value.expect("graphs are in order, and a value stays until its last reader"));
-            }
-            let mut first = || taken.pop().expect("checked by the graph");
-            values[at] = Some(match layer {
+                value.expect("graphs are in order, and a value stays until its last reader")
+            });
+            let mut first = || taken.next().expect("as many as the graph has checked");
+            let value = match op {
                 Op::Images { .. } | Op::Tokens => input.take().expect("a graph has one input"),
                 Op::Layer(layer) => match self.layer(layer) {
                     LayerRef::Conv2d(layer) => on.conv2d(first(), layer, norm),
@@ -164,10 +153,31 @@ impl Model {
                 },
                 Op::RmsNorm(norm) => on.rms_norm(first(), &self.rms_norms[norm]),
                 Op::Embedding(table) => on.embedding(first(), self.table(table)),
-                op => on.op(op, taken),
-            });
+                op => {
+                    let inputs = taken.collect();
+                    on.op(op, inputs)
+                }
+            };
+            values[at] = Some(value);
         }
         values.pop().flatten().expect("the last value has no reader")
+    }
+
+    /// What is computed for each node. A BatchNorm is computed with the convolution before it, and that is not computed alone if
+    /// nothing else reads it.
+    fn steps(&self) -> Vec<Option<Step<'_>>> {
+        let (nodes, readers) = (self.graph.nodes(), self.graph.readers());
+        let is_norm = |node: &usize| matches!(nodes[*node].op, Op::BatchNorm(_));
+        let step = |(at, node): (usize, &'_ Node)| match node.op {
+            Op::Layer(_) if !readers[at].is_empty() && readers[at].iter().all(is_norm) => None,
+            Op::BatchNorm(norm) => {
+                let Node { op, inputs } = &nodes[node.inputs[0]];
+                Some((*op, Some(&self.norms[norm]), inputs))
+            }
+            op => Some((op, None, &nodes[at].inputs)),
+        };
+        let steps = nodes.iter().enumerate().map(step);
+        steps.map(|step| step.map(|(op, norm, inputs)| Step { op, norm, inputs })).collect()
     }
 
     fn layer(&self, layer: usize) -> LayerRef<'_> {
@@ -180,9 +190,7 @@ impl Model {
 
     fn table(&self, embedding: usize) -> Table<'_> {
         match self.graph.embeddings()[embedding] {
-            graph::Embedding::Own { .. } => {
-                Table::Own(&self.embeddings[self.places.embeddings[embedding]])
-            }
+            graph::Embedding::Own { .. } => Table::Own(&self.embeddings[self.places.embeddings[embedding]]),
             graph::Embedding::Layer(layer) => Table::Layer(&self.linears[self.places.layers[layer]]),
         }
     }
@@ -234,8 +242,9 @@ impl Model {
         for input in batches {
             eval.forward(input, &Pass::observing(&observer));
         }
-        for mut layer in self.layers() {
-            let spec = LayerSpec::new(config, &layer);
+        let graph = self.graph.clone();
+        for (at, mut layer) in self.layers().into_iter().enumerate() {
+            let spec = LayerSpec::new(config, &graph, at);
             layer.layer.fit(spec, &observer, config.compensate);
         }
         self.split_norms(config);
@@ -245,8 +254,9 @@ impl Model {
     /// Gives the network quantizers and BatchNorms with placeholder values, to load a trained one into.
     #[must_use]
     pub fn prepare(mut self, config: &QuantConfig) -> Self {
-        for mut layer in self.layers() {
-            let spec = LayerSpec::new(config, &layer);
+        let graph = self.graph.clone();
+        for (at, mut layer) in self.layers().into_iter().enumerate() {
+            let spec = LayerSpec::new(config, &graph, at);
             layer.layer.prepare(spec);
         }
         self.split_norms(config);
@@ -290,7 +300,8 @@ impl Model {
         }
         let Self { convs, linears, norms, rms_norms, embeddings, graph, places } = self;
         let of_kind = |linear: bool| {
-            let wanted = move |layer: &&graph::Layer| matches!(layer.kind, LayerKind::Linear { .. }) == linear;
+            let wanted =
+                move |layer: &&graph::Layer| matches!(layer.kind, LayerKind::Linear { .. }) == linear;
             graph.layers().iter().filter(wanted)
         };
         let convs = of_kind(false).zip(convs).map(|(of, layer)| part(mapper, &of.name, layer)).collect();
@@ -313,18 +324,14 @@ fn own_names(graph: &Graph) -> impl Iterator<Item = &str> {
     })
 }
 
+/// An operation with its parts of the model.
+struct Step<'a> {
+    op: Op,
+    norm: Option<&'a PrecisionNorm>,
+    inputs: &'a [usize],
+}
+
 enum LayerRef<'a> {
     Conv2d(&'a QuantConv2d),
     Linear(&'a QuantLinear),
-}
-
-/// A model of a graph is a network like those that graphs are traced from.
-impl Network for Model {
-    fn input(&self) -> Op {
-        self.graph.input().expect("a graph has an input")
-    }
-
-    fn forward<E: Executor>(&self, on: &mut E, input: E::Value) -> E::Value {
-        self.run(on, input)
-    }
 }

@@ -1,8 +1,6 @@
 //! BatchNorm, once for each precision or once for all.
 
 use super::Pass;
-use super::integer::{Affine, Affines};
-use super::quantizers::host;
 use burn::module::{Module, ParamId};
 use burn::nn::{BatchNorm, BatchNormConfig};
 use burn::tensor::{Device, Tensor};
@@ -15,19 +13,27 @@ pub use crate::config::MixedNorm;
 #[derive(Clone, Copy, Debug)]
 pub struct PrecisionNormConfig {
     channels: usize,
+    epsilon: f64,
 }
 
 impl PrecisionNormConfig {
     /// For `channels` channels.
     #[must_use]
     pub const fn new(channels: usize) -> Self {
-        Self { channels }
+        Self { channels, epsilon: 1e-5 }
+    }
+
+    /// With another number that keeps it from dividing by zero than 1e-5.
+    #[must_use]
+    pub const fn with_epsilon(self, epsilon: f64) -> Self {
+        Self { epsilon, ..self }
     }
 
     /// One BatchNorm, as a float network has.
     #[must_use]
     pub fn init(&self, device: &Device) -> PrecisionNorm {
-        PrecisionNorm { norms: vec![BatchNormConfig::new(self.channels).init(device)], uses: vec![] }
+        let norm = BatchNormConfig::new(self.channels).with_epsilon(self.epsilon).init(device);
+        PrecisionNorm { norms: vec![norm], uses: vec![] }
     }
 }
 
@@ -58,6 +64,24 @@ pub(super) enum NormOf {
 }
 
 impl PrecisionNorm {
+    /// What tells it from others.
+    #[must_use]
+    pub fn id(&self) -> ParamId {
+        self.norms[0].gamma.id
+    }
+
+    /// How many channels it is for.
+    #[must_use]
+    pub fn channels(&self) -> usize {
+        self.norms[0].gamma.lazy_shape().dims::<1>()[0]
+    }
+
+    /// What keeps it from dividing by zero.
+    #[must_use]
+    pub fn epsilon(&self) -> f64 {
+        self.norms[0].epsilon
+    }
+
     /// Every precision of `set`, and mixed passes as `mixed` says, start from a copy of the first BatchNorm.
     pub(crate) fn split(&mut self, set: &PrecisionSet, mixed: Option<MixedNorm>) {
         self.uses = set.iter().map(NormUse::Uniform).collect();
@@ -121,20 +145,6 @@ impl PrecisionNorm {
     }
 }
 
-impl PrecisionNorm {
-    /// What the BatchNorms do to each channel in evaluation mode, for passes at one precision.
-    pub(super) fn affines(&self) -> Affines {
-        if self.uses.is_empty() {
-            return vec![(None, affine(&self.norms[0]))];
-        }
-        let of = |(of, norm): (&NormUse, _)| match of {
-            NormUse::Uniform(precision) => Some((Some(*precision), affine(norm))),
-            NormUse::Mixed(_) => None,
-        };
-        self.uses.iter().zip(&self.norms).filter_map(of).collect()
-    }
-}
-
 /// Burn's BatchNorm in training, by the kernel of `dr-kernels`.
 fn train<const D: usize>(norm: &BatchNorm, x: Tensor<D>) -> Tensor<D> {
     let device = x.device();
@@ -145,20 +155,6 @@ fn train<const D: usize>(norm: &BatchNorm, x: Tensor<D>) -> Tensor<D> {
         running.update(new.detach());
     }
     result.output
-}
-
-/// `gain = gamma / sqrt(variance + epsilon)` and `shift = beta - gain * mean`, in f64 and rounded once.
-fn affine(norm: &BatchNorm) -> Affine {
-    let (mean, variance) = (host(&norm.running_mean.value_sync()), host(&norm.running_var.value_sync()));
-    let (gamma, beta) = (host(&norm.gamma.val()), host(&norm.beta.val()));
-    let gain =
-        |channel: usize| f64::from(gamma[channel]) / (f64::from(variance[channel]) + norm.epsilon).sqrt();
-    let shift = |channel: usize| f64::from(beta[channel]) - gain(channel) * f64::from(mean[channel]);
-    let channels = 0..gamma.len();
-    Affine {
-        gain: channels.clone().map(|channel| gain(channel) as f32).collect(),
-        shift: channels.map(|channel| shift(channel) as f32).collect(),
-    }
 }
 
 /// The same values in parameters of their own: a clone would share its parameters' identities.

@@ -1,18 +1,16 @@
 //! [`Quantizers`]: the scales of one layer, for all its widths.
 
 use super::compensation::{Rounding, compensated};
-use super::integer::LayerScales;
-use super::{IntegerError, Layer, MixedNorm, Pass, fit_activation};
-use crate::models::NamedLayer;
+use super::{MixedNorm, Pass, fit_activation};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
-use dr_kernels::integer::CodeQuantizer;
 use dr_kernels::layout::ScaleLayout;
 use dr_kernels::{
-    ActivationQuantizer, IntWeight, ScaleGradient, WeightQuantizer, fake_quantize_activation,
-    fake_quantize_weight, quantize_pack, search_scales,
+    ActivationQuantizer, ScaleGradient, WeightQuantizer, fake_quantize_activation, fake_quantize_weight,
+    search_scales,
 };
 use dr_precision::{BitWidth, Granularity, Precision, PrecisionPlan, PrecisionSet, QuantSpec};
+use dr_runtime::graph::{Graph, LayerKind};
 use std::num::NonZeroUsize;
 
 /// How a network is quantized.
@@ -75,20 +73,25 @@ pub struct LayerSpec {
 }
 
 impl LayerSpec {
-    /// The specification of a layer of a network quantized as `config` says.
+    /// The specification of a layer of a network quantized as `config` says, by its number in the graph.
+    ///
+    /// # Panics
+    /// If there is no such layer.
     #[must_use]
-    pub fn new(config: &QuantConfig, layer: &NamedLayer<'_>) -> Self {
-        let planned = config.plan.as_ref().and_then(|plan| plan.get(&layer.name));
-        let only = planned.or((layer.pinned && !config.switch_edge).then_some(config.edge));
+    pub fn new(config: &QuantConfig, graph: &Graph, layer: usize) -> Self {
+        let of = &graph.layers()[layer];
+        let planned = config.plan.as_ref().and_then(|plan| plan.get(&of.name));
+        let pinned = !config.switch_edge && graph.is_edge(layer);
+        let only = planned.or(pinned.then_some(config.edge));
         let set = only.map_or_else(|| config.precisions.clone(), PrecisionSet::of);
         Self {
             weights: set.weights(),
             activations: set.activations(),
             pinned: only.is_some(),
-            after_relu: layer.after_relu,
+            after_relu: graph.after_relu(layer),
             gradient: config.gradient,
-            granularity: match (&layer.layer, config.group_size) {
-                (Layer::Linear(_), Some(size)) => Granularity::Group(size),
+            granularity: match (of.kind, config.group_size) {
+                (LayerKind::Linear { .. }, Some(size)) => Granularity::Group(size),
                 _ => Granularity::Channel,
             },
         }
@@ -241,26 +244,6 @@ impl Quantizers {
         let x = fake_quantize_activation(x, self.activation_scales[ai].val(), zero, &quantizer)
             .expect("one scale and zero point for the tensor");
         (x, w)
-    }
-
-    /// The codes of the weight, prepared for integer arithmetic on its device, and the scales of all widths.
-    pub(super) fn to_integer<const D: usize>(
-        &self, weight: &Param<Tensor<D>>, groups: usize,
-    ) -> Result<(IntWeight, LayerScales), IntegerError> {
-        let spec = self.spec.clone().ok_or(IntegerError::Float)?;
-        let (stored, scale) = (spec.format(spec.weights[0]), self.weight_scales[0].val());
-        let packed = quantize_pack(weight.val(), scale, None, stored)?;
-        let input = |(i, &bits): (usize, &BitWidth)| {
-            let value = |params: &[Param<Tensor<1>>]| host(&params[i].val())[0];
-            CodeQuantizer {
-                bits,
-                scale: value(&self.activation_scales),
-                zero_point: value(&self.zero_points),
-            }
-        };
-        let inputs = spec.activations.iter().enumerate().map(input).collect();
-        let weights = self.weight_scales.iter().map(|scale| host(&scale.val())).collect();
-        Ok((IntWeight::new(&packed, groups)?, LayerScales { spec, weights, inputs }))
     }
 
     /// All learned scales and zero points with the width they belong to.

@@ -2,6 +2,7 @@
 
 use super::executor::{Executor, Table};
 use super::{Pass, PrecisionNorm, QuantConv2d, QuantLinear};
+use crate::data::Input;
 use burn::nn::RmsNorm;
 use burn::tensor::activation::{relu, silu, softmax};
 use burn::tensor::module::max_pool2d;
@@ -66,6 +67,40 @@ impl Value {
             Self::Rows(_) => "rows",
             Self::Tokens(_) => "tokens",
         }
+    }
+}
+
+/// Does the same with the tensor, whichever it is.
+macro_rules! with_tensor {
+    ($value:expr, $tensor:ident => $result:expr) => {
+        match $value {
+            Value::Images($tensor) => $result,
+            Value::Rows($tensor) => $result,
+            Value::Tokens($tensor) => $result,
+        }
+    };
+}
+
+/// What a network takes, whichever it is.
+impl Input for Value {
+    fn items(&self) -> usize {
+        with_tensor!(self, x => x.dims()[0])
+    }
+
+    fn split(self, items: usize) -> Vec<Self> {
+        with_tensor!(self, x => x.split(items, 0).into_iter().map(Self::from).collect())
+    }
+
+    fn inner(self) -> Self {
+        with_tensor!(self, x => x.inner().into())
+    }
+
+    fn autodiff(self) -> Self {
+        with_tensor!(self, x => x.autodiff().into())
+    }
+
+    fn device(&self) -> Device {
+        with_tensor!(self, x => x.device())
     }
 }
 

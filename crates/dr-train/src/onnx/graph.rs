@@ -1,7 +1,7 @@
 //! [`GraphBuilder`]: nodes and constants, one after the other.
 
 use super::proto::{
-    AttributeProto, DataType, DimensionProto, GraphProto, INT, INTS, NodeProto, TensorProto,
+    AttributeProto, DataType, DimensionProto, GraphProto, INT, INTS, NodeProto, STRING, TensorProto,
     TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
 };
 
@@ -15,6 +15,7 @@ pub(super) struct GraphBuilder {
 pub(super) enum Attribute {
     Int(i64),
     Ints(Vec<i64>),
+    Text(&'static str),
 }
 
 impl GraphBuilder {
@@ -26,6 +27,9 @@ impl GraphBuilder {
             let name = name.to_string();
             match value {
                 Attribute::Int(i) => AttributeProto { name, i, r#type: INT, ..Default::default() },
+                Attribute::Text(s) => {
+                    AttributeProto { name, s: s.into(), r#type: STRING, ..Default::default() }
+                }
                 Attribute::Ints(ints) => AttributeProto { name, ints, r#type: INTS, ..Default::default() },
             }
         };
@@ -45,6 +49,12 @@ impl GraphBuilder {
         self.constant(name, dims, DataType::Float, bytes)
     }
 
+    /// Adds a constant of 64-bit integers.
+    pub(super) fn ints(&mut self, name: &str, values: &[i64]) -> String {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.constant(name, &[values.len()], DataType::Int64, bytes)
+    }
+
     /// Adds a constant of integers of a type.
     pub(super) fn codes(&mut self, name: &str, dims: &[usize], data_type: DataType, codes: &[i32]) -> String {
         self.constant(name, dims, data_type, packed(codes, data_type.bits()))
@@ -62,10 +72,9 @@ impl GraphBuilder {
         name
     }
 
-    /// The graph with an input and an output of floats; of the first of their sizes, there are any number.
-    pub(super) fn finish(
-        mut self, name: &str, input: (&str, &[usize]), output: (&str, &[usize]),
-    ) -> GraphProto {
+    /// The graph with an input and an output of floats, each with its name, that of its first size, of which there are any number,
+    /// and its other sizes.
+    pub(super) fn finish(mut self, name: &str, input: Signature, output: Signature) -> GraphProto {
         self.graph.name = name.to_string();
         self.graph.input = vec![value(input)];
         self.graph.output = vec![value(output)];
@@ -73,8 +82,11 @@ impl GraphBuilder {
     }
 }
 
-fn value((name, sizes): (&str, &[usize])) -> ValueInfoProto {
-    let batch = DimensionProto { dim_param: Some("batch".into()), ..Default::default() };
+/// The name of a value, that of its first size, and its other sizes.
+pub(super) type Signature<'a> = (&'a str, &'a str, &'a [usize]);
+
+fn value((name, first, sizes): Signature) -> ValueInfoProto {
+    let batch = DimensionProto { dim_param: Some(first.into()), ..Default::default() };
     let size = |&size: &usize| DimensionProto { dim_value: Some(size as i64), ..Default::default() };
     let dim = std::iter::once(batch).chain(sizes.iter().map(size)).collect();
     let tensor_type =
@@ -87,6 +99,7 @@ impl DataType {
     /// Bits of an element.
     pub(super) const fn bits(self) -> u32 {
         match self {
+            Self::Int64 => 64,
             Self::Float => 32,
             Self::Uint8 | Self::Int8 => 8,
             Self::Uint4 | Self::Int4 => 4,

@@ -15,15 +15,18 @@ mod graph;
 mod proto;
 
 use crate::artifact::Description;
-use crate::models::IntConvNet;
-use crate::nn::{IntConv2d, LayerParts};
-use dr_kernels::integer::Activation;
+use crate::config::TaskKind;
+use crate::runtime_stub::{LayerParts, Network};
+use dr_kernels::integer::CodeQuantizer;
 use dr_precision::BitWidth;
+use dr_runtime::graph::{Activation, Graph, Kind, LayerKind, Node, Op};
 use graph::{Attribute, GraphBuilder};
 use prost::Message;
 use proto::{DataType, ModelProto, OperatorSetIdProto, StringStringEntryProto};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
+use thiserror::Error;
 
 /// The version of ONNX's operators that a file asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,21 +82,36 @@ impl Opset {
 
 /// The name of the graph's input: `[batch, channels, rows, columns]`, normalised.
 pub const INPUT: &str = "images";
-/// The name of its output: `[batch, classes]`.
+/// The name of its output: `[n, classes]`, a row for each image, or for each of its positions.
 pub const OUTPUT: &str = "logits";
 
-/// The network at its precision as an ONNX file.
+/// Why a network has no ONNX file.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnnxError {
+    /// Operations that are not written.
+    #[error("operations without a counterpart in ONNX files: {0}: expected those of networks for images")]
+    Operations(String),
+    /// Scales for groups of inputs.
+    #[error("layer `{0}` has scales for groups of inputs: expected one for each output in ONNX")]
+    Groups(String),
+}
+
+/// The network at its precision as an ONNX file, for images of the size that the description has.
 ///
-/// # Panics
-/// If linear layers have scales for groups of inputs.
-#[must_use]
-pub fn export(network: &IntConvNet, description: &Description, opset: Opset) -> Vec<u8> {
-    let mut writer = Writer { graph: GraphBuilder::default(), opset };
-    writer.network(network);
-    let input = description.input;
-    let sizes = [input.channels, input.height, input.width];
+/// # Errors
+/// Operations of language models, and linear layers with scales for groups of inputs.
+pub fn export(network: &Network, description: &Description, opset: Opset) -> Result<Vec<u8>, OnnxError> {
+    let (graph, input) = (network.graph(), description.input);
+    check(graph)?;
+    let sizes = graph.sizes([input.height, input.width]);
+    let mut writer = Writer { onnx: GraphBuilder::default(), opset, network, graph, sizes, weights: vec![] };
+    writer.network()?;
     let name = format!("{} {}", description.model, network.precision());
-    let graph = writer.graph.finish(&name, (INPUT, &sizes), (OUTPUT, &[description.classes]));
+    let rows = if description.task == TaskKind::Classify { "batch" } else { "positions" };
+    let images = (INPUT, "batch", &[input.channels, input.height, input.width][..]);
+    let logits = (OUTPUT, rows, &[graph.outputs().unwrap_or(description.classes)][..]);
+    let graph = writer.onnx.finish(&name, images, logits);
     let entry = |key: &str, value: String| StringStringEntryProto { key: key.into(), value };
     let list = |values: &[f32]| values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let model = ModelProto {
@@ -108,130 +126,228 @@ pub fn export(network: &IntConvNet, description: &Description, opset: Opset) -> 
             entry("std", list(&description.normalization.std)),
         ],
     };
-    model.encode_to_vec()
+    Ok(model.encode_to_vec())
 }
 
-struct Writer {
-    graph: GraphBuilder,
+/// Whether all operations can be written.
+fn check(graph: &Graph) -> Result<(), OnnxError> {
+    let without = |node: &Node| match node.op {
+        Op::Tokens => Some("tokens"),
+        Op::RmsNorm(_) => Some("RMSNorm"),
+        Op::Embedding(_) => Some("embedding"),
+        Op::Attention(_) => Some("attention"),
+        _ => None,
+    };
+    let names: BTreeSet<&str> = graph.nodes().iter().filter_map(without).collect();
+    match names.is_empty() {
+        true => Ok(()),
+        false => Err(OnnxError::Operations(names.into_iter().collect::<Vec<_>>().join(", "))),
+    }
+}
+
+/// Writes a graph node by node. Rows of features are images of one pixel.
+struct Writer<'a> {
+    onnx: GraphBuilder,
     opset: Opset,
+    network: &'a Network,
+    graph: &'a Graph,
+    /// Rows and columns of each node's value.
+    sizes: Vec<[usize; 2]>,
+    /// The layers whose weights are written.
+    weights: Vec<usize>,
 }
 
-impl Writer {
-    fn network(&mut self, network: &IntConvNet) {
-        let mut x = self.conv("stem", &network.stem, INPUT, None);
-        if network.max_pool {
-            let attributes = vec![
-                ("kernel_shape", Attribute::Ints(vec![3; 2])),
-                ("strides", Attribute::Ints(vec![2; 2])),
-                ("pads", Attribute::Ints(vec![1; 4])),
-            ];
-            x = self.graph.node("stem/pool", "MaxPool", &[&x], attributes);
+fn ints(values: &[usize]) -> Attribute {
+    Attribute::Ints(values.iter().map(|&value| value as i64).collect())
+}
+
+impl Writer<'_> {
+    fn network(&mut self) -> Result<(), OnnxError> {
+        let mut values: Vec<String> = vec![];
+        for (at, Node { op, inputs }) in self.graph.nodes().iter().enumerate() {
+            let x: Vec<&str> = inputs.iter().map(|&input| values[input].as_str()).collect();
+            let name = |what: &str| format!("node{at}/{what}");
+            values.push(match *op {
+                Op::Images { .. } => INPUT.to_owned(),
+                Op::Layer(layer) => self.layer(at, layer, x[0])?,
+                // Part of the layer before it.
+                Op::BatchNorm(_) => x[0].to_owned(),
+                Op::Activation(activation) => self.activation(&name("activation"), x[0], activation),
+                Op::Add => self.onnx.node(&name("add"), "Add", &x, vec![]),
+                Op::Multiply => self.onnx.node(&name("multiply"), "Mul", &x, vec![]),
+                Op::MaxPool { kernel, stride, padding: [rows, columns] } => {
+                    let attributes = vec![
+                        ("kernel_shape", ints(&kernel)),
+                        ("strides", ints(&stride)),
+                        ("pads", ints(&[rows, columns, rows, columns])),
+                    ];
+                    self.onnx.node(&name("pool"), "MaxPool", &x, attributes)
+                }
+                Op::Mean => self.onnx.node(&name("mean"), "GlobalAveragePool", &x, vec![]),
+                Op::Enlarge => self.enlarge(&name("enlarge"), x[0], self.sizes[inputs[0]], self.sizes[at]),
+                Op::Concat => {
+                    self.onnx.node(&name("concat"), "Concat", &x, vec![("axis", Attribute::Int(1))])
+                }
+                Op::Rows => self.rows(&name("rows"), &x, self.graph.kind(at)),
+                Op::Flatten => self.reshape(&name("flat"), x[0], &[0, -1, 1, 1]),
+                Op::Tokens | Op::RmsNorm(_) | Op::Embedding(_) | Op::Attention(_) => {
+                    unreachable!("{op:?}: was looked for before")
+                }
+            });
         }
-        for (b, block) in network.blocks.iter().enumerate() {
-            let name = |part: &str| format!("block{b}/{part}");
-            let mut y = self.conv(&name("conv1"), &block.first, &x, None);
-            for (i, conv) in block.middle.iter().enumerate() {
-                y = self.conv(&name(&format!("conv{}", i + 2)), conv, &y, None);
-            }
-            let residual = match &block.shortcut {
-                Some(conv) => Some(self.conv(&name("shortcut"), conv, &x, None)),
-                None => block.adds.then(|| x.clone()),
-            };
-            let last = name(&format!("conv{}", block.middle.len() + 2));
-            x = self.conv(&last, &block.last, &y, residual.as_deref());
-        }
-        if let Some(conv) = &network.tail {
-            x = self.conv("tail", conv, &x, None);
-        }
-        x = self.graph.node("pool", "GlobalAveragePool", &[&x], vec![]);
-        let y = self.conv("head", network.head.as_conv2d(), &x, None);
-        self.graph.node(OUTPUT, "Flatten", &[&y], vec![]);
+        let last = values.last().map_or(INPUT, String::as_str).to_owned();
+        self.onnx.node(OUTPUT, "Flatten", &[&last], vec![]);
+        Ok(())
     }
 
-    /// A layer of `x`; gives the name of its result.
-    fn conv(&mut self, name: &str, layer: &IntConv2d, x: &str, residual: Option<&str>) -> String {
-        let parts = layer.parts();
-        let part = |part: &str| format!("{name}/{part}");
-        let x = self.fake_quantized(name, &parts, x);
-        let LayerParts { weight, codes, scale, shift, input, options, activation } = parts;
-        let (weight_type, _) = self.opset.types(weight.bits);
-        let dims = [weight.outputs, weight.inputs, weight.kernel[0], weight.kernel[1]];
-        let w = self.graph.codes(&part("weight_codes"), &dims, weight_type, &codes);
-        assert_eq!(scale.len(), weight.outputs, "a scale for each output");
-        let w_scale = self.graph.floats(&part("weight_scale"), &[weight.outputs], &scale);
-        let axis = vec![("axis", Attribute::Int(0))];
-        let w = self.graph.node(&part("weight"), "DequantizeLinear", &[&w, &w_scale], axis);
-        let ints = |values: &[usize]| Attribute::Ints(values.iter().map(|&value| value as i64).collect());
-        let [rows, columns] = options.padding;
-        let attributes = vec![
-            ("kernel_shape", ints(&weight.kernel)),
-            ("strides", ints(&options.stride)),
-            ("dilations", ints(&options.dilation)),
-            ("pads", ints(&[rows, columns, rows, columns])),
-            ("group", Attribute::Int(weight.groups as i64)),
-        ];
-        let (_, input_type) = self.opset.types(input.bits);
-        let mut y = if [weight_type, input_type].iter().all(|of| of.bits() == 8) {
-            let bias = self.graph.floats(&part("bias"), &[weight.outputs], &shift);
-            self.graph.node(&part("conv"), "Conv", &[&x, &w, &bias], attributes)
-        } else {
-            let y = self.graph.node(&part("conv"), "Conv", &[&x, &w], attributes);
-            let bias = self.graph.floats(&part("bias"), &[weight.outputs, 1, 1], &shift);
-            self.graph.node(&part("biased"), "Add", &[&y, &bias], vec![])
-        };
-        if let Some(residual) = residual {
-            y = self.graph.node(&part("add"), "Add", &[&y, residual], vec![]);
-        }
+    fn reshape(&mut self, name: &str, x: &str, shape: &[i64]) -> String {
+        let shape = self.onnx.ints(&format!("{name}/shape"), shape);
+        self.onnx.node(name, "Reshape", &[x, &shape], vec![])
+    }
+
+    fn activation(&mut self, name: &str, x: &str, activation: Activation) -> String {
         match activation {
-            Activation::None => y,
-            Activation::Relu => self.graph.node(&part("relu"), "Relu", &[&y], vec![]),
+            Activation::Relu => self.onnx.node(name, "Relu", &[x], vec![]),
             Activation::Relu6 => {
-                let y = self.graph.node(&part("relu"), "Relu", &[&y], vec![]);
-                self.at_most(&part("relu6"), &y, 6.0)
+                let y = self.onnx.node(&format!("{name}/relu"), "Relu", &[x], vec![]);
+                self.at_most(name, &y, 6.0)
+            }
+            Activation::Silu => {
+                let gate = self.onnx.node(&format!("{name}/sigmoid"), "Sigmoid", &[x], vec![]);
+                self.onnx.node(name, "Mul", &[x, &gate], vec![])
             }
         }
+    }
+
+    /// All pixels repeated, of which the first ones are taken.
+    fn enlarge(&mut self, name: &str, x: &str, from: [usize; 2], to: [usize; 2]) -> String {
+        let part = |part: &str| format!("{name}/{part}");
+        let [rows, columns] = [0, 1].map(|axis| to[axis].div_ceil(from[axis].max(1)));
+        let mut x = x.to_owned();
+        if [rows, columns] != [1, 1] {
+            let scales = self.onnx.floats(&part("scales"), &[4], &[1.0, 1.0, rows as f32, columns as f32]);
+            let attributes = vec![
+                ("mode", Attribute::Text("nearest")),
+                ("coordinate_transformation_mode", Attribute::Text("asymmetric")),
+                ("nearest_mode", Attribute::Text("floor")),
+            ];
+            x = self.onnx.node(&part("repeated"), "Resize", &[&x, "", &scales], attributes);
+        }
+        if [from[0] * rows, from[1] * columns] != to {
+            let starts = self.onnx.ints(&part("starts"), &[0, 0]);
+            let ends = self.onnx.ints(&part("ends"), &to.map(|size| size as i64));
+            let axes = self.onnx.ints(&part("axes"), &[2, 3]);
+            x = self.onnx.node(&part("first"), "Slice", &[&x, &starts, &ends, &axes], vec![]);
+        }
+        x
+    }
+
+    /// The pixels of one or several images in turn.
+    fn rows(&mut self, name: &str, images: &[&str], kind: Kind) -> String {
+        let Kind::Rows(Some(channels)) = kind else { unreachable!("rows of pixels have their channels") };
+        let channels = channels as i64;
+        let mut parts = vec![];
+        for (i, image) in images.iter().enumerate() {
+            let last = vec![("perm", ints(&[0, 2, 3, 1]))];
+            let x = self.onnx.node(&format!("{name}/{i}/last"), "Transpose", &[image], last);
+            parts.push(self.reshape(&format!("{name}/{i}"), &x, &[0, -1, channels]));
+        }
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let all = vec![("axis", Attribute::Int(1))];
+        let x = self.onnx.node(&format!("{name}/all"), "Concat", &parts, all);
+        self.reshape(name, &x, &[-1, channels, 1, 1])
+    }
+
+    /// A layer of `x`, which is the node's input; gives the name of its result.
+    fn layer(&mut self, node: usize, layer: usize, x: &str) -> Result<String, OnnxError> {
+        let of = &self.graph.layers()[layer];
+        let LayerParts { bits, codes, scale, shift, input } = self.network.layer(layer);
+        let outputs = of.kind.outputs();
+        if scale.len() != outputs {
+            return Err(OnnxError::Groups(of.name.clone()));
+        }
+        let first = !self.weights.contains(&layer);
+        // A layer that is used several times has its weights once.
+        let name = if first { of.name.clone() } else { format!("{}/node{node}", of.name) };
+        let (part, weight) =
+            (|part: &str| format!("{name}/{part}"), |part: &str| format!("{}/{part}", of.name));
+        let x = self.fake_quantized(&name, input, x);
+        let (weight_type, _) = self.opset.types(bits);
+        let (_, input_type) = self.opset.types(input.bits);
+        let inside = [weight_type, input_type].iter().all(|of| of.bits() == 8);
+        let mut dims = of.kind.weight_shape();
+        dims.resize(4, 1);
+        if first {
+            self.weights.push(layer);
+            let w = self.onnx.codes(&weight("weight_codes"), &dims, weight_type, &codes);
+            let scale = self.onnx.floats(&weight("weight_scale"), &[outputs], &scale);
+            let axis = vec![("axis", Attribute::Int(0))];
+            self.onnx.node(&weight("weight"), "DequantizeLinear", &[&w, &scale], axis);
+            let shape = if inside { vec![outputs] } else { vec![outputs, 1, 1] };
+            self.onnx.floats(&weight("bias"), &shape, &shift);
+        }
+        let (stride, [rows, columns]) = match of.kind {
+            LayerKind::Conv2d { stride, padding, .. } => (stride, padding),
+            LayerKind::Linear { .. } => ([1; 2], [0; 2]),
+        };
+        let attributes = vec![
+            ("kernel_shape", ints(&dims[2..])),
+            ("strides", ints(&stride)),
+            ("dilations", ints(&[1; 2])),
+            ("pads", ints(&[rows, columns, rows, columns])),
+            ("group", Attribute::Int(of.kind.groups() as i64)),
+        ];
+        let (w, bias) = (weight("weight"), weight("bias"));
+        Ok(match inside {
+            true => self.onnx.node(&part("conv"), "Conv", &[&x, &w, &bias], attributes),
+            false => {
+                let y = self.onnx.node(&part("conv"), "Conv", &[&x, &w], attributes);
+                self.onnx.node(&part("biased"), "Add", &[&y, &bias], vec![])
+            }
+        })
     }
 
     /// The input of a layer, quantized and dequantized.
-    fn fake_quantized(&mut self, name: &str, parts: &LayerParts, x: &str) -> String {
+    fn fake_quantized(&mut self, name: &str, input: CodeQuantizer, x: &str) -> String {
         let part = |part: &str| format!("{name}/{part}");
-        let input = parts.input;
         let (_, data_type) = self.opset.types(input.bits);
         let zero_point = (input.zero_point != 0.0)
-            .then(|| self.graph.floats(&part("zero_point"), &[], &[input.zero_point]));
+            .then(|| self.onnx.floats(&part("zero_point"), &[], &[input.zero_point]));
         let mut x = x.to_string();
         if let Some(zero) = &zero_point {
-            x = self.graph.node(&part("from_zero_point"), "Sub", &[&x, zero], vec![]);
+            x = self.onnx.node(&part("from_zero_point"), "Sub", &[&x, zero], vec![]);
         }
         if data_type.bits() != input.bits.bits() {
             // Negative values become zero anyway.
             let largest = input.scale * input.bits.unsigned_max() as f32;
             x = self.at_most(&part("range"), &x, largest);
         }
-        let scale = self.graph.floats(&part("scale"), &[], &[input.scale]);
-        let zero = self.graph.codes(&part("zero"), &[], data_type, &[0]);
-        let codes = self.graph.node(&part("codes"), "QuantizeLinear", &[&x, &scale, &zero], vec![]);
-        x = self.graph.node(&part("values"), "DequantizeLinear", &[&codes, &scale, &zero], vec![]);
+        let scale = self.onnx.floats(&part("scale"), &[], &[input.scale]);
+        let zero = self.onnx.codes(&part("zero"), &[], data_type, &[0]);
+        let codes = self.onnx.node(&part("codes"), "QuantizeLinear", &[&x, &scale, &zero], vec![]);
+        x = self.onnx.node(&part("values"), "DequantizeLinear", &[&codes, &scale, &zero], vec![]);
         match zero_point {
-            Some(zero) => self.graph.node(&part("to_zero_point"), "Add", &[&x, &zero], vec![]),
+            Some(zero) => self.onnx.node(&part("to_zero_point"), "Add", &[&x, &zero], vec![]),
             None => x,
         }
     }
 
     /// Values up to `largest`.
     fn at_most(&mut self, name: &str, x: &str, largest: f32) -> String {
-        let high = self.graph.floats(&format!("{name}/largest"), &[], &[largest]);
-        self.graph.node(name, "Min", &[x, &high], vec![])
+        let high = self.onnx.floats(&format!("{name}/largest"), &[], &[largest]);
+        self.onnx.node(name, "Min", &[x, &high], vec![])
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::artifact::Artifact;
     use crate::artifact::InputShape;
     use crate::config::{DatasetKind, ModelKind};
-    use crate::models::{ConvNetConfig, Network};
-    use crate::nn::QuantConfig;
+    use crate::models::ConvNetConfig;
+    use crate::nn::Model;
+    use crate::runtime_stub::Arithmetic;
     use burn::tensor::{Device, Distribution, Tensor};
     use dr_precision::PrecisionSet;
     use proto::GraphProto;
@@ -241,11 +357,14 @@ mod tests {
     fn graph(model: ModelKind, precision: &str, opset: u8) -> GraphProto {
         let (device, set) = (Device::flex(), PrecisionSet::of(precision.parse().unwrap()));
         let config = ConvNetConfig { width: 8, ..ConvNetConfig::new(model, 3, 5) };
-        let images = Tensor::random([2, 3, 16, 16], Distribution::Normal(0.0, 1.0), &device);
-        let network = config.init(1, &device).quantize(&QuantConfig::new(set.clone()), vec![images]);
+        let images = Tensor::<4>::random([2, 3, 16, 16], Distribution::Normal(0.0, 1.0), &device);
         let input = InputShape { channels: 3, height: 16, width: 16 };
         let description = Description::new(DatasetKind::Folder, model, input, 5, set.clone());
-        let bytes = export(&network.to_integer(set.highest()).unwrap(), &description, Opset(opset));
+        let description = Description { width: 8, ..description };
+        let float = Artifact::of(&Model::trace(&config.init(1, &device)).unwrap(), description).unwrap();
+        let artifact = float.quantize(set.clone(), vec![images], &device).unwrap();
+        let network = Network::load(&artifact, set.highest(), Arithmetic::Integer, &device).unwrap();
+        let bytes = export(&network, &artifact.description, Opset(opset)).unwrap();
         let file = ModelProto::decode(bytes.as_slice()).unwrap();
         assert_eq!(file.opset_import[0].version, i64::from(opset));
         file.graph.unwrap()
@@ -289,7 +408,7 @@ mod tests {
                 graph.initializer.iter().find(|constant| constant.name == name).unwrap().data_type
             };
             let clips = count(&graph, "Min");
-            (of("block0/conv1/weight_codes"), of("block0/conv1/zero"), of("stem/weight_codes"), clips)
+            (of("stages.0.0.conv1/weight_codes"), of("stages.0.0.conv1/zero"), of("stem/weight_codes"), clips)
         };
         let [int8, uint8] = [DataType::Int8, DataType::Uint8].map(|t| t as i32);
         let [int4, uint4] = [DataType::Int4, DataType::Uint4].map(|t| t as i32);

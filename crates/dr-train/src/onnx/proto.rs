@@ -69,14 +69,17 @@ pub(super) struct AttributeProto {
     pub name: String,
     #[prost(int64, tag = "3")]
     pub i: i64,
+    #[prost(bytes = "vec", tag = "4")]
+    pub s: Vec<u8>,
     #[prost(int64, repeated, tag = "8")]
     pub ints: Vec<i64>,
-    /// [`INT`] or [`INTS`].
+    /// [`INT`], [`STRING`] or [`INTS`].
     #[prost(int32, tag = "20")]
     pub r#type: i32,
 }
 
 pub(super) const INT: i32 = 2;
+pub(super) const STRING: i32 = 3;
 pub(super) const INTS: i32 = 7;
 
 #[derive(Clone, PartialEq, Message)]
@@ -99,6 +102,7 @@ pub(super) enum DataType {
     Float = 1,
     Uint8 = 2,
     Int8 = 3,
+    Int64 = 7,
     Uint4 = 21,
     Int4 = 22,
     Uint2 = 25,

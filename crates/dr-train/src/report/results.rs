@@ -2,7 +2,7 @@
 
 use super::NumberFormat;
 use super::plot;
-use crate::config::{DatasetKind, ModelKind, TaskKind, TrainConfig};
+use crate::config::{DatasetKind, TaskKind, TrainConfig};
 use crate::files::write_atomically;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ pub struct Report {
     /// The dataset.
     pub dataset: DatasetKind,
     /// The network.
-    pub model: ModelKind,
+    pub model: String,
     /// The seed.
     pub seed: u64,
     /// What it ran on.

@@ -1,6 +1,6 @@
 //! Adaptive learning rate scaling, ALRS (arXiv:2502.01199): the learning rate of the scales of each precision.
 
-use crate::models::Network;
+use crate::nn::Model;
 use crate::nn::quantizers::Kind;
 use burn::module::{ParamGroup, ParamId};
 use burn::optim::GradientsParams;
@@ -33,7 +33,7 @@ pub fn lambda(distance: u32, largest: &[f32]) -> f64 {
 }
 
 /// The learned scales and zero points of a network by their width.
-pub(super) fn by_width<M: Network>(model: &mut M) -> BTreeMap<BitWidth, Vec<(Kind, ParamId)>> {
+pub(super) fn by_width(model: &mut Model) -> BTreeMap<BitWidth, Vec<(Kind, ParamId)>> {
     let mut groups = BTreeMap::<_, Vec<_>>::new();
     for layer in model.layers() {
         for (bits, kind, id) in layer.layer.quantizers().parameters() {
@@ -45,8 +45,8 @@ pub(super) fn by_width<M: Network>(model: &mut M) -> BTreeMap<BitWidth, Vec<(Kin
 
 /// The step's learning rates: `weights` for weights, `scales` for scales and zero points, the latter times `lambda_b`
 /// with `alrs`.
-pub(super) fn learning_rates<M: Network>(
-    model: &mut M, grads: &GradientsParams, weights: f64, scales: f64, alrs: bool,
+pub(super) fn learning_rates(
+    model: &mut Model, grads: &GradientsParams, weights: f64, scales: f64, alrs: bool,
 ) -> ModuleLearningRate {
     let groups = by_width(model);
     let factors = if alrs { lambdas(&groups, grads) } else { BTreeMap::new() };

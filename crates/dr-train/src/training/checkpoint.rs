@@ -2,8 +2,8 @@
 
 use super::history::SharedHistory;
 use super::step::Trainee;
+use crate::data::{Input, Target};
 use crate::files::UNFINISHED;
-use crate::models::Network;
 use burn::module::Module;
 use burn::optim::OptimizerRecord;
 use burn::optim::lr_scheduler::LrSchedulerRecord;
@@ -77,14 +77,14 @@ pub(super) fn complete_epochs(directory: &Path) -> Vec<usize> {
 }
 
 /// The network that was saved after `epoch`.
-pub(super) fn load_model<M: Network>(
-    directory: &Path, epoch: usize, trainee: &Trainee<M>,
-) -> Result<Trainee<M>, RecordError> {
+pub(super) fn load_model<I: Input, T: Target>(
+    directory: &Path, epoch: usize, trainee: &Trainee<I, T>,
+) -> Result<Trainee<I, T>, RecordError> {
     trainee.clone().try_load_record(ModuleRecord::load(path(directory, PARTS[0], epoch))?)
 }
 
 /// Whether all parts of the checkpoint can be loaded, and are of such a network.
-pub(super) fn is_sound<M: Network>(directory: &Path, epoch: usize, trainee: &Trainee<M>) -> bool {
+pub(super) fn is_sound<I: Input, T: Target>(directory: &Path, epoch: usize, trainee: &Trainee<I, T>) -> bool {
     load_model(directory, epoch, trainee).is_ok()
         && OptimizerRecord::load(path(directory, PARTS[1], epoch)).is_ok()
         && LrSchedulerRecord::load(path(directory, PARTS[2], epoch)).is_ok()

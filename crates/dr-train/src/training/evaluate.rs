@@ -1,8 +1,7 @@
 //! Accuracy and loss over a whole split.
 
 use crate::data::{Batch, Input, Target};
-use crate::models::{BatchOf, Network};
-use crate::nn::Pass;
+use crate::nn::{Model, Pass, Value};
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::Tensor;
@@ -20,12 +19,12 @@ pub struct Score {
     pub quality: Option<f64>,
 }
 
-/// The scores of a network, in evaluation mode, for each of `passes`.
+/// The scores of a model, in evaluation mode, for each of `passes`.
 ///
 /// # Errors
 /// What the loader says.
-pub fn evaluate<M: Network>(
-    model: &M, loader: &dyn DataLoader<BatchOf<M>>, passes: &[Pass],
+pub fn evaluate<I: Input + Into<Value>, T: Target>(
+    model: &Model, loader: &dyn DataLoader<Batch<I, T>>, passes: &[Pass],
 ) -> Result<Vec<Score>, DatasetError> {
     score(loader, passes, |pass, input| Ok(model.forward(input, pass)))
 }

@@ -6,9 +6,9 @@ use super::metric::{PassMetric, Quantity};
 use super::optimizer::{optimizer, schedule};
 use super::step::{Objective, Trainee};
 use crate::config::OptimizerKind;
-use crate::data::TrainingLoader;
+use crate::data::{Batch, Input, Target, TrainingLoader};
 use crate::files::remove_leftovers;
-use crate::models::{BatchOf, Network};
+use crate::nn::{Model, Value};
 use crate::report::{NumberFormat, TrainPhase};
 use burn::data::dataloader::DataLoader;
 use burn::module::Module;
@@ -103,7 +103,7 @@ impl Phase {
     }
 
     /// The epoch to go on after: the last one that is in the history and whose checkpoint is sound; 0 if there is none.
-    fn finished<M: Network>(&self, trainee: &Trainee<M>) -> usize {
+    fn finished<I: Input, T: Target>(&self, trainee: &Trainee<I, T>) -> usize {
         if !self.resume {
             return 0;
         }
@@ -115,9 +115,9 @@ impl Phase {
 
 /// What a phase ended with.
 #[derive(Debug)]
-pub struct PhaseOutcome<M> {
+pub struct PhaseOutcome {
     /// The network of the best epoch on validation, in evaluation mode; of the last step, if interrupted.
-    pub model: M,
+    pub model: Model,
     /// All epochs, those before a resume among them.
     pub history: History,
     /// How many of the epochs were there before.
@@ -180,11 +180,10 @@ fn kept(checkpoint: &Option<PathBuf>) -> String {
 ///
 /// # Errors
 /// A loss that is not finite, data that cannot be read, checkpoints that cannot be written.
-pub fn run_phase<M: Network>(
-    phase: &Phase, model: M, mut objective: Objective<M::Input>,
-    train: impl TrainingLoader<M::Input, M::Target>, valid: Arc<dyn DataLoader<BatchOf<M>>>,
-    interrupter: &Interrupter,
-) -> Result<PhaseOutcome<M>, PhaseError> {
+pub fn run_phase<I: Input + Into<Value>, T: Target>(
+    phase: &Phase, model: Model, mut objective: Objective<I>, train: impl TrainingLoader<I, T>,
+    valid: Arc<dyn DataLoader<Batch<I, T>>>, interrupter: &Interrupter,
+) -> Result<PhaseOutcome, PhaseError> {
     let checkpoints = phase.checkpoints();
     std::fs::create_dir_all(&checkpoints)
         .map_err(|source| PhaseError::Directory { path: checkpoints.clone(), source })?;
@@ -213,7 +212,7 @@ pub fn run_phase<M: Network>(
         let warmup = (phase.warmup_epochs * updates_per_epoch as f64).round() as usize;
         let schedule = schedule(phase.lr, warmup, phase.anneal_epochs * updates_per_epoch)
             .map_err(|reason| PhaseError::Schedule { lr: phase.lr, reason })?;
-        let train: Arc<dyn DataLoader<BatchOf<M>>> = Arc::new(
+        let train: Arc<dyn DataLoader<Batch<I, T>>> = Arc::new(
             train
                 .with_orders(objective.batches() as u32)
                 .starting_at((phase.epochs_before + finished) as u64),
@@ -280,9 +279,9 @@ pub fn run_phase<M: Network>(
 }
 
 /// The network of the best epoch whose checkpoint can be loaded.
-fn best_network<M: Network>(
-    checkpoints: &Path, history: &History, trainee: &Trainee<M>,
-) -> Option<Trainee<M>> {
+fn best_network<I: Input, T: Target>(
+    checkpoints: &Path, history: &History, trainee: &Trainee<I, T>,
+) -> Option<Trainee<I, T>> {
     history.best_first().into_iter().find_map(|epoch| load_model(checkpoints, epoch, trainee).ok())
 }
 

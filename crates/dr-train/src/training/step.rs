@@ -3,11 +3,10 @@
 use super::alrs;
 use super::metric::{PassOutput, StepOutput};
 use crate::config::ComputeKind;
-use crate::data::{Input, Target};
+use crate::data::{Batch, Input, Target};
 use crate::mixed::DrawLog;
-use crate::models::{BatchOf, Network};
 use crate::nn::quantizers::Kind;
-use crate::nn::{Assignment, Pass};
+use crate::nn::{Assignment, Model, Pass, Value};
 use crate::report::NumberFormat;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
@@ -18,6 +17,7 @@ use dr_precision::Precision;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -145,29 +145,33 @@ impl<I> fmt::Debug for Objective<I> {
     }
 }
 
-/// A network with what it is trained for.
+/// A model with what it is trained for, on batches of inputs `I` and targets `T`.
 #[derive(Module, Debug)]
-pub struct Trainee<M: Network> {
-    model: M,
+pub struct Trainee<I: Input, T: Target> {
+    model: Model,
     #[module(skip)]
-    objective: Arc<Objective<M::Input>>,
+    objective: Arc<Objective<I>>,
+    #[module(skip)]
+    target: PhantomData<T>,
 }
 
-impl<M: Network> Trainee<M> {
-    /// A network to be trained for `objective`.
-    pub fn new(model: M, objective: Objective<M::Input>) -> Self {
-        Self { model, objective: Arc::new(objective) }
+impl<I: Input, T: Target> Trainee<I, T> {
+    /// A model to be trained for `objective`.
+    pub fn new(model: Model, objective: Objective<I>) -> Self {
+        Self { model, objective: Arc::new(objective), target: PhantomData }
     }
 
-    /// The network.
-    pub fn into_model(self) -> M {
+    /// The model.
+    pub fn into_model(self) -> Model {
         self.model
     }
 
-    pub(super) fn objective(&self) -> &Arc<Objective<M::Input>> {
+    pub(super) fn objective(&self) -> &Arc<Objective<I>> {
         &self.objective
     }
+}
 
+impl<I: Input + Into<Value>, T: Target> Trainee<I, T> {
     /// The precisions of the layers, from input to output, for this network: a checkpoint brings other identities.
     fn assign(&self, precisions: &[Precision]) -> Assignment {
         let mut model = self.model.clone();
@@ -176,7 +180,7 @@ impl<M: Network> Trainee<M> {
     }
 
     /// Forward and backward of one pass; `None` if the loss is not finite.
-    fn pass(&self, pass: &Pass, batch: &BatchOf<M>, teacher: Option<&Tensor<2>>) -> Option<PassResult> {
+    fn pass(&self, pass: &Pass, batch: &Batch<I, T>, teacher: Option<&Tensor<2>>) -> Option<PassResult> {
         let logits = self.model.forward(batch.input.clone(), pass);
         let loss = self.loss(logits.clone(), batch, teacher);
         if !loss.clone().into_scalar::<f32>().is_finite() {
@@ -189,7 +193,7 @@ impl<M: Network> Trainee<M> {
     }
 
     /// The passes of a step, and a loss that is not finite as `None`.
-    fn one_by_one(&self, passes: &[Pass], batches: &[BatchOf<M>]) -> Vec<Option<PassResult>> {
+    fn one_by_one(&self, passes: &[Pass], batches: &[Batch<I, T>]) -> Vec<Option<PassResult>> {
         let mut highest = None;
         let mut results = Vec::with_capacity(passes.len());
         for (pass, batch) in passes.iter().zip(batches.iter().cycle()) {
@@ -206,13 +210,13 @@ impl<M: Network> Trainee<M> {
 
     /// The same, two or more at a time.
     fn side_by_side(
-        &self, passes: &[Pass], batches: &[BatchOf<M>], workers: &ThreadPool,
+        &self, passes: &[Pass], batches: &[Batch<I, T>], workers: &ThreadPool,
     ) -> Vec<Option<PassResult>> {
         let count = workers.current_num_threads();
         // Pass `i` always runs on the same thread: BatchNorm keeps its statistics by thread.
         let mine = |thread: usize| {
             let passes = passes.iter().zip(batches.iter().cycle()).skip(thread).step_by(count);
-            let one = |(pass, batch): (&Pass, &BatchOf<M>)| {
+            let one = |(pass, batch): (&Pass, &Batch<I, T>)| {
                 let teacher = self.objective.distill.teacher(&batch.input);
                 self.clone().map(&mut Leaves).pass(pass, batch, teacher.as_ref())
             };
@@ -225,7 +229,7 @@ impl<M: Network> Trainee<M> {
 
     /// The loss of what the network makes: that of the target, and with `teacher`'s logits half of that
     /// and half of the cross entropy with the teacher's distribution.
-    fn loss(&self, logits: Tensor<2>, batch: &BatchOf<M>, teacher: Option<&Tensor<2>>) -> Tensor<1> {
+    fn loss(&self, logits: Tensor<2>, batch: &Batch<I, T>, teacher: Option<&Tensor<2>>) -> Tensor<1> {
         let labels = batch.labels.loss(logits.clone());
         match teacher {
             None => labels,
@@ -244,11 +248,11 @@ struct PassResult {
     grads: GradientsParams,
 }
 
-impl<M: Network> TrainStep for Trainee<M> {
-    type Input = BatchOf<M>;
+impl<I: Input + Into<Value>, T: Target> TrainStep for Trainee<I, T> {
+    type Input = Batch<I, T>;
     type Output = StepOutput;
 
-    fn step(&self, batch: BatchOf<M>) -> TrainOutput<StepOutput> {
+    fn step(&self, batch: Batch<I, T>) -> TrainOutput<StepOutput> {
         let objective = &self.objective;
         let drawn: Vec<_> = objective.draw().iter().map(|drawn| self.assign(drawn)).collect();
         let passes = objective.passes(&drawn);
@@ -285,11 +289,11 @@ impl<M: Network> TrainStep for Trainee<M> {
     }
 }
 
-impl<M: Network> InferenceStep for Trainee<M> {
-    type Input = BatchOf<M>;
+impl<I: Input + Into<Value>, T: Target> InferenceStep for Trainee<I, T> {
+    type Input = Batch<I, T>;
     type Output = StepOutput;
 
-    fn step(&self, batch: BatchOf<M>) -> StepOutput {
+    fn step(&self, batch: Batch<I, T>) -> StepOutput {
         let one = |pass: &Pass| {
             let logits = self.model.forward(batch.input.clone(), pass);
             let loss = self.loss(logits.clone(), &batch, None);

@@ -2,8 +2,9 @@
 
 use super::state_dict::{StateDictError, read_safetensors};
 use super::{Problem, WeightsError};
-use crate::artifact::{Artifact, Description, TOKENIZER, TensorEntry, parameter_shapes};
+use crate::artifact::{Artifact, ArtifactError, Description, TOKENIZER, TensorEntry, parameter_shapes};
 use crate::models::LlamaConfig;
+use crate::nn::Model;
 use crate::text::Tokenizer;
 use burn::tensor::Device;
 use dr_precision::PrecisionSet;
@@ -38,9 +39,10 @@ pub fn load_hugging_face(dir: &Path, precisions: PrecisionSet) -> Result<Artifac
         let model = "llama".to_owned();
         return Err(WeightsError::Size { path: dir.into(), model, found, expected });
     }
+    let network = Model::trace(&config.zeros(&Device::flex())).map_err(ArtifactError::network)?;
     let mut problems = vec![];
     let mut tensors: BTreeMap<String, TensorEntry> = BTreeMap::new();
-    for (name, expected) in parameter_shapes(&config.zeros(&Device::flex())) {
+    for (name, expected) in parameter_shapes(&network) {
         let their_name = hugging_face_name(&name);
         match theirs.remove(&their_name) {
             Some(entry) if entry.shape == expected => {
@@ -70,7 +72,8 @@ pub fn load_hugging_face(dir: &Path, precisions: PrecisionSet) -> Result<Artifac
     }
     tensors
         .extend(tokenizer.map(|tokenizer| (TOKENIZER.into(), TensorEntry::bytes(tokenizer.json().to_vec()))));
-    Ok(Artifact { description: Description::language(config, precisions), tensors })
+    let graph = Some(network.graph().clone());
+    Ok(Artifact { description: Description { graph, ..Description::language(config, precisions) }, tensors })
 }
 
 /// How many times more elements than the files have are still compared one by one.

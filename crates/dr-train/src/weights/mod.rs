@@ -8,7 +8,9 @@ pub use hugging_face::load_hugging_face;
 pub use state_dict::{StateDict, StateDictError};
 
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description, TensorEntry};
+use crate::config::ModelKind;
 use crate::models::{ConvNetConfig, LlamaConfigError};
+use crate::nn::Model;
 use crate::text::TextError;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -124,20 +126,20 @@ pub struct Imported {
 /// The parts of the network that may differ: they are for other classes.
 const HEAD: &str = "head.";
 
-/// The model that `description` says, with the tensors of a state dict that has torchvision's names.
+/// The model that `kind` and the sizes in `description` say, with the tensors of a state dict that has torchvision's names.
 ///
 /// The last layer is left as it was initialised if it is for another number of classes.
 ///
 /// # Errors
 /// [`WeightsError::Mismatch`] with every tensor that is missing, unknown, or of another shape.
-pub fn import(dict: StateDict, description: Description) -> Result<Imported, WeightsError> {
+pub fn import(dict: StateDict, kind: ModelKind, description: Description) -> Result<Imported, WeightsError> {
     let config = ConvNetConfig {
         width: description.width,
-        ..ConvNetConfig::new(description.model, description.input.channels, description.classes)
+        ..ConvNetConfig::new(kind, description.input.channels, description.classes)
     };
     let StateDict { path, tensors: mut theirs } = dict;
     let description = Description { kind: ArtifactKind::Float, ..description };
-    let model = description.model.to_string();
+    let model = kind.to_string();
     let ends = ["stem.weight", "head.weight"].map(|name| config.torchvision_name(name).unwrap_or_default());
     if !ends.iter().any(|name| theirs.contains_key(name)) {
         let [expected, _] = ends;
@@ -153,7 +155,8 @@ pub fn import(dict: StateDict, description: Description) -> Result<Imported, Wei
         return Err(WeightsError::Size { path, model, found, expected });
     }
     let network = config.init(description.seed, &burn::tensor::Device::flex());
-    let initial = Artifact::of(network, description)?;
+    let network = Model::trace(&network).map_err(ArtifactError::network)?;
+    let initial = Artifact::of(&network, description)?;
     let (mut problems, mut new_head) = (vec![], vec![]);
     let mut tensors: BTreeMap<String, TensorEntry> = BTreeMap::new();
     for (name, own) in initial.tensors {

@@ -7,7 +7,7 @@ use crate::config::{Engine, TaskKind};
 use crate::data::{SceneLoader, SceneSet};
 use crate::detection::{DecodeOptions, Found, decode};
 use crate::device;
-use crate::evaluation::{EvaluationError, check_scenes, formats, scene_networks};
+use crate::evaluation::{EvaluationError, check_scenes, formats, networks, positions};
 use crate::experiment::RunError;
 use crate::report::{draw_boxes, enlarge, overlay, save_grid};
 use burn::data::dataloader::DataLoader;
@@ -39,7 +39,9 @@ pub fn draw(args: &DrawArgs) -> Result<(), CommandError> {
     let about = |error: EvaluationError| CommandError::new(format!("`{}`: {error}", args.model.display()));
     check_scenes(&artifact, task, &test).map_err(about)?;
     let formats = args.precision.map_or_else(|| formats(&artifact), |precision| vec![precision.into()]);
-    let networks = scene_networks(&artifact, &formats, Engine::Fake, &device).map_err(about)?;
+    let networks = networks(&artifact, &formats, Engine::Fake, &device).map_err(about)?;
+    let positions = (task == TaskKind::Detect).then(|| positions(&artifact)).transpose();
+    let positions = positions.map_err(|error| error.in_file(&args.model))?;
     let [rows, columns] = test.size;
     let picture = |index: usize| enlarge(&test.picture(index), columns, rows, FACTOR);
     let (width, height) = (columns * FACTOR, rows * FACTOR);
@@ -75,9 +77,9 @@ pub fn draw(args: &DrawArgs) -> Result<(), CommandError> {
         SceneLoader::<Tensor<1, Int>>::new(test.clone(), normalization, (), test.len(), None, device.clone());
     for batch in loader.iter() {
         let images = batch?.input;
-        for network in &networks.of {
-            let output = network(images.clone()).map_err(EvaluationError::from).map_err(about)?;
-            match &networks.positions {
+        for network in &networks {
+            let output = network(images.clone().into()).map_err(about)?;
+            match &positions {
                 Some(positions) => {
                     let options = DecodeOptions { score: SHOWN, ..DecodeOptions::default() };
                     let found = decode(output, positions, &options);

@@ -43,7 +43,7 @@ pub fn eval(args: &EvalArgs) -> Result<(), CommandError> {
     let mut report = Report {
         task,
         dataset: args.dataset.unwrap_or(description.dataset),
-        model: description.model,
+        model: description.model.clone(),
         seed: description.seed,
         device: device_kind.to_string(),
         seconds: started.elapsed().as_secs_f64(),

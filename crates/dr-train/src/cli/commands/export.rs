@@ -4,10 +4,11 @@ use super::{print, save, with_plan};
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::cli::{CommandError, ExportArgs};
 use crate::data;
-use crate::evaluation::{formats, integer_networks};
+use crate::evaluation::{formats, runtime_networks};
 use crate::files::write_atomically;
 use crate::onnx;
 use crate::report::thousands;
+use crate::runtime_stub::Arithmetic;
 use crate::samples::Samples;
 use burn::tensor::Device;
 use std::path::Path;
@@ -30,14 +31,10 @@ pub fn export(args: &ExportArgs) -> Result<(), CommandError> {
     let description = &packed.description;
     match is_onnx(&args.out) {
         false => save(&packed, &args.out)?,
-        true if description.group_size.is_some() => {
-            let wrong =
-                "its linear layers have scales for groups of inputs: expected one for each output in ONNX";
-            return Err(CommandError::new(format!("{}: {wrong}", args.model.display())));
-        }
         true => {
-            for network in integer_networks(&packed, &formats(&packed), &device)? {
-                let model = onnx::export(&network, description, args.opset);
+            for network in runtime_networks(&packed, &formats(&packed), Arithmetic::Integer, &device)? {
+                let model = onnx::export(&network, description, args.opset)
+                    .map_err(|error| CommandError::new(format!("`{}`: {error}", args.model.display())))?;
                 write_atomically(&args.out, &model)?;
                 let (out, bytes) = (args.out.display(), thousands(model.len()));
                 print(&format!("wrote {out}: ONNX, {bytes} bytes\n"))?;

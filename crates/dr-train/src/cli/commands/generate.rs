@@ -3,11 +3,12 @@
 use super::{load_model, print};
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind};
 use crate::cli::{CommandError, GenerateArgs};
-use crate::config::Engine;
+use crate::config::{Engine, TaskKind};
 use crate::device;
-use crate::generation::{Sampling, Speed, generate as go_on};
-use crate::models::{Decoder, Linear, Llama};
-use crate::nn::IntegerError;
+use crate::evaluation::language;
+use crate::generation::{FakeReader, Reader, Sampling, Speed, generate as go_on};
+use crate::nn::Pass;
+use crate::runtime_stub::{Arithmetic, Network};
 use crate::text::Tokenizer;
 use burn::tensor::Device;
 use dr_precision::Precision;
@@ -20,11 +21,12 @@ use std::io::Write;
 pub fn generate(args: &GenerateArgs) -> Result<(), CommandError> {
     let artifact = load_model(&args.model)?;
     let in_model = |error: ArtifactError| error.in_file(&args.model);
-    artifact.description.llama().map_err(in_model)?;
+    artifact.description.check_task(TaskKind::Language).map_err(in_model)?;
     let tokenizer = Tokenizer::from_json(artifact.tokenizer().map_err(in_model)?)?;
     let prompt = tokenizer.encode(&args.prompt, true)?;
     let (device, device_name) = device::open(args.device)?;
-    let started = match (artifact.description.kind, args.engine) {
+    let text = Text { args, tokenizer: &tokenizer, prompt: &prompt, artifact: &artifact };
+    let arithmetic = match (artifact.description.kind, args.engine) {
         (ArtifactKind::Float, _) => {
             if let Some((_, precision)) = args.switches().first() {
                 let expected = artifact.description.precisions.clone();
@@ -32,24 +34,20 @@ pub fn generate(args: &GenerateArgs) -> Result<(), CommandError> {
                 let hint = "a float model has none; `dr-train quantize` gives it some";
                 return Err(CommandError::from(in_model(error)).with_hint(hint));
             }
-            let network: Llama = artifact.network(&device).map_err(in_model)?;
-            let mut decoder = network.to_floats(None);
-            Text { args, tokenizer: &tokenizer, prompt: &prompt }.run(&mut decoder, |_, _| Ok(()))
+            None
         }
-        (_, Engine::Integer) => {
-            let mut decoder = artifact.integer_llama(first(&artifact, args), &device).map_err(in_model)?;
-            let text = Text { args, tokenizer: &tokenizer, prompt: &prompt };
-            text.run(&mut decoder, |decoder, precision| decoder.switch(precision))
-        }
-        (_, Engine::WeightOnly) => {
-            let first = first(&artifact, args);
-            let mut decoder = artifact.weight_only_llama(first, &device).map_err(in_model)?;
-            let text = Text { args, tokenizer: &tokenizer, prompt: &prompt };
-            text.run(&mut decoder, |decoder, precision| decoder.switch(precision))
-        }
-        (_, Engine::Fake) => fake(&artifact, args, &tokenizer, &prompt, &device),
+        (_, Engine::Fake) => None,
+        (_, Engine::Integer) => Some(Arithmetic::Integer),
+        (_, Engine::WeightOnly) => Some(Arithmetic::WeightOnly),
     };
-    let speed = started?;
+    let speed = match arithmetic {
+        Some(arithmetic) => {
+            let mut network = Network::load(&artifact, first(&artifact, args), arithmetic, &device)
+                .map_err(|error| CommandError::new(format!("`{}`: {error}", args.model.display())))?;
+            text.run(&mut network, |network, precision| Ok(network.switch(precision)?))
+        }
+        None => text.fake(&device),
+    }?;
     let Speed { prompt_tokens, prompt_seconds, tokens, seconds } = speed;
     print("\n")?;
     eprintln!(
@@ -57,23 +55,6 @@ pub fn generate(args: &GenerateArgs) -> Result<(), CommandError> {
         speed.tokens_per_second()
     );
     Ok(())
-}
-
-/// Fake quantization, whose precision is said by each pass.
-fn fake(
-    artifact: &Artifact, args: &GenerateArgs, tokenizer: &Tokenizer, prompt: &[u32], device: &Device,
-) -> Result<Speed, CommandError> {
-    let precision = first(artifact, args);
-    let mut asked = args.switches().into_iter().map(|(_, precision)| precision).chain([precision]);
-    asked
-        .try_for_each(|precision| artifact.check_precision(precision))
-        .map_err(|error| error.in_file(&args.model))?;
-    let network: Llama = artifact.network(device).map_err(|error| error.in_file(&args.model))?;
-    let mut decoder = network.to_floats(Some(precision));
-    Text { args, tokenizer, prompt }.run(&mut decoder, |decoder, precision| {
-        *decoder = network.to_floats(Some(precision));
-        Ok(())
-    })
 }
 
 /// The precision that a text begins with: what is asked for, or the highest.
@@ -92,21 +73,41 @@ struct Text<'a> {
     args: &'a GenerateArgs,
     tokenizer: &'a Tokenizer,
     prompt: &'a [u32],
+    artifact: &'a Artifact,
 }
 
 impl Text<'_> {
-    fn run<L: Linear>(
-        self, decoder: &mut Decoder<L>,
-        switch: impl Fn(&mut Decoder<L>, Precision) -> Result<(), IntegerError>,
+    /// In floats or fake quantization, whose precision is said by each pass.
+    fn fake(self, device: &Device) -> Result<Speed, CommandError> {
+        let Self { artifact, args, .. } = self;
+        let pass = |precision: Precision| {
+            artifact.check_precision(precision).map_err(|error| error.in_file(&args.model))?;
+            Ok::<_, CommandError>(Pass::at(precision))
+        };
+        let pass_at_first = match artifact.description.kind {
+            ArtifactKind::Float => Pass::float(),
+            _ => pass(first(artifact, args))?,
+        };
+        args.switches().into_iter().try_for_each(|(_, precision)| pass(precision).map(drop))?;
+        let model = artifact.network(device).map_err(|error| error.in_file(&args.model))?;
+        let mut reader = FakeReader { model: &model, pass: pass_at_first, device };
+        self.run(&mut reader, |reader, precision| {
+            reader.pass = pass(precision)?;
+            Ok(())
+        })
+    }
+
+    fn run<R: Reader>(
+        self, reader: &mut R, switch: impl Fn(&mut R, Precision) -> Result<(), CommandError>,
     ) -> Result<Speed, CommandError> {
-        let Self { args, tokenizer, prompt } = self;
+        let Self { args, tokenizer, prompt, artifact } = self;
         let GenerateArgs { tokens, temperature, top_k, seed, .. } = *args;
         let sampling = Sampling { temperature: temperature as f32, top_k, seed };
-        let (switches, ends) = (args.switches(), decoder.config().end_tokens.clone());
+        let (switches, ends) = (args.switches(), artifact.description.end_tokens());
         let mut stream = tokenizer.stream();
         // The text goes on after the prompt's last token, which may be a part of a word.
         prompt.iter().try_for_each(|&token| stream.push(token).map(|_| ()))?;
-        go_on(decoder, prompt, tokens, &sampling, |decoder, number, token| {
+        go_on(reader, language(artifact)?, prompt, tokens, &sampling, |reader, number, token| {
             // Only once it is known that there can be a text.
             if number == 0 {
                 print(&args.prompt)?;
@@ -118,7 +119,7 @@ impl Text<'_> {
             // The standard output writes whole lines otherwise.
             std::io::stdout().flush()?;
             if let Some((_, precision)) = switches.iter().find(|(after, _)| *after == number + 1) {
-                switch(decoder, *precision)?;
+                switch(reader, *precision)?;
             }
             Ok(true)
         })

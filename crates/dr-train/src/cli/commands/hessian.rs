@@ -1,14 +1,15 @@
 //! `dr-train hessian`.
 
 use super::print;
-use super::taught::{Source, Taught};
+use super::taught::{Batches, Source};
 use crate::artifact::Artifact;
 use crate::cli::{CommandError, HessianArgs};
-use crate::config::TaskKind;
+use crate::data::{Batch, Input, Target};
 use crate::device;
 use crate::files::write_atomically;
-use crate::mixed::{HessianOptions, HessianReport, Traces, traces};
-use crate::models::{ConvNet, Detector, Llama, Segmenter};
+use crate::mixed::{HessianError, HessianOptions, HessianReport, Traces, traces};
+use crate::nn::{Model, Value};
+use burn::data::dataloader::DataLoader;
 use std::io::{IsTerminal, Write, stderr};
 use std::path::Path;
 use std::time::Instant;
@@ -33,13 +34,7 @@ pub fn hessian(args: &HessianArgs) -> Result<(), CommandError> {
         limit: args.limit_train,
         device: &device,
     };
-    let found = match artifact.description.task {
-        TaskKind::Classify => estimate::<ConvNet>(&source, args.batch_size, &options),
-        TaskKind::Segment => estimate::<Segmenter>(&source, args.batch_size, &options),
-        TaskKind::Detect => estimate::<Detector>(&source, args.batch_size, &options),
-        TaskKind::Language => estimate::<Llama>(&source, args.batch_size, &options),
-    };
-    let (traces, count) = found?;
+    let (traces, count) = estimate(&source, args.batch_size, &options)?;
     let report = HessianReport {
         model: name.clone(),
         dataset: args.dataset.unwrap_or(artifact.description.dataset),
@@ -68,18 +63,29 @@ pub fn hessian(args: &HessianArgs) -> Result<(), CommandError> {
 }
 
 /// The traces of a saved network, with its stored codes dequantized, and of how many items of its training data.
-pub(super) fn estimate<M: Taught>(
+pub(super) fn estimate(
     source: &Source, batch_size: usize, options: &HessianOptions,
 ) -> Result<(Traces, usize), CommandError> {
+    fn of<I: Input + Into<Value>, T: Target>(
+        model: &Model, batches: &dyn DataLoader<Batch<I, T>>, options: &HessianOptions,
+    ) -> Result<Traces, HessianError> {
+        let progress = Progress::new(options);
+        let traces = traces(model, batches, options, |samples, uncertainty| {
+            progress.show(samples, uncertainty);
+        });
+        progress.clear();
+        traces
+    }
     let in_model =
         |error: &dyn std::error::Error| CommandError::new(format!("`{}`: {error}", source.model.display()));
-    let (batches, count) = M::batches(source, batch_size)?;
-    let network = source.artifact.network::<M>(source.device).map_err(|error| in_model(&error))?;
-    let progress = Progress::new(options);
-    let traces = traces(&network, &*batches, options, |samples, uncertainty| {
-        progress.show(samples, uncertainty);
-    });
-    progress.clear();
+    let (batches, count) = source.batches(batch_size)?;
+    let model = source.artifact.network(source.device).map_err(|error| in_model(&error))?;
+    let traces = match batches {
+        Batches::Images(batches) => of(&model, &batches, options),
+        Batches::Pixels(batches) => of(&model, &batches, options),
+        Batches::Boxes(batches) => of(&model, &batches, options),
+        Batches::Text(batches) => of(&model, &batches, options),
+    };
     Ok((traces.map_err(|error| in_model(&error))?, count))
 }
 

@@ -6,7 +6,7 @@ use crate::cli::{CommandError, LatencyArgs};
 use crate::device;
 use crate::latency::{LatencyOptions, latency as measure};
 use crate::mixed::PlanFile;
-use crate::models::ConvNet;
+use crate::nn::Value;
 use burn::tensor::Device;
 
 /// Measures how long a saved model takes at each precision.
@@ -19,7 +19,7 @@ pub fn latency(args: &LatencyArgs) -> Result<(), CommandError> {
         // The time does not depend on BatchNorm statistics: no images.
         let plan = PlanFile::load(plan)?.plan;
         artifact = artifact
-            .export_plan::<ConvNet>(&plan, &[], &Device::flex())
+            .export_plan::<Value>(&plan, &[], &Device::flex())
             .map_err(|error| error.in_file(&args.model))?;
     }
     if let Some(threads) = args.threads {

@@ -31,15 +31,15 @@ pub use train::train;
 
 use super::CommandError;
 use crate::artifact::Artifact;
-use crate::config::{DatasetKind, TaskKind};
+use crate::config::DatasetKind;
 use crate::mixed::PlanFile;
-use crate::models::{ConvNet, Detector, Llama, Segmenter};
+use crate::nn::Value;
 use crate::report::thousands;
 use crate::weights::load_hugging_face;
 use burn::tensor::Device;
-use dr_precision::{PrecisionPlan, PrecisionSet};
+use dr_precision::PrecisionSet;
 use std::path::Path;
-use taught::{Source, Taught};
+use taught::Source;
 
 /// Prints to the standard output. That its reader went away is no error.
 fn print(text: &str) -> Result<(), CommandError> {
@@ -56,25 +56,16 @@ fn with_plan(
     artifact: &Artifact, model: &Path, plan: &Path, dataset: Option<DatasetKind>, data_dir: Option<&Path>,
     device: &Device,
 ) -> Result<Artifact, CommandError> {
-    let source = Source { artifact, model, dataset, data_dir, limit: None, device };
     let plan = PlanFile::load(plan)?.plan;
-    match artifact.description.task {
-        TaskKind::Classify => planned::<ConvNet>(&source, &plan),
-        TaskKind::Segment => planned::<Segmenter>(&source, &plan),
-        TaskKind::Detect => planned::<Detector>(&source, &plan),
-        TaskKind::Language => planned::<Llama>(&source, &plan),
-    }
-}
-
-fn planned<M: Taught>(source: &Source, plan: &PrecisionPlan) -> Result<Artifact, CommandError> {
-    let Source { artifact, model, device, .. } = *source;
+    let export = |batches: &[Value]| {
+        artifact.export_plan(&plan, batches, device).map_err(|error| error.in_file(model))
+    };
     // Without data first: what is wrong with the plan is known before they are read.
-    let empty = artifact.export_plan::<M>(plan, &[], device).map_err(|error| error.in_file(model))?;
-    if artifact.network::<M>(device)?.norms().is_empty() {
-        return Ok(empty);
+    let empty = export(&[])?;
+    match artifact.graph()?.batch_norms() {
+        [] => Ok(empty),
+        _ => Ok(export(&Source { artifact, model, dataset, data_dir, limit: None, device }.calibration()?)?),
     }
-    let batches = M::calibration(source)?;
-    Ok(artifact.export_plan::<M>(plan, &batches, device).map_err(|error| error.in_file(model))?)
 }
 
 /// Reads a model file, or a folder of Hugging Face.

@@ -2,10 +2,10 @@
 
 use super::hessian::estimate;
 use super::print;
-use super::taught::{Source, Taught};
+use super::taught::Source;
 use crate::artifact::{Artifact, ArtifactError};
 use crate::cli::{CommandError, SearchArgs};
-use crate::config::{LossTerms, TaskKind};
+use crate::config::LossTerms;
 use crate::device;
 use crate::files::write_atomically;
 use crate::latency::LatencyOptions;
@@ -13,7 +13,6 @@ use crate::mixed::{
     BudgetKind, Candidates, Front, HessianOptions, LayerTimes, SearchPlanError, SearchReport, Traces,
     measure_plan,
 };
-use crate::models::{ConvNet, Detector, Llama, Segmenter};
 use std::path::Path;
 
 /// Items for each direction of a trace's estimate.
@@ -25,16 +24,7 @@ const BATCH: usize = 64;
 /// If the model was not trained for mixtures, the traces or pins do not fit it, no plan keeps to the budget, or something
 /// cannot be read or written.
 pub fn search(args: &SearchArgs) -> Result<(), CommandError> {
-    let artifact = Artifact::load(&args.model)?;
-    match artifact.description.task {
-        TaskKind::Classify => search_in::<ConvNet>(args, &artifact),
-        TaskKind::Segment => search_in::<Segmenter>(args, &artifact),
-        TaskKind::Detect => search_in::<Detector>(args, &artifact),
-        TaskKind::Language => search_in::<Llama>(args, &artifact),
-    }
-}
-
-fn search_in<M: Taught>(args: &SearchArgs, artifact: &Artifact) -> Result<(), CommandError> {
+    let artifact = &Artifact::load(&args.model)?;
     let kind = args.budget.kind();
     let failed = |error: SearchPlanError| in_model(error, &args.model);
     if let Some(threads) = args.threads {
@@ -65,14 +55,14 @@ fn search_in<M: Taught>(args: &SearchArgs, artifact: &Artifact) -> Result<(), Co
         Some(traces) => traces,
         None => {
             let options = HessianOptions { seed: args.seed, ..HessianOptions::default() };
-            estimate::<M>(&source, BATCH, &options)?.0
+            estimate(&source, BATCH, &options)?.0
         }
     };
     let batches = match args.objective {
-        LossTerms::Both => M::calibration(&source)?,
+        LossTerms::Both => source.calibration()?,
         LossTerms::Weights => vec![],
     };
-    let predicted = candidates.predict_losses::<M>(artifact, &traces, args.objective, batches, &device);
+    let predicted = candidates.predict_losses(artifact, &traces, args.objective, batches, &device);
     predicted.map_err(failed)?;
     let found = candidates.best(&args.budget)?;
     let front = args.pareto.as_ref().map(|_| Front::new(&candidates, kind, &description.precisions));
@@ -87,7 +77,7 @@ fn search_in<M: Taught>(args: &SearchArgs, artifact: &Artifact) -> Result<(), Co
     }
     let mut wrote = vec![];
     if let Some(path) = &args.out {
-        report.plan_file(description.model).save(path)?;
+        report.plan_file(&description.model).save(path)?;
         wrote.push(path.display().to_string());
     }
     if let (Some(path), Some(front)) = (&args.pareto, &report.front) {

@@ -1,16 +1,14 @@
-//! [`Taught`]: the data that a saved network learned from, for commands that look at them again.
+//! [`Source`]: the data that a saved network learned from, for commands that look at them again.
 
 use super::CommandError;
-use crate::artifact::{Artifact, Saved};
+use crate::artifact::{Artifact, Description};
 use crate::config::{DatasetKind, TaskKind};
 use crate::data::{self, ImageLoader, ImageSet, SceneLoader, SceneSet, SceneTarget};
-use crate::evaluation::{check_batch, check_images, check_scenes, text_batch};
-use crate::experiment::{
-    RunError, SceneNetwork, calibration_batches, calibration_scenes, calibration_tokens,
-};
-use crate::models::{BatchOf, ConvNet, Detector, Llama, Segmenter};
+use crate::detection::BoxTargets;
+use crate::evaluation::{check_batch, check_images, check_scenes, check_size, positions, text_batch};
+use crate::experiment::{RunError, calibration_batches, calibration_scenes, calibration_tokens};
+use crate::nn::Value;
 use crate::text::{self, TextLoader, Tokenizer};
-use burn::data::dataloader::DataLoader;
 use burn::tensor::{Device, Int, Tensor};
 use std::path::Path;
 use std::sync::Arc;
@@ -31,16 +29,16 @@ pub(super) struct Source<'a> {
     pub(super) device: &'a Device,
 }
 
-/// Batches, and how many items they have.
-pub(super) type Counted<M> = (Box<dyn DataLoader<BatchOf<M>>>, usize);
-
-/// A network whose training data can be read again.
-pub(super) trait Taught: Saved {
-    /// Batches in order, all of the same size, so that each item counts the same.
-    fn batches(source: &Source, batch_size: usize) -> Result<Counted<Self>, CommandError>;
-
-    /// What scales of activations and statistics of BatchNorm are taken from.
-    fn calibration(source: &Source) -> Result<Vec<Self::Input>, CommandError>;
+/// Batches in order, all of the same size, so that each item counts the same.
+pub(super) enum Batches {
+    /// Images with a class each.
+    Images(ImageLoader),
+    /// Scenes with a class for each pixel.
+    Pixels(SceneLoader<Tensor<1, Int>>),
+    /// Scenes with boxes.
+    Boxes(SceneLoader<BoxTargets>),
+    /// A text.
+    Text(TextLoader),
 }
 
 /// Pixels of a batch: the gradients of a ResNet-20 keep 16 channels of them some 60 times, which are 4 GiB.
@@ -55,15 +53,16 @@ impl Source<'_> {
         let description = &self.artifact.description;
         let dataset = self.dataset.unwrap_or(description.dataset);
         let images = data::load(&description.images(dataset, self.data_dir), self.limit)?.train;
-        check_images(self.artifact, &images).map_err(|error| self.wrong(&error))?;
+        check_size(self.artifact, &images).map_err(|error| self.wrong(&error))?;
         Ok(images)
     }
 
-    fn scenes(&self, task: TaskKind) -> Result<SceneSet, CommandError> {
+    fn scenes(&self) -> Result<SceneSet, CommandError> {
         let dir = self.data_dir.ok_or(RunError::NoScenes)?;
         let input = self.artifact.description.input;
         let [train, ..] = SceneSet::load(dir, [input.height, input.width])?;
-        check_scenes(self.artifact, task, &train).map_err(|error| self.wrong(&error))?;
+        check_scenes(self.artifact, self.artifact.description.task, &train)
+            .map_err(|error| self.wrong(&error))?;
         Ok(self.limit.map_or_else(|| train.clone(), |limit| train.first(limit)))
     }
 
@@ -74,78 +73,65 @@ impl Source<'_> {
     }
 
     fn scene_batches<T: SceneTarget>(
-        &self, task: TaskKind, around: T::Around, batch_size: usize,
+        &self, around: T::Around, batch_size: usize,
     ) -> Result<(SceneLoader<T>, usize), CommandError> {
         check_batch(self.artifact, batch_size, MOST_PIXELS)?;
-        let scenes = self.scenes(task)?;
+        let scenes = self.scenes()?;
         let batch_size = batch_size.min(scenes.len());
         let count = scenes.len() - scenes.len() % batch_size;
         let (scenes, normalization) =
             (Arc::new(scenes.first(count)), &self.artifact.description.normalization);
         Ok((SceneLoader::new(scenes, normalization, around, batch_size, None, self.device.clone()), count))
     }
-}
 
-impl Taught for ConvNet {
-    fn batches(source: &Source, batch_size: usize) -> Result<Counted<Self>, CommandError> {
-        let train = source.images()?;
-        check_batch(source.artifact, batch_size, MOST_PIXELS)?;
-        let batch_size = batch_size.min(train.len());
-        let images = train.range(0..train.len() - train.len() % batch_size);
-        let (count, normalization) = (images.len(), source.artifact.description.normalization.clone());
-        let loader = ImageLoader::evaluation(images, normalization, batch_size, source.device.clone());
-        Ok((Box::new(loader), count))
+    /// Batches of at most `batch_size` items, and how many items they have.
+    pub(super) fn batches(&self, batch_size: usize) -> Result<(Batches, usize), CommandError> {
+        let (artifact, device) = (self.artifact, self.device.clone());
+        let Description { input, task, classes, normalization, .. } = &artifact.description;
+        Ok(match task {
+            TaskKind::Classify => {
+                let train = self.images()?;
+                check_images(artifact, &train).map_err(|error| self.wrong(&error))?;
+                check_batch(artifact, batch_size, MOST_PIXELS)?;
+                let batch_size = batch_size.min(train.len());
+                let images = train.range(0..train.len() - train.len() % batch_size);
+                let count = images.len();
+                let loader = ImageLoader::evaluation(images, normalization.clone(), batch_size, device);
+                (Batches::Images(loader), count)
+            }
+            TaskKind::Segment => {
+                let (loader, count) = self.scene_batches((), batch_size)?;
+                (Batches::Pixels(loader), count)
+            }
+            TaskKind::Detect => {
+                let around = positions(artifact).map_err(|error| error.in_file(self.model))?;
+                let (loader, count) = self.scene_batches(around, batch_size)?;
+                (Batches::Boxes(loader), count)
+            }
+            TaskKind::Language => {
+                let mut tokens = self.tokens()?;
+                let length = input.width.min(tokens.len().saturating_sub(1)).max(1);
+                let pieces = tokens.len().saturating_sub(1) / length;
+                let batch_size = batch_size.min(text_batch(*classes, length)).min(pieces.max(1));
+                let pieces = pieces - pieces % batch_size;
+                tokens.truncate(pieces * length + 1);
+                (Batches::Text(TextLoader::evaluation(tokens, length, batch_size, device)?), pieces)
+            }
+        })
     }
 
-    fn calibration(source: &Source) -> Result<Vec<Tensor<4>>, CommandError> {
-        let normalization = &source.artifact.description.normalization;
-        Ok(calibration_batches(&source.images()?, normalization, source.device)?)
-    }
-}
-
-impl Taught for Segmenter {
-    fn batches(source: &Source, batch_size: usize) -> Result<Counted<Self>, CommandError> {
-        let (loader, count) = source.scene_batches(TaskKind::Segment, (), batch_size)?;
-        Ok((Box::new(loader), count))
-    }
-
-    fn calibration(source: &Source) -> Result<Vec<Tensor<4>>, CommandError> {
-        let normalization = &source.artifact.description.normalization;
-        Ok(calibration_scenes(&source.scenes(TaskKind::Segment)?, normalization, source.device))
-    }
-}
-
-impl Taught for Detector {
-    fn batches(source: &Source, batch_size: usize) -> Result<Counted<Self>, CommandError> {
-        let network: Self =
-            source.artifact.network(&Device::flex()).map_err(|error| error.in_file(source.model))?;
-        let input = source.artifact.description.input;
-        let around = network.around([input.height, input.width]);
-        let (loader, count) = source.scene_batches(TaskKind::Detect, around, batch_size)?;
-        Ok((Box::new(loader), count))
-    }
-
-    fn calibration(source: &Source) -> Result<Vec<Tensor<4>>, CommandError> {
-        let normalization = &source.artifact.description.normalization;
-        Ok(calibration_scenes(&source.scenes(TaskKind::Detect)?, normalization, source.device))
-    }
-}
-
-impl Taught for Llama {
-    fn batches(source: &Source, batch_size: usize) -> Result<Counted<Self>, CommandError> {
-        let config = source.artifact.description.llama().map_err(|error| error.in_file(source.model))?;
-        let mut tokens = source.tokens()?;
-        let length = config.context.min(tokens.len().saturating_sub(1)).max(1);
-        let pieces = tokens.len().saturating_sub(1) / length;
-        let batch_size = batch_size.min(text_batch(config, length)).min(pieces.max(1));
-        let pieces = pieces - pieces % batch_size;
-        tokens.truncate(pieces * length + 1);
-        let loader = TextLoader::evaluation(tokens, length, batch_size, source.device.clone())?;
-        Ok((Box::new(loader), pieces))
-    }
-
-    fn calibration(source: &Source) -> Result<Vec<Tensor<2, Int>>, CommandError> {
-        let config = source.artifact.description.llama().map_err(|error| error.in_file(source.model))?;
-        Ok(calibration_tokens(&source.tokens()?, config.context, source.device)?)
+    /// What scales of activations and statistics of BatchNorm are taken from.
+    pub(super) fn calibration(&self) -> Result<Vec<Value>, CommandError> {
+        fn values<T: Into<Value>>(batches: Vec<T>) -> Vec<Value> {
+            batches.into_iter().map(Into::into).collect()
+        }
+        let Description { task, input, normalization, .. } = &self.artifact.description;
+        Ok(match task {
+            TaskKind::Classify => values(calibration_batches(&self.images()?, normalization, self.device)?),
+            TaskKind::Segment | TaskKind::Detect => {
+                values(calibration_scenes(&self.scenes()?, normalization, self.device))
+            }
+            TaskKind::Language => values(calibration_tokens(&self.tokens()?, input.width, self.device)?),
+        })
     }
 }
