@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::nn::RmsNorm;
 use burn::tensor::activation::silu;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use dr_kernels::cpu::language::AttentionCache;
+use dr_kernels::host::language::AttentionCache;
 use dr_precision::Precision;
 use std::fmt::Debug;
 use std::sync::Arc;
