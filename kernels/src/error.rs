@@ -102,10 +102,44 @@ pub enum KernelError {
         /// What it must be.
         expected: Vec<usize>,
     },
+    /// A code that its width does not have.
+    #[error("weight code {found}: expected {low} to {high} at {bits} bits")]
+    CodeRange {
+        /// The code.
+        found: i32,
+        /// The lowest code of the width.
+        low: i32,
+        /// The highest code of the width.
+        high: i32,
+        /// The width.
+        bits: u32,
+    },
+    /// Sizes whose product no memory has.
+    #[error("{what} of {sizes:?}: more than can be addressed")]
+    TooLarge {
+        /// What has these sizes.
+        what: &'static str,
+        /// The sizes.
+        sizes: Vec<usize>,
+    },
     /// A step, dilation or kernel of 0.
     #[error("{0} is 0: expected at least 1")]
     Zero(&'static str),
     /// A width or pair of widths that does not exist.
     #[error(transparent)]
     Precision(#[from] PrecisionError),
+}
+
+/// Whether sizes are what they must be.
+pub(crate) fn size(what: &'static str, found: &[usize], expected: &[usize]) -> Result<(), KernelError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(KernelError::Size { what, found: found.to_vec(), expected: expected.to_vec() })
+}
+
+/// The product of sizes.
+pub(crate) fn product(what: &'static str, sizes: &[usize]) -> Result<usize, KernelError> {
+    let product = sizes.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
+    product.ok_or_else(|| KernelError::TooLarge { what, sizes: sizes.to_vec() })
 }

@@ -22,6 +22,7 @@
 //!   [`offset`] added, so that they are not negative. So whatever the width, shifts and masks, and no extension of signs, give the
 //!   operand of one multiply-add instruction.
 
+use crate::error::product;
 use crate::{KernelError, layout::BLOCK};
 use dr_precision::{BitWidth, Granularity};
 use std::fmt;
@@ -261,6 +262,24 @@ impl WeightLayout {
     }
 }
 
+/// How a kernel moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Conv2dOptions {
+    /// Steps along rows and columns.
+    pub stride: [usize; 2],
+    /// Rows and columns of zeros on each side.
+    pub padding: [usize; 2],
+    /// Distance of taps.
+    pub dilation: [usize; 2],
+}
+
+impl Default for Conv2dOptions {
+    /// Steps of 1, no padding.
+    fn default() -> Self {
+        Self { stride: [1, 1], padding: [0, 0], dilation: [1, 1] }
+    }
+}
+
 /// Sizes of an integer convolution, besides those of its weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct IntConv2dShape {
@@ -279,6 +298,44 @@ pub struct IntConv2dShape {
 }
 
 impl IntConv2dShape {
+    /// A convolution of `batch` images of `input` rows and columns.
+    ///
+    /// # Errors
+    /// [`KernelError::Zero`] for a stride, dilation or kernel of 0, [`KernelError::TooLarge`] for sizes that overflow.
+    pub fn new(
+        batch: usize, input: [usize; 2], options: Conv2dOptions, weight: WeightLayout,
+    ) -> Result<Self, KernelError> {
+        let Conv2dOptions { stride, padding, dilation } = options;
+        for (what, sizes) in [("stride", stride), ("dilation", dilation), ("kernel", weight.kernel)] {
+            if sizes.contains(&0) {
+                return Err(KernelError::Zero(what));
+            }
+        }
+        let mut padded = [0; 2];
+        for axis in 0..2 {
+            let size = padding[axis].checked_mul(2).and_then(|padding| padding.checked_add(input[axis]));
+            let reach = (weight.kernel[axis] - 1).checked_mul(dilation[axis]);
+            let (Some(size), Some(_)) = (size, reach) else {
+                let sizes = vec![input[axis], padding[axis], weight.kernel[axis], dilation[axis]];
+                return Err(KernelError::TooLarge { what: "input, padding, kernel and dilation", sizes });
+            };
+            padded[axis] = size;
+        }
+        let shape = Self { batch, input, stride, padding, dilation, weight };
+        let pixel = padded_channels(shape.channels());
+        product("padded input", &[batch.max(1), padded[0], padded[1], pixel])?;
+        // Steps of a window count in 32 bits.
+        let reach = (weight.kernel[0] - 1) * dilation[0] + 1;
+        let window = product("window of the kernel", &[reach, padded[1], pixel])?;
+        if u32::try_from(window).is_err() && weight.taps() > 1 {
+            let sizes = vec![reach, padded[1], pixel];
+            return Err(KernelError::TooLarge { what: "window of the kernel", sizes });
+        }
+        let [rows, columns] = shape.output();
+        product("output", &[batch.max(1), rows, columns, padded_channels(weight.outputs), size_of::<f32>()])?;
+        Ok(shape)
+    }
+
     /// The product of a matrix `[rows, inputs]` with a weight `[outputs, inputs]`, transposed.
     #[must_use]
     pub const fn gemm(rows: usize, weight: WeightLayout) -> Self {

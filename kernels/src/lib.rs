@@ -30,6 +30,7 @@
 //! Without features: the CPU, through Burn's `flex`. `wgpu`, `vulkan`, `cuda` and `cpu` (CubeCL's CPU runtime) each add the
 //! CubeCL kernels and Burn's backend of that name.
 
+#[cfg(feature = "burn")]
 #[path = "burn/mod.rs"]
 mod burn_face;
 pub mod cpu;
@@ -37,10 +38,12 @@ pub mod cpu;
 mod cube;
 mod error;
 mod format;
+pub mod host;
 pub mod integer;
 pub mod layout;
 pub mod reference;
 
+#[cfg(feature = "burn")]
 pub use burn_face::{
     Codes, HostWords, IntConv2dOptions, IntEpilogue, IntWeight, PackedTensor, batch_norm_train, conv2d,
     conv2d_of_codes, dequantize, fake_quantize_activation, fake_quantize_weight, int_conv2d,
@@ -49,3 +52,4 @@ pub use burn_face::{
 };
 pub use error::KernelError;
 pub use format::{ActivationQuantizer, ScaleGradient, WeightQuantizer};
+pub use integer::{Activation, CodeQuantizer, Conv2dOptions, WeightLayout};

@@ -4,6 +4,8 @@ use super::ops::{CodesFormat, IntConvFormat, IntOps, WeightOnlyFormat};
 use super::{PackedTensor, require_f32, same_device};
 use crate::cpu::Huge;
 use crate::cpu::integer::{prepare_panels, unpack_panels};
+use crate::error::size;
+pub use crate::integer::Conv2dOptions as IntConv2dOptions;
 use crate::integer::{Activation, BLOCK_STEPS, GpuKernel, IntConv2dShape, PANEL, STEP, WeightLayout};
 use crate::{KernelError, reference};
 use burn::backend::flex::FlexTensor;
@@ -178,24 +180,6 @@ pub struct IntEpilogue {
     pub addend: Tensor<1>,
     /// What is done last.
     pub activation: Activation,
-}
-
-/// How a kernel moves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IntConv2dOptions {
-    /// Steps along rows and columns.
-    pub stride: [usize; 2],
-    /// Rows and columns of zeros on each side.
-    pub padding: [usize; 2],
-    /// Distance of taps.
-    pub dilation: [usize; 2],
-}
-
-impl Default for IntConv2dOptions {
-    /// Steps of 1, no padding.
-    fn default() -> Self {
-        Self { stride: [1, 1], padding: [0, 0], dilation: [1, 1] }
-    }
 }
 
 /// Quantizes activations to codes of `bits` bits, `clip(round((x - z) / s), 0, 2^b - 1)`.
@@ -373,13 +357,6 @@ fn check<const D: usize>(
     size(what, &tensor.dims(), dims)?;
     same_device(what, &tensor.device(), device)?;
     require_f32(what, tensor.dtype())
-}
-
-fn size(what: &'static str, found: &[usize], expected: &[usize]) -> Result<(), KernelError> {
-    if found == expected {
-        return Ok(());
-    }
-    Err(KernelError::Size { what, found: found.to_vec(), expected: expected.to_vec() })
 }
 
 fn is_flex(device: &Device) -> bool {

@@ -1,10 +1,13 @@
 //! What language models compute between their linear layers, in `f32`, one row of features for each position of a text.
 //!
 //! Products of one row with packed weights take some microseconds: so do tensors between them. These are for networks that
-//! run on slices.
+//! run on slices. They are in this crate, although nothing in them is quantized, because they share with the products the team
+//! of threads, which a token wakes once, and the choice of the instruction set.
 
 use super::isa::{Isa, Kernel};
 use super::team;
+use crate::KernelError;
+use crate::error::size;
 use std::cell::RefCell;
 use wide::f32x8;
 
@@ -16,18 +19,19 @@ const LANES: usize = 16;
 
 /// RMSNorm (arXiv:1910.07467): each row of `x` over the root of its mean square (and `epsilon`), times `gain`.
 ///
-/// # Panics
-/// If `out` has not the length of `x`, or rows are not as long as `gain`.
-pub fn rms_norm(x: &[f32], gain: &[f32], epsilon: f32, out: &mut [f32]) {
-    assert_eq!(x.len(), out.len(), "an output of another size");
+/// # Errors
+/// [`KernelError::Size`] if `out` has not the length of `x`, or rows are not as long as `gain`.
+pub fn rms_norm(x: &[f32], gain: &[f32], epsilon: f32, out: &mut [f32]) -> Result<(), KernelError> {
+    size("output of RMSNorm", &[out.len()], &[x.len()])?;
     let features = gain.len().max(1);
-    assert!(x.len().is_multiple_of(features), "rows of another length");
+    size("input of RMSNorm", &[x.len()], &[x.len() / features * gain.len()])?;
     let rows = (TASK / features).max(1);
     let isa = Isa::detect();
     team::for_each_chunk(out, rows * features, |task, out| {
         let x = &x[task * rows * features..][..out.len()];
         isa.run(Norm { x, gain, epsilon, out });
     });
+    Ok(())
 }
 
 struct Norm<'a> {
@@ -57,17 +61,22 @@ impl Kernel for Norm<'_> {
 /// by the angle whose cosine and sine are at `i` in the row of the position. `x` is `[positions, heads * head dim]`, the tables are
 /// `[positions, head dim / 2]`.
 ///
-/// # Panics
-/// If the tables are not of one size, or `x` has not some heads for each of their rows.
-pub fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], head_dim: usize) {
-    assert_eq!(cos.len(), sin.len(), "tables of two sizes");
-    let half = (head_dim / 2).max(1);
+/// # Errors
+/// [`KernelError::Size`] if the tables are not of one size, `x` has not some heads for each of their rows, or `head_dim` is odd;
+/// [`KernelError::Zero`] if it is 0.
+pub fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], head_dim: usize) -> Result<(), KernelError> {
+    if head_dim == 0 {
+        return Err(KernelError::Zero("head dimension"));
+    }
+    size("head dimension, which is even", &[head_dim], &[head_dim / 2 * 2])?;
+    size("sines of a rotation", &[sin.len()], &[cos.len()])?;
+    let half = head_dim / 2;
     let positions = cos.len() / half;
-    let features = x.len() / positions.max(1);
-    assert!(
-        cos.len() == positions * half && x.len() == positions * features && features.is_multiple_of(2 * half),
-        "rows of whole heads"
-    );
+    size("cosines of a rotation", &[cos.len()], &[positions * half])?;
+    let row = positions.max(1).saturating_mul(head_dim);
+    let heads = if positions == 0 { 0 } else { x.len() / row };
+    size("heads of each position in a rotation", &[x.len()], &[heads * row])?;
+    let features = heads * head_dim;
     for ((row, cos), sin) in
         x.chunks_exact_mut(features.max(1)).zip(cos.chunks_exact(half)).zip(sin.chunks_exact(half))
     {
@@ -78,14 +87,15 @@ pub fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], head_dim: usize) {
             }
         }
     }
+    Ok(())
 }
 
 /// SwiGLU (arXiv:2002.05202), in place: `gate / (1 + exp(-gate)) * up`.
 ///
-/// # Panics
-/// If the slices are not of one length.
-pub fn swiglu(gate: &mut [f32], up: &[f32]) {
-    assert_eq!(gate.len(), up.len(), "slices of two lengths");
+/// # Errors
+/// [`KernelError::Size`] if the slices are not of one length.
+pub fn swiglu(gate: &mut [f32], up: &[f32]) -> Result<(), KernelError> {
+    size("second factor of SwiGLU", &[up.len()], &[gate.len()])?;
     team::for_each_chunk(gate, TASK, |task, gate| {
         let mut up = up[task * TASK..][..gate.len()].chunks(8);
         for gate in gate.chunks_mut(8) {
@@ -94,6 +104,7 @@ pub fn swiglu(gate: &mut [f32], up: &[f32]) {
             gate.copy_from_slice(&y.to_array()[..gate.len()]);
         }
     });
+    Ok(())
 }
 
 /// Up to eight elements, and zeros.
@@ -137,12 +148,12 @@ impl AttentionCache {
 
     /// Adds positions: keys and values `[positions, kv heads * head dim]`.
     ///
-    /// # Panics
-    /// If they are not of one length, or not of whole positions.
-    pub fn extend(&mut self, keys: &[f32], values: &[f32]) {
-        assert_eq!(keys.len(), values.len(), "keys and values of one length");
+    /// # Errors
+    /// [`KernelError::Size`] if they are not of one length, or not of whole positions.
+    pub fn extend(&mut self, keys: &[f32], values: &[f32]) -> Result<(), KernelError> {
+        size("values of a cache", &[values.len()], &[keys.len()])?;
         let features = self.features().max(1);
-        assert!(keys.len().is_multiple_of(features), "whole positions");
+        size("keys of a cache", &[keys.len()], &[keys.len() / features * self.features()])?;
         self.values.extend_from_slice(values);
         for keys in keys.chunks_exact(features) {
             let (block, lane) = (self.positions / LANES, self.positions % LANES);
@@ -154,10 +165,11 @@ impl AttentionCache {
             }
             self.positions += 1;
         }
+        Ok(())
     }
 
     const fn features(&self) -> usize {
-        self.kv_heads * self.head_dim
+        self.kv_heads.saturating_mul(self.head_dim)
     }
 }
 
@@ -165,15 +177,21 @@ impl AttentionCache {
 /// ones. `queries` and `out` are `[positions, heads * head dim]`; each head of keys and values is for as many heads of queries, which follow
 /// each other.
 ///
-/// # Panics
-/// If there are queries of more positions than the cache has, or not as many heads for each of its heads.
-pub fn attention(queries: &[f32], cache: &AttentionCache, heads: usize, out: &mut [f32]) {
+/// # Errors
+/// [`KernelError::Size`] if there are queries of more positions than the cache has, or not as many heads for each of its heads;
+/// [`KernelError::Zero`] if it has no heads, or heads of no features.
+pub fn attention(
+    queries: &[f32], cache: &AttentionCache, heads: usize, out: &mut [f32],
+) -> Result<(), KernelError> {
     let AttentionCache { kv_heads, head_dim, .. } = *cache;
-    assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "as many heads of queries for each of keys");
-    assert_eq!(queries.len(), out.len(), "an output of another size");
-    let features = (heads * head_dim).max(1);
-    let positions = queries.len() / features;
-    assert!(queries.len().is_multiple_of(features) && positions <= cache.positions, "positions of the cache");
+    if cache.features() == 0 {
+        return Err(KernelError::Zero("heads of keys or their dimension"));
+    }
+    size("heads of queries", &[heads], &[heads / kv_heads * kv_heads])?;
+    size("output of attention", &[out.len()], &[queries.len()])?;
+    let features = heads.saturating_mul(head_dim).max(1);
+    let positions = (queries.len() / features).min(cache.positions);
+    size("queries of the positions in the cache", &[queries.len()], &[positions.saturating_mul(features)])?;
     let before = cache.positions - positions;
     let isa = Isa::detect();
     // A task: one position's queries that share their keys.
@@ -187,6 +205,7 @@ pub fn attention(queries: &[f32], cache: &AttentionCache, heads: usize, out: &mu
             isa.run(Attention { queries, cache, head, count, weights, out });
         });
     });
+    Ok(())
 }
 
 thread_local! {
@@ -347,7 +366,7 @@ mod tests {
         fn norms_and_gates_are_their_formulas(rows in 0usize..9, features in 1usize..1500, seed: u64) {
             let (x, up, gain) = (random(rows * features, seed), random(rows * features, !seed), random(features, seed ^ 5));
             let mut out = vec![0.0; x.len()];
-            rms_norm(&x, &gain, 1e-5, &mut out);
+            rms_norm(&x, &gain, 1e-5, &mut out).unwrap();
             let norm = |row: &[f32]| {
                 let mean = row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / features as f64;
                 let scaled = |(&x, &gain): (&f32, &f32)| f64::from(x) / (mean + 1e-5).sqrt() * f64::from(gain);
@@ -357,7 +376,7 @@ mod tests {
             // Where exponentials are huge and where there are none, too.
             let wide: Vec<f32> = x.iter().map(|x| x * x * x * 20.0).collect();
             let mut gate = wide.clone();
-            swiglu(&mut gate, &up);
+            swiglu(&mut gate, &up).unwrap();
             let expected: Vec<f64> = wide.iter().zip(&up).map(|(&x, &up)| {
                 f64::from(x) / (1.0 + f64::from(-x).exp()) * f64::from(up)
             }).collect();
@@ -371,7 +390,7 @@ mod tests {
             let cos: Vec<f32> = angles.iter().map(|a| a.cos()).collect();
             let sin: Vec<f32> = angles.iter().map(|a| a.sin()).collect();
             let mut turned = x.clone();
-            rotate(&mut turned, &cos, &sin, 2 * half);
+            rotate(&mut turned, &cos, &sin, 2 * half).unwrap();
             let features = heads * 2 * half;
             let expected: Vec<f64> = (0..x.len()).map(|at| {
                 let (position, i) = (at / features, at % (2 * half));
@@ -392,13 +411,13 @@ mod tests {
             let [k, v] = [seed ^ 1, seed ^ 2].map(|seed| random((before + positions) * kv_len, seed));
             let mut cache = AttentionCache::new(kv_heads, head_dim);
             // Some that are forgotten again, the text before, and the new positions.
-            cache.extend(&k[..before / 2 * kv_len], &v[..before / 2 * kv_len]);
-            cache.extend(&v[..before / 2 * kv_len], &k[..before / 2 * kv_len]);
+            cache.extend(&k[..before / 2 * kv_len], &v[..before / 2 * kv_len]).unwrap();
+            cache.extend(&v[..before / 2 * kv_len], &k[..before / 2 * kv_len]).unwrap();
             cache.truncate(before / 2);
-            cache.extend(&k[before / 2 * kv_len..], &v[before / 2 * kv_len..]);
+            cache.extend(&k[before / 2 * kv_len..], &v[before / 2 * kv_len..]).unwrap();
             prop_assert_eq!(cache.positions(), before + positions);
             let mut out = vec![f32::NAN; q.len()];
-            attention(&q, &cache, heads, &mut out);
+            attention(&q, &cache, heads, &mut out).unwrap();
             let mut expected = vec![];
             for position in 0..positions {
                 for head in 0..heads {

@@ -14,6 +14,7 @@
 //! | `depthwise` | convolutions in which every channel is a group |
 //! | `quantize` | from floats to codes |
 //! | `training` | a convolution of fake-quantized values, from their codes |
+//! | `zero_point` | what makes up for the zero point of the input |
 //! | `weight_only` | packed weights times floats |
 
 mod conv;
@@ -24,13 +25,16 @@ mod panels;
 mod quantize;
 mod training;
 mod weight_only;
+mod zero_point;
 
 pub use conv::{
     Job, Results, int_conv2d, int_conv2d_into, int_conv2d_results, int_conv2d_together, int_conv2d_with_codes,
 };
 pub use dot::DotKernel;
 pub use epilogue::Epilogue;
+pub(crate) use panels::{Codes, Vector, codes_of, prepare, switch};
 pub use panels::{prepare_panels, switch_panels, switch_panels_into, unpack_panels};
 pub use quantize::{quantize_codes, quantize_codes_into};
 pub use training::conv2d_of_codes;
 pub use weight_only::{weight_only, weight_only_into};
+pub(crate) use zero_point::{addends, tap_sums};

@@ -1,14 +1,18 @@
 //! Weights in panels: preparing, unpacking and switching them. The layout is in [`crate::integer`].
 
-use super::super::blocks::{as_uninit, with_capacity};
+use super::super::blocks::with_capacity;
 use super::super::isa::{Isa, Kernel};
 use super::super::pages::Huge;
-use super::super::planes;
+use super::super::{planes, team};
+use crate::KernelError;
+use crate::error::size;
 use crate::integer::{BLOCK_STEPS, PANEL, STEP, WeightLayout, offset};
-use crate::layout::{BLOCK, planes as planes_of};
+use crate::layout::{BLOCK, packed_words, planes as planes_of};
+use bytemuck::Pod;
 use dr_precision::BitWidth;
-use rayon::prelude::*;
 use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Codes of a block, and bytes of each of its vectors.
 const CODES: usize = PANEL * BLOCK;
@@ -17,29 +21,173 @@ const VECTOR: usize = PANEL * STEP;
 /// A block of codes in the order of its steps, a byte each.
 type Block = [u8; CODES];
 
+/// Memory that is read by vectors, without crossing cache lines.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+pub(crate) struct Vector([u32; PANEL]);
+
+/// Where the codes of a weight come from: `[outputs, cols]`.
+#[derive(Clone, Copy)]
+pub(crate) enum Codes<'a> {
+    /// A byte each.
+    Bytes(&'a [i8]),
+    /// Words in the order of [`crate::layout`].
+    Packed(&'a [u32]),
+}
+
+/// A weight's codes in panels.
+///
+/// # Errors
+/// [`KernelError::Size`], [`KernelError::WordCount`] for another number of codes than the weight has,
+/// [`KernelError::CodeRange`] for a code that its width does not have.
+pub(crate) fn prepare<T: Pod + Send>(codes: Codes, layout: &WeightLayout) -> Result<Vec<T>, KernelError> {
+    let (cols, bits) = (layout.cols(), layout.bits);
+    let elements = layout.outputs * cols;
+    match codes {
+        Codes::Bytes(codes) => size("codes of a weight", &[codes.len()], &[elements])?,
+        Codes::Packed(words) => {
+            let (found, expected) = (words.len(), packed_words(elements, bits));
+            if found != expected {
+                return Err(KernelError::WordCount { found, expected, elements, bits: bits.bits() });
+            }
+        }
+    }
+    let (steps, isa) = (Steps::of(layout), Isa::detect());
+    let panel_len = layout.blocks() * block_len::<T>(bits);
+    let seen = AtomicU8::new(0);
+    let panels = filled(layout.words() * 4 / size_of::<T>(), panel_len, |panel, out| {
+        let first = layout.output_of(panel * PANEL).unwrap_or_default();
+        let rows = (panel * PANEL..(panel + 1) * PANEL).filter_map(|row| layout.output_of(row)).count();
+        let range = first * cols..(first + rows) * cols;
+        let fill = FillPanel { codes, range, cols, steps: &steps, bits, out: bytemuck::cast_slice_mut(out) };
+        seen.fetch_or(isa.run(fill), Ordering::Relaxed);
+    });
+    match codes {
+        Codes::Bytes(codes) if bits != BitWidth::B8 && seen.into_inner() >> bits.bits() != 0 => {
+            let (low, high) = (bits.signed_min(), bits.signed_max());
+            let found = codes.iter().map(|&code| i32::from(code)).find(|code| !(low..=high).contains(code));
+            Err(KernelError::CodeRange { found: found.unwrap_or_default(), low, high, bits: bits.bits() })
+        }
+        _ => Ok(panels),
+    }
+}
+
+/// Codes of a range, from words in the order of [`crate::layout`].
+#[inline(always)]
+fn unpack_range<'a>(words: &[u32], bits: BitWidth, range: Range<usize>, room: &'a mut Vec<u64>) -> &'a [i8] {
+    if range.is_empty() {
+        return &[];
+    }
+    let start = range.start / BLOCK * BLOCK;
+    room.resize((range.end.next_multiple_of(BLOCK) - start) / 8, 0);
+    let above = 8 - bits.bits();
+    planes::unpack(words, bits, start, above, room);
+    let codes = bytemuck::cast_slice_mut::<u64, i8>(room);
+    codes.iter_mut().for_each(|code| *code >>= above);
+    &codes[range.start - start..range.end - start]
+}
+
+/// Elements of a block.
+const fn block_len<T>(bits: BitWidth) -> usize {
+    VECTOR * bits.bits() as usize / size_of::<T>()
+}
+
+/// Which columns the steps of a row are.
+pub(super) struct Steps {
+    /// The first column of each step, and how many codes it has: none of those of padding.
+    pub steps: Vec<(usize, usize)>,
+    /// From the column of a code to that of the next one in the step.
+    pub apart: usize,
+}
+
+impl Steps {
+    pub(super) fn of(layout: &WeightLayout) -> Self {
+        let columns = layout.columns();
+        let step = |columns: &[Option<usize>; STEP]| {
+            (columns[0].unwrap_or_default(), columns.iter().flatten().count())
+        };
+        let apart = if layout.is_depthwise() { 1 } else { layout.taps() };
+        Self { steps: columns.as_chunks().0.iter().map(step).collect(), apart }
+    }
+}
+
+/// Puts up to 16 rows of codes into a panel, and says which bits their codes have, with offsets.
+struct FillPanel<'a> {
+    codes: Codes<'a>,
+    range: Range<usize>,
+    cols: usize,
+    steps: &'a Steps,
+    bits: BitWidth,
+    out: &'a mut [u8],
+}
+
+impl Kernel for FillPanel<'_> {
+    type Output = u8;
+
+    #[inline(always)]
+    fn run(self, _: Isa) -> u8 {
+        let Self { codes, range, cols, steps, bits, out } = self;
+        let mut unpacked = vec![];
+        let codes = match codes {
+            Codes::Bytes(codes) => &codes[range],
+            Codes::Packed(words) => unpack_range(words, bits, range, &mut unpacked),
+        };
+        let low = offset(bits) as u8;
+        let mut seen = 0;
+        let blocks = steps.steps.as_chunks::<BLOCK_STEPS>().0;
+        for (steps_of, out) in blocks.iter().zip(out.chunks_exact_mut(VECTOR * bits.bits() as usize)) {
+            let mut block = [0u8; CODES];
+            let first = steps_of[0].0;
+            let in_a_row = steps.apart == 1
+                && steps_of.iter().enumerate().all(|(at, step)| *step == (first + at * STEP, STEP));
+            for (lane, row) in codes.chunks_exact(cols.max(1)).enumerate() {
+                if in_a_row {
+                    let row: &[[i8; STEP]; BLOCK_STEPS] =
+                        bytemuck::from_bytes(bytemuck::cast_slice(&row[first..][..BLOCK]));
+                    for (step, codes) in row.iter().enumerate() {
+                        block[step * VECTOR + lane * STEP..][..STEP]
+                            .copy_from_slice(bytemuck::cast_slice(codes));
+                    }
+                    continue;
+                }
+                for (step, &(first, count)) in steps_of.iter().enumerate() {
+                    for code in 0..count {
+                        block[step * VECTOR + lane * STEP + code] = row[first + code * steps.apart] as u8;
+                    }
+                }
+            }
+            for code in &mut block {
+                *code = code.wrapping_add(low);
+                seen |= *code;
+            }
+            pack_block(&block, bits, out);
+        }
+        seen
+    }
+}
+
+/// `len` elements, of which `fill` is given `part` at a time (the last ones may be fewer), zeros, by number and in parallel.
+fn filled<T: Pod + Send>(len: usize, part: usize, fill: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
+    let mut out: Vec<T> = with_capacity(len);
+    Huge::Fresh.ask(out.as_ptr().cast(), len * size_of::<T>() / 4);
+    team::for_each_chunk(&mut out.spare_capacity_mut()[..len], part.max(1), |index, part| {
+        part.fill(MaybeUninit::zeroed());
+        // SAFETY: All of these elements have just been written, and zeros are among their values.
+        fill(index, unsafe { &mut *(std::ptr::from_mut(part) as *mut [T]) });
+    });
+    // SAFETY: Every part of the first `len` elements has been written, which is within the capacity.
+    unsafe { out.set_len(len) };
+    out
+}
+
 /// [`crate::reference::prepare_panels`].
 ///
 /// # Panics
-/// If there are not as many codes as the weight has.
+/// If there are not as many codes as the weight has, or one does not fit its width.
 #[must_use]
 pub fn prepare_panels(codes: &[i32], layout: &WeightLayout) -> Vec<u32> {
-    assert_eq!(codes.len(), layout.outputs * layout.cols(), "a code for each weight");
-    let (columns, blocks, bits) = (layout.columns(), layout.blocks(), layout.bits);
-    let mut words = zeros(layout.words());
-    let block_words = PANEL * bits.bits() as usize;
-    words.par_chunks_exact_mut(block_words).enumerate().for_each(|(index, words)| {
-        let (panel, columns) = (index / blocks, &columns[index % blocks * BLOCK..][..BLOCK]);
-        let mut block = [0u8; CODES];
-        for lane in 0..PANEL {
-            let row = layout.output_of(panel * PANEL + lane).map(|output| &codes[output * layout.cols()..]);
-            for (at, column) in columns.iter().enumerate() {
-                let code = row.zip(*column).map_or(0, |(row, column)| row[column]);
-                block[at / STEP * VECTOR + lane * STEP + at % STEP] = (code + offset(bits)) as u8;
-            }
-        }
-        pack_block(&block, bits, bytemuck::cast_slice_mut(words));
-    });
-    words
+    let codes: Vec<i8> = codes.iter().map(|&code| code as i8).collect();
+    prepare(Codes::Bytes(&codes), layout).expect("as many codes as the weight has, of its width")
 }
 
 /// The codes of panels, without offsets, in the order of their steps: 512 bytes for each block.
@@ -59,13 +207,16 @@ pub fn unpack_panels(words: &[u32], bits: BitWidth, out: &mut [i8]) {
 /// Panels of `stored`-bit codes to panels of `active`-bit ones: the second rounding.
 #[must_use]
 pub fn switch_panels(words: &[u32], stored: BitWidth, active: BitWidth) -> Vec<u32> {
-    let len = words.len() / stored.bits() as usize * active.bits() as usize;
-    let mut out: Vec<u32> = with_capacity(len);
-    Huge::Fresh.ask(out.as_ptr(), len);
-    fill_switched(words, stored, active, &mut out.spare_capacity_mut()[..len]);
-    // SAFETY: `fill_switched` has written the first `len` words, which is within the capacity.
-    unsafe { out.set_len(len) };
-    out
+    switch(words, stored, active)
+}
+
+/// [`switch_panels`], to words or vectors.
+pub(crate) fn switch<T: Pod + Send>(words: &[u32], stored: BitWidth, active: BitWidth) -> Vec<T> {
+    let [from_words, to_len] = [PANEL * stored.bits() as usize, block_len::<T>(active)];
+    filled(words.len() / from_words * to_len, to_len * BLOCK, |index, out| {
+        let from = &words[index * from_words * BLOCK..][..out.len() / to_len * from_words];
+        switch_blocks(from, stored, active, bytemuck::cast_slice_mut(out));
+    })
 }
 
 /// [`switch_panels`] into `out`.
@@ -73,32 +224,41 @@ pub fn switch_panels(words: &[u32], stored: BitWidth, active: BitWidth) -> Vec<u
 /// # Panics
 /// If `out` has another size.
 pub fn switch_panels_into(words: &[u32], stored: BitWidth, active: BitWidth, out: &mut [u32]) {
-    fill_switched(words, stored, active, as_uninit(out));
-}
-
-/// Writes all of `out`.
-fn fill_switched(words: &[u32], stored: BitWidth, active: BitWidth, out: &mut [MaybeUninit<u32>]) {
     let [from_words, to_words] = [stored, active].map(|bits| PANEL * bits.bits() as usize);
     assert_eq!(out.len(), words.len() / from_words * to_words, "as many codes as there are");
-    let tasks = out.par_chunks_mut(to_words * BLOCK).zip(words.par_chunks(from_words * BLOCK));
-    tasks.for_each(|(out, words)| {
-        out.iter_mut().for_each(|word| *word = MaybeUninit::new(0));
-        // SAFETY: All of these words have just been written.
-        let out = unsafe { &mut *(std::ptr::from_mut(out) as *mut [u32]) };
-        if stored == active {
-            return out.copy_from_slice(words);
-        }
-        let (words, out) = (bytemuck::cast_slice(words), bytemuck::cast_slice_mut(out));
-        Isa::detect().run(Switch { words, out, stored, active });
+    team::for_each_chunk(out, to_words * BLOCK, |index, out| {
+        let from = &words[index * from_words * BLOCK..][..out.len() / to_words * from_words];
+        switch_blocks(from, stored, active, bytemuck::cast_slice_mut(out));
     });
 }
 
-/// Zeros.
-fn zeros(len: usize) -> Vec<u32> {
-    let mut words: Vec<u32> = with_capacity(len);
-    Huge::Fresh.ask(words.as_ptr(), len);
-    words.resize(len, 0);
-    words
+fn switch_blocks(words: &[u32], stored: BitWidth, active: BitWidth, out: &mut [u8]) {
+    let words = bytemuck::cast_slice(words);
+    if stored == active {
+        return out.copy_from_slice(words);
+    }
+    Isa::detect().run(Switch { words, out, stored, active });
+}
+
+/// The codes of panels, `[outputs, cols]`.
+pub(crate) fn codes_of(words: &[u32], layout: &WeightLayout) -> Vec<i32> {
+    let (cols, steps) = (layout.cols(), Steps::of(layout));
+    let panel_words = layout.blocks() * PANEL * layout.bits.bits() as usize;
+    let mut codes = vec![0; layout.outputs * cols];
+    let mut bytes = vec![0i8; layout.blocks() * CODES];
+    for (panel, words) in words.chunks_exact(panel_words.max(1)).enumerate() {
+        unpack_panels(words, layout.bits, &mut bytes);
+        for lane in 0..PANEL {
+            let Some(output) = layout.output_of(panel * PANEL + lane) else { continue };
+            let row = &mut codes[output * cols..][..cols];
+            for (&(first, count), bytes) in steps.steps.iter().zip(bytes.chunks_exact(VECTOR)) {
+                for code in 0..count {
+                    row[first + code * steps.apart] = i32::from(bytes[lane * STEP + code]);
+                }
+            }
+        }
+    }
+    codes
 }
 
 struct Unpack<'a> {
