@@ -20,4 +20,5 @@ pub mod report;
 pub mod samples;
 pub mod text;
 pub mod training;
+mod values;
 pub mod weights;

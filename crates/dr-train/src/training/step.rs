@@ -276,9 +276,10 @@ impl<M: Network> TrainStep for Trainee<M> {
     ) -> Self {
         let weights = rates.base();
         let (scale_rate, alrs) = (self.objective.scale_rate, self.objective.alrs);
-        let rates = alrs::learning_rates(&mut self.model, &grads, weights, weights * scale_rate, alrs);
-        let params = alrs::by_width(&mut self.model).into_values().flatten();
-        let scales = params.filter(|(kind, _)| *kind == Kind::Scale).map(|(_, id)| id).collect();
+        let learned = alrs::learned(&mut self.model);
+        let rates = alrs::learning_rates(&learned, &grads, weights, weights * scale_rate, alrs);
+        let scales = learned.iter().filter(|learned| learned.kind == Kind::Scale);
+        let scales = scales.map(|scale| scale.id).collect();
         let mut before = Scales { ids: scales, values: HashMap::new() };
         self.model.visit(&mut before);
         optim.step(rates, self, grads).map(&mut BoundedScales(before.values))
