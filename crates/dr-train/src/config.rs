@@ -401,8 +401,11 @@ const fn one() -> usize {
     1
 }
 
+/// Rows and columns of images if nothing else is asked for.
+pub const IMAGE_SIZE: usize = 224;
+
 const fn default_image_size() -> usize {
-    crate::data::IMAGE_SIZE
+    IMAGE_SIZE
 }
 
 impl TrainConfig {

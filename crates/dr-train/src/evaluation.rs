@@ -2,8 +2,8 @@
 
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, InputShape};
 use crate::config::{Engine, TaskKind};
-use crate::data::{ImageLoader, ImageSet, SceneLoader, SceneSet};
-use crate::detection::{BoxTargets, DecodeOptions, Found, Labelled, Positions, decode};
+use crate::data::{ImageLoader, ImageSet, Labelled, SceneLoader, SceneSet};
+use crate::detection::{BoxTargets, DecodeOptions, Found, Positions, decode};
 use crate::generation::{ChoiceScore, GenerationError, score_choices};
 use crate::metrics::{Confusion, Detection, Rect, Truth, mean_ap};
 use crate::models::{

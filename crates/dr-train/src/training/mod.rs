@@ -7,10 +7,12 @@ mod history;
 mod metric;
 mod optimizer;
 mod phase;
+mod run;
 mod step;
 
 pub use alrs::{eta, lambda};
 pub use evaluate::{Score, evaluate, score};
 pub use history::History;
-pub use phase::{Phase, PhaseError, PhaseOutcome, run_phase};
+pub use phase::Phase;
+pub use run::{PhaseError, PhaseOutcome, run_phase};
 pub use step::{Distillation, Objective, Trainee};
