@@ -60,11 +60,8 @@ pub fn draw(args: &DrawArgs) -> Result<(), CommandError> {
     let area = rows * columns;
     let truth = |index: usize| match task {
         TaskKind::Detect => {
-            let whole = |&labelled: &Labelled| Found {
-                rect: labelled.rect,
-                class: labelled.class,
-                score: 1.0,
-            };
+            let whole =
+                |&labelled: &Labelled| Found { rect: labelled.rect, class: labelled.class, score: 1.0 };
             boxed(index, &test.boxes[index].iter().map(whole).collect::<Vec<_>>())
         }
         _ => painted(index, &test.classes[index * area..][..area]),
