@@ -222,7 +222,7 @@ impl<T: Task> Experiment<T> {
             let (widths, sampling, seed) = (config.widths, config.sampling, config.seed);
             let hasb = Hasb::new(&mut model, &traces.layers, precisions, widths, sampling, seed);
             let path = out.join(DRAWS);
-            objective.draws = Some(DrawLog::new(hasb, &path, config.draws));
+            objective.draws = Some(Box::new(DrawLog::new(hasb, &path, config.draws)));
         }
         objective.scale_rate = config.scale_lr / config.joint_lr;
         objective.alrs = config.alrs;

@@ -2,6 +2,7 @@
 
 mod alrs;
 mod checkpoint;
+mod draws;
 mod evaluate;
 mod history;
 mod metric;
@@ -11,6 +12,7 @@ mod run;
 mod step;
 
 pub use alrs::{eta, lambda};
+pub use draws::{DrawError, Draws};
 pub use evaluate::{Score, evaluate, score};
 pub use history::History;
 pub use phase::Phase;

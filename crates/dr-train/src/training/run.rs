@@ -1,6 +1,7 @@
 //! Training through one phase on Burn's `Learner`.
 
 use super::checkpoint::{AtomicCheckpointer, LastAndBest, PARTS, is_sound, load_model, path};
+use super::draws::DrawError;
 use super::history::{History, SharedHistory};
 use super::metric::{PassMetric, Quantity};
 use super::optimizer::{optimizer, schedule};
@@ -118,9 +119,11 @@ pub fn run_phase<M: Network>(
     if finished < phase.epochs {
         let steps_per_epoch = train.num_batches().div_ceil(devices).max(1);
         if let Some(draws) = &objective.draws {
-            draws
-                .start(finished * steps_per_epoch * devices)
-                .map_err(|reason| PhaseError::Stopped { phase: phase.name.clone(), reason })?;
+            let stopped = |error: DrawError| PhaseError::Stopped {
+                phase: phase.name.clone(),
+                reason: error.to_string(),
+            };
+            draws.start(finished * steps_per_epoch * devices).map_err(stopped)?;
         }
         let updates_per_epoch = steps_per_epoch.div_ceil(phase.accumulate);
         let warmup = (phase.warmup_epochs * updates_per_epoch as f64).round() as usize;

@@ -1,10 +1,10 @@
 //! One training step: every precision of the set, one update (arXiv:2502.01199).
 
 use super::alrs;
+use super::draws::Draws;
 use super::metric::{PassOutput, StepOutput};
 use crate::config::ComputeKind;
 use crate::data::{Input, Target};
-use crate::mixed::DrawLog;
 use crate::models::{BatchOf, Network};
 use crate::nn::quantizers::Kind;
 use crate::nn::{Assignment, Pass};
@@ -29,7 +29,7 @@ pub struct Objective<I> {
     /// The passes of each step, highest precision first.
     pub passes: Vec<NumberFormat>,
     /// What mixed passes draw from.
-    pub draws: Option<DrawLog>,
+    pub draws: Option<Box<dyn Draws>>,
     /// Learning rate of scales divided by that of weights.
     pub scale_rate: f64,
     /// Adaptive learning rate scaling.
@@ -94,9 +94,9 @@ impl<I> Objective<I> {
 
     /// The mixtures of the next step.
     fn draw(&self) -> Vec<Vec<Precision>> {
-        let drawn = self.draws.as_ref().map_or(Ok(vec![]), DrawLog::next);
+        let drawn = self.draws.as_ref().map_or(Ok(vec![]), |draws| draws.next());
         drawn.unwrap_or_else(|error| {
-            self.interrupter.stop(Some(&error));
+            self.interrupter.stop(Some(&error.to_string()));
             vec![]
         })
     }

@@ -1,6 +1,6 @@
 //! The arguments of `dr-train generate`.
 
-use crate::cli::values::{at_least_one, number, one_of, seed, switch};
+use crate::cli::values::{at_least_one, number, one_of, seed};
 use crate::config::{DeviceKind, Engine};
 use clap::Args;
 use dr_precision::Precision;
