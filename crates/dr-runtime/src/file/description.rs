@@ -1,0 +1,306 @@
+//! [`Description`]: what an artifact says about itself.
+
+use super::{ArtifactError, FIRST_VERSION, FORMAT_VERSION};
+use crate::graph::{Graph, LayerKind, Op};
+use dr_precision::{BitWidth, Granularity, Precision, PrecisionPlan, PrecisionSet};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroUsize;
+
+crate::named! {
+    /// Whether precisions share their BatchNorm.
+    BatchNormKind, "BatchNorm kind" {
+        /// Statistics and affine terms for each precision.
+        PerPrecision = "per-precision",
+        /// One set for all.
+        Shared = "shared",
+    }
+}
+
+crate::named! {
+    /// Which BatchNorm a layer has in mixed passes.
+    #[derive(Default)]
+    MixedNorm, "BatchNorm of mixed passes" {
+        /// The one of the layer's own precision, that the passes at one precision have, too.
+        Uniform = "uniform",
+        /// One for each width of the layer's weights, for mixed passes only.
+        #[default]
+        Width = "width",
+        /// One, for mixed passes only.
+        One = "one",
+    }
+}
+
+/// What is subtracted from pixels, and then divides them: per channel, of `pixel / 255`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Normalization {
+    /// `[c]`, in 0 to 1.
+    pub mean: Vec<f32>,
+    /// `[c]`, above 0.
+    pub std: Vec<f32>,
+}
+
+/// What the tensors of an artifact are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ArtifactKind {
+    /// 32-bit float weights; the precisions are not used.
+    Float,
+    /// Master codes of the highest precision, one byte each, and scales for every precision.
+    MultiPrecision,
+    /// Exported at one precision: packed codes.
+    Packed(Precision),
+    /// Exported with a precision for each layer: packed codes.
+    PackedPlan,
+}
+
+impl fmt::Display for ArtifactKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Float => f.pad("float"),
+            Self::MultiPrecision => f.pad("multi-precision"),
+            Self::Packed(precision) => f.pad(&format!("packed {precision}")),
+            Self::PackedPlan => f.pad("packed plan"),
+        }
+    }
+}
+
+/// The shape of one image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputShape {
+    /// Colours.
+    pub channels: usize,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+impl fmt::Display for InputShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}x{}", self.channels, self.height, self.width)
+    }
+}
+
+/// What a file says about itself. JSON in its metadata.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Description {
+    /// [`FORMAT_VERSION`], or that of an older file.
+    pub format_version: u32,
+    /// What the tensors are.
+    pub kind: ArtifactKind,
+    /// The name of the task: `classify`, `segment`, `detect`, `lm`, or one of a program's own.
+    #[serde(default = "classify", skip_serializing_if = "is_classification")]
+    pub task: String,
+    /// The name of the network, which says nothing about what it computes: that is the graph.
+    pub model: String,
+    /// Channels of the network's first stage, or features of a position.
+    pub width: usize,
+    /// The shape of an image; of a text, as many columns as the context has positions.
+    pub input: InputShape,
+    /// How many classes the network tells apart; of a segmentation with the background, which is the first; of a language model the
+    /// tokens that there are.
+    pub classes: usize,
+    /// The name of the data that it was trained on.
+    pub dataset: String,
+    /// What is done to pixels.
+    pub normalization: Normalization,
+    /// The precisions it was trained for.
+    pub precisions: PrecisionSet,
+    /// What the layers at the edges compute in at every precision.
+    pub edge: Precision,
+    /// They do not: they switch like all others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub switch_edge: bool,
+    /// Whether precisions share their BatchNorm.
+    pub batch_norm: BatchNormKind,
+    /// How many inputs of an output of a linear layer share a scale, if not all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_size: Option<NonZeroUsize>,
+    /// Which BatchNorm mixed passes use, if the network was trained for them (a supernet).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mixed: Option<MixedNorm>,
+    /// The sizes of a language model, as its constructor takes them, and the tokens that end a text (`end_tokens`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language: Option<Value>,
+    /// The precision of each layer of a packed plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PrecisionPlan>,
+    /// The shapes of packed weights by name, in files without a graph.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub shapes: BTreeMap<String, Vec<usize>>,
+    /// The seed of its training.
+    pub seed: u64,
+    /// Lower-case hexadecimal SHA-256 of the file, as the [module](super) says. Filled in when the file is written;
+    /// leave it empty until then.
+    pub checksum: String,
+    /// What the network computes; files of version 1 do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graph: Option<Graph>,
+}
+
+fn classify() -> String {
+    "classify".to_owned()
+}
+
+/// How one layer is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerFormat {
+    /// Widths of the weights, highest (the stored one) first.
+    pub weights: Vec<BitWidth>,
+    /// Widths of the inputs, highest first.
+    pub activations: Vec<BitWidth>,
+    /// At the first of its widths in every pass: a layer at an edge, and every layer of a plan.
+    pub pinned: bool,
+    /// Which weights share a scale.
+    pub granularity: Granularity,
+}
+
+impl LayerFormat {
+    /// Positions of a precision's widths among the layer's: `(weights, activations)`. `None` if it does not have them.
+    #[must_use]
+    pub fn positions(&self, precision: Precision) -> Option<(usize, usize)> {
+        if self.pinned {
+            return Some((0, 0));
+        }
+        let find = |widths: &[BitWidth], bits| widths.iter().position(|&width| width == bits);
+        Some((find(&self.weights, precision.weights)?, find(&self.activations, precision.activations)?))
+    }
+}
+
+impl Description {
+    /// The precisions that the network in the file has; `None` in floats.
+    #[must_use]
+    pub fn precisions(&self) -> Option<PrecisionSet> {
+        match self.kind {
+            ArtifactKind::Float => None,
+            ArtifactKind::MultiPrecision => Some(self.precisions.clone()),
+            ArtifactKind::Packed(precision) => Some(PrecisionSet::of(precision)),
+            // The layers have those of the plan.
+            ArtifactKind::PackedPlan => Some(PrecisionSet::of(self.edge)),
+        }
+    }
+
+    /// How a layer of `graph` is stored; `None` in floats.
+    #[must_use]
+    pub fn layer_format(&self, graph: &Graph, layer: usize) -> Option<LayerFormat> {
+        let (precisions, of) = (self.precisions()?, &graph.layers()[layer]);
+        let planned = self.plan.as_ref().and_then(|plan| plan.get(&of.name));
+        let only = planned.or((graph.is_edge(layer) && !self.switch_edge).then_some(self.edge));
+        let set = only.map_or(precisions, PrecisionSet::of);
+        let granularity = match (of.kind, self.group_size) {
+            (LayerKind::Linear { .. }, Some(size)) => Granularity::Group(size),
+            _ => Granularity::Channel,
+        };
+        let (weights, activations) = (set.weights(), set.activations());
+        Some(LayerFormat { weights, activations, pinned: only.is_some(), granularity })
+    }
+
+    /// The number of the BatchNorm that passes at a precision use.
+    #[must_use]
+    pub fn batch_norm(&self, precision: Precision) -> Option<usize> {
+        match (self.kind, self.batch_norm) {
+            (ArtifactKind::MultiPrecision, BatchNormKind::PerPrecision) => self.precisions.position(precision),
+            _ => Some(0),
+        }
+    }
+
+    /// Whether packed weights have words instead of bytes.
+    #[must_use]
+    pub const fn is_packed(&self) -> bool {
+        matches!(self.kind, ArtifactKind::Packed(_) | ArtifactKind::PackedPlan)
+    }
+
+    /// The most positions of a text.
+    #[must_use]
+    pub const fn context(&self) -> usize {
+        self.input.width
+    }
+
+    /// Tokens that end a text.
+    #[must_use]
+    pub fn end_tokens(&self) -> Vec<u32> {
+        let tokens = self.language.as_ref().and_then(|language| language.get("end_tokens")?.as_array());
+        let token = |value: &Value| u32::try_from(value.as_u64()?).ok();
+        tokens.into_iter().flatten().filter_map(token).collect()
+    }
+
+    /// Whether the parts fit together.
+    pub(crate) fn check(&self) -> Result<(), ArtifactError> {
+        if !(FIRST_VERSION..=FORMAT_VERSION).contains(&self.format_version) {
+            return Err(ArtifactError::Version(self.format_version));
+        }
+        let wrong = |what: String| Err(ArtifactError::Description(what));
+        let sizes = [
+            ("width", self.width),
+            ("input.channels", self.input.channels),
+            ("input.height", self.input.height),
+            ("input.width", self.input.width),
+            ("classes", self.classes),
+        ];
+        for (name, size) in sizes {
+            if !(1..=MAX_SIZE).contains(&size) {
+                return wrong(format!("{name} is {size}: expected 1 to {MAX_SIZE}"));
+            }
+        }
+        if (self.task == "lm") != self.language.is_some() {
+            return wrong(format!(
+                "task {}: expected the sizes of a language model with lm, and only there",
+                self.task
+            ));
+        }
+        if let Some(graph) = &self.graph {
+            match graph.input() {
+                Some(Op::Images { channels }) if channels != self.input.channels => {
+                    return wrong(format!(
+                        "a graph for {channels} channels: expected {}, as in its input",
+                        self.input.channels
+                    ));
+                }
+                Some(_) => {}
+                None => return wrong("a graph without nodes".to_owned()),
+            }
+        }
+        let Normalization { mean, std } = &self.normalization;
+        for (name, values) in [("mean", mean), ("std", std)] {
+            if values.len() != self.input.channels {
+                return wrong(format!(
+                    "normalization.{name} has {} values: expected {}, one for each input channel",
+                    values.len(),
+                    self.input.channels
+                ));
+            }
+        }
+        if let Some(value) = mean.iter().find(|value| !value.is_finite()) {
+            return wrong(format!("normalization.mean holds {value}: expected finite numbers"));
+        }
+        if let Some(value) = std.iter().find(|value| !value.is_finite() || **value <= 0.0) {
+            return wrong(format!("normalization.std holds {value}: expected finite numbers above 0"));
+        }
+        if let ArtifactKind::Packed(precision) = self.kind
+            && self.precisions.position(precision).is_none()
+        {
+            return wrong(format!(
+                "it is packed at {precision}: expected one of its precisions {}",
+                self.precisions
+            ));
+        }
+        if (self.kind == ArtifactKind::PackedPlan) != self.plan.is_some() {
+            return wrong(format!("a {} model: expected a plan in packed plans, and only there", self.kind));
+        }
+        Ok(())
+    }
+}
+
+/// Whether it is the task of files that do not say it.
+fn is_classification(task: &str) -> bool {
+    task == "classify"
+}
+
+/// Above every size that makes sense; keeps products of sizes far from overflow.
+const MAX_SIZE: usize = 1 << 22;

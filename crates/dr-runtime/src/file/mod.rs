@@ -1,0 +1,176 @@
+//! The saved network: one safetensors file that describes itself.
+//!
+//! Tensors are stored under names that the model gives them. The file's metadata has one key, [`METADATA_KEY`], whose
+//! value is a [`Description`] as JSON. Its checksum covers every byte of the file, so that a damaged file does not
+//! load:
+//!
+//! ```text
+//! checksum = SHA-256 of the whole file, with the 64 characters of the checksum itself replaced by `0`
+//! ```
+//!
+
+mod description;
+mod error;
+mod format;
+mod tensors;
+
+pub use description::{
+    ArtifactKind, BatchNormKind, Description, InputShape, LayerFormat, MixedNorm, Normalization,
+};
+pub use error::ArtifactError;
+pub use format::{FIRST_VERSION, FORMAT_VERSION, MAX_HEADER_BYTES, METADATA_KEY};
+pub use tensors::{TensorEntry, TensorValues, Values};
+
+use crate::graph::Graph;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+use tensors::Content;
+
+/// The name of the tensor that holds the tokenizer of a language model: the bytes of its `tokenizer.json`.
+pub const TOKENIZER: &str = "tokenizer.json";
+
+/// A saved model: what it is, and its tensors by name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Artifact {
+    /// What the tensors are.
+    pub description: Description,
+    /// The tensors.
+    pub tensors: BTreeMap<String, TensorEntry>,
+}
+
+impl Artifact {
+    /// The content of the file. The description's `checksum` is computed here, whatever it was.
+    ///
+    /// # Errors
+    /// If the description contradicts itself, or a tensor's shape does not match its values.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, ArtifactError> {
+        format::write(self)
+    }
+
+    /// Reads the content of a file.
+    ///
+    /// # Errors
+    /// If it is anything else than an undamaged artifact of this format version.
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, ArtifactError> {
+        format::read(Arc::new(Content::Bytes(bytes)))
+    }
+
+    /// Reads a file. Its tensors stay where they are, in the file: it must not be written to as long as they are used (files that this
+    /// project writes are replaced as a whole).
+    ///
+    /// # Errors
+    /// If it cannot be read, or is anything else than an undamaged file of a format version that is known.
+    pub fn load(path: &Path) -> Result<Self, ArtifactError> {
+        let read = || format::read(Arc::new(content(path)?));
+        read().map_err(|error: ArtifactError| error.in_file(path))
+    }
+
+    /// What the network computes.
+    ///
+    /// # Errors
+    /// A file of the first version, which does not say it.
+    pub fn graph(&self) -> Result<&Graph, ArtifactError> {
+        let version = self.description.format_version;
+        self.description.graph.as_ref().ok_or(ArtifactError::NoGraph(version))
+    }
+
+    /// The bytes of all tensors, without the header and a tokenizer: the size of the model.
+    #[must_use]
+    pub fn payload_bytes(&self) -> usize {
+        let of_network = self.tensors.iter().filter(|(name, _)| *name != TOKENIZER);
+        of_network.map(|(_, entry)| entry.byte_len()).sum()
+    }
+
+    /// The values of a tensor of 32-bit floats.
+    ///
+    /// # Errors
+    /// If it is missing or of another type or shape.
+    pub fn f32(&self, name: &str, shape: &[usize]) -> Result<&[f32], ArtifactError> {
+        let entry = self.entry(name, shape)?;
+        match &entry.data {
+            TensorValues::F32(values) => Ok(values),
+            other => Err(ArtifactError::wrong_type(name, "F32", other)),
+        }
+    }
+
+    /// The same, to be kept.
+    ///
+    /// # Errors
+    /// If it is missing or of another type or shape.
+    pub fn values(&self, name: &str, shape: &[usize]) -> Result<Values<f32>, ArtifactError> {
+        match &self.entry(name, shape)?.data {
+            TensorValues::F32(values) => Ok(values.clone()),
+            other => Err(ArtifactError::wrong_type(name, "F32", other)),
+        }
+    }
+
+    /// The values of a tensor of bytes: quantized codes.
+    ///
+    /// # Errors
+    /// If it is missing or of another type or shape.
+    pub fn i8(&self, name: &str, shape: &[usize]) -> Result<&[i8], ArtifactError> {
+        let entry = self.entry(name, shape)?;
+        match &entry.data {
+            TensorValues::I8(values) => Ok(values),
+            other => Err(ArtifactError::wrong_type(name, "I8", other)),
+        }
+    }
+
+    /// The values of a tensor of 32-bit words: packed codes.
+    ///
+    /// # Errors
+    /// If it is missing or of another type or shape.
+    pub fn u32(&self, name: &str, shape: &[usize]) -> Result<&[u32], ArtifactError> {
+        let entry = self.entry(name, shape)?;
+        match &entry.data {
+            TensorValues::U32(values) => Ok(values),
+            other => Err(ArtifactError::wrong_type(name, "U32", other)),
+        }
+    }
+
+    /// The tokenizer of a language model, as `tokenizer.json` has it.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn tokenizer(&self) -> Result<&[u8], ArtifactError> {
+        match self.tensors.get(TOKENIZER).map(|entry| &entry.data) {
+            Some(TensorValues::U8(json)) => Ok(json),
+            Some(other) => Err(ArtifactError::wrong_type(TOKENIZER, "U8", other)),
+            None => Err(ArtifactError::MissingTensor(TOKENIZER.to_owned())),
+        }
+    }
+
+    fn entry(&self, name: &str, shape: &[usize]) -> Result<&TensorEntry, ArtifactError> {
+        let entry = self.tensors.get(name).ok_or_else(|| ArtifactError::MissingTensor(name.to_owned()))?;
+        if entry.shape != shape {
+            return Err(ArtifactError::Shape {
+                name: name.to_owned(),
+                found: entry.shape.clone(),
+                expected: shape.to_vec(),
+            });
+        }
+        Ok(entry)
+    }
+}
+
+/// The content of a file, but only if it begins like a safetensors file of its size: a foreign file of any size is turned away after 8
+/// bytes.
+fn content(path: &Path) -> Result<Content, ArtifactError> {
+    let mut file = File::open(path).map_err(ArtifactError::Read)?;
+    let metadata = file.metadata().map_err(ArtifactError::Read)?;
+    if !metadata.is_file() {
+        return Err(ArtifactError::NotAFile);
+    }
+    let mut bytes = Vec::new();
+    file.by_ref().take(8).read_to_end(&mut bytes).map_err(ArtifactError::Read)?;
+    format::header_len(&bytes, metadata.len())?;
+    // SAFETY: The file is only read. Who changes it meanwhile breaks the promise that `load` asks for.
+    if let Ok(map) = unsafe { memmap2::Mmap::map(&file) } {
+        return Ok(Content::Mapped(map));
+    }
+    file.read_to_end(&mut bytes).map_err(ArtifactError::Read)?;
+    Ok(Content::Bytes(bytes))
+}

@@ -1,0 +1,312 @@
+//! [`Program`]: the steps that a graph becomes. Passes over the graph fold normalizations, residual additions and activations into the
+//! products before them, hand codes from product to product, put products of one input together, and assign memory once.
+
+use crate::graph::{Activation, Graph, Node, Op, Value};
+
+/// Steps in order, and where their values lie.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Program {
+    pub steps: Vec<Step>,
+    /// The layers with what follows them; a layer that several nodes use is there as often.
+    pub uses: Vec<Use>,
+    /// The slot of each node's value.
+    pub values: Vec<usize>,
+    /// The last step that reads each node's value.
+    pub until: Vec<usize>,
+    /// The slot of the codes that each use takes.
+    pub codes: Vec<usize>,
+    /// How many slots there are for values and for codes.
+    pub slots: [usize; 2],
+    /// The attentions, in order.
+    pub attentions: usize,
+    /// Whether the input is read by layers only, which take it as it comes, with the channels first.
+    pub input_as_it_comes: bool,
+}
+
+/// A layer and what is folded into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Use {
+    pub layer: usize,
+    pub norm: Option<usize>,
+    pub activation: Option<Activation>,
+}
+
+/// A step.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Step {
+    /// Products that do not depend on each other, of one input.
+    Products(Vec<Product>),
+    /// `silu(gate) * up`
+    Gate { gate: Value, up: Value, output: Value },
+    /// Any other operation.
+    Op { op: Op, inputs: Vec<Value>, output: Value },
+}
+
+/// One product.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Product {
+    /// The number of its [`Use`].
+    pub of: usize,
+    pub input: Value,
+    /// Whether the product that made the input made the codes of it that this one takes.
+    pub has_codes: bool,
+    /// What is added before the activation.
+    pub residual: Option<Value>,
+    pub output: Value,
+    /// Whether somebody reads the result as values.
+    pub values: bool,
+    /// The use that takes the result as codes.
+    pub codes_for: Option<usize>,
+}
+
+impl Step {
+    /// The values that it reads.
+    fn inputs(&self) -> Vec<Value> {
+        match self {
+            Self::Products(products) => {
+                products.iter().flat_map(|p| [p.input].into_iter().chain(p.residual)).collect()
+            }
+            Self::Gate { gate, up, .. } => vec![*gate, *up],
+            Self::Op { op: Op::Enlarge, inputs, .. } => vec![inputs[0]],
+            Self::Op { inputs, .. } => inputs.clone(),
+        }
+    }
+
+    fn outputs(&self) -> Vec<Value> {
+        match self {
+            Self::Products(products) => products.iter().map(|p| p.output).collect(),
+            Self::Gate { output, .. } | Self::Op { output, .. } => vec![*output],
+        }
+    }
+}
+
+/// What the nodes of a graph become: a node is folded into another one, or it stays.
+struct Folded {
+    /// The node that has the value of this one in the end.
+    last: Vec<Value>,
+    /// The product that ends at a node.
+    products: Vec<Option<Product>>,
+    uses: Vec<Use>,
+}
+
+impl Program {
+    /// The program of a graph whose layers compute in integers where `integer` says so.
+    pub fn new(graph: &Graph, integer: &[bool]) -> Self {
+        let folded = fold(graph);
+        let mut steps = schedule(graph, folded.products, &folded.last);
+        hand_on_codes(&mut steps, &folded.uses, integer, graph.nodes().len() - 1);
+        let attentions = graph.nodes().iter().filter(|node| matches!(node.op, Op::Attention(_))).count();
+        let as_it_comes = |step: &Step| match step {
+            Step::Products(products) => products.iter().all(|p| p.residual != Some(0)),
+            Step::Op { op: Op::Flatten, .. } => true,
+            other => !other.inputs().contains(&0),
+        };
+        let input_as_it_comes = steps.iter().all(as_it_comes);
+        let mut program = Self { steps, uses: folded.uses, attentions, input_as_it_comes, ..Self::default() };
+        program.assign_memory(graph.nodes().len());
+        program
+    }
+
+    /// Gives each value and each use's codes a slot, which others have before and after.
+    fn assign_memory(&mut self, nodes: usize) {
+        let mut until = [vec![0; nodes], vec![0; self.uses.len()]];
+        for (at, step) in self.steps.iter().enumerate() {
+            step.inputs().into_iter().for_each(|value| until[0][value] = at);
+            if let Step::Products(products) = step {
+                products.iter().for_each(|product| until[1][product.of] = at);
+            }
+        }
+        // The result stays.
+        until[0][nodes - 1] = self.steps.len();
+        let mut slots = [Slots::default(), Slots::default()];
+        let mut of = [vec![usize::MAX; nodes], vec![usize::MAX; self.uses.len()]];
+        if !self.input_as_it_comes {
+            of[0][0] = slots[0].take(until[0][0]);
+        }
+        for (at, step) in self.steps.iter().enumerate() {
+            let mut take = |kind: usize, entry: usize| {
+                if of[kind][entry] == usize::MAX {
+                    of[kind][entry] = slots[kind].take(until[kind][entry].max(at));
+                }
+            };
+            step.outputs().into_iter().for_each(|value| take(0, value));
+            if let Step::Products(products) = step {
+                // The input's codes, if they are made in this step, and those that are handed on.
+                products.iter().for_each(|p| take(1, p.of));
+                products.iter().filter_map(|p| p.codes_for).for_each(|next| take(1, next));
+            }
+            slots.iter_mut().for_each(|slots| slots.free(at));
+        }
+        [self.values, self.codes] = of;
+        [self.until, _] = until;
+        self.slots = slots.map(|slots| slots.busy_until.len());
+    }
+}
+
+/// Slots of memory.
+#[derive(Default)]
+struct Slots {
+    /// The last step that reads what is in each; `None` in a free one.
+    busy_until: Vec<Option<usize>>,
+}
+
+impl Slots {
+    fn take(&mut self, until: usize) -> usize {
+        let free = self.busy_until.iter().position(Option::is_none);
+        let slot = free.unwrap_or_else(|| {
+            self.busy_until.push(None);
+            self.busy_until.len() - 1
+        });
+        self.busy_until[slot] = Some(until);
+        slot
+    }
+
+    fn free(&mut self, done: usize) {
+        for until in &mut self.busy_until {
+            until.take_if(|until| *until <= done);
+        }
+    }
+}
+
+/// Folds what follows layers into them: BatchNorm, then an addition, then ReLU, each if nobody else reads what is before it.
+fn fold(graph: &Graph) -> Folded {
+    let nodes = graph.nodes();
+    // Those that read more than a size.
+    let mut readers: Vec<Vec<Value>> = vec![vec![]; nodes.len()];
+    for (at, Node { op, inputs }) in nodes.iter().enumerate() {
+        let read = if *op == Op::Enlarge { &inputs[..1] } else { &inputs[..] };
+        read.iter().for_each(|&input| readers[input].push(at));
+    }
+    let only_reader = |value: Value| match readers[value][..] {
+        [reader] => Some((reader, &nodes[reader])),
+        _ => None,
+    };
+    let mut folded = Folded { last: (0..nodes.len()).collect(), products: vec![None; nodes.len()], uses: vec![] };
+    for (at, Node { op, inputs }) in nodes.iter().enumerate() {
+        let Op::Layer(layer) = *op else { continue };
+        let mut chain = vec![at];
+        let mut end = at;
+        let mut of = Use { layer, norm: None, activation: None };
+        let mut residual = None;
+        if let Some((reader, Node { op: Op::BatchNorm(norm), .. })) = only_reader(end) {
+            (of.norm, end) = (Some(*norm), reader);
+            chain.push(end);
+        }
+        if let Some((reader, Node { op: Op::Add, inputs })) = only_reader(end)
+            && folded.products[reader].is_none()
+            && folded.last[reader] == reader
+            && inputs[0] != inputs[1]
+        {
+            residual = inputs.iter().copied().find(|&input| input != end);
+            end = reader;
+            chain.push(end);
+        }
+        if let Some((reader, Node { op: Op::Activation(activation), .. })) = only_reader(end)
+            && *activation != Activation::Silu
+        {
+            (of.activation, end) = (Some(*activation), reader);
+            chain.push(end);
+        }
+        chain.iter().for_each(|&node| folded.last[node] = end);
+        // Whoever comes later finds the addition taken.
+        folded.products[end] = Some(Product {
+            of: folded.uses.len(),
+            input: inputs[0],
+            has_codes: false,
+            residual,
+            output: end,
+            values: false,
+            codes_for: None,
+        });
+        folded.uses.push(of);
+    }
+    folded
+}
+
+/// The steps that are left, in the order of the nodes that they end at.
+fn schedule(graph: &Graph, mut products: Vec<Option<Product>>, last: &[Value]) -> Vec<Step> {
+    let nodes = graph.nodes();
+    let gated = gated(graph);
+    let is_alone = |node: Value| matches!(nodes[node].op, Op::Layer(_));
+    let mut steps: Vec<Step> = vec![];
+    for (at, Node { op, inputs }) in nodes.iter().enumerate() {
+        let inputs: Vec<Value> = inputs.iter().map(|&input| last[input]).collect();
+        if let Some(mut product) = products[at].take() {
+            product.input = last[product.input];
+            product.residual = product.residual.map(|value| last[value]);
+            let joins = |other: &Product| other.input == product.input && is_alone(other.output);
+            match steps.last_mut() {
+                Some(Step::Products(group))
+                    if group.len() < TOGETHER && is_alone(at) && group.iter().all(joins) =>
+                {
+                    group.push(product);
+                }
+                _ => steps.push(Step::Products(vec![product])),
+            }
+            continue;
+        }
+        let folded = last[at] != at || gated[at] || matches!(op, Op::Images { .. } | Op::Tokens);
+        match inputs.iter().position(|&input| gated[input]) {
+            _ if folded => {}
+            Some(side) => {
+                let gate = last[nodes[inputs[side]].inputs[0]];
+                steps.push(Step::Gate { gate, up: inputs[1 - side], output: at });
+            }
+            None => steps.push(Step::Op { op: *op, inputs, output: at }),
+        }
+    }
+    steps
+}
+
+/// The most products in one step.
+pub(crate) const TOGETHER: usize = 4;
+
+/// Which nodes are a SiLU that only a multiplication reads, whose other side is something else: both are one step.
+fn gated(graph: &Graph) -> Vec<bool> {
+    let (nodes, readers) = (graph.nodes(), graph.readers());
+    let mut gated = vec![false; nodes.len()];
+    for (at, node) in nodes.iter().enumerate() {
+        if node.op == Op::Activation(Activation::Silu)
+            && let [reader] = readers[at][..]
+            && let Node { op: Op::Multiply, inputs } = &nodes[reader]
+        {
+            gated[at] = inputs[0] != inputs[1] && !inputs.iter().any(|&input| gated[input]);
+        }
+    }
+    gated
+}
+
+/// Lets products make the codes that one of their readers takes, and says which results are read as values.
+fn hand_on_codes(steps: &mut [Step], uses: &[Use], integer: &[bool], result: Value) {
+    let mut is_read = vec![false; result + 1];
+    is_read[result] = true;
+    // The reader of each product's result that gets codes: the first one.
+    let mut codes_for = vec![None; result + 1];
+    let mut makes_codes = vec![false; result + 1];
+    for step in steps.iter_mut() {
+        match step {
+            Step::Products(products) => {
+                for product in products {
+                    let in_integers = integer[uses[product.of].layer];
+                    if in_integers && makes_codes[product.input] && codes_for[product.input].is_none() {
+                        codes_for[product.input] = Some(product.of);
+                        product.has_codes = true;
+                    } else {
+                        is_read[product.input] = true;
+                    }
+                    product.residual.into_iter().for_each(|value| is_read[value] = true);
+                    makes_codes[product.output] = in_integers;
+                }
+            }
+            other => other.inputs().into_iter().for_each(|value| is_read[value] = true),
+        }
+    }
+    for step in steps {
+        if let Step::Products(products) = step {
+            for product in products {
+                product.values = is_read[product.output];
+                product.codes_for = codes_for[product.output];
+            }
+        }
+    }
+}

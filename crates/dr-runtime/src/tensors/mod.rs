@@ -1,0 +1,221 @@
+//! [`Network`]: a saved network on any device of Burn: on slices where that is this computer's processor, on tensors elsewhere.
+
+mod device;
+mod ops;
+
+pub use ops::{Text, TensorCache, enlarge};
+
+use crate::file::Artifact;
+use crate::graph::Graph;
+use crate::host::{self, Arithmetic, Input, LayerParts};
+use crate::RuntimeError;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use device::OnDevice;
+use dr_precision::Precision;
+use std::time::Duration;
+
+/// What goes in and out of networks.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// `[batch, channels, rows, columns]`
+    Images(Tensor<4>),
+    /// `[n, features]`
+    Rows(Tensor<2>),
+    /// `[batch, positions]`
+    Tokens(Tensor<2, Int>),
+}
+
+impl From<Tensor<4>> for Value {
+    fn from(images: Tensor<4>) -> Self {
+        Self::Images(images)
+    }
+}
+
+impl From<Tensor<2>> for Value {
+    fn from(rows: Tensor<2>) -> Self {
+        Self::Rows(rows)
+    }
+}
+
+impl From<Tensor<2, Int>> for Value {
+    fn from(tokens: Tensor<2, Int>) -> Self {
+        Self::Tokens(tokens)
+    }
+}
+
+impl Value {
+    /// What it is.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Images(_) => "images",
+            Self::Rows(_) => "rows",
+            Self::Tokens(_) => "tokens",
+        }
+    }
+}
+
+/// A saved network in integers or with packed weights, at one of its precisions, on a device.
+#[derive(Clone, Debug)]
+pub struct Network(Engine);
+
+#[derive(Clone, Debug)]
+enum Engine {
+    Host(host::Network, Device),
+    Device(OnDevice),
+}
+
+/// What a language model keeps of the earlier positions of a text.
+#[derive(Clone, Debug, Default)]
+pub struct Cache {
+    host: host::Cache,
+    tensors: TensorCache,
+}
+
+impl Cache {
+    /// One for a new text.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Positions that it has.
+    #[must_use]
+    pub fn positions(&self) -> usize {
+        self.host.positions().max(self.tensors.positions())
+    }
+}
+
+impl Network {
+    /// The network of a file at `precision`, on `device`.
+    ///
+    /// # Errors
+    /// A file without a graph, a float network, a precision that it does not have, tensors that are missing or of another shape;
+    /// convolutions with [`Arithmetic::WeightOnly`].
+    pub fn load(
+        artifact: &Artifact, precision: Precision, arithmetic: Arithmetic, device: &Device,
+    ) -> Result<Self, RuntimeError> {
+        let device = device.clone().inner();
+        Ok(Self(if device == Device::flex() {
+            Engine::Host(host::Network::load_with(artifact, Some(precision), arithmetic)?, device)
+        } else {
+            Engine::Device(OnDevice::load(artifact, precision, arithmetic, &device)?)
+        }))
+    }
+
+    /// The result for images or tokens: `[n, features]`.
+    ///
+    /// # Errors
+    /// An input of another kind, size or device; a network whose result is images.
+    pub fn forward(&self, input: impl Into<Value>) -> Result<Tensor<2>, RuntimeError> {
+        Ok(self.timed(input.into(), false)?.0)
+    }
+
+    /// The same, and how long each layer of the graph took, with the quantization of its input. The device is waited for after each step.
+    ///
+    /// # Errors
+    /// Those of [`Network::forward`].
+    pub fn forward_timed(
+        &self, input: impl Into<Value>,
+    ) -> Result<(Tensor<2>, Vec<Duration>), RuntimeError> {
+        self.timed(input.into(), true)
+    }
+
+    fn timed(&self, input: Value, timed: bool) -> Result<(Tensor<2>, Vec<Duration>), RuntimeError> {
+        let (network, device) = match &self.0 {
+            Engine::Host(network, device) => (network, device),
+            Engine::Device(network) => return network.forward(input, timed),
+        };
+        let run = |input: Input| match timed {
+            true => network.forward_timed(input),
+            false => Ok((network.forward(input)?, vec![])),
+        };
+        let (output, times) = match input {
+            Value::Images(images) => {
+                let (shape, data) = (images.dims(), images.inner().into_data());
+                let data = if data.dtype == DType::F32 { data } else { data.convert::<f32>() };
+                run(Input::Images { values: slice(&data)?, shape })?
+            }
+            Value::Tokens(tokens) => {
+                let ([batch, _], data) = (tokens.dims(), tokens.into_data().convert::<i32>());
+                let ids: Vec<u32> = slice::<i32>(&data)?.iter().map(|id| id.cast_unsigned()).collect();
+                run(Input::Tokens { ids: &ids, batch })?
+            }
+            Value::Rows(_) => return Err(wrong("rows", "images or tokens")),
+        };
+        match output.shape[..] {
+            [n, features] => {
+                let data = TensorData::new(output.values, [n, features]);
+                Ok((Tensor::from_data(data, device), times))
+            }
+            _ => Err(wrong("a network whose result is images", "one that gives rows")),
+        }
+    }
+
+    /// Reads the tokens that follow those of `cache` in one text, and gives the logits of what comes next.
+    ///
+    /// # Errors
+    /// No token, more positions than the context has, a token that is not in the vocabulary, a cache of another network.
+    pub fn read(&self, tokens: &[u32], cache: &mut Cache) -> Result<Vec<f32>, RuntimeError> {
+        match &self.0 {
+            Engine::Host(network, _) => network.read(tokens, &mut cache.host),
+            Engine::Device(network) => network.read(tokens, &mut cache.tensors),
+        }
+    }
+
+    /// Switches all layers to another precision, by shifts of the stored codes; those at the edges keep their bits.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Precision`] if the network has no such precision; it then stays as it is.
+    pub fn switch(&mut self, precision: Precision) -> Result<(), RuntimeError> {
+        match &mut self.0 {
+            Engine::Host(network, _) => network.switch(precision),
+            Engine::Device(network) => network.switch(precision),
+        }
+    }
+
+    /// The precision it computes at.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        match &self.0 {
+            Engine::Host(network, _) => network.precision().expect("loaded at a precision"),
+            Engine::Device(network) => network.precision(),
+        }
+    }
+
+    /// What it computes.
+    #[must_use]
+    pub fn graph(&self) -> &Graph {
+        match &self.0 {
+            Engine::Host(network, _) => network.graph(),
+            Engine::Device(network) => network.graph(),
+        }
+    }
+
+    /// Bytes of the layers that a pass at this precision reads: prepared codes with their padding, multipliers and addends, scales
+    /// and zero points of the inputs.
+    #[must_use]
+    pub fn model_bytes(&self) -> usize {
+        match &self.0 {
+            Engine::Host(network, _) => network.model_bytes(),
+            Engine::Device(network) => network.model_bytes(),
+        }
+    }
+
+    /// A layer at its precision, if the network is on slices and computes it in integers.
+    #[must_use]
+    pub fn layer(&self, layer: usize) -> Option<LayerParts> {
+        match &self.0 {
+            Engine::Host(network, _) => network.layer(layer),
+            Engine::Device(_) => None,
+        }
+    }
+}
+
+fn slice<E: burn::tensor::Element>(data: &TensorData) -> Result<&[E], RuntimeError> {
+    data.as_slice().map_err(|error| wrong(&format!("{error:?}"), "values that can be read"))
+}
+
+fn wrong(found: &str, expected: &str) -> RuntimeError {
+    RuntimeError::Input { found: found.to_owned(), expected: expected.to_owned() }
+}

@@ -1,0 +1,181 @@
+//! [`Tokenizer`]: texts as numbers and back, in the format of Hugging Face's `tokenizers`.
+
+use super::TextError;
+use std::fmt;
+use std::path::Path;
+use tokenizers::models::TrainerWrapper;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+
+/// Turns texts into tokens and back.
+#[derive(Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    /// As it was read, or would be written.
+    json: Vec<u8>,
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokenizer").field("vocabulary", &self.vocabulary()).finish_non_exhaustive()
+    }
+}
+
+fn wrong(error: impl fmt::Display) -> TextError {
+    TextError::Tokenizer(error.to_string().replace('\n', " "))
+}
+
+impl Tokenizer {
+    /// Reads the content of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn from_json(json: &[u8]) -> Result<Self, TextError> {
+        let inner = tokenizers::Tokenizer::from_bytes(json).map_err(wrong)?;
+        Ok(Self { inner, json: json.to_vec() })
+    }
+
+    /// Reads a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// If it cannot be read or is none.
+    pub fn load(path: &Path) -> Result<Self, TextError> {
+        let json = std::fs::read(path).map_err(|source| TextError::Read { path: path.into(), source })?;
+        Self::from_json(&json).map_err(|error| match error {
+            TextError::Tokenizer(reason) => TextError::Tokenizer(format!("`{}`: {reason}", path.display())),
+            other => other,
+        })
+    }
+
+    /// Learns byte pairs from a text: at most `vocabulary` tokens, of which 256 are single bytes, so that there is no text
+    /// without tokens. The same text gives the same tokenizer.
+    ///
+    /// # Errors
+    /// What the library says.
+    pub fn train(text: &str, vocabulary: usize) -> Result<Self, TextError> {
+        let mut inner = tokenizers::Tokenizer::new(BPE::default());
+        inner.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
+        inner.with_decoder(Some(ByteLevel::default()));
+        let trainer = BpeTrainer::builder()
+            .vocab_size(vocabulary)
+            .show_progress(false)
+            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+            .build();
+        inner.train(&mut TrainerWrapper::from(trainer), text.split_inclusive('\n')).map_err(wrong)?;
+        let json = inner.to_string(false).map_err(wrong)?;
+        // Read again: so it is what a file would give.
+        Self::from_json(json.as_bytes())
+    }
+
+    /// The `tokenizer.json`.
+    #[must_use]
+    pub fn json(&self) -> &[u8] {
+        &self.json
+    }
+
+    /// One more than the largest token.
+    #[must_use]
+    pub fn vocabulary(&self) -> usize {
+        let largest = self.inner.get_vocab(true).into_values().max();
+        largest.map_or(0, |largest| largest as usize + 1)
+    }
+
+    /// Whether a model of so many tokens knows all of this tokenizer's.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn check(&self, vocabulary: usize) -> Result<(), TextError> {
+        let found = self.vocabulary();
+        match found <= vocabulary {
+            true => Ok(()),
+            false => Err(TextError::Vocabulary { found, expected: vocabulary }),
+        }
+    }
+
+    /// The token of this name, `</s>` for example.
+    #[must_use]
+    pub fn token(&self, name: &str) -> Option<u32> {
+        self.inner.token_to_id(name)
+    }
+
+    /// The tokens of a text; with `special`, those that mark its beginning, for example, too.
+    ///
+    /// # Errors
+    /// What the library says.
+    pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, TextError> {
+        Ok(self.inner.encode(text, special).map_err(wrong)?.get_ids().to_vec())
+    }
+
+    /// The text of tokens.
+    ///
+    /// # Errors
+    /// What the library says.
+    pub fn decode(&self, tokens: &[u32]) -> Result<String, TextError> {
+        self.inner.decode(tokens, true).map_err(wrong)
+    }
+
+    /// Turns tokens into text one by one.
+    #[must_use]
+    pub fn stream(&self) -> TextStream<'_> {
+        TextStream { tokenizer: &self.inner, ids: vec![], prefix: String::new(), prefix_index: 0 }
+    }
+}
+
+/// The text of tokens that come one by one.
+pub struct TextStream<'a> {
+    tokenizer: &'a tokenizers::Tokenizer,
+    ids: Vec<u32>,
+    prefix: String,
+    prefix_index: usize,
+}
+
+impl fmt::Debug for TextStream<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TextStream")
+    }
+}
+
+impl TextStream<'_> {
+    /// What the next token adds to the text: nothing while a character is incomplete.
+    ///
+    /// # Errors
+    /// What the library says.
+    pub fn push(&mut self, token: u32) -> Result<String, TextError> {
+        let added = tokenizers::step_decode_stream(
+            self.tokenizer,
+            vec![token],
+            true,
+            &mut self.ids,
+            &mut self.prefix,
+            &mut self.prefix_index,
+        );
+        Ok(added.map_err(wrong)?.unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_come_back() {
+        let text = "To be, or not to be.\n\tÄ ß — 🙂\n";
+        let tokenizer = Tokenizer::train(&text.repeat(9), 300).expect("a tokenizer");
+        assert!(tokenizer.vocabulary() > 256 && tokenizer.vocabulary() <= 300, "{tokenizer:?}");
+        let tokens = tokenizer.encode(text, false).expect("tokens");
+        assert_eq!(tokenizer.decode(&tokens).expect("a text"), text);
+        let mut stream = tokenizer.stream();
+        let streamed: String = tokens.iter().map(|&token| stream.push(token).expect("a part")).collect();
+        assert_eq!(streamed, text);
+        let again = Tokenizer::from_json(tokenizer.json()).expect("the same tokenizer");
+        assert_eq!(again.encode(text, false).expect("tokens"), tokens);
+    }
+
+    #[test]
+    fn a_file_that_is_no_tokenizer() {
+        for json in [&b""[..], b"{}", b"[1, 2]", b"\xff\xfe"] {
+            let message = Tokenizer::from_json(json).unwrap_err().to_string();
+            assert!(message.starts_with("tokenizer: ") && !message.contains('\n'), "{message}");
+        }
+    }
+}
