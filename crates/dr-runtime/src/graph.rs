@@ -715,6 +715,36 @@ impl Graph {
         }
     }
 
+    /// The same with the layers numbered in the order in which they are computed first, and the number that each had: an embedding
+    /// may name one before.
+    #[must_use]
+    pub fn in_order(mut self) -> (Self, Vec<usize>) {
+        let Parts { layers, embeddings, nodes, .. } = &mut self.parts;
+        let mut order: Vec<usize> = vec![];
+        let computed = nodes.iter().filter_map(|node| match node.op {
+            Op::Layer(layer) => Some(layer),
+            _ => None,
+        });
+        for layer in computed.chain(0..layers.len()) {
+            if !order.contains(&layer) {
+                order.push(layer);
+            }
+        }
+        let mut numbers = vec![0; order.len()];
+        order.iter().enumerate().for_each(|(new, &old)| numbers[old] = new);
+        *layers = order.iter().map(|&old| layers[old].clone()).collect();
+        let named = embeddings.iter_mut().filter_map(|embedding| match embedding {
+            Embedding::Layer(layer) => Some(layer),
+            Embedding::Own { .. } => None,
+        });
+        let used = nodes.iter_mut().filter_map(|node| match &mut node.op {
+            Op::Layer(layer) => Some(layer),
+            _ => None,
+        });
+        named.chain(used).for_each(|layer| *layer = numbers[*layer]);
+        (self, order)
+    }
+
     /// The nodes that read the value of each node.
     #[must_use]
     pub fn readers(&self) -> Vec<Vec<Value>> {

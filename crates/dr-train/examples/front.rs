@@ -17,7 +17,6 @@ use dr_train::evaluation::measure;
 use dr_train::experiment::calibration_batches;
 use dr_train::files::write_atomically;
 use dr_train::mixed::{Budget, Candidates, Hasb, Traces};
-use dr_train::models::ConvNet;
 use dr_train::report::NumberFormat;
 use plotters::prelude::*;
 use serde::Serialize;
@@ -72,7 +71,7 @@ fn measure_run(run: &Path) -> Result<Vec<Point>, Box<dyn Error>> {
 
     let candidates = |terms| -> Result<Candidates, Box<dyn Error>> {
         let mut candidates = Candidates::new(&artifact, Widths::Together, &[])?;
-        candidates.predict_losses::<ConvNet>(&artifact, &traces, terms, batches.clone(), &device)?;
+        candidates.predict_losses(&artifact, &traces, terms, batches.clone(), &device)?;
         Ok(candidates)
     };
     let (weights, both) = (candidates(LossTerms::Weights)?, candidates(LossTerms::Both)?);
@@ -84,7 +83,7 @@ fn measure_run(run: &Path) -> Result<Vec<Point>, Box<dyn Error>> {
         let picks = both.uniform(precision).ok_or("a precision that the layers do not have")?;
         plans.push((precision.to_string(), both.plan(&picks)));
     }
-    let mut network = artifact.network::<ConvNet>(&device)?;
+    let mut network = artifact.network(&device)?;
     let (set, together) = (&description.precisions, Widths::Together);
     let random = Hasb::new(&mut network, &[], set, together, Sampling::Uniform, description.seed);
     let names: Vec<String> = random.names().map(str::to_owned).collect();
@@ -96,7 +95,7 @@ fn measure_run(run: &Path) -> Result<Vec<Point>, Box<dyn Error>> {
     let count = plans.len();
     let mut points = vec![];
     for (i, (name, plan)) in plans.into_iter().enumerate() {
-        let packed = artifact.export_plan::<ConvNet>(&plan, &batches, &device)?;
+        let packed = artifact.export_plan(&plan, &batches, &device)?;
         let measured = measure(&packed, &[NumberFormat::Mixed], &test, Engine::Integer, &device)?[0];
         let find = |candidates: &Candidates| {
             let position = |(layer, (_, precision)): (&dr_train::mixed::LayerCandidates, (&str, _))| {

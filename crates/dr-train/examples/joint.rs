@@ -1,102 +1,55 @@
-//! A network of one's own, trained for four precisions at once, and then run in integers and switched: what `dr-train` does with
-//! its networks, from Rust.
+//! A network of one's own, trained for four precisions at once, saved, and run in integers and switched: what `dr-train` does with
+//! its networks, from Rust. The network is written once, and the program knows its file:
 //!
 //! ```text
 //! cargo run --release -p dr-train --example joint -- FOLDER
+//! cargo run --release -p dr-train -- eval FOLDER/model.safetensors
+//! cargo run --release -p dr-train -- export FOLDER/model.safetensors --precision 4 --out four.onnx
+//! cargo run --release -p dr-train -- latency FOLDER/model.safetensors
 //! ```
 //!
-//! Checkpoints go into the folder. On the embedded digits it takes some seconds.
+//! Checkpoints go into the folder, too. On the embedded digits it takes some seconds.
 
-use burn::module::{Module, ParamId};
-use burn::tensor::{Device, Int, Tensor, activation::relu};
+use burn::module::Module;
+use burn::tensor::Device;
 use burn::train::Interrupter;
-use dr_precision::{Precision, PrecisionSet};
-use dr_train::config::DatasetKind;
+use dr_precision::PrecisionSet;
+use dr_runtime::graph::Op;
+use dr_train::artifact::{Artifact, ArtifactKind, Description};
+use dr_train::config::{DatasetKind, Engine, ModelKind};
 use dr_train::data::{self, Augmentation, DataSource, ImageLoader, TrainingLoader};
+use dr_train::evaluation::{formats, measure};
 use dr_train::experiment::calibration_batches;
-use dr_train::models::{NamedLayer, Network};
 use dr_train::nn::{
-    IntLinear, IntegerError, Layer, Pass, PrecisionNorm, QuantConfig, QuantLinear, QuantLinearConfig,
+    Executor, Model, Network, PrecisionNorm, PrecisionNormConfig, QuantConfig, QuantConv2d,
+    QuantConv2dConfig, QuantLinear, QuantLinearConfig,
 };
 use dr_train::report::{NumberFormat, TrainPhase};
-use dr_train::training::{Objective, Phase, evaluate, run_phase, score};
+use dr_train::training::{Objective, Phase, run_phase};
 use rand::SeedableRng;
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Two linear layers. What is quantized is made of the layers of `dr_train::nn`; the rest can be any Burn module.
+const CHANNELS: usize = 16;
+
+/// Two branches that look at the same image with kernels of different sizes, a residual around a third convolution, and a linear
+/// layer. What is quantized is made of the layers of `dr_train::nn`.
 #[derive(Module, Debug)]
-struct Mlp {
-    hidden: QuantLinear,
-    output: QuantLinear,
+struct Branches {
+    near: QuantConv2d,
+    near_norm: PrecisionNorm,
+    far: QuantConv2d,
+    far_norm: PrecisionNorm,
+    mix: QuantConv2d,
+    mix_norm: PrecisionNorm,
+    head: QuantLinear,
 }
 
-impl Network for Mlp {
-    type Input = Tensor<4>;
-    type Target = Tensor<1, Int>;
-
-    fn forward(&self, images: Tensor<4>, pass: &Pass) -> Tensor<2> {
-        let hidden = relu(self.hidden.forward(images.flatten(1, 3), pass));
-        self.output.forward(hidden, pass)
-    }
-
-    fn layers(&mut self) -> Vec<NamedLayer<'_>> {
-        // Neither is pinned: both have the precision of the pass.
-        let named = |name: &str, layer, after_relu| NamedLayer {
-            name: name.to_owned(),
-            layer,
-            pinned: false,
-            after_relu,
-        };
-        vec![
-            named("hidden", Layer::Linear(&mut self.hidden), false),
-            named("output", Layer::Linear(&mut self.output), true),
-        ]
-    }
-
-    fn norms_after(&mut self) -> Vec<(ParamId, &mut PrecisionNorm)> {
-        vec![]
-    }
-}
-
-/// The same in integer arithmetic.
-#[derive(Clone)]
-struct IntMlp {
-    hidden: IntLinear,
-    output: IntLinear,
-}
-
-impl IntMlp {
-    fn forward(&self, images: Tensor<4>) -> Result<Tensor<2>, IntegerError> {
-        self.output.forward(relu(self.hidden.forward(images.flatten(1, 3))?))
-    }
-
-    fn switch(&mut self, precision: Precision) -> Result<(), IntegerError> {
-        self.hidden.as_conv2d_mut().switch(precision)?;
-        self.output.as_conv2d_mut().switch(precision)
-    }
-}
-
-fn main() -> Result<(), Box<dyn Error>> {
-    let folder = PathBuf::from(std::env::args().nth(1).ok_or("usage: joint FOLDER")?);
-    let device = Device::flex();
-    let data = data::load(&DataSource::new(DatasetKind::Digits, None, 1), None)?;
-    let normalization = &data.normalization;
-    let training = |epochs_from: u64| {
-        let (augmentation, device) = (Augmentation::usual(DatasetKind::Digits), device.clone().autodiff());
-        ImageLoader::training(data.train.clone(), normalization.clone(), 32, 1, augmentation, device)
-            .starting_at(epochs_from)
-    };
-    let evaluation = |images| ImageLoader::evaluation(images, normalization.clone(), 256, device.clone());
-
-    // In floats first.
-    let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(1);
-    let tracked = device.clone().autodiff();
-    let model = Mlp {
-        hidden: QuantLinearConfig::new([64, 128]).init(rng, &tracked),
-        output: QuantLinearConfig::new([128, 10]).init(rng, &tracked),
-    };
+impl Branches {
+    fn new(classes: usize, device: &Device) -> Self {
+        let tracked = device.clone().autodiff();
+    let model = Model::trace(&Branches::new(10, &tracked))?;
     let phase = Phase::new("float", TrainPhase::Float, folder.join("float"), 10, 0.1);
     let objective = Objective::new(vec![NumberFormat::Float]);
     let stop = Interrupter::new();
@@ -114,22 +67,25 @@ fn main() -> Result<(), Box<dyn Error>> {
     let joint =
         run_phase(&phase, model, objective, training(10), Arc::new(evaluation(data.valid.clone())), &stop)?;
 
-    // One model, four precisions; and the same in integers, switched in place.
-    let passes: Vec<Pass> = precisions.iter().map(Pass::at).collect();
-    let fake = evaluate(&joint.model, &evaluation(data.test.clone()), &passes)?;
-    let highest = precisions.highest();
-    let mut network = IntMlp {
-        hidden: joint.model.hidden.to_integer(highest)?,
-        output: joint.model.output.to_integer(highest)?,
+    // One file, four precisions. It says what the network computes: nothing else has to know it.
+    let input = data.train.shape().into();
+    let description = Description {
+        kind: ArtifactKind::MultiPrecision,
+        model: "branches".to_owned(),
+        width: CHANNELS,
+        normalization: normalization.clone(),
+        ..Description::new(DatasetKind::Digits, ModelKind::Resnet8, input, 10, precisions)
     };
+    let path = folder.join("model.safetensors");
+    Artifact::of(&joint.model, description)?.save(&path)?;
+    let artifact = Artifact::load(&path)?;
+    let formats = formats(&artifact);
+    let [fake, integers] = [Engine::Fake, Engine::Integer]
+        .map(|engine| measure(&artifact, &formats, &data.test, engine, &device));
     println!("precision  top-1 (%)  in integers");
-    for (precision, fake) in precisions.iter().zip(fake) {
-        network.switch(precision)?;
-        let networks = [network.clone()];
-        let integers = score(&evaluation(data.test.clone()), &networks, |network, images| {
-            Ok::<_, Box<dyn Error>>(network.forward(images)?)
-        })?;
-        println!("{precision:<9}  {:>9.2}  {:>11.2}", fake.top1, integers[0].top1);
+    for ((format, fake), integers) in formats.iter().zip(fake?).zip(integers?) {
+        println!("{format:<9}  {:>9.2}  {:>11.2}", fake.top1, integers.top1);
     }
+    println!("wrote {}", path.display());
     Ok(())
 }

@@ -13,7 +13,7 @@
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use dr_precision::Precision;
 use dr_train::artifact::{Artifact, InputShape};
-use dr_train::models::IntConvNet;
+use dr_train::runtime_stub::{Arithmetic, Network};
 use rand::SeedableRng;
 use std::error::Error;
 use std::path::Path;
@@ -58,12 +58,12 @@ fn batch_size(step: usize) -> usize {
 }
 
 /// The best of some passes.
-fn fastest(network: &IntConvNet, images: &Tensor<4>) -> Result<Duration, Box<dyn Error>> {
+fn fastest(network: &Network, images: &Tensor<4>) -> Result<Duration, Box<dyn Error>> {
     let passes = (0..10).map(|_| serve(network, images.clone()));
     passes.reduce(|a, b| Ok(a?.min(b?))).unwrap_or(Ok(Duration::ZERO))
 }
 
-fn serve(network: &IntConvNet, images: Tensor<4>) -> Result<Duration, Box<dyn Error>> {
+fn serve(network: &Network, images: Tensor<4>) -> Result<Duration, Box<dyn Error>> {
     let start = Instant::now();
     let _classes = network.forward(images)?.argmax(1).into_data();
     Ok(start.elapsed())
@@ -83,14 +83,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let quantization = artifact.description.quantization();
     let precisions = quantization.ok_or("a float model: expected a quantized one")?.precisions;
     let highest = precisions.highest();
-    let mut network = artifact.integer(highest, &device)?;
+    let mut network = Network::load(&artifact, highest, Arithmetic::Integer, &device)?;
 
     let InputShape { channels, height, width } = artifact.description.input;
     let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(1);
     let mut images = |batch: usize| {
         let shape = [batch, channels, height, width];
         let values = TensorData::random::<f32, _, _>(shape, Distribution::Normal(0.0, 1.0), rng);
-        Tensor::from_data(values, &device)
+        Tensor::<4>::from_data(values, &device)
     };
     let middle = images(32);
     let (mut useful, mut best) = (vec![], Duration::MAX);

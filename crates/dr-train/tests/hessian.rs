@@ -5,16 +5,17 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::optim::{GradientsParams, ModuleOptimizer, SgdConfig};
 use burn::tensor::activation::softmax;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Tensor};
 use dr_precision::PrecisionSet;
+use dr_runtime::graph::{Activation, Op};
 use dr_train::artifact::{Artifact, Description, InputShape};
 use dr_train::config::{DatasetKind, ModelKind};
 use dr_train::data::{self, DataSource, ImageBatch, ImageLoader, Splits};
 use dr_train::mixed::{HessianOptions, LayerTrace, Traces, traces};
-use dr_train::models::{ConvNet, ConvNetConfig, NamedLayer, Network};
+use dr_train::models::ConvNetConfig;
 use dr_train::nn::{
-    Layer, Pass, PrecisionNorm, PrecisionNormConfig, QuantConfig, QuantConv2d, QuantConv2dConfig,
-    QuantLinear, QuantLinearConfig,
+    Executor, Model, Network, Pass, PrecisionNorm, PrecisionNormConfig, QuantConfig, QuantConv2d,
+    QuantConv2dConfig, QuantLinear, QuantLinearConfig,
 };
 use rand::SeedableRng;
 
@@ -36,9 +37,7 @@ fn options(tolerance: f64, seed: u64) -> HessianOptions {
     HessianOptions { tolerance, seed, ..HessianOptions::default() }
 }
 
-fn estimate<M: Network<Input = Tensor<4>, Target = Tensor<1, Int>>>(
-    model: &M, loader: &dyn DataLoader<ImageBatch>, options: HessianOptions,
-) -> Traces {
+fn estimate(model: &Model, loader: &dyn DataLoader<ImageBatch>, options: HessianOptions) -> Traces {
     traces(model, loader, &options, |_, _| ()).expect("traces")
 }
 
@@ -49,20 +48,13 @@ struct Regression {
 }
 
 impl Network for Regression {
-    type Input = Tensor<4>;
-    type Target = Tensor<1, Int>;
-
-    fn forward(&self, images: Tensor<4>, pass: &Pass) -> Tensor<2> {
-        self.head.forward(images.flatten(1, 3), pass)
+    fn input(&self) -> Op {
+        Op::Images { channels: 1 }
     }
 
-    fn layers(&mut self) -> Vec<NamedLayer<'_>> {
-        let layer = Layer::Linear(&mut self.head);
-        vec![NamedLayer { name: "head".into(), layer, pinned: true, after_relu: false }]
-    }
-
-    fn norms_after(&mut self) -> Vec<(ParamId, &mut PrecisionNorm)> {
-        vec![]
+    fn forward<E: Executor>(&self, on: &mut E, images: E::Value) -> E::Value {
+        let pixels = on.flatten(images);
+        on.linear(pixels, &self.head)
     }
 }
 
@@ -94,36 +86,23 @@ impl Smooth {
 }
 
 impl Network for Smooth {
-    type Input = Tensor<4>;
-    type Target = Tensor<1, Int>;
-
-    fn forward(&self, images: Tensor<4>, pass: &Pass) -> Tensor<2> {
-        let x = self.conv1.forward_norm(images, &self.norm1, pass).tanh();
-        let x = self.conv2.forward_norm(x, &self.norm2, pass).tanh();
-        self.head.forward(x.flatten::<3>(2, 3).mean_dim(2).squeeze_dim::<2>(2), pass)
+    fn input(&self) -> Op {
+        Op::Images { channels: 1 }
     }
 
-    fn layers(&mut self) -> Vec<NamedLayer<'_>> {
-        let named =
-            |name: &str, layer| NamedLayer { name: name.into(), layer, pinned: false, after_relu: false };
-        vec![
-            named("conv1", Layer::Conv2d(&mut self.conv1)),
-            named("conv2", Layer::Conv2d(&mut self.conv2)),
-            named("head", Layer::Linear(&mut self.head)),
-        ]
-    }
-
-    fn norms_after(&mut self) -> Vec<(ParamId, &mut PrecisionNorm)> {
-        let (first, second) = (self.conv1.weight_id(), self.conv2.weight_id());
-        vec![(first, &mut self.norm1), (second, &mut self.norm2)]
+    fn forward<E: Executor>(&self, on: &mut E, images: E::Value) -> E::Value {
+        let x = on.conv2d(images, &self.conv1, Some(&self.norm1));
+        let x = on.activation(x, Activation::Silu);
+        let x = on.conv2d(x, &self.conv2, Some(&self.norm2));
+        let x = on.activation(x, Activation::Silu);
+        let x = on.mean(x);
+        on.linear(x, &self.head)
     }
 }
 
 /// Trains a network for some steps of plain gradient descent, so that it is near where the loss bends upwards and BatchNorm's
 /// statistics are its own.
-fn train<M: Network<Input = Tensor<4>, Target = Tensor<1, Int>>>(
-    mut model: M, loader: &ImageLoader, steps: usize,
-) -> M {
+fn train(mut model: Model, loader: &ImageLoader, steps: usize) -> Model {
     let mut optimizer = ModuleOptimizer::from(SgdConfig::new().build());
     for batch in batches(loader).iter().cycle().take(steps) {
         let loss = loss(&model, batch);
@@ -133,15 +112,15 @@ fn train<M: Network<Input = Tensor<4>, Target = Tensor<1, Int>>>(
     model.valid().train()
 }
 
-fn loss<M: Network<Input = Tensor<4>, Target = Tensor<1, Int>>>(model: &M, batch: &ImageBatch) -> Tensor<1> {
+fn loss(model: &Model, batch: &ImageBatch) -> Tensor<1> {
     let logits = model.forward(batch.input.clone().autodiff(), &Pass::float());
     let cross_entropy = CrossEntropyLossConfig::new().init(&logits.device());
     cross_entropy.forward(logits, batch.labels.clone().autodiff())
 }
 
-fn resnet() -> ConvNet {
+fn resnet() -> Model {
     let config = ConvNetConfig { width: 2, ..ConvNetConfig::new(ModelKind::Resnet8, 1, CLASSES) };
-    train(config.init(3, &Device::flex().autodiff()), &digits(256, 64), 60)
+    train(Model::trace(&config.init(3, &Device::flex().autodiff())).unwrap(), &digits(256, 64), 60)
 }
 
 /// Adds a number to one weight of one layer, and tracks that layer's gradient.
@@ -166,9 +145,7 @@ impl ModuleMapper for Nudge {
 }
 
 /// The trace of a layer's block divided by its size, from the gradient's difference at each of the layer's weights.
-fn by_columns<M: Network<Input = Tensor<4>, Target = Tensor<1, Int>>>(
-    model: &M, layer: usize, batch: &ImageBatch, step: f32,
-) -> f64 {
+fn by_columns(model: &Model, layer: usize, batch: &ImageBatch, step: f32) -> f64 {
     let mut model = model.valid().freeze().train();
     let (id, shape) = {
         let layer = model.layers().remove(layer).layer;
@@ -201,6 +178,7 @@ fn softmax_regression_is_as_derived() {
     let device = Device::flex();
     let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(2);
     let model = Regression { head: QuantLinearConfig::new([64, CLASSES]).init(rng, &device) };
+    let model = Model::trace(&model).unwrap();
     // The block of class k is the mean of p_k (1 - p_k) x x^T.
     let batch = batches(&loader).remove(0);
     let p = softmax(model.forward(batch.input.clone(), &Pass::float()), 1);
@@ -218,7 +196,7 @@ fn softmax_regression_is_as_derived() {
 #[test]
 fn a_smooth_network_is_as_by_columns() {
     let loader = digits(64, 32);
-    let model = train(Smooth::new(&Device::flex().autodiff()), &loader, 60);
+    let model = train(Model::trace(&Smooth::new(&Device::flex().autodiff())).unwrap(), &loader, 60);
     let all = batches(&digits(64, 64)).remove(0);
     let exact: Vec<f64> = (0..3).map(|layer| by_columns(&model, layer, &all, 0.01)).collect();
     for seed in 1..=4 {
@@ -250,7 +228,7 @@ fn a_resnet_is_as_by_columns() {
 }
 
 /// The root mean square of a layer's weights.
-fn size<M: Network<Input = Tensor<4>, Target = Tensor<1, Int>>>(model: &mut M, layer: usize) -> f32 {
+fn size(model: &mut Model, layer: usize) -> f32 {
     struct Find(ParamId, f32);
     impl ModuleVisitor for Find {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -271,9 +249,8 @@ fn seeds_decide_and_networks_stay_as_they_are() {
     let input = InputShape { channels: 1, height: 8, width: 8 };
     let (dataset, kind) = (DatasetKind::Digits, ModelKind::Resnet8);
     let description = Description::new(dataset, kind, input, CLASSES, PrecisionSet::default());
-    let tensors = |model: &ConvNet| {
-        Artifact::of(model.clone(), description.clone()).expect("an artifact of the network").tensors
-    };
+    let tensors =
+        |model: &Model| Artifact::of(model, description.clone()).expect("an artifact of the network").tensors;
     let before = tensors(&model);
     let options = |seed| HessianOptions { max_samples: 10, ..options(0.01, seed) };
     let first = estimate(&model, &loader, options(1));
@@ -311,7 +288,7 @@ impl ModuleMapper for Spoil {
 #[test]
 fn what_cannot_be_measured_is_an_error() {
     let loader = digits(64, 32);
-    let error = |model: &ConvNet, loader: &dyn DataLoader<ImageBatch>, options| {
+    let error = |model: &Model, loader: &dyn DataLoader<ImageBatch>, options| {
         traces(model, loader, &options, |_, _| ()).expect_err("an error").to_string()
     };
     let mut model = resnet().valid();

@@ -6,9 +6,10 @@ use dr_precision::{Precision, PrecisionSet};
 use dr_train::artifact::{Artifact, ArtifactKind, Description, InputShape};
 use dr_train::config::{BatchNormKind, DatasetKind, ModelKind};
 use dr_train::latency::{LatencyOptions, PrecisionLatency, latency};
-use dr_train::models::{ConvNet, ConvNetConfig, Network};
-use dr_train::nn::{IntegerError, Pass, QuantConfig};
+use dr_train::models::ConvNetConfig;
+use dr_train::nn::{Model, Pass, QuantConfig};
 use dr_train::report::NumberFormat;
+use dr_train::runtime_stub::{Arithmetic, Network};
 use rand::SeedableRng;
 
 const CLASSES: usize = 10;
@@ -35,21 +36,39 @@ fn images(seed: u64, [count, channels, rows, columns]: [usize; 4], device: &Devi
 }
 
 /// A network with random weights whose BatchNorms have seen images in training mode, quantized without training, and again at each precision.
-fn network(kind: ModelKind, shape: [usize; 3], config: &QuantConfig, width: usize) -> ConvNet {
+fn network(kind: ModelKind, shape: [usize; 3], config: &QuantConfig, width: usize) -> Model {
     let [channels, rows, columns] = shape;
     let device = Device::flex().autodiff();
     let float = ConvNetConfig { width, ..ConvNetConfig::new(kind, channels, CLASSES) }.init(7, &device);
+    let float = Model::trace(&float).unwrap();
     for seed in 0..12 {
         float.forward(images(seed, [16, channels, rows, columns], &device), &Pass::float());
     }
     let plain = Device::flex();
-    let batches = (20..22).map(|seed| images(seed, [32, channels, rows, columns], &plain)).collect();
+    let batches: Vec<_> = (20..22).map(|seed| images(seed, [32, channels, rows, columns], &plain)).collect();
     let network = float.quantize(config, batches);
     // Each precision has statistics of its own, unless they share them.
     for (seed, precision) in (30..).zip(config.precisions.iter()) {
         network.forward(images(seed, [16, channels, rows, columns], &device), &Pass::at(precision));
     }
     network.valid()
+}
+
+/// The artifact of such a network.
+fn artifact_of(model: &Model, [channels, height, width]: [usize; 3], config: &QuantConfig) -> Artifact {
+    let input = InputShape { channels, height, width };
+    let batch_norm = if config.share_norm { BatchNormKind::Shared } else { BatchNormKind::PerPrecision };
+    let set = config.precisions.clone();
+    let description = Description {
+        kind: ArtifactKind::MultiPrecision,
+        batch_norm,
+        ..Description::new(DatasetKind::Digits, ModelKind::Resnet8, input, CLASSES, set)
+    };
+    Artifact::of(model, description).unwrap()
+}
+
+fn load(artifact: &Artifact, precision: Precision) -> Network {
+    Network::load(artifact, precision, Arithmetic::Integer, &Device::flex()).unwrap()
 }
 
 /// The values of logits `[batch, classes]`, an image each.
@@ -89,9 +108,10 @@ impl Agreement {
     }
 }
 
-fn compare(network: &ConvNet, precision: Precision, shape: [usize; 3], count: usize) -> Agreement {
+fn compare(
+    network: &Model, integer: &Network, precision: Precision, shape: [usize; 3], count: usize,
+) -> Agreement {
     let [channels, height, width] = shape;
-    let integer = network.to_integer(precision).unwrap();
     let mut agreement = Agreement::default();
     for seed in 0..count.div_ceil(250) as u64 {
         let images = images(100 + seed, [250, channels, height, width], &Device::flex());
@@ -115,8 +135,9 @@ fn integers_compute_what_fake_quantization_says() {
     ] {
         let config = QuantConfig { share_norm, ..QuantConfig::new(precisions()) };
         let network = network(kind, shape, &config, width);
+        let artifact = artifact_of(&network, shape, &config);
         for precision in precisions().iter() {
-            let found = compare(&network, precision, shape, 250);
+            let found = compare(&network, &load(&artifact, precision), precision, shape, 250);
             println!("{kind} {shape:?} {precision}: {found:?}");
             // A value next to the middle between two codes may be rounded either way: one step of one layer.
             assert!(found.close * 100 >= found.images * 85, "{kind} {precision}: {found:?}");
@@ -135,13 +156,14 @@ fn switching_is_as_good_as_converting_again() {
     let (config, shape) = (QuantConfig::new(precisions()), [3, 9, 8]);
     let network = network(ModelKind::Resnet8, shape, &config, 8);
     let images = images(3, [16, 3, 9, 8], &Device::flex());
-    let mut integer = network.to_integer(precisions().highest()).unwrap();
+    let artifact = artifact_of(&network, shape, &config);
+    let mut integer = load(&artifact, precisions().highest());
     let mut bytes = vec![];
     let down: Vec<Precision> = precisions().iter().collect();
     for precision in down.iter().chain(down.iter().rev()).copied() {
         integer.switch(precision).unwrap();
         assert_eq!(integer.precision(), precision);
-        let fresh = network.to_integer(precision).unwrap();
+        let fresh = load(&artifact, precision);
         let expected = rows(fresh.forward(images.clone()).unwrap());
         assert_eq!(rows(integer.forward(images.clone()).unwrap()), expected, "{precision}");
         assert_eq!(integer.model_bytes(), fresh.model_bytes());
@@ -154,9 +176,10 @@ fn switching_is_as_good_as_converting_again() {
 
 #[test]
 fn images_of_any_size_and_number() {
-    let network = network(ModelKind::Resnet8, [1, 8, 8], &QuantConfig::new(precisions()), 8);
+    let config = QuantConfig::new(precisions());
+    let network = network(ModelKind::Resnet8, [1, 8, 8], &config, 8);
     let precision = precisions().highest();
-    let integer = network.to_integer(precision).unwrap();
+    let integer = load(&artifact_of(&network, [1, 8, 8], &config), precision);
     // The addends that make up for the zero point depend on the size: after a size, come back to it.
     for shape in [[1, 1, 8, 8], [3, 1, 7, 13], [2, 1, 1, 1], [1, 1, 8, 8]] {
         let images = images(9, shape, &Device::flex());
@@ -169,67 +192,49 @@ fn images_of_any_size_and_number() {
 }
 
 #[test]
-fn a_network_in_training_converts_as_in_evaluation() {
+fn a_network_in_training_is_saved_as_in_evaluation() {
     let config = QuantConfig::new(precisions());
     let evaluation = network(ModelKind::Resnet8, [1, 8, 8], &config, 8);
     let training = evaluation.clone().train();
-    let images = images(9, [5, 1, 8, 8], &Device::flex());
-    let logits = |network: &ConvNet| {
-        rows(network.to_integer(precisions().lowest()).unwrap().forward(images.clone()).unwrap())
-    };
-    assert_eq!(logits(&training), logits(&evaluation));
+    let of = |network: &Model| artifact_of(network, [1, 8, 8], &config);
+    assert_eq!(of(&training), of(&evaluation));
 }
 
 #[test]
-fn what_cannot_be() {
-    let device = Device::flex();
-    let float = ConvNetConfig::new(ModelKind::Resnet8, 1, CLASSES).init(1, &device);
+fn a_switch_that_cannot_be_leaves_the_network_as_it_was() {
     let eight = precisions().highest();
-    assert_eq!(float.to_integer(eight).unwrap_err(), IntegerError::Float);
-    let message = |share_norm, precision: &str| {
+    for share_norm in [false, true] {
         let config = QuantConfig { share_norm, ..QuantConfig::new("8,w4a8".parse().unwrap()) };
         let network = network(ModelKind::Resnet8, [1, 8, 8], &config, 8);
-        let (wrong, mut integer) = (precision.parse().unwrap(), network.to_integer(eight).unwrap());
-        let error = integer.switch(wrong).unwrap_err();
-        assert_eq!(network.to_integer(wrong).unwrap_err(), error);
-        assert_eq!(integer.precision(), eight, "it stays as it was");
-        error.to_string()
-    };
-    assert_eq!(message(false, "4"), "the network has no precision w4a4: expected one of w8a8,w4a8");
-    assert_eq!(
-        message(true, "4"),
-        "the network has no precision w4a4: expected weights of 8,4 bits and activations of 8 bits"
-    );
+        let mut integer = load(&artifact_of(&network, [1, 8, 8], &config), eight);
+        let error = integer.switch("4".parse().unwrap()).unwrap_err().to_string();
+        assert!(error.ends_with("no precision w4a4: expected one of w8a8,w4a8"), "{error}");
+        assert_eq!(integer.precision(), eight);
+    }
 }
 
-fn artifact(precisions: PrecisionSet) -> (ConvNet, Artifact) {
-    let config = QuantConfig { share_norm: false, ..QuantConfig::new(precisions.clone()) };
-    let network = network(ModelKind::Resnet8, [1, 8, 8], &config, 16);
-    let input = InputShape { channels: 1, height: 8, width: 8 };
-    let description = Description {
-        kind: ArtifactKind::MultiPrecision,
-        batch_norm: BatchNormKind::PerPrecision,
-        ..Description::new(DatasetKind::Digits, ModelKind::Resnet8, input, CLASSES, precisions)
-    };
-    (network.clone(), Artifact::of(network, description).unwrap())
+fn artifact(precisions: PrecisionSet) -> Artifact {
+    let config = QuantConfig::new(precisions);
+    artifact_of(&network(ModelKind::Resnet8, [1, 8, 8], &config, 16), [1, 8, 8], &config)
 }
 
 #[test]
 fn artifacts_become_integer_networks() {
     let (device, set) = (Device::flex(), precisions());
-    let (network, artifact) = artifact(set.clone());
+    let artifact = artifact(set.clone());
     let images = images(9, [20, 1, 8, 8], &device);
     for precision in set.iter() {
-        let expected = rows(network.to_integer(precision).unwrap().forward(images.clone()).unwrap());
-        let loaded = artifact.integer(precision, &device).unwrap();
-        assert_eq!(rows(loaded.forward(images.clone()).unwrap()), expected, "{precision}");
+        let expected = rows(load(&artifact, precision).forward(images.clone()).unwrap());
         let packed = artifact.export(precision).unwrap();
-        let loaded = packed.integer(precision, &device).unwrap();
-        assert_eq!(rows(loaded.forward(images.clone()).unwrap()), expected, "packed {precision}");
+        let packed = Artifact::from_bytes(&packed.to_bytes().unwrap()).unwrap();
+        let found = rows(load(&packed, precision).forward(images.clone()).unwrap());
+        assert_eq!(found, expected, "packed {precision}");
     }
     let packed = artifact.export(set.highest()).unwrap();
     let message = |artifact: &Artifact, precision: &str| {
-        artifact.integer(precision.parse().unwrap(), &device).unwrap_err().to_string()
+        Network::load(artifact, precision.parse().unwrap(), Arithmetic::Integer, &device)
+            .unwrap_err()
+            .to_string()
     };
     assert_eq!(message(&packed, "4"), "the model has no precision w4a4: expected one of w8a8");
     assert!(message(&artifact, "7").starts_with("the model has no precision w7a7: expected one of w8a8"));
@@ -241,7 +246,7 @@ fn artifacts_become_integer_networks() {
 #[test]
 fn latencies_of_every_precision() {
     let device = Device::flex();
-    let (network, mut artifact) = artifact("8,w4a8,2".parse().unwrap());
+    let mut artifact = artifact("8,w4a8,2".parse().unwrap());
     let measure = |artifact: &Artifact, batch| {
         let options = LatencyOptions { batch, samples: 2 };
         latency(artifact, "it".to_owned(), options, &device, "flex".to_owned())
@@ -252,7 +257,7 @@ fn latencies_of_every_precision() {
     for PrecisionLatency { precision, ms, model_bytes } in found.precisions {
         assert!(ms > 0.0);
         let NumberFormat::Quantized(precision) = precision else { panic!("{precision}") };
-        assert_eq!(model_bytes, network.to_integer(precision).unwrap().model_bytes());
+        assert_eq!(model_bytes, load(&artifact, precision).model_bytes());
     }
     artifact.description.input.height = 1 << 16;
     assert_eq!(

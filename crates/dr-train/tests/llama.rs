@@ -2,10 +2,11 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use dr_precision::{BitWidth, PrecisionSet};
-use dr_train::artifact::Artifact;
-use dr_train::generation::{GenerationError, Sampling, generate, score_choices};
-use dr_train::models::{Cache, ConvNet, Decoder, Linear, Llama, LlamaConfig, Network};
-use dr_train::nn::{Pass, QuantConfig};
+use dr_train::artifact::{Artifact, ArtifactKind, Description};
+use dr_train::generation::{FakeReader, GenerationError, Reader, Sampling, generate, score_choices};
+use dr_train::models::LlamaConfig;
+use dr_train::nn::{Model, Pass, QuantConfig, TensorCache};
+use dr_train::runtime_stub::{Arithmetic, Cache, Network};
 use dr_train::text::{Choices, Tokenizer, load_choices};
 use dr_train::weights::load_hugging_face;
 use safetensors::SafeTensors;
@@ -49,7 +50,7 @@ fn assert_close(name: &str, found: &[f32], expected: &[f32]) {
 #[test]
 fn logits_are_those_of_transformers() {
     for name in VARIANTS {
-        let network: Llama = load(name).network(&Device::flex()).unwrap();
+        let network = load(name).network(&Device::flex()).unwrap();
         let (tokens, logits) = expected(name);
         assert_close(name, &values(network.forward(tokens, &Pass::float())), &logits);
     }
@@ -66,26 +67,25 @@ fn saved_and_quantized_models_compute_the_same_again() {
         let compensate = (name == "tied").then_some(BitWidth::B4);
         let switch_edge = name == "grouped";
         let config = QuantConfig { group_size, compensate, switch_edge, ..QuantConfig::new(set.clone()) };
-        let quantized = float.quantize_with::<Llama>(&config, vec![tokens.clone()], &device).unwrap();
+        let quantized = float.quantize_with(&config, vec![tokens.clone()], &device).unwrap();
         assert_eq!(quantized.description.group_size, group_size);
         assert_eq!(quantized.description.switch_edge, switch_edge);
         let read = Artifact::from_bytes(&quantized.to_bytes().unwrap()).unwrap();
         assert_eq!(read.tensors, quantized.tensors);
         assert_eq!(read.tokenizer().is_ok(), name == "grouped");
-        let network: Llama = read.network(&device).unwrap();
+        let network = read.network(&device).unwrap();
         for precision in set.iter() {
             let whole = values(network.forward(tokens.clone(), &Pass::at(precision)));
-            let packed: Llama = read.export(precision).unwrap().network(&device).unwrap();
+            let packed = read.export(precision).unwrap().network(&device).unwrap();
             assert_close(name, &values(packed.forward(tokens.clone(), &Pass::at(precision))), &whole);
             // Its weights are the values of its codes.
             let floats = values(packed.forward(tokens.clone(), &Pass::float()));
-            let mut weight_only = read.weight_only_llama(set.highest(), &device).unwrap();
+            let mut weight_only =
+                Network::load(&read, set.highest(), Arithmetic::WeightOnly, &device).unwrap();
             weight_only.switch(precision).unwrap();
             assert_close(name, &values(weight_only.forward(tokens.clone()).unwrap()), &floats);
             assert!(weight_only.switch("w3a3".parse().unwrap()).is_err());
         }
-        let image = read.network::<ConvNet>(&device).unwrap_err().to_string();
-        assert_eq!(image, "a model for the task lm: expected one for classify");
     }
 }
 
@@ -184,6 +184,7 @@ fn tokenizers_of_hugging_face() {
 #[test]
 fn a_text_does_not_depend_on_what_comes_later() {
     let network = LlamaConfig::small(50, 64, 2, 32).init(3, &Device::flex());
+    let network = Model::trace(&network).unwrap();
     let tokens = |last: i64| {
         let tokens: Vec<i64> = (0..10).map(|i| i * 7 % 50).chain([last]).collect();
         Tensor::<2, Int>::from_data(TensorData::new(tokens, [1, 11]), &Device::flex())
@@ -193,22 +194,37 @@ fn a_text_does_not_depend_on_what_comes_later() {
     assert_ne!(a[500..], b[500..]);
 }
 
-fn quantized(config: &LlamaConfig, set: &str) -> Llama {
+fn quantized(config: &LlamaConfig, set: &str) -> (Model, Artifact) {
     quantized_as(config, &QuantConfig::new(set.parse().unwrap()))
 }
 
-fn quantized_as(config: &LlamaConfig, quantization: &QuantConfig) -> Llama {
+fn quantized_as(config: &LlamaConfig, quantization: &QuantConfig) -> (Model, Artifact) {
     let device = Device::flex();
     let tokens = |seed: i64| {
         let tokens: Vec<i64> =
             (0..2 * 24).map(|i| (i * i + seed * i + seed) % config.vocabulary as i64).collect();
         Tensor::<2, Int>::from_data(TensorData::new(tokens, [2, 24]), &device)
     };
-    config.init(5, &device).quantize(quantization, vec![tokens(3), tokens(7)])
+    let model = Model::trace(&config.init(5, &device)).unwrap();
+    let model = model.quantize(quantization, vec![tokens(3), tokens(7)]);
+    let QuantConfig { precisions, switch_edge, group_size, edge, .. } = quantization.clone();
+    let description = Description {
+        kind: ArtifactKind::MultiPrecision,
+        switch_edge,
+        group_size,
+        edge,
+        ..Description::language(config.clone(), precisions)
+    };
+    let artifact = Artifact::of(&model, description).unwrap();
+    (model, artifact)
 }
 
-fn logits<L: Linear>(decoder: &Decoder<L>, tokens: &[u32], cache: &mut Cache) -> Vec<f32> {
-    decoder.read(tokens, cache).unwrap().into_data().try_into_vec().unwrap()
+fn integers(artifact: &Artifact, precision: &str) -> Network {
+    Network::load(artifact, precision.parse().unwrap(), Arithmetic::Integer, &Device::flex()).unwrap()
+}
+
+fn logits<R: Reader>(reader: &R, tokens: &[u32], cache: &mut R::Cache) -> Vec<f32> {
+    reader.read(tokens, cache).unwrap()
 }
 
 fn best(logits: &[f32]) -> u32 {
@@ -216,18 +232,18 @@ fn best(logits: &[f32]) -> u32 {
 }
 
 /// The most likely tokens, each from the whole text before it.
-fn recomputed<L: Linear>(decoder: &Decoder<L>, prompt: &[u32], count: usize) -> (Vec<u32>, Vec<f32>) {
+fn recomputed<R: Reader>(reader: &R, prompt: &[u32], count: usize) -> (Vec<u32>, Vec<f32>) {
     let (mut text, mut last) = (prompt.to_vec(), vec![]);
     for _ in 0..count {
-        last = logits(decoder, &text, &mut Cache::new());
+        last = logits(reader, &text, &mut R::Cache::default());
         text.push(best(&last));
     }
     (text[prompt.len()..].to_vec(), last)
 }
 
-fn generated<L: Linear>(decoder: &mut Decoder<L>, prompt: &[u32], count: usize) -> Vec<u32> {
+fn generated<R: Reader>(reader: &mut R, sizes: [usize; 2], prompt: &[u32], count: usize) -> Vec<u32> {
     let mut tokens = vec![];
-    generate::<_, GenerationError>(decoder, prompt, count, &Sampling::default(), |_, number, token| {
+    generate::<_, GenerationError>(reader, sizes, prompt, count, &Sampling::default(), |_, number, token| {
         assert_eq!(number, tokens.len());
         tokens.push(token);
         Ok(true)
@@ -240,33 +256,36 @@ fn generated<L: Linear>(decoder: &mut Decoder<L>, prompt: &[u32], count: usize) 
 fn generation_with_a_cache_is_recomputation() {
     // More tokens than there is room for in the cache at first.
     let config = LlamaConfig { kv_heads: 1, ..LlamaConfig::small(61, 64, 2, 128) };
-    let network = quantized(&config, "w8a8,w4a8");
-    let prompt = [5, 9, 60, 1];
-    let mut floats = network.to_floats(None);
-    assert_eq!(generated(&mut floats, &prompt, 90), recomputed(&floats, &prompt, 90).0);
+    let (model, artifact) = quantized(&config, "w8a8,w4a8");
+    let (prompt, sizes) = ([5, 9, 60, 1], [61, 128]);
+    let device = Device::flex();
+    let mut floats = FakeReader { model: &model, pass: Pass::float(), device: &device };
+    assert_eq!(generated(&mut floats, sizes, &prompt, 90), recomputed(&floats, &prompt, 90).0);
     for precision in ["w8a8", "w4a8"] {
-        let precision = precision.parse().unwrap();
-        let mut integers = network.to_integer(precision).unwrap();
-        assert_eq!(generated(&mut integers, &prompt, 90), recomputed(&integers, &prompt, 90).0);
+        let mut integers = integers(&artifact, precision);
+        assert_eq!(generated(&mut integers, sizes, &prompt, 90), recomputed(&integers, &prompt, 90).0);
+        let mut cache = Cache::default();
+        logits(&integers, &prompt, &mut cache);
+        let error = integers.read(&[1; 125], &mut cache).unwrap_err().to_string();
+        assert_eq!(error, "a text of 129 tokens: expected 1 to 128, the model's context");
+        assert!(integers.read(&[], &mut cache).is_err());
     }
     // The context has no room for more.
-    assert_eq!(generated(&mut floats, &prompt, 1000).len(), 124);
-    let mut cache = Cache::new();
+    assert_eq!(generated(&mut floats, sizes, &prompt, 1000).len(), 124);
+    let mut cache = TensorCache::default();
     logits(&floats, &prompt, &mut cache);
-    let error = floats.read(&[1; 125], &mut cache).unwrap_err().to_string();
-    assert_eq!(
-        (error.as_str(), cache.positions()),
-        ("a text of 129 tokens: expected 1 to 128, the model's context", 4)
-    );
-    assert!(floats.read(&[], &mut cache).is_err());
-    let long =
-        generate::<_, GenerationError>(&mut floats, &[1; 128], 1, &Sampling::default(), |_, _, _| Ok(true));
+    assert_eq!(cache.positions(), 4);
+    let mut generate = |prompt: &[u32]| {
+        generate::<_, GenerationError>(&mut floats, sizes, prompt, 1, &Sampling::default(), |_, _, _| {
+            Ok(true)
+        })
+    };
+    let long = generate(&[1; 128]);
     assert_eq!(
         long.unwrap_err().to_string(),
         "the prompt has 128 tokens: expected less than 128, the model's context"
     );
-    let other =
-        generate::<_, GenerationError>(&mut floats, &[61], 1, &Sampling::default(), |_, _, _| Ok(true));
+    let other = generate(&[61]);
     assert_eq!(other.unwrap_err().to_string(), "the tokenizer gives token 61: the model has 61");
 }
 
@@ -282,15 +301,15 @@ fn integers_are_fake_quantization() {
         (tied, NonZeroUsize::new(32), false),
     ] {
         let set = "w8a8,w6a6,w4a8,w2a8".parse().unwrap();
-        let network =
+        let (model, artifact) =
             quantized_as(&config, &QuantConfig { group_size, switch_edge, ..QuantConfig::new(set) });
-        let mut integers = network.to_integer("w8a8".parse().unwrap()).unwrap();
+        let mut integers = integers(&artifact, "w8a8");
         let mut bytes = integers.model_bytes();
         for precision in ["w6a6", "w4a8", "w2a8", "w8a8"].map(|precision| precision.parse().unwrap()) {
             integers.switch(precision).unwrap();
             let tokens: Vec<i64> = (0..60).map(|i| i * 11 % config.vocabulary as i64).collect();
             let tokens = Tensor::<2, Int>::from_data(TensorData::new(tokens, [2, 30]), &Device::flex());
-            let fake = values(network.forward(tokens.clone(), &Pass::at(precision)));
+            let fake = values(model.forward(tokens.clone(), &Pass::at(precision)));
             let found = values(integers.forward(tokens).unwrap());
             // Codes next to a rounding boundary may come out as their neighbours, whose consequences are small.
             let off: f32 = found.iter().zip(&fake).map(|(a, b)| (a - b).abs()).sum::<f32>();
@@ -301,33 +320,32 @@ fn integers_are_fake_quantization() {
             bytes = integers.model_bytes();
         }
         assert!(integers.switch("w3a3".parse().unwrap()).is_err());
-        assert!(config.init(1, &Device::flex()).to_integer("w8a8".parse().unwrap()).is_err());
     }
 }
 
 #[test]
 fn a_model_can_be_switched_between_tokens() {
     let config = LlamaConfig::small(61, 64, 2, 64);
-    let network = quantized(&config, "w8a8,w4a8");
-    let [high, low] = ["w8a8", "w4a8"].map(|precision| precision.parse().unwrap());
-    let mut decoder = network.to_integer(high).unwrap();
+    let (_, artifact) = quantized(&config, "w8a8,w4a8");
+    let mut network = integers(&artifact, "w8a8");
     let mut tokens = vec![];
     generate::<_, GenerationError>(
-        &mut decoder,
+        &mut network,
+        [61, 64],
         &[1, 2, 3],
         20,
         &Sampling::default(),
-        |decoder, number, token| {
+        |network, number, token| {
             tokens.push(token);
             if number == 9 {
-                decoder.switch(low).map_err(GenerationError::from)?;
+                network.switch("w4a8".parse().unwrap()).map_err(GenerationError::from)?;
             }
             Ok(true)
         },
     )
     .unwrap();
-    let mut high = network.to_integer(high).unwrap();
-    assert_eq!(tokens[..10], generated(&mut high, &[1, 2, 3], 10));
+    let mut high = integers(&artifact, "w8a8");
+    assert_eq!(tokens[..10], generated(&mut high, [61, 64], &[1, 2, 3], 10));
     assert_eq!(tokens.len(), 20);
 }
 
@@ -343,8 +361,8 @@ fn questions_are_answered_by_likelihood() {
     .unwrap();
     let questions = load_choices(&path).unwrap();
     let tokenizer = Tokenizer::load(&fixture("grouped").join("tokenizer.json")).unwrap();
-    let network: Llama = load("grouped").network(&Device::flex()).unwrap();
-    let score = score_choices(&questions, &tokenizer, network.config(), &Device::flex(), |tokens| {
+    let network = load("grouped").network(&Device::flex()).unwrap();
+    let score = score_choices(&questions, &tokenizer, [64, 64], &Device::flex(), |tokens| {
         Ok::<_, GenerationError>(network.forward(tokens, &Pass::float()))
     })
     .unwrap();
@@ -353,7 +371,8 @@ fn questions_are_answered_by_likelihood() {
         let whole = tokenizer.encode(&format!("{context}{choice}"), false).unwrap();
         let first = tokenizer.encode(context, false).unwrap().len().max(1);
         let ids: Vec<i32> = whole.iter().map(|&token| token as i32).collect();
-        let input = Tensor::from_data(TensorData::new(ids.clone(), [1, ids.len()]), &Device::flex());
+        let input =
+            Tensor::<2, Int>::from_data(TensorData::new(ids.clone(), [1, ids.len()]), &Device::flex());
         let logits = values(network.forward(input, &Pass::float()));
         let rows: Vec<&[f32]> = logits.chunks(64).collect();
         let of = |at: usize| {
@@ -394,12 +413,29 @@ fn the_head_switches_if_it_is_asked_to() {
     let config = LlamaConfig::small(61, 64, 1, 64);
     let [kept, switched] = [false, true].map(|switch_edge| {
         let set = "w8a8,w2a8".parse().unwrap();
-        let network = quantized_as(&config, &QuantConfig { switch_edge, ..QuantConfig::new(set) });
-        let mut integers = network.to_integer("w8a8".parse().unwrap()).unwrap();
+        let (_, artifact) = quantized_as(&config, &QuantConfig { switch_edge, ..QuantConfig::new(set) });
+        let mut integers = integers(&artifact, "w8a8");
         let whole = integers.model_bytes();
         integers.switch("w2a8".parse().unwrap()).unwrap();
         whole - integers.model_bytes()
     });
     // Of the head's 64 (with padding) rows of 64 codes three quarters.
     assert_eq!(switched - kept, 64 * 64 * 3 / 4);
+}
+
+#[test]
+fn heads_are_normalized_in_qwen3() {
+    let json = std::fs::read_to_string(fixture("grouped").join("config.json")).unwrap();
+    let config =
+        LlamaConfig::from_hugging_face(&json.replace("llama", "qwen3").replace("Llama", "Qwen3")).unwrap();
+    assert!(config.head_norm);
+    let model = Model::trace(&config.init(3, &Device::flex())).unwrap();
+    let norms: Vec<&str> = model.graph().rms_norms().iter().map(|norm| norm.name.as_str()).collect();
+    assert!(norms.contains(&"layers.0.self_attn.q_norm") && norms.contains(&"layers.1.self_attn.k_norm"));
+    // The same network without is another.
+    let tokens = Tensor::<2, Int>::from_data(TensorData::from([[1, 5, 9, 3]]), &Device::flex());
+    let plain = LlamaConfig { head_norm: false, ..config.clone() }.init(3, &Device::flex());
+    let [with, without] = [&model, &Model::trace(&plain).unwrap()]
+        .map(|model| values(model.forward(tokens.clone(), &Pass::float())));
+    assert!(with.iter().all(|logit| logit.is_finite()) && with != without);
 }

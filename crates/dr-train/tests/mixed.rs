@@ -5,9 +5,10 @@ use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use dr_precision::{Precision, PrecisionPlan, PrecisionSet};
 use dr_train::artifact::{Artifact, ArtifactKind, Description, InputShape};
 use dr_train::config::{DatasetKind, MixedNorm, ModelKind, Sampling, Widths};
-use dr_train::mixed::{Hasb, LayerTrace, choices, finish, subnet};
-use dr_train::models::{ConvNet, ConvNetConfig, Network};
-use dr_train::nn::{Assignment, Pass, QuantConfig};
+use dr_train::mixed::{Hasb, LayerTrace, choices};
+use dr_train::models::ConvNetConfig;
+use dr_train::nn::{Assignment, Model, Pass, QuantConfig, Value, finish, subnet};
+use dr_train::runtime_stub::{Arithmetic, Network};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use std::collections::HashMap;
@@ -29,9 +30,10 @@ fn batches(first: u64) -> Vec<Tensor<4>> {
 }
 
 /// A supernet with random weights whose BatchNorms have seen random images.
-fn supernet(set: &PrecisionSet, norm: MixedNorm) -> ConvNet {
+fn supernet(set: &PrecisionSet, norm: MixedNorm) -> Model {
     let device = Device::flex().autodiff();
     let float = ConvNetConfig::new(ModelKind::Resnet8, 1, CLASSES).init(7, &device);
+    let float = Model::trace(&float).unwrap();
     for seed in 0..12 {
         float.forward(images(seed, 16, &device), &Pass::float());
     }
@@ -39,7 +41,7 @@ fn supernet(set: &PrecisionSet, norm: MixedNorm) -> ConvNet {
     float.quantize(&config, batches(20)).valid()
 }
 
-fn artifact(network: ConvNet, set: PrecisionSet, mixed: Option<MixedNorm>) -> Artifact {
+fn artifact(network: &Model, set: PrecisionSet, mixed: Option<MixedNorm>) -> Artifact {
     let input = InputShape { channels: 1, height: 8, width: 8 };
     let description = Description {
         kind: ArtifactKind::MultiPrecision,
@@ -49,7 +51,7 @@ fn artifact(network: ConvNet, set: PrecisionSet, mixed: Option<MixedNorm>) -> Ar
     Artifact::of(network, description).unwrap()
 }
 
-fn traces(network: &mut ConvNet) -> Vec<LayerTrace> {
+fn traces(network: &mut Model) -> Vec<LayerTrace> {
     let of = |(i, name): (usize, String)| LayerTrace {
         layer: name,
         parameters: 1,
@@ -61,7 +63,7 @@ fn traces(network: &mut ConvNet) -> Vec<LayerTrace> {
 }
 
 /// A plan that has something of everything, with the first and the last layer as they are.
-fn plan(network: &mut ConvNet, precisions: &[&str]) -> PrecisionPlan {
+fn plan(network: &mut Model, precisions: &[&str]) -> PrecisionPlan {
     let names: Vec<String> = network.layers().into_iter().map(|layer| layer.name).collect();
     let last = names.len() - 1;
     let of = |(i, name): (usize, String)| {
@@ -187,11 +189,11 @@ fn a_finished_supernet_runs_at_every_precision() {
 fn plans_are_exported_and_run_in_integers() {
     let device = Device::flex();
     let mut network = supernet(&set(), MixedNorm::Width);
-    let artifact = artifact(network.clone(), set(), Some(MixedNorm::Width));
+    let artifact = artifact(&network, set(), Some(MixedNorm::Width));
     let (mut same, mut total) = (0, 0);
     for precisions in [&["4"][..], &["2", "8", "w4a6"], &["w8a2", "6", "4", "w2a8", "2"]] {
         let plan = plan(&mut network, precisions);
-        let packed = artifact.export_plan::<ConvNet>(&plan, &batches(60), &device).unwrap();
+        let packed = artifact.export_plan(&plan, &batches(60), &device).unwrap();
         // The file holds all of it.
         let packed = Artifact::from_bytes(&packed.to_bytes().unwrap()).unwrap();
         assert_eq!(packed.description.kind, ArtifactKind::PackedPlan);
@@ -204,10 +206,11 @@ fn plans_are_exported_and_run_in_integers() {
         let images = images(90, 250, &device);
         let expected = values(subnet.forward(images.clone(), &pass));
         let edge = packed.description.edge;
-        let loaded = packed.network::<ConvNet>(&device).unwrap();
+        let loaded = packed.network(&device).unwrap();
         close(&expected, &values(loaded.forward(images.clone(), &Pass::at(edge))), 1e-4);
 
-        let integers = values(packed.integer(edge, &device).unwrap().forward(images).unwrap());
+        let integers = Network::load(&packed, edge, Arithmetic::Integer, &device).unwrap();
+        let integers = values(integers.forward(images).unwrap());
         let class = |row: &[f32]| (0..CLASSES).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
         let rows = expected.chunks_exact(CLASSES).zip(integers.chunks_exact(CLASSES));
         same += rows.filter(|(a, b)| class(a) == class(b)).count();
@@ -220,10 +223,10 @@ fn plans_are_exported_and_run_in_integers() {
 #[test]
 fn a_uniform_plan_is_as_large_as_the_precision() {
     let mut network = supernet(&set(), MixedNorm::One);
-    let artifact = artifact(network.clone(), set(), Some(MixedNorm::One));
+    let artifact = artifact(&network, set(), Some(MixedNorm::One));
     for precision in set().iter() {
         let plan = plan(&mut network, &[&precision.to_string()]);
-        let packed = artifact.export_plan::<ConvNet>(&plan, &[], &Device::flex()).unwrap();
+        let packed = artifact.export_plan::<Value>(&plan, &[], &Device::flex()).unwrap();
         assert_eq!(packed.payload_bytes(), artifact.export(precision).unwrap().payload_bytes());
     }
 }
@@ -233,10 +236,10 @@ fn plans_that_do_not_fit_are_refused() {
     let device = Device::flex();
     let mut network = supernet(&set(), MixedNorm::Width);
     let good = plan(&mut network, &["4"]);
-    let artifact = artifact(network, set(), Some(MixedNorm::Width));
+    let artifact = artifact(&network, set(), Some(MixedNorm::Width));
     let message = |artifact: &Artifact, layers: Vec<(String, Precision)>| {
         let plan = PrecisionPlan::new(layers).unwrap();
-        artifact.export_plan::<ConvNet>(&plan, &[], &device).unwrap_err().to_string()
+        artifact.export_plan::<Value>(&plan, &[], &device).unwrap_err().to_string()
     };
     let layers = || good.iter().map(|(name, precision)| (name.to_owned(), precision)).collect::<Vec<_>>();
 
@@ -270,13 +273,13 @@ fn plans_that_do_not_fit_are_refused() {
     assert_eq!(message(&packed, layers()), "a packed w8a8 model: expected a multi-precision one");
 
     // A file whose plan is another than its tensors.
-    let mut file = artifact.export_plan::<ConvNet>(&good, &[], &device).unwrap();
-    file.description.plan = Some(plan(&mut file.network::<ConvNet>(&device).unwrap(), &["2"]));
-    assert!(file.network::<ConvNet>(&device).is_err());
+    let mut file = artifact.export_plan::<Value>(&good, &[], &device).unwrap();
+    file.description.plan = Some(plan(&mut file.network(&device).unwrap(), &["2"]));
+    assert!(file.network(&device).is_err());
     file.description.plan = Some(PrecisionPlan::default());
-    assert!(file.network::<ConvNet>(&device).is_err());
+    assert!(file.network(&device).is_err());
     file.description.plan = None;
-    assert!(Artifact::to_bytes(&file).is_err() || file.network::<ConvNet>(&device).is_err());
+    assert!(Artifact::to_bytes(&file).is_err() || file.network(&device).is_err());
 }
 
 proptest! {
@@ -289,9 +292,9 @@ proptest! {
         let all = choices(&set(), Widths::Separate);
         let names: Vec<String> = picks.iter().map(|&pick| all[pick].to_string()).collect();
         let plan = plan(&mut network, &names.iter().map(String::as_str).collect::<Vec<_>>());
-        let artifact = artifact(network, set(), Some(MixedNorm::Width));
-        let packed = artifact.export_plan::<ConvNet>(&plan, &[], &Device::flex()).unwrap();
-        let logits = packed.network::<ConvNet>(&Device::flex()).unwrap().forward(images(1, 2, &Device::flex()), &Pass::at(packed.description.edge));
+        let artifact = artifact(&network, set(), Some(MixedNorm::Width));
+        let packed = artifact.export_plan::<Value>(&plan, &[], &Device::flex()).unwrap();
+        let logits = packed.network(&Device::flex()).unwrap().forward(images(1, 2, &Device::flex()), &Pass::at(packed.description.edge));
         prop_assert!(values(logits).iter().all(|value| value.is_finite()));
     }
 }

@@ -42,7 +42,7 @@ fn report() -> Report {
     Report {
         task: TaskKind::Classify,
         dataset: DatasetKind::Digits,
-        model: ModelKind::Resnet8,
+        model: ModelKind::Resnet8.to_string(),
         seed: 1,
         device: "flex".to_owned(),
         seconds: 91.5,

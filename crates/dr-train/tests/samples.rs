@@ -7,7 +7,8 @@ use dr_train::config::{DatasetKind, ModelKind};
 use dr_train::data::{DataSource, Splits, load};
 use dr_train::evaluation::formats;
 use dr_train::experiment::calibration_batches;
-use dr_train::models::{ConvNet, ConvNetConfig};
+use dr_train::models::ConvNetConfig;
+use dr_train::nn::Model;
 use dr_train::samples::{Samples, compare};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,8 +28,10 @@ fn samples(path: &Path) {
         ..Description::new(DatasetKind::Digits, ModelKind::Resnet8, input, 10, set.clone())
     };
     let batches = calibration_batches(&train, &normalization, &device).unwrap();
-    let artifact =
-        Artifact::of(network, description).unwrap().quantize::<ConvNet>(set, batches, &device).unwrap();
+    let artifact = Artifact::of(&Model::trace(&network).unwrap(), description)
+        .unwrap()
+        .quantize(set, batches, &device)
+        .unwrap();
     let format = formats(&artifact)[0];
     Samples::new(&artifact, format, &test.range(0..IMAGES), &device).unwrap().save(path).unwrap();
 }

@@ -6,11 +6,12 @@ use dr_precision::PrecisionSet;
 use dr_train::artifact::{Artifact, ArtifactKind, Description, InputShape};
 use dr_train::config::{DatasetKind, Engine, ModelKind, TaskKind};
 use dr_train::data::scenes::{SceneConfig, Sprite, write_scenes};
-use dr_train::data::{Batch, SceneLoader, SceneSet, TrainingLoader};
-use dr_train::detection::{BoxTargets, DecodeOptions, decode};
+use dr_train::data::{Batch, Normalization, SceneLoader, SceneSet, TrainingLoader};
+use dr_train::detection::{BoxTargets, DecodeOptions, Positions, decode};
 use dr_train::evaluation::{measure_boxes, measure_pixels};
-use dr_train::models::{DenseConfig, Network};
-use dr_train::nn::{Pass, QuantConfig};
+use dr_train::models::DenseConfig;
+use dr_train::nn::{Model, Pass, QuantConfig};
+use dr_train::runtime_stub::{Arithmetic, Network};
 use rand::SeedableRng;
 use std::path::Path;
 use std::sync::Arc;
@@ -66,29 +67,49 @@ fn load(dir: &Path) -> [Arc<SceneSet>; 3] {
     SceneSet::load(dir, [SIZE, SIZE]).unwrap().map(Arc::new)
 }
 
+fn model(task: TaskKind, seed: u64) -> Model {
+    let device = Device::flex();
+    match task {
+        TaskKind::Segment => Model::trace(&config(CLASSES + 1).init_segmenter(seed, &device)),
+        _ => Model::trace(&config(CLASSES).init_detector(seed, &device)),
+    }
+    .unwrap()
+}
+
+/// A model with quantized weights, and its artifact.
+fn quantized(task: TaskKind, seed: u64, normalization: Normalization) -> (Model, Artifact) {
+    let model = model(task, seed).quantize(&QuantConfig::new(precisions()), vec![images(4)]);
+    let input = InputShape { channels: 3, height: SIZE, width: SIZE };
+    let classes = CLASSES + usize::from(task == TaskKind::Segment);
+    let description = Description {
+        task,
+        width: 8,
+        normalization,
+        kind: ArtifactKind::MultiPrecision,
+        ..Description::new(DatasetKind::Coco, ModelKind::Resnet8, input, classes, precisions())
+    };
+    let artifact = Artifact::of(&model, description).unwrap();
+    (model, artifact)
+}
+
 #[test]
 fn integers_are_fake_quantization() {
-    let calibration = vec![images(4)];
-    let quantization = QuantConfig::new(precisions());
-    let segmenter = config(CLASSES + 1).init_segmenter(1, &Device::flex());
-    let segmenter = segmenter.quantize(&quantization, calibration.clone());
-    let detector = config(CLASSES).init_detector(1, &Device::flex()).quantize(&quantization, calibration);
-    let mut int_segmenter = segmenter.to_integer(precisions().highest()).unwrap();
-    let mut int_detector = detector.to_integer(precisions().highest()).unwrap();
-    for precision in precisions().iter() {
-        int_segmenter.switch(precision).unwrap();
-        int_detector.switch(precision).unwrap();
-        let fake = values(segmenter.forward(images(2), &Pass::at(precision)));
-        assert_eq!(fake.len(), 2 * SIZE * SIZE * (CLASSES + 1));
-        let found = off(&values(int_segmenter.forward(images(2)).unwrap()), &fake);
-        assert!(found < 2e-3, "segmentation {precision}: {found}");
-        let fake = values(detector.forward(images(2), &Pass::at(precision)));
-        assert_eq!(fake.len(), 2 * (16 * 16 + 8 * 8) * (CLASSES + 5));
-        let found = off(&values(int_detector.forward(images(2)).unwrap()), &fake);
-        assert!(found < 2e-3, "detection {precision}: {found}");
+    for (task, outputs) in [
+        (TaskKind::Segment, 2 * SIZE * SIZE * (CLASSES + 1)),
+        (TaskKind::Detect, 2 * (16 * 16 + 8 * 8) * (CLASSES + 5)),
+    ] {
+        let (model, artifact) = quantized(task, 1, Normalization { mean: vec![0.0; 3], std: vec![1.0; 3] });
+        let highest = precisions().highest();
+        let mut network = Network::load(&artifact, highest, Arithmetic::Integer, &Device::flex()).unwrap();
+        for precision in precisions().iter() {
+            network.switch(precision).unwrap();
+            let fake = values(model.forward(images(2), &Pass::at(precision)));
+            assert_eq!(fake.len(), outputs);
+            let found = off(&values(network.forward(images(2)).unwrap()), &fake);
+            assert!(found < 2e-3, "{task} {precision}: {found}");
+        }
+        assert!(network.switch("w3a3".parse().unwrap()).is_err());
     }
-    assert!(int_segmenter.switch("w3a3".parse().unwrap()).is_err());
-    assert!(int_detector.switch("w3a3".parse().unwrap()).is_err());
 }
 
 #[test]
@@ -123,8 +144,9 @@ fn scenes_of_a_folder_in_batches() {
         loader(Some(1)).with_orders(2).iter().map(|batch| batch.unwrap().input.dims()[0]).collect();
     assert_eq!(two, [10, 10, 10, 10, 8]);
     // Boxes of reflected images are reflected: their positions see the same object.
-    let detector = config(CLASSES).init_detector(1, &Device::flex());
-    let positions = detector.positions(train.size);
+    let detector = model(TaskKind::Detect, 1);
+    let positions = Positions::of(detector.graph(), train.size).unwrap();
+    assert_eq!(positions.strides, [2, 4]);
     let boxes = SceneLoader::<BoxTargets>::new(train, &normalization, positions, 24, Some(2), Device::flex());
     for batch in boxes.iter() {
         let Batch { input, labels } = batch.unwrap();
@@ -141,30 +163,9 @@ fn saved_models_are_measured() {
     scenes(dir.path());
     let [train, _, test] = load(dir.path());
     let device = Device::flex();
-    let input = InputShape { channels: 3, height: SIZE, width: SIZE };
+    let formats: Vec<_> = precisions().iter().map(Into::into).collect();
     for task in [TaskKind::Segment, TaskKind::Detect] {
-        let classes = CLASSES + usize::from(task == TaskKind::Segment);
-        let description = Description {
-            task,
-            width: 8,
-            normalization: train.normalization(),
-            kind: ArtifactKind::MultiPrecision,
-            ..Description::new(DatasetKind::Coco, ModelKind::Resnet8, input, classes, precisions())
-        };
-        let quantization = QuantConfig::new(precisions());
-        let formats: Vec<_> = precisions().iter().map(Into::into).collect();
-        let artifact = match task {
-            TaskKind::Segment => {
-                let network =
-                    config(classes).init_segmenter(2, &device).quantize(&quantization, vec![images(4)]);
-                Artifact::of(network, description).unwrap()
-            }
-            _ => {
-                let network =
-                    config(classes).init_detector(2, &device).quantize(&quantization, vec![images(4)]);
-                Artifact::of(network, description).unwrap()
-            }
-        };
+        let (_, artifact) = quantized(task, 2, train.normalization());
         let artifact = Artifact::from_bytes(&artifact.to_bytes().unwrap()).unwrap();
         let measure = |artifact: &Artifact, formats: &[_], engine| match task {
             TaskKind::Segment => measure_pixels(artifact, formats, &test, engine, &device).unwrap(),
@@ -190,13 +191,14 @@ fn saved_models_are_measured() {
 
 #[test]
 fn a_detector_that_knows_nothing_finds_nothing() {
-    let detector = config(CLASSES).init_detector(1, &Device::flex());
+    let detector = model(TaskKind::Detect, 1);
+    let positions = Positions::of(detector.graph(), [SIZE, SIZE]).unwrap();
     let output = detector.forward(images(3), &Pass::float());
     let options = DecodeOptions { score: 0.3, ..DecodeOptions::default() };
-    let found = decode(output, &detector.positions([SIZE, SIZE]), &options);
+    let found = decode(output, &positions, &options);
     assert_eq!(found.len(), 3);
     let broken = Tensor::<2>::full([320, CLASSES + 5], f32::NAN, &Device::flex());
-    assert_eq!(decode(broken, &detector.positions([SIZE, SIZE]), &options), [vec![]]);
+    assert_eq!(decode(broken, &positions, &options), [vec![]]);
 }
 
 #[test]

@@ -9,8 +9,8 @@ use dr_train::latency::LatencyOptions;
 use dr_train::mixed::{
     Budget, BudgetKind, Candidates, Front, LayerTimes, LayerTrace, SearchPlanError, Traces,
 };
-use dr_train::models::{ConvNet, ConvNetConfig, Network};
-use dr_train::nn::QuantConfig;
+use dr_train::models::ConvNetConfig;
+use dr_train::nn::{Model, QuantConfig, Value};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use std::sync::OnceLock;
@@ -27,6 +27,7 @@ fn supernet() -> &'static Artifact {
     ARTIFACT.get_or_init(|| {
         let set: PrecisionSet = "8,6,4,2".parse().unwrap();
         let float = ConvNetConfig::new(ModelKind::Resnet8, 3, 10).init(7, &Device::flex());
+        let float = Model::trace(&float).unwrap();
         let config = QuantConfig { mixed: Some(MixedNorm::Width), ..QuantConfig::new(set.clone()) };
         let network = float.quantize(&config, vec![images(1), images(2)]).valid();
         let input = InputShape { channels: 3, height: 12, width: 10 };
@@ -35,7 +36,7 @@ fn supernet() -> &'static Artifact {
             mixed: Some(MixedNorm::Width),
             ..Description::new(DatasetKind::Cifar10, ModelKind::Resnet8, input, 10, set)
         };
-        Artifact::of(network, description).unwrap()
+        Artifact::of(&network, description).unwrap()
     })
 }
 
@@ -53,7 +54,7 @@ fn candidates(widths: Widths, terms: LossTerms) -> Candidates {
     let mut candidates = Candidates::new(supernet(), widths, &[]).unwrap();
     let traces = traces(&candidates);
     let batches = vec![images(3), images(4)];
-    candidates.predict_losses::<ConvNet>(supernet(), &traces, terms, batches, &Device::flex()).unwrap();
+    candidates.predict_losses(supernet(), &traces, terms, batches, &Device::flex()).unwrap();
     candidates
 }
 
@@ -90,7 +91,7 @@ fn layers_and_their_multiplications() {
 fn predicted_losses_are_traces_times_squared_errors() {
     let widths = [BitWidth::B8, BitWidth::B6, BitWidth::B4, BitWidth::B2];
     let weights_only = candidates(Widths::Separate, LossTerms::Weights);
-    let mut network = supernet().network::<ConvNet>(&Device::flex()).unwrap();
+    let mut network = supernet().network(&Device::flex()).unwrap();
     let named: Vec<String> = network.layers().into_iter().map(|layer| layer.name).collect();
     let f32s = |name: String| {
         let entry = &supernet().tensors[&name];
@@ -141,7 +142,7 @@ fn predicted_losses_are_traces_times_squared_errors() {
 /// The head's inputs come from the pooling: their error can be computed from outside of the library.
 #[test]
 fn the_errors_of_inputs_are_relative_to_them() {
-    let mut network = supernet().network::<ConvNet>(&Device::flex()).unwrap();
+    let mut network = supernet().network(&Device::flex()).unwrap();
     let last = network.layers().pop().unwrap();
     let quantizers = last.layer.quantizers();
     assert_eq!(quantizers.spec().unwrap().activations, [BitWidth::B8]);
@@ -168,7 +169,7 @@ fn sizes_are_those_of_the_exported_model() {
             .map(|(l, layer)| (number * 7 + l * 5) % layer.choices.len())
             .collect();
         let found = candidates.found(&picks);
-        let exported = supernet().export_plan::<ConvNet>(&found.plan, &[], &Device::flex()).unwrap();
+        let exported = supernet().export_plan::<Value>(&found.plan, &[], &Device::flex()).unwrap();
         assert_eq!(found.totals.bytes, exported.payload_bytes() as u64);
     }
 }
@@ -234,7 +235,7 @@ fn pins_are_kept() {
     let mut candidates = Candidates::new(supernet(), Widths::Together, &pins).unwrap();
     let traces = traces(&candidates);
     candidates
-        .predict_losses::<ConvNet>(supernet(), &traces, LossTerms::Weights, vec![], &Device::flex())
+        .predict_losses::<Value>(supernet(), &traces, LossTerms::Weights, vec![], &Device::flex())
         .unwrap();
     let found = candidates.best(&Budget::AverageBits(4.0)).unwrap();
     assert_eq!(found.plan.get("stages.1.0.conv2").unwrap().to_string(), "w8a2");
@@ -294,7 +295,7 @@ fn a_negative_trace_counts_as_none() {
     let mut traces = traces(&candidates);
     traces.layers[1].average_trace = -1.0;
     candidates
-        .predict_losses::<ConvNet>(supernet(), &traces, LossTerms::Weights, vec![], &Device::flex())
+        .predict_losses::<Value>(supernet(), &traces, LossTerms::Weights, vec![], &Device::flex())
         .unwrap();
     assert!(candidates.layers[1].choices.iter().all(|choice| choice.loss == 0.0));
     let found = candidates.best(&Budget::AverageBits(7.0)).unwrap();

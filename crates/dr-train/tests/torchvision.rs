@@ -4,8 +4,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use dr_precision::PrecisionSet;
 use dr_train::artifact::{ArtifactKind, Description, InputShape, TensorEntry};
 use dr_train::config::{DatasetKind, ModelKind};
-use dr_train::models::{ConvNet, ConvNetConfig, Network};
-use dr_train::nn::Pass;
+use dr_train::models::ConvNetConfig;
+use dr_train::nn::{Model, Pass};
 use dr_train::weights::{Problem, StateDict, WeightsError, import};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -36,8 +36,8 @@ fn description(model: ModelKind, channels: usize, side: usize, classes: usize) -
 /// A state dict as `fill` of `fixtures/make.py` makes it.
 fn filled(model: ModelKind, classes: usize) -> StateDict {
     let config = ConvNetConfig::new(model, 3, classes);
-    let network = config.init(1, &Device::flex());
-    let own = dr_train::artifact::Artifact::of(network, description(model, 3, 64, classes)).unwrap().tensors;
+    let network = Model::trace(&config.init(1, &Device::flex())).unwrap();
+    let own = dr_train::artifact::Artifact::of(&network, description(model, 3, 64, classes)).unwrap().tensors;
     let fill = |(name, entry): (String, TensorEntry)| {
         let name = config.torchvision_name(&name).unwrap();
         let mut values = noise(&name, entry.shape.iter().product());
@@ -63,9 +63,9 @@ fn logits_are_torchvisions() {
         let imported = import(filled(model, 7), description(model, 3, 64, 7)).unwrap();
         assert_eq!(imported.new_head, []);
         assert_eq!(imported.artifact.description.kind, ArtifactKind::Float);
-        let network = imported.artifact.network::<ConvNet>(&device).unwrap();
+        let network = imported.artifact.network(&device).unwrap();
         let images = TensorData::new(noise("images", 2 * 3 * 64 * 64), [2, 3, 64, 64]);
-        let logits = network.forward(Tensor::from_data(images, &device), &Pass::float());
+        let logits = network.forward(Tensor::<4>::from_data(images, &device), &Pass::float());
         let logits: Vec<f32> = logits.into_data().try_into_vec().unwrap();
         let expected = &expected[model.name()];
         let largest = expected.iter().fold(0f32, |largest, logit| largest.max(logit.abs()));

@@ -309,18 +309,19 @@ impl Description {
         })
     }
 
-    fn kind_of_model(&self) -> Result<ModelKind, ArtifactError> {
+    /// The network of this crate that it names.
+    pub(crate) fn network(&self) -> Result<ModelKind, ArtifactError> {
         self.model.parse().map_err(|_| ArtifactError::UnknownModel(self.model.clone()))
     }
 
     fn conv_net(&self) -> Result<ConvNetConfig, ArtifactError> {
-        let config = ConvNetConfig::new(self.kind_of_model()?, self.input.channels, self.classes);
+        let config = ConvNetConfig::new(self.network()?, self.input.channels, self.classes);
         Ok(ConvNetConfig { width: self.width, ..config })
     }
 
     fn dense(&self) -> Result<DenseConfig, ArtifactError> {
         let (width, channels, classes) = (self.width, self.input.channels, self.classes);
-        Ok(DenseConfig { kind: self.kind_of_model()?, width, channels, classes })
+        Ok(DenseConfig { kind: self.network()?, width, channels, classes })
     }
 
     /// The sizes of a Llama.

@@ -44,7 +44,7 @@ impl Task for ImageTask {
     fn imported(&self, config: &TrainConfig) -> Result<Option<Artifact>, RunError> {
         let Some(weights) = &config.weights else { return Ok(None) };
         let dict = StateDict::load(weights).map_err(WeightsError::from)?;
-        let imported = import(dict, config.model, self.description(config))?;
+        let imported = import(dict, self.description(config))?;
         for problem in &imported.new_head {
             eprintln!("{}: {problem}, so that layer starts anew", weights.display());
         }

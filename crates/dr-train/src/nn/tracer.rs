@@ -46,8 +46,17 @@ impl Tracer {
         network.forward(&mut tracer, input);
         match tracer.error.take() {
             Some(error) => Err(error),
-            None => Ok(tracer),
+            None => Ok(tracer.in_order()),
         }
+    }
+
+    /// The same with the layers in the order in which they are computed first.
+    fn in_order(self) -> Self {
+        let is_linear = |layer: &graph::Layer| matches!(layer.kind, LayerKind::Linear { .. });
+        let numbers = (0..self.graph.layers().len()).filter(|&at| is_linear(&self.graph.layers()[at]));
+        let mut linears: HashMap<usize, QuantLinear> = numbers.zip(self.linears).collect();
+        let (graph, order) = self.graph.in_order();
+        Self { linears: order.iter().filter_map(|old| linears.remove(old)).collect(), graph, ..self }
     }
 
     /// The number in a table of what has this parameter; `add` puts it there under its name.

@@ -8,7 +8,6 @@ pub use hugging_face::load_hugging_face;
 pub use state_dict::{StateDict, StateDictError};
 
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description, TensorEntry};
-use crate::config::ModelKind;
 use crate::models::{ConvNetConfig, LlamaConfigError};
 use crate::nn::Model;
 use crate::text::TextError;
@@ -126,13 +125,14 @@ pub struct Imported {
 /// The parts of the network that may differ: they are for other classes.
 const HEAD: &str = "head.";
 
-/// The model that `kind` and the sizes in `description` say, with the tensors of a state dict that has torchvision's names.
+/// The model that `description` says, with the tensors of a state dict that has torchvision's names.
 ///
 /// The last layer is left as it was initialised if it is for another number of classes.
 ///
 /// # Errors
 /// [`WeightsError::Mismatch`] with every tensor that is missing, unknown, or of another shape.
-pub fn import(dict: StateDict, kind: ModelKind, description: Description) -> Result<Imported, WeightsError> {
+pub fn import(dict: StateDict, description: Description) -> Result<Imported, WeightsError> {
+    let kind = description.network()?;
     let config = ConvNetConfig {
         width: description.width,
         ..ConvNetConfig::new(kind, description.input.channels, description.classes)

@@ -37,5 +37,5 @@ pub fn import(args: &ImportArgs) -> Result<(), CommandError> {
         normalization,
         ..Description::new(DatasetKind::Folder, args.model, input, classes, PrecisionSet::default())
     };
-    save(&import_weights(dict, args.model, description)?.artifact, &args.out)
+    save(&import_weights(dict, description)?.artifact, &args.out)
 }
