@@ -182,7 +182,7 @@ impl<'a> OnHost<'a> {
         layer: &IntConv2d, x: &Buffer<u8>, residual: Option<&Buffer<f32>>, results: Results,
     ) -> Result<(), IntegerError> {
         let host = layer.on_host(x.dims)?;
-        let expected = layer.output(x.dims);
+        let expected = layer.output(x.dims)?;
         if let Some(residual) = residual.filter(|residual| residual.dims != expected) {
             let (found, expected) = (residual.dims.to_vec(), expected.to_vec());
             return Err(KernelError::Size { what: "residual", found, expected }.into());
@@ -201,7 +201,7 @@ pub(crate) fn linear_on_host<const N: usize>(
     let hosts = layers.iter().map(|layer| layer.on_host(dims)).collect::<Result<Vec<_>, _>>()?;
     let epilogues: Vec<Epilogue> = hosts.iter().map(|host| host.epilogue(None)).collect();
     let codes = layers.map(|layer| quantize_codes(x, [features, 1], true, layer.input()));
-    let mut results = layers.map(|layer| vec![0.0; rows * layer.output(dims)[3]]);
+    let mut results = layers.map(|layer| vec![0.0; rows * layer.outputs()]);
     let mut at = 0..N;
     let jobs = results.each_mut().map(|values| {
         let at = at.next().unwrap_or_default();
@@ -235,7 +235,7 @@ impl<'a> Arithmetic for OnHost<'a> {
     fn codes(
         &self, layer: &IntConv2d, x: &Self::Codes, next: &IntConv2d,
     ) -> Result<Self::Codes, IntegerError> {
-        let mut out = self.code_room(layer.output(x.dims));
+        let mut out = self.code_room(layer.output(x.dims)?);
         Self::run(layer, x, None, Results { values: None, codes: Some((&mut out, next.input())) })?;
         Ok(out)
     }
@@ -243,7 +243,7 @@ impl<'a> Arithmetic for OnHost<'a> {
     fn values(
         &self, layer: &IntConv2d, x: &Self::Codes, residual: Option<Self::Values>, next: Option<&IntConv2d>,
     ) -> Result<(Self::Values, Option<Self::Codes>), IntegerError> {
-        let dims = layer.output(x.dims);
+        let dims = layer.output(x.dims)?;
         let mut values = self.room(dims);
         let mut codes = next.map(|_| self.code_room(dims));
         let to = codes.as_deref_mut().zip(next.map(IntConv2d::input));

@@ -221,7 +221,7 @@ impl IntConv2d {
     /// # Errors
     /// Codes or a residual of another shape or device.
     pub fn forward(&self, x: &Codes, residual: Option<Tensor<4>>) -> Result<Tensor<4>, IntegerError> {
-        Ok(int_conv2d(x, &self.active.weight, &self.options, &self.epilogue(x), residual)?)
+        Ok(int_conv2d(x, &self.active.weight, &self.options, &self.epilogue(x)?, residual)?)
     }
 
     /// The result as the codes that `next` takes, without a float in memory.
@@ -230,7 +230,7 @@ impl IntConv2d {
     /// Codes of another shape or device.
     pub fn forward_to(&self, x: &Codes, next: &Self) -> Result<Codes, IntegerError> {
         let Active { quantizer, input, .. } = &next.active;
-        let (weight, epilogue) = (&self.active.weight, self.epilogue(x));
+        let (weight, epilogue) = (&self.active.weight, self.epilogue(x)?);
         Ok(int_conv2d_codes(x, weight, &self.options, &epilogue, None, quantizer.clone(), input.bits)?)
     }
 
@@ -243,7 +243,7 @@ impl IntConv2d {
     ) -> Result<(Tensor<4>, Option<Codes>), IntegerError> {
         let Some(next) = next else { return Ok((self.forward(x, residual)?, None)) };
         let Active { quantizer, input, .. } = &next.active;
-        let (weight, options, epilogue) = (&self.active.weight, &self.options, self.epilogue(x));
+        let (weight, options, epilogue) = (&self.active.weight, &self.options, self.epilogue(x)?);
         let (y, codes) =
             int_conv2d_with_codes(x, weight, options, &epilogue, residual, quantizer.clone(), input.bits)?;
         Ok((y, Some(codes)))
@@ -264,31 +264,32 @@ impl IntConv2d {
     }
 
     /// The epilogue for an input of this size.
-    fn epilogue(&self, x: &Codes) -> IntEpilogue {
+    fn epilogue(&self, x: &Codes) -> Result<IntEpilogue, KernelError> {
         let mut epilogue = self.active.epilogue.clone();
         let [_, rows, columns, _] = x.dims();
-        if let Some(addend) = self.addend([rows, columns]) {
+        if let Some(addend) = self.addend([rows, columns])? {
             epilogue.addend = addend.tensor;
         }
-        epilogue
+        Ok(epilogue)
     }
 
     /// What is added at each position of an input of this size, if that depends on the position.
-    fn addend(&self, input: [usize; 2]) -> Option<Addend> {
+    fn addend(&self, input: [usize; 2]) -> Result<Option<Addend>, KernelError> {
         let active = &self.active;
         if active.input.zero_point == 0.0 {
-            return None;
+            return Ok(None);
         }
         let key = (active.precision, input);
         let mut addends = self.addends.lock().unwrap_or_else(PoisonError::into_inner);
         if addends.len() >= KEPT_ADDENDS && !addends.contains_key(&key) {
             addends.clear();
         }
-        let addend = || {
-            let host = active.addends(input, &self.options);
-            Addend { tensor: floats(&host, &self.device), host: host.into() }
-        };
-        Some(addends.entry(key).or_insert_with(addend).clone())
+        if let Some(addend) = addends.get(&key) {
+            return Ok(Some(addend.clone()));
+        }
+        let host = active.addends(input, &self.options)?;
+        let addend = Addend { tensor: floats(&host, &self.device), host: host.into() };
+        Ok(Some(addends.entry(key).or_insert(addend).clone()))
     }
 
     /// How its input is quantized.
@@ -297,17 +298,20 @@ impl IntConv2d {
     }
 
     /// What it is applied to inputs of this size.
-    fn shape(&self, [batch, rows, columns, _]: [usize; 4]) -> IntConv2dShape {
-        let IntConv2dOptions { stride, padding, dilation } = self.options;
-        let weight = *self.active.weight.layout();
-        IntConv2dShape { batch, input: [rows, columns], stride, padding, dilation, weight }
+    fn shape(&self, [batch, rows, columns, _]: [usize; 4]) -> Result<IntConv2dShape, KernelError> {
+        IntConv2dShape::new(batch, [rows, columns], self.options, *self.active.weight.layout())
+    }
+
+    /// Output channels.
+    pub(super) fn outputs(&self) -> usize {
+        self.active.weight.layout().outputs()
     }
 
     /// The size of its result: `[batch, rows, columns, channels]`, as that of the input.
-    pub(super) fn output(&self, input: [usize; 4]) -> [usize; 4] {
-        let shape = self.shape(input);
+    pub(super) fn output(&self, input: [usize; 4]) -> Result<[usize; 4], KernelError> {
+        let shape = self.shape(input)?;
         let [rows, columns] = shape.output();
-        [shape.batch, rows, columns, shape.weight.outputs]
+        Ok([shape.batch(), rows, columns, shape.weight().outputs()])
     }
 
     /// The layer for inputs of this size, for kernels over slices.
@@ -316,7 +320,7 @@ impl IntConv2d {
     /// Another number of channels, or a layer that is not in this memory.
     pub(super) fn on_host(&self, input: [usize; 4]) -> Result<HostLayer<'_>, IntegerError> {
         let Active { words, multiplier, shift, .. } = &self.active;
-        let shape = self.shape(input);
+        let shape = self.shape(input)?;
         if input[3] != shape.channels() {
             let (found, expected) = (vec![input[3]], vec![shape.channels()]);
             return Err(KernelError::Size { what: "input channels", found, expected }.into());
@@ -326,7 +330,7 @@ impl IntConv2d {
             return Err(KernelError::Device { what: "input", found, expected }.into());
         };
         let [_, rows, columns, _] = input;
-        let addend = self.addend([rows, columns]).map_or_else(|| shift.clone(), |addend| addend.host);
+        let addend = self.addend([rows, columns])?.map_or_else(|| shift.clone(), |addend| addend.host);
         Ok(HostLayer { words, shape, multiplier, addend, activation: self.activation })
     }
 }
@@ -357,12 +361,10 @@ impl Active {
     }
 
     /// `[positions * outputs]` for an input of this size; `[outputs]` if all positions have the same.
-    fn addends(&self, input: [usize; 2], options: &IntConv2dOptions) -> Vec<f32> {
-        let IntConv2dOptions { stride, padding, dilation } = *options;
-        let weight: WeightLayout = *self.weight.layout();
-        let shape = IntConv2dShape { batch: 1, input, stride, padding, dilation, weight };
+    fn addends(&self, input: [usize; 2], options: &IntConv2dOptions) -> Result<Vec<f32>, KernelError> {
+        let shape = IntConv2dShape::new(1, input, *options, *self.weight.layout())?;
         let zero = zero_point_addends(&self.weight.codes(), &self.weight_gain, self.input.zero_point, &shape);
-        zero.iter().zip(self.shift.iter().cycle()).map(|(zero, shift)| zero + shift).collect()
+        Ok(zero.iter().zip(self.shift.iter().cycle()).map(|(zero, shift)| zero + shift).collect())
     }
 }
 
@@ -424,8 +426,8 @@ impl IntLinear {
         let [batch, features] = x.dims();
         if OnHost::takes(&x) {
             let [y] = linear_on_host([&self.layer], &host(&x), [batch, features])?;
-            let [.., features] = self.layer.output([batch, 1, 1, features]);
-            return Ok(Tensor::from_data(TensorData::new(y, [batch, features]), &self.layer.device));
+            let y = TensorData::new(y, [batch, self.layer.outputs()]);
+            return Ok(Tensor::from_data(y, &self.layer.device));
         }
         let codes = self.layer.quantize(x.reshape([batch, 1, 1, features]), true)?;
         let y = self.layer.forward(&codes, None)?;

@@ -46,7 +46,7 @@ impl WeightOnlyLinear {
         let at = self.position(precision)?;
         let LayerScales { spec, weights, .. } = &self.scales;
         self.active = self.stored.switch(spec.weights[at])?;
-        let (outputs, groups) = (self.active.layout().outputs, self.active.layout().scale_groups());
+        let (outputs, groups) = (self.active.layout().outputs(), self.active.layout().scale_groups());
         let by_group = (0..groups * outputs).map(|i| weights[at][i % outputs * groups + i / outputs]);
         let scale: Vec<f32> = by_group.collect();
         self.scale = Tensor::from_data(TensorData::from(scale.as_slice()), &self.device);

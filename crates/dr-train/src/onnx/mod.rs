@@ -154,29 +154,29 @@ impl Writer {
         let part = |part: &str| format!("{name}/{part}");
         let x = self.fake_quantized(name, &parts, x);
         let LayerParts { weight, codes, scale, shift, input, options, activation } = parts;
-        let (weight_type, _) = self.opset.types(weight.bits);
-        let dims = [weight.outputs, weight.inputs, weight.kernel[0], weight.kernel[1]];
+        let (weight_type, _) = self.opset.types(weight.bits());
+        let dims = [weight.outputs(), weight.inputs(), weight.kernel()[0], weight.kernel()[1]];
         let w = self.graph.codes(&part("weight_codes"), &dims, weight_type, &codes);
-        assert_eq!(scale.len(), weight.outputs, "a scale for each output");
-        let w_scale = self.graph.floats(&part("weight_scale"), &[weight.outputs], &scale);
+        assert_eq!(scale.len(), weight.outputs(), "a scale for each output");
+        let w_scale = self.graph.floats(&part("weight_scale"), &[weight.outputs()], &scale);
         let axis = vec![("axis", Attribute::Int(0))];
         let w = self.graph.node(&part("weight"), "DequantizeLinear", &[&w, &w_scale], axis);
         let ints = |values: &[usize]| Attribute::Ints(values.iter().map(|&value| value as i64).collect());
         let [rows, columns] = options.padding;
         let attributes = vec![
-            ("kernel_shape", ints(&weight.kernel)),
+            ("kernel_shape", ints(&weight.kernel())),
             ("strides", ints(&options.stride)),
             ("dilations", ints(&options.dilation)),
             ("pads", ints(&[rows, columns, rows, columns])),
-            ("group", Attribute::Int(weight.groups as i64)),
+            ("group", Attribute::Int(weight.groups() as i64)),
         ];
         let (_, input_type) = self.opset.types(input.bits);
         let mut y = if [weight_type, input_type].iter().all(|of| of.bits() == 8) {
-            let bias = self.graph.floats(&part("bias"), &[weight.outputs], &shift);
+            let bias = self.graph.floats(&part("bias"), &[weight.outputs()], &shift);
             self.graph.node(&part("conv"), "Conv", &[&x, &w, &bias], attributes)
         } else {
             let y = self.graph.node(&part("conv"), "Conv", &[&x, &w], attributes);
-            let bias = self.graph.floats(&part("bias"), &[weight.outputs, 1, 1], &shift);
+            let bias = self.graph.floats(&part("bias"), &[weight.outputs(), 1, 1], &shift);
             self.graph.node(&part("biased"), "Add", &[&y, &bias], vec![])
         };
         if let Some(residual) = residual {
