@@ -1,8 +1,6 @@
 //! [`Phase`]: the settings of one phase of training, float or joint.
 
 use crate::config::OptimizerKind;
-use crate::data::{Batch, Input, Target, TrainingLoader};
-use crate::nn::{Model, Value};
 use crate::report::TrainPhase;
 use burn::tensor::Device;
 use std::path::PathBuf;

@@ -7,7 +7,7 @@ use super::metric::{PassMetric, Quantity};
 use super::optimizer::{optimizer, schedule};
 use super::phase::Phase;
 use super::step::{Objective, Trainee};
-use crate::data::TrainingLoader;
+use crate::data::{Batch, Input, Target, TrainingLoader};
 use crate::files::remove_leftovers;
 use crate::nn::{Model, Value};
 use crate::report::NumberFormat;
