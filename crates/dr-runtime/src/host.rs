@@ -511,7 +511,7 @@ impl Pass<'_> {
             }
             dims[at] = match kernel {
                 Kernel::Integer(kernel) => kernel.output(input)?,
-                Kernel::WeightOnly(kernel) => [input[0], 1, 1, kernel.weight().layout().outputs],
+                Kernel::WeightOnly(kernel) => [input[0], 1, 1, kernel.weight().layout().outputs()],
                 Kernel::Float(layer) => layer.output(input)?,
             };
             if product.values {

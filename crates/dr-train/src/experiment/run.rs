@@ -78,9 +78,6 @@ impl<T: Task> Experiment<T> {
     ///
     /// # Errors
     /// Data or a device that is not there; a run to go on with that is of another network.
-    /// A network that is none.
-    #[error(transparent)]
-    Trace(#[from] TraceError),
     pub fn new(config: TrainConfig, out: &Path, options: RunOptions) -> Result<Self, RunError> {
         check_task(&config)?;
         let first = Devices::Numbers(vec![0]);
