@@ -13,7 +13,7 @@ use dr_kernels::cpu::Isa;
 use dr_kernels::cpu::integer::{
     DotKernel, Epilogue, int_conv2d_into, prepare_panels, switch_panels, switch_panels_into, weight_only_into,
 };
-use dr_kernels::integer::{Activation, IntConv2dShape, WeightLayout};
+use dr_kernels::integer::{Activation, Conv2dOptions, IntConv2dShape, WeightLayout};
 use dr_precision::{BitWidth, Granularity};
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::NdTensor;
@@ -33,8 +33,8 @@ fn bytes(len: usize) -> Vec<u8> {
 }
 
 fn panels(layout: &WeightLayout) -> Vec<u32> {
-    let len = layout.outputs * layout.cols();
-    prepare_panels(&codes(len, layout.bits.signed_min(), layout.bits.signed_max()), layout)
+    let len = layout.outputs() * layout.cols();
+    prepare_panels(&codes(len, layout.bits().signed_min(), layout.bits().signed_max()), layout)
 }
 
 /// Weights for all widths to take turns through, as many as no cache holds. They share the memory, since some of a virtual
@@ -55,17 +55,21 @@ fn products<'a>(criterion: &'a mut Criterion, name: String, products: usize) -> 
 }
 
 /// One convolution, or a product of matrices, at all widths; with weights from this memory, or from the cache.
-fn ours(group: &mut BenchmarkGroup<WallTime>, shape: IntConv2dShape, memory: Option<&[u32]>) {
+fn ours(
+    group: &mut BenchmarkGroup<WallTime>, shape: IntConv2dShape, options: Conv2dOptions,
+    memory: Option<&[u32]>,
+) {
     let x = bytes(shape.code_bytes());
-    let outputs = shape.weight.outputs;
+    let outputs = shape.weight().outputs();
     let (multiplier, addend) = (vec![1e-3; outputs], vec![0.0; outputs]);
     let epilogue =
         Epilogue { multiplier: &multiplier, addend: &addend, residual: None, activation: Activation::None };
     let mut out = vec![0.0; shape.results()];
     for bits in WIDTHS {
-        let shape = IntConv2dShape { weight: shape.weight.at(bits), ..shape };
-        let cached = if memory.is_none() { panels(&shape.weight) } else { vec![] };
-        let mut turn = memory.unwrap_or(&cached).chunks_exact(shape.weight.words()).cycle();
+        let weight = shape.weight().at(bits).unwrap();
+        let shape = IntConv2dShape::new(shape.batch(), shape.input(), options, weight).unwrap();
+        let cached = if memory.is_none() { panels(&shape.weight()) } else { vec![] };
+        let mut turn = memory.unwrap_or(&cached).chunks_exact(shape.weight().words()).cycle();
         group.bench_function(format!("dr-kernels w{bits}a8"), |bencher| {
             bencher.iter(|| {
                 let panels = turn.next().unwrap();
@@ -113,7 +117,12 @@ fn gemm(criterion: &mut Criterion) {
     let device = device();
     for [m, n, k] in [[1024, 1024, 1024], [128, 4096, 4096], [196, 512, 4608]] {
         let mut group = products(criterion, format!("gemm/{m}x{n}x{k}"), m * n * k);
-        ours(&mut group, IntConv2dShape::gemm(m, layout(n, k, BitWidth::B8)), None);
+        ours(
+            &mut group,
+            IntConv2dShape::gemm(m, layout(n, k, BitWidth::B8)).unwrap(),
+            Conv2dOptions::default(),
+            None,
+        );
         rten(&mut group, [m, n, k], false);
         floats(&mut group, [m, n, k], &device, false);
     }
@@ -124,7 +133,12 @@ fn gemv(criterion: &mut Criterion) {
     let (n, k) = (8192, 8192);
     let mut group = products(criterion, format!("gemv/{n}x{k}"), n * k);
     let memory = memory();
-    ours(&mut group, IntConv2dShape::gemm(1, layout(n, k, BitWidth::B8)), Some(&memory));
+    ours(
+        &mut group,
+        IntConv2dShape::gemm(1, layout(n, k, BitWidth::B8)).unwrap(),
+        Conv2dOptions::default(),
+        Some(&memory),
+    );
     for bits in [BitWidth::B8, BitWidth::B4, BitWidth::B2] {
         let granularity = Granularity::Group(NonZeroUsize::new(32).unwrap());
         let layout = WeightLayout::new(&[n, k], 1, bits, granularity).unwrap();
@@ -163,17 +177,11 @@ fn conv(criterion: &mut Criterion) {
         for (channels, size) in [(16, 32), (32, 16), (64, 8)] {
             let weight =
                 WeightLayout::new(&[channels, channels, 3, 3], 1, BitWidth::B8, Granularity::Channel);
-            let shape = IntConv2dShape {
-                batch,
-                input: [size, size],
-                stride: [1, 1],
-                padding: [1, 1],
-                dilation: [1, 1],
-                weight: weight.unwrap(),
-            };
+            let options = Conv2dOptions { padding: [1, 1], ..Conv2dOptions::default() };
+            let shape = IntConv2dShape::new(batch, [size, size], options, weight.unwrap()).unwrap();
             let name = format!("conv/{batch}x{channels}x{size}x{size}");
             let mut group = products(criterion, name, shape.results() * channels * 9);
-            ours(&mut group, shape, None);
+            ours(&mut group, shape, options, None);
             let x = [batch, channels, size, size];
             let x = Tensor::<4>::from_data(TensorData::new(weights(x.iter().product()), x), &device);
             let w = [channels, channels, 3, 3];
@@ -195,9 +203,9 @@ fn switch(criterion: &mut Criterion) {
     let layout = layout(8192, 8192, BitWidth::B8);
     let stored = panels(&layout);
     for active in [BitWidth::B4, BitWidth::B2] {
-        let bytes = (layout.words() + layout.at(active).words()) * 4;
+        let bytes = (layout.words() + layout.at(active).unwrap().words()) * 4;
         let mut group = group(criterion, &format!("switch_panels/w8->w{active}"), [8192, 8192], bytes);
-        let mut out = vec![1; layout.at(active).words()];
+        let mut out = vec![1; layout.at(active).unwrap().words()];
         group.bench_function("dr-kernels, slices", |bencher| {
             bencher.iter(|| switch_panels_into(&stored, BitWidth::B8, active, &mut out));
         });

@@ -80,6 +80,16 @@ pub enum KernelError {
         /// The number of groups.
         groups: usize,
     },
+    /// A depthwise convolution, whose kernels have one scale each, with scales of shorter runs.
+    #[error(
+        "a depthwise convolution of {taps} taps with a scale for {run} of them: expected one for each channel"
+    )]
+    DepthwiseGroups {
+        /// Codes that share a scale.
+        run: usize,
+        /// Codes of a channel.
+        taps: usize,
+    },
     /// More products in a sum than 32 bits can always hold.
     #[error(
         "a sum of {found} products with {bits}-bit weights may overflow 32 bits: expected at most {largest}; groups of weights with their own scales make the sums shorter"

@@ -86,25 +86,26 @@ impl Activation {
 /// inputs]` with a kernel of one tap, and how its codes are prepared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WeightLayout {
-    /// Output channels.
-    pub outputs: usize,
-    /// Input channels of one group.
-    pub inputs: usize,
-    /// Rows and columns of the kernel.
-    pub kernel: [usize; 2],
-    /// Groups of channels that have nothing to do with each other; divides `outputs`.
-    pub groups: usize,
-    /// Width of the codes.
-    pub bits: BitWidth,
-    /// Which of them share a scale.
-    pub granularity: Granularity,
+    outputs: usize,
+    inputs: usize,
+    kernel: [usize; 2],
+    groups: usize,
+    bits: BitWidth,
+    granularity: Granularity,
 }
+
+/// Codes of an output channel, at most: lists of their order stay small.
+const MOST_COLUMNS: usize = 1 << 24;
 
 impl WeightLayout {
     /// A weight of this shape: two axes, or four.
     ///
     /// # Errors
-    /// [`KernelError::WeightShape`] for another number of axes, or groups that do not divide the outputs.
+    /// - [`KernelError::WeightShape`] for another number of axes, or groups that do not divide the outputs;
+    /// - [`KernelError::Zero`] for a kernel without taps;
+    /// - [`KernelError::TooLarge`] for more than 2^24 codes of an output, or more codes than can be addressed;
+    /// - [`KernelError::DepthwiseGroups`] for a kernel of a depthwise convolution with several scales;
+    /// - [`KernelError::SumOverflow`] for sums that may overflow 32 bits.
     pub fn new(
         shape: &[usize], groups: usize, bits: BitWidth, granularity: Granularity,
     ) -> Result<Self, KernelError> {
@@ -116,19 +117,81 @@ impl WeightLayout {
         if groups == 0 || outputs % groups != 0 {
             return Err(KernelError::WeightShape { shape: shape.to_vec(), groups });
         }
-        let layout = Self { outputs, inputs, kernel, groups, bits, granularity };
-        let (found, largest) = (layout.longest_sum(), layout.largest_sum());
-        if found > largest {
-            return Err(KernelError::SumOverflow { found, largest, bits: bits.bits() });
+        if kernel.contains(&0) {
+            return Err(KernelError::Zero("kernel"));
         }
-        Ok(layout)
+        let too_large = || KernelError::TooLarge { what: "weight", sizes: shape.to_vec() };
+        let cols = product("weight", &[inputs, kernel[0], kernel[1]])?;
+        if cols > MOST_COLUMNS {
+            return Err(too_large());
+        }
+        product("input channels", &[inputs, groups])?.checked_next_multiple_of(STEP).ok_or_else(too_large)?;
+        let layout = Self { outputs, inputs, kernel, groups, bits, granularity };
+        // A row of padded codes: each scale group fills the step of each of its taps, and its last block.
+        let group = product("weight", &[STEP, layout.taps().min(layout.run())])? + BLOCK;
+        let row =
+            product("weight", &[layout.scale_groups(), group])?.checked_add(cols).ok_or_else(too_large)?;
+        let rows = if layout.is_depthwise() { 1 } else { groups };
+        let rows = product("weight", &[rows, PANEL])?.checked_add(outputs).ok_or_else(too_large)?;
+        if product("weight", &[rows, row])? > isize::MAX as usize {
+            return Err(too_large());
+        }
+        if let Granularity::Group(run) = granularity
+            && layout.is_depthwise()
+            && run.get() < cols
+        {
+            return Err(KernelError::DepthwiseGroups { run: run.get(), taps: cols });
+        }
+        layout.at(bits)
     }
 
     /// The same at another width.
-    #[must_use]
-    pub const fn at(mut self, bits: BitWidth) -> Self {
+    ///
+    /// # Errors
+    /// [`KernelError::SumOverflow`] for sums that may overflow 32 bits.
+    pub fn at(mut self, bits: BitWidth) -> Result<Self, KernelError> {
         self.bits = bits;
-        self
+        let (found, largest) = (self.longest_sum(), self.largest_sum());
+        if found > largest {
+            return Err(KernelError::SumOverflow { found, largest, bits: bits.bits() });
+        }
+        Ok(self)
+    }
+
+    /// Output channels.
+    #[must_use]
+    pub const fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Input channels of one group.
+    #[must_use]
+    pub const fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Rows and columns of the kernel, each at least 1.
+    #[must_use]
+    pub const fn kernel(&self) -> [usize; 2] {
+        self.kernel
+    }
+
+    /// Groups of channels that have nothing to do with each other; at least 1, and divides the outputs.
+    #[must_use]
+    pub const fn groups(&self) -> usize {
+        self.groups
+    }
+
+    /// Width of the codes.
+    #[must_use]
+    pub const fn bits(&self) -> BitWidth {
+        self.bits
+    }
+
+    /// Which of them share a scale.
+    #[must_use]
+    pub const fn granularity(&self) -> Granularity {
+        self.granularity
     }
 
     /// Taps of the kernel.
@@ -153,7 +216,7 @@ impl WeightLayout {
     #[must_use]
     pub fn run(&self) -> usize {
         match self.granularity {
-            Granularity::Group(n) if !self.is_depthwise() => n.get().min(self.cols()).max(1),
+            Granularity::Group(n) => n.get().min(self.cols()).max(1),
             _ => self.cols().max(1),
         }
     }
@@ -258,7 +321,12 @@ impl WeightLayout {
     /// Words of prepared weights.
     #[must_use]
     pub fn words(&self) -> usize {
-        self.elements() / BLOCK * self.bits.bits() as usize
+        self.words_at(self.bits)
+    }
+
+    /// The same at another width.
+    pub(crate) fn words_at(&self, bits: BitWidth) -> usize {
+        self.elements() / BLOCK * bits.bits() as usize
     }
 }
 
@@ -283,18 +351,10 @@ impl Default for Conv2dOptions {
 /// Sizes of an integer convolution, besides those of its weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct IntConv2dShape {
-    /// Images.
-    pub batch: usize,
-    /// Rows and columns of an input.
-    pub input: [usize; 2],
-    /// Steps along rows and columns; at least 1.
-    pub stride: [usize; 2],
-    /// Rows and columns of zeros on each side.
-    pub padding: [usize; 2],
-    /// Distance of a kernel's taps; at least 1.
-    pub dilation: [usize; 2],
-    /// The weight.
-    pub weight: WeightLayout,
+    batch: usize,
+    input: [usize; 2],
+    options: Conv2dOptions,
+    weight: WeightLayout,
 }
 
 impl IntConv2dShape {
@@ -306,7 +366,7 @@ impl IntConv2dShape {
         batch: usize, input: [usize; 2], options: Conv2dOptions, weight: WeightLayout,
     ) -> Result<Self, KernelError> {
         let Conv2dOptions { stride, padding, dilation } = options;
-        for (what, sizes) in [("stride", stride), ("dilation", dilation), ("kernel", weight.kernel)] {
+        for (what, sizes) in [("stride", stride), ("dilation", dilation)] {
             if sizes.contains(&0) {
                 return Err(KernelError::Zero(what));
             }
@@ -314,14 +374,15 @@ impl IntConv2dShape {
         let mut padded = [0; 2];
         for axis in 0..2 {
             let size = padding[axis].checked_mul(2).and_then(|padding| padding.checked_add(input[axis]));
-            let reach = (weight.kernel[axis] - 1).checked_mul(dilation[axis]);
+            let reach =
+                (weight.kernel[axis] - 1).checked_mul(dilation[axis]).and_then(|reach| reach.checked_add(1));
             let (Some(size), Some(_)) = (size, reach) else {
                 let sizes = vec![input[axis], padding[axis], weight.kernel[axis], dilation[axis]];
                 return Err(KernelError::TooLarge { what: "input, padding, kernel and dilation", sizes });
             };
             padded[axis] = size;
         }
-        let shape = Self { batch, input, stride, padding, dilation, weight };
+        let shape = Self { batch, input, options, weight };
         let pixel = padded_channels(shape.channels());
         product("padded input", &[batch.max(1), padded[0], padded[1], pixel])?;
         // Steps of a window count in 32 bits.
@@ -337,9 +398,47 @@ impl IntConv2dShape {
     }
 
     /// The product of a matrix `[rows, inputs]` with a weight `[outputs, inputs]`, transposed.
+    ///
+    /// # Errors
+    /// [`KernelError::TooLarge`] for sizes that overflow.
+    pub fn gemm(rows: usize, weight: WeightLayout) -> Result<Self, KernelError> {
+        Self::new(rows, [1, 1], Conv2dOptions::default(), weight)
+    }
+
+    /// Images.
     #[must_use]
-    pub const fn gemm(rows: usize, weight: WeightLayout) -> Self {
-        Self { batch: rows, input: [1, 1], stride: [1, 1], padding: [0, 0], dilation: [1, 1], weight }
+    pub const fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Rows and columns of an input.
+    #[must_use]
+    pub const fn input(&self) -> [usize; 2] {
+        self.input
+    }
+
+    /// Steps along rows and columns; at least 1.
+    #[must_use]
+    pub const fn stride(&self) -> [usize; 2] {
+        self.options.stride
+    }
+
+    /// Rows and columns of zeros on each side.
+    #[must_use]
+    pub const fn padding(&self) -> [usize; 2] {
+        self.options.padding
+    }
+
+    /// Distance of a kernel's taps; at least 1.
+    #[must_use]
+    pub const fn dilation(&self) -> [usize; 2] {
+        self.options.dilation
+    }
+
+    /// The weight.
+    #[must_use]
+    pub const fn weight(&self) -> &WeightLayout {
+        &self.weight
     }
 
     /// Input channels.
@@ -355,9 +454,10 @@ impl IntConv2dShape {
     }
 
     const fn output_size(&self, axis: usize) -> usize {
-        let Some(reach) = self.weight.kernel[axis].checked_sub(1) else { return 0 };
-        match (self.input[axis] + 2 * self.padding[axis]).checked_sub(reach * self.dilation[axis] + 1) {
-            Some(room) => room / self.stride[axis] + 1,
+        let Conv2dOptions { stride, padding, dilation } = self.options;
+        let reach = (self.weight.kernel[axis] - 1) * dilation[axis];
+        match (self.input[axis] + 2 * padding[axis]).checked_sub(reach + 1) {
+            Some(room) => room / stride[axis] + 1,
             None => 0,
         }
     }
@@ -384,10 +484,10 @@ impl IntConv2dShape {
     /// The input position that tap `tap` of output position `[row, column]` reads; `None` in the padding.
     #[must_use]
     pub fn tapped(&self, output: [usize; 2], tap: usize) -> Option<[usize; 2]> {
-        let cols = self.weight.kernel[1];
+        let (cols, Conv2dOptions { stride, padding, dilation }) = (self.weight.kernel[1], self.options);
         let at = |axis: usize, tap: usize| {
-            let padded = output[axis] * self.stride[axis] + tap * self.dilation[axis];
-            padded.checked_sub(self.padding[axis]).filter(|&at| at < self.input[axis])
+            let padded = output[axis] * stride[axis] + tap * dilation[axis];
+            padded.checked_sub(padding[axis]).filter(|&at| at < self.input[axis])
         };
         Some([at(0, tap / cols)?, at(1, tap % cols)?])
     }

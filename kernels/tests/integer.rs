@@ -6,7 +6,9 @@ use dr_kernels::cpu::integer::{
     DotKernel, Epilogue, Job, Results, int_conv2d_into, int_conv2d_results, int_conv2d_together,
     prepare_panels, quantize_codes, switch_panels, unpack_panels, weight_only_into,
 };
-use dr_kernels::integer::{Activation, CodeQuantizer, IntConv2dShape, WeightLayout, padded_channels};
+use dr_kernels::integer::{
+    Activation, CodeQuantizer, Conv2dOptions, IntConv2dShape, WeightLayout, padded_channels,
+};
 use dr_kernels::reference;
 use dr_precision::{BitWidth, Granularity, semantics};
 use proptest::prelude::*;
@@ -36,9 +38,12 @@ fn kernels() -> impl Iterator<Item = DotKernel> {
 
 /// Weights of the layout's width, and codes of `activations` bits with zeros for channels of padding.
 fn operands(shape: &IntConv2dShape, activations: BitWidth, numbers: &mut Numbers) -> (Vec<i32>, Vec<u8>) {
-    let layout = &shape.weight;
-    let weights =
-        numbers.codes(layout.outputs * layout.cols(), layout.bits.signed_min(), layout.bits.signed_max());
+    let layout = shape.weight();
+    let weights = numbers.codes(
+        layout.outputs() * layout.cols(),
+        layout.bits().signed_min(),
+        layout.bits().signed_max(),
+    );
     let (channels, padded) = (shape.channels(), padded_channels(shape.channels()));
     let mut codes = vec![0; shape.code_bytes()];
     for pixel in codes.chunks_exact_mut(padded.max(1)) {
@@ -52,12 +57,12 @@ fn operands(shape: &IntConv2dShape, activations: BitWidth, numbers: &mut Numbers
 /// Runs everything with scales of one and nothing to add: the results are the sums themselves, which floats hold exactly up
 /// to 2^24.
 fn check_sums(shape: &IntConv2dShape, activations: BitWidth, seed: u64) {
-    let layout = &shape.weight;
+    let layout = shape.weight();
     let (weights, codes) = operands(shape, activations, &mut Numbers(seed));
     let groups = layout.scale_groups();
     let sums = reference::int_conv2d(&codes, &weights, shape);
-    let multiplier = vec![1.0; groups * layout.outputs];
-    let addend = vec![0.0; layout.outputs];
+    let multiplier = vec![1.0; groups * layout.outputs()];
+    let addend = vec![0.0; layout.outputs()];
     let expected = reference::epilogue(&sums, shape, &multiplier, &addend, None, Activation::None);
     let panels = reference::prepare_panels(&weights, layout);
     let epilogue =
@@ -70,7 +75,7 @@ fn check_sums(shape: &IntConv2dShape, activations: BitWidth, seed: u64) {
 }
 
 fn gemm(m: usize, k: usize, n: usize, bits: BitWidth, granularity: Granularity) -> IntConv2dShape {
-    IntConv2dShape::gemm(m, WeightLayout::new(&[n, k], 1, bits, granularity).unwrap())
+    IntConv2dShape::gemm(m, WeightLayout::new(&[n, k], 1, bits, granularity).unwrap()).unwrap()
 }
 
 #[test]
@@ -114,7 +119,7 @@ fn products_together() {
         let shape = gemm(m, k, n, bits, Granularity::Channel);
         let (weights, codes) = operands(&shape, BitWidth::B8, numbers);
         let (multiplier, addend, residual) = (numbers.floats(n), numbers.floats(n), numbers.floats(m * n));
-        (shape, codes, prepare_panels(&weights, &shape.weight), multiplier, addend, residual)
+        (shape, codes, prepare_panels(&weights, shape.weight()), multiplier, addend, residual)
     });
     for kernel in kernels() {
         let epilogues = parts.each_ref().map(|(.., multiplier, addend, residual)| Epilogue {
@@ -124,7 +129,10 @@ fn products_together() {
             activation: Activation::Relu,
         });
         let room = |shape: &IntConv2dShape| {
-            (vec![f32::NAN; shape.results()], vec![0; shape.batch * padded_channels(shape.weight.outputs)])
+            (
+                vec![f32::NAN; shape.results()],
+                vec![0; shape.batch() * padded_channels(shape.weight().outputs())],
+            )
         };
         let mut alone = parts.each_ref().map(|(shape, ..)| room(shape));
         for (((shape, codes, panels, ..), epilogue), (values, out)) in
@@ -132,7 +140,7 @@ fn products_together() {
         {
             let results = Results { values: Some(values), codes: Some((out, to)) };
             int_conv2d_results(kernel, codes, panels, shape, epilogue, results);
-            let expected: Vec<u8> = quantize_codes(values, [shape.weight.outputs, 1], true, to);
+            let expected: Vec<u8> = quantize_codes(values, [shape.weight().outputs(), 1], true, to);
             assert_eq!(*out, expected, "{kernel}");
         }
         let mut together = parts.each_ref().map(|(shape, ..)| room(shape));
@@ -161,9 +169,9 @@ fn extreme_codes_do_not_saturate() {
     for (bits, activations) in BitWidth::ALL.into_iter().flat_map(|w| BitWidth::ALL.map(|a| (w, a))) {
         for rows in [1, 3, 21] {
             let shape = gemm(rows, 300, 33, bits, Granularity::Tensor);
-            let layout = &shape.weight;
+            let layout = shape.weight();
             for code in [bits.signed_min(), bits.signed_max()] {
-                let weights = vec![code; layout.outputs * layout.cols()];
+                let weights = vec![code; layout.outputs() * layout.cols()];
                 let largest = activations.unsigned_max();
                 let codes = vec![largest as u8; shape.code_bytes()];
                 let panels = prepare_panels(&weights, layout);
@@ -194,18 +202,18 @@ fn preparing_unpacking_and_switching_agree_with_the_reference() {
     for stored in BitWidth::ALL {
         for shape in [&[19, 37][..], &[16, 8, 3, 3], &[3, 5, 1, 2]] {
             let layout = WeightLayout::new(shape, 1, stored, Granularity::Channel).unwrap();
-            let len = layout.outputs * layout.cols();
+            let len = layout.outputs() * layout.cols();
             let weights = Numbers(3).codes(len, stored.signed_min(), stored.signed_max());
             let panels = prepare_panels(&weights, &layout);
             assert_eq!(panels, reference::prepare_panels(&weights, &layout));
             let mut bytes = vec![1; layout.elements()];
             unpack_panels(&panels, stored, &mut bytes);
-            let as_bytes = layout.at(BitWidth::B8);
+            let as_bytes = layout.at(BitWidth::B8).unwrap();
             assert_eq!(bytemuck::cast_slice::<u32, i8>(&prepare_panels(&weights, &as_bytes)), bytes);
             for active in BitWidth::ALL.into_iter().filter(|&active| active <= stored) {
                 let codes: Vec<i32> =
                     weights.iter().map(|&code| semantics::switch(code, stored, active)).collect();
-                let expected = prepare_panels(&codes, &layout.at(active));
+                let expected = prepare_panels(&codes, &layout.at(active).unwrap());
                 assert_eq!(switch_panels(&panels, stored, active), expected, "{stored} to {active} bits");
             }
         }
@@ -236,9 +244,10 @@ prop_compose! {
     ) -> IntConv2dShape {
         let (groups, inputs, outputs) =
             if depthwise { (outputs + 1, 1, outputs + 1) } else { (groups, inputs, outputs * groups) };
+        let granularity = if inputs == 1 && groups > 1 { Granularity::Channel } else { granularity };
         let weight =
             WeightLayout::new(&[outputs, inputs, kernel[0], kernel[1]], groups, bits, granularity).unwrap();
-        IntConv2dShape { batch, input, stride, padding, dilation, weight }
+        IntConv2dShape::new(batch, input, Conv2dOptions { stride, padding, dilation }, weight).unwrap()
     }
 }
 
@@ -263,11 +272,11 @@ proptest! {
     fn epilogues(shape in conv_shape(), bits in bit_width(), activation in activation(), with_residual: bool, seed: u64) {
         let mut numbers = Numbers(seed);
         let (weights, codes) = operands(&shape, bits, &mut numbers);
-        let layout = &shape.weight;
+        let layout = shape.weight();
         let groups = layout.scale_groups();
-        let scale = numbers.floats(layout.outputs * groups);
-        let multiplier: Vec<f32> = (0..groups * layout.outputs)
-            .map(|i| scale[i % layout.outputs * groups + i / layout.outputs] * 0.5)
+        let scale = numbers.floats(layout.outputs() * groups);
+        let multiplier: Vec<f32> = (0..groups * layout.outputs())
+            .map(|i| scale[i % layout.outputs() * groups + i / layout.outputs()] * 0.5)
             .collect();
         let addend = reference::zero_point_addends(&weights, &scale, 0.3, &shape);
         let residual = with_residual.then(|| numbers.floats(shape.results()));
@@ -280,11 +289,11 @@ proptest! {
             let mut out = vec![f32::NAN; shape.results()];
             int_conv2d_into(kernel, &codes, &panels, &shape, &epilogue, &mut out);
             prop_assert_eq!(&out, &expected, "{}", kernel);
-            let next = [layout.outputs, shape.positions()];
+            let next = [layout.outputs(), shape.positions()];
             let expected_codes = reference::quantize_codes(&expected, next, true, to);
             for both in [false, true] {
                 out.fill(f32::NAN);
-                let mut codes_out = vec![0; shape.batch * shape.positions() * padded_channels(layout.outputs)];
+                let mut codes_out = vec![0; shape.batch() * shape.positions() * padded_channels(layout.outputs())];
                 let results = Results { values: both.then_some(&mut out), codes: Some((&mut codes_out, to)) };
                 int_conv2d_results(kernel, &codes, &panels, &shape, &epilogue, results);
                 if shape.results() > 0 {
@@ -332,8 +341,8 @@ proptest! {
     fn zero_points(shape in conv_shape(), seed: u64) {
         let mut numbers = Numbers(seed);
         let (weights, codes) = operands(&shape, BitWidth::B4, &mut numbers);
-        let layout = &shape.weight;
-        let scale = vec![1.0; layout.outputs * layout.scale_groups()];
+        let layout = shape.weight();
+        let scale = vec![1.0; layout.outputs() * layout.scale_groups()];
         let addends = reference::zero_point_addends(&weights, &scale, 3.0, &shape);
         let multiplier = vec![1.0; scale.len()];
         let sums = reference::int_conv2d(&codes, &weights, &shape);
@@ -343,7 +352,7 @@ proptest! {
         let moved: Vec<u8> =
             codes.iter().enumerate().map(|(i, code)| code + if i % padded < channels { 3 } else { 0 }).collect();
         let sums = reference::int_conv2d(&moved, &weights, &shape);
-        let zero = vec![0.0; layout.outputs];
+        let zero = vec![0.0; layout.outputs()];
         let expected = reference::epilogue(&sums, &shape, &multiplier, &zero, None, Activation::None);
         prop_assert_eq!(with_zero, expected);
     }

@@ -79,7 +79,8 @@ impl Case {
     fn shape(&self, bits: BitWidth) -> IntConv2dShape {
         let Self { batch, input, weight, groups, stride, padding, dilation, granularity } = *self;
         let weight = WeightLayout::new(&weight, groups, bits, granularity).expect("a weight");
-        IntConv2dShape { batch, input, stride, padding, dilation, weight }
+        let options = IntConv2dOptions { stride, padding, dilation };
+        IntConv2dShape::new(batch, input, options, weight).expect("a convolution")
     }
 
     fn options(&self) -> IntConv2dOptions {
@@ -99,18 +100,18 @@ struct Operands {
 impl Operands {
     fn new(case: &Case, bits: BitWidth, activations: BitWidth, device: &Device) -> Self {
         let shape = case.shape(bits);
-        let layout = &shape.weight;
-        let len = layout.outputs * layout.cols();
+        let layout = &shape.weight();
+        let len = layout.outputs() * layout.cols();
         let host_weights = random_codes(1, len, bits.signed_min(), bits.signed_max());
-        let (channels, pixels) = (shape.channels(), shape.batch * shape.input[0] * shape.input[1]);
+        let (channels, pixels) = (shape.channels(), shape.batch() * shape.input()[0] * shape.input()[1]);
         let values = random_codes(2, pixels * channels, 0, activations.unsigned_max());
         let mut host_codes = vec![0; shape.code_bytes()];
         for (i, &code) in values.iter().enumerate() {
             host_codes[i / channels * padded_channels(channels) + i % channels] = code as u8;
         }
         let values: Vec<f32> = values.into_iter().map(|code| code as f32).collect();
-        let [rows, columns] = shape.input;
-        let x = shaped(&values, [shape.batch, rows, columns, channels], device);
+        let [rows, columns] = shape.input();
+        let x = shaped(&values, [shape.batch(), rows, columns, channels], device);
         let codes = dr_kernels::quantize_codes(x, true, float(&[1.0, 0.0], device), activations);
         let weight = int_weight(&host_weights, &case.weight, case.groups, bits, case.granularity, device);
         Self { shape, host_codes, host_weights, codes: codes.expect("codes"), weight }
@@ -148,10 +149,11 @@ fn check_sums_of(
 ) {
     let operands = Operands::new(case, bits, activations, device);
     let shape = &operands.shape;
-    let layout = &shape.weight;
+    let layout = &shape.weight();
     assert_eq!(words(&operands.codes), operands.host_codes, "{case:?}");
     let sums = reference::int_conv2d(&operands.host_codes, &operands.host_weights, shape);
-    let (multiplier, addend) = (vec![1.0; layout.scale_groups() * layout.outputs], vec![0.0; layout.outputs]);
+    let (multiplier, addend) =
+        (vec![1.0; layout.scale_groups() * layout.outputs()], vec![0.0; layout.outputs()]);
     let want = reference::epilogue(&sums, shape, &multiplier, &addend, None, Activation::None);
     let [multiplier, addend] = [multiplier, addend].map(|values| float(&values, device));
     let epilogue = IntEpilogue { multiplier, addend, activation: Activation::None };
@@ -263,11 +265,11 @@ fn int_epilogues(device: &Device) {
     for (i, case) in cases.into_iter().enumerate() {
         let operands = Operands::new(&case, BitWidth::B4, BitWidth::B4, device);
         let shape = &operands.shape;
-        let (outputs, positions) = (shape.weight.outputs, shape.positions());
+        let (outputs, positions) = (shape.weight().outputs(), shape.positions());
         let sums = reference::int_conv2d(&operands.host_codes, &operands.host_weights, shape);
         let powers = |seed, n| random_codes(seed, n, -6, -3).into_iter().map(|e| 2f32.powi(e)).collect();
         let quarters = |seed, n| random_codes(seed, n, -9, 9).into_iter().map(|q| q as f32 / 4.0).collect();
-        let multiplier: Vec<f32> = powers(3, shape.weight.scale_groups() * outputs);
+        let multiplier: Vec<f32> = powers(3, shape.weight().scale_groups() * outputs);
         // Every kernel takes seconds to compile on some devices; multiplying is not what is tested here.
         let kernels =
             kernels(device).into_iter().filter(|kernel| kernel.is_none_or(|k| k.dot == Dot::Multiply));
@@ -291,7 +293,7 @@ fn int_epilogues(device: &Device) {
                 let (codes, weight) = (&operands.codes, operands.weight.clone().with_kernel(kernel));
                 let residual = || {
                     let [rows, columns] = shape.output();
-                    let dims = [shape.batch, rows, columns, outputs];
+                    let dims = [shape.batch(), rows, columns, outputs];
                     residual.as_ref().map(|values| shaped(values, dims, device))
                 };
                 let what = format!("{kernel:?}: {case:?}, {by_position}, {with_residual}, {activation:?}");

@@ -2,8 +2,8 @@
 
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, InputShape};
 use crate::config::{Engine, TaskKind};
-use crate::data::{Batch, ImageLoader, ImageSet, Input, SceneLoader, SceneSet, Target};
-use crate::detection::{BoxTargets, DecodeOptions, Found, Labelled, Positions, decode};
+use crate::data::{Batch, ImageLoader, ImageSet, Input, Labelled, SceneLoader, SceneSet, Target};
+use crate::detection::{BoxTargets, DecodeOptions, Found, Positions, decode};
 use crate::generation::{ChoiceScore, GenerationError, score_choices};
 use crate::metrics::{Confusion, Detection, Rect, Truth, mean_ap};
 use crate::nn::{Pass, Value};

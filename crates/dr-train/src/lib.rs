@@ -21,4 +21,5 @@ pub mod runtime_stub;
 pub mod samples;
 pub mod text;
 pub mod training;
+mod values;
 pub mod weights;

@@ -6,6 +6,7 @@ use crate::evaluation::{EVAL_BATCH, EvaluationError, check_images, runtime_netwo
 use crate::files::write_atomically;
 use crate::report::NumberFormat;
 use crate::runtime_stub::Arithmetic;
+use crate::values::values;
 use burn::data::dataloader::DataLoader;
 use burn::tensor::Device;
 use safetensors::{SafeTensorError, SafeTensors};
@@ -90,13 +91,11 @@ impl Samples {
         let (mut pixels, mut labels, mut logits) = (vec![], vec![], vec![]);
         for batch in loader.iter() {
             let ImageBatch { input: images, labels: classes } = batch?;
-            let classes: Vec<i64> = classes.into_data().convert::<i64>().try_into_vec().unwrap_or_default();
-            labels.extend(classes.into_iter().map(|class| class as u32)); // far fewer than 2^32
+            labels.extend(values::<u32>(classes.into_data()));
             for network in &networks {
-                let result = network.forward(images.clone())?.into_data().convert::<f32>();
-                logits.extend(result.try_into_vec::<f32>().unwrap_or_default());
+                logits.extend(values::<f32>(network.forward(images.clone())?.into_data()));
             }
-            pixels.extend(images.into_data().convert::<f32>().try_into_vec::<f32>().unwrap_or_default());
+            pixels.extend(values::<f32>(images.into_data()));
         }
         let (input, count) = (artifact.description.input, labels.len());
         let tensors = BTreeMap::from([

@@ -86,7 +86,7 @@ fn numbers_of_devices_are_checked() {
     assert_eq!("all".parse(), Ok(Devices::All));
     assert_eq!("1,0".parse(), Ok(Devices::Numbers(vec![1, 0])));
     for text in ["", "a", "0,0", "0,,1", "-1", "0;1"] {
-        let message = text.parse::<Devices>().unwrap_err();
+        let message = text.parse::<Devices>().unwrap_err().to_string();
         assert!(message.contains("expected `all`"), "{message}");
     }
     let (devices, kind) = open_several(DeviceKind::Flex, &Devices::All).unwrap();

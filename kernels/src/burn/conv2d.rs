@@ -114,7 +114,10 @@ impl Conv2dOps for Flex {
     ) -> FlexTensor {
         let [x, w, scales] = [x, w, scales].map(|t| t.to_contiguous());
         let [height, width] = shape.output();
-        let values = cpu::integer::conv2d_of_codes(slice(&x), slice(&w), slice(&scales), &shape, widths);
+        let (x, w, scales) = (slice(&x), slice(&w), slice(&scales));
+        // What integers cannot hold is computed in floats.
+        let values = cpu::integer::conv2d_of_codes(x, w, scales, &shape, widths);
+        let values = values.unwrap_or_else(|_| cpu::conv2d(x, w, &shape));
         tensor(values, [shape.batch, shape.channels[1], height, width])
     }
 }

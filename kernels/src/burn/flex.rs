@@ -180,7 +180,7 @@ impl IntOps for Flex {
 
     fn switch_weight(words: FlexTensor, layout: WeightLayout, active: BitWidth) -> FlexTensor {
         let words = dense(words);
-        let switched = integer::switch_panels(slice(&words), layout.bits, active);
+        let switched = integer::switch_panels(slice(&words), layout.bits(), active);
         let length = switched.len();
         tensor(switched, [length], DType::U32)
     }

@@ -73,9 +73,9 @@ impl IntWeight {
     /// # Errors
     /// A width above that of the codes.
     pub fn switch(&self, bits: BitWidth) -> Result<Self, KernelError> {
-        self.layout.bits.shift_to(bits)?;
-        let layout = self.layout.at(bits);
-        if bits == self.layout.bits {
+        self.layout.bits().shift_to(bits)?;
+        let layout = self.layout.at(bits)?;
+        if bits == self.layout.bits() {
             return Ok(self.clone());
         }
         let words = Dispatch::switch_weight(self.words.clone().into_dispatch(), self.layout, bits);
@@ -109,11 +109,11 @@ impl IntWeight {
         let (layout, words) = (&self.layout, host::<u32, 1>(&self.words));
         let (blocks, columns) = (layout.blocks(), layout.columns());
         let row_codes = columns.len();
-        let mut codes = vec![0; layout.outputs * layout.cols()];
+        let mut codes = vec![0; layout.outputs() * layout.cols()];
         let ordered: Box<dyn Fn(usize, usize) -> i32> = match is_flex(&self.words.device()) {
             true => {
                 let mut bytes = vec![0; layout.elements()];
-                unpack_panels(&words, layout.bits, &mut bytes);
+                unpack_panels(&words, layout.bits(), &mut bytes);
                 Box::new(move |row, at| {
                     let (panel, lane) = (row / PANEL, row % PANEL);
                     let step = panel * blocks * BLOCK_STEPS + at / STEP;
@@ -121,7 +121,7 @@ impl IntWeight {
                 })
             }
             false => {
-                let ordered = reference::unpack(&words, layout.elements(), layout.bits, Signedness::Signed);
+                let ordered = reference::unpack(&words, layout.elements(), layout.bits(), Signedness::Signed);
                 Box::new(move |row, at| ordered[row * row_codes + at])
             }
         };
@@ -221,7 +221,7 @@ pub fn int_conv2d(
     let (format, operands) = operands(x, weight, options, epilogue, residual)?;
     let [multiplier, addend, residual] = operands.map(Tensor::into_dispatch);
     let [rows, columns] = format.shape.output();
-    let dims = [x.dims[0], rows, columns, weight.layout.outputs];
+    let dims = [x.dims[0], rows, columns, weight.layout.outputs()];
     if dims.contains(&0) {
         // Burn's reshape takes a 0 for "as before".
         return Ok(Tensor::zeros(dims, &weight.words.device()));
@@ -244,7 +244,7 @@ pub fn int_conv2d_codes(
     let (format, operands) = operands(x, weight, options, epilogue, residual)?;
     let [multiplier, addend, residual] = operands.map(Tensor::into_dispatch);
     let [rows, columns] = format.shape.output();
-    let dims = [x.dims[0], rows, columns, weight.layout.outputs];
+    let dims = [x.dims[0], rows, columns, weight.layout.outputs()];
     let (codes, weight) = (x.words.clone().into_dispatch(), weight.words.clone().into_dispatch());
     let quantizer = quantizer.into_dispatch();
     let words =
@@ -265,7 +265,7 @@ pub fn int_conv2d_with_codes(
     let (format, operands) = operands(x, weight, options, epilogue, residual)?;
     let [multiplier, addend, residual] = operands.map(Tensor::into_dispatch);
     let [rows, columns] = format.shape.output();
-    let dims = [x.dims[0], rows, columns, weight.layout.outputs];
+    let dims = [x.dims[0], rows, columns, weight.layout.outputs()];
     let (device, quantizer) = (weight.words.device(), quantizer.into_dispatch());
     let (codes, weight) = (x.words.clone().into_dispatch(), weight.words.clone().into_dispatch());
     let (values, words) =
@@ -294,18 +294,18 @@ pub fn weight_only_linear(
         let found = format!("{:?}", x.dtype());
         return Err(KernelError::DataType { what: "activation", found, expected: "F32, F16 or BF16" });
     }
-    size("taps of the weight and its groups", &[layout.taps(), layout.groups], &[1, 1])?;
+    size("taps of the weight and its groups", &[layout.taps(), layout.groups()], &[1, 1])?;
     let [rows, inputs] = x.dims();
-    size("inputs", &[inputs], &[layout.inputs])?;
+    size("inputs", &[inputs], &[layout.inputs()])?;
     same_device("activation", &x.device(), &weight.words.device())?;
-    check("scale", &scale, &[layout.scale_groups() * layout.outputs], &weight.words.device())?;
-    if rows == 0 || layout.outputs == 0 {
-        return Ok(Tensor::zeros([rows, layout.outputs], &weight.words.device()));
+    check("scale", &scale, &[layout.scale_groups() * layout.outputs()], &weight.words.device())?;
+    if rows == 0 || layout.outputs() == 0 {
+        return Ok(Tensor::zeros([rows, layout.outputs()], &weight.words.device()));
     }
     let format = WeightOnlyFormat { rows, weight: layout };
     let (words, scale) = (weight.words.clone().into_dispatch(), scale.into_dispatch());
     let values = Dispatch::weight_only(x.into_dispatch(), words, scale, format);
-    Ok(Tensor::<1>::from_dispatch(values).reshape([rows, layout.outputs]))
+    Ok(Tensor::<1>::from_dispatch(values).reshape([rows, layout.outputs()]))
 }
 
 /// Checks everything that a convolution is given.
@@ -313,19 +313,12 @@ fn operands(
     x: &Codes, weight: &IntWeight, options: &IntConv2dOptions, epilogue: &IntEpilogue,
     residual: Option<Tensor<4>>,
 ) -> Result<(IntConvFormat, [Tensor<1>; 3]), KernelError> {
-    let IntConv2dOptions { stride, padding, dilation } = *options;
-    for (what, sizes) in [("stride", stride), ("dilation", dilation), ("kernel", weight.layout.kernel)] {
-        if sizes.contains(&0) {
-            return Err(KernelError::Zero(what));
-        }
-    }
     let [batch, rows, columns, channels] = x.dims;
-    let shape =
-        IntConv2dShape { batch, input: [rows, columns], stride, padding, dilation, weight: weight.layout };
+    let shape = IntConv2dShape::new(batch, [rows, columns], *options, weight.layout)?;
     size("input channels", &[channels], &[shape.channels()])?;
     let device = weight.words.device();
     same_device("activation", &x.words.device(), &device)?;
-    let (outputs, positions) = (weight.layout.outputs, shape.positions());
+    let (outputs, positions) = (weight.layout.outputs(), shape.positions());
     let multiplier = epilogue.multiplier.clone().inner();
     check("multiplier", &multiplier, &[weight.layout.scale_groups() * outputs], &device)?;
     let addend = epilogue.addend.clone().inner();

@@ -126,7 +126,7 @@ pub struct IntConvFormat {
 impl IntConvFormat {
     /// Words of the results as codes.
     pub fn code_words(&self) -> usize {
-        self.shape.batch * self.shape.positions() * padded_channels(self.shape.weight.outputs) / 4
+        self.shape.batch() * self.shape.positions() * padded_channels(self.shape.weight().outputs()) / 4
     }
 }
 
@@ -148,7 +148,7 @@ pub trait IntOps: Backend {
     ) -> IntTensor<Self>;
 
     /// Prepared weights of `layout` to `active` bits.
-    #[fusion(dtype = burn::tensor::DType::U32, shape = burn::tensor::Shape::new([layout.at(*active).words()]))]
+    #[fusion(dtype = burn::tensor::DType::U32, shape = burn::tensor::Shape::new([layout.words_at(*active)]))]
     fn switch_weight(words: IntTensor<Self>, layout: WeightLayout, active: BitWidth) -> IntTensor<Self>;
 
     /// `[batch * positions * outputs]`, the output channels last.
@@ -180,7 +180,7 @@ pub trait IntOps: Backend {
     ) -> (FloatTensor<Self>, IntTensor<Self>);
 
     /// `[rows * outputs]`; `x` `[rows, inputs]` of f32, f16 or bf16, `scale` `[scale groups * outputs]`.
-    #[fusion(dtype = burn::tensor::DType::F32, shape = burn::tensor::Shape::new([format.rows * format.weight.outputs]))]
+    #[fusion(dtype = burn::tensor::DType::F32, shape = burn::tensor::Shape::new([format.rows * format.weight.outputs()]))]
     fn weight_only(
         x: FloatTensor<Self>, weight: IntTensor<Self>, scale: FloatTensor<Self>, format: WeightOnlyFormat,
     ) -> FloatTensor<Self>;

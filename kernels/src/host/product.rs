@@ -74,7 +74,7 @@ impl Product {
         weight: Weight, options: Conv2dOptions, input: CodeQuantizer, gain: &[f32], shift: &[f32],
         activation: Activation,
     ) -> Result<Self, KernelError> {
-        let outputs = weight.layout().outputs;
+        let outputs = weight.layout().outputs();
         size("gains of a product", &[gain.len()], &[outputs])?;
         size("shifts of a product", &[shift.len()], &[outputs])?;
         IntConv2dShape::new(0, [0, 0], options, *weight.layout())?;
@@ -142,7 +142,7 @@ impl Product {
     pub fn output(&self, input: [usize; 4]) -> Result<[usize; 4], KernelError> {
         let shape = self.shape(input)?;
         let [rows, columns] = shape.output();
-        Ok([shape.batch, rows, columns, shape.weight.outputs])
+        Ok([shape.batch(), rows, columns, shape.weight().outputs()])
     }
 
     /// The input as codes. `x` is `[batch, rows, columns, channels]` if `channels_last`, else `[batch, channels, rows,
@@ -186,7 +186,7 @@ impl Product {
             return self.shift.clone();
         }
         // Without padding, all sizes have the same.
-        let size = if shape.padding == [0, 0] { [0, 0] } else { shape.input };
+        let size = if shape.padding() == [0, 0] { [0, 0] } else { shape.input() };
         let addends = || self.addends.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(addend) = addends().get(&size) {
             return addend.clone();
@@ -234,7 +234,7 @@ pub fn run_together(jobs: &mut [Job]) -> Result<(), KernelError> {
 }
 
 fn run<const N: usize>(jobs: [&mut Job; N]) -> Result<(), KernelError> {
-    let mut shapes = [IntConv2dShape::gemm(0, *jobs[0].product.weight.layout()); N];
+    let mut shapes = [IntConv2dShape::gemm(0, *jobs[0].product.weight.layout())?; N];
     for (shape, job) in shapes.iter_mut().zip(&jobs) {
         *shape = job.product.shape(job.dims)?;
     }
@@ -264,7 +264,7 @@ impl Job<'_> {
         let shape = product.shape(*dims)?;
         size("codes of a product's input", &[codes.len()], &[code_len(*dims)])?;
         let [rows, columns] = shape.output();
-        let output = [shape.batch, rows, columns, shape.weight.outputs];
+        let output = [shape.batch(), rows, columns, shape.weight().outputs()];
         let values = shape.results();
         if let Some(residual) = residual {
             size("residual", &[residual.len()], &[values])?;

@@ -68,21 +68,21 @@ impl StoredWeight {
     /// # Errors
     /// [`KernelError::Precision`] for a width above the stored one, [`KernelError::ScaleCount`] for another number of scales.
     pub fn at(&self, bits: BitWidth, scales: &[f32]) -> Result<Weight, KernelError> {
-        self.layout.bits.shift_to(bits)?;
-        let layout = self.layout.at(bits);
-        let (outputs, groups) = (layout.outputs, layout.scale_groups());
+        self.layout.bits().shift_to(bits)?;
+        let layout = self.layout.at(bits)?;
+        let (outputs, groups) = (layout.outputs(), layout.scale_groups());
         if scales.len() != outputs * groups {
             return Err(KernelError::ScaleCount {
                 what: "scale",
                 found: scales.len(),
                 expected: outputs * groups,
-                shape: vec![outputs, layout.inputs, layout.kernel[0], layout.kernel[1]],
-                granularity: layout.granularity.to_string(),
+                shape: vec![outputs, layout.inputs(), layout.kernel()[0], layout.kernel()[1]],
+                granularity: layout.granularity().to_string(),
             });
         }
-        let panels = match bits == self.layout.bits {
+        let panels = match bits == self.layout.bits() {
             true => self.panels.clone(),
-            false => Panels(Arc::new(switch(self.panels.words(), self.layout.bits, bits))),
+            false => Panels(Arc::new(switch(self.panels.words(), self.layout.bits(), bits))),
         };
         let by_group = |i: usize| scales[i % outputs * groups + i / outputs];
         Ok(Weight { layout, panels, scales: (0..scales.len()).map(by_group).collect() })
@@ -119,7 +119,7 @@ impl Weight {
     /// The width of the codes.
     #[must_use]
     pub const fn bits(&self) -> BitWidth {
-        self.layout.bits
+        self.layout.bits()
     }
 
     /// Bytes of the codes, with those of padding.
@@ -138,7 +138,7 @@ impl Weight {
     #[must_use]
     pub fn scales(&self) -> Vec<f32> {
         let groups = self.layout.scale_groups();
-        (0..self.scales.len()).map(|i| self.scales[i % groups * self.layout.outputs + i / groups]).collect()
+        (0..self.scales.len()).map(|i| self.scales[i % groups * self.layout.outputs() + i / groups]).collect()
     }
 
     /// Takes some milliseconds for each megabyte to lay many codes out for the fastest reading: for weights that stay.

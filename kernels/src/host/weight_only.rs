@@ -19,9 +19,9 @@ impl WeightOnly {
     /// [`KernelError::Size`] for the weight of a convolution, or another number of biases.
     pub fn new(weight: Weight, bias: Option<&[f32]>) -> Result<Self, KernelError> {
         let layout = weight.layout();
-        size("taps of the weight and its groups", &[layout.taps(), layout.groups], &[1, 1])?;
+        size("taps of the weight and its groups", &[layout.taps(), layout.groups()], &[1, 1])?;
         if let Some(bias) = bias {
-            size("bias", &[bias.len()], &[layout.outputs])?;
+            size("bias", &[bias.len()], &[layout.outputs()])?;
         }
         Ok(Self { weight, bias: bias.map(<[f32]>::to_vec) })
     }
@@ -51,11 +51,11 @@ impl WeightOnly {
     /// [`KernelError::Size`] for matrices of other sizes.
     pub fn run(&self, x: &[f32], rows: usize, out: &mut [f32]) -> Result<(), KernelError> {
         let layout = self.weight.layout();
-        size("input of a product", &[x.len()], &[product("input of a product", &[rows, layout.inputs])?])?;
+        size("input of a product", &[x.len()], &[product("input of a product", &[rows, layout.inputs()])?])?;
         size(
             "output of a product",
             &[out.len()],
-            &[product("output of a product", &[rows, layout.outputs])?],
+            &[product("output of a product", &[rows, layout.outputs()])?],
         )?;
         let (words, scales) = (self.weight.words(), self.weight.scales_by_group());
         integer::weight_only_into(Isa::detect(), x, words, scales, rows, layout, out);

@@ -40,7 +40,7 @@ fn ordered(codes: &[i32], layout: &WeightLayout) -> Vec<i32> {
 /// Weights `[outputs, cols]` as prepared for GPUs.
 #[must_use]
 pub fn prepare_rows(codes: &[i32], layout: &WeightLayout) -> Vec<u32> {
-    pack(&ordered(codes, layout), layout.bits)
+    pack(&ordered(codes, layout), layout.bits())
 }
 
 /// Weights `[outputs, cols]` as prepared for CPUs.
@@ -48,12 +48,12 @@ pub fn prepare_rows(codes: &[i32], layout: &WeightLayout) -> Vec<u32> {
 pub fn prepare_panels(codes: &[i32], layout: &WeightLayout) -> Vec<u32> {
     let (ordered, blocks) = (ordered(codes, layout), layout.blocks());
     let mut words = vec![0; layout.words()];
-    let block_words = PANEL * layout.bits.bits() as usize;
+    let block_words = PANEL * layout.bits().bits() as usize;
     for (i, code) in ordered.into_iter().enumerate() {
-        let code = code + offset(layout.bits);
+        let code = code + offset(layout.bits());
         let (row, at) = (i / (blocks * BLOCK), i % (blocks * BLOCK));
         let (block, step, lane) = (row / PANEL * blocks + at / BLOCK, at / STEP % BLOCK_STEPS, row % PANEL);
-        for plane in planes(layout.bits) {
+        for plane in planes(layout.bits()) {
             let field = code as u32 >> plane.shift & ((1 << plane.bits) - 1);
             let in_vector = 8 / plane.bits as usize;
             let vector = plane.offset as usize + step / in_vector;
@@ -68,19 +68,19 @@ pub fn prepare_panels(codes: &[i32], layout: &WeightLayout) -> Vec<u32> {
 /// `[outputs, cols]`.
 #[must_use]
 pub fn int_conv2d(codes: &[u8], weights: &[i32], shape: &IntConv2dShape) -> Vec<i32> {
-    let layout = &shape.weight;
+    let layout = shape.weight();
     let (cols, taps, groups) = (layout.cols(), layout.taps(), layout.scale_groups());
     let [_, out_cols] = shape.output();
     let pitch = padded_channels(shape.channels());
     let mut sums = vec![0; shape.results() * groups];
     for (i, sums) in sums.chunks_exact_mut(groups).enumerate() {
-        let (output, position) = (i % layout.outputs, i / layout.outputs % shape.positions());
-        let image = i / layout.outputs / shape.positions();
-        let first_channel = output / (layout.outputs / layout.groups) * layout.inputs;
+        let (output, position) = (i % layout.outputs(), i / layout.outputs() % shape.positions());
+        let image = i / layout.outputs() / shape.positions();
+        let first_channel = output / (layout.outputs() / layout.groups()) * layout.inputs();
         for col in 0..cols {
             let (channel, tap) = (first_channel + col / taps, col % taps);
             if let Some([row, column]) = shape.tapped([position / out_cols, position % out_cols], tap) {
-                let at = (image * shape.input[0] + row) * shape.input[1] + column;
+                let at = (image * shape.input()[0] + row) * shape.input()[1] + column;
                 sums[col / layout.run()] +=
                     i32::from(codes[at * pitch + channel]) * weights[output * cols + col];
             }
@@ -97,7 +97,7 @@ pub fn epilogue(
     sums: &[i32], shape: &IntConv2dShape, multiplier: &[f32], addend: &[f32], residual: Option<&[f32]>,
     activation: Activation,
 ) -> Vec<f32> {
-    let (outputs, groups) = (shape.weight.outputs, shape.weight.scale_groups());
+    let (outputs, groups) = (shape.weight().outputs(), shape.weight().scale_groups());
     let value = |(i, sums): (usize, &[i32])| {
         let output = i % outputs;
         let scaled = |(group, &sum): (usize, &i32)| multiplier[group * outputs + output] * sum as f32;
@@ -115,25 +115,25 @@ pub fn epilogue(
 pub fn zero_point_addends(
     weights: &[i32], scale: &[f32], zero_point: f32, shape: &IntConv2dShape,
 ) -> Vec<f32> {
-    let layout = &shape.weight;
+    let layout = shape.weight();
     let (cols, taps, run, groups) = (layout.cols(), layout.taps(), layout.run(), layout.scale_groups());
     // `[outputs, taps]`
-    let mut sums = vec![0.0; layout.outputs * taps];
+    let mut sums = vec![0.0; layout.outputs() * taps];
     for (i, &code) in weights.iter().enumerate() {
         let (output, col) = (i / cols, i % cols);
         sums[output * taps + col % taps] += scale[output * groups + col / run] * code as f32;
     }
     let [_, out_cols] = shape.output();
-    let everywhere = shape.padding == [0, 0] || zero_point == 0.0;
+    let everywhere = shape.padding() == [0, 0] || zero_point == 0.0;
     let positions = if everywhere { 1 } else { shape.positions() };
     let addend = |i: usize| {
-        let (position, output) = (i / layout.outputs, i % layout.outputs);
+        let (position, output) = (i / layout.outputs(), i % layout.outputs());
         let inside = |tap: &usize| {
             everywhere || shape.tapped([position / out_cols, position % out_cols], *tap).is_some()
         };
         zero_point * (0..taps).filter(inside).map(|tap| sums[output * taps + tap]).sum::<f32>()
     };
-    (0..positions * layout.outputs).map(addend).collect()
+    (0..positions * layout.outputs()).map(addend).collect()
 }
 
 /// The product of `x` `[rows, inputs]` with weights `[outputs, inputs]`, in f64 and rounded once: `[rows, outputs]`. `scale` is `[scale
@@ -142,7 +142,7 @@ pub fn zero_point_addends(
 pub fn weight_only(
     x: &[f32], weights: &[i32], scale: &[f32], rows: usize, layout: &WeightLayout,
 ) -> Vec<f32> {
-    let (outputs, cols, run) = (layout.outputs, layout.cols(), layout.run());
+    let (outputs, cols, run) = (layout.outputs(), layout.cols(), layout.run());
     let value = |i: usize| {
         let (row, output) = (i / outputs, i % outputs);
         let product = |k: usize| {

@@ -12,7 +12,8 @@ mod values;
 
 pub use args::{
     Cli, Command, DrawArgs, EvalArgs, ExportArgs, GenerateArgs, HessianArgs, ImportArgs, ImportCheckArgs,
-    InfoArgs, LatencyArgs, QuantizeArgs, ScenesArgs, SearchArgs, Settings, TrainArgs,
+    InfoArgs, LatencyArgs, QuantizeArgs, ScenesArgs, SearchArgs, Settings, SwitchAfter, SwitchAfterError,
+    TrainArgs,
 };
 pub use error::CommandError;
 pub use resolve::ResolvedTraining;

@@ -2,6 +2,7 @@
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use dr_precision::Precision;
+use std::error::Error;
 use std::fmt::Display;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
@@ -9,7 +10,7 @@ use std::str::FromStr;
 /// One of a list of names.
 pub(super) fn one_of<T>(all: &[T]) -> impl TypedValueParser<Value = T> + use<T>
 where
-    T: Display + FromStr<Err = String> + Clone + Send + Sync + 'static,
+    T: Display + FromStr<Err: Into<Box<dyn Error + Send + Sync>>> + Clone + Send + Sync + 'static,
 {
     let names: Vec<String> = all.iter().map(ToString::to_string).collect();
     PossibleValuesParser::new(names).try_map(|name| name.parse::<T>())

@@ -32,9 +32,9 @@ pub use image_set::ImageSet;
 pub use images::{ImageShape, Images};
 pub use loader::ImageLoader;
 pub use normalization::Normalization;
-pub use scene_set::{SceneError, SceneLoader, SceneSet, SceneTarget, Scenes};
+pub use scene_set::{Labelled, SceneError, SceneLoader, SceneSet, SceneTarget, Scenes};
 
-use crate::config::DatasetKind;
+use crate::config::{DatasetKind, IMAGE_SIZE};
 use files::Part;
 use std::path::Path;
 
@@ -81,9 +81,6 @@ impl<'a> DataSource<'a> {
         folder::parts(dir, self.image_size, self.seed)
     }
 }
-
-/// Rows and columns of images if nothing else is asked for.
-pub const IMAGE_SIZE: usize = 224;
 
 /// Reads and splits a dataset.
 ///

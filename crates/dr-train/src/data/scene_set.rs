@@ -3,7 +3,7 @@
 use super::coco::{Coco, CocoError, Object};
 use super::decode::stretched;
 use super::{Batch, Epochs, ImageShape, Images, Items, Loader, Normalization, Target};
-use crate::detection::{BoxTargets, Labelled, Positions};
+use crate::metrics::Rect;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use chacha20::ChaCha8Rng;
 use rand::{RngExt, seq::SliceRandom};
@@ -40,6 +40,15 @@ pub enum SceneError {
     /// A part without images.
     #[error("`{}`: has no images", .0.display())]
     Empty(PathBuf),
+}
+
+/// A box and its class.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Labelled {
+    /// Left, top, right, bottom, in pixels.
+    pub rect: Rect,
+    /// The class.
+    pub class: usize,
 }
 
 /// Images of one size with the objects in them, in memory.
@@ -226,23 +235,6 @@ impl SceneTarget for Tensor<1, Int> {
             }
         }
         Tensor::from_data(classes.as_slice(), device)
-    }
-}
-
-impl SceneTarget for BoxTargets {
-    type Around = Positions;
-
-    fn of(set: &SceneSet, items: &[(usize, bool)], positions: &Positions, device: &Device) -> Self {
-        let width = set.size[1] as f32;
-        let reflected = |object: &Labelled| {
-            let [left, top, right, bottom] = object.rect;
-            Labelled { rect: [width - right, top, width - left, bottom], ..*object }
-        };
-        let boxes = |&(index, flip): &(usize, bool)| match flip {
-            true => set.boxes[index].iter().map(reflected).collect(),
-            false => set.boxes[index].clone(),
-        };
-        Self::new(positions, &items.iter().map(boxes).collect::<Vec<_>>(), device)
     }
 }
 

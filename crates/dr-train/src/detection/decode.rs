@@ -2,6 +2,7 @@
 
 use super::Positions;
 use crate::metrics::{Rect, nms};
+use crate::values::values;
 use burn::tensor::Tensor;
 
 /// An object that was found.
@@ -40,9 +41,9 @@ const CANDIDATES: usize = 1000;
 #[must_use]
 pub fn decode(output: Tensor<2>, positions: &Positions, options: &DecodeOptions) -> Vec<Vec<Found>> {
     let columns = output.dims()[1];
-    let values: Vec<f32> = output.into_data().convert::<f32>().try_into_vec().unwrap_or_default();
+    let numbers: Vec<f32> = values(output.into_data());
     let count = positions.each().count().max(1);
-    values.chunks(count * columns).map(|image| of_image(image, columns, positions, options)).collect()
+    numbers.chunks(count * columns).map(|image| of_image(image, columns, positions, options)).collect()
 }
 
 fn of_image(image: &[f32], columns: usize, positions: &Positions, options: &DecodeOptions) -> Vec<Found> {

@@ -4,4 +4,4 @@ mod decode;
 mod targets;
 
 pub use decode::{DecodeOptions, Found, decode};
-pub use targets::{BoxTargets, Labelled, Positions};
+pub use targets::{BoxTargets, Positions};

@@ -1,19 +1,9 @@
 //! [`BoxTargets`]: what each position of a detector is to say (FCOS, arXiv:1904.01355), and the loss of what it says.
 
-use crate::data::{Input, Target};
-use crate::metrics::Rect;
+use crate::data::{Input, Labelled, SceneSet, SceneTarget, Target};
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use dr_runtime::graph::{Graph, Node, Op};
-
-/// A box and its class.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Labelled {
-    /// Left, top, right, bottom, in pixels.
-    pub rect: Rect,
-    /// The class.
-    pub class: usize,
-}
 
 /// Where a detector looks for objects: positions of all levels, for images of one size.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -198,6 +188,23 @@ impl Target for BoxTargets {
         let classes = output.dims()[1] - 5;
         let guesses = output.narrow(1, 0, classes).argmax(1).float();
         (guesses.equal(self.column(0)).int().sum().float(), self.positive.iter().sum())
+    }
+}
+
+impl SceneTarget for BoxTargets {
+    type Around = Positions;
+
+    fn of(set: &SceneSet, items: &[(usize, bool)], positions: &Positions, device: &Device) -> Self {
+        let width = set.size[1] as f32;
+        let reflected = |object: &Labelled| {
+            let [left, top, right, bottom] = object.rect;
+            Labelled { rect: [width - right, top, width - left, bottom], ..*object }
+        };
+        let boxes = |&(index, flip): &(usize, bool)| match flip {
+            true => set.boxes[index].iter().map(reflected).collect(),
+            false => set.boxes[index].clone(),
+        };
+        Self::new(positions, &items.iter().map(boxes).collect::<Vec<_>>(), device)
     }
 }
 

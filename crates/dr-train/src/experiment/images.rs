@@ -1,15 +1,16 @@
 //! [`ImageTask`]: images are classified.
 
+use super::error::RunError;
 use super::task::{Evaluation, Part, Task};
-use super::{RunError, calibration_batches};
 use crate::artifact::{Artifact, Description};
 use crate::config::{Engine, TrainConfig};
 use crate::data::{self, Augmentation, DataSource, ImageLoader, ImageSet, Normalization, Splits};
-use crate::evaluation::{EvaluationError, check_images, measure};
+use crate::evaluation::{EVAL_BATCH, EvaluationError, check_images, measure};
 use crate::models::ConvNetConfig;
 use crate::nn::Model;
 use crate::report::{Measured, NumberFormat};
 use crate::weights::{StateDict, WeightsError, import};
+use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Int, Tensor};
 use std::collections::BTreeMap;
@@ -106,4 +107,18 @@ impl Task for ImageTask {
         let skipped = [&self.train, &self.valid, &self.test].into_iter().flat_map(ImageSet::skipped);
         skipped.collect::<BTreeMap<_, _>>().len()
     }
+}
+
+/// Training images that the activations' scales are fitted to.
+const CALIBRATION_IMAGES: usize = 1024;
+
+/// The first training images, without augmentation, to fit the activations' scales to.
+///
+/// # Errors
+/// What the loader says.
+pub fn calibration_batches(
+    train: &ImageSet, normalization: &Normalization, device: &Device,
+) -> Result<Vec<Tensor<4>>, DatasetError> {
+    let loader = ImageLoader::evaluation(train.clone(), normalization.clone(), EVAL_BATCH, device.clone());
+    loader.iter().take(CALIBRATION_IMAGES / EVAL_BATCH).map(|batch| Ok(batch?.input)).collect()
 }

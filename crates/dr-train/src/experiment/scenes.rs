@@ -1,6 +1,6 @@
 //! [`SceneTask`]: something is said about every part of an image.
 
-use super::RunError;
+use super::error::RunError;
 use super::task::{Evaluation, Part, Task};
 use crate::artifact::{Artifact, Description};
 use crate::config::{Engine, TaskKind, TrainConfig};

@@ -1,6 +1,6 @@
 //! [`Task`]: what a run is about.
 
-use super::RunError;
+use super::error::RunError;
 use crate::artifact::{Artifact, Description, TensorEntry};
 use crate::config::TrainConfig;
 use crate::data::{Batch, Input, Target, TrainingLoader};

@@ -1,6 +1,6 @@
 //! [`TextTask`]: the next token of a text is predicted.
 
-use super::RunError;
+use super::error::RunError;
 use super::task::{Evaluation, Part, Task};
 use crate::artifact::{Artifact, Description, TOKENIZER, TensorEntry};
 use crate::config::{Engine, TrainConfig};

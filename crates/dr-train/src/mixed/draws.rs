@@ -1,6 +1,7 @@
 //! [`DrawLog`]: the mixtures of a training, drawn step by step and written to a file.
 
 use super::Hasb;
+use crate::training::{DrawError, Draws};
 use dr_precision::Precision;
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -30,40 +31,6 @@ impl DrawLog {
         Self { hasb, path: path.to_path_buf(), per_step, state: Mutex::default() }
     }
 
-    /// Starts at step `step`. What a run drew in its earlier steps is drawn again for the file.
-    ///
-    /// # Errors
-    /// If the file cannot be written.
-    pub(crate) fn start(&self, step: usize) -> Result<(), String> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = || -> std::io::Result<BufWriter<File>> {
-            let mut file = BufWriter::new(File::create(&self.path)?);
-            let names: Vec<&str> = self.hasb.names().collect();
-            writeln!(file, "step,{}", names.join(","))?;
-            for earlier in 0..step {
-                self.write(&mut file, earlier)?;
-            }
-            Ok(file)
-        };
-        let file = open().map_err(|error| self.failed(&error))?;
-        *state = State { step, file: Some(file) };
-        Ok(())
-    }
-
-    /// The mixtures of the next step: precisions of the layers, from input to output.
-    ///
-    /// # Errors
-    /// If the file cannot be written.
-    pub(crate) fn next(&self) -> Result<Vec<Vec<Precision>>, String> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let step = state.step;
-        state.step += 1;
-        if let Some(file) = &mut state.file {
-            self.write(file, step).map_err(|error| self.failed(&error))?;
-        }
-        Ok(self.numbers(step).map(|draw| self.hasb.draw(draw)).collect())
-    }
-
     /// The numbers of a step's draws.
     fn numbers(&self, step: usize) -> impl Iterator<Item = u64> {
         (0..self.per_step).map(move |draw| (step * self.per_step + draw) as u64)
@@ -78,7 +45,36 @@ impl DrawLog {
         file.flush()
     }
 
-    fn failed(&self, error: &std::io::Error) -> String {
-        format!("`{}`: {error}", self.path.display())
+    fn failed(&self, source: std::io::Error) -> DrawError {
+        DrawError { path: self.path.clone(), source }
+    }
+}
+
+impl Draws for DrawLog {
+    /// What a run drew in its earlier steps is drawn again for the file.
+    fn start(&self, step: usize) -> Result<(), DrawError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = || -> std::io::Result<BufWriter<File>> {
+            let mut file = BufWriter::new(File::create(&self.path)?);
+            let names: Vec<&str> = self.hasb.names().collect();
+            writeln!(file, "step,{}", names.join(","))?;
+            for earlier in 0..step {
+                self.write(&mut file, earlier)?;
+            }
+            Ok(file)
+        };
+        let file = open().map_err(|error| self.failed(error))?;
+        *state = State { step, file: Some(file) };
+        Ok(())
+    }
+
+    fn next(&self) -> Result<Vec<Vec<Precision>>, DrawError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let step = state.step;
+        state.step += 1;
+        if let Some(file) = &mut state.file {
+            self.write(file, step).map_err(|error| self.failed(error))?;
+        }
+        Ok(self.numbers(step).map(|draw| self.hasb.draw(draw)).collect())
     }
 }

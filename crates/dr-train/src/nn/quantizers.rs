@@ -246,23 +246,43 @@ impl Quantizers {
         (x, w)
     }
 
-    /// All learned scales and zero points with the width they belong to.
-    pub(crate) fn parameters(&self) -> impl Iterator<Item = (BitWidth, Kind, ParamId)> {
-        let spec = self.spec.as_ref();
-        let widths = |of: fn(&LayerSpec) -> &Vec<BitWidth>| spec.map(of).into_iter().flatten().copied();
-        let list = |widths: Vec<BitWidth>, kind, params: &[Param<Tensor<1>>]| {
-            widths.into_iter().zip(params).map(|(bits, param)| (bits, kind, param.id)).collect::<Vec<_>>()
+    /// All learned scales and zero points.
+    pub(crate) fn parameters(&self) -> Vec<Learned> {
+        let Some(spec) = &self.spec else { return vec![] };
+        let list = |of, kind, widths: &[BitWidth], params: &[Param<Tensor<1>>]| {
+            let one = |(bits, param): (&BitWidth, &Param<_>)| {
+                let below = widths[0].bits() - bits.bits();
+                Learned { of, kind, below, id: param.id }
+            };
+            widths.iter().zip(params).map(one).collect::<Vec<_>>()
         };
-        let (w, a): (Vec<_>, Vec<_>) =
-            (widths(|s| &s.weights).collect(), widths(|s| &s.activations).collect());
+        let (weights, activations) = (&spec.weights, &spec.activations);
         [
-            list(w, Kind::Scale, &self.weight_scales),
-            list(a.clone(), Kind::Scale, &self.activation_scales),
-            list(a, Kind::ZeroPoint, &self.zero_points),
+            list(Operand::Weights, Kind::Scale, weights, &self.weight_scales),
+            list(Operand::Activations, Kind::Scale, activations, &self.activation_scales),
+            list(Operand::Activations, Kind::ZeroPoint, activations, &self.zero_points),
         ]
-        .into_iter()
-        .flatten()
+        .concat()
     }
+}
+
+/// A learned scale or zero point of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Learned {
+    /// What it quantizes.
+    pub of: Operand,
+    pub kind: Kind,
+    /// How many bits its width has less than the highest one of that operand: the stored one of weights, the widest of
+    /// activations.
+    pub below: u32,
+    pub id: ParamId,
+}
+
+/// What a layer multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Operand {
+    Weights,
+    Activations,
 }
 
 /// What a learned parameter of a quantizer is.
@@ -274,7 +294,7 @@ pub(crate) enum Kind {
 
 /// The values of a tensor.
 pub(crate) fn host<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
-    tensor.clone().into_data().convert::<f32>().try_into_vec().unwrap_or_default()
+    crate::values::values(tensor.clone().into_data())
 }
 
 /// Puts a fresh tensor on `device`, tracked if `device` tracks gradients.

@@ -2,15 +2,19 @@
 
 mod alrs;
 mod checkpoint;
+mod draws;
 mod evaluate;
 mod history;
 mod metric;
 mod optimizer;
 mod phase;
+mod run;
 mod step;
 
 pub use alrs::{eta, lambda};
+pub use draws::{DrawError, Draws};
 pub use evaluate::{Score, evaluate, score};
 pub use history::History;
-pub use phase::{Phase, PhaseError, PhaseOutcome, run_phase};
+pub use phase::Phase;
+pub use run::{PhaseError, PhaseOutcome, run_phase};
 pub use step::{Distillation, Objective, Trainee};

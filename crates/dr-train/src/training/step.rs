@@ -1,10 +1,10 @@
 //! One training step: every precision of the set, one update (arXiv:2502.01199).
 
 use super::alrs;
+use super::draws::Draws;
 use super::metric::{PassOutput, StepOutput};
 use crate::config::ComputeKind;
 use crate::data::{Batch, Input, Target};
-use crate::mixed::DrawLog;
 use crate::nn::quantizers::Kind;
 use crate::nn::{Assignment, Model, Pass, Value};
 use crate::report::NumberFormat;
@@ -29,7 +29,7 @@ pub struct Objective<I> {
     /// The passes of each step, highest precision first.
     pub passes: Vec<NumberFormat>,
     /// What mixed passes draw from.
-    pub draws: Option<DrawLog>,
+    pub draws: Option<Box<dyn Draws>>,
     /// Learning rate of scales divided by that of weights.
     pub scale_rate: f64,
     /// Adaptive learning rate scaling.
@@ -94,9 +94,9 @@ impl<I> Objective<I> {
 
     /// The mixtures of the next step.
     fn draw(&self) -> Vec<Vec<Precision>> {
-        let drawn = self.draws.as_ref().map_or(Ok(vec![]), DrawLog::next);
+        let drawn = self.draws.as_ref().map_or(Ok(vec![]), |draws| draws.next());
         drawn.unwrap_or_else(|error| {
-            self.interrupter.stop(Some(&error));
+            self.interrupter.stop(Some(&error.to_string()));
             vec![]
         })
     }
@@ -280,9 +280,10 @@ impl<I: Input + Into<Value>, T: Target> TrainStep for Trainee<I, T> {
     ) -> Self {
         let weights = rates.base();
         let (scale_rate, alrs) = (self.objective.scale_rate, self.objective.alrs);
-        let rates = alrs::learning_rates(&mut self.model, &grads, weights, weights * scale_rate, alrs);
-        let params = alrs::by_width(&mut self.model).into_values().flatten();
-        let scales = params.filter(|(kind, _)| *kind == Kind::Scale).map(|(_, id)| id).collect();
+        let learned = alrs::learned(&mut self.model);
+        let rates = alrs::learning_rates(&learned, &grads, weights, weights * scale_rate, alrs);
+        let scales = learned.iter().filter(|learned| learned.kind == Kind::Scale);
+        let scales = scales.map(|scale| scale.id).collect();
         let mut before = Scales { ids: scales, values: HashMap::new() };
         self.model.visit(&mut before);
         optim.step(rates, self, grads).map(&mut BoundedScales(before.values))

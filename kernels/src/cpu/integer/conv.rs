@@ -116,7 +116,7 @@ pub fn int_conv2d_into(
 
 /// Codes of the results.
 fn code_len(shape: &IntConv2dShape) -> usize {
-    shape.batch * shape.positions() * padded_channels(shape.weight.outputs)
+    shape.batch() * shape.positions() * padded_channels(shape.weight().outputs())
 }
 
 fn code_pointer(out: &mut [u8], shape: &IntConv2dShape) -> *mut u8 {
@@ -244,26 +244,26 @@ struct Plan<'a> {
 impl<'a> Plan<'a> {
     fn new(kernel: DotKernel, product: Product<'a>, offsets: &'a mut Vec<u32>) -> Self {
         let Product { codes, weights, shape, epilogue, output } = product;
-        let layout = &shape.weight;
+        let layout = shape.weight();
         assert_eq!(codes.len(), shape.code_bytes(), "codes of another size");
         assert_eq!(weights.len(), layout.words(), "weights of another size");
         epilogue.check(shape);
         let [out_rows, out_cols] = shape.output();
-        let lines = if shape.results() == 0 { 0 } else { shape.batch * out_rows };
+        let lines = if shape.results() == 0 { 0 } else { shape.batch() * out_rows };
         // Lines of output and panels of weights, cut into tasks.
         let groups = layout.group_blocks();
         let blocks = groups.iter().sum::<usize>();
         let line_bytes = (out_cols * blocks * BLOCK).max(1);
-        let line_products = line_bytes * layout.outputs / layout.groups;
-        let panels = if layout.is_depthwise() { 1 } else { layout.groups * layout.group_panels() };
+        let line_products = line_bytes * layout.outputs() / layout.groups();
+        let panels = if layout.is_depthwise() { 1 } else { layout.groups() * layout.group_panels() };
         let threads = rayon::current_num_threads();
-        let all = line_products.saturating_mul(lines).saturating_mul(layout.groups);
+        let all = line_products.saturating_mul(lines).saturating_mul(layout.groups());
         let work = all.saturating_add(weights.len().saturating_mul(WORD_COST));
         let wanted =
             if threads == 1 { 1 } else { (work / TASK_PRODUCTS).clamp(1, threads * TASKS_PER_THREAD) };
         let [tile_rows, tile_panels] = kernel.tile();
         // Every task of lines reads (and unpacks) its panels, every task of panels its lines: whichever costs less is cut.
-        let panel_cost = if layout.bits == BitWidth::B8 { 1 } else { UNPACK_COST };
+        let panel_cost = if layout.bits() == BitWidth::B8 { 1 } else { UNPACK_COST };
         let cost = |line_tasks: usize, panel_tasks: usize| {
             line_tasks * panels * blocks * PANEL * BLOCK * panel_cost + panel_tasks * lines * line_bytes
         };
@@ -285,9 +285,9 @@ impl<'a> Plan<'a> {
         let (chunk_lines, chunk_panels) = best.map_or((1, 1), |(lines, panels, _)| (lines, panels));
         let largest =
             if kernel.adds_pairs() { codes.iter().fold(0, |bits, code| bits | code) } else { u8::MAX };
-        let pair_steps = pair_steps(layout.bits, largest);
+        let pair_steps = pair_steps(layout.bits(), largest);
         let copied = copies_codes(shape);
-        window_offsets(shape, shape.input[1] + if copied { 2 * shape.padding[1] } else { 0 }, offsets);
+        window_offsets(shape, shape.input()[1] + if copied { 2 * shape.padding()[1] } else { 0 }, offsets);
         let reach = offsets.iter().max().map_or(0, |&offset| offset as usize + STEP);
         let mut problem = Problem {
             kernel,
@@ -305,7 +305,7 @@ impl<'a> Plan<'a> {
             of_one_row: vec![],
         };
         let one_row = lines * out_cols == 1 && !copied;
-        if one_row && kernel.form(layout.bits, pair_steps, 1) == Form::Packed {
+        if one_row && kernel.form(layout.bits(), pair_steps, 1) == Form::Packed {
             let mut corrections = vec![];
             Isa::detect().run(Corrections {
                 problem: &problem,
@@ -341,15 +341,15 @@ impl<'a> Plan<'a> {
 /// Whether tasks work on copies of their codes: with padding, or because steps that do not begin at a word may hang over
 /// the end of the codes.
 fn copies_codes(shape: &IntConv2dShape) -> bool {
-    let layout = &shape.weight;
+    let layout = shape.weight();
     let cut = layout.scale_groups() > 1 && (layout.taps() > 1 || !layout.run().is_multiple_of(STEP));
-    shape.padding != [0, 0] || layout.groups > 1 || cut
+    shape.padding() != [0, 0] || layout.groups() > 1 || cut
 }
 
 /// Where the codes of each step are in a window of rows of `cols` pixels: tap and channels, in the order of prepared weights.
 fn window_offsets(shape: &IntConv2dShape, cols: usize, offsets: &mut Vec<u32>) {
-    let (layout, dilation) = (&shape.weight, shape.dilation);
-    let (taps, kernel_cols) = (layout.taps(), layout.kernel[1]);
+    let (layout, dilation) = (shape.weight(), shape.dilation());
+    let (taps, kernel_cols) = (layout.taps(), layout.kernel()[1]);
     let pixel_bytes = padded_channels(shape.channels());
     let row_bytes = cols * pixel_bytes;
     let tap_offset = |tap: usize| {
@@ -433,7 +433,7 @@ impl Kernel for Corrections<'_> {
             let mut offsets = problem.offsets;
             for &blocks in &problem.groups {
                 let (group, rest) = offsets.split_at(blocks * BLOCK_STEPS);
-                corrections.push(correction(&codes[base..], group, problem.shape.weight.bits));
+                corrections.push(correction(&codes[base..], group, problem.shape.weight().bits()));
                 offsets = rest;
             }
         }
@@ -457,17 +457,17 @@ impl Problem<'_> {
         let Workspace { codes: padded, bases, panels: workspace } = workspace;
         let pitch = padded_channels(shape.channels());
         if !self.copied {
-            let [rows, cols] = shape.input;
+            let [rows, cols] = shape.input();
             bases.clear();
             for line in lines.clone() {
-                let first = (line / out_rows * rows + line % out_rows * shape.stride[0]) * cols * pitch;
-                bases.extend((0..out_cols).map(|col| first + col * shape.stride[1] * pitch));
+                let first = (line / out_rows * rows + line % out_rows * shape.stride()[0]) * cols * pitch;
+                bases.extend((0..out_cols).map(|col| first + col * shape.stride()[1] * pitch));
             }
             let segment = Segment { start: lines.start * out_cols, codes: self.codes, bases };
             return self.segment(&segment, panels, workspace);
         }
         // All images' lines are one segment: small images fill tiles together, and weights are unpacked once for them.
-        let cols = shape.input[1] + 2 * shape.padding[1];
+        let cols = shape.input()[1] + 2 * shape.padding()[1];
         padded.clear();
         bases.clear();
         let mut line = lines.start;
@@ -477,8 +477,8 @@ impl Problem<'_> {
             let start = padded.len();
             self.pad(image, row, count, cols, padded);
             for line in 0..count {
-                let first = start + line * shape.stride[0] * cols * pitch;
-                bases.extend((0..out_cols).map(|col| first + col * shape.stride[1] * pitch));
+                let first = start + line * shape.stride()[0] * cols * pitch;
+                bases.extend((0..out_cols).map(|col| first + col * shape.stride()[1] * pitch));
             }
             line += count;
         }
@@ -492,10 +492,10 @@ impl Problem<'_> {
     fn pad(&self, image: usize, row: usize, count: usize, cols: usize, padded: &mut Vec<u8>) {
         let shape = self.shape;
         let pitch = padded_channels(shape.channels());
-        let ([in_rows, in_cols], [pad_rows, pad_cols]) = (shape.input, shape.padding);
-        let reach = (shape.weight.kernel[0] - 1) * shape.dilation[0];
-        let rows = (count - 1) * shape.stride[0] + reach + 1;
-        let first = row * shape.stride[0];
+        let ([in_rows, in_cols], [pad_rows, pad_cols]) = (shape.input(), shape.padding());
+        let reach = (shape.weight().kernel()[0] - 1) * shape.dilation()[0];
+        let rows = (count - 1) * shape.stride()[0] + reach + 1;
+        let first = row * shape.stride()[0];
         let image = &self.codes[image * in_rows * in_cols * pitch..][..in_rows * in_cols * pitch];
         let (row_bytes, left) = (in_cols * pitch, pad_cols * pitch);
         padded.reserve(rows * cols * pitch);
@@ -513,7 +513,7 @@ impl Problem<'_> {
     #[inline(always)]
     fn segment(&self, segment: &Segment, panels: Range<usize>, workspace: &mut PanelWorkspace) {
         let PanelWorkspace { unpacked, words, wide_codes, corrections, tile: buffer, sums } = workspace;
-        let (layout, kernel) = (&self.shape.weight, self.kernel);
+        let (layout, kernel) = (self.shape.weight(), self.kernel);
         // Without steps nothing is read.
         let farthest =
             segment.bases.iter().max().filter(|_| self.reach > 0).map_or(0, |base| base + self.reach);
@@ -523,12 +523,12 @@ impl Problem<'_> {
         let [_, tile_panels] = kernel.tile();
         let group_panels = layout.group_panels();
         let block_codes = PANEL * BLOCK;
-        let panel_words = self.blocks * PANEL * layout.bits.bits() as usize;
-        let form = kernel.form(layout.bits, self.pair_steps, segment.bases.len());
+        let panel_words = self.blocks * PANEL * layout.bits().bits() as usize;
+        let form = kernel.form(layout.bits(), self.pair_steps, segment.bases.len());
         let nearest = segment.bases.iter().min().copied().unwrap_or_default();
         if form == Form::Words {
             wide_codes.clear();
-            let end = farthest + (layout.groups - 1) * layout.inputs;
+            let end = farthest + (layout.groups() - 1) * layout.inputs();
             let codes = &segment.codes[nearest..end.min(segment.codes.len())];
             wide_codes.extend(codes.iter().map(|&code| i16::from(code)));
         }
@@ -537,7 +537,7 @@ impl Problem<'_> {
             // Panels of one group.
             let group = panel / group_panels;
             let end = panels.end.min((group + 1) * group_panels);
-            let first_channel = (group * layout.inputs).min(segment.codes.len());
+            let first_channel = (group * layout.inputs()).min(segment.codes.len());
             let codes = &segment.codes[first_channel..];
             assert!(farthest <= codes.len(), "windows end inside the codes");
             corrections.clear();
@@ -551,7 +551,7 @@ impl Problem<'_> {
                 Form::Words => wide_codes.as_ptr().wrapping_add(first_channel).wrapping_sub(nearest).cast(),
                 _ => codes.as_ptr(),
             };
-            let as_they_are = form == Form::Packed || (form == Form::Bytes && layout.bits == BitWidth::B8);
+            let as_they_are = form == Form::Packed || (form == Form::Bytes && layout.bits() == BitWidth::B8);
             if as_they_are && segment.bases.len() == 1 {
                 let rows = Rows { codes, bases: segment.bases, offsets: self.offsets, corrections };
                 self.stream(&rows, segment.start, panel..end, form, (buffer, sums));
@@ -560,16 +560,16 @@ impl Problem<'_> {
             while panel < end {
                 let count = tile_panels.min(end - panel);
                 let packed = &self.weights[panel * panel_words..][..count * panel_words];
-                let bytes: &[i8] = match (form, layout.bits) {
+                let bytes: &[i8] = match (form, layout.bits()) {
                     (Form::Packed, _) | (_, BitWidth::B8) => bytemuck::cast_slice(packed),
                     _ => {
                         let bytes = Vector::room(unpacked, count * self.blocks * block_codes);
-                        unpack_panels(packed, layout.bits, bytes);
+                        unpack_panels(packed, layout.bits(), bytes);
                         bytes
                     }
                 };
                 let (bits, bytes): (_, &[u8]) = match form {
-                    Form::Packed => (layout.bits, bytemuck::cast_slice(bytes)),
+                    Form::Packed => (layout.bits(), bytemuck::cast_slice(bytes)),
                     Form::Bytes => (BitWidth::B8, bytemuck::cast_slice(bytes)),
                     Form::Words => {
                         let words = Vector::room::<i16>(words, bytes.len());
@@ -602,7 +602,7 @@ impl Problem<'_> {
         &self, rows: &Rows, position: usize, panels: Range<usize>, form: Form,
         (buffer, sums): (&mut Tile, &mut Vec<[[i32; PANEL]; PANELS]>),
     ) {
-        let bits = self.shape.weight.bits;
+        let bits = self.shape.weight().bits();
         let panel_bytes = self.blocks * PANEL * bits.bits() as usize * size_of::<u32>();
         let [_, most] = self.kernel.tile();
         let weights = |together: Together| {
@@ -614,7 +614,7 @@ impl Problem<'_> {
         for panel in panels.clone() {
             let channels = self.place(position, panel).channels(0);
             self.epilogue.prefetch(channels);
-            self.output.prefetch(position, channels, self.shape.weight.outputs);
+            self.output.prefetch(position, channels, self.shape.weight().outputs());
         }
         sums.clear();
         for tile in together(panels.clone(), most) {
@@ -634,9 +634,9 @@ impl Problem<'_> {
     /// Where results of a tile belong whose first panel is this one.
     #[inline(always)]
     fn place(&self, position: usize, panel: usize) -> Place {
-        let layout = &self.shape.weight;
+        let layout = self.shape.weight();
         let (group, in_group) = (panel / layout.group_panels(), panel % layout.group_panels() * PANEL);
-        let outputs = layout.outputs / layout.groups;
+        let outputs = layout.outputs() / layout.groups();
         Place { position, first_output: group * outputs + in_group, outputs: outputs - in_group }
     }
 
@@ -647,7 +647,7 @@ impl Problem<'_> {
             let channels = place.channels(panel * weights.apart);
             self.epilogue.prefetch(channels);
             for row in 0..rows.bases.len() {
-                self.output.prefetch(place.position + row, channels, self.shape.weight.outputs);
+                self.output.prefetch(place.position + row, channels, self.shape.weight().outputs());
             }
         }
     }
@@ -655,7 +655,7 @@ impl Problem<'_> {
     /// Computes the sums of one tile; of more scale groups than one, its values before the epilogue.
     #[inline(always)]
     fn sum(&self, rows: &Rows, weights: &Weights, place: Place, tile: &mut Tile) {
-        let layout = &self.shape.weight;
+        let layout = self.shape.weight();
         let panel_bytes = weights.panel_bytes;
         let words = if weights.form == Form::Words { 2 } else { 1 };
         let block_bytes = PANEL * STEP * weights.bits.bits() as usize * words;
@@ -686,7 +686,7 @@ impl Problem<'_> {
             }
             for panel in 0..weights.panels {
                 let channels = place.channels(panel * weights.apart);
-                let multiplier = self.epilogue.multiplier(group, channels, layout.outputs);
+                let multiplier = self.epilogue.multiplier(group, channels, layout.outputs());
                 for row in 0..rows.bases.len() {
                     let correction = rows.corrections.get(row * self.groups.len() + group).copied();
                     let scaled = scaled(&tile.sums[row][panel], correction.unwrap_or(0), &multiplier);
@@ -702,7 +702,8 @@ impl Problem<'_> {
     fn finish(&self, rows: &Rows, weights: &Weights, place: Place, tile: &Tile) {
         let (epilogue, shape, output) = (self.epilogue, self.shape, self.output);
         for panel in 0..weights.panels {
-            let constants = epilogue.constants(place.channels(panel * weights.apart), shape.weight.outputs);
+            let constants =
+                epilogue.constants(place.channels(panel * weights.apart), shape.weight().outputs());
             // SAFETY: The output's size was asserted where its pointer was taken; tasks have different positions and
             // channels.
             unsafe {
@@ -721,15 +722,15 @@ impl Problem<'_> {
 
     #[inline(always)]
     fn depthwise(&self, segment: &Segment, unpacked: &mut Vec<Vector>) {
-        let layout = &self.shape.weight;
+        let layout = self.shape.weight();
         let unpacked = Vector::room(unpacked, layout.elements());
-        unpack_panels(self.weights, layout.bits, unpacked);
+        unpack_panels(self.weights, layout.bits(), unpacked);
         for (row, base) in segment.bases.iter().enumerate() {
             let panels = unpacked.chunks_exact(self.blocks * PANEL * BLOCK);
-            for (first, weights) in (0..layout.outputs).step_by(PANEL).zip(panels) {
+            for (first, weights) in (0..layout.outputs()).step_by(PANEL).zip(panels) {
                 let sums = depthwise::sums(&segment.codes[base + first..], self.offsets, weights);
-                let channels = Channels { first, count: PANEL.min(layout.outputs - first) };
-                let constants = self.epilogue.constants(channels, layout.outputs);
+                let channels = Channels { first, count: PANEL.min(layout.outputs() - first) };
+                let constants = self.epilogue.constants(channels, layout.outputs());
                 let position = segment.start + row;
                 // SAFETY: As in `tile`.
                 unsafe {

@@ -21,10 +21,10 @@ impl Epilogue<'_> {
     /// # Panics
     /// If a slice has not the length of the shape.
     pub(super) fn check(&self, shape: &IntConv2dShape) {
-        let (outputs, addends) = (shape.weight.outputs, self.addend.len());
+        let (outputs, addends) = (shape.weight().outputs(), self.addend.len());
         assert_eq!(
             self.multiplier.len(),
-            shape.weight.scale_groups() * outputs,
+            shape.weight().scale_groups() * outputs,
             "a multiplier for each scale"
         );
         assert!([outputs, outputs * shape.positions()].contains(&addends), "an addend for each output");
@@ -162,7 +162,7 @@ impl Epilogue<'_> {
     pub(super) unsafe fn write(
         &self, values: Lanes, position: usize, constants: &Constants, shape: &IntConv2dShape, output: Output,
     ) {
-        let (outputs, Channels { first, count }) = (shape.weight.outputs, constants.channels);
+        let (outputs, Channels { first, count }) = (shape.weight().outputs(), constants.channels);
         let mut values = match &constants.addend {
             Some(addend) => added(values, addend),
             None => {
@@ -206,7 +206,7 @@ impl Epilogue<'_> {
         &self, of: &PanelSums, position: usize, constants: &Constants, shape: &IntConv2dShape, output: Output,
     ) {
         let PanelSums { sums, panel, corrections } = *of;
-        let outputs = shape.weight.outputs;
+        let outputs = shape.weight().outputs();
         let Channels { first, count } = constants.channels;
         let (Some(addend), PANEL) = (constants.addend, count) else {
             for (row, sums) in sums.iter().enumerate() {

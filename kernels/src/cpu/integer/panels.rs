@@ -41,8 +41,8 @@ pub(crate) enum Codes<'a> {
 /// [`KernelError::Size`], [`KernelError::WordCount`] for another number of codes than the weight has,
 /// [`KernelError::CodeRange`] for a code that its width does not have.
 pub(crate) fn prepare<T: Pod + Send>(codes: Codes, layout: &WeightLayout) -> Result<Vec<T>, KernelError> {
-    let (cols, bits) = (layout.cols(), layout.bits);
-    let elements = layout.outputs * cols;
+    let (cols, bits) = (layout.cols(), layout.bits());
+    let elements = layout.outputs() * cols;
     match codes {
         Codes::Bytes(codes) => size("codes of a weight", &[codes.len()], &[elements])?,
         Codes::Packed(words) => {
@@ -243,11 +243,11 @@ fn switch_blocks(words: &[u32], stored: BitWidth, active: BitWidth, out: &mut [u
 /// The codes of panels, `[outputs, cols]`.
 pub(crate) fn codes_of(words: &[u32], layout: &WeightLayout) -> Vec<i32> {
     let (cols, steps) = (layout.cols(), Steps::of(layout));
-    let panel_words = layout.blocks() * PANEL * layout.bits.bits() as usize;
-    let mut codes = vec![0; layout.outputs * cols];
+    let panel_words = layout.blocks() * PANEL * layout.bits().bits() as usize;
+    let mut codes = vec![0; layout.outputs() * cols];
     let mut bytes = vec![0i8; layout.blocks() * CODES];
     for (panel, words) in words.chunks_exact(panel_words.max(1)).enumerate() {
-        unpack_panels(words, layout.bits, &mut bytes);
+        unpack_panels(words, layout.bits(), &mut bytes);
         for lane in 0..PANEL {
             let Some(output) = layout.output_of(panel * PANEL + lane) else { continue };
             let row = &mut codes[output * cols..][..cols];

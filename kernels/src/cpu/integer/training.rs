@@ -1,52 +1,53 @@
 //! The convolution of values that were fake-quantized, from their codes: integers are exact and much faster than floats.
 
-use super::{Epilogue, int_conv2d, prepare_panels, quantize_codes};
+use super::{Codes, Epilogue, addends, int_conv2d, prepare, quantize_codes, tap_sums};
+use crate::KernelError;
 use crate::cpu::Conv2dShape;
-use crate::integer::{Activation, CodeQuantizer, IntConv2dShape, WeightLayout};
-use crate::reference::zero_point_addends;
+use crate::error::size;
+use crate::integer::{Activation, CodeQuantizer, Conv2dOptions, IntConv2dShape, WeightLayout};
 use dr_precision::{BitWidth, Granularity};
 use rayon::prelude::*;
 
 /// [`crate::cpu::conv2d`] of fake-quantized `x` and `w`, up to rounding. `scales` has the scale and the zero point of `x`, then
 /// the scale of each output channel of `w`; `widths` are those of weights and activations.
 ///
-/// # Panics
-/// If a slice has not the length of the shape.
-#[must_use]
+/// # Errors
+/// Slices of other lengths, sums that 32 bits may not hold, weights that are not values of their width.
 pub fn conv2d_of_codes(
     x: &[f32], w: &[f32], scales: &[f32], shape: &Conv2dShape, widths: [BitWidth; 2],
-) -> Vec<f32> {
+) -> Result<Vec<f32>, KernelError> {
     let ([channels_in, channels_out], [rows, cols]) = (shape.channels, shape.input);
-    let [activation, zero_point, weight_scale @ ..] = scales else { panic!("scales of input and weight") };
-    assert_eq!(weight_scale.len(), channels_out, "a scale for each output channel");
-    let weight = WeightLayout {
-        outputs: channels_out,
-        inputs: channels_in,
-        kernel: [shape.kernel; 2],
-        groups: 1,
-        bits: widths[0],
-        granularity: Granularity::Channel,
+    let [activation, zero_point, weight_scale @ ..] = scales else {
+        return Err(KernelError::Size {
+            what: "scales",
+            found: vec![scales.len()],
+            expected: vec![2 + channels_out],
+        });
     };
-    let (stride, padding) = ([shape.stride; 2], [shape.padding; 2]);
-    let int =
-        IntConv2dShape { batch: shape.batch, input: [rows, cols], stride, padding, dilation: [1, 1], weight };
+    let kernel = [channels_out, channels_in, shape.kernel, shape.kernel];
+    let weight = WeightLayout::new(&kernel, 1, widths[0], Granularity::Channel)?;
+    let options =
+        Conv2dOptions { stride: [shape.stride; 2], padding: [shape.padding; 2], ..Conv2dOptions::default() };
+    let int = IntConv2dShape::new(shape.batch, [rows, cols], options, weight)?;
+    size("scales", &[weight_scale.len()], &[channels_out])?;
+    size("input", &[x.len()], &[shape.batch * channels_in * rows * cols])?;
     let mut out = vec![0.0; int.results()];
     if out.is_empty() || weight.cols() == 0 {
-        return out;
+        return Ok(out);
     }
     let to = CodeQuantizer { bits: widths[1], scale: *activation, zero_point: *zero_point };
     let codes = quantize_codes(x, [channels_in, rows * cols], false, to);
-    let of_row =
-        |(w, scale): (&[f32], &f32)| w.iter().map(|w| (w / scale).round() as i32).collect::<Vec<_>>();
-    let weights: Vec<i32> = w.chunks_exact(weight.cols()).zip(weight_scale).flat_map(of_row).collect();
+    let of_row = |(w, scale): (&[f32], &f32)| w.iter().map(|w| (w / scale).round() as i8).collect::<Vec<_>>();
+    let weights: Vec<i8> = w.chunks_exact(weight.cols()).zip(weight_scale).flat_map(of_row).collect();
+    let panels: Vec<u32> = prepare(Codes::Bytes(&weights), &weight)?;
     let multiplier: Vec<f32> = weight_scale.iter().map(|scale| scale * activation).collect();
-    let addend = match *zero_point == 0.0 {
-        true => vec![0.0; channels_out],
-        false => zero_point_addends(&weights, weight_scale, *zero_point, &int),
-    };
+    let mut addend = vec![0.0; channels_out];
+    if *zero_point != 0.0 {
+        addend = addends(&tap_sums(&panels, weight_scale, &weight), *zero_point, &addend, &int);
+    }
     let epilogue =
         Epilogue { multiplier: &multiplier, addend: &addend, residual: None, activation: Activation::None };
-    let last = int_conv2d(&codes, &prepare_panels(&weights, &weight), &int, &epilogue);
+    let last = int_conv2d(&codes, &panels, &int, &epilogue);
     // From channels last to channels first.
     let positions = int.positions();
     let images = out
@@ -60,5 +61,5 @@ pub fn conv2d_of_codes(
             }
         }
     });
-    out
+    Ok(out)
 }

@@ -22,7 +22,7 @@ const CHUNK: usize = 32;
 pub fn weight_only<T: Sample>(
     x: &[T], weights: &[u32], scale: &[f32], rows: usize, layout: &WeightLayout,
 ) -> Vec<f32> {
-    let mut out = vec![0.0; rows * layout.outputs];
+    let mut out = vec![0.0; rows * layout.outputs()];
     weight_only_into(Isa::detect(), x, weights, scale, rows, layout, &mut out);
     out
 }
@@ -34,8 +34,8 @@ pub fn weight_only<T: Sample>(
 pub fn weight_only_into<T: Sample>(
     isa: Isa, x: &[T], weights: &[u32], scale: &[f32], rows: usize, layout: &WeightLayout, out: &mut [f32],
 ) {
-    let (outputs, inputs) = (layout.outputs, layout.inputs);
-    assert_eq!((layout.taps(), layout.groups), (1, 1), "the weight of a linear layer");
+    let (outputs, inputs) = (layout.outputs(), layout.inputs());
+    assert_eq!((layout.taps(), layout.groups()), (1, 1), "the weight of a linear layer");
     assert_eq!((x.len(), out.len()), (rows * inputs, rows * outputs), "matrices of the sizes of the layout");
     assert_eq!(weights.len(), layout.words(), "weights of another size");
     assert_eq!(scale.len(), layout.scale_groups() * outputs, "a scale for each group of each output");
@@ -50,7 +50,7 @@ pub fn weight_only_into<T: Sample>(
             *value = column.map_or(0.0, |column| x[column].widen());
         }
     }
-    let panel_words = layout.blocks() * PANEL * layout.bits.bits() as usize;
+    let panel_words = layout.blocks() * PANEL * layout.bits().bits() as usize;
     let groups = layout.group_blocks();
     // `[panels, rows, 16]`
     let mut panels = vec![[0.0f32; PANEL]; layout.group_panels() * rows];
@@ -84,20 +84,20 @@ impl Kernel for Panel<'_> {
         let Self { ordered, words, scale, layout, groups, panel, out } = self;
         let rows = out.len();
         let row_len = layout.blocks() * BLOCK;
-        let block_words = PANEL * layout.bits.bits() as usize;
+        let block_words = PANEL * layout.bits().bits() as usize;
         let mut codes = [0i8; CHUNK * PANEL * BLOCK];
         out.fill([0.0; PANEL]);
         let mut block = 0;
         for (group, &blocks) in groups.iter().enumerate() {
-            let first = group * layout.outputs + panel * PANEL;
-            let count = PANEL.min(layout.outputs - panel * PANEL);
+            let first = group * layout.outputs() + panel * PANEL;
+            let count = PANEL.min(layout.outputs() - panel * PANEL);
             let mut scales = [0.0; PANEL];
             scales[..count].copy_from_slice(&scale[first..][..count]);
             let end = block + blocks;
             while block < end {
                 let chunk = CHUNK.min(end - block);
                 let codes = &mut codes[..chunk * PANEL * BLOCK];
-                unpack_into(&words[block * block_words..][..chunk * block_words], layout.bits, codes);
+                unpack_into(&words[block * block_words..][..chunk * block_words], layout.bits(), codes);
                 let x = |row: usize| &ordered[row * row_len + block * BLOCK..][..chunk * BLOCK];
                 let mut row = 0;
                 while row < rows {

@@ -9,10 +9,10 @@ use crate::layout::BLOCK;
 
 /// For each tap the sum of an output's weights: `[taps, outputs]`, of weights in panels with `scale`, `[scale groups, outputs]`.
 pub(crate) fn tap_sums(words: &[u32], scale: &[f32], layout: &WeightLayout) -> Vec<f32> {
-    let (taps, outputs) = (layout.taps(), layout.outputs);
+    let (taps, outputs) = (layout.taps(), layout.outputs());
     let (steps, groups, isa) = (Steps::of(layout), layout.group_blocks(), Isa::detect());
     let panels = layout.rows() / PANEL;
-    let panel_words = layout.blocks() * PANEL * layout.bits.bits() as usize;
+    let panel_words = layout.blocks() * PANEL * layout.bits().bits() as usize;
     // `[panels, taps, 16]`
     let mut sums = vec![[0.0f32; PANEL]; panels * taps];
     team::for_each_chunk(&mut sums, taps.max(1), |panel, sums| {
@@ -46,19 +46,19 @@ impl Kernel for PanelSums<'_> {
     #[inline(always)]
     fn run(self, _: Isa) {
         let Self { words, scale, layout, steps, groups, panel, sums } = self;
-        let block_words = PANEL * layout.bits.bits() as usize;
+        let block_words = PANEL * layout.bits().bits() as usize;
         let mut blocks = words.chunks_exact(block_words).zip(steps.steps.as_chunks::<BLOCK_STEPS>().0);
         let mut codes = [0i8; PANEL * BLOCK];
         for (group, &count) in groups.iter().enumerate() {
             let mut scales = [0.0f32; PANEL];
             for (lane, lane_scale) in scales.iter_mut().enumerate() {
                 if let Some(output) = layout.output_of(panel * PANEL + lane) {
-                    *lane_scale = scale[group * layout.outputs + output];
+                    *lane_scale = scale[group * layout.outputs() + output];
                 }
             }
             for _ in 0..count {
                 let Some((words, steps_of)) = blocks.next() else { return };
-                unpack_into(words, layout.bits, &mut codes);
+                unpack_into(words, layout.bits(), &mut codes);
                 for (codes, &(first, count)) in codes.as_chunks::<{ PANEL * STEP }>().0.iter().zip(steps_of) {
                     let lanes: [i32; PANEL] = bytemuck::cast(*codes);
                     for code in 0..count {
@@ -76,9 +76,9 @@ impl Kernel for PanelSums<'_> {
 /// `shift` and what makes up for `zero_point`: `[positions, outputs]`, or `[outputs]` if without padding all positions are alike.
 /// `sums` are those of [`tap_sums`], of weights with the scales of what follows, but not of the input.
 pub(crate) fn addends(sums: &[f32], zero_point: f32, shift: &[f32], shape: &IntConv2dShape) -> Vec<f32> {
-    let outputs = shape.weight.outputs;
+    let outputs = shape.weight().outputs();
     let [_, out_cols] = shape.output();
-    let everywhere = shape.padding == [0, 0];
+    let everywhere = shape.padding() == [0, 0];
     let positions = if everywhere { 1 } else { shape.positions() };
     let mut addends = vec![0.0; positions * outputs];
     team::for_each_chunk(&mut addends, outputs.max(1), |position, addends| {

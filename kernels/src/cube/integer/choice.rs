@@ -51,7 +51,7 @@ fn has_mma(client: &Client) -> bool {
 /// How `shape` is convolved, and with which instruction, unless another kernel is asked for that the device has.
 pub(super) fn choose(client: &Client, shape: &IntConv2dShape, wanted: Option<GpuKernel>) -> (Way, Dot) {
     // On tensor cores every code is as large as one of 8 bits.
-    let mma = has_mma(client) && shape.weight.longest_sum() <= shape.weight.at(BitWidth::B8).largest_sum();
+    let mma = has_mma(client) && shape.weight().at(BitWidth::B8).is_ok();
     let without = if has_dp4a(client) { Dot::Dp4a } else { Dot::Multiply };
     let hardware = &client.properties().hardware;
     let GpuKernel { tiling, dot } = match wanted {
@@ -59,7 +59,7 @@ pub(super) fn choose(client: &Client, shape: &IntConv2dShape, wanted: Option<Gpu
         _ => {
             let tiling = match hardware.max_units_per_cube {
                 0..64 => Tiling::Direct,
-                _ if shape.batch * shape.positions() < FEW_POSITIONS => Tiling::Split,
+                _ if shape.batch() * shape.positions() < FEW_POSITIONS => Tiling::Split,
                 _ => Tiling::Tiled,
             };
             GpuKernel { tiling, dot: if mma { Dot::Mma } else { without } }
@@ -68,7 +68,7 @@ pub(super) fn choose(client: &Client, shape: &IntConv2dShape, wanted: Option<Gpu
     match tiling {
         Tiling::Direct => (Way::Direct, if dot == Dot::Mma { without } else { dot }),
         Tiling::Tiled if dot == Dot::Mma => (Way::Mma, dot),
-        Tiling::Split if dot == Dot::Mma && shape.weight.scale_groups() == 1 => {
+        Tiling::Split if dot == Dot::Mma && shape.weight().scale_groups() == 1 => {
             (Way::MmaSplit(mma_split(shape)), dot)
         }
         Tiling::Tiled => (Way::Tiled(tile(client, shape)), dot),
@@ -92,11 +92,11 @@ fn tile(client: &Client, shape: &IntConv2dShape) -> Tile {
         64..256 => [8, 8],
         _ => [16, 16],
     };
-    let outputs = shape.weight.outputs / shape.weight.groups;
+    let outputs = shape.weight().outputs() / shape.weight().groups();
     let units = [y, outputs.div_ceil(STEP).next_power_of_two().clamp(x.min(4), x)];
     let tiles = |tile: Tile| {
-        let row_tiles = shape.weight.groups * outputs.div_ceil(tile.cube_rows());
-        (shape.batch * shape.positions()).div_ceil(tile.cube_positions()) * row_tiles
+        let row_tiles = shape.weight().groups() * outputs.div_ceil(tile.cube_rows());
+        (shape.batch() * shape.positions()).div_ceil(tile.cube_positions()) * row_tiles
     };
     let large = Tile { units, positions: 8 };
     // Large tiles read less, but there should be enough of them.
@@ -105,13 +105,13 @@ fn tile(client: &Client, shape: &IntConv2dShape) -> Tile {
 
 /// How a cube splits sums: into parts of equal length, a power of two of them.
 fn split(client: &Client, shape: &IntConv2dShape) -> Split {
-    let groups = shape.weight.scale_groups();
-    let quads = shape.weight.group_blocks().into_iter().max().unwrap_or(0) * words::BLOCK_QUADS;
+    let groups = shape.weight().scale_groups();
+    let quads = shape.weight().group_blocks().into_iter().max().unwrap_or(0) * words::BLOCK_QUADS;
     let parts = (SEGMENTS / groups).min(quads).max(1);
     let units = client.properties().hardware.max_units_per_cube.clamp(1, SEGMENTS as u32);
     Split {
         units: 1 << units.ilog2(),
-        positions: (shape.batch * shape.positions()).min(SPLIT_POSITIONS),
+        positions: (shape.batch() * shape.positions()).min(SPLIT_POSITIONS),
         groups,
         parts: 1 << parts.ilog2(),
     }
@@ -119,17 +119,17 @@ fn split(client: &Client, shape: &IntConv2dShape) -> Split {
 
 /// How planes split sums on tensor cores.
 fn mma_split(shape: &IntConv2dShape) -> MmaSplit {
-    let layout = &shape.weight;
+    let layout = &shape.weight();
     // Vectors of up to 16 bytes, of quads whose number is even in every row.
     let quads =
-        if mma::is_packed(layout.bits) && layout.bits < BitWidth::B8 { words::BLOCK_QUADS } else { 1 };
+        if mma::is_packed(layout.bits()) && layout.bits() < BitWidth::B8 { words::BLOCK_QUADS } else { 1 };
     MmaSplit { planes: 8, rows: 2, quads }
 }
 
 /// Whether a tile of tensor cores is worth a try: it has no more rows than there are outputs, and a unit's sums fit its registers.
 /// With several scale groups it keeps twice as many.
 pub(super) fn suits(tile: &MmaTile, layout: &WeightLayout) -> bool {
-    let outputs = (layout.outputs / layout.groups).next_multiple_of(16).max(32);
+    let outputs = (layout.outputs() / layout.groups()).next_multiple_of(16).max(32);
     let largest = if layout.scale_groups() > 1 { 8 } else { 16 };
     tile.cube_rows() <= outputs && tile.positions * tile.rows <= largest
 }

@@ -26,7 +26,8 @@ impl Epilogue {
 
     /// Values of a vector of results: four where all of four outputs exist and start at a multiple of four.
     pub(super) fn lanes(self, layout: &WeightLayout) -> usize {
-        let outputs = if layout.is_depthwise() { layout.outputs } else { layout.outputs / layout.groups };
+        let outputs =
+            if layout.is_depthwise() { layout.outputs() } else { layout.outputs() / layout.groups() };
         if !self.is_codes() && outputs.is_multiple_of(STEP) { STEP } else { 1 }
     }
 

@@ -18,8 +18,8 @@ pub(super) struct Walk {
 impl Walk {
     /// That of `shape`.
     pub(super) fn of(shape: &IntConv2dShape) -> Self {
-        let (order, single_tap) = (Order::of(shape), shape.weight.taps() == 1);
-        let straight = single_tap && order.is_quads() && shape.padding == [0, 0];
+        let (order, single_tap) = (Order::of(shape), shape.weight().taps() == 1);
+        let straight = single_tap && order.is_quads() && shape.padding() == [0, 0];
         Self { order, single_tap, straight }
     }
 }
@@ -40,18 +40,18 @@ pub(super) enum Order {
 impl Order {
     /// That of `shape`.
     pub(super) fn of(shape: &IntConv2dShape) -> Self {
-        let layout = &shape.weight;
+        let layout = &shape.weight();
         let (taps, runs) = (layout.taps(), layout.scale_groups());
         if taps > 1 && runs > 1 {
             return Self::Table;
         }
         // Channels at which scale groups and groups of channels start.
         let starts = |unit: usize| {
-            (layout.groups == 1 || layout.inputs.is_multiple_of(unit))
+            (layout.groups() == 1 || layout.inputs().is_multiple_of(unit))
                 && (runs == 1 || layout.run().is_multiple_of(unit))
         };
         let quad = QUAD * STEP;
-        let whole_taps = taps == 1 || layout.inputs.is_multiple_of(quad);
+        let whole_taps = taps == 1 || layout.inputs().is_multiple_of(quad);
         if starts(quad) && whole_taps && shape.channels().is_multiple_of(quad) {
             Self::Quads
         } else if starts(STEP) {
@@ -141,36 +141,36 @@ pub(super) struct Geometry {
 
 /// `shape` for a kernel.
 pub(super) fn geometry(shape: &IntConv2dShape) -> GeometryLaunch {
-    let layout = &shape.weight;
-    let channel_groups = if layout.is_depthwise() { 1 } else { layout.groups };
+    let layout = &shape.weight();
+    let channel_groups = if layout.is_depthwise() { 1 } else { layout.groups() };
     let scale_groups = layout.scale_groups();
-    let per_tap = if scale_groups > 1 { layout.run() } else { layout.inputs };
+    let per_tap = if scale_groups > 1 { layout.run() } else { layout.inputs() };
     let sizes = [
-        shape.batch * shape.positions(),
+        shape.batch() * shape.positions(),
         shape.positions(),
         shape.output()[1],
-        shape.input[0],
-        shape.input[1],
-        shape.stride[0],
-        shape.stride[1],
-        shape.padding[0],
-        shape.padding[1],
-        shape.dilation[0],
-        shape.dilation[1],
-        layout.kernel[1],
+        shape.input()[0],
+        shape.input()[1],
+        shape.stride()[0],
+        shape.stride()[1],
+        shape.padding()[0],
+        shape.padding()[1],
+        shape.dilation()[0],
+        shape.dilation()[1],
+        layout.kernel()[1],
         layout.taps(),
         padded_channels(shape.channels()) / STEP,
-        layout.inputs,
+        layout.inputs(),
         per_tap.div_ceil(STEP).max(1),
         layout.run(),
         scale_groups,
         layout.group_blocks()[0],
         layout.blocks(),
         layout.blocks() * layout.rows(),
-        layout.outputs,
-        layout.outputs / channel_groups,
+        layout.outputs(),
+        layout.outputs() / channel_groups,
         layout.rows() / channel_groups,
-        padded_channels(layout.outputs) / STEP,
+        padded_channels(layout.outputs()) / STEP,
     ];
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w, x, y] =
         sizes.map(|size| size as u32); // nothing larger can be allocated

@@ -52,7 +52,7 @@ impl IntOps for CubeBackend {
     }
 
     fn switch_weight(words: CubeTensor, layout: WeightLayout, active: BitWidth) -> CubeTensor {
-        pack::switch(words, layout.elements(), layout.bits, active)
+        pack::switch(words, layout.elements(), layout.bits(), active)
     }
 
     fn int_conv2d(
@@ -69,9 +69,9 @@ impl IntOps for CubeBackend {
         codes: CubeTensor, weight: CubeTensor, multiplier: CubeTensor, addend: CubeTensor,
         residual: CubeTensor, quantizer: CubeTensor, format: IntConvFormat, bits: BitWidth,
     ) -> CubeTensor {
-        let layout = &format.shape.weight;
-        let whole_words = (layout.outputs / layout.groups).is_multiple_of(STEP);
-        if !layout.is_depthwise() && layout.groups > 1 && !whole_words {
+        let layout = &format.shape.weight();
+        let whole_words = (layout.outputs() / layout.groups()).is_multiple_of(STEP);
+        if !layout.is_depthwise() && layout.groups() > 1 && !whole_words {
             // The outputs of different groups of channels share words.
             let x = Self::int_conv2d(codes, weight, multiplier, addend, residual, format);
             return codes::quantize(x, quantizer, results_as_codes(&format, bits));
@@ -99,7 +99,7 @@ impl IntOps for CubeBackend {
 /// What is to be quantized after a convolution.
 fn results_as_codes(format: &IntConvFormat, bits: BitWidth) -> CodesFormat {
     let shape = &format.shape;
-    let (images, channels) = (shape.batch, shape.weight.outputs);
+    let (images, channels) = (shape.batch(), shape.weight().outputs());
     CodesFormat { images, channels, positions: shape.positions(), channels_last: true, bits }
 }
 
@@ -123,7 +123,7 @@ fn convolve(inputs: [CubeTensor; 6], out: &CubeTensor, format: &IntConvFormat, b
     let inputs = inputs.map(into_contiguous);
     let table = match Order::of(shape) {
         Order::Table => {
-            let table = table(&shape.weight);
+            let table = table(&shape.weight());
             let handle = client.create_from_slice(bytemuck::cast_slice(&table));
             let (device, shape) = (out.device.clone(), [table.len()].into());
             CubeTensor::new_contiguous(client.clone(), device, shape, handle, DType::U32)
@@ -131,7 +131,7 @@ fn convolve(inputs: [CubeTensor; 6], out: &CubeTensor, format: &IntConvFormat, b
         _ => inputs[1].clone(), // not read
     };
     let job = Job { inputs, table, out: out.clone(), format: *format, bits };
-    if shape.weight.is_depthwise() {
+    if shape.weight().is_depthwise() {
         return job.depthwise();
     }
     match choose(client, shape, format.kernel) {
@@ -153,8 +153,8 @@ macro_rules! launch {
         let Job { inputs: [codes, weight, multiplier, addend, residual, quantizer], table, out, format, bits } =
             $job.clone();
         let (shape, epilogue, (count, dim)) = (&format.shape, Epilogue::new(&format, bits), $counts);
-        let (layout, walk) = (&shape.weight, Walk::of(shape));
-        let plan = Plan { bits: layout.bits, dot: $dot, walk, epilogue };
+        let (layout, walk) = (&shape.weight(), Walk::of(shape));
+        let plan = Plan { bits: layout.bits(), dot: $dot, walk, epilogue };
         $kernel::launch(
             &out.client, count, dim, walk.order.lanes(), $weight_lanes, epilogue.lanes(layout), $($shared_lanes,)?
             codes.into_buffer_arg(), weight.into_buffer_arg(), table.into_buffer_arg(),
@@ -170,23 +170,23 @@ impl Job {
     }
 
     fn layout(&self) -> &WeightLayout {
-        &self.format.shape.weight
+        self.format.shape.weight()
     }
 
     /// Output positions of all images.
     fn positions(&self) -> usize {
-        self.format.shape.batch * self.format.shape.positions()
+        self.format.shape.batch() * self.format.shape.positions()
     }
 
     /// Cubes of `units` units that have `positions` positions and `rows` rows each.
     fn cubes(&self, positions: usize, rows: usize, units: usize) -> (CubeCount, CubeDim) {
-        let WeightLayout { outputs, groups, .. } = *self.layout();
+        let (outputs, groups) = (self.layout().outputs(), self.layout().groups());
         let row_tiles = groups * (outputs / groups).div_ceil(rows);
         cubes(self.client(), self.positions().div_ceil(positions) * row_tiles, units as u32)
     }
 
     fn direct(self, dot: Dot) {
-        let WeightLayout { outputs, groups, bits, .. } = *self.layout();
+        let (outputs, groups, bits) = (self.layout().outputs(), self.layout().groups(), self.layout().bits());
         let units = self.positions().div_ceil(DIRECT_POSITIONS) * groups * (outputs / groups).div_ceil(STEP);
         let counts = one_unit_each(self.client(), units);
         launch!(self, direct_kernel, dot, counts, [DIRECT_POSITIONS], weight_lanes(bits));
@@ -195,17 +195,17 @@ impl Job {
     fn tiled(self, tile: Tile, dot: Dot) {
         debug_assert!(tile.is_even());
         let counts = self.cubes(tile.cube_positions(), tile.cube_rows(), tile.all_units());
-        launch!(self, tiled_kernel, dot, counts, [tile], weight_lanes(self.layout().bits));
+        launch!(self, tiled_kernel, dot, counts, [tile], weight_lanes(self.layout().bits()));
     }
 
     fn split(self, split: Split, dot: Dot) {
         let counts = self.cubes(split.positions, STEP, split.units);
-        launch!(self, split_kernel, dot, counts, [split], weight_lanes(self.layout().bits));
+        launch!(self, split_kernel, dot, counts, [split], weight_lanes(self.layout().bits()));
     }
 
     fn mma(self, tile: MmaTile) {
         debug_assert!(tile.is_even());
-        let (bits, scaled) = (self.layout().bits, self.layout().scale_groups() > 1);
+        let (bits, scaled) = (self.layout().bits(), self.layout().scale_groups() > 1);
         let counts = self.cubes(tile.cube_positions(), tile.cube_rows(), tile.units());
         let how = (weight_lanes(bits), mma::shared_words(bits));
         launch!(self, mma_kernel, Dot::Mma, counts, [scaled, tile], how.0, how.1);
@@ -213,24 +213,24 @@ impl Job {
 
     fn mma_split(self, split: MmaSplit) {
         let counts = self.cubes(mma::SHAPE[1], split.cube_rows(), split.units());
-        let lanes = weight_lanes(self.layout().bits) * split.quads;
+        let lanes = weight_lanes(self.layout().bits()) * split.quads;
         launch!(self, mma_split_kernel, Dot::Mma, counts, [split], lanes);
     }
 
     fn depthwise(self) {
-        let units = self.positions().div_ceil(DIRECT_POSITIONS) * self.layout().outputs.div_ceil(STEP);
+        let units = self.positions().div_ceil(DIRECT_POSITIONS) * self.layout().outputs().div_ceil(STEP);
         let (count, dim) = one_unit_each(self.client(), units);
         let Self {
             inputs: [codes, weight, multiplier, addend, residual, quantizer], out, format, bits, ..
         } = self;
         let (shape, epilogue) = (&format.shape, Epilogue::new(&format, bits));
-        let layout = &shape.weight;
+        let layout = shape.weight();
         #[rustfmt::skip]
         depthwise_kernel::launch(
-            &out.client, count, dim, weight_lanes(layout.bits), epilogue.lanes(layout),
+            &out.client, count, dim, weight_lanes(layout.bits()), epilogue.lanes(layout),
             codes.into_buffer_arg(), weight.into_buffer_arg(), multiplier.into_buffer_arg(),
             addend.into_buffer_arg(), residual.into_buffer_arg(), quantizer.into_buffer_arg(),
-            out.clone().into_buffer_arg(), geometry(shape), DIRECT_POSITIONS, layout.bits, epilogue,
+            out.clone().into_buffer_arg(), geometry(shape), DIRECT_POSITIONS, layout.bits(), epilogue,
         );
     }
 }

@@ -29,10 +29,10 @@ fn key(job: &Job) -> Key {
     let layout = job.layout();
     Key::new(
         job.positions(),
-        layout.outputs,
-        layout.groups,
+        layout.outputs(),
+        layout.groups(),
         layout.blocks(),
-        layout.bits.bits(),
+        layout.bits().bits(),
         job.bits.map_or(0, |bits| bits.bits()),
         layout.scale_groups() > 1,
         Walk::of(&job.format.shape).straight,

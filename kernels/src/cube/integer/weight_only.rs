@@ -117,33 +117,33 @@ fn weight_only_kernel<F: Float, N: Size, W: Size>(
 pub(super) fn weight_only([x, weight, scale]: [CubeTensor; 3], format: WeightOnlyFormat) -> CubeTensor {
     let WeightOnlyFormat { rows, weight: layout } = format;
     let [x, weight, scale] = [readable(x), into_contiguous(weight), into_contiguous(scale)];
-    let out = empty(&x, [rows * layout.outputs], DType::F32);
-    if rows == 0 || layout.outputs == 0 {
+    let out = empty(&x, [rows * layout.outputs()], DType::F32);
+    if rows == 0 || layout.outputs() == 0 {
         return out;
     }
     let divides = |size: usize| {
-        layout.inputs.is_multiple_of(size)
+        layout.inputs().is_multiple_of(size)
             && (layout.scale_groups() == 1 || layout.run().is_multiple_of(size))
     };
-    let lanes = if layout.inputs > 0 && divides(4) { 4 } else { 1 };
+    let lanes = if layout.inputs() > 0 && divides(4) { 4 } else { 1 };
     let (quads, tile) = (row_quads(&layout), rows.min(TILE));
     let units = summing_units(&out.client, quads).min(64);
     let sizes = SizesLaunch::new(
         rows as u32,
-        layout.inputs as u32,
-        layout.outputs as u32,
+        layout.inputs() as u32,
+        layout.outputs() as u32,
         layout.run() as u32,
         (layout.group_blocks()[0] * BLOCK_QUADS) as u32,
         quads as u32,
         (layout.blocks() * layout.rows()) as u32,
     );
-    let (count, dim) = cubes(&out.client, rows.div_ceil(tile) * layout.outputs.div_ceil(STEP), units);
+    let (count, dim) = cubes(&out.client, rows.div_ceil(tile) * layout.outputs().div_ceil(STEP), units);
     let dtype = dtype_to_storage_type(x.dtype);
     #[rustfmt::skip]
     weight_only_kernel::launch(
-        &out.client, count, dim, lanes, weight_lanes(layout.bits),
+        &out.client, count, dim, lanes, weight_lanes(layout.bits()),
         x.into_buffer_arg(), weight.into_buffer_arg(), scale.into_buffer_arg(), out.clone().into_buffer_arg(),
-        sizes, tile, units, layout.bits, dtype,
+        sizes, tile, units, layout.bits(), dtype,
     );
     out
 }

@@ -4,7 +4,7 @@ use super::print;
 use crate::artifact::{Artifact, ArtifactError};
 use crate::cli::{CommandError, DrawArgs};
 use crate::config::{Engine, TaskKind};
-use crate::data::{SceneLoader, SceneSet};
+use crate::data::{Labelled, SceneLoader, SceneSet};
 use crate::detection::{DecodeOptions, Found, decode};
 use crate::device;
 use crate::evaluation::{EvaluationError, check_scenes, formats, networks, positions};
@@ -62,11 +62,8 @@ pub fn draw(args: &DrawArgs) -> Result<(), CommandError> {
     let area = rows * columns;
     let truth = |index: usize| match task {
         TaskKind::Detect => {
-            let whole = |&labelled: &crate::detection::Labelled| Found {
-                rect: labelled.rect,
-                class: labelled.class,
-                score: 1.0,
-            };
+            let whole =
+                |&labelled: &Labelled| Found { rect: labelled.rect, class: labelled.class, score: 1.0 };
             boxed(index, &test.boxes[index].iter().map(whole).collect::<Vec<_>>())
         }
         _ => painted(index, &test.classes[index * area..][..area]),

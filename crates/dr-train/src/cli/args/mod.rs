@@ -1,0 +1,90 @@
+//! The arguments of the program, as clap reads them.
+
+mod draw;
+mod eval;
+mod export;
+mod generate;
+mod hessian;
+mod import;
+mod import_check;
+mod info;
+mod latency;
+mod quantize;
+mod scenes;
+mod search;
+mod train;
+
+pub use draw::DrawArgs;
+pub use eval::EvalArgs;
+pub use export::ExportArgs;
+pub use generate::{GenerateArgs, SwitchAfter, SwitchAfterError};
+pub use hessian::HessianArgs;
+pub use import::ImportArgs;
+pub use import_check::ImportCheckArgs;
+pub use info::InfoArgs;
+pub use latency::LatencyArgs;
+pub use quantize::QuantizeArgs;
+pub use scenes::ScenesArgs;
+pub use search::SearchArgs;
+pub use train::{Settings, TrainArgs};
+
+use clap::{Parser, Subcommand};
+
+/// Trains one network that runs at 8, 6, 4 or 2 bits, switched at run time.
+///
+/// Without a command: `dr-train train`, on the digits that the program carries with it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dr-train",
+    bin_name = "dr-train",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  dr-train                                             train on the embedded digits, print the table
+  dr-train train --dataset fashion-mnist --epochs 20   train on another dataset
+  dr-train eval --model runs/digits-resnet8/model.safetensors
+  dr-train export --model model.safetensors --precision w4a4 --out w4a4.safetensors"
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train a network for several precisions at once
+    Train(Box<TrainArgs>),
+    /// Measure a saved model on the test images
+    Eval(EvalArgs),
+    /// Save a model at one fixed precision, or with one for each layer, packed or as ONNX
+    Export(ExportArgs),
+    /// Turn weights that PyTorch trained into a float model
+    Import(ImportArgs),
+    /// Compare what another runtime makes of an exported model with what it makes here
+    ImportCheck(ImportCheckArgs),
+    /// Turn a float model into one for several precisions, without training
+    Quantize(QuantizeArgs),
+    /// Write scenes with objects to learn detection and segmentation from, in COCO's format
+    Scenes(ScenesArgs),
+    /// Draw the boxes or the classes of pixels that a model finds in test images
+    Draw(DrawArgs),
+    /// Go on with a text, by a language model
+    Generate(GenerateArgs),
+    /// Show what a model file holds
+    Info(InfoArgs),
+    /// Measure how long a saved model takes at each precision, in integers, and in floats
+    Latency(LatencyArgs),
+    /// Measure how sensitive the loss is to each layer's weights: average Hessian traces
+    Hessian(HessianArgs),
+    /// Find the best precision for each layer within a budget
+    Search(Box<SearchArgs>),
+}
+
+impl Default for Command {
+    fn default() -> Self {
+        Self::Train(Box::default())
+    }
+}

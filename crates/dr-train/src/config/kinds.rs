@@ -1,0 +1,233 @@
+//! The choices that a run, a model file or the program has.
+
+use super::named::named;
+
+named! {
+    /// A dataset the program can read.
+    DatasetKind, "dataset" {
+        /// The UCI optical digits (8x8), embedded in the program.
+        Digits = "digits",
+        /// MNIST (28x28), from IDX files.
+        Mnist = "mnist",
+        /// Fashion-MNIST (28x28), from IDX files.
+        FashionMnist = "fashion-mnist",
+        /// CIFAR-10 (32x32, colour), from its binary files.
+        Cifar10 = "cifar10",
+        /// CIFAR-100 (32x32, colour, fine labels), from its binary files.
+        Cifar100 = "cifar100",
+        /// JPEG and PNG files in a folder for each class.
+        Folder = "folder",
+        /// A text, for language models; without a file, the one that the program carries with it.
+        Text = "text",
+        /// Images with objects in them, and annotations in COCO's format.
+        Coco = "coco",
+    }
+}
+
+named! {
+    /// A network.
+    ModelKind, "model" {
+        /// Three stages of one block.
+        Resnet8 = "resnet8",
+        /// Three stages of three blocks.
+        Resnet20 = "resnet20",
+        /// Three stages of five blocks.
+        Resnet32 = "resnet32",
+        /// Four stages of two blocks, as torchvision has it.
+        Resnet18 = "resnet18",
+        /// Four stages of three, four, six and three blocks, as torchvision has it.
+        Resnet34 = "resnet34",
+        /// The same of bottleneck blocks, as torchvision has it.
+        Resnet50 = "resnet50",
+        /// Inverted residual blocks, as torchvision has it.
+        MobilenetV2 = "mobilenet_v2",
+        /// A language model of the Llama family.
+        Llama = "llama",
+    }
+}
+
+named! {
+    /// What a network does.
+    #[derive(Default)]
+    TaskKind, "task" {
+        /// Gives each image a class.
+        #[default]
+        Classify = "classify",
+        /// Gives each pixel of an image a class.
+        Segment = "segment",
+        /// Finds objects in an image and their boxes.
+        Detect = "detect",
+        /// Predicts the next token of a text: a language model.
+        Language = "lm",
+    }
+}
+
+named! {
+    /// Whether precisions share their BatchNorm.
+    BatchNormKind, "BatchNorm kind" {
+        /// Statistics and affine terms for each precision.
+        PerPrecision = "per-precision",
+        /// One set for all.
+        Shared = "shared",
+    }
+}
+
+named! {
+    /// Which BatchNorm a layer has in mixed passes.
+    #[derive(Default)]
+    MixedNorm, "BatchNorm of mixed passes" {
+        /// The one of the layer's own precision, that the passes at one precision have, too.
+        Uniform = "uniform",
+        /// One for each width of the layer's weights, for mixed passes only.
+        #[default]
+        Width = "width",
+        /// One, for mixed passes only.
+        One = "one",
+    }
+}
+
+named! {
+    /// How a step of mixed training draws the precision of a layer.
+    #[derive(Default)]
+    Sampling, "sampling" {
+        /// Sensitive layers draw more bits more often (Hessian-aware stochastic bit-switching).
+        #[default]
+        Hasb = "hasb",
+        /// Every layer draws uniformly.
+        Uniform = "uniform",
+    }
+}
+
+named! {
+    /// Which precisions a layer can have in a mixture.
+    #[derive(Default)]
+    Widths, "widths" {
+        /// The precisions of the model.
+        #[default]
+        Together = "together",
+        /// Every width of weights with every width of activations.
+        Separate = "separate",
+    }
+}
+
+named! {
+    /// Whose quantization a search takes to cost loss.
+    LossTerms, "objective" {
+        /// That of the weights.
+        Weights = "weights",
+        /// That of the weights and of the activations.
+        Both = "both",
+    }
+}
+
+named! {
+    /// What the passes of a step of joint training see.
+    Batches, "kind of batches" {
+        /// All the same images.
+        Same = "same",
+        /// Each images of its own: in an epoch, each goes over all of them.
+        Separate = "separate",
+    }
+}
+
+impl Default for Batches {
+    /// What runs had before there was a choice.
+    fn default() -> Self {
+        Self::Same
+    }
+}
+
+named! {
+    /// Whose logits the lower precisions also learn from.
+    Distill, "distillation" {
+        /// Labels only.
+        Off = "off",
+        /// Those of the highest precision, in the same step.
+        Highest = "highest",
+        /// Those of the float network that training started from.
+        Float = "float",
+    }
+}
+
+named! {
+    /// What the forward pass of joint training multiplies.
+    ForwardKind, "forward pass" {
+        /// Fake-quantized floats.
+        Float = "float",
+        /// Their codes, where there are kernels for that (`flex`): the same values up to rounding.
+        Integer = "integer",
+    }
+}
+
+impl Default for ForwardKind {
+    /// What runs had before there was a choice.
+    fn default() -> Self {
+        Self::Float
+    }
+}
+
+named! {
+    /// Where to compute.
+    DeviceKind, "device" {
+        /// The first of cuda, vulkan, wgpu that is compiled in and there; else flex.
+        Auto = "auto",
+        /// The processor, in plain Rust.
+        Flex = "flex",
+        /// Any GPU, through WebGPU.
+        Wgpu = "wgpu",
+        /// Any GPU, through Vulkan.
+        Vulkan = "vulkan",
+        /// An NVIDIA GPU.
+        Cuda = "cuda",
+        /// The processor, through CubeCL.
+        Cpu = "cpu",
+    }
+}
+
+named! {
+    /// How a quantized network is computed.
+    Engine, "engine" {
+        /// In floats, quantized and dequantized before each layer, as in training.
+        Fake = "fake",
+        /// In integers.
+        Integer = "integer",
+        /// With packed weights and activations in floats: language models.
+        WeightOnly = "weight-only",
+    }
+}
+
+named! {
+    /// The rule that turns gradients into steps.
+    OptimizerKind, "optimizer" {
+        /// Stochastic gradient descent with Nesterov momentum 0.9.
+        Sgd = "sgd",
+        /// Adam.
+        Adam = "adam",
+        /// Adam with decoupled weight decay.
+        AdamW = "adamw",
+    }
+}
+
+named! {
+    /// The numbers that convolutions and linear layers multiply in training; everything else stays in 32 bits.
+    #[derive(Default)]
+    ComputeKind, "type to compute in" {
+        /// 32-bit floats.
+        #[default]
+        F32 = "f32",
+        /// 16-bit floats of IEEE 754. Factors keep gradients in their range.
+        F16 = "f16",
+        /// 16-bit floats with the exponents of 32-bit ones.
+        Bf16 = "bf16",
+    }
+}
+
+named! {
+    /// What the joint training is compared to.
+    Baseline, "baseline" {
+        /// Nothing.
+        Off = "off",
+        /// Separate networks, one for each precision and a float one, of the same total number of epochs.
+        Single = "single",
+    }
+}

@@ -1,0 +1,244 @@
+//! [`TrainConfig`]: everything that decides a training run, as it is saved beside its results.
+
+use super::devices::Devices;
+use super::kinds::{
+    Baseline, BatchNormKind, Batches, ComputeKind, DatasetKind, DeviceKind, Distill, ForwardKind, MixedNorm,
+    ModelKind, OptimizerKind, Sampling, TaskKind, Widths,
+};
+use super::named::text;
+use dr_kernels::ScaleGradient;
+use dr_precision::{BitWidth, Precision, PrecisionSet};
+use serde::{Deserialize, Serialize};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+/// Everything that decides a training run. Saved as `config.json` in the output directory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// What the network is to do.
+    #[serde(default)]
+    pub task: TaskKind,
+    /// The dataset.
+    pub dataset: DatasetKind,
+    /// Where its files are, if not where they are usually found.
+    pub data_dir: Option<PathBuf>,
+    /// The network.
+    pub model: ModelKind,
+    /// A state dict with torchvision's names that training starts from.
+    #[serde(default)]
+    pub weights: Option<PathBuf>,
+    /// The precisions to train for.
+    pub precisions: PrecisionSet,
+    /// Epochs of joint training.
+    pub epochs: usize,
+    /// Epochs of float training before that.
+    pub float_epochs: usize,
+    /// Images in a step.
+    pub batch_size: usize,
+    /// Batches whose mean gradient makes a step of the optimizer.
+    #[serde(default = "one")]
+    pub accumulate: usize,
+    /// The optimizer.
+    pub optimizer: OptimizerKind,
+    /// Highest learning rate of the float training; after a warm-up it falls along a cosine.
+    pub lr: f64,
+    /// The same for the joint training's weights.
+    pub joint_lr: f64,
+    /// The same for scales and zero points in joint training.
+    pub scale_lr: f64,
+    /// Decay of weights; not of scales, zero points and BatchNorm.
+    pub weight_decay: f64,
+    /// Epochs of warm-up.
+    pub warmup_epochs: f64,
+    /// Whether the learning rate of the float training that joint training starts from falls to zero; else it gets as far
+    /// down as it would in as many epochs of both trainings together, which leaves more to learn.
+    #[serde(default = "anneal")]
+    pub anneal_float: bool,
+    /// Largest L2 norm of one parameter's gradient; 0 is no limit.
+    pub clip_norm: f64,
+    /// Adaptive learning rate scaling of the scales (ALRS).
+    pub alrs: bool,
+    /// Gradient mode of the weights' scales.
+    #[serde(with = "text")]
+    pub scale_gradient: ScaleGradient,
+    /// So many inputs of an output of a linear layer share a scale; `None`: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_size: Option<NonZeroUsize>,
+    /// Whether the first and the last layer switch like all others, instead of keeping the highest widths.
+    #[serde(default)]
+    pub switch_edge: bool,
+    /// BatchNorm.
+    pub batch_norm: BatchNormKind,
+    /// Whether the precisions of a step see the same images.
+    #[serde(default)]
+    pub batches: Batches,
+    /// Distillation.
+    pub distill: Distill,
+    /// What the forward pass of joint training multiplies.
+    #[serde(default)]
+    pub forward: ForwardKind,
+    /// Train for all mixtures of the precisions: a supernet.
+    #[serde(default)]
+    pub mixed: bool,
+    /// Mixtures drawn in each step, besides the highest and the lowest precision.
+    #[serde(default = "default_draws")]
+    pub draws: usize,
+    /// How they are drawn.
+    #[serde(default)]
+    pub sampling: Sampling,
+    /// From which precisions.
+    #[serde(default)]
+    pub widths: Widths,
+    /// Which BatchNorm layers have in them.
+    #[serde(default)]
+    pub mixed_norm: MixedNorm,
+    /// Rows and columns that images of a folder are made into.
+    #[serde(default = "default_image_size")]
+    pub image_size: usize,
+    /// The language model that is trained from scratch.
+    #[serde(default)]
+    pub language: LanguageSettings,
+    /// Use only so many training images, or so many characters of a text.
+    pub limit_train: Option<usize>,
+    /// Where to compute.
+    pub device: DeviceKind,
+    /// On which devices of that kind, if not on the first alone: together, each on its part of every batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<Devices>,
+    /// What convolutions and linear layers multiply.
+    #[serde(default)]
+    pub compute: ComputeKind,
+    /// Decides initial weights, shuffling, augmentation and the validation split.
+    pub seed: u64,
+    /// What to compare to.
+    pub baseline: Baseline,
+}
+
+/// What runs did before there was a choice.
+const fn anneal() -> bool {
+    true
+}
+
+/// What language models are trained for.
+fn language_precisions() -> PrecisionSet {
+    let bits = [BitWidth::B8, BitWidth::B6, BitWidth::B4];
+    let set = PrecisionSet::new(bits.map(|bits| Precision::new(bits, bits)));
+    set.expect("three of them, each once")
+}
+
+/// With the highest and the lowest precision, as many passes as joint training has at four precisions.
+const fn default_draws() -> usize {
+    2
+}
+
+const fn one() -> usize {
+    1
+}
+
+/// Rows and columns of images if nothing else is asked for.
+pub const IMAGE_SIZE: usize = 224;
+
+const fn default_image_size() -> usize {
+    IMAGE_SIZE
+}
+
+impl TrainConfig {
+    /// The settings for a dataset, where flags and files say nothing else.
+    #[must_use]
+    pub fn for_dataset(dataset: DatasetKind) -> Self {
+        let (epochs, float_epochs) = match dataset {
+            DatasetKind::Digits => (40, 20),
+            DatasetKind::Mnist | DatasetKind::FashionMnist => (10, 10),
+            DatasetKind::Cifar10 | DatasetKind::Cifar100 => (60, 60),
+            DatasetKind::Folder => (30, 30),
+            DatasetKind::Text => (5, 5),
+            DatasetKind::Coco => (20, 20),
+        };
+        let model = match dataset {
+            DatasetKind::Cifar10 | DatasetKind::Cifar100 => ModelKind::Resnet20,
+            DatasetKind::Folder => ModelKind::Resnet18,
+            DatasetKind::Text => ModelKind::Llama,
+            _ => ModelKind::Resnet8,
+        };
+        let text = dataset == DatasetKind::Text;
+        let adam = text || dataset == DatasetKind::Coco;
+        Self {
+            task: match dataset {
+                DatasetKind::Text => TaskKind::Language,
+                DatasetKind::Coco => TaskKind::Detect,
+                _ => TaskKind::Classify,
+            },
+            dataset,
+            data_dir: None,
+            model,
+            weights: None,
+            precisions: if text { language_precisions() } else { PrecisionSet::default() },
+            epochs,
+            float_epochs,
+            batch_size: match dataset {
+                DatasetKind::Digits => 32,
+                DatasetKind::Text | DatasetKind::Coco => 16,
+                _ => 64,
+            },
+            accumulate: one(),
+            optimizer: if adam { OptimizerKind::AdamW } else { OptimizerKind::Sgd },
+            lr: match dataset {
+                DatasetKind::Text => 2e-3,
+                DatasetKind::Coco => 4e-3,
+                _ => 0.1,
+            },
+            joint_lr: match dataset {
+                DatasetKind::Text => 1e-3,
+                DatasetKind::Coco => 4e-3,
+                _ => 0.02,
+            },
+            scale_lr: if adam { 1e-5 } else { 0.01 },
+            weight_decay: if text { 0.1 } else { 5e-4 },
+            warmup_epochs: if text { 0.1 } else { 1.0 },
+            anneal_float: anneal(),
+            clip_norm: if text { 1.0 } else { 0.0 },
+            alrs: false,
+            scale_gradient: ScaleGradient::default(),
+            group_size: None,
+            switch_edge: false,
+            batch_norm: BatchNormKind::PerPrecision,
+            batches: if text { Batches::Same } else { Batches::Separate },
+            distill: Distill::Off,
+            forward: ForwardKind::Float,
+            mixed: false,
+            draws: default_draws(),
+            sampling: Sampling::default(),
+            widths: Widths::default(),
+            mixed_norm: MixedNorm::default(),
+            image_size: if dataset == DatasetKind::Coco { 64 } else { default_image_size() },
+            language: LanguageSettings::default(),
+            limit_train: None,
+            device: DeviceKind::Auto,
+            devices: None,
+            compute: ComputeKind::default(),
+            seed: 1,
+            baseline: Baseline::Off,
+        }
+    }
+}
+
+/// Sizes of a language model that is trained from scratch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LanguageSettings {
+    /// The most tokens that the tokenizer learns; 256 are single bytes.
+    pub vocabulary: usize,
+    /// Features of a position; a multiple of 64.
+    pub hidden: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// The most positions of a text, and the length of the pieces that it is learned in.
+    pub context: usize,
+}
+
+impl Default for LanguageSettings {
+    fn default() -> Self {
+        Self { vocabulary: 512, hidden: 128, layers: 4, context: 128 }
+    }
+}

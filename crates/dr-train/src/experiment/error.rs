@@ -1,0 +1,120 @@
+//! [`RunError`]: why a run did not end well.
+
+use crate::artifact::ArtifactError;
+use crate::config::{ComputeKind, DatasetKind, DeviceKind, ModelKind, TaskKind};
+use crate::data::{DataError, SceneError};
+use crate::device::DeviceError;
+use crate::evaluation::EvaluationError;
+use crate::mixed::HessianError;
+use crate::nn::TraceError;
+use crate::report::ReportError;
+use crate::text::TextError;
+use crate::training::PhaseError;
+use crate::weights::WeightsError;
+use burn::data::dataset::DatasetError;
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// Why a run did not end well.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The data, in the middle of an epoch.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// The text or the tokenizer.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// The device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The training.
+    #[error(transparent)]
+    Phase(#[from] PhaseError),
+    /// The weights to start from.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// A model file.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// The Hessian traces that mixed training draws by.
+    #[error(transparent)]
+    Hessian(#[from] HessianError),
+    /// The network that resulted cannot be measured.
+    #[error(transparent)]
+    Evaluation(#[from] EvaluationError),
+    /// A network that is none.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    /// The float network of the run that is resumed is another one.
+    #[error("`{}`: a {found} model: expected {expected}, as the run's settings say", path.display())]
+    OtherModel {
+        /// The file.
+        path: PathBuf,
+        /// What it holds.
+        found: String,
+        /// What the settings say.
+        expected: String,
+    },
+    /// The report.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    /// A file or folder of the run.
+    #[error("`{}`: {source}", path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong.
+        source: std::io::Error,
+    },
+    /// Settings that do not go together.
+    #[error("--task {task} with --dataset {dataset} and --model {model}: expected {expected}")]
+    Task {
+        /// The task.
+        task: TaskKind,
+        /// The data.
+        dataset: DatasetKind,
+        /// The network.
+        model: ModelKind,
+        /// What goes with the task.
+        expected: &'static str,
+    },
+    /// Settings that a task has no use for.
+    #[error("--task {task}: {setting}: expected without it")]
+    Setting {
+        /// The task.
+        task: TaskKind,
+        /// The setting.
+        setting: &'static str,
+    },
+    /// No folder.
+    #[error(
+        "dataset coco: expected --data-dir, a folder with images and annotations as `dr-train scenes` makes one"
+    )]
+    NoScenes,
+    /// The scenes.
+    #[error(transparent)]
+    Scenes(#[from] SceneError),
+    /// A type that a device does not have.
+    #[error("--compute {compute}: device `{device}` does not compute in it: expected f32")]
+    Compute {
+        /// The device.
+        device: DeviceKind,
+        /// The type.
+        compute: ComputeKind,
+    },
+    /// Batches too small to be divided.
+    #[error("--batch-size {batch} on {devices} devices: expected at least {}, two images on each", 2 * devices)]
+    Devices {
+        /// Images in a batch.
+        batch: usize,
+        /// How many devices.
+        devices: usize,
+    },
+    /// Ctrl-C.
+    #[error("stopped; the run in `{}` can be resumed after its last complete epoch", .0.display())]
+    Interrupted(PathBuf),
+}
