@@ -29,7 +29,9 @@ impl FloatLayer {
     /// `[batch, rows, columns, channels]` of the result.
     pub fn output(&self, [batch, rows, columns, channels]: [usize; 4]) -> Result<[usize; 4], RuntimeError> {
         let expected = match self.kind {
-            LayerKind::Conv2d { channels: [input, _], .. } | LayerKind::Linear { features: [input, _] } => input,
+            LayerKind::Conv2d { channels: [input, _], .. } | LayerKind::Linear { features: [input, _] } => {
+                input
+            }
         };
         if channels != expected {
             let (found, expected) = (format!("{channels} channels"), format!("{expected}"));

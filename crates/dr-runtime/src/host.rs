@@ -176,8 +176,12 @@ impl Network {
                 let (shape, groups) = (of.kind.weight_shape(), of.kind.groups());
                 let (bits, granularity) = (quantization.format.weights[0], quantization.format.granularity);
                 let weight = match quantization.codes(artifact, of)? {
-                    Codes::Bytes(codes) => StoredWeight::from_codes(codes, &shape, groups, bits, granularity)?,
-                    Codes::Words(words) => StoredWeight::from_packed(words, &shape, groups, bits, granularity)?,
+                    Codes::Bytes(codes) => {
+                        StoredWeight::from_codes(codes, &shape, groups, bits, granularity)?
+                    }
+                    Codes::Words(words) => {
+                        StoredWeight::from_packed(words, &shape, groups, bits, granularity)?
+                    }
                 };
                 Ok::<_, RuntimeError>(Stored::Quantized(weight, quantization))
             }
@@ -412,7 +416,8 @@ impl Pass<'_> {
         match (input, graph.input()) {
             (Input::Images { values, shape }, Some(Op::Images { channels })) => {
                 let [batch, found, rows, columns] = shape;
-                if found != channels || shape.iter().try_fold(1usize, |n, &s| n.checked_mul(s)) != Some(values.len())
+                if found != channels
+                    || shape.iter().try_fold(1usize, |n, &s| n.checked_mul(s)) != Some(values.len())
                 {
                     return wrong(format!("{} values for images {shape:?}", values.len()));
                 }
@@ -555,8 +560,7 @@ impl Pass<'_> {
                         Some(Kernel::Integer(next)) => Some((room(codes, code_len(dims)), next.input())),
                         _ => None,
                     };
-                    let results =
-                        Results { values: product.values.then(|| room(values, len)), codes: to };
+                    let results = Results { values: product.values.then(|| room(values, len)), codes: to };
                     let codes = &self.workspace.codes[program.codes[product.of]][..code_len(input)];
                     jobs.push(Job { product: kernel, codes, dims: input, residual, results });
                 }
@@ -738,7 +742,8 @@ impl Pass<'_> {
         let mut cache = self.cache.take();
         let [q, k, v] = [0, 1, 2].map(|i| self.value(inputs[i]));
         let texts = room(&mut out, batch * rows * features).chunks_exact_mut((rows * features).max(1));
-        let of = |text: usize, features: usize| text * positions * features..(text + 1) * positions * features;
+        let of =
+            |text: usize, features: usize| text * positions * features..(text + 1) * positions * features;
         let attend = |(text, out): (usize, &mut [f32])| {
             let mut fresh;
             let slot = match &mut cache {

@@ -97,9 +97,7 @@ impl Affine {
                 RuntimeError::Precision { precision, expected }
             })?,
         };
-        let read = |part: &str| {
-            artifact.f32(&format!("{}.norms.{number}.{part}", norm.name), &[outputs])
-        };
+        let read = |part: &str| artifact.f32(&format!("{}.norms.{number}.{part}", norm.name), &[outputs]);
         let [gamma, beta] = [read("gamma")?, read("beta")?];
         let [mean, variance] = [read("running_mean")?, read("running_var")?];
         // In f64, and rounded once.
@@ -124,7 +122,11 @@ pub(crate) struct Table {
 enum Rows {
     Floats(Values<f32>),
     /// The stored codes of a layer, and the scales of their groups, `[vocabulary, groups]`.
-    Codes { codes: Values<i8>, scales: Values<f32>, run: usize },
+    Codes {
+        codes: Values<i8>,
+        scales: Values<f32>,
+        run: usize,
+    },
 }
 
 impl Table {
@@ -143,7 +145,8 @@ impl Table {
         let rows = match Quantization::read(artifact, graph, layer)? {
             None => Rows::Floats(artifact.values(&name, &shape)?),
             Some(quantization) => {
-                let groups = ScaleLayout::weights(&shape, quantization.format.granularity).scales() / vocabulary;
+                let groups =
+                    ScaleLayout::weights(&shape, quantization.format.granularity).scales() / vocabulary;
                 let codes = match quantization.codes(artifact, of)? {
                     Codes::Bytes(_) => match &artifact.tensors[&name].data {
                         TensorValues::I8(codes) => codes.clone(),
@@ -151,7 +154,8 @@ impl Table {
                     },
                     Codes::Words(words) => {
                         let bits = quantization.format.weights[0];
-                        let (granularity, scales) = (quantization.format.granularity, &quantization.scales[0]);
+                        let (granularity, scales) =
+                            (quantization.format.granularity, &quantization.scales[0]);
                         let stored = StoredWeight::from_packed(words, &shape, 1, bits, granularity)?;
                         let codes = stored.at(bits, scales)?.codes();
                         codes.into_iter().map(|code| code as i8).collect::<Vec<_>>().into() // at most 8 bits

@@ -181,7 +181,8 @@ fn fold(graph: &Graph) -> Folded {
         [reader] => Some((reader, &nodes[reader])),
         _ => None,
     };
-    let mut folded = Folded { last: (0..nodes.len()).collect(), products: vec![None; nodes.len()], uses: vec![] };
+    let mut folded =
+        Folded { last: (0..nodes.len()).collect(), products: vec![None; nodes.len()], uses: vec![] };
     for (at, Node { op, inputs }) in nodes.iter().enumerate() {
         let Op::Layer(layer) = *op else { continue };
         let mut chain = vec![at];

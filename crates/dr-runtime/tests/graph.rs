@@ -1,6 +1,8 @@
 //! Graphs: what is valid is kept as it is, everything else is an error.
 
-use dr_runtime::graph::{Activation, Embedding, Graph, GraphError, Kind, Layer, LayerKind, Norm, Op, Rope, RopeScaling};
+use dr_runtime::graph::{
+    Activation, Embedding, Graph, GraphError, Kind, Layer, LayerKind, Norm, Op, Rope, RopeScaling,
+};
 use proptest::prelude::*;
 
 fn conv(name: &str, channels: [usize; 2], stride: usize) -> Layer {
@@ -76,12 +78,16 @@ fn what_does_not_fit_is_an_error() {
         let kind = LayerKind::Conv2d { channels: [8, 5], kernel, stride, padding, groups };
         Layer { name: "g".into(), kind, bias: false }
     };
-    for layer in [grouped(2), grouped(0), conv("z", [0, 1], 1), conv("z", [1, 1], 0), linear("z", [usize::MAX, 2])]
+    for layer in
+        [grouped(2), grouped(0), conv("z", [0, 1], 1), conv("z", [1, 1], 0), linear("z", [usize::MAX, 2])]
     {
         assert!(matches!(graph.add_layer(layer), Err(GraphError::Sizes { .. })));
     }
     assert!(graph.add_embedding(Embedding::Layer(0)).is_err(), "a convolution is no table");
-    assert_eq!(serde_json::from_str::<Graph>(r#"{"layers":[],"nodes":[]}"#).unwrap_err().to_string(), GraphError::Empty.to_string());
+    assert_eq!(
+        serde_json::from_str::<Graph>(r#"{"layers":[],"nodes":[]}"#).unwrap_err().to_string(),
+        GraphError::Empty.to_string()
+    );
 }
 
 #[test]
@@ -107,7 +113,11 @@ fn op() -> impl Strategy<Value = Op> {
         Just(Op::Activation(Activation::Silu)),
         Just(Op::Add),
         Just(Op::Multiply),
-        (0usize..3, 0usize..3).prop_map(|(a, b)| Op::MaxPool { kernel: [a; 2], stride: [b; 2], padding: [1; 2] }),
+        (0usize..3, 0usize..3).prop_map(|(a, b)| Op::MaxPool {
+            kernel: [a; 2],
+            stride: [b; 2],
+            padding: [1; 2]
+        }),
         Just(Op::Mean),
         Just(Op::Enlarge),
         Just(Op::Concat),

@@ -48,7 +48,54 @@ struct Branches {
 
 impl Branches {
     fn new(classes: usize, device: &Device) -> Self {
-        let tracked = device.clone().autodiff();
+        let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(1);
+        let mut conv = |channels, kernel| QuantConv2dConfig::new(channels, kernel).init(rng, device);
+        let norm = |channels| PrecisionNormConfig::new(channels).init(device);
+        Self {
+            near: conv([1, CHANNELS], 3),
+            near_norm: norm(CHANNELS),
+            far: conv([1, CHANNELS], 5),
+            far_norm: norm(CHANNELS),
+            mix: conv([2 * CHANNELS; 2], 3),
+            mix_norm: norm(2 * CHANNELS),
+            head: QuantLinearConfig::new([2 * CHANNELS * 16, classes]).init(rng, device),
+        }
+    }
+}
+
+impl Network for Branches {
+    fn input(&self) -> Op {
+        Op::Images { channels: 1 }
+    }
+
+    fn forward<E: Executor>(&self, on: &mut E, images: E::Value) -> E::Value {
+        let near = on.conv2d(images.clone(), &self.near, Some(&self.near_norm));
+        let far = on.conv2d(images, &self.far, Some(&self.far_norm));
+        let both = on.concat(vec![near, far]);
+        let both = on.relu(both);
+        let x = on.max_pool(both, 2, 2, 0);
+        let mixed = on.conv2d(x.clone(), &self.mix, Some(&self.mix_norm));
+        let x = on.add(x, mixed);
+        let x = on.relu(x);
+        let x = on.flatten(x);
+        on.linear(x, &self.head)
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let folder = PathBuf::from(std::env::args().nth(1).ok_or("usage: joint FOLDER")?);
+    let device = Device::flex();
+    let data = data::load(&DataSource::new(DatasetKind::Digits, None, 1), None)?;
+    let normalization = &data.normalization;
+    let training = |epochs_from: u64| {
+        let (augmentation, device) = (Augmentation::usual(DatasetKind::Digits), device.clone().autodiff());
+        ImageLoader::training(data.train.clone(), normalization.clone(), 32, 1, augmentation, device)
+            .starting_at(epochs_from)
+    };
+    let evaluation = |images| ImageLoader::evaluation(images, normalization.clone(), 256, device.clone());
+
+    // In floats first.
+    let tracked = device.clone().autodiff();
     let model = Model::trace(&Branches::new(10, &tracked))?;
     let phase = Phase::new("float", TrainPhase::Float, folder.join("float"), 10, 0.1);
     let objective = Objective::new(vec![NumberFormat::Float]);

@@ -205,7 +205,9 @@ impl Description {
     #[must_use]
     pub fn batch_norm(&self, precision: Precision) -> Option<usize> {
         match (self.kind, self.batch_norm) {
-            (ArtifactKind::MultiPrecision, BatchNormKind::PerPrecision) => self.precisions.position(precision),
+            (ArtifactKind::MultiPrecision, BatchNormKind::PerPrecision) => {
+                self.precisions.position(precision)
+            }
             _ => Some(0),
         }
     }

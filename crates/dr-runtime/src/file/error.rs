@@ -133,7 +133,9 @@ pub enum ArtifactError {
     #[error("the model was not trained for mixed precision: expected one of `dr-train train --mixed`")]
     NotMixed,
     /// A file of a version without graphs.
-    #[error("format version {0}, which has no graph: expected {FORMAT_VERSION}; `dr-train export --model OLD --out NEW` writes one")]
+    #[error(
+        "format version {0}, which has no graph: expected {FORMAT_VERSION}; `dr-train export --model OLD --out NEW` writes one"
+    )]
     NoGraph(u32),
     /// Tensors and description do not make a network.
     #[error("not a network of this program: {0}")]

@@ -46,7 +46,9 @@ impl<T: Pod> Values<T> {
         Self(match bytemuck::try_cast_slice::<u8, T>(bytes) {
             Ok(_) if cfg!(target_endian = "little") => Source::File(content.clone(), range, PhantomData),
             // Of a writer that did not align its tensors.
-            _ => Source::Own(bytes.chunks_exact(size_of::<T>()).map(little_endian).collect::<Vec<T>>().into()),
+            _ => {
+                Source::Own(bytes.chunks_exact(size_of::<T>()).map(little_endian).collect::<Vec<T>>().into())
+            }
         })
     }
 }

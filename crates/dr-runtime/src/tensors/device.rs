@@ -1,18 +1,20 @@
 //! [`OnDevice`]: the steps of a program on tensors, with the channels last.
 
-use super::ops::{Text, TensorCache, enlarge};
+use super::ops::{TensorCache, Text, enlarge};
 use super::{Value, wrong};
+use crate::RuntimeError;
 use crate::file::{Artifact, Values};
 use crate::graph::{Activation, Embedding, Graph, LayerKind, Norm, Op};
 use crate::host::Arithmetic;
 use crate::layers::{Affine, Codes as StoredCodes, Quantization, Table};
 use crate::program::{Product, Program, Step, Use};
-use crate::RuntimeError;
 use burn::tensor::activation::{relu, silu};
 use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use dr_kernels::{Codes, Conv2dOptions, IntProduct, IntWeight, PackedTensor, Wanted, WeightOnlyProduct, integer, layout};
+use dr_kernels::{
+    Codes, Conv2dOptions, IntProduct, IntWeight, PackedTensor, Wanted, WeightOnlyProduct, integer, layout,
+};
 use dr_precision::{Precision, QuantSpec};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -67,7 +69,8 @@ impl OnDevice {
             };
             let words = Tensor::<1, Int>::from_data(TensorData::from(&words[..]), (device, DType::U32));
             let spec = QuantSpec { granularity: quantization.format.granularity, ..QuantSpec::weights(bits) };
-            let packed = PackedTensor::new(words, floats(&quantization.scales[0], device), None, &shape, spec)?;
+            let packed =
+                PackedTensor::new(words, floats(&quantization.scales[0], device), None, &shape, spec)?;
             Ok::<_, RuntimeError>((IntWeight::new(&packed, of.kind.groups())?, quantization))
         };
         let layers = (0..graph.layers().len()).map(stored).collect::<Result<_, _>>()?;
@@ -188,7 +191,8 @@ impl OnDevice {
                         Op::Add => of(0) + of(1),
                         Op::Multiply => of(0) * of(1),
                         Op::MaxPool { kernel, stride, padding } => {
-                            let options = MaxPoolOptions::new(kernel).with_stride(stride).with_padding(padding);
+                            let options =
+                                MaxPoolOptions::new(kernel).with_stride(stride).with_padding(padding);
                             max_pool2d(of(0).permute([0, 3, 1, 2]), options).permute([0, 2, 3, 1])
                         }
                         Op::Mean => of(0).mean_dims(&[1, 2]),

@@ -3,12 +3,12 @@
 mod device;
 mod ops;
 
-pub use ops::{Text, TensorCache, enlarge};
+pub use ops::{TensorCache, Text, enlarge};
 
+use crate::RuntimeError;
 use crate::file::Artifact;
 use crate::graph::Graph;
 use crate::host::{self, Arithmetic, Input, LayerParts};
-use crate::RuntimeError;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use device::OnDevice;
 use dr_precision::Precision;
@@ -115,9 +115,7 @@ impl Network {
     ///
     /// # Errors
     /// Those of [`Network::forward`].
-    pub fn forward_timed(
-        &self, input: impl Into<Value>,
-    ) -> Result<(Tensor<2>, Vec<Duration>), RuntimeError> {
+    pub fn forward_timed(&self, input: impl Into<Value>) -> Result<(Tensor<2>, Vec<Duration>), RuntimeError> {
         self.timed(input.into(), true)
     }
 

@@ -56,9 +56,8 @@ impl Text {
             self.angles = Some((of, Angles::new(&of, start, positions, &q.device())));
         }
         let Some((_, angles)) = &self.angles else { unreachable!("made above") };
-        let by_head = |x: Tensor<2>, heads: usize| {
-            x.reshape([batch, positions, heads, head_dim]).swap_dims(1, 2)
-        };
+        let by_head =
+            |x: Tensor<2>, heads: usize| x.reshape([batch, positions, heads, head_dim]).swap_dims(1, 2);
         let q = angles.rotate(by_head(q, heads));
         let (mut k, mut v) = (angles.rotate(by_head(k, kv_heads)), by_head(v, kv_heads));
         if let Some(cache) = cache {

@@ -95,9 +95,8 @@ fn kept(checkpoint: &Option<PathBuf>) -> String {
 /// # Errors
 /// A loss that is not finite, data that cannot be read, checkpoints that cannot be written.
 pub fn run_phase<I: Input + Into<Value>, T: Target>(
-    phase: &Phase, model: Model, mut objective: Objective<I>,
-    train: impl TrainingLoader<I, T>, valid: Arc<dyn DataLoader<Batch<I, T>>>,
-    interrupter: &Interrupter,
+    phase: &Phase, model: Model, mut objective: Objective<I>, train: impl TrainingLoader<I, T>,
+    valid: Arc<dyn DataLoader<Batch<I, T>>>, interrupter: &Interrupter,
 ) -> Result<PhaseOutcome, PhaseError> {
     let checkpoints = phase.checkpoints();
     std::fs::create_dir_all(&checkpoints)
