@@ -33,6 +33,14 @@ pub enum KernelError {
         /// The width of a code.
         bits: u32,
     },
+    /// A code that its width does not hold.
+    #[error("the code {found}: expected one of {bits} bits, signed")]
+    Code {
+        /// The code.
+        found: i32,
+        /// The width.
+        bits: u32,
+    },
     /// A tensor of a data type that the operation does not take.
     #[error("{what}: data type {found}, expected {expected}")]
     DataType {

@@ -21,6 +21,7 @@
 //! from the least significant: on a little-endian machine simply a stream of bits, lowest first. The
 //! fields after the last code are zero.
 
+use crate::KernelError;
 use dr_precision::{BitWidth, Granularity};
 
 /// How many codes make a block: every plane of a block is a whole number of words.
@@ -57,6 +58,55 @@ pub fn planes(bits: BitWidth) -> impl Iterator<Item = Plane> + Clone {
 #[must_use]
 pub const fn packed_words(elements: usize, bits: BitWidth) -> usize {
     elements.div_ceil(BLOCK) * bits.bits() as usize
+}
+
+/// Packs signed codes of `bits` bits.
+///
+/// # Errors
+/// [`KernelError::Code`] for a code that the width does not hold.
+pub fn pack(codes: &[i8], bits: BitWidth) -> Result<Vec<u32>, KernelError> {
+    let range = bits.signed_min()..=bits.signed_max();
+    if let Some(&found) = codes.iter().find(|&&code| !range.contains(&i32::from(code))) {
+        return Err(KernelError::Code { found: found.into(), bits: bits.bits() });
+    }
+    let mut words = vec![0u32; packed_words(codes.len(), bits)];
+    let blocks = codes.len().div_ceil(BLOCK);
+    for plane in planes(bits) {
+        let words = &mut words[blocks * plane.offset as usize..][..blocks * plane.bits as usize];
+        let mask = (1u32 << plane.bits) - 1;
+        for (word, codes) in words.iter_mut().zip(codes.chunks((32 / plane.bits) as usize)) {
+            for (at, &code) in (0..).step_by(plane.bits as usize).zip(codes) {
+                *word |= (i32::from(code) as u32 >> plane.shift & mask) << at;
+            }
+        }
+    }
+    Ok(words)
+}
+
+/// The first `elements` signed codes of packed words.
+///
+/// # Errors
+/// [`KernelError::WordCount`] for another number of words than so many codes take.
+pub fn unpack(words: &[u32], elements: usize, bits: BitWidth) -> Result<Vec<i8>, KernelError> {
+    let (found, expected) = (words.len(), packed_words(elements, bits));
+    if found != expected {
+        return Err(KernelError::WordCount { found, expected, elements, bits: bits.bits() });
+    }
+    let mut codes = vec![0i8; elements];
+    let blocks = elements.div_ceil(BLOCK);
+    for plane in planes(bits) {
+        let words = &words[blocks * plane.offset as usize..][..blocks * plane.bits as usize];
+        let mask = (1u32 << plane.bits) - 1;
+        for (word, codes) in words.iter().zip(codes.chunks_mut((32 / plane.bits) as usize)) {
+            for (at, code) in (0..).step_by(plane.bits as usize).zip(codes) {
+                *code |= ((word >> at & mask) << plane.shift) as i8; // bits of a byte
+            }
+        }
+    }
+    // The sign, to the top of the byte and back.
+    let unused = 8 - bits.bits();
+    codes.iter_mut().for_each(|code| *code = *code << unused >> unused);
+    Ok(codes)
 }
 
 /// Which scale belongs to which element of a contiguous tensor: it is seen as `[outer, rows, cols]`, and every row
@@ -152,5 +202,27 @@ impl ScaleLayout {
     pub fn gradient_factor(&self, j: usize, highest_code: i32) -> f32 {
         let n = self.elements_of(j);
         if n == 0 { 0.0 } else { (1.0 / (n as f64 * f64::from(highest_code)).sqrt()) as f32 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reference;
+    use dr_precision::Signedness;
+
+    #[test]
+    fn packed_codes_are_those_of_the_reference_and_come_back() {
+        for bits in BitWidth::ALL {
+            let count = 1usize << bits.bits();
+            let codes: Vec<i8> = (0..count * 3 + 5).map(|i| (i % count) as i32 + bits.signed_min()).map(|code| code as i8).collect();
+            let words = pack(&codes, bits).unwrap();
+            let wide: Vec<i32> = codes.iter().map(|&code| code.into()).collect();
+            assert_eq!(words, reference::pack(&wide, bits));
+            assert_eq!(reference::unpack(&words, codes.len(), bits, Signedness::Signed), wide);
+            assert_eq!(unpack(&words, codes.len(), bits).unwrap(), codes);
+            assert!(unpack(&words[1..], codes.len(), bits).is_err());
+            assert_eq!(pack(&[127], bits).is_err(), bits != BitWidth::B8);
+        }
     }
 }

@@ -32,7 +32,7 @@ macro_rules! named {
                 let found = Self::ALL.iter().copied().find(|value| value.name() == text);
                 found.ok_or_else(|| $crate::UnknownName {
                     what: $what,
-                    found: text.to_owned(),
+                    name: text.to_owned(),
                     expected: Self::ALL.iter().map(|value| value.name()).collect(),
                 })
             }
@@ -42,12 +42,12 @@ macro_rules! named {
 
 /// A name that stands for nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown {what} `{found}`: expected one of {}", .expected.join(", "))]
+#[error("unknown {what} `{name}`: expected one of {}", .expected.join(", "))]
 pub struct UnknownName {
     /// What it should be the name of.
     pub what: &'static str,
     /// The name.
-    pub found: String,
+    pub name: String,
     /// The names that there are.
     pub expected: Vec<&'static str>,
 }

@@ -43,7 +43,7 @@ pub enum ArtifactError {
     )]
     Foreign,
     /// Of another version of the format.
-    #[error("format version {0}: expected {FORMAT_VERSION}, the one that this program reads")]
+    #[error("format version {0}: expected 1 to {FORMAT_VERSION}, those that this program reads")]
     Version(u32),
     /// A description that contradicts itself or is not readable.
     #[error("damaged description: {0}")]
@@ -132,6 +132,12 @@ pub enum ArtifactError {
     /// A model that no mixture of precisions was trained for.
     #[error("the model was not trained for mixed precision: expected one of `dr-train train --mixed`")]
     NotMixed,
+    /// A plan that does not fit the model.
+    #[error("{0}")]
+    Plan(String),
+    /// A network that is not known, in a file that says no more of it.
+    #[error("the network `{0}` without a graph: expected a graph, or the name of a network of this program")]
+    UnknownModel(String),
     /// A file of a version without graphs.
     #[error(
         "format version {0}, which has no graph: expected {FORMAT_VERSION}; `dr-train export --model OLD --out NEW` writes one"
@@ -149,7 +155,8 @@ impl ArtifactError {
         Self::InFile { path: path.to_owned(), error: Box::new(self) }
     }
 
-    pub(super) fn network(reason: impl Display) -> Self {
+    /// What does not make a network.
+    pub fn network(reason: impl Display) -> Self {
         Self::Network(reason.to_string())
     }
 

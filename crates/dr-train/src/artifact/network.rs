@@ -1,80 +1,109 @@
 //! From a model to an artifact and back.
 
 use super::{
-    Artifact, ArtifactError, ArtifactKind, Description, FORMAT_VERSION, TOKENIZER, TensorEntry, TensorValues,
+    Artifact, ArtifactError, ArtifactKind, Described, Description, TOKENIZER, TensorEntry, TensorValues,
 };
-use crate::config::{BatchNormKind, ModelKind, TaskKind};
 use crate::data::Input;
-use crate::models::{ConvNetConfig, DenseConfig, LlamaConfig};
+use crate::files::write_atomically;
 use crate::nn::{Assignment, LayerSpec, Model, Pass, QuantConfig, Value, subnet};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use dr_kernels::{PackedTensor, dequantize, quantize_pack, reference, switch};
-use dr_precision::{Precision, PrecisionPlan, PrecisionSet, Signedness};
+use dr_kernels::{PackedTensor, dequantize, layout, quantize_pack, switch};
+use dr_precision::{Precision, PrecisionPlan, PrecisionSet};
 use dr_runtime::graph::{self, Embedding, Graph};
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
-impl Description {
-    /// How the network inside is quantized; `None` for a float one.
-    #[must_use]
-    pub fn quantization(&self) -> Option<QuantConfig> {
-        let precisions = match self.kind {
-            ArtifactKind::Float => return None,
-            ArtifactKind::MultiPrecision => self.precisions.clone(),
-            ArtifactKind::Packed(precision) => PrecisionSet::of(precision),
-            // The layers have those of the plan.
-            ArtifactKind::PackedPlan => PrecisionSet::of(self.edge),
-        };
-        let share_norm = self.batch_norm == BatchNormKind::Shared;
-        let mixed = self.mixed.filter(|_| self.kind == ArtifactKind::MultiPrecision);
-        Some(QuantConfig {
-            edge: self.edge,
-            switch_edge: self.switch_edge,
-            share_norm,
-            mixed,
-            plan: self.plan.clone(),
-            group_size: self.group_size,
-            ..QuantConfig::new(precisions)
-        })
-    }
-}
-
-impl Artifact {
+/// A saved model as a [`Model`], and the other way round.
+pub trait SavedModel: Sized {
     /// The artifact of a model that runs as `description` says: with float weights, or master codes and the scales
     /// of all precisions. `description.kind` must not be packed; see [`Artifact::export`].
     ///
     /// # Errors
     /// [`ArtifactError::Network`] if the model is not quantized as the description says.
-    pub fn of(model: &Model, description: Description) -> Result<Self, ArtifactError> {
+    fn of(model: &Model, description: Description) -> Result<Self, ArtifactError>;
+
+    /// Training-free quantization of a float model, with its activations' scales fitted to what `batches` cause.
+    ///
+    /// # Errors
+    /// If this is not a float artifact.
+    fn quantize<I: Into<Value>>(
+        &self, precisions: PrecisionSet, batches: Vec<I>, device: &Device,
+    ) -> Result<Self, ArtifactError>;
+
+    /// [`Artifact::quantize`] in groups, or with compensation, as `config` says; it must not have a plan, nor be for mixed passes.
+    ///
+    /// # Errors
+    /// If this is not a float artifact.
+    fn quantize_with<I: Into<Value>>(
+        &self, config: &QuantConfig, batches: Vec<I>, device: &Device,
+    ) -> Result<Self, ArtifactError>;
+
+    /// The same network at one precision, its weights packed: the codes switched to their width, one scale vector for
+    /// each layer, one BatchNorm.
+    ///
+    /// # Errors
+    /// If this is not a multi-precision artifact, or was not trained for `precision`.
+    fn export(&self, precision: Precision) -> Result<Self, ArtifactError>;
+
+    /// The same network with each layer at the precision that `plan` has for it, its weights packed: one scale vector and
+    /// one BatchNorm for each layer, with the mean statistics of the passes of `batches` through it.
+    ///
+    /// # Errors
+    /// If this is not a multi-precision artifact trained for mixed precision, or the plan does not fit it.
+    fn export_plan<I: Input + Into<Value>>(
+        &self, plan: &PrecisionPlan, batches: &[I], device: &Device,
+    ) -> Result<Self, ArtifactError>;
+
+    /// The model, on `device`, in evaluation mode. It computes what the saved one did.
+    ///
+    /// # Errors
+    /// If a tensor is missing, superfluous or of another type or shape than the description calls for.
+    fn network(&self, device: &Device) -> Result<Model, ArtifactError>;
+
+    /// Whether the network can be computed at `precision`.
+    fn check_precision(&self, precision: Precision) -> Result<(), ArtifactError>;
+
+    /// Reads a file of any version; one of version 1 gets the graph of the network that it names.
+    ///
+    /// # Errors
+    /// Those of [`Artifact::load`], and a network that is not of this crate in a file of version 1.
+    fn open(path: &Path) -> Result<Self, ArtifactError>;
+
+    /// The same with a graph, if the network that it names is of this crate.
+    ///
+    /// # Errors
+    /// A network that is not of this crate.
+    fn with_graph(self) -> Result<Self, ArtifactError>;
+
+    /// Writes the file in one step, over an older one of that name.
+    ///
+    /// # Errors
+    /// Those of [`Artifact::to_bytes`] and of the file system.
+    fn save(&self, path: &Path) -> Result<(), ArtifactError>;
+}
+
+impl SavedModel for Artifact {
+    fn of(model: &Model, description: Description) -> Result<Self, ArtifactError> {
         let mut tensors = collect(model);
         if let Some(config) = description.quantization() {
             for Quantized { name, spec, shape } in quantized_layers(model.graph(), &config) {
                 let words = words(&stored_codes(&tensors, &name, &spec)?)?;
                 let elements = shape.iter().product();
-                let codes = reference::unpack(&words, elements, spec.weights[0], Signedness::Signed);
-                let codes = codes.into_iter().map(|code| code as i8).collect(); // at most 8 bits
+                let codes = layout::unpack(&words, elements, spec.weights[0]).map_err(ArtifactError::network)?;
                 tensors.insert(weight_name(&name), TensorEntry::i8(shape, codes));
             }
         }
         Ok(Self { description: description.of_graph(model.graph().clone()), tensors })
     }
 
-    /// Training-free quantization of a float model, with its activations' scales fitted to what `batches` cause.
-    ///
-    /// # Errors
-    /// If this is not a float artifact.
-    pub fn quantize<I: Into<Value>>(
+    fn quantize<I: Into<Value>>(
         &self, precisions: PrecisionSet, batches: Vec<I>, device: &Device,
     ) -> Result<Self, ArtifactError> {
         self.quantize_with(&QuantConfig::new(precisions), batches, device)
     }
 
-    /// [`Artifact::quantize`] in groups, or with compensation, as `config` says; it must not have a plan, nor be for mixed passes.
-    ///
-    /// # Errors
-    /// If this is not a float artifact.
-    pub fn quantize_with<I: Into<Value>>(
+    fn quantize_with<I: Into<Value>>(
         &self, config: &QuantConfig, batches: Vec<I>, device: &Device,
     ) -> Result<Self, ArtifactError> {
         let found = self.description.kind;
@@ -95,12 +124,7 @@ impl Artifact {
         }
     }
 
-    /// The same network at one precision, its weights packed: the codes switched to their width, one scale vector for
-    /// each layer, one BatchNorm.
-    ///
-    /// # Errors
-    /// If this is not a multi-precision artifact, or was not trained for `precision`.
-    pub fn export(&self, precision: Precision) -> Result<Self, ArtifactError> {
+    fn export(&self, precision: Precision) -> Result<Self, ArtifactError> {
         let description = &self.description;
         let position = description.precisions.position(precision).ok_or_else(|| {
             ArtifactError::Precision { precision, expected: description.precisions.clone() }
@@ -109,8 +133,8 @@ impl Artifact {
         else {
             return Err(ArtifactError::Kind { found: description.kind, expected: "multi-precision" });
         };
-        let graph = self.graph()?;
-        let mut tensors = self.packed(&graph, &config, |_| precision)?;
+        let graph = self.graph()?.clone();
+        let mut tensors = packed(self, &graph, &config, |_| precision)?;
         if !config.share_norm {
             let norms: BTreeSet<String> = tensors
                 .keys()
@@ -121,16 +145,11 @@ impl Artifact {
         let mut description = description.clone();
         description.kind = ArtifactKind::Packed(precision);
         description.shapes = weight_shapes(&graph);
-        let description = description.of_graph(graph.into_owned());
+        let description = description.of_graph(graph);
         Ok(Self { description, tensors })
     }
 
-    /// The same network with each layer at the precision that `plan` has for it, its weights packed: one scale vector and
-    /// one BatchNorm for each layer, with the mean statistics of the passes of `batches` through it.
-    ///
-    /// # Errors
-    /// If this is not a multi-precision artifact trained for mixed precision, or the plan does not fit it.
-    pub fn export_plan<I: Input + Into<Value>>(
+    fn export_plan<I: Input + Into<Value>>(
         &self, plan: &PrecisionPlan, batches: &[I], device: &Device,
     ) -> Result<Self, ArtifactError> {
         let description = &self.description;
@@ -150,7 +169,7 @@ impl Artifact {
         });
         let in_order = PrecisionPlan::new(in_order).map_err(ArtifactError::network)?;
         let precision = |layer: &str| in_order.get(layer).unwrap_or(config.edge);
-        let mut tensors = self.packed(&graph, &config, precision)?;
+        let mut tensors = packed(self, &graph, &config, precision)?;
         let is_norm = |name: &String| name.contains(NORMS);
         tensors.retain(|name, _| !is_norm(name));
         let subnet = subnet(network, &Pass::mixed(&assignment), batches);
@@ -163,56 +182,8 @@ impl Artifact {
         Ok(Self { description, tensors })
     }
 
-    /// What the network computes. Its tensors must be large enough for it: no memory is taken for a network that cannot be in the
-    /// file.
-    ///
-    /// # Errors
-    /// A description without a graph that names no network of this crate, and tensors that are too small.
-    pub fn graph(&self) -> Result<Cow<'_, Graph>, ArtifactError> {
-        let found = self.payload_bytes();
-        let check = |expected: usize| match found < expected {
-            true => Err(ArtifactError::network(format!(
-                "its tensors have {found} bytes: expected at least {expected}, for the sizes that it describes"
-            ))),
-            false => Ok(()),
-        };
-        if let Some(graph) = &self.description.graph {
-            check(least_bytes(graph))?;
-            return Ok(Cow::Borrowed(graph));
-        }
-        check(self.description.least_elements()? / LARGEST_PART)?;
-        let graph = self.description.traced()?;
-        check(least_bytes(&graph))?;
-        Ok(Cow::Owned(graph))
-    }
-
-    /// The tensors with the codes of each layer switched to its precision of `precision` and packed, and with no other
-    /// scales.
-    fn packed(
-        &self, graph: &Graph, config: &QuantConfig, precision: impl Fn(&str) -> Precision,
-    ) -> Result<BTreeMap<String, TensorEntry>, ArtifactError> {
-        let mut tensors = self.tensors.clone();
-        for layer in quantized_layers(graph, config) {
-            let stored = self.stored(&layer)?;
-            let Quantized { name, spec, shape } = layer;
-            let (wi, ai) = spec.positions(precision(&name)).unwrap_or((0, 0));
-            let scale = self.scales(&name, wi, spec.scale_count(&shape))?;
-            let packed = switch(&stored, spec.weights[wi], scale).map_err(ArtifactError::network)?;
-            let words = words(&packed)?;
-            tensors.insert(weight_name(&name), TensorEntry::u32([words.len()], words));
-            for (part, kept) in [("weight_scales", wi), ("activation_scales", ai), ("zero_points", ai)] {
-                keep_only(&mut tensors, &format!("{name}.quantizers.{part}."), kept);
-            }
-        }
-        Ok(tensors)
-    }
-
-    /// The model, on `device`, in evaluation mode. It computes what the saved one did.
-    ///
-    /// # Errors
-    /// If a tensor is missing, superfluous or of another type or shape than the description calls for.
-    pub fn network(&self, device: &Device) -> Result<Model, ArtifactError> {
-        let mut network = Model::zeros(self.graph()?.into_owned(), device);
+    fn network(&self, device: &Device) -> Result<Model, ArtifactError> {
+        let mut network = Model::zeros(self.graph()?.clone(), device);
         let mut weights = BTreeMap::new();
         if let Some(config) = self.description.quantization() {
             network = network.prepare(&config);
@@ -236,8 +207,7 @@ impl Artifact {
         }
     }
 
-    /// Whether the network can be computed at `precision`.
-    pub(crate) fn check_precision(&self, precision: Precision) -> Result<(), ArtifactError> {
+    fn check_precision(&self, precision: Precision) -> Result<(), ArtifactError> {
         let found = self.description.kind;
         let config = self.description.quantization();
         let config = config.ok_or(ArtifactError::Kind { found, expected: "multi-precision or packed" })?;
@@ -247,98 +217,81 @@ impl Artifact {
         Ok(())
     }
 
-    /// A layer's scales of one width.
-    fn scales(&self, layer: &str, position: usize, count: usize) -> Result<Tensor<1>, ArtifactError> {
-        let scales = self.f32(&format!("{layer}.quantizers.weight_scales.{position}"), &[count])?;
-        Ok(Tensor::from_data(TensorData::from(scales), &Device::flex()))
+    fn open(path: &Path) -> Result<Self, ArtifactError> {
+        Self::load(path)?.with_graph().map_err(|error| error.in_file(path))
     }
 
-    /// A layer's stored codes, packed, with their scales. Of a packed artifact: the only codes there are.
-    fn stored(&self, layer: &Quantized) -> Result<PackedTensor, ArtifactError> {
-        let Quantized { name: layer, spec, shape } = layer;
-        let (name, bits) = (weight_name(layer), spec.weights[0]);
-        if let Some(found) = self.description.shapes.get(&name).filter(|found| *found != shape) {
-            return Err(ArtifactError::Shape { name, found: found.clone(), expected: shape.clone() });
+    fn with_graph(mut self) -> Result<Self, ArtifactError> {
+        if self.description.graph.is_none() {
+            let graph = self.description.traced(self.payload_bytes())?;
+            self.description.graph = Some(graph);
         }
-        let words = match self.description.kind {
-            ArtifactKind::Packed(_) | ArtifactKind::PackedPlan => {
-                let elements = shape.iter().product();
-                self.u32(&name, &[dr_kernels::layout::packed_words(elements, bits)])?.to_vec()
-            }
-            _ => {
-                let codes: Vec<i32> = self.i8(&name, shape)?.iter().map(|&code| i32::from(code)).collect();
-                let range = bits.signed_min()..=bits.signed_max();
-                if let Some(code) = codes.iter().find(|code| !range.contains(code)) {
-                    let expected = format!("{bits}-bit codes in {range:?}");
-                    return Err(ArtifactError::Code { name, code: *code, expected });
-                }
-                reference::pack(&codes, bits)
-            }
-        };
-        let device = Device::flex();
-        let words = Tensor::<1, Int>::from_data(TensorData::from(words.as_slice()), (&device, DType::U32));
-        let scale = self.scales(layer, 0, spec.scale_count(shape))?;
-        PackedTensor::new(words, scale, None, shape, spec.format(bits)).map_err(ArtifactError::network)
+        check_size(self.payload_bytes(), least_bytes(self.graph()?))?;
+        Ok(self)
+    }
+
+    fn save(&self, path: &Path) -> Result<(), ArtifactError> {
+        let bytes = self.to_bytes().map_err(|error| error.in_file(path))?;
+        write_atomically(path, &bytes).map_err(|error| ArtifactError::Write(error).in_file(path))
     }
 }
 
-impl Description {
-    /// The same of a network with this graph, as files of this version have it.
-    fn of_graph(self, graph: Graph) -> Self {
-        Self { format_version: FORMAT_VERSION, graph: Some(graph), ..self }
+/// The tensors with the codes of each layer switched to its precision of `precision` and packed, and with no other
+/// scales.
+fn packed(
+    artifact: &Artifact, graph: &Graph, config: &QuantConfig, precision: impl Fn(&str) -> Precision,
+) -> Result<BTreeMap<String, TensorEntry>, ArtifactError> {
+    let mut tensors = artifact.tensors.clone();
+    for layer in quantized_layers(graph, config) {
+        let stored = stored(artifact, &layer)?;
+        let Quantized { name, spec, shape } = layer;
+        let (wi, ai) = spec.positions(precision(&name)).unwrap_or((0, 0));
+        let scale = scales(artifact, &name, wi, spec.scale_count(&shape))?;
+        let packed = switch(&stored, spec.weights[wi], scale).map_err(ArtifactError::network)?;
+        let words = words(&packed)?;
+        tensors.insert(weight_name(&name), TensorEntry::u32([words.len()], words));
+        for (part, kept) in [("weight_scales", wi), ("activation_scales", ai), ("zero_points", ai)] {
+            keep_only(&mut tensors, &format!("{name}.quantizers.{part}."), kept);
+        }
     }
+    Ok(tensors)
+}
 
-    /// The network that files without a graph name, in floats with weights that do not matter.
-    fn traced(&self) -> Result<Graph, ArtifactError> {
-        let (device, seed) = (Device::flex(), self.seed);
-        let traced = match self.task {
-            TaskKind::Classify => Model::trace(&self.conv_net()?.init(seed, &device)),
-            TaskKind::Segment => Model::trace(&self.dense()?.init_segmenter(seed, &device)),
-            TaskKind::Detect => Model::trace(&self.dense()?.init_detector(seed, &device)),
-            TaskKind::Language => Model::trace(&self.llama()?.zeros(&device)),
-        };
-        Ok(traced.map_err(ArtifactError::network)?.graph().clone())
+/// A layer's scales of one width.
+fn scales(artifact: &Artifact, layer: &str, position: usize, count: usize) -> Result<Tensor<1>, ArtifactError> {
+    let scales = artifact.f32(&format!("{layer}.quantizers.weight_scales.{position}"), &[count])?;
+    Ok(Tensor::from_data(TensorData::from(scales), &Device::flex()))
+}
+
+/// A layer's stored codes, packed, with their scales. Of a packed artifact: the only codes there are.
+fn stored(artifact: &Artifact, layer: &Quantized) -> Result<PackedTensor, ArtifactError> {
+    let Quantized { name: layer, spec, shape } = layer;
+    let (name, bits) = (weight_name(layer), spec.weights[0]);
+    if let Some(found) = artifact.description.shapes.get(&name).filter(|found| *found != shape) {
+        return Err(ArtifactError::Shape { name, found: found.clone(), expected: shape.clone() });
     }
+    let words = match artifact.description.kind {
+        ArtifactKind::Packed(_) | ArtifactKind::PackedPlan => {
+            let elements = shape.iter().product();
+            artifact.u32(&name, &[dr_kernels::layout::packed_words(elements, bits)])?.to_vec()
+        }
+        _ => {
+            layout::pack(artifact.i8(&name, shape)?, bits).map_err(ArtifactError::network)?
+        }
+    };
+    let device = Device::flex();
+    let words = Tensor::<1, Int>::from_data(TensorData::from(words.as_slice()), (&device, DType::U32));
+    let scale = scales(artifact, layer, 0, spec.scale_count(shape))?;
+    PackedTensor::new(words, scale, None, shape, spec.format(bits)).map_err(ArtifactError::network)
+}
 
-    /// Elements that its weights have at least.
-    fn least_elements(&self) -> Result<usize, ArtifactError> {
-        Ok(match self.task {
-            TaskKind::Classify => self.conv_net()?.largest_weight(),
-            TaskKind::Segment | TaskKind::Detect => self.dense()?.largest_weight(),
-            TaskKind::Language => self.llama()?.elements(),
-        })
-    }
-
-    /// The network of this crate that it names.
-    pub(crate) fn network(&self) -> Result<ModelKind, ArtifactError> {
-        self.model.parse().map_err(|_| ArtifactError::UnknownModel(self.model.clone()))
-    }
-
-    fn conv_net(&self) -> Result<ConvNetConfig, ArtifactError> {
-        let config = ConvNetConfig::new(self.network()?, self.input.channels, self.classes);
-        Ok(ConvNetConfig { width: self.width, ..config })
-    }
-
-    fn dense(&self) -> Result<DenseConfig, ArtifactError> {
-        let (width, channels, classes) = (self.width, self.input.channels, self.classes);
-        Ok(DenseConfig { kind: self.network()?, width, channels, classes })
-    }
-
-    /// The sizes of a Llama.
-    ///
-    /// # Errors
-    /// Another network.
-    pub fn llama(&self) -> Result<&LlamaConfig, ArtifactError> {
-        self.language.as_ref().ok_or_else(|| ArtifactError::UnknownModel(self.model.clone()))
-    }
-
-    /// Whether the network does what is asked for.
-    ///
-    /// # Errors
-    /// If it does something else.
-    pub fn check_task(&self, expected: TaskKind) -> Result<(), ArtifactError> {
-        let found = self.task;
-        if found == expected { Ok(()) } else { Err(ArtifactError::Task { found, expected }) }
+/// Whether tensors of so many bytes can be those of a network that takes at least so many.
+pub(super) fn check_size(found: usize, expected: usize) -> Result<(), ArtifactError> {
+    match found < expected {
+        true => Err(ArtifactError::network(format!(
+            "its tensors have {found} bytes: expected at least {expected}, for the sizes that it describes"
+        ))),
+        false => Ok(()),
     }
 }
 
@@ -500,7 +453,7 @@ impl Loader<'_> {
         let name = self.path.join(".");
         let data = match self.weights.get(&name) {
             Some(layer) => {
-                let stored = self.artifact.stored(layer)?;
+                let stored = stored(self.artifact, layer)?;
                 dequantize::<D>(&stored).map_err(ArtifactError::network)?.into_data()
             }
             None => TensorData::new(self.artifact.f32(&name, &shape)?.to_vec(), shape),

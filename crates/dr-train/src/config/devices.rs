@@ -1,6 +1,6 @@
 //! [`Devices`]: which devices of a kind train together.
 
-use super::named::text;
+use super::text;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 use thiserror::Error;

@@ -1,6 +1,6 @@
 //! The choices that a run, a model file or the program has.
 
-use super::named::named;
+use dr_runtime::named;
 
 named! {
     /// A dataset the program can read.
@@ -59,30 +59,6 @@ named! {
         Detect = "detect",
         /// Predicts the next token of a text: a language model.
         Language = "lm",
-    }
-}
-
-named! {
-    /// Whether precisions share their BatchNorm.
-    BatchNormKind, "BatchNorm kind" {
-        /// Statistics and affine terms for each precision.
-        PerPrecision = "per-precision",
-        /// One set for all.
-        Shared = "shared",
-    }
-}
-
-named! {
-    /// Which BatchNorm a layer has in mixed passes.
-    #[derive(Default)]
-    MixedNorm, "BatchNorm of mixed passes" {
-        /// The one of the layer's own precision, that the passes at one precision have, too.
-        Uniform = "uniform",
-        /// One for each width of the layer's weights, for mixed passes only.
-        #[default]
-        Width = "width",
-        /// One, for mixed passes only.
-        One = "one",
     }
 }
 

@@ -3,14 +3,15 @@
 mod check;
 mod devices;
 mod kinds;
-mod named;
+mod text;
 mod train;
 
 pub use check::ConfigError;
 pub use devices::{Devices, DevicesError};
 pub use kinds::{
-    Baseline, BatchNormKind, Batches, ComputeKind, DatasetKind, DeviceKind, Distill, Engine, ForwardKind,
-    LossTerms, MixedNorm, ModelKind, OptimizerKind, Sampling, TaskKind, Widths,
+    Baseline, Batches, ComputeKind, DatasetKind, DeviceKind, Distill, Engine, ForwardKind,
+    LossTerms, ModelKind, OptimizerKind, Sampling, TaskKind, Widths,
 };
-pub use named::UnknownName;
+pub use dr_runtime::UnknownName;
+pub use dr_runtime::file::{BatchNormKind, MixedNorm};
 pub use train::{IMAGE_SIZE, LanguageSettings, TrainConfig};

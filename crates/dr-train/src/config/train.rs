@@ -5,7 +5,7 @@ use super::kinds::{
     Baseline, BatchNormKind, Batches, ComputeKind, DatasetKind, DeviceKind, Distill, ForwardKind, MixedNorm,
     ModelKind, OptimizerKind, Sampling, TaskKind, Widths,
 };
-use super::named::text;
+use super::text;
 use dr_kernels::ScaleGradient;
 use dr_precision::{BitWidth, Precision, PrecisionSet};
 use serde::{Deserialize, Serialize};
