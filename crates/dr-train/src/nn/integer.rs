@@ -21,8 +21,7 @@ use dr_kernels::cpu::integer::Epilogue;
 use dr_kernels::integer::{Activation, CodeQuantizer, IntConv2dShape, WeightLayout};
 use dr_kernels::reference::zero_point_addends;
 use dr_kernels::{
-    Codes, HostWords, IntConv2dOptions, IntEpilogue, IntWeight, KernelError, int_conv2d, int_conv2d_codes,
-    int_conv2d_with_codes, quantize_codes,
+    Codes, Conv2dOptions, HostWords, IntProduct, IntWeight, KernelError, Narrowed, Results, Wanted,
 };
 use dr_precision::{BitWidth, Precision};
 use std::collections::HashMap;
@@ -93,7 +92,7 @@ pub struct IntConv2d {
     stored: IntWeight,
     scales: LayerScales,
     affines: Affines,
-    options: IntConv2dOptions,
+    options: Conv2dOptions,
     activation: Activation,
     device: Device,
     active: Active,
@@ -101,28 +100,18 @@ pub struct IntConv2d {
     addends: Arc<Mutex<Addends>>,
 }
 
-type Addends = HashMap<(Precision, [usize; 2]), Addend>;
-
-/// Addends, on the device and here.
-#[derive(Clone, Debug)]
-struct Addend {
-    tensor: Tensor<1>,
-    host: Arc<[f32]>,
-}
+type Addends = HashMap<(Precision, [usize; 2]), Arc<[f32]>>;
 
 /// What a layer needs at its precision.
 #[derive(Clone, Debug)]
 struct Active {
     precision: Precision,
-    weight: IntWeight,
+    weight: IntWeight<Narrowed>,
     input: CodeQuantizer,
-    /// `[2]`, the scale and zero point of the input.
-    quantizer: Tensor<1>,
-    /// Without what makes up for a zero point.
-    epilogue: IntEpilogue,
+    product: IntProduct,
     /// The weight, if it is in the memory of this computer's processor.
     words: Option<HostWords>,
-    /// `[groups, outputs]`, as in the epilogue.
+    /// `[groups, outputs]`, of input, weight and gain.
     multiplier: Arc<[f32]>,
     /// `[outputs, groups]`, scales of the weight times gains.
     weight_gain: Vec<f32>,
@@ -157,7 +146,7 @@ pub(crate) struct LayerParts {
     /// `[outputs]`, what is added.
     pub(crate) shift: Vec<f32>,
     pub(crate) input: CodeQuantizer,
-    pub(crate) options: IntConv2dOptions,
+    pub(crate) options: Conv2dOptions,
     pub(crate) activation: Activation,
 }
 
@@ -166,10 +155,10 @@ const KEPT_ADDENDS: usize = 64;
 
 impl IntConv2d {
     pub(super) fn new(
-        stored: IntWeight, scales: LayerScales, affines: Affines, options: IntConv2dOptions,
+        stored: IntWeight, scales: LayerScales, affines: Affines, options: Conv2dOptions,
         activation: Activation, precision: Precision, device: Device,
     ) -> Result<Self, IntegerError> {
-        let active = Active::new(&stored, &scales, &affines, activation, precision, &device)?;
+        let active = Active::new(&stored, &scales, &affines, options, activation, precision, &device)?;
         active.weight.settle();
         Ok(Self { stored, scales, affines, options, activation, device, active, addends: Arc::default() })
     }
@@ -187,8 +176,8 @@ impl IntConv2d {
     /// # Errors
     /// [`IntegerError::Precision`] if the layer has no such precision; it then stays as it is.
     pub fn switch(&mut self, precision: Precision) -> Result<(), IntegerError> {
-        let Self { stored, scales, affines, activation, device, .. } = self;
-        self.active = Active::new(stored, scales, affines, *activation, precision, device)?;
+        let Self { stored, scales, affines, options, activation, device, .. } = self;
+        self.active = Active::new(stored, scales, affines, *options, *activation, precision, device)?;
         Ok(())
     }
 
@@ -212,8 +201,7 @@ impl IntConv2d {
     /// # Errors
     /// Another data type than f32, f16 or bf16, or another device.
     pub fn quantize(&self, x: Tensor<4>, channels_last: bool) -> Result<Codes, IntegerError> {
-        let Active { quantizer, input, .. } = &self.active;
-        Ok(quantize_codes(x, channels_last, quantizer.clone(), input.bits)?)
+        Ok(self.active.product.quantize(x, channels_last)?)
     }
 
     /// `[batch, rows, columns, channels out]` in f32, with `residual` of that shape added before the activation.
@@ -221,7 +209,7 @@ impl IntConv2d {
     /// # Errors
     /// Codes or a residual of another shape or device.
     pub fn forward(&self, x: &Codes, residual: Option<Tensor<4>>) -> Result<Tensor<4>, IntegerError> {
-        Ok(int_conv2d(x, &self.active.weight, &self.options, &self.epilogue(x)?, residual)?)
+        Ok(self.forward_both(x, residual, None)?.0)
     }
 
     /// The result as the codes that `next` takes, without a float in memory.
@@ -229,9 +217,8 @@ impl IntConv2d {
     /// # Errors
     /// Codes of another shape or device.
     pub fn forward_to(&self, x: &Codes, next: &Self) -> Result<Codes, IntegerError> {
-        let Active { quantizer, input, .. } = &next.active;
-        let (weight, epilogue) = (&self.active.weight, self.epilogue(x)?);
-        Ok(int_conv2d_codes(x, weight, &self.options, &epilogue, None, quantizer.clone(), input.bits)?)
+        let results = self.active.product.run(x, None, Wanted::Codes(next.active.input))?;
+        Ok(results.codes.expect("codes are wanted"))
     }
 
     /// [`IntConv2d::forward`], and the result also as the codes that `next` takes, if there is a next layer.
@@ -241,12 +228,9 @@ impl IntConv2d {
     pub fn forward_both(
         &self, x: &Codes, residual: Option<Tensor<4>>, next: Option<&Self>,
     ) -> Result<(Tensor<4>, Option<Codes>), IntegerError> {
-        let Some(next) = next else { return Ok((self.forward(x, residual)?, None)) };
-        let Active { quantizer, input, .. } = &next.active;
-        let (weight, options, epilogue) = (&self.active.weight, &self.options, self.epilogue(x)?);
-        let (y, codes) =
-            int_conv2d_with_codes(x, weight, options, &epilogue, residual, quantizer.clone(), input.bits)?;
-        Ok((y, Some(codes)))
+        let wanted = next.map_or(Wanted::Values, |next| Wanted::Both(next.active.input));
+        let Results { values, codes } = self.active.product.run(x, residual, wanted)?;
+        Ok((values.expect("values are wanted"), codes))
     }
 
     /// What the layer is made of at its precision; the codes are copied from the device.
@@ -254,7 +238,7 @@ impl IntConv2d {
         let Active { weight, input, weight_gain, shift, .. } = &self.active;
         LayerParts {
             weight: *weight.layout(),
-            codes: weight.codes(),
+            codes: weight.codes().expect("a device that gives its tensors back"),
             scale: weight_gain.clone(),
             shift: shift.to_vec(),
             input: *input,
@@ -263,18 +247,8 @@ impl IntConv2d {
         }
     }
 
-    /// The epilogue for an input of this size.
-    fn epilogue(&self, x: &Codes) -> Result<IntEpilogue, KernelError> {
-        let mut epilogue = self.active.epilogue.clone();
-        let [_, rows, columns, _] = x.dims();
-        if let Some(addend) = self.addend([rows, columns])? {
-            epilogue.addend = addend.tensor;
-        }
-        Ok(epilogue)
-    }
-
     /// What is added at each position of an input of this size, if that depends on the position.
-    fn addend(&self, input: [usize; 2]) -> Result<Option<Addend>, KernelError> {
+    fn addend(&self, input: [usize; 2]) -> Result<Option<Arc<[f32]>>, KernelError> {
         let active = &self.active;
         if active.input.zero_point == 0.0 {
             return Ok(None);
@@ -287,8 +261,7 @@ impl IntConv2d {
         if let Some(addend) = addends.get(&key) {
             return Ok(Some(addend.clone()));
         }
-        let host = active.addends(input, &self.options)?;
-        let addend = Addend { tensor: floats(&host, &self.device), host: host.into() };
+        let addend = active.addends(input, &self.options)?.into();
         Ok(Some(addends.entry(key).or_insert(addend).clone()))
     }
 
@@ -309,9 +282,7 @@ impl IntConv2d {
 
     /// The size of its result: `[batch, rows, columns, channels]`, as that of the input.
     pub(super) fn output(&self, input: [usize; 4]) -> Result<[usize; 4], KernelError> {
-        let shape = self.shape(input)?;
-        let [rows, columns] = shape.output();
-        Ok([shape.batch(), rows, columns, shape.weight().outputs()])
+        Ok(self.active.product.output(input)?)
     }
 
     /// The layer for inputs of this size, for kernels over slices.
@@ -330,15 +301,15 @@ impl IntConv2d {
             return Err(KernelError::Device { what: "input", found, expected }.into());
         };
         let [_, rows, columns, _] = input;
-        let addend = self.addend([rows, columns])?.map_or_else(|| shift.clone(), |addend| addend.host);
+        let addend = self.addend([rows, columns])?.unwrap_or_else(|| shift.clone());
         Ok(HostLayer { words, shape, multiplier, addend, activation: self.activation })
     }
 }
 
 impl Active {
     fn new(
-        stored: &IntWeight, scales: &LayerScales, affines: &Affines, activation: Activation,
-        precision: Precision, device: &Device,
+        stored: &IntWeight, scales: &LayerScales, affines: &Affines, options: Conv2dOptions,
+        activation: Activation, precision: Precision, device: &Device,
     ) -> Result<Self, IntegerError> {
         let ((weight_at, input_at), affine) = choose(scales, affines, precision)?;
         let input = scales.inputs[input_at];
@@ -349,21 +320,17 @@ impl Active {
         let by_group = (0..groups * outputs).map(|i| weight_gain[i % outputs * groups + i / outputs]);
         let multiplier: Vec<f32> = by_group.map(|weight| input.scale * weight).collect();
         let shift = affine.shift.clone();
-        let epilogue = IntEpilogue {
-            multiplier: floats(&multiplier, device),
-            addend: floats(&shift, device),
-            activation,
-        };
-        let weight = stored.switch(scales.spec.weights[weight_at])?;
-        let quantizer = floats(&[input.scale, input.zero_point], device);
+        let weight = stored.at(scales.spec.weights[weight_at], floats(weight_scales, device))?;
+        let product = IntProduct::new(&weight, options, input, &affine.gain, &shift, activation)?;
         let (words, multiplier, shift) = (weight.on_host(), multiplier.into(), shift.into());
-        Ok(Self { precision, weight, input, quantizer, epilogue, words, multiplier, weight_gain, shift })
+        Ok(Self { precision, weight, input, product, words, multiplier, weight_gain, shift })
     }
 
     /// `[positions * outputs]` for an input of this size; `[outputs]` if all positions have the same.
-    fn addends(&self, input: [usize; 2], options: &IntConv2dOptions) -> Result<Vec<f32>, KernelError> {
+    fn addends(&self, input: [usize; 2], options: &Conv2dOptions) -> Result<Vec<f32>, KernelError> {
         let shape = IntConv2dShape::new(1, input, *options, *self.weight.layout())?;
-        let zero = zero_point_addends(&self.weight.codes(), &self.weight_gain, self.input.zero_point, &shape);
+        let codes = self.weight.codes()?;
+        let zero = zero_point_addends(&codes, &self.weight_gain, self.input.zero_point, &shape);
         Ok(zero.iter().zip(self.shift.iter().cycle()).map(|(zero, shift)| zero + shift).collect())
     }
 }

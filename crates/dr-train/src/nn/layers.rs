@@ -12,7 +12,7 @@ use super::{
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use dr_kernels::integer::Activation;
-use dr_kernels::{IntConv2dOptions, conv2d, conv2d_of_codes};
+use dr_kernels::{Conv2dOptions, conv2d, conv2d_of_codes};
 use dr_precision::{BitWidth, Precision};
 use rand::Rng;
 
@@ -153,10 +153,10 @@ impl QuantConv2d {
         &self, affines: Affines, activation: Activation, precision: Precision,
     ) -> Result<IntConv2d, IntegerError> {
         let (weight, scales) = self.quantizers.to_integer(&self.weight, self.groups)?;
-        let options = IntConv2dOptions {
+        let options = Conv2dOptions {
             stride: [self.stride; 2],
             padding: [self.padding; 2],
-            ..IntConv2dOptions::default()
+            ..Conv2dOptions::default()
         };
         let device = self.weight.val().device().inner();
         IntConv2d::new(weight, scales, affines, options, activation, precision, device)
@@ -231,7 +231,7 @@ impl QuantLinear {
         let (weight, scales) = self.quantizers.to_integer(&self.weight, 1)?;
         let [outputs, _] = self.weight.lazy_shape().dims::<2>();
         let bias = Affine::bias(self.bias.as_ref(), outputs);
-        let (options, device) = (IntConv2dOptions::default(), self.weight.val().device().inner());
+        let (options, device) = (Conv2dOptions::default(), self.weight.val().device().inner());
         let (bias, activation) = (vec![(None, bias)], Activation::None);
         let layer = IntConv2d::new(weight, scales, bias, options, activation, precision, device)?;
         Ok(IntLinear::new(layer))

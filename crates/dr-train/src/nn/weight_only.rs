@@ -1,9 +1,10 @@
 //! [`WeightOnlyLinear`]: packed weights, inputs in floats.
 
 use super::integer::LayerScales;
+use super::quantizers::host;
 use super::{IntegerError, LayerSpec};
 use burn::tensor::{Device, Tensor, TensorData};
-use dr_kernels::{IntWeight, weight_only_linear};
+use dr_kernels::{IntWeight, WeightOnlyProduct};
 use dr_precision::Precision;
 
 /// A linear layer whose weights are packed codes and whose inputs stay floats, whatever bits a precision has for them: for
@@ -13,19 +14,18 @@ pub struct WeightOnlyLinear {
     stored: IntWeight,
     scales: LayerScales,
     /// `[features out]`
-    bias: Option<Tensor<1>>,
+    bias: Option<Vec<f32>>,
     device: Device,
-    active: IntWeight,
-    /// `[groups * features out]`
-    scale: Tensor<1>,
+    active: WeightOnlyProduct,
 }
 
 impl WeightOnlyLinear {
     pub(super) fn new(
         stored: IntWeight, scales: LayerScales, bias: Option<Tensor<1>>, precision: Precision, device: Device,
     ) -> Result<Self, IntegerError> {
-        let scale = Tensor::empty([0], &device);
-        let mut layer = Self { active: stored.clone(), stored, scales, bias, device, scale };
+        let bias = bias.as_ref().map(host);
+        let active = WeightOnlyProduct::new(&stored, bias.as_deref())?;
+        let mut layer = Self { active, stored, scales, bias, device };
         layer.switch(precision)?;
         Ok(layer)
     }
@@ -45,18 +45,16 @@ impl WeightOnlyLinear {
     pub fn switch(&mut self, precision: Precision) -> Result<(), IntegerError> {
         let at = self.position(precision)?;
         let LayerScales { spec, weights, .. } = &self.scales;
-        self.active = self.stored.switch(spec.weights[at])?;
-        let (outputs, groups) = (self.active.layout().outputs(), self.active.layout().scale_groups());
-        let by_group = (0..groups * outputs).map(|i| weights[at][i % outputs * groups + i / outputs]);
-        let scale: Vec<f32> = by_group.collect();
-        self.scale = Tensor::from_data(TensorData::from(scale.as_slice()), &self.device);
+        let scale = Tensor::from_data(TensorData::from(weights[at].as_slice()), &self.device);
+        let weight = self.stored.at(spec.weights[at], scale)?;
+        self.active = WeightOnlyProduct::new(&weight, self.bias.as_deref())?;
         Ok(())
     }
 
     /// Bytes that a pass at this precision reads: the prepared codes with their padding, and the scales.
     #[must_use]
     pub fn model_bytes(&self) -> usize {
-        self.active.bytes() + self.scale.dims()[0] * size_of::<f32>()
+        self.active.bytes()
     }
 
     /// `[batch, features in]` to `[batch, features out]`.
@@ -64,11 +62,7 @@ impl WeightOnlyLinear {
     /// # Errors
     /// Another number of features or another device.
     pub fn forward(&self, x: Tensor<2>) -> Result<Tensor<2>, IntegerError> {
-        let y = weight_only_linear(x, &self.active, self.scale.clone())?;
-        Ok(match &self.bias {
-            Some(bias) => y + bias.clone().unsqueeze(),
-            None => y,
-        })
+        Ok(self.active.run(x)?)
     }
 
     /// The position of the precision's width among those of the weight.
