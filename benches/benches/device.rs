@@ -7,8 +7,11 @@
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dr_bench::{device, on_device, on_host, queued};
-use dr_kernels::integer::{Activation, GpuKernel, WeightLayout};
-use dr_kernels::{Codes, IntConv2dOptions, IntEpilogue, IntWeight, PackedTensor, int_conv2d, quantize_codes};
+use dr_kernels::integer::GpuKernel;
+use dr_kernels::{
+    Activation, CodeQuantizer, Codes, Conv2dOptions, IntProduct, IntWeight, PackedTensor, Wanted,
+    WeightLayout,
+};
 use dr_precision::{BitWidth, Granularity, QuantSpec};
 use std::time::Duration;
 
@@ -32,10 +35,11 @@ fn weight(outputs: usize, inputs: usize, bits: BitWidth, device: &Device) -> Int
     IntWeight::new(&PackedTensor::new(words, scale, None, &[outputs, inputs], spec).unwrap(), 1).unwrap()
 }
 
+const INPUT: CodeQuantizer = CodeQuantizer { bits: BitWidth::B8, scale: 1.0, zero_point: 0.0 };
+
 fn codes(rows: usize, inputs: usize, device: &Device) -> Codes {
     let x = Tensor::<4>::random([rows, 1, 1, inputs], Distribution::Uniform(0.0, 255.0), device);
-    let quantizer = Tensor::from_data([1.0f32, 0.0], device);
-    quantize_codes(x, true, quantizer, BitWidth::B8).unwrap()
+    Codes::quantize(x, true, INPUT).unwrap()
 }
 
 /// `[m, k]` codes times `[n, k]` weights at all widths, with the chosen kernel and, at 8 bits, with all of them.
@@ -48,22 +52,26 @@ fn products(criterion: &mut Criterion, name: &str, [m, n, k]: [usize; 3], from_m
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_millis(600));
     let x = codes(m, k, &device);
-    let (multiplier, addend) = (Tensor::full([n], 1e-3, &device), Tensor::zeros([n], &device));
-    let epilogue = IntEpilogue { multiplier, addend, activation: Activation::None };
     let stored = weight(n, k, BitWidth::B8, &device);
+    let scales = stored.scales();
     for bits in WIDTHS {
         // Each switch gives new words.
-        let bytes = stored.switch(bits).unwrap().bytes();
+        let bytes = stored.at(bits, scales.clone()).unwrap().bytes();
         let count = if from_memory { CACHE.div_ceil(bytes).max(1) } else { 1 };
-        let copies: Vec<_> = (0..count).map(|_| stored.switch(bits).unwrap()).collect();
+        let copies: Vec<_> = (0..count).map(|_| stored.at(bits, scales.clone()).unwrap()).collect();
         let kernels = if on_host() { &[] } else { GpuKernel::ALL.as_slice() };
         let others = kernels.iter().copied().filter(|_| bits == BitWidth::B8 && m * n * k <= 1 << 36);
         for kernel in std::iter::once(None).chain(others.map(Some)) {
-            let copies: Vec<_> = copies.iter().map(|copy| copy.clone().with_kernel(kernel)).collect();
-            let mut turn = copies.iter().cycle();
+            let product = |copy: &IntWeight<_>| {
+                let (weight, options) = (copy.clone().with_kernel(kernel), Conv2dOptions::default());
+                IntProduct::new(&weight, options, INPUT, &vec![1e-3; n], &vec![0.0; n], Activation::None)
+                    .unwrap()
+            };
+            let products: Vec<_> = copies.iter().map(product).collect();
+            let mut turn = products.iter().cycle();
             let name = kernel.map_or(String::new(), |kernel| format!(", {kernel}"));
             queued(&mut group, &format!("dr-kernels w{bits}a8{name}"), &device, || {
-                int_conv2d(&x, turn.next().unwrap(), &IntConv2dOptions::default(), &epilogue, None).unwrap()
+                turn.next().unwrap().run(&x, None, Wanted::Values).unwrap().values.unwrap()
             });
         }
     }

@@ -35,8 +35,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // After training: 8-bit codes and a scale vector for each width are the whole layer; switching is a shift.
     let stored = quantize_pack(weight.clone(), s8, None, QuantSpec::weights(BitWidth::B8))?;
     let switched = switch(&stored, BitWidth::B2, s2)?;
-    let bytes = |packed: &dr_kernels::PackedTensor| packed.words().dims()[0] * 4;
-    println!("{} bytes at 8 bits, {} at 2", bytes(&stored), bytes(&switched));
+    let [bytes8, bytes2] = [stored.words(), switched.words()].map(|words| words.dims()[0] * 4);
+    println!("{bytes8} bytes at 8 bits, {bytes2} at 2");
     let error = (dequantize::<2>(&switched)? - weight.inner()).powi_scalar(2).mean();
     println!("squared error of the switched codes: {:.2e}", error.into_scalar::<f32>());
     Ok(())

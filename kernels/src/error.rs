@@ -143,6 +143,25 @@ pub enum KernelError {
     /// A step, dilation or kernel of 0.
     #[error("{0} is 0: expected at least 1")]
     Zero(&'static str),
+    /// Packed unsigned codes for a weight.
+    #[error("weights have signed codes; these are unsigned")]
+    Unsigned,
+    /// Codes that were quantized in another way than a product takes.
+    #[error("codes of {found}: expected {expected}")]
+    Quantizer {
+        /// How they were.
+        found: String,
+        /// What the product takes.
+        expected: String,
+    },
+    /// A tensor that its device does not give.
+    #[error("{what} could not be read: {reason}")]
+    Read {
+        /// The tensor.
+        what: &'static str,
+        /// What the device says.
+        reason: String,
+    },
     /// A width or pair of widths that does not exist.
     #[error(transparent)]
     Precision(#[from] PrecisionError),

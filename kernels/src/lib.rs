@@ -45,10 +45,9 @@ pub mod reference;
 
 #[cfg(feature = "burn")]
 pub use burn_face::{
-    Codes, HostWords, IntConv2dOptions, IntEpilogue, IntWeight, PackedTensor, batch_norm_train, conv2d,
-    conv2d_of_codes, dequantize, fake_quantize_activation, fake_quantize_weight, int_conv2d,
-    int_conv2d_codes, int_conv2d_with_codes, quantize_codes, quantize_pack, search_scales, switch,
-    weight_only_linear,
+    CodeState, Codes, HostWords, IntProduct, IntWeight, Narrowed, PackedTensor, Results, Stored, Wanted,
+    WeightOnlyProduct, batch_norm_train, conv2d, conv2d_of_codes, dequantize, fake_quantize_activation,
+    fake_quantize_weight, quantize_pack, search_scales, switch,
 };
 pub use error::KernelError;
 pub use format::{ActivationQuantizer, ScaleGradient, WeightQuantizer};

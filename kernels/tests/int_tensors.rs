@@ -1,12 +1,12 @@
 //! The integer operations over Burn tensors on `flex`: parts that fit together, and typed errors where they do not.
 
-use burn::tensor::{Device, Tensor, TensorData};
-use dr_kernels::integer::Activation;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use dr_kernels::{
-    IntConv2dOptions, IntEpilogue, IntWeight, KernelError, PackedTensor, int_conv2d, int_conv2d_codes,
-    quantize_codes, quantize_pack, weight_only_linear,
+    Activation, CodeQuantizer, Codes, Conv2dOptions, IntProduct, IntWeight, KernelError, PackedTensor,
+    Wanted, WeightOnlyProduct, quantize_pack,
 };
 use dr_precision::{BitWidth, Granularity, QuantSpec, semantics};
+use proptest::prelude::*;
 use std::num::NonZeroUsize;
 
 fn device() -> Device {
@@ -27,24 +27,24 @@ fn packed<const D: usize>(shape: [usize; D], bits: BitWidth) -> PackedTensor {
     quantize_pack(values(shape), ones(shape[0]) * 0.01, None, QuantSpec::weights(bits)).unwrap()
 }
 
-fn epilogue(outputs: usize) -> IntEpilogue {
-    IntEpilogue {
-        multiplier: ones(outputs),
-        addend: Tensor::zeros([outputs], &device()),
-        activation: Activation::None,
-    }
+fn weight<const D: usize>(shape: [usize; D], bits: BitWidth) -> IntWeight {
+    IntWeight::new(&packed(shape, bits), 1).unwrap()
 }
 
-fn quantizer() -> Tensor<1> {
-    Tensor::from_floats([0.02, 0.0], &device())
+fn input(bits: BitWidth) -> CodeQuantizer {
+    CodeQuantizer { bits, scale: 0.02, zero_point: 0.0 }
+}
+
+fn product(weight: &IntWeight, options: Conv2dOptions, bits: BitWidth) -> Result<IntProduct, KernelError> {
+    let outputs = weight.layout().outputs();
+    IntProduct::new(weight, options, input(bits), &vec![1.0; outputs], &vec![0.0; outputs], Activation::None)
 }
 
 #[test]
 fn codes_survive_preparing_and_switching() {
     for stored in BitWidth::ALL {
-        let weight = packed([19, 5, 3, 3], stored);
-        let prepared = IntWeight::new(&weight, 1).unwrap();
-        let codes = prepared.codes();
+        let prepared = weight([19, 5, 3, 3], stored);
+        let codes = prepared.codes().unwrap();
         let expected: Vec<i32> = values([19, 5, 3, 3])
             .into_data()
             .iter::<f32>()
@@ -52,73 +52,110 @@ fn codes_survive_preparing_and_switching() {
             .collect();
         assert_eq!(codes, expected);
         for active in BitWidth::ALL.into_iter().filter(|&active| active <= stored) {
-            let switched = prepared.switch(active).unwrap();
+            let switched = prepared.at(active, ones(19)).unwrap();
             let expected: Vec<i32> = codes.iter().map(|&c| semantics::switch(c, stored, active)).collect();
-            assert_eq!(switched.codes(), expected);
+            assert_eq!(switched.codes().unwrap(), expected);
             assert_eq!(switched.bytes() * 8, switched.layout().elements() * active.bits() as usize);
+            // What was packed after the switch is the same.
+            let narrowed = dr_kernels::switch(&packed([19, 5, 3, 3], stored), active, ones(19)).unwrap();
+            assert_eq!(IntWeight::new(&narrowed, 1).unwrap().codes().unwrap(), expected);
         }
     }
 }
 
 #[test]
 fn a_convolution_equals_that_of_the_values_of_its_codes() {
-    let (x, bits) = (values([2, 5, 7, 6]).abs(), BitWidth::B6);
-    let weight = packed([9, 5, 3, 3], BitWidth::B4);
-    let codes = quantize_codes(x, false, quantizer(), bits).unwrap();
-    let options = IntConv2dOptions { stride: [2, 1], padding: [1, 1], dilation: [1, 1] };
-    let prepared = IntWeight::new(&weight, 1).unwrap();
-    let out = int_conv2d(&codes, &prepared, &options, &epilogue(9), None).unwrap();
-    // The same in floats, which hold these sums exactly.
+    let bits = BitWidth::B6;
+    let options = Conv2dOptions { stride: [2, 1], padding: [1, 1], dilation: [1, 1] };
+    let prepared = weight([9, 5, 3, 3], BitWidth::B4);
+    let product = product(&prepared, options, bits).unwrap();
+    let codes = product.quantize(values([2, 5, 7, 6]).abs(), false).unwrap();
+    let out = product.run(&codes, None, Wanted::Values).unwrap().values.unwrap();
+    // The same in floats.
     let x = values([2, 5, 7, 6]).abs().into_data();
-    let x = x.iter::<f32>().map(|x| semantics::quantize_activation(x, 0.02, 0.0, bits) as f32);
+    let x = x.iter::<f32>().map(|x| semantics::quantize_activation(x, 0.02, 0.0, bits) as f32 * 0.02);
     let x = Tensor::<4>::from_data(TensorData::new(x.collect::<Vec<_>>(), [2, 5, 7, 6]), &device());
-    let w: Vec<f32> = prepared.codes().into_iter().map(|code| code as f32).collect();
+    let w: Vec<f32> = prepared.codes().unwrap().into_iter().map(|code| code as f32 * 0.01).collect();
     let w = Tensor::<4>::from_data(TensorData::new(w, [9, 5, 3, 3]), &device());
     let float = burn::tensor::ops::ConvOptions::new([2, 1], [1, 1], [1, 1], 1);
     let expected = burn::tensor::module::conv2d(x, w, None, float).permute([0, 2, 3, 1]);
-    out.clone().into_data().assert_eq(&expected.into_data(), true);
-    let next = int_conv2d_codes(&codes, &prepared, &options, &epilogue(9), None, quantizer(), bits).unwrap();
-    let again = quantize_codes(out, true, quantizer(), bits).unwrap();
+    let close = burn::tensor::Tolerance::absolute(1e-5);
+    out.clone().into_data().assert_approx_eq::<f32>(&expected.into_data(), close);
+    let next = product.run(&codes, None, Wanted::Codes(input(bits))).unwrap().codes.unwrap();
+    let again = Codes::quantize(out, true, input(bits)).unwrap();
     next.words().clone().into_data().assert_eq(&again.words().clone().into_data(), true);
+}
+
+/// A scale for the whole tensor, and gains: as a scale for each output.
+#[test]
+fn a_scale_of_the_tensor_is_that_of_each_output() {
+    let spec = QuantSpec::weights(BitWidth::B4).with_granularity(Granularity::Tensor);
+    let tensor = quantize_pack(values([6, 4]), ones(1) * 0.25, None, spec).unwrap();
+    let tensor = IntWeight::new(&tensor, 1).unwrap().at(BitWidth::B4, ones(1) * 0.5).unwrap();
+    let channel = quantize_pack(values([6, 4]), ones(6) * 0.25, None, QuantSpec::weights(BitWidth::B4));
+    let channel = IntWeight::new(&channel.unwrap(), 1).unwrap().at(BitWidth::B4, ones(6) * 0.5).unwrap();
+    let gain = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+    let [a, b] = [tensor, channel].map(|weight| {
+        let options = Conv2dOptions::default();
+        let quantizer = CodeQuantizer { bits: BitWidth::B8, scale: 0.02, zero_point: -1.0 };
+        let product =
+            IntProduct::new(&weight, options, quantizer, &gain, &[0.5; 6], Activation::Relu).unwrap();
+        let codes = product.quantize(values([3, 1, 1, 4]), true).unwrap();
+        product.run(&codes, None, Wanted::Values).unwrap().values.unwrap().into_data()
+    });
+    a.assert_eq(&b, true);
 }
 
 #[test]
 fn no_images_no_results() {
-    let codes = quantize_codes(Tensor::<4>::zeros([0, 3, 4, 4], &device()), false, quantizer(), BitWidth::B8)
-        .unwrap();
-    let weight = IntWeight::new(&packed([5, 3, 3, 3], BitWidth::B8), 1).unwrap();
-    let out = int_conv2d(&codes, &weight, &IntConv2dOptions::default(), &epilogue(5), None).unwrap();
-    assert_eq!(out.dims(), [0, 2, 2, 5]);
+    let product =
+        product(&weight([5, 3, 3, 3], BitWidth::B8), Conv2dOptions::default(), BitWidth::B8).unwrap();
+    let codes = product.quantize(Tensor::zeros([0, 3, 4, 4], &device()), false).unwrap();
+    let results = product.run(&codes, None, Wanted::Both(input(BitWidth::B4))).unwrap();
+    assert_eq!(results.values.unwrap().dims(), [0, 2, 2, 5]);
+    assert_eq!(results.codes.unwrap().dims(), [0, 2, 2, 5]);
+}
+
+fn message<T>(result: Result<T, KernelError>) -> String {
+    result.err().expect("an error").to_string()
 }
 
 #[test]
 fn errors_name_what_does_not_fit() {
-    let options = IntConv2dOptions::default();
-    let codes = quantize_codes(values([1, 4, 5, 5]), false, quantizer(), BitWidth::B8).unwrap();
-    let weight = IntWeight::new(&packed([6, 4, 3, 3], BitWidth::B8), 1).unwrap();
-    let message = |error: Option<KernelError>| error.expect("an error").to_string();
-    let err = int_conv2d(&codes, &weight, &options, &epilogue(5), None).err();
-    assert_eq!(message(err), "multiplier: [5], expected [6]");
-    let other = IntWeight::new(&packed([6, 3, 3, 3], BitWidth::B8), 1).unwrap();
-    let err = int_conv2d(&codes, &other, &options, &epilogue(6), None).err();
-    assert_eq!(message(err), "input channels: [4], expected [3]");
-    let stuck = IntConv2dOptions { stride: [0, 1], ..options };
-    let err = int_conv2d(&codes, &weight, &stuck, &epilogue(6), None).err();
-    assert_eq!(message(err), "stride is 0: expected at least 1");
+    let options = Conv2dOptions::default();
+    let prepared = weight([6, 4, 3, 3], BitWidth::B8);
+    let of = |gain: &[f32], shift: &[f32]| {
+        IntProduct::new(&prepared, options, input(BitWidth::B8), gain, shift, Activation::None)
+    };
+    assert_eq!(message(of(&[1.0; 5], &[0.0; 6])), "gain: [5], expected [6]");
+    assert_eq!(message(of(&[1.0; 6], &[0.0; 7])), "shift: [7], expected [6]");
+    let stuck = Conv2dOptions { stride: [0, 1], ..options };
+    assert_eq!(message(product(&prepared, stuck, BitWidth::B8)), "stride is 0: expected at least 1");
+    let product = product(&prepared, options, BitWidth::B8).unwrap();
+    let run = |codes: &Codes, residual| product.run(codes, residual, Wanted::Values);
+    let codes = product.quantize(values([1, 3, 5, 5]), false).unwrap();
+    assert_eq!(message(run(&codes, None)), "input channels: [3], expected [4]");
+    let codes = product.quantize(values([1, 4, 5, 5]), false).unwrap();
     let residual = Some(values([1, 5, 5, 6]));
-    let err = int_conv2d(&codes, &weight, &options, &epilogue(6), residual).err();
-    assert_eq!(message(err), "residual: [1, 5, 5, 6], expected [1, 3, 3, 6]");
+    assert_eq!(message(run(&codes, residual)), "residual: [1, 5, 5, 6], expected [1, 3, 3, 6]");
+    let residual = Some(values([1, 3, 3, 6]).cast(DType::F16));
+    assert_eq!(message(run(&codes, residual)), "residual: data type F16, expected F32");
+    let other = Codes::quantize(values([1, 4, 5, 5]), false, input(BitWidth::B4)).unwrap();
+    assert_eq!(
+        message(run(&other, None)),
+        "codes of 4 bits, scale 0.02, zero point 0: expected 8 bits, scale 0.02, zero point 0"
+    );
     assert!(matches!(
         IntWeight::new(&packed([6, 4, 3], BitWidth::B8), 1),
         Err(KernelError::WeightShape { .. })
     ));
     assert!(matches!(IntWeight::new(&packed([6, 4], BitWidth::B8), 4), Err(KernelError::WeightShape { .. })));
-    assert!(matches!(
-        weight.switch(BitWidth::B2).and_then(|low| low.switch(BitWidth::B4)),
-        Err(KernelError::Precision(_))
-    ));
+    assert!(matches!(weight([6, 4], BitWidth::B2).at(BitWidth::B4, ones(6)), Err(KernelError::Precision(_))));
+    assert!(matches!(prepared.at(BitWidth::B4, ones(5)), Err(KernelError::ScaleCount { .. })));
+    let halves = ones(6).cast(DType::F16);
+    assert_eq!(message(prepared.at(BitWidth::B4, halves)), "scale: data type F16, expected F32");
     let long = PackedTensor::new(
-        Tensor::zeros([65_824 / 32 * 8], (&device(), burn::tensor::DType::U32)),
+        Tensor::zeros([65_824 / 32 * 8], (&device(), DType::U32)),
         ones(1),
         None,
         &[1, 65_800],
@@ -126,11 +163,86 @@ fn errors_name_what_does_not_fit() {
     )
     .unwrap();
     assert!(matches!(IntWeight::new(&long, 1), Err(KernelError::SumOverflow { largest: 65_793, .. })));
-    let linear = IntWeight::new(&packed([6, 4], BitWidth::B4), 1).unwrap();
-    let err = weight_only_linear(values([2, 5]), &linear, ones(6)).err();
-    assert_eq!(message(err), "inputs: [5], expected [4]");
-    let err = weight_only_linear(values([2, 4]), &linear, ones(5)).err();
-    assert_eq!(message(err), "scale: [5], expected [6]");
+    let linear = weight([6, 4], BitWidth::B4);
+    let product = WeightOnlyProduct::new(&linear, None).unwrap();
+    assert_eq!(message(product.run(values([2, 5]))), "inputs: [5], expected [4]");
+    assert_eq!(message(WeightOnlyProduct::new(&linear, Some(&[0.0; 5]))), "bias: [5], expected [6]");
+    let convolution = WeightOnlyProduct::new(&prepared, None);
+    assert_eq!(message(convolution), "taps of the weight and its groups: [9, 1], expected [1, 1]");
+}
+
+/// A size that may be of any order of magnitude.
+fn any_size() -> impl Strategy<Value = usize> {
+    prop_oneof![0usize..9, Just(1 << 16), Just(1 << 32), Just(usize::MAX / 2), Just(usize::MAX)]
+}
+
+fn granularity() -> impl Strategy<Value = Granularity> {
+    let group = any_size().prop_filter_map("not zero", |n| NonZeroUsize::new(n).map(Granularity::Group));
+    prop_oneof![Just(Granularity::Tensor), Just(Granularity::Channel), group]
+}
+
+fn bit_width() -> impl Strategy<Value = BitWidth> {
+    prop::sample::select(BitWidth::ALL.to_vec())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// Whatever shapes, formats and numbers are given: a tensor of just that shape, or an error.
+    #[test]
+    fn packed_tensors_fit_or_are_refused(
+        shape in prop::collection::vec(any_size(), 0..5), words in 0usize..40, scales in 0usize..9,
+        zero_points in prop::option::of(0usize..9), bits in bit_width(), granularity in granularity(),
+        unsigned: bool, dtype in prop::sample::select(vec![DType::U32, DType::I32]),
+    ) {
+        let spec = if unsigned { QuantSpec::activations(bits) } else { QuantSpec::weights(bits) };
+        let words = Tensor::<1, Int>::zeros([words], (&device(), dtype));
+        let spec = spec.with_granularity(granularity);
+        let packed = PackedTensor::new(words, ones(scales), zero_points.map(ones), &shape, spec);
+        if let Ok(packed) = packed {
+            prop_assert_eq!((packed.shape(), dtype), (&shape[..], DType::U32));
+            let elements: usize = shape.iter().product();
+            if let Ok(values) = dr_kernels::dequantize::<2>(&packed) {
+                prop_assert_eq!(values.shape().num_elements(), elements);
+            }
+        }
+    }
+
+    /// Whatever a product is made of: one that gives results of the sizes it says, or an error.
+    #[test]
+    fn products_fit_or_are_refused(
+        shape in [1usize..7, 1usize..7, 1usize..4, 1usize..4], groups in 0usize..4, inputs in [0usize..3, 0usize..9, 0usize..9, 0usize..13],
+        stride in [any_size(), any_size()], padding in [any_size(), any_size()], dilation in [any_size(), any_size()],
+        gains in 0usize..7, shifts in 0usize..7, run in prop::option::of(1usize..20), residual in prop::option::of([0usize..3, 0usize..9, 0usize..9, 0usize..7]),
+        bits in bit_width(), exact: bool,
+    ) {
+        let granularity = run.and_then(NonZeroUsize::new).map_or(Granularity::Channel, Granularity::Group);
+        let spec = QuantSpec::weights(bits).with_granularity(granularity);
+        let runs = run.map_or(1, |run| shape[1..].iter().product::<usize>().div_ceil(run));
+        let packed = quantize_pack(values(shape), ones(shape[0] * runs), None, spec).unwrap();
+        let Ok(weight) = IntWeight::new(&packed, groups) else { return Ok(()) };
+        let options = Conv2dOptions { stride, padding, dilation };
+        let (gains, shifts) = if exact { (shape[0], shape[0]) } else { (gains, shifts) };
+        let (gain, shift) = (vec![1.0; gains], vec![0.0; shifts]);
+        let quantizer = CodeQuantizer { bits, scale: 0.1, zero_point: -0.5 };
+        let product = IntProduct::new(&weight, options, quantizer, &gain, &shift, Activation::Relu);
+        let Ok(product) = product else { return Ok(()) };
+        prop_assert_eq!([gains, shifts], [shape[0]; 2]);
+        // Outputs of huge padding are refused, or too large for a test.
+        let Ok(dims) = product.output(inputs) else { return Ok(()) };
+        prop_assume!(dims.iter().product::<usize>() < 1 << 16);
+        let codes = product.quantize(Tensor::zeros(inputs, &device()), true).unwrap();
+        let residual_fits = residual.is_none_or(|residual| residual == dims);
+        let residual = residual.map(|dims| Tensor::zeros(dims, &device()));
+        match product.run(&codes, residual, Wanted::Both(quantizer)) {
+            Ok(results) => {
+                prop_assert!(residual_fits);
+                prop_assert_eq!(results.values.unwrap().dims(), dims);
+                prop_assert_eq!(results.codes.unwrap().dims(), dims);
+            }
+            Err(error) => prop_assert!(!residual_fits, "{}", error),
+        }
+    }
 }
 
 #[test]
@@ -142,7 +254,9 @@ fn weight_only_is_the_product_with_the_dequantized_weight() {
     let x = values([3, 40]);
     let expected = x.clone().matmul(dr_kernels::dequantize::<2>(&weight).unwrap().transpose());
     let prepared = IntWeight::new(&weight, 1).unwrap();
-    let out = weight_only_linear(x, &prepared, ones(2 * 7) * 0.1).unwrap();
+    let bias = [1.0, -2.0, 0.0, 0.5, 0.25, 3.0, 4.0];
+    let expected = expected + Tensor::<1>::from_floats(bias, &device()).unsqueeze();
+    let out = WeightOnlyProduct::new(&prepared, Some(&bias)).unwrap().run(x).unwrap();
     out.into_data().assert_approx_eq::<f32>(&expected.into_data(), burn::tensor::Tolerance::absolute(1e-4));
 }
 

@@ -6,7 +6,7 @@ mod common;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData, s};
 use common::{float, noise, read, shaped};
 use dr_kernels::layout::{ScaleLayout, packed_words};
-use dr_kernels::{ActivationQuantizer, PackedTensor, ScaleGradient, WeightQuantizer, reference};
+use dr_kernels::{ActivationQuantizer, CodeState, PackedTensor, ScaleGradient, WeightQuantizer, reference};
 use dr_precision::{BitWidth, Granularity, QuantSpec, Signedness};
 
 fn pairs() -> impl Iterator<Item = (BitWidth, BitWidth)> {
@@ -27,7 +27,7 @@ fn words(values: &[u32], device: &Device) -> Tensor<1, Int> {
     Tensor::from_data(TensorData::from(values), (device, DType::U32))
 }
 
-fn read_words(packed: &PackedTensor) -> Vec<u32> {
+fn read_words(packed: &PackedTensor<impl CodeState>) -> Vec<u32> {
     packed.words().clone().into_data().try_to_vec().expect("u32")
 }
 

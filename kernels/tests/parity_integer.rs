@@ -8,7 +8,9 @@ use common::{float, noise, read, shaped};
 use dr_kernels::integer::{
     Activation, CodeQuantizer, Dot, GpuKernel, IntConv2dShape, WeightLayout, padded_channels,
 };
-use dr_kernels::{Codes, IntConv2dOptions, IntEpilogue, IntWeight, PackedTensor, reference};
+use dr_kernels::{
+    Codes, Conv2dOptions, IntProduct, IntWeight, PackedTensor, Results, Wanted, WeightOnlyProduct, reference,
+};
 use dr_precision::{BitWidth, Granularity, QuantSpec, semantics};
 
 /// The kernels to be tested on a device: the chosen one, and all others by name.
@@ -79,13 +81,18 @@ impl Case {
     fn shape(&self, bits: BitWidth) -> IntConv2dShape {
         let Self { batch, input, weight, groups, stride, padding, dilation, granularity } = *self;
         let weight = WeightLayout::new(&weight, groups, bits, granularity).expect("a weight");
-        let options = IntConv2dOptions { stride, padding, dilation };
+        let options = Conv2dOptions { stride, padding, dilation };
         IntConv2dShape::new(batch, input, options, weight).expect("a convolution")
     }
 
-    fn options(&self) -> IntConv2dOptions {
-        IntConv2dOptions { stride: self.stride, padding: self.padding, dilation: self.dilation }
+    fn options(&self) -> Conv2dOptions {
+        Conv2dOptions { stride: self.stride, padding: self.padding, dilation: self.dilation }
     }
+}
+
+/// How codes are quantized whose values they are themselves, `zero_point` higher.
+fn codes_of(bits: BitWidth, zero_point: f32) -> CodeQuantizer {
+    CodeQuantizer { bits, scale: 1.0, zero_point }
 }
 
 /// Codes and weights of a case, on the host and on a device.
@@ -98,39 +105,51 @@ struct Operands {
 }
 
 impl Operands {
-    fn new(case: &Case, bits: BitWidth, activations: BitWidth, device: &Device) -> Self {
+    fn new(
+        case: &Case, bits: BitWidth, input: CodeQuantizer, scales: Option<&[f32]>, device: &Device,
+    ) -> Self {
         let shape = case.shape(bits);
-        let layout = &shape.weight();
+        let layout = shape.weight();
         let len = layout.outputs() * layout.cols();
         let host_weights = random_codes(1, len, bits.signed_min(), bits.signed_max());
         let (channels, pixels) = (shape.channels(), shape.batch() * shape.input()[0] * shape.input()[1]);
-        let values = random_codes(2, pixels * channels, 0, activations.unsigned_max());
+        let values = random_codes(2, pixels * channels, 0, input.bits.unsigned_max());
         let mut host_codes = vec![0; shape.code_bytes()];
         for (i, &code) in values.iter().enumerate() {
             host_codes[i / channels * padded_channels(channels) + i % channels] = code as u8;
         }
-        let values: Vec<f32> = values.into_iter().map(|code| code as f32).collect();
+        let values: Vec<f32> = values.into_iter().map(|code| code as f32 + input.zero_point).collect();
         let [rows, columns] = shape.input();
         let x = shaped(&values, [shape.batch(), rows, columns, channels], device);
-        let codes = dr_kernels::quantize_codes(x, true, float(&[1.0, 0.0], device), activations);
-        let weight = int_weight(&host_weights, &case.weight, case.groups, bits, case.granularity, device);
-        Self { shape, host_codes, host_weights, codes: codes.expect("codes"), weight }
+        let codes = Codes::quantize(x, true, input).expect("codes");
+        let ones = vec![1.0; layout.outputs() * layout.scale_groups()];
+        let scales = float(scales.unwrap_or(&ones), device);
+        let weight = int_weight(&host_weights, &case.weight, case.groups, bits, case.granularity, scales);
+        Self { shape, host_codes, host_weights, codes, weight }
+    }
+
+    fn product(
+        &self, case: &Case, kernel: Option<GpuKernel>, shift: &[f32], activation: Activation,
+    ) -> IntProduct {
+        let (weight, input) = (self.weight.clone().with_kernel(kernel), self.codes.quantizer());
+        let gain = vec![1.0; shift.len()];
+        IntProduct::new(&weight, case.options(), input, &gain, shift, activation).expect("a product")
     }
 }
 
+fn values_of(results: Results) -> Vec<f32> {
+    read(results.values.expect("wanted"))
+}
+
 fn int_weight(
-    codes: &[i32], shape: &[usize], groups: usize, bits: BitWidth, granularity: Granularity, device: &Device,
+    codes: &[i32], shape: &[usize], groups: usize, bits: BitWidth, granularity: Granularity,
+    scales: Tensor<1>,
 ) -> IntWeight {
     let words = reference::pack(codes, bits);
-    let words = Tensor::<1, Int>::from_data(TensorData::from(words.as_slice()), (device, DType::U32));
+    let options = (&scales.device(), DType::U32);
+    let words = Tensor::<1, Int>::from_data(TensorData::from(words.as_slice()), options);
     let spec = QuantSpec::weights(bits).with_granularity(granularity);
-    let cols = codes.len() / shape[0].max(1);
-    let runs = match granularity {
-        Granularity::Group(n) => cols.div_ceil(n.get()).max(1),
-        _ => 1,
-    };
-    let scale = float(&vec![1.0; shape[0] * runs], device);
-    let packed = PackedTensor::new(words, scale, None, shape, spec).expect("packed");
+    let packed = PackedTensor::new(words, scales, None, shape, spec).expect("packed");
     IntWeight::new(&packed, groups).expect("prepared")
 }
 
@@ -147,21 +166,19 @@ fn check_sums(case: &Case, bits: BitWidth, activations: BitWidth, device: &Devic
 fn check_sums_of(
     kernels: &[Option<GpuKernel>], case: &Case, bits: BitWidth, activations: BitWidth, device: &Device,
 ) {
-    let operands = Operands::new(case, bits, activations, device);
+    let operands = Operands::new(case, bits, codes_of(activations, 0.0), None, device);
     let shape = &operands.shape;
-    let layout = &shape.weight();
+    let layout = shape.weight();
     assert_eq!(words(&operands.codes), operands.host_codes, "{case:?}");
     let sums = reference::int_conv2d(&operands.host_codes, &operands.host_weights, shape);
     let (multiplier, addend) =
         (vec![1.0; layout.scale_groups() * layout.outputs()], vec![0.0; layout.outputs()]);
     let want = reference::epilogue(&sums, shape, &multiplier, &addend, None, Activation::None);
-    let [multiplier, addend] = [multiplier, addend].map(|values| float(&values, device));
-    let epilogue = IntEpilogue { multiplier, addend, activation: Activation::None };
     for &kernel in kernels {
-        let weight = operands.weight.clone().with_kernel(kernel);
-        let got = dr_kernels::int_conv2d(&operands.codes, &weight, &case.options(), &epilogue, None);
+        let product = operands.product(case, kernel, &addend, Activation::None);
+        let got = product.run(&operands.codes, None, Wanted::Values).expect("fits");
         let name = kernel.map_or("chosen".into(), |kernel| kernel.to_string());
-        assert_eq!(read(got.expect("fits")), want, "{name}: {case:?}, w{bits}a{activations}");
+        assert_eq!(values_of(got), want, "{name}: {case:?}, w{bits}a{activations}");
     }
 }
 
@@ -222,7 +239,7 @@ fn int_depthwise(device: &Device) {
         Case::conv(2, [6, 7], [16, 1, 3, 3]).groups(16).moving([1, 1], [1, 1], [1, 1]),
         Case::conv(1, [7, 5], [19, 1, 5, 5]).groups(19).moving([2, 2], [2, 2], [1, 1]),
         Case::conv(3, [9, 8], [2, 1, 7, 7]).groups(2).moving([1, 2], [3, 0], [1, 1]),
-        Case::conv(1, [6, 6], [6, 1, 3, 2]).groups(6).moving([1, 1], [2, 1], [2, 3]).by(group(4)),
+        Case::conv(1, [6, 6], [6, 1, 3, 2]).groups(6).moving([1, 1], [2, 1], [2, 3]).by(group(6)),
     ];
     for case in cases {
         for (bits, activations) in [(B4, B8), (B8, B4), (B3, B8)] {
@@ -237,16 +254,18 @@ fn int_extreme_codes(device: &Device) {
         for code in [bits.signed_min(), bits.signed_max()] {
             let (m, k, n) = (7, 70, 6); // kernels that other tests have compiled
             let x = shaped(&vec![255.0; m * k], [m, 1, 1, k], device);
-            let codes = dr_kernels::quantize_codes(x, true, float(&[1.0, 0.0], device), BitWidth::B8);
-            let granularity = Granularity::Channel;
-            let weight = int_weight(&vec![code; k * n], &[n, k], 1, bits, granularity, device);
-            let [multiplier, addend] = [[1.0; 6], [0.0; 6]].map(|values| float(&values, device));
-            let epilogue = IntEpilogue { multiplier, addend, activation: Activation::None };
-            let (codes, options) = (codes.expect("codes"), IntConv2dOptions::default());
+            let input = codes_of(BitWidth::B8, 0.0);
+            let codes = Codes::quantize(x, true, input).expect("codes");
+            let scales = float(&[1.0; 6], device);
+            let weight = int_weight(&vec![code; k * n], &[n, k], 1, bits, Granularity::Channel, scales);
+            let options = Conv2dOptions::default();
             for kernel in kernels(device) {
                 let weight = weight.clone().with_kernel(kernel);
-                let got = dr_kernels::int_conv2d(&codes, &weight, &options, &epilogue, None).expect("fits");
-                assert_eq!(read(got), vec![(k as i32 * 255 * code) as f32; m * n], "{kernel:?}, {bits} bits");
+                let product =
+                    IntProduct::new(&weight, options, input, &[1.0; 6], &[0.0; 6], Activation::None);
+                let got = product.expect("a product").run(&codes, None, Wanted::Values).expect("fits");
+                let want = vec![(k as i32 * 255 * code) as f32; m * n];
+                assert_eq!(values_of(got), want, "{kernel:?}, {bits} bits");
             }
         }
     }
@@ -263,66 +282,79 @@ fn int_epilogues(device: &Device) {
         Case::conv(2, [5, 5], [7, 1, 3, 3]).groups(7).moving([1, 1], [1, 1], [1, 1]),
     ];
     for (i, case) in cases.into_iter().enumerate() {
-        let operands = Operands::new(&case, BitWidth::B4, BitWidth::B4, device);
-        let shape = &operands.shape;
-        let (outputs, positions) = (shape.weight().outputs(), shape.positions());
-        let sums = reference::int_conv2d(&operands.host_codes, &operands.host_weights, shape);
+        let layout = *case.shape(BitWidth::B4).weight();
         let powers = |seed, n| random_codes(seed, n, -6, -3).into_iter().map(|e| 2f32.powi(e)).collect();
         let quarters = |seed, n| random_codes(seed, n, -9, 9).into_iter().map(|q| q as f32 / 4.0).collect();
-        let multiplier: Vec<f32> = powers(3, shape.weight().scale_groups() * outputs);
+        let (outputs, groups) = (layout.outputs(), layout.scale_groups());
+        let scales: Vec<f32> = powers(3, groups * outputs);
+        let multiplier: Vec<f32> =
+            (0..scales.len()).map(|i| scales[i % outputs * groups + i / outputs]).collect();
         // Every kernel takes seconds to compile on some devices; multiplying is not what is tested here.
         let kernels =
             kernels(device).into_iter().filter(|kernel| kernel.is_none_or(|k| k.dot == Dot::Multiply));
         let kernels: Vec<_> = kernels.collect();
         let [relu, relu6] = [Activation::Relu, Activation::Relu6];
-        let epilogues = [
-            [(false, false, relu), (true, true, relu6)],
-            [(true, false, Activation::None), (false, true, relu)],
-        ];
-        for (by_position, with_residual, activation) in epilogues[i % 2] {
-            let addend: Vec<f32> = quarters(4, if by_position { positions * outputs } else { outputs });
+        let epilogues =
+            [[(0.0, false, relu), (-1.5, true, relu6)], [(2.25, false, Activation::None), (0.0, true, relu)]];
+        for (zero_point, with_residual, activation) in epilogues[i % 2] {
+            let input = codes_of(BitWidth::B4, zero_point);
+            let operands = Operands::new(&case, BitWidth::B4, input, Some(&scales), device);
+            let (shape, weights) = (&operands.shape, &operands.host_weights);
+            let sums = reference::int_conv2d(&operands.host_codes, weights, shape);
+            let shift: Vec<f32> = quarters(4, outputs);
+            let zero = reference::zero_point_addends(weights, &scales, zero_point, shape);
+            let addend: Vec<f32> =
+                zero.iter().zip(shift.iter().cycle()).map(|(zero, shift)| zero + shift).collect();
             let residual: Option<Vec<f32>> = with_residual.then(|| quarters(5, shape.results()));
             let want =
                 reference::epilogue(&sums, shape, &multiplier, &addend, residual.as_deref(), activation);
-            let [multiplier, addend] = [&multiplier, &addend].map(|values| float(values, device));
-            let epilogue = IntEpilogue { multiplier, addend, activation };
-            let bits = BitWidth::ALL[i % 7];
-            let to = CodeQuantizer { bits, scale: 0.5, zero_point: -1.25 };
-            let want_codes = reference::quantize_codes(&want, [outputs, positions], true, to);
+            let to = CodeQuantizer { bits: BitWidth::ALL[i % 7], scale: 0.5, zero_point: -1.25 };
+            let want_codes = reference::quantize_codes(&want, [outputs, shape.positions()], true, to);
+            let [rows, columns] = shape.output();
+            let dims = [shape.batch(), rows, columns, outputs];
+            let residual = residual.map(|values| shaped(&values, dims, device));
             for &kernel in &kernels {
-                let (codes, weight) = (&operands.codes, operands.weight.clone().with_kernel(kernel));
-                let residual = || {
-                    let [rows, columns] = shape.output();
-                    let dims = [shape.batch(), rows, columns, outputs];
-                    residual.as_ref().map(|values| shaped(values, dims, device))
-                };
-                let what = format!("{kernel:?}: {case:?}, {by_position}, {with_residual}, {activation:?}");
-                let options = case.options();
-                let got = dr_kernels::int_conv2d(codes, &weight, &options, &epilogue, residual());
-                assert_eq!(read(got.expect("fits")), want, "{what}");
-                let quantizer = || float(&[to.scale, to.zero_point], device);
-                let got = dr_kernels::int_conv2d_codes(
-                    codes,
-                    &weight,
-                    &options,
-                    &epilogue,
-                    residual(),
-                    quantizer(),
-                    bits,
-                );
-                assert_eq!(words(&got.expect("fits")), want_codes, "{what}");
-                let got = dr_kernels::int_conv2d_with_codes(
-                    codes,
-                    &weight,
-                    &options,
-                    &epilogue,
-                    residual(),
-                    quantizer(),
-                    bits,
-                );
-                let (values, got) = got.expect("fits");
-                assert_eq!((read(values), words(&got)), (want.clone(), want_codes.clone()), "{what}");
+                let product = operands.product(&case, kernel, &shift, activation);
+                let run = |wanted| product.run(&operands.codes, residual.clone(), wanted).expect("fits");
+                let what = format!("{kernel:?}: {case:?}, {zero_point}, {with_residual}, {activation:?}");
+                let Results { values, codes } = run(Wanted::Values);
+                assert!(codes.is_none());
+                assert_eq!(read(values.expect("wanted")), want, "{what}");
+                let Results { values, codes } = run(Wanted::Codes(to));
+                assert!(values.is_none());
+                assert_eq!(words(&codes.expect("wanted")), want_codes, "{what}");
+                let Results { values, codes } = run(Wanted::Both(to));
+                let got = (read(values.expect("wanted")), words(&codes.expect("wanted")));
+                assert_eq!(got, (want.clone(), want_codes.clone()), "{what}");
             }
+        }
+    }
+}
+
+/// What makes up for zero points, bit by bit as the reference adds it up, in numbers that round.
+fn int_zero_points(device: &Device) {
+    let cases = [
+        Case::gemm(3, 100, 9).by(group(7)),
+        Case::conv(1, [5, 4], [6, 40, 3, 3]).moving([1, 2], [1, 1], [1, 1]),
+        Case::conv(2, [5, 5], [12, 5, 3, 3]).groups(3).moving([1, 1], [1, 0], [2, 1]),
+        Case::conv(1, [5, 5], [7, 1, 3, 3]).groups(7).moving([1, 1], [1, 1], [1, 1]),
+    ];
+    for (case, bits) in cases.into_iter().zip([BitWidth::B8, BitWidth::B5, BitWidth::B4, BitWidth::B3]) {
+        let layout = *case.shape(bits).weight();
+        let scales = noise(13, layout.outputs() * layout.scale_groups());
+        let input = codes_of(BitWidth::B8, -0.37);
+        let mut operands = Operands::new(&case, bits, input, Some(&scales), device);
+        // No codes but 0 and no shifts, so that nothing else is added.
+        let [batch, rows, columns, channels] = operands.codes.dims();
+        let x = Tensor::<4>::full([batch, rows, columns, channels], -9.0, device);
+        operands.codes = Codes::quantize(x, true, input).expect("codes");
+        let product = operands.product(&case, None, &vec![0.0; layout.outputs()], Activation::None);
+        let shape = &operands.shape;
+        let zero = reference::zero_point_addends(&operands.host_weights, &scales, -0.37, shape);
+        let want: Vec<f32> = zero.iter().cycle().take(shape.results()).copied().collect();
+        for _ in 0..2 {
+            let got = product.run(&operands.codes, None, Wanted::Values).expect("fits");
+            assert_eq!(values_of(got), want, "{case:?}");
         }
     }
 }
@@ -353,8 +385,7 @@ fn int_quantize_codes(device: &Device) {
                 let x = Tensor::<4>::from_data(data, (device, dtype));
                 // Powers of two, so that every device divides exactly.
                 let to = CodeQuantizer { bits, scale: 1.0 / 64.0, zero_point: -0.75 };
-                let quantizer = float(&[to.scale, to.zero_point], device);
-                let got = dr_kernels::quantize_codes(x, last, quantizer, bits).expect("codes");
+                let got = Codes::quantize(x, last, to).expect("codes");
                 let sizes = match last {
                     true => [shape[3], shape[1] * shape[2]],
                     false => [shape[1], shape[2] * shape[3]],
@@ -371,13 +402,14 @@ fn int_switch_weight(device: &Device) {
         for (shape, groups) in [(&[19, 37][..], 1), (&[6, 5, 3, 3], 2), (&[5, 1, 3, 3], 5)] {
             let len = shape.iter().product();
             let codes = random_codes(7, len, stored.signed_min(), stored.signed_max());
-            let weight = int_weight(&codes, shape, groups, stored, Granularity::Channel, device);
-            assert_eq!(weight.codes(), codes);
+            let scales = float(&vec![1.0; shape[0]], device);
+            let weight = int_weight(&codes, shape, groups, stored, Granularity::Channel, scales.clone());
+            assert_eq!(weight.codes().expect("read"), codes);
             for active in BitWidth::ALL.into_iter().filter(|&active| active <= stored) {
                 let want: Vec<i32> =
                     codes.iter().map(|&code| semantics::switch(code, stored, active)).collect();
-                let switched = weight.switch(active).expect("narrower");
-                assert_eq!(switched.codes(), want, "{shape:?}, {stored} to {active} bits");
+                let switched = weight.at(active, scales.clone()).expect("narrower");
+                assert_eq!(switched.codes().expect("read"), want, "{shape:?}, {stored} to {active} bits");
             }
         }
     }
@@ -391,13 +423,15 @@ fn int_weight_only(device: &Device) {
             for granularity in granularities {
                 let layout = WeightLayout::new(&[n, k], 1, bits, granularity).expect("a weight");
                 let codes = random_codes(8, n * k, bits.signed_min(), bits.signed_max());
-                let weight = int_weight(&codes, &[n, k], 1, bits, granularity, device);
-                let scale: Vec<f32> =
-                    noise(9, layout.scale_groups() * n).into_iter().map(|x| 0.01 * (1.5 + x)).collect();
+                let groups = layout.scale_groups();
+                let scales: Vec<f32> = noise(9, groups * n).into_iter().map(|x| 0.01 * (1.5 + x)).collect();
+                let weight = int_weight(&codes, &[n, k], 1, bits, granularity, float(&scales, device));
+                let scale: Vec<f32> = (0..scales.len()).map(|i| scales[i % n * groups + i / n]).collect();
                 let data = TensorData::new(noise(10, m * k), [m, k]).convert_dtype(dtype);
                 let values: Vec<f32> = data.clone().convert::<f32>().try_to_vec().expect("f32");
                 let x = Tensor::<2>::from_data(data, (device, dtype));
-                let got = dr_kernels::weight_only_linear(x, &weight, float(&scale, device)).expect("fits");
+                let product = WeightOnlyProduct::new(&weight, None).expect("a linear layer");
+                let got = product.run(x).expect("fits");
                 let want = reference::weight_only(&values, &codes, &scale, m, &layout);
                 let magnitude = |values: &[f32]| values.iter().map(|x| x.abs()).collect::<Vec<_>>();
                 let positive: Vec<i32> = codes.iter().map(|code| code.abs()).collect();
@@ -414,14 +448,15 @@ fn int_weight_only(device: &Device) {
 
 /// Between operations that Fusion may fuse, with operands that are views.
 fn int_fused(device: &Device) {
-    let operands = Operands::new(&Case::gemm(6, 40, 12), BitWidth::B4, BitWidth::B8, device);
+    let case = Case::gemm(6, 40, 12);
+    let mut operands = Operands::new(&case, BitWidth::B4, codes_of(BitWidth::B8, 0.0), None, device);
     let sums = reference::int_conv2d(&operands.host_codes, &operands.host_weights, &operands.shape);
-    let multiplier = float(&[7.0, 0.25, 0.5], device).slice(s![1..3]).unsqueeze_dim::<2>(1).expand([2, 6]);
-    let addend = (float(&[1.0; 12], device) + 2.0).neg();
-    let epilogue = IntEpilogue { multiplier: multiplier.reshape([12]), addend, activation: Activation::Relu };
-    let options = IntConv2dOptions::default();
-    let y = dr_kernels::int_conv2d(&operands.codes, &operands.weight, &options, &epilogue, None);
-    let y = y.expect("fits") * 2.0 + 1.0;
+    let scales = float(&[7.0, 0.25, 0.5], device).slice(s![1..3]).unsqueeze_dim::<2>(1).expand([2, 6]);
+    let (weights, scales) = (&operands.host_weights, scales.reshape([12]));
+    operands.weight = int_weight(weights, &case.weight, 1, BitWidth::B4, case.granularity, scales);
+    let product = operands.product(&case, None, &[-3.0; 12], Activation::Relu);
+    let y = product.run(&operands.codes, None, Wanted::Values).expect("fits").values.expect("wanted");
+    let y = y * 2.0 + 1.0;
     let value = |(i, &sum): (usize, &i32)| {
         (sum as f32 * if i % 12 < 6 { 0.25 } else { 0.5 } - 3.0).max(0.0) * 2.0 + 1.0
     };
@@ -429,8 +464,8 @@ fn int_fused(device: &Device) {
     assert_eq!(read(y.clone()), want);
     // A second layer, from the transposed result of the first.
     let x = y.swap_dims(1, 3);
-    let got = dr_kernels::quantize_codes(x, false, float(&[8.0, 0.0], device), BitWidth::B8).expect("codes");
     let to = CodeQuantizer { bits: BitWidth::B8, scale: 8.0, zero_point: 0.0 };
+    let got = Codes::quantize(x, false, to).expect("codes");
     assert_eq!(words(&got), reference::quantize_codes(&want, [12, 1], true, to));
 }
 
@@ -442,6 +477,7 @@ fn main() {
         ("int_depthwise", int_depthwise),
         ("int_extreme_codes", int_extreme_codes),
         ("int_epilogues", int_epilogues),
+        ("int_zero_points", int_zero_points),
         ("int_empty", int_empty),
         ("int_quantize_codes", int_quantize_codes),
         ("int_switch_weight", int_switch_weight),

@@ -4,8 +4,8 @@ use super::ops::{
     ActivationFormat, CodesFormat, FakeQuantizeGradOps, FakeQuantizeOps, IntConvFormat, IntOps, PackFormat,
     PackOps, WeightFormat, WeightOnlyFormat,
 };
-use crate::cpu::integer::{self, Epilogue};
-use crate::integer::{CodeQuantizer, WeightLayout};
+use crate::cpu::integer::{self, DotKernel, Epilogue, Results};
+use crate::integer::WeightLayout;
 use crate::{cpu, layout::ScaleLayout};
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::{Flex, TensorMetadata};
@@ -16,6 +16,12 @@ fn tensor<E: bytemuck::Pod + Send + Sync>(
     values: Vec<E>, shape: impl Into<Shape>, dtype: DType,
 ) -> FlexTensor {
     FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape.into()), dtype)
+}
+
+/// A tensor of one axis.
+fn row<E: bytemuck::Pod + Send + Sync>(values: Vec<E>, dtype: DType) -> FlexTensor {
+    let length = values.len();
+    tensor(values, [length], dtype)
 }
 
 /// A tensor whose elements are in order: usually the tensor itself.
@@ -126,15 +132,12 @@ impl PackOps for Flex {
             }
             _ => cpu::quantize_pack::<f32>(slice(&x), scale, zero, &format.layout, format.bits),
         };
-        let length = words.len();
-        tensor(words, [length], DType::U32)
+        row(words, DType::U32)
     }
 
     fn switch_packed(words: FlexTensor, elements: usize, stored: BitWidth, active: BitWidth) -> FlexTensor {
         let words = dense(words);
-        let switched = cpu::switch_packed(slice(&words), elements, stored, active);
-        let length = switched.len();
-        tensor(switched, [length], DType::U32)
+        row(cpu::switch_packed(slice(&words), elements, stored, active), DType::U32)
     }
 
     fn dequantize_packed(
@@ -143,28 +146,20 @@ impl PackOps for Flex {
         let [words, scale, zero] = [words, scale, zero_point].map(dense);
         let zero = format.unsigned.then(|| slice(&zero));
         let values = cpu::dequantize_packed(slice(&words), slice(&scale), zero, &format.layout, format.bits);
-        let length = values.len();
-        tensor(values, [length], DType::F32)
+        row(values, DType::F32)
     }
 
     fn search_scales(w: FlexTensor, layout: ScaleLayout, widths: Vec<BitWidth>) -> FlexTensor {
         let w = dense(w);
-        let scales = cpu::search_scales(slice(&w), &layout, &widths);
-        let length = scales.len();
-        tensor(scales, [length], DType::F32)
+        row(cpu::search_scales(slice(&w), &layout, &widths), DType::F32)
     }
 }
 
-fn quantizer(values: &[f32], bits: BitWidth) -> CodeQuantizer {
-    CodeQuantizer { bits, scale: values[0], zero_point: values[1] }
-}
-
 impl IntOps for Flex {
-    fn quantize_codes(x: FlexTensor, to: FlexTensor, format: CodesFormat) -> FlexTensor {
-        let dtype = x.dtype();
-        let [x, to] = [x, to].map(dense);
-        let CodesFormat { channels, positions, channels_last, bits, .. } = format;
-        let (sizes, to) = ([channels, positions], quantizer(slice(&to), bits));
+    fn quantize_codes(x: FlexTensor, format: CodesFormat) -> FlexTensor {
+        let (dtype, x) = (x.dtype(), dense(x));
+        let CodesFormat { channels, positions, channels_last, to, .. } = format;
+        let sizes = [channels, positions];
         let mut words = vec![0u32; format.words()];
         let out = bytemuck::cast_slice_mut(&mut words);
         match dtype {
@@ -174,73 +169,57 @@ impl IntOps for Flex {
             }
             _ => integer::quantize_codes_into::<f32>(slice(&x), sizes, channels_last, to, out),
         }
-        let length = words.len();
-        tensor(words, [length], DType::U32)
+        row(words, DType::U32)
+    }
+
+    fn prepare_weight(words: FlexTensor, layout: WeightLayout) -> FlexTensor {
+        let words = dense(words);
+        let panels = integer::prepare::<u32>(integer::Codes::Packed(slice(&words)), &layout);
+        row(panels.expect("as many words as the packed tensor was checked to have"), DType::U32)
     }
 
     fn switch_weight(words: FlexTensor, layout: WeightLayout, active: BitWidth) -> FlexTensor {
         let words = dense(words);
-        let switched = integer::switch_panels(slice(&words), layout.bits(), active);
-        let length = switched.len();
-        tensor(switched, [length], DType::U32)
+        row(integer::switch::<u32>(slice(&words), layout.bits(), active), DType::U32)
+    }
+
+    fn weight_codes(words: FlexTensor, layout: WeightLayout) -> FlexTensor {
+        let words = dense(words);
+        row(integer::codes_of(slice(&words), &layout), DType::I32)
+    }
+
+    fn tap_sums(words: FlexTensor, scale: FlexTensor, layout: WeightLayout) -> FlexTensor {
+        let [words, scale] = [words, scale].map(dense);
+        row(integer::tap_sums(slice(&words), slice(&scale), &layout), DType::F32)
     }
 
     fn int_conv2d(
         codes: FlexTensor, weight: FlexTensor, multiplier: FlexTensor, addend: FlexTensor,
         residual: FlexTensor, format: IntConvFormat,
-    ) -> FlexTensor {
-        let [codes, weight] = [codes, weight].map(dense);
-        let [multiplier, addend, residual] = [multiplier, addend, residual].map(dense);
-        let epilogue = epilogue(&multiplier, &addend, &residual, &format);
-        let values = integer::int_conv2d(
-            bytemuck::cast_slice::<u32, u8>(slice(&codes)),
-            slice(&weight),
-            &format.shape,
-            &epilogue,
-        );
-        let length = values.len();
-        tensor(values, [length], DType::F32)
-    }
-
-    fn int_conv2d_codes(
-        codes: FlexTensor, weight: FlexTensor, multiplier: FlexTensor, addend: FlexTensor,
-        residual: FlexTensor, to: FlexTensor, format: IntConvFormat, bits: BitWidth,
-    ) -> FlexTensor {
-        let [codes, weight] = [codes, weight].map(dense);
-        let [multiplier, addend, residual, to] = [multiplier, addend, residual, to].map(dense);
-        let epilogue = epilogue(&multiplier, &addend, &residual, &format);
-        let mut words = vec![0u32; format.code_words()];
-        let out = bytemuck::cast_slice_mut(&mut words);
-        integer::int_conv2d_results(
-            integer::DotKernel::detect(),
-            bytemuck::cast_slice::<u32, u8>(slice(&codes)),
-            slice(&weight),
-            &format.shape,
-            &epilogue,
-            integer::Results { values: None, codes: Some((out, quantizer(slice(&to), bits))) },
-        );
-        let length = words.len();
-        tensor(words, [length], DType::U32)
-    }
-
-    fn int_conv2d_with_codes(
-        codes: FlexTensor, weight: FlexTensor, multiplier: FlexTensor, addend: FlexTensor,
-        residual: FlexTensor, to: FlexTensor, format: IntConvFormat, bits: BitWidth,
     ) -> (FlexTensor, FlexTensor) {
         let [codes, weight] = [codes, weight].map(dense);
-        let [multiplier, addend, residual, to] = [multiplier, addend, residual, to].map(dense);
-        let epilogue = epilogue(&multiplier, &addend, &residual, &format);
+        let [multiplier, addend, residual] = [multiplier, addend, residual].map(dense);
+        let epilogue = Epilogue {
+            multiplier: slice(&multiplier),
+            addend: slice(&addend),
+            residual: format.residual.then(|| slice(&residual)),
+            activation: format.activation,
+        };
+        let mut values = vec![0.0f32; format.value_len()];
         let mut words = vec![0u32; format.code_words()];
-        let values = integer::int_conv2d_with_codes(
+        let results = Results {
+            values: format.values.then_some(&mut values[..]),
+            codes: format.codes.map(|to| (bytemuck::cast_slice_mut(&mut words), to)),
+        };
+        integer::int_conv2d_results(
+            DotKernel::detect(),
             bytemuck::cast_slice::<u32, u8>(slice(&codes)),
             slice(&weight),
             &format.shape,
             &epilogue,
-            quantizer(slice(&to), bits),
-            bytemuck::cast_slice_mut(&mut words),
+            results,
         );
-        let lengths = [values.len(), words.len()];
-        (tensor(values, [lengths[0]], DType::F32), tensor(words, [lengths[1]], DType::U32))
+        (row(values, DType::F32), row(words, DType::U32))
     }
 
     fn weight_only(
@@ -254,18 +233,6 @@ impl IntOps for Flex {
             DType::BF16 => integer::weight_only::<half::bf16>(slice(&x), weight, scale, format.rows, layout),
             _ => integer::weight_only::<f32>(slice(&x), weight, scale, format.rows, layout),
         };
-        let length = values.len();
-        tensor(values, [length], DType::F32)
-    }
-}
-
-fn epilogue<'a>(
-    multiplier: &'a FlexTensor, addend: &'a FlexTensor, residual: &'a FlexTensor, format: &IntConvFormat,
-) -> Epilogue<'a> {
-    Epilogue {
-        multiplier: slice(multiplier),
-        addend: slice(addend),
-        residual: format.residual.then(|| slice(residual)),
-        activation: format.activation,
+        row(values, DType::F32)
     }
 }

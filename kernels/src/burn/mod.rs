@@ -4,45 +4,52 @@ mod autodiff;
 mod batch_norm;
 mod conv2d;
 mod flex;
-mod integer;
 pub(crate) mod ops;
 mod packed;
+mod product;
+mod states;
+mod weight;
+mod weight_only;
 
+use crate::error::product;
 use crate::{ActivationQuantizer, KernelError, WeightQuantizer, layout::ScaleLayout};
 pub use batch_norm::batch_norm_train;
 use burn::backend::Dispatch;
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Element, Int, Tensor, TensorData};
 pub use conv2d::{conv2d, conv2d_of_codes};
 use dr_precision::{BitWidth, Granularity};
-pub use integer::{
-    Codes, HostWords, IntConv2dOptions, IntEpilogue, IntWeight, int_conv2d, int_conv2d_codes,
-    int_conv2d_with_codes, quantize_codes, weight_only_linear,
-};
 use ops::{ActivationFormat, FakeQuantizeOps, PackOps, WeightFormat};
 pub use packed::{PackedTensor, dequantize, quantize_pack, switch};
+pub use product::{Codes, IntProduct, Results, Wanted};
+pub use states::{CodeState, Narrowed, Stored};
+pub use weight::{HostWords, IntWeight};
+pub use weight_only::WeightOnlyProduct;
 
-/// What is checked of every tensor that belongs to another: its device and its number of values.
-struct Expected<'a, const D: usize> {
-    tensor: &'a Tensor<D>,
-    granularity: Granularity,
-    layout: ScaleLayout,
+/// The most elements that a kernel of CubeCL can be given. It counts them in 32 bits, and the units that are launched beyond
+/// the last one as well.
+const LARGEST: usize = 1 << 31;
+
+/// The product of `sizes`, if `device` can address so many elements.
+fn addressable(what: &'static str, sizes: &[usize], device: &Device) -> Result<usize, KernelError> {
+    let elements = product(what, sizes)?;
+    if elements > LARGEST && device.clone().inner() != Device::flex() {
+        return Err(KernelError::TooLarge { what, sizes: sizes.to_vec() });
+    }
+    Ok(elements)
 }
 
-impl<const D: usize> Expected<'_, D> {
-    fn check(&self, what: &'static str, values: &Tensor<1>) -> Result<(), KernelError> {
-        let [found] = values.dims();
-        if found != self.layout.scales() {
-            return Err(KernelError::ScaleCount {
-                what,
-                found,
-                expected: self.layout.scales(),
-                shape: self.tensor.dims().to_vec(),
-                granularity: self.granularity.to_string(),
-            });
-        }
-        same_device(what, &values.device(), &self.tensor.device())?;
-        require_f32(what, values.dtype())
+/// Whether `values` belong to a tensor of `shape` on `device`: as many as there are scales, in f32.
+fn check_scales(
+    what: &'static str, values: &Tensor<1>, expected: usize, shape: &[usize], granularity: Granularity,
+    device: &Device,
+) -> Result<(), KernelError> {
+    let [found] = values.dims();
+    if found != expected {
+        let (shape, granularity) = (shape.to_vec(), granularity.to_string());
+        return Err(KernelError::ScaleCount { what, found, expected, shape, granularity });
     }
+    same_device(what, &values.device(), device)?;
+    require_f32(what, values.dtype())
 }
 
 /// One device for both. Tracked and untracked tensors may be mixed.
@@ -55,10 +62,31 @@ fn same_device(what: &'static str, found: &Device, expected: &Device) -> Result<
 }
 
 fn require_f32(what: &'static str, dtype: DType) -> Result<(), KernelError> {
-    if dtype == DType::F32 {
-        return Ok(());
+    match dtype {
+        DType::F32 => Ok(()),
+        _ => Err(KernelError::DataType { what, found: format!("{dtype:?}"), expected: "F32" }),
     }
-    Err(KernelError::DataType { what, found: format!("{dtype:?}"), expected: "F32" })
+}
+
+fn require_float(what: &'static str, dtype: DType) -> Result<(), KernelError> {
+    match dtype {
+        DType::F32 | DType::F16 | DType::BF16 => Ok(()),
+        _ => Err(KernelError::DataType { what, found: format!("{dtype:?}"), expected: "F32, F16 or BF16" }),
+    }
+}
+
+fn floats(values: &[f32], device: &Device) -> Tensor<1> {
+    Tensor::from_data(TensorData::from(values), (device, DType::F32))
+}
+
+/// The elements of a tensor, copied from its device.
+fn read<E: Element>(what: &'static str, tensor: Tensor<1, Int>) -> Result<Vec<E>, KernelError> {
+    let read = |reason: String| KernelError::Read { what, reason };
+    tensor
+        .try_into_data()
+        .map_err(|error| read(error.to_string()))?
+        .try_into_vec()
+        .map_err(|error| read(error.to_string()))
 }
 
 /// Fake-quantizes weights by Double Rounding, in one pass: `w^ = s_l * q_l` with
@@ -72,15 +100,18 @@ fn require_f32(what: &'static str, dtype: DType) -> Result<(), KernelError> {
 /// one pass too.
 ///
 /// # Errors
-/// A number of scales that does not fit, different devices, or a data type other than f32.
+/// A number of scales that does not fit, different devices, a data type other than f32, or more elements than the device can
+/// address.
 pub fn fake_quantize_weight<const D: usize>(
     weight: Tensor<D>, stored_scale: Tensor<1>, scale: Tensor<1>, quantizer: &WeightQuantizer,
 ) -> Result<Tensor<D>, KernelError> {
-    let layout = ScaleLayout::weights(&weight.dims(), quantizer.granularity);
+    let (shape, device, granularity) = (weight.dims(), weight.device(), quantizer.granularity);
     require_f32("weight", weight.dtype())?;
-    let expected = Expected { tensor: &weight, granularity: quantizer.granularity, layout };
-    expected.check("stored scale", &stored_scale)?;
-    expected.check("scale", &scale)?;
+    addressable("weight", &shape, &device)?;
+    let layout = ScaleLayout::weights(&shape, granularity);
+    for (what, values) in [("stored scale", &stored_scale), ("scale", &scale)] {
+        check_scales(what, values, layout.scales(), &shape, granularity, &device)?;
+    }
     let format = WeightFormat {
         stored: quantizer.stored,
         active: quantizer.active,
@@ -104,15 +135,18 @@ pub fn fake_quantize_weight<const D: usize>(
 /// The result has the shape of `x`; the gradients are LSQ+'s, computed in one pass too.
 ///
 /// # Errors
-/// A number of scales or zero points that does not fit, different devices, or a data type other than f32.
+/// A number of scales or zero points that does not fit, different devices, a data type other than f32, or more elements than
+/// the device can address.
 pub fn fake_quantize_activation<const D: usize>(
     x: Tensor<D>, scale: Tensor<1>, zero_point: Tensor<1>, quantizer: &ActivationQuantizer,
 ) -> Result<Tensor<D>, KernelError> {
-    let layout = ScaleLayout::activations(&x.dims(), quantizer.granularity);
+    let (shape, device, granularity) = (x.dims(), x.device(), quantizer.granularity);
     require_f32("activation", x.dtype())?;
-    let expected = Expected { tensor: &x, granularity: quantizer.granularity, layout };
-    expected.check("scale", &scale)?;
-    expected.check("zero point", &zero_point)?;
+    addressable("activation", &shape, &device)?;
+    let layout = ScaleLayout::activations(&shape, granularity);
+    for (what, values) in [("scale", &scale), ("zero point", &zero_point)] {
+        check_scales(what, values, layout.scales(), &shape, granularity, &device)?;
+    }
     let format = ActivationFormat { bits: quantizer.bits, layout };
     Ok(Tensor::from_dispatch(Dispatch::fake_quantize_activation(
         x.into_dispatch(),
@@ -128,7 +162,7 @@ pub fn fake_quantize_activation<const D: usize>(
 /// [`reference::search_scales`](crate::reference::search_scales).
 ///
 /// # Errors
-/// Widths that are not highest first, each once; a data type other than f32.
+/// Widths that are not highest first, each once; a data type other than f32; more elements than the device can address.
 pub fn search_scales<const D: usize>(
     weight: Tensor<D>, widths: &[BitWidth], granularity: Granularity,
 ) -> Result<Vec<Tensor<1>>, KernelError> {
@@ -136,7 +170,10 @@ pub fn search_scales<const D: usize>(
     if widths.is_empty() || widths.windows(2).any(|pair| pair[0] <= pair[1]) {
         return Err(KernelError::Widths(widths.iter().map(|width| width.bits()).collect()));
     }
-    let layout = ScaleLayout::weights(&weight.dims(), granularity);
+    let (shape, device) = (weight.dims(), weight.device());
+    addressable("weight", &shape, &device)?;
+    let layout = ScaleLayout::weights(&shape, granularity);
+    addressable("scales", &[widths.len(), layout.scales()], &device)?;
     let found = Dispatch::search_scales(weight.inner().into_dispatch(), layout, widths.to_vec());
     let (scales, n) = (Tensor::<1>::from_dispatch(found), layout.scales());
     // Not by a reshape to `[widths, n]`: Burn takes a 0 there for "as before".

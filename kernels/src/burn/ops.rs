@@ -1,7 +1,7 @@
 //! The operations as backend extensions. `Flex` and `CubeBackend` implement them; the macro writes `Dispatch` and
 //! `Fusion`; `autodiff.rs` has the gradients.
 
-use crate::integer::{Activation, GpuKernel, IntConv2dShape, WeightLayout, padded_channels};
+use crate::integer::{Activation, CodeQuantizer, GpuKernel, IntConv2dShape, WeightLayout, padded_channels};
 use crate::{ScaleGradient, layout::ScaleLayout};
 use burn::backend::{
     Backend, backend_extension,
@@ -92,7 +92,7 @@ pub trait PackOps: Backend {
 }
 
 /// Activations to be turned into codes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CodesFormat {
     pub images: usize,
     pub channels: usize,
@@ -100,7 +100,7 @@ pub struct CodesFormat {
     pub positions: usize,
     /// `[images, positions, channels]` instead of `[images, channels, positions]`.
     pub channels_last: bool,
-    pub bits: BitWidth,
+    pub to: CodeQuantizer,
 }
 
 impl CodesFormat {
@@ -111,7 +111,7 @@ impl CodesFormat {
 }
 
 /// An integer convolution with its epilogue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct IntConvFormat {
     pub shape: IntConv2dShape,
     /// The addend is `[positions, outputs]` instead of `[outputs]`.
@@ -121,12 +121,27 @@ pub struct IntConvFormat {
     pub activation: Activation,
     /// The kernel, on a GPU; if not the one that is chosen.
     pub kernel: Option<GpuKernel>,
+    /// Whether values are wanted.
+    pub values: bool,
+    /// The codes that are wanted, if any.
+    pub codes: Option<CodeQuantizer>,
 }
 
 impl IntConvFormat {
-    /// Words of the results as codes.
+    /// The results as activations to be turned into codes.
+    pub fn as_codes(&self, to: CodeQuantizer) -> CodesFormat {
+        let (images, channels) = (self.shape.batch(), self.shape.weight().outputs());
+        CodesFormat { images, channels, positions: self.shape.positions(), channels_last: true, to }
+    }
+
+    /// Values of the result, if any are wanted.
+    pub fn value_len(&self) -> usize {
+        if self.values { self.shape.results() } else { 0 }
+    }
+
+    /// Words of the result as codes, if any are wanted.
     pub fn code_words(&self) -> usize {
-        self.shape.batch() * self.shape.positions() * padded_channels(self.shape.weight().outputs()) / 4
+        self.codes.map_or(0, |to| self.as_codes(to).words())
     }
 }
 
@@ -137,46 +152,39 @@ pub struct WeightOnlyFormat {
     pub weight: WeightLayout,
 }
 
-/// Integer arithmetic. Codes and prepared weights are `u32` words, see [`crate::integer`]; a `quantizer` is `[2]`: scale and
-/// zero point. All tensors but `x` have one axis.
+/// Integer arithmetic. Codes and prepared weights are `u32` words, see [`crate::integer`]. All tensors but `x` have one axis.
 #[backend_extension(Flex, Cube: cfg(feature = "cube"), Fusion: cfg(feature = "cube"))]
 pub trait IntOps: Backend {
     /// `x` of f32, f16 or bf16.
     #[fusion(dtype = burn::tensor::DType::U32, shape = burn::tensor::Shape::new([format.words()]))]
-    fn quantize_codes(
-        x: FloatTensor<Self>, quantizer: FloatTensor<Self>, format: CodesFormat,
-    ) -> IntTensor<Self>;
+    fn quantize_codes(x: FloatTensor<Self>, format: CodesFormat) -> IntTensor<Self>;
+
+    /// Packed words of `layout`'s weight, in the layout of [`crate::layout`], to prepared ones.
+    #[fusion(dtype = burn::tensor::DType::U32, shape = burn::tensor::Shape::new([layout.words()]))]
+    fn prepare_weight(words: IntTensor<Self>, layout: WeightLayout) -> IntTensor<Self>;
 
     /// Prepared weights of `layout` to `active` bits.
     #[fusion(dtype = burn::tensor::DType::U32, shape = burn::tensor::Shape::new([layout.words_at(*active)]))]
     fn switch_weight(words: IntTensor<Self>, layout: WeightLayout, active: BitWidth) -> IntTensor<Self>;
 
-    /// `[batch * positions * outputs]`, the output channels last.
-    #[fusion(dtype = burn::tensor::DType::F32, shape = burn::tensor::Shape::new([format.shape.results()]))]
+    /// The codes of prepared weights, `[outputs * cols]`, as `i32`.
+    #[fusion(dtype = burn::tensor::DType::I32, shape = burn::tensor::Shape::new([layout.outputs() * layout.cols()]))]
+    fn weight_codes(words: IntTensor<Self>, layout: WeightLayout) -> IntTensor<Self>;
+
+    /// For each tap the sum of an output's weights, `[taps * outputs]`, in the order of their channels; `scale` is `[scale
+    /// groups * outputs]`.
+    #[fusion(dtype = burn::tensor::DType::F32, shape = burn::tensor::Shape::new([layout.taps() * layout.outputs()]))]
+    fn tap_sums(words: IntTensor<Self>, scale: FloatTensor<Self>, layout: WeightLayout) -> FloatTensor<Self>;
+
+    /// Values `[batch * positions * outputs]`, the output channels last, and the same as codes; of what is not wanted,
+    /// nothing.
+    #[fusion(meta = |_codes, _weight, _multiplier, _addend, _residual, format| (
+        burn::backend::fusion::custom::TensorSpec::new(burn::tensor::Shape::new([format.value_len()]), burn::tensor::DType::F32),
+        burn::backend::fusion::custom::TensorSpec::new(burn::tensor::Shape::new([format.code_words()]), burn::tensor::DType::U32),
+    ))]
     fn int_conv2d(
         codes: IntTensor<Self>, weight: IntTensor<Self>, multiplier: FloatTensor<Self>,
         addend: FloatTensor<Self>, residual: FloatTensor<Self>, format: IntConvFormat,
-    ) -> FloatTensor<Self>;
-
-    /// The same, quantized to codes of `bits` bits.
-    #[fusion(dtype = burn::tensor::DType::U32, shape = burn::tensor::Shape::new([format.code_words()]))]
-    #[allow(clippy::too_many_arguments)]
-    fn int_conv2d_codes(
-        codes: IntTensor<Self>, weight: IntTensor<Self>, multiplier: FloatTensor<Self>,
-        addend: FloatTensor<Self>, residual: FloatTensor<Self>, quantizer: FloatTensor<Self>,
-        format: IntConvFormat, bits: BitWidth,
-    ) -> IntTensor<Self>;
-
-    /// Both.
-    #[fusion(meta = |_codes, _weight, _multiplier, _addend, _residual, _quantizer, format, _bits| (
-        burn::backend::fusion::custom::TensorSpec::new(burn::tensor::Shape::new([format.shape.results()]), burn::tensor::DType::F32),
-        burn::backend::fusion::custom::TensorSpec::new(burn::tensor::Shape::new([format.code_words()]), burn::tensor::DType::U32),
-    ))]
-    #[allow(clippy::too_many_arguments)]
-    fn int_conv2d_with_codes(
-        codes: IntTensor<Self>, weight: IntTensor<Self>, multiplier: FloatTensor<Self>,
-        addend: FloatTensor<Self>, residual: FloatTensor<Self>, quantizer: FloatTensor<Self>,
-        format: IntConvFormat, bits: BitWidth,
     ) -> (FloatTensor<Self>, IntTensor<Self>);
 
     /// `[rows * outputs]`; `x` `[rows, inputs]` of f32, f16 or bf16, `scale` `[scale groups * outputs]`.

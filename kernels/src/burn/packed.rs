@@ -1,37 +1,45 @@
 //! [`PackedTensor`]: codes in their own number of bits, with scales.
 
 use super::ops::{PackFormat, PackOps};
-use super::{Expected, require_f32, same_device};
+use super::states::{CodeState, Narrowed, Stored};
+use super::{addressable, check_scales, require_float};
 use crate::{
     KernelError,
     layout::{ScaleLayout, packed_words},
 };
 use burn::backend::Dispatch;
-use burn::tensor::{DType, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 use dr_precision::{BitWidth, QuantSpec, Signedness};
+use std::marker::PhantomData;
 
 /// A quantized tensor: packed codes (see [`crate::layout`]), their scales and, for unsigned codes, zero points.
+///
+/// Codes of the stored width (`PackedTensor<Stored>`, or `PackedTensor` for short) can be [switched](switch), those of a
+/// switch (`PackedTensor<Narrowed>`) cannot.
 #[derive(Clone, Debug)]
-pub struct PackedTensor {
+pub struct PackedTensor<C = Stored> {
     words: Tensor<1, Int>,
     scale: Tensor<1>,
     zero_point: Option<Tensor<1>>,
     shape: Vec<usize>,
     spec: QuantSpec,
+    state: PhantomData<C>,
 }
 
 impl PackedTensor {
     /// A packed tensor from its parts: `words` as `u32`, f32 scales and, for unsigned codes, f32 zero points.
     ///
     /// # Errors
-    /// Numbers of words, scales or zero points that do not fit the shape and the format.
+    /// Numbers of words, scales or zero points that do not fit the shape and the format, other data types, different devices,
+    /// more codes than the device can address.
     pub fn new(
         words: Tensor<1, Int>, scale: Tensor<1>, zero_point: Option<Tensor<1>>, shape: &[usize],
         spec: QuantSpec,
     ) -> Result<Self, KernelError> {
-        let layout = layout(shape, &spec);
-        let (elements, [found]) = (layout.elements(), words.dims());
-        let expected = packed_words(elements, spec.bits);
+        let (words, scale, zero_point) = (words.inner(), scale.inner(), zero_point.map(Tensor::inner));
+        let device = words.device();
+        let elements = addressable("packed tensor", shape, &device)?;
+        let ([found], expected) = (words.dims(), packed_words(elements, spec.bits));
         if found != expected {
             return Err(KernelError::WordCount { found, expected, elements, bits: spec.bits.bits() });
         }
@@ -39,21 +47,12 @@ impl PackedTensor {
             let found = format!("{:?}", words.dtype());
             return Err(KernelError::DataType { what: "packed words", found, expected: "U32" });
         }
-        for (what, values) in [("scale", Some(&scale)), ("zero point", zero_point.as_ref())] {
-            let Some(values) = values else { continue };
-            let [found] = values.dims();
-            if found != layout.scales() {
-                let (expected, shape) = (layout.scales(), shape.to_vec());
-                let granularity = spec.granularity.to_string();
-                return Err(KernelError::ScaleCount { what, found, expected, shape, granularity });
-            }
-            same_device(what, &values.device(), &words.device())?;
-            require_f32(what, values.dtype())?;
-        }
-        check_zero_point(&spec, zero_point.is_some())?;
-        Ok(Self { words, scale, zero_point, shape: shape.to_vec(), spec })
+        check_format(&spec, &scale, zero_point.as_ref(), shape, &device)?;
+        Ok(Self { words, scale, zero_point, shape: shape.to_vec(), spec, state: PhantomData })
     }
+}
 
+impl<C> PackedTensor<C> {
     /// The packed words, `u32`.
     #[must_use]
     pub fn words(&self) -> &Tensor<1, Int> {
@@ -101,12 +100,26 @@ fn layout(shape: &[usize], spec: &QuantSpec) -> ScaleLayout {
     }
 }
 
-fn check_zero_point(spec: &QuantSpec, given: bool) -> Result<(), KernelError> {
-    match (spec.signedness, given) {
-        (Signedness::Signed, true) => Err(KernelError::ZeroPoint("given, but signed codes have none")),
-        (Signedness::Unsigned, false) => Err(KernelError::ZeroPoint("missing: unsigned codes need them")),
-        _ => Ok(()),
+/// Whether the scales and zero points are those of a tensor of this shape.
+fn check_format(
+    spec: &QuantSpec, scale: &Tensor<1>, zero_point: Option<&Tensor<1>>, shape: &[usize], device: &Device,
+) -> Result<(), KernelError> {
+    match (spec.signedness, zero_point) {
+        (Signedness::Signed, Some(_)) => {
+            return Err(KernelError::ZeroPoint("given, but signed codes have none"));
+        }
+        (Signedness::Unsigned, None) => {
+            return Err(KernelError::ZeroPoint("missing: unsigned codes need them"));
+        }
+        _ => {}
     }
+    let expected = layout(shape, spec).scales();
+    for (what, values) in [("scale", Some(scale)), ("zero point", zero_point)] {
+        if let Some(values) = values {
+            check_scales(what, values, expected, shape, spec.granularity, device)?;
+        }
+    }
+    Ok(())
 }
 
 /// Quantizes and packs in one pass: the code of each element, in `spec.bits` bits of memory.
@@ -115,25 +128,18 @@ fn check_zero_point(spec: &QuantSpec, given: bool) -> Result<(), KernelError> {
 /// - `scale`, `zero_point`: f32, a value for each scale of the granularity; zero points for unsigned codes only.
 ///
 /// # Errors
-/// Numbers of scales that do not fit, missing or superfluous zero points, different devices, other data types.
+/// Numbers of scales that do not fit, missing or superfluous zero points, different devices, other data types, more
+/// elements than the device can address.
 pub fn quantize_pack<const D: usize>(
     x: Tensor<D>, scale: Tensor<1>, zero_point: Option<Tensor<1>>, spec: QuantSpec,
 ) -> Result<PackedTensor, KernelError> {
-    let x = x.inner();
-    let layout = layout(&x.dims(), &spec);
-    if !matches!(x.dtype(), DType::F32 | DType::F16 | DType::BF16) {
-        let found = format!("{:?}", x.dtype());
-        return Err(KernelError::DataType { what: "tensor", found, expected: "F32, F16 or BF16" });
-    }
-    check_zero_point(&spec, zero_point.is_some())?;
-    let (scale, zero_point) = (scale.inner(), zero_point.map(Tensor::inner));
-    let expected = Expected { tensor: &x, granularity: spec.granularity, layout };
-    expected.check("scale", &scale)?;
-    if let Some(zero) = &zero_point {
-        expected.check("zero point", zero)?;
-    }
-    let shape = x.dims().to_vec();
-    let format = PackFormat { bits: spec.bits, layout, unsigned: zero_point.is_some() };
+    let (x, scale, zero_point) = (x.inner(), scale.inner(), zero_point.map(Tensor::inner));
+    let (shape, device) = (x.dims().to_vec(), x.device());
+    require_float("tensor", x.dtype())?;
+    addressable("tensor", &shape, &device)?;
+    check_format(&spec, &scale, zero_point.as_ref(), &shape, &device)?;
+    let format =
+        PackFormat { bits: spec.bits, layout: layout(&shape, &spec), unsigned: zero_point.is_some() };
     let zero = zero_point.clone().unwrap_or_else(|| scale.clone());
     let words = Dispatch::quantize_pack(
         x.into_dispatch(),
@@ -141,20 +147,44 @@ pub fn quantize_pack<const D: usize>(
         zero.into_dispatch(),
         format,
     );
-    Ok(PackedTensor { words: Tensor::from_dispatch(words), scale, zero_point, shape, spec })
+    Ok(PackedTensor {
+        words: Tensor::from_dispatch(words),
+        scale,
+        zero_point,
+        shape,
+        spec,
+        state: PhantomData,
+    })
 }
 
 /// Switches packed weights to `bits` bits by shifts: the second rounding, from packed codes to packed codes.
 ///
-/// `scale` is the scale `s_l` of the new width. Switch from the stored codes: switching twice is another rounding.
+/// `scale` is the scale `s_l` of the new width. Only stored codes are switched, since a second switch is another rounding:
+///
+/// ```compile_fail,E0308
+/// use burn::tensor::{Device, Tensor};
+/// use dr_kernels::{quantize_pack, switch};
+/// use dr_precision::{BitWidth, QuantSpec};
+///
+/// let device = Device::flex();
+/// let scale = Tensor::<1>::ones([2], &device);
+/// let weight = Tensor::<2>::from_data([[0.0, 1.0], [2.0, 3.0]], &device);
+/// let eight = quantize_pack(weight, scale.clone(), None, QuantSpec::weights(BitWidth::B8))?;
+/// let four = switch(&eight, BitWidth::B4, scale.clone())?;
+/// let two = switch(&four, BitWidth::B2, scale)?; // `PackedTensor<Narrowed>` instead of `PackedTensor<Stored>`
+/// # Ok::<(), dr_kernels::KernelError>(())
+/// ```
 ///
 /// # Errors
 /// A width above that of the codes, unsigned codes, or a number of scales that does not fit.
-pub fn switch(packed: &PackedTensor, bits: BitWidth, scale: Tensor<1>) -> Result<PackedTensor, KernelError> {
+pub fn switch(
+    packed: &PackedTensor, bits: BitWidth, scale: Tensor<1>,
+) -> Result<PackedTensor<Narrowed>, KernelError> {
     if packed.spec.signedness == Signedness::Unsigned {
         return Err(KernelError::SwitchUnsigned);
     }
-    let spec = packed.spec.switched(bits)?;
+    let (spec, scale) = (packed.spec.switched(bits)?, scale.inner());
+    check_format(&spec, &scale, None, &packed.shape, &packed.words.device())?;
     let words = match bits == packed.spec.bits {
         true => packed.words.clone(),
         false => {
@@ -163,14 +193,15 @@ pub fn switch(packed: &PackedTensor, bits: BitWidth, scale: Tensor<1>) -> Result
             Tensor::from_dispatch(Dispatch::switch_packed(words, elements, packed.spec.bits, bits))
         }
     };
-    PackedTensor::new(words, scale.inner(), None, &packed.shape, spec)
+    let shape = packed.shape.clone();
+    Ok(PackedTensor { words, scale, zero_point: None, shape, spec, state: PhantomData })
 }
 
 /// The values of packed codes: `s * q`, or `s * q + z` for unsigned ones, in f32.
 ///
 /// # Errors
 /// [`KernelError::Rank`] if `D` is not the rank of the tensor that was packed.
-pub fn dequantize<const D: usize>(packed: &PackedTensor) -> Result<Tensor<D>, KernelError> {
+pub fn dequantize<const D: usize>(packed: &PackedTensor<impl CodeState>) -> Result<Tensor<D>, KernelError> {
     let Ok(shape) = <[usize; D]>::try_from(packed.shape.as_slice()) else {
         return Err(KernelError::Rank { shape: packed.shape.clone(), rank: D });
     };

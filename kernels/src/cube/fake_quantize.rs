@@ -1,7 +1,7 @@
 //! Fake quantization, forward: one pass, some vectors for each unit.
 
 use super::code::{Rule, code_of};
-use super::launch::{empty_like, one_unit_each, vector_size};
+use super::launch::{empty_like, index, one_unit_each, vector_size};
 use super::runs::{Runs, runs};
 use crate::layout::ScaleLayout;
 use burn_cubecl::cubecl::{self, prelude::*};
@@ -58,7 +58,7 @@ pub(super) fn fake_quantize(inputs: [CubeTensor; 3], layout: &ScaleLayout, rule:
     forward_kernel::launch(
         &out.client, count, dim, lanes,
         x.into_buffer_arg(), first.into_buffer_arg(), second.into_buffer_arg(), out.clone().into_buffer_arg(),
-        runs(layout, lanes), vectors as u32, each, rule,
+        runs(layout, lanes), index(vectors), each, rule,
     );
     out
 }

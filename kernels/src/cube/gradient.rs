@@ -3,7 +3,7 @@
 //! each, and a second kernel adds up the parts. No atomics, so the same input gives the same bits.
 
 use super::code::{Rule, code_of};
-use super::launch::{cubes, empty, empty_like, summing_units, vector_size};
+use super::launch::{cubes, empty, empty_like, index, summing_units, vector_size};
 use super::reduce::sum_over_cube;
 use super::runs::{Runs, runs};
 use crate::{ScaleGradient, layout::ScaleLayout};
@@ -224,7 +224,7 @@ pub(super) fn backward(
         &client, count, dim, lanes,
         x.into_buffer_arg(), first.into_buffer_arg(), second.into_buffer_arg(), grad.into_buffer_arg(),
         dx.clone().into_buffer_arg(), sum_first.clone().into_buffer_arg(), sum_second.clone().into_buffer_arg(),
-        runs(layout, lanes), first_factors, (scales * parts) as u32, parts as u32, per_part as u32,
+        runs(layout, lanes), first_factors, index(scales * parts), index(parts), index(per_part),
         operation, units,
     );
     if parts > 1 {
@@ -235,7 +235,7 @@ pub(super) fn backward(
             &client, count, dim,
             sum_first.into_buffer_arg(), sum_second.into_buffer_arg(),
             dfirst.clone().into_buffer_arg(), dsecond.clone().into_buffer_arg(),
-            runs(layout, lanes), factors(), scales as u32, parts as u32, units,
+            runs(layout, lanes), factors(), index(scales), index(parts), units,
         );
     }
     (dx, dfirst, dsecond)

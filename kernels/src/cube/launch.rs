@@ -6,6 +6,14 @@ use burn::tensor::{DType, Shape};
 use burn_cubecl::cubecl::{calculate_cube_count_elemwise, client::Client, prelude::*};
 use burn_cubecl::tensor::CubeTensor;
 
+/// A size as kernels count.
+///
+/// # Panics
+/// If it does not fit, which the functions over tensors refuse before.
+pub(super) fn index(size: usize) -> u32 {
+    u32::try_from(size).expect("no larger than the functions over tensors let pass")
+}
+
 /// An uninitialised dense tensor on the device of `like`.
 pub(super) fn empty(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
     let (client, device, shape) = (like.client.clone(), like.device.clone(), shape.into());
@@ -27,6 +35,13 @@ pub(super) fn vector_size(tensor: &CubeTensor, layout: &ScaleLayout) -> usize {
             && (layout.group >= layout.cols || layout.group.is_multiple_of(*size))
     };
     tensor.client.io_optimized_vector_sizes(tensor.dtype.size()).find(divides).unwrap_or(1)
+}
+
+/// A tensor of these words on the device of `like`.
+pub(super) fn upload(like: &CubeTensor, words: &[u32]) -> CubeTensor {
+    let handle = like.client.create_from_slice(bytemuck::cast_slice(words));
+    let (client, device) = (like.client.clone(), like.device.clone());
+    CubeTensor::new_contiguous(client, device, [words.len()].into(), handle, DType::U32)
 }
 
 /// Cubes for one unit per item, as many or some more: the kernels check their position. They are spread over

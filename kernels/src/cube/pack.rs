@@ -3,7 +3,7 @@
 //! position in them is known when the kernel is compiled. The layout is in [`crate::layout`].
 
 use super::code::{Rule, code_of};
-use super::launch::{empty, one_unit_each, vector_size};
+use super::launch::{empty, index, one_unit_each, vector_size};
 use super::runs::{Runs, runs};
 use crate::burn_face::ops::PackFormat;
 use crate::layout::{self, BLOCK, Plane, packed_words};
@@ -45,9 +45,24 @@ fn mask(bits: BitWidth, n: usize) -> u32 {
     (1 << plane(bits, n).bits) - 1
 }
 
+/// Code `i` of packed codes of `blocks` blocks, not sign-extended.
+#[cube]
+pub(super) fn code_at(words: &[u32], blocks: u32, i: u32, #[comptime] bits: BitWidth) -> u32 {
+    let mut code = 0u32;
+    #[unroll]
+    for n in 0..comptime!(count_planes(bits)) {
+        let (size, offset) = comptime!((plane(bits, n).bits, plane(bits, n).offset));
+        let of_word = comptime!(32 / size);
+        let word = words[(blocks * offset + i / of_word) as usize];
+        code |=
+            ((word >> (i % of_word * size)) & comptime!(mask(bits, n))) << comptime!(plane(bits, n).shift);
+    }
+    code
+}
+
 /// Adds the lowest bits of `code` to a span, as code `i`. Its words start as zero.
 #[cube]
-fn put(
+pub(super) fn put(
     words: &mut Array<u32>, code: u32, #[comptime] i: usize, #[comptime] span: usize,
     #[comptime] bits: BitWidth,
 ) {
@@ -74,7 +89,7 @@ fn get(words: &Array<u32>, #[comptime] i: usize, #[comptime] span: usize, #[comp
 
 /// The signed code whose lowest bits `code` has.
 #[cube]
-fn sign_extend(code: u32, #[comptime] bits: BitWidth) -> i32 {
+pub(super) fn sign_extend(code: u32, #[comptime] bits: BitWidth) -> i32 {
     let unused = comptime!(32 - bits.bits());
     i32::reinterpret(code << unused) >> comptime!(unused as i32)
 }
@@ -99,7 +114,7 @@ fn read_span(
 
 /// Writes span `at`, of `blocks` blocks.
 #[cube]
-fn write_span(
+pub(super) fn write_span(
     written: &Array<u32>, words: &mut [u32], at: usize, blocks: usize, #[comptime] span: usize,
     #[comptime] bits: BitWidth,
 ) {
@@ -238,7 +253,7 @@ pub(super) fn quantize([x, scale, zero_point]: [CubeTensor; 3], format: PackForm
     quantize_kernel::launch(
         &out.client, count, dim, lanes,
         x.into_buffer_arg(), scale.into_buffer_arg(), zero_point.into_buffer_arg(), out.clone().into_buffer_arg(),
-        runs(&layout, lanes), (layout.elements() / lanes) as u32, blocks as u32, span, bits, unsigned, dtype,
+        runs(&layout, lanes), index(layout.elements() / lanes), index(blocks), span, bits, unsigned, dtype,
     );
     out
 }
@@ -255,7 +270,7 @@ pub(super) fn switch(words: CubeTensor, elements: usize, stored: BitWidth, activ
     #[rustfmt::skip]
     switch_kernel::launch(
         &out.client, count, dim,
-        words.into_buffer_arg(), out.clone().into_buffer_arg(), blocks as u32, span, stored, active,
+        words.into_buffer_arg(), out.clone().into_buffer_arg(), index(blocks), span, stored, active,
     );
     out
 }
@@ -272,7 +287,7 @@ pub(super) fn dequantize(inputs: [CubeTensor; 3], format: PackFormat) -> CubeTen
     dequantize_kernel::launch(
         &out.client, count, dim, lanes,
         words.into_buffer_arg(), scale.into_buffer_arg(), zero_point.into_buffer_arg(), out.clone().into_buffer_arg(),
-        runs(&layout, lanes), (elements / lanes) as u32, blocks as u32, span, bits, unsigned,
+        runs(&layout, lanes), index(elements / lanes), index(blocks), span, bits, unsigned,
     );
     out
 }

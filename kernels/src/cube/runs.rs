@@ -1,5 +1,6 @@
 //! [`ScaleLayout`] in a kernel.
 
+use super::launch::index;
 use crate::layout::ScaleLayout;
 use burn_cubecl::cubecl::{self, prelude::*};
 
@@ -32,15 +33,21 @@ pub(super) struct Runs {
 
 /// `layout` in vectors of `lanes` elements; `lanes` divides rows and runs.
 pub(super) fn runs(layout: &ScaleLayout, lanes: usize) -> RunsLaunch {
-    let [outer, rows, cols, group, per_row] =
-        [layout.outer, layout.rows, layout.cols / lanes, layout.group.div_ceil(lanes), layout.runs()]
-            .map(|count| u32::try_from(count).unwrap_or(u32::MAX)); // a group may be longer than any row
     let lookup = match layout.runs() {
         1 if layout.rows == 1 => Lookup::Single,
         1 if layout.outer == 1 => Lookup::Row,
         _ => Lookup::Any,
     };
-    RunsLaunch::new(outer, rows, cols, group, per_row, lookup)
+    // A group may be longer than any row.
+    let group = layout.group.min(layout.cols.max(1));
+    RunsLaunch {
+        outer: index(layout.outer),
+        rows: index(layout.rows),
+        cols: index(layout.cols / lanes),
+        group: index(group.div_ceil(lanes)),
+        per_row: index(layout.runs()),
+        lookup,
+    }
 }
 
 #[cube]

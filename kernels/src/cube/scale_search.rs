@@ -5,11 +5,12 @@
 //! `<e, e> - <e, q>^2 / <q, q>`.
 
 use super::code::{Rule, code_of, second_rounding};
-use super::launch::{cubes, empty, summing_units, vector_size};
+use super::launch::{cubes, empty, index, summing_units, vector_size};
 use super::reduce::sum_over_cube;
 use super::runs::{Runs, runs};
+use crate::cpu;
 use crate::layout::ScaleLayout;
-use crate::reference::{self, CANDIDATES, candidate};
+use crate::reference::{CANDIDATES, candidate};
 use burn::tensor::DType;
 use burn_cubecl::cubecl::{self, prelude::*};
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
@@ -116,7 +117,7 @@ pub(super) fn search(w: CubeTensor, layout: &ScaleLayout, widths: Vec<BitWidth>)
     let (w, scales) = (into_contiguous(w), layout.scales());
     let client = w.client.clone();
     if layout.elements() == 0 {
-        let values = reference::search_scales(&[], layout, &widths);
+        let values = cpu::search_scales(&[], layout, &widths);
         let handle = client.create_from_slice(bytemuck::cast_slice(&values));
         let shape = [values.len()].into();
         return CubeTensor::new_contiguous(client, w.device.clone(), shape, handle, DType::F32);
@@ -133,7 +134,7 @@ pub(super) fn search(w: CubeTensor, layout: &ScaleLayout, widths: Vec<BitWidth>)
     search_kernel::launch(
         &client, count, dim, lanes,
         w.into_buffer_arg(), multipliers, found.clone().into_buffer_arg(),
-        runs(layout, lanes), scales as u32, CANDIDATES, widths, units,
+        runs(layout, lanes), index(scales), CANDIDATES, widths, units,
     );
     found
 }

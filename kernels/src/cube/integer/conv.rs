@@ -5,6 +5,7 @@
 //! the products of a scale group in 32 bits and the scaled sums in f32, in order.
 
 use super::Quad4;
+use super::codes::Quantizer;
 use super::epilogue::{Epilogue, finish};
 use super::geometry::{Geometry, Places, Walk};
 use super::words::{BLOCK_QUADS, Quad, add_weights, corrected, dot_quad, operand, weight_quad};
@@ -87,7 +88,7 @@ fn set_to_zero<E: Numeric>(values: &mut Array<E>, #[comptime] count: usize) {
 #[allow(clippy::too_many_arguments)]
 pub(super) fn direct_kernel<N: Size, W: Size, M: Size>(
     codes: &[Vector<u32, N>], weight: &[Vector<u32, W>], table: &[u32], multiplier: &[f32], addend: &[f32],
-    residual: &[f32], quantizer: &[f32], out: &mut [Vector<u32, M>], geometry: Geometry,
+    residual: &[f32], out: &mut [Vector<u32, M>], geometry: Geometry, quantizer: Quantizer,
     #[comptime] tile: usize, #[comptime] plan: Plan,
 ) {
     // Rows first, so that neighbours share codes and write side by side.
@@ -138,7 +139,7 @@ pub(super) fn direct_kernel<N: Size, W: Size, M: Size>(
         &rows,
         addend,
         residual,
-        quantizer,
+        &quantizer,
         out,
         &geometry,
         tile,
@@ -172,7 +173,7 @@ fn fold(
 #[allow(clippy::too_many_arguments)]
 pub(super) fn finish_four<M: Size>(
     values: Vector<f32, Quad4>, position: u32, rows: &Rows, addend: &[f32], residual: &[f32],
-    quantizer: &[f32], out: &mut [Vector<u32, M>], geometry: &Geometry, #[comptime] epilogue: Epilogue,
+    quantizer: &Quantizer, out: &mut [Vector<u32, M>], geometry: &Geometry, #[comptime] epilogue: Epilogue,
 ) {
     if position < geometry.positions && rows.valid > 0 {
         finish(
@@ -195,7 +196,7 @@ pub(super) fn finish_four<M: Size>(
 #[allow(clippy::too_many_arguments)]
 fn finish_tile<M: Size>(
     values: &Array<f32>, first: u32, stride: u32, rows: &Rows, addend: &[f32], residual: &[f32],
-    quantizer: &[f32], out: &mut [Vector<u32, M>], geometry: &Geometry, #[comptime] tile: usize,
+    quantizer: &Quantizer, out: &mut [Vector<u32, M>], geometry: &Geometry, #[comptime] tile: usize,
     #[comptime] epilogue: Epilogue,
 ) {
     #[unroll]
@@ -305,7 +306,7 @@ fn load_quads<N: Size, W: Size>(
 #[allow(clippy::too_many_arguments)]
 pub(super) fn tiled_kernel<N: Size, W: Size, M: Size>(
     codes: &[Vector<u32, N>], weight: &[Vector<u32, W>], table: &[u32], multiplier: &[f32], addend: &[f32],
-    residual: &[f32], quantizer: &[f32], out: &mut [Vector<u32, M>], geometry: Geometry,
+    residual: &[f32], out: &mut [Vector<u32, M>], geometry: Geometry, quantizer: Quantizer,
     #[comptime] tile: Tile, #[comptime] plan: Plan,
 ) {
     let (units, depth, pitch) = comptime!((tile.all_units() as u32, Tile::DEPTH as u32, Tile::PITCH as u32));
@@ -445,7 +446,7 @@ pub(super) fn tiled_kernel<N: Size, W: Size, M: Size>(
         &rows,
         addend,
         residual,
-        quantizer,
+        &quantizer,
         out,
         &geometry,
         count,
@@ -475,7 +476,7 @@ impl Split {
 #[allow(clippy::too_many_arguments)]
 pub(super) fn split_kernel<N: Size, W: Size, M: Size>(
     codes: &[Vector<u32, N>], weight: &[Vector<u32, W>], table: &[u32], multiplier: &[f32], addend: &[f32],
-    residual: &[f32], quantizer: &[f32], out: &mut [Vector<u32, M>], geometry: Geometry,
+    residual: &[f32], out: &mut [Vector<u32, M>], geometry: Geometry, quantizer: Quantizer,
     #[comptime] split: Split, #[comptime] plan: Plan,
 ) {
     let (units, parts) = comptime!((split.units as u32, split.parts as u32));
@@ -559,7 +560,7 @@ pub(super) fn split_kernel<N: Size, W: Size, M: Size>(
             &rows,
             addend,
             residual,
-            quantizer,
+            &quantizer,
             out,
             &geometry,
             1usize,

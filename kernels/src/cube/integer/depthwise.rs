@@ -2,6 +2,7 @@
 //! has four channels, a word of codes, at some positions.
 
 use super::Quad4;
+use super::codes::Quantizer;
 use super::epilogue::{Epilogue, finish};
 use super::geometry::{Geometry, Places};
 use super::words::{BLOCK_QUADS, QUAD, byte, signed_byte, weight_quad};
@@ -14,7 +15,7 @@ use dr_precision::BitWidth;
 #[allow(clippy::too_many_arguments)]
 pub(super) fn depthwise_kernel<W: Size, M: Size>(
     codes: &[u32], weight: &[Vector<u32, W>], multiplier: &[f32], addend: &[f32], residual: &[f32],
-    quantizer: &[f32], out: &mut [Vector<u32, M>], geometry: Geometry, #[comptime] tile: usize,
+    out: &mut [Vector<u32, M>], geometry: Geometry, quantizer: Quantizer, #[comptime] tile: usize,
     #[comptime] bits: BitWidth, #[comptime] epilogue: Epilogue,
 ) {
     let words = geometry.pixel_words;
@@ -78,7 +79,7 @@ pub(super) fn depthwise_kernel<W: Size, M: Size>(
                     values.insert(lane, factor * f32::cast_from(sums[t * STEP + lane]));
                 }
             }
-            finish(values, position, output, valid, addend, residual, quantizer, out, &geometry, epilogue);
+            finish(values, position, output, valid, addend, residual, &quantizer, out, &geometry, epilogue);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What becomes of the sums, see [`crate::reference::epilogue`].
 
 use super::Quad4;
-use super::codes::code_word;
+use super::codes::{Quantizer, code_word};
 use super::geometry::Geometry;
 use crate::burn_face::ops::IntConvFormat;
 use crate::integer::{Activation, STEP, WeightLayout};
@@ -19,9 +19,10 @@ pub(super) struct Epilogue {
 }
 
 impl Epilogue {
-    pub(super) const fn new(format: &IntConvFormat, codes: Option<BitWidth>) -> Self {
-        let IntConvFormat { addend_by_position, residual, activation, .. } = *format;
-        Self { by_position: addend_by_position, residual, activation, codes }
+    /// That of a convolution with values or codes, not both.
+    pub(super) fn new(format: &IntConvFormat) -> Self {
+        let IntConvFormat { addend_by_position, residual, activation, codes, .. } = *format;
+        Self { by_position: addend_by_position, residual, activation, codes: codes.map(|to| to.bits) }
     }
 
     /// Values of a vector of results: four where all of four outputs exist and start at a multiple of four.
@@ -46,7 +47,7 @@ impl Epilogue {
 #[allow(clippy::too_many_arguments)]
 pub(super) fn finish<M: Size>(
     values: Vector<f32, Quad4>, position: u32, output: u32, valid: u32, addend: &[f32], residual: &[f32],
-    quantizer: &[f32], out: &mut [Vector<u32, M>], geometry: &Geometry, #[comptime] epilogue: Epilogue,
+    quantizer: &Quantizer, out: &mut [Vector<u32, M>], geometry: &Geometry, #[comptime] epilogue: Epilogue,
 ) {
     let lanes = M::value();
     let vectors = comptime!(lanes == STEP);

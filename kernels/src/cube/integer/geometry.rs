@@ -1,6 +1,7 @@
 //! Which codes an output position multiplies with which weights.
 
 use super::words::{BLOCK_QUADS, QUAD, Quad};
+use crate::cube::launch::index;
 use crate::integer::{IntConv2dShape, STEP, WeightLayout, padded_channels};
 use burn_cubecl::cubecl::{self, prelude::*};
 
@@ -40,7 +41,7 @@ pub(super) enum Order {
 impl Order {
     /// That of `shape`.
     pub(super) fn of(shape: &IntConv2dShape) -> Self {
-        let layout = &shape.weight();
+        let layout = shape.weight();
         let (taps, runs) = (layout.taps(), layout.scale_groups());
         if taps > 1 && runs > 1 {
             return Self::Table;
@@ -84,15 +85,13 @@ impl Order {
 pub(super) fn table(layout: &WeightLayout) -> Vec<u32> {
     let mut blocks = 0;
     let end = |group: usize| {
-        blocks += group as u32;
-        blocks
+        blocks += group;
+        index(blocks)
     };
     let mut table: Vec<u32> = layout.group_blocks().into_iter().map(end).collect();
     let taps = layout.taps();
     for step in layout.columns().chunks_exact(STEP) {
-        table.extend(
-            step[0].map_or([taps as u32, 0], |column| [(column % taps) as u32, (column / taps) as u32]),
-        );
+        table.extend(step[0].map_or([index(taps), 0], |column| [index(column % taps), index(column / taps)]));
     }
     table
 }
@@ -141,40 +140,37 @@ pub(super) struct Geometry {
 
 /// `shape` for a kernel.
 pub(super) fn geometry(shape: &IntConv2dShape) -> GeometryLaunch {
-    let layout = &shape.weight();
+    let layout = shape.weight();
     let channel_groups = if layout.is_depthwise() { 1 } else { layout.groups() };
     let scale_groups = layout.scale_groups();
     let per_tap = if scale_groups > 1 { layout.run() } else { layout.inputs() };
-    let sizes = [
-        shape.batch() * shape.positions(),
-        shape.positions(),
-        shape.output()[1],
-        shape.input()[0],
-        shape.input()[1],
-        shape.stride()[0],
-        shape.stride()[1],
-        shape.padding()[0],
-        shape.padding()[1],
-        shape.dilation()[0],
-        shape.dilation()[1],
-        layout.kernel()[1],
-        layout.taps(),
-        padded_channels(shape.channels()) / STEP,
-        layout.inputs(),
-        per_tap.div_ceil(STEP).max(1),
-        layout.run(),
-        scale_groups,
-        layout.group_blocks()[0],
-        layout.blocks(),
-        layout.blocks() * layout.rows(),
-        layout.outputs(),
-        layout.outputs() / channel_groups,
-        layout.rows() / channel_groups,
-        padded_channels(layout.outputs()) / STEP,
-    ];
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w, x, y] =
-        sizes.map(|size| size as u32); // nothing larger can be allocated
-    GeometryLaunch::new(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w, x, y)
+    GeometryLaunch {
+        positions: index(shape.batch() * shape.positions()),
+        image_positions: index(shape.positions()),
+        out_cols: index(shape.output()[1]),
+        in_rows: index(shape.input()[0]),
+        in_cols: index(shape.input()[1]),
+        stride_rows: index(shape.stride()[0]),
+        stride_cols: index(shape.stride()[1]),
+        padding_rows: index(shape.padding()[0]),
+        padding_cols: index(shape.padding()[1]),
+        dilation_rows: index(shape.dilation()[0]),
+        dilation_cols: index(shape.dilation()[1]),
+        kernel_cols: index(layout.kernel()[1]),
+        taps: index(layout.taps()),
+        pixel_words: index(padded_channels(shape.channels()) / STEP),
+        inputs: index(layout.inputs()),
+        tap_steps: index(per_tap.div_ceil(STEP).max(1)),
+        run: index(layout.run()),
+        scale_groups: index(scale_groups),
+        group_blocks: index(layout.group_blocks()[0]),
+        row_blocks: index(layout.blocks()),
+        blocks: index(layout.blocks() * layout.rows()),
+        outputs: index(layout.outputs()),
+        group_outputs: index(layout.outputs() / channel_groups),
+        group_rows: index(layout.rows() / channel_groups),
+        out_words: index(padded_channels(layout.outputs()) / STEP),
+    }
 }
 
 /// Where the kernel lies for some output positions: the first row of the image among those of all images, and row and

@@ -9,6 +9,7 @@
 //! for the next. What it needs of two positions lies in shared memory as it lies in registers: steps of both in turns.
 
 use super::Quad4;
+use super::codes::Quantizer;
 use super::conv::{Plan, finish_four, rows};
 use super::geometry::{Geometry, Places};
 use super::words::{BLOCK_QUADS, Quad, bytes_of, in_order, packed_quad, raw_quad, weight_quad};
@@ -183,7 +184,7 @@ fn load<N: Size, W: Size>(
 #[allow(clippy::too_many_arguments)]
 pub(super) fn mma_kernel<N: Size, W: Size, M: Size, S: Size>(
     codes: &[Vector<u32, N>], weight: &[Vector<u32, W>], table: &[u32], multiplier: &[f32], addend: &[f32],
-    residual: &[f32], quantizer: &[f32], out: &mut [Vector<u32, M>], geometry: Geometry,
+    residual: &[f32], out: &mut [Vector<u32, M>], geometry: Geometry, quantizer: Quantizer,
     #[comptime] scaled: bool, #[comptime] tile: MmaTile, #[comptime] plan: Plan,
 ) {
     let (units, depth) = comptime!((tile.units() as u32, DEPTH as u32));
@@ -423,7 +424,7 @@ pub(super) fn mma_kernel<N: Size, W: Size, M: Size, S: Size>(
                 + plane_y * comptime!((tile.positions * SHAPE[0]) as u32)
                 + comptime!((i / 2 * SHAPE[0] + i % 2 * 8) as u32)
                 + g;
-            finish_four(four, position, &rows, addend, residual, quantizer, out, &geometry, plan.epilogue);
+            finish_four(four, position, &rows, addend, residual, &quantizer, out, &geometry, plan.epilogue);
         }
     }
 }
@@ -459,7 +460,7 @@ impl MmaSplit {
 #[allow(clippy::too_many_arguments)]
 pub(super) fn mma_split_kernel<N: Size, W: Size, M: Size>(
     codes: &[Vector<u32, N>], weight: &[Vector<u32, W>], table: &[u32], multiplier: &[f32], addend: &[f32],
-    residual: &[f32], quantizer: &[f32], out: &mut [Vector<u32, M>], geometry: Geometry,
+    residual: &[f32], out: &mut [Vector<u32, M>], geometry: Geometry, quantizer: Quantizer,
     #[comptime] split: MmaSplit, #[comptime] plan: Plan,
 ) {
     let cube_rows = comptime!(split.cube_rows() as u32);
@@ -600,7 +601,7 @@ pub(super) fn mma_split_kernel<N: Size, W: Size, M: Size>(
             &rows,
             addend,
             residual,
-            quantizer,
+            &quantizer,
             out,
             &geometry,
             plan.epilogue,

@@ -11,6 +11,7 @@
 //! | `depthwise` | depthwise convolutions |
 //! | `epilogue` | from sums to results |
 //! | `codes` | from values to codes |
+//! | `prepare` | from packed weights to prepared ones, and back |
 //! | `weight_only` | float activations times packed weights |
 
 mod choice;
@@ -20,11 +21,12 @@ mod depthwise;
 mod epilogue;
 mod geometry;
 mod mma;
+mod prepare;
 mod tune;
 mod weight_only;
 mod words;
 
-use super::launch::{cubes, empty, one_unit_each};
+use super::launch::{cubes, empty, one_unit_each, upload};
 use super::pack;
 use crate::burn_face::ops::{CodesFormat, IntConvFormat, IntOps, WeightOnlyFormat};
 use crate::integer::{Dot, STEP, WeightLayout};
@@ -32,6 +34,7 @@ use burn::tensor::DType;
 use burn_cubecl::cubecl::{client::Client, prelude::*};
 use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
 use choice::{Way, choose};
+use codes::quantizer;
 use conv::{Plan, Split, Tile, direct_kernel, split_kernel, tiled_kernel};
 use depthwise::depthwise_kernel;
 use dr_precision::BitWidth;
@@ -47,46 +50,52 @@ type Quad4 = Const<4>;
 const DIRECT_POSITIONS: usize = 4;
 
 impl IntOps for CubeBackend {
-    fn quantize_codes(x: CubeTensor, quantizer: CubeTensor, format: CodesFormat) -> CubeTensor {
-        codes::quantize(x, quantizer, format)
+    fn quantize_codes(x: CubeTensor, format: CodesFormat) -> CubeTensor {
+        codes::quantize(x, format)
+    }
+
+    fn prepare_weight(words: CubeTensor, layout: WeightLayout) -> CubeTensor {
+        prepare::prepare(words, &layout)
     }
 
     fn switch_weight(words: CubeTensor, layout: WeightLayout, active: BitWidth) -> CubeTensor {
         pack::switch(words, layout.elements(), layout.bits(), active)
     }
 
+    fn weight_codes(words: CubeTensor, layout: WeightLayout) -> CubeTensor {
+        prepare::codes(words, &layout)
+    }
+
+    fn tap_sums(words: CubeTensor, scale: CubeTensor, layout: WeightLayout) -> CubeTensor {
+        prepare::tap_sums(words, scale, &layout)
+    }
+
     fn int_conv2d(
         codes: CubeTensor, weight: CubeTensor, multiplier: CubeTensor, addend: CubeTensor,
         residual: CubeTensor, format: IntConvFormat,
-    ) -> CubeTensor {
-        let quantizer = addend.clone(); // not read
-        let out = empty(&codes, [format.shape.results()], DType::F32);
-        convolve([codes, weight, multiplier, addend, residual, quantizer], &out, &format, None);
-        out
-    }
-
-    fn int_conv2d_codes(
-        codes: CubeTensor, weight: CubeTensor, multiplier: CubeTensor, addend: CubeTensor,
-        residual: CubeTensor, quantizer: CubeTensor, format: IntConvFormat, bits: BitWidth,
-    ) -> CubeTensor {
-        let layout = &format.shape.weight();
-        let whole_words = (layout.outputs() / layout.groups()).is_multiple_of(STEP);
-        if !layout.is_depthwise() && layout.groups() > 1 && !whole_words {
-            // The outputs of different groups of channels share words.
-            let x = Self::int_conv2d(codes, weight, multiplier, addend, residual, format);
-            return codes::quantize(x, quantizer, results_as_codes(&format, bits));
-        }
-        let out = empty(&codes, [format.code_words()], DType::U32);
-        convolve([codes, weight, multiplier, addend, residual, quantizer], &out, &format, Some(bits));
-        out
-    }
-
-    fn int_conv2d_with_codes(
-        codes: CubeTensor, weight: CubeTensor, multiplier: CubeTensor, addend: CubeTensor,
-        residual: CubeTensor, quantizer: CubeTensor, format: IntConvFormat, bits: BitWidth,
     ) -> (CubeTensor, CubeTensor) {
-        let x = Self::int_conv2d(codes, weight, multiplier, addend, residual, format);
-        (x.clone(), codes::quantize(x, quantizer, results_as_codes(&format, bits)))
+        let layout = format.shape.weight();
+        // The outputs of different groups of channels may share words.
+        let groups = if layout.is_depthwise() { 1 } else { layout.groups() };
+        let whole_words = groups == 1 || (layout.outputs() / groups).is_multiple_of(STEP);
+        let inputs = [codes, weight, multiplier, addend, residual];
+        match format.codes {
+            Some(_) if !format.values && whole_words => {
+                let out = empty(&inputs[0], [format.code_words()], DType::U32);
+                let none = empty(&out, [0], DType::F32);
+                convolve(inputs, &out, format);
+                (none, out)
+            }
+            to => {
+                let out = empty(&inputs[0], [format.shape.results()], DType::F32);
+                convolve(inputs, &out, IntConvFormat { codes: None, ..format });
+                let codes = match to {
+                    Some(to) => codes::quantize(out.clone(), format.as_codes(to)),
+                    None => empty(&out, [0], DType::U32),
+                };
+                (if format.values { out } else { empty(&out, [0], DType::F32) }, codes)
+            }
+        }
     }
 
     fn weight_only(
@@ -96,41 +105,24 @@ impl IntOps for CubeBackend {
     }
 }
 
-/// What is to be quantized after a convolution.
-fn results_as_codes(format: &IntConvFormat, bits: BitWidth) -> CodesFormat {
-    let shape = &format.shape;
-    let (images, channels) = (shape.batch(), shape.weight().outputs());
-    CodesFormat { images, channels, positions: shape.positions(), channels_last: true, bits }
-}
-
-/// A convolution to be done: `[codes, weight, multiplier, addend, residual, quantizer]` to `out`, as codes of `bits` bits if
-/// there are any.
+/// A convolution to be done: `[codes, weight, multiplier, addend, residual]` to `out`, as codes if the format has any.
 #[derive(Clone)]
 struct Job {
-    inputs: [CubeTensor; 6],
+    inputs: [CubeTensor; 5],
     table: CubeTensor,
     out: CubeTensor,
     format: IntConvFormat,
-    bits: Option<BitWidth>,
 }
 
-/// Does the convolution of a [`Job`].
-fn convolve(inputs: [CubeTensor; 6], out: &CubeTensor, format: &IntConvFormat, bits: Option<BitWidth>) {
+/// Does the convolution of a [`Job`], whose result is not empty.
+fn convolve(inputs: [CubeTensor; 5], out: &CubeTensor, format: IntConvFormat) {
     let (client, shape) = (&out.client, &format.shape);
-    if shape.results() == 0 {
-        return;
-    }
     let inputs = inputs.map(into_contiguous);
     let table = match Order::of(shape) {
-        Order::Table => {
-            let table = table(&shape.weight());
-            let handle = client.create_from_slice(bytemuck::cast_slice(&table));
-            let (device, shape) = (out.device.clone(), [table.len()].into());
-            CubeTensor::new_contiguous(client.clone(), device, shape, handle, DType::U32)
-        }
+        Order::Table => upload(out, &table(shape.weight())),
         _ => inputs[1].clone(), // not read
     };
-    let job = Job { inputs, table, out: out.clone(), format: *format, bits };
+    let job = Job { inputs, table, out: out.clone(), format };
     if shape.weight().is_depthwise() {
         return job.depthwise();
     }
@@ -150,16 +142,15 @@ macro_rules! launch {
         $job:ident, $kernel:ident, $dot:expr, $counts:expr, [$($how:expr),+],
         $weight_lanes:expr $(, $shared_lanes:expr)?
     ) => {{
-        let Job { inputs: [codes, weight, multiplier, addend, residual, quantizer], table, out, format, bits } =
-            $job.clone();
-        let (shape, epilogue, (count, dim)) = (&format.shape, Epilogue::new(&format, bits), $counts);
-        let (layout, walk) = (&shape.weight(), Walk::of(shape));
+        let Job { inputs: [codes, weight, multiplier, addend, residual], table, out, format } = $job.clone();
+        let (shape, epilogue, (count, dim)) = (&format.shape, Epilogue::new(&format), $counts);
+        let (layout, walk) = (shape.weight(), Walk::of(shape));
         let plan = Plan { bits: layout.bits(), dot: $dot, walk, epilogue };
         $kernel::launch(
             &out.client, count, dim, walk.order.lanes(), $weight_lanes, epilogue.lanes(layout), $($shared_lanes,)?
             codes.into_buffer_arg(), weight.into_buffer_arg(), table.into_buffer_arg(),
             multiplier.into_buffer_arg(), addend.into_buffer_arg(), residual.into_buffer_arg(),
-            quantizer.into_buffer_arg(), out.clone().into_buffer_arg(), geometry(shape), $($how,)+ plan,
+            out.clone().into_buffer_arg(), geometry(shape), quantizer(format.codes), $($how,)+ plan,
         );
     }};
 }
@@ -220,17 +211,15 @@ impl Job {
     fn depthwise(self) {
         let units = self.positions().div_ceil(DIRECT_POSITIONS) * self.layout().outputs().div_ceil(STEP);
         let (count, dim) = one_unit_each(self.client(), units);
-        let Self {
-            inputs: [codes, weight, multiplier, addend, residual, quantizer], out, format, bits, ..
-        } = self;
-        let (shape, epilogue) = (&format.shape, Epilogue::new(&format, bits));
+        let Self { inputs: [codes, weight, multiplier, addend, residual], out, format, .. } = self;
+        let (shape, epilogue) = (&format.shape, Epilogue::new(&format));
         let layout = shape.weight();
         #[rustfmt::skip]
         depthwise_kernel::launch(
             &out.client, count, dim, weight_lanes(layout.bits()), epilogue.lanes(layout),
             codes.into_buffer_arg(), weight.into_buffer_arg(), multiplier.into_buffer_arg(),
-            addend.into_buffer_arg(), residual.into_buffer_arg(), quantizer.into_buffer_arg(),
-            out.clone().into_buffer_arg(), geometry(shape), DIRECT_POSITIONS, layout.bits(), epilogue,
+            addend.into_buffer_arg(), residual.into_buffer_arg(), out.clone().into_buffer_arg(),
+            geometry(shape), quantizer(format.codes), DIRECT_POSITIONS, layout.bits(), epilogue,
         );
     }
 }

@@ -33,7 +33,7 @@ fn key(job: &Job) -> Key {
         layout.groups(),
         layout.blocks(),
         layout.bits().bits(),
-        job.bits.map_or(0, |bits| bits.bits()),
+        job.format.codes.map_or(0, |to| to.bits.bits()),
         layout.scale_groups() > 1,
         Walk::of(&job.format.shape).straight,
     )

@@ -2,7 +2,7 @@
 
 use super::words::{BLOCK_QUADS, QUAD, Quad, row_quads, signed_byte, weight_lanes, weight_quad};
 use crate::burn_face::ops::WeightOnlyFormat;
-use crate::cube::launch::{cubes, empty, summing_units};
+use crate::cube::launch::{cubes, empty, index, summing_units};
 use crate::cube::pack::readable;
 use crate::cube::reduce::sum_over_cube;
 use crate::integer::STEP;
@@ -128,15 +128,15 @@ pub(super) fn weight_only([x, weight, scale]: [CubeTensor; 3], format: WeightOnl
     let lanes = if layout.inputs() > 0 && divides(4) { 4 } else { 1 };
     let (quads, tile) = (row_quads(&layout), rows.min(TILE));
     let units = summing_units(&out.client, quads).min(64);
-    let sizes = SizesLaunch::new(
-        rows as u32,
-        layout.inputs() as u32,
-        layout.outputs() as u32,
-        layout.run() as u32,
-        (layout.group_blocks()[0] * BLOCK_QUADS) as u32,
-        quads as u32,
-        (layout.blocks() * layout.rows()) as u32,
-    );
+    let sizes = SizesLaunch {
+        rows: index(rows),
+        inputs: index(layout.inputs()),
+        outputs: index(layout.outputs()),
+        run: index(layout.run()),
+        group_quads: index(layout.group_blocks()[0] * BLOCK_QUADS),
+        row_quads: index(quads),
+        blocks: index(layout.blocks() * layout.rows()),
+    };
     let (count, dim) = cubes(&out.client, rows.div_ceil(tile) * layout.outputs().div_ceil(STEP), units);
     let dtype = dtype_to_storage_type(x.dtype);
     #[rustfmt::skip]
