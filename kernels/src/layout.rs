@@ -215,7 +215,10 @@ mod tests {
     fn packed_codes_are_those_of_the_reference_and_come_back() {
         for bits in BitWidth::ALL {
             let count = 1usize << bits.bits();
-            let codes: Vec<i8> = (0..count * 3 + 5).map(|i| (i % count) as i32 + bits.signed_min()).map(|code| code as i8).collect();
+            let codes: Vec<i8> = (0..count * 3 + 5)
+                .map(|i| (i % count) as i32 + bits.signed_min())
+                .map(|code| code as i8)
+                .collect();
             let words = pack(&codes, bits).unwrap();
             let wide: Vec<i32> = codes.iter().map(|&code| code.into()).collect();
             assert_eq!(words, reference::pack(&wide, bits));

@@ -78,10 +78,10 @@ fn a_run_leaves_a_report_and_a_model() {
     assert_eq!(phases, ["float", "joint"]);
     assert!(fs::read_to_string(program.at("run/report.svg")).expect("a picture").starts_with("<svg"));
 
-    let artifact = Artifact::load(&program.at("run/model.safetensors")).expect("an artifact");
+    let artifact = Artifact::open(&program.at("run/model.safetensors")).expect("an artifact");
     assert_eq!(artifact.description.kind, ArtifactKind::MultiPrecision);
     assert_eq!(artifact.description.precisions, PrecisionSet::default());
-    let float = Artifact::load(&program.at("run/float.safetensors")).expect("an artifact");
+    let float = Artifact::open(&program.at("run/float.safetensors")).expect("an artifact");
     assert_eq!(float.description.kind, ArtifactKind::Float);
 }
 
@@ -161,7 +161,7 @@ fn an_export_computes_what_the_model_does() {
         ]);
         assert!(written.starts_with(&format!("wrote {file}: packed {precision}, ")), "{written}");
         assert_eq!(eval(&program, &[&file])["precisions"][0], report["precisions"][i], "{precision}");
-        let artifact = Artifact::load(&program.at(&file)).expect("an artifact");
+        let artifact = Artifact::open(&program.at(&file)).expect("an artifact");
         assert_eq!(
             artifact.description.kind,
             ArtifactKind::Packed(precision.parse::<Precision>().expect("one"))

@@ -62,7 +62,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn measure_run(run: &Path) -> Result<Vec<Point>, Box<dyn Error>> {
     let device = Device::flex();
-    let artifact = Artifact::load(&run.join("model.safetensors"))?;
+    let artifact = Artifact::open(&run.join("model.safetensors"))?;
     let traces: Traces = serde_json::from_slice(&std::fs::read(run.join("traces.json"))?)?;
     let description = &artifact.description;
     let train = data::load(&description.images(description.dataset, None), None)?.train;

@@ -125,7 +125,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let path = folder.join("model.safetensors");
     Artifact::of(&joint.model, description)?.save(&path)?;
-    let artifact = Artifact::load(&path)?;
+    let artifact = Artifact::open(&path)?;
     let formats = formats(&artifact);
     let [fake, integers] = [Engine::Fake, Engine::Integer]
         .map(|engine| measure(&artifact, &formats, &data.test, engine, &device));

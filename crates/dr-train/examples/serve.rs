@@ -12,8 +12,9 @@
 
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use dr_precision::Precision;
+use dr_runtime::Arithmetic;
+use dr_runtime::tensors::Network;
 use dr_train::artifact::{Artifact, InputShape};
-use dr_train::runtime_stub::{Arithmetic, Network};
 use rand::SeedableRng;
 use std::error::Error;
 use std::path::Path;
@@ -78,7 +79,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let model = arguments.next().ok_or("usage: serve MODEL.safetensors [BUDGET in ms]")?;
     let budget: Option<f64> = arguments.next().map(|text| text.parse()).transpose()?;
 
-    let artifact = Artifact::load(Path::new(&model))?;
+    let artifact = Artifact::open(Path::new(&model))?;
     let device = Device::flex();
     let quantization = artifact.description.quantization();
     let precisions = quantization.ok_or("a float model: expected a quantized one")?.precisions;

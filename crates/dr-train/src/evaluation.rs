@@ -1,6 +1,6 @@
 //! What a saved model scores.
 
-use crate::artifact::{Artifact, ArtifactError, ArtifactKind, InputShape};
+use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, InputShape, SavedModel};
 use crate::config::{Engine, TaskKind};
 use crate::data::{Batch, ImageLoader, ImageSet, Input, Labelled, SceneLoader, SceneSet, Target};
 use crate::detection::{BoxTargets, DecodeOptions, Found, Positions, decode};
@@ -8,13 +8,14 @@ use crate::generation::{ChoiceScore, GenerationError, score_choices};
 use crate::metrics::{Confusion, Detection, Rect, Truth, mean_ap};
 use crate::nn::{Pass, Value};
 use crate::report::{Measured, NumberFormat};
-use crate::runtime_stub::{Arithmetic, Network, RuntimeError};
 use crate::text::{Choices, TextError, TextLoader, Tokenizer};
 use crate::training::{Score, score};
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Int, Tensor};
 use dr_precision::{Precision, PrecisionSet};
+use dr_runtime::tensors::Network;
+use dr_runtime::{Arithmetic, RuntimeError};
 use std::cell::RefCell;
 use std::sync::Arc;
 use thiserror::Error;
@@ -69,6 +70,9 @@ pub enum EvaluationError {
     /// The text or the tokenizer.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// The tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] dr_runtime::text::TextError),
     /// The network cannot compute with integers.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -149,7 +153,8 @@ pub fn measure_text(
 ) -> Result<Vec<Measured>, EvaluationError> {
     let [vocabulary, context] = language(artifact)?;
     if let Some(&token) = tokens.iter().max().filter(|&&token| token as usize >= vocabulary) {
-        return Err(TextError::Vocabulary { found: token as usize + 1, expected: vocabulary }.into());
+        let found = token as usize + 1;
+        return Err(dr_runtime::text::TextError::Vocabulary { found, expected: vocabulary }.into());
     }
     let length = length.min(context);
     let batch = text_batch(vocabulary, length);
@@ -196,9 +201,9 @@ pub(crate) fn networks(
             return Ok(passes.into_iter().map(forward).collect());
         }
         Engine::Integer => Arithmetic::Integer,
-        Engine::WeightOnly if artifact.description.task == TaskKind::Language => Arithmetic::WeightOnly,
+        Engine::WeightOnly if artifact.description.task()? == TaskKind::Language => Arithmetic::WeightOnly,
         Engine::WeightOnly => {
-            return Err(EvaluationError::Engine { engine, task: artifact.description.task });
+            return Err(EvaluationError::Engine { engine, task: artifact.description.task()? });
         }
     };
     let networks = runtime_networks(artifact, formats, arithmetic, device)?.into_iter();

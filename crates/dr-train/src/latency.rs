@@ -1,12 +1,13 @@
 //! How long a saved model takes for a batch of inputs, in integers and in floats.
 
-use crate::artifact::{Artifact, Description};
+use crate::artifact::{Artifact, Described, Description, SavedModel};
 use crate::config::TaskKind;
 use crate::evaluation::{EvaluationError, check_batch, formats, runtime_networks};
 use crate::nn::{Pass, Value};
 use crate::report::{NumberFormat, aligned};
-use crate::runtime_stub::{Arithmetic, Network, RuntimeError};
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use dr_runtime::tensors::Network;
+use dr_runtime::{Arithmetic, RuntimeError};
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 use std::time::Instant;
@@ -100,9 +101,9 @@ pub fn latency(
 
 /// Images of the model's size, or texts as long as its context.
 pub(crate) fn random_input(artifact: &Artifact, batch: usize, device: &Device) -> Value {
-    let Description { input, classes, seed, task, .. } = artifact.description;
+    let Description { input, classes, seed, .. } = artifact.description;
     let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(seed);
-    if task == TaskKind::Language {
+    if artifact.description.check_task(TaskKind::Language).is_ok() {
         let tokens: Vec<i32> =
             (0..batch * input.width).map(|_| rng.random_range(0..classes as i32)).collect();
         return Tensor::<2, Int>::from_data(TensorData::new(tokens, [batch, input.width]), device).into();

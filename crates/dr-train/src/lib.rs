@@ -17,7 +17,6 @@ pub mod models;
 pub mod nn;
 pub mod onnx;
 pub mod report;
-pub mod runtime_stub;
 pub mod samples;
 pub mod text;
 pub mod training;

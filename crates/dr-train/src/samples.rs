@@ -1,14 +1,14 @@
 //! Images with what a model makes of them, to check other runtimes by.
 
-use crate::artifact::{Artifact, TensorEntry, TensorValues};
+use crate::artifact::{Artifact, Described, TensorEntry, TensorValues};
 use crate::data::{ImageBatch, ImageLoader, ImageSet};
 use crate::evaluation::{EVAL_BATCH, EvaluationError, check_images, runtime_networks};
 use crate::files::write_atomically;
 use crate::report::NumberFormat;
-use crate::runtime_stub::Arithmetic;
 use crate::values::values;
 use burn::data::dataloader::DataLoader;
 use burn::tensor::Device;
+use dr_runtime::Arithmetic;
 use safetensors::{SafeTensorError, SafeTensors};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -156,7 +156,7 @@ fn logits(path: &Path, expected: Option<&[usize]>) -> Result<(Vec<usize>, Vec<f3
     let entry = read(path, LOGITS)?;
     let fits = expected.map_or(entry.shape.len() == 2, |expected| entry.shape == expected);
     match (&entry.data, fits) {
-        (TensorValues::F32(values), true) => Ok((entry.shape.clone(), values.clone())),
+        (TensorValues::F32(values), true) => Ok((entry.shape.clone(), values.to_vec())),
         (data, _) => {
             let expected = expected.map_or("[images, classes]".into(), |shape| format!("{shape:?}"));
             Err(SamplesError::Tensor {

@@ -42,7 +42,7 @@ fn what_is_saved_is_loaded() {
     let path = folder.path().join("model.safetensors");
     fs::write(&path, "an older file").unwrap();
     artifact().save(&path).unwrap();
-    let loaded = Artifact::load(&path).unwrap();
+    let loaded = Artifact::open(&path).unwrap();
     assert_eq!(loaded.description.checksum.len(), 64);
     assert_eq!(unsealed(loaded.clone()), artifact());
     assert_eq!(loaded.payload_bytes(), 6 + 8 + 8);
@@ -112,15 +112,15 @@ fn what_is_no_network_takes_no_memory() {
 #[test]
 fn foreign_files_are_named() {
     let folder = tempfile::tempdir().unwrap();
-    let error = Artifact::load(folder.path()).unwrap_err().to_string();
+    let error = Artifact::open(folder.path()).unwrap_err().to_string();
     assert!(error.ends_with("not a file: expected a .safetensors file"), "{error}");
     let missing = folder.path().join("no.safetensors");
-    let error = Artifact::load(&missing).unwrap_err().to_string();
+    let error = Artifact::open(&missing).unwrap_err().to_string();
     assert!(error.starts_with(&format!("`{}`: cannot be read", missing.display())), "{error}");
 
     let picture = folder.path().join("picture.png");
     fs::write(&picture, b"\x89PNG\r\n\x1a\n and so on").unwrap();
-    assert!(Artifact::load(&picture).unwrap_err().to_string().contains("not a safetensors file"));
+    assert!(Artifact::open(&picture).unwrap_err().to_string().contains("not a safetensors file"));
     for short in [&b""[..], b"1234567", &[0; 8], &[0xff; 64]] {
         assert!(error_of(short).starts_with("not a safetensors file"));
     }

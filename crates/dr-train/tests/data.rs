@@ -487,7 +487,7 @@ fn leaving_an_epoch_early_does_not_hang() {
 #[test]
 fn normalised_images_have_mean_0_and_deviation_1() {
     let splits = load(DatasetKind::Digits, None, None, 1).unwrap();
-    assert!(splits.normalization.fits(splits.train.shape));
+    assert!(splits.normalization.fits(splits.train.shape.channels));
     let loader = ImageLoader::evaluation(Arc::new(splits.train), splits.normalization, 64, Device::flex());
     let pixels: Vec<f64> = epoch(&loader).into_iter().flat_map(|(pixels, _)| pixels).map(f64::from).collect();
     let mean = pixels.iter().sum::<f64>() / pixels.len() as f64;
@@ -496,7 +496,7 @@ fn normalised_images_have_mean_0_and_deviation_1() {
     // One value only: nothing to divide by.
     let black =
         Images::new(vec![51; 8], vec![0, 0], ImageShape { channels: 2, height: 1, width: 2 }, 1).unwrap();
-    let black = Normalization::of(&black);
+    let black = black.normalization();
     assert_eq!((black.mean, black.std), (vec![0.2; 2], vec![1.0; 2]));
 }
 

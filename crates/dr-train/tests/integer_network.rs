@@ -3,13 +3,14 @@
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use dr_precision::{Precision, PrecisionSet};
+use dr_runtime::Arithmetic;
+use dr_runtime::tensors::Network;
 use dr_train::artifact::{Artifact, ArtifactKind, Description, InputShape};
 use dr_train::config::{BatchNormKind, DatasetKind, ModelKind};
 use dr_train::latency::{LatencyOptions, PrecisionLatency, latency};
 use dr_train::models::ConvNetConfig;
 use dr_train::nn::{Model, Pass, QuantConfig};
 use dr_train::report::NumberFormat;
-use dr_train::runtime_stub::{Arithmetic, Network};
 use rand::SeedableRng;
 
 const CLASSES: usize = 10;

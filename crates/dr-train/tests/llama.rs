@@ -2,11 +2,12 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use dr_precision::{BitWidth, PrecisionSet};
+use dr_runtime::Arithmetic;
+use dr_runtime::tensors::{Cache, Network};
 use dr_train::artifact::{Artifact, ArtifactKind, Description};
 use dr_train::generation::{FakeReader, GenerationError, Reader, Sampling, generate, score_choices};
 use dr_train::models::LlamaConfig;
 use dr_train::nn::{Model, Pass, QuantConfig, TensorCache};
-use dr_train::runtime_stub::{Arithmetic, Cache, Network};
 use dr_train::text::{Choices, Tokenizer, load_choices};
 use dr_train::weights::load_hugging_face;
 use safetensors::SafeTensors;

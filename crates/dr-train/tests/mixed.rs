@@ -3,12 +3,13 @@
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use dr_precision::{Precision, PrecisionPlan, PrecisionSet};
+use dr_runtime::Arithmetic;
+use dr_runtime::tensors::Network;
 use dr_train::artifact::{Artifact, ArtifactKind, Description, InputShape};
 use dr_train::config::{DatasetKind, MixedNorm, ModelKind, Sampling, Widths};
 use dr_train::mixed::{Hasb, LayerTrace, choices};
 use dr_train::models::ConvNetConfig;
 use dr_train::nn::{Assignment, Model, Pass, QuantConfig, Value, finish, subnet};
-use dr_train::runtime_stub::{Arithmetic, Network};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use std::collections::HashMap;

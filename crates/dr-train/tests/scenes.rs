@@ -3,6 +3,8 @@
 use burn::data::dataloader::DataLoader;
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use dr_precision::PrecisionSet;
+use dr_runtime::Arithmetic;
+use dr_runtime::tensors::Network;
 use dr_train::artifact::{Artifact, ArtifactKind, Description, InputShape};
 use dr_train::config::{DatasetKind, Engine, ModelKind, TaskKind};
 use dr_train::data::scenes::{SceneConfig, Sprite, write_scenes};
@@ -11,7 +13,6 @@ use dr_train::detection::{BoxTargets, DecodeOptions, Positions, decode};
 use dr_train::evaluation::{measure_boxes, measure_pixels};
 use dr_train::models::DenseConfig;
 use dr_train::nn::{Model, Pass, QuantConfig};
-use dr_train::runtime_stub::{Arithmetic, Network};
 use rand::SeedableRng;
 use std::path::Path;
 use std::sync::Arc;

@@ -43,6 +43,23 @@ pub struct Normalization {
     pub std: Vec<f32>,
 }
 
+impl Normalization {
+    /// That of ImageNet's training images, as trained networks for photographs expect it.
+    #[must_use]
+    pub fn imagenet() -> Self {
+        Self { mean: vec![0.485, 0.456, 0.406], std: vec![0.229, 0.224, 0.225] }
+    }
+
+    /// Whether images of so many channels can be normalised by it: one finite mean and one positive deviation a channel.
+    #[must_use]
+    pub fn fits(&self, channels: usize) -> bool {
+        self.mean.len() == channels
+            && self.std.len() == channels
+            && self.mean.iter().all(|mean| mean.is_finite())
+            && self.std.iter().all(|&std| std.is_finite() && std > 0.0)
+    }
+}
+
 /// What the tensors of an artifact are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -233,7 +250,10 @@ impl Description {
     }
 
     /// Whether the parts fit together.
-    pub(crate) fn check(&self) -> Result<(), ArtifactError> {
+    ///
+    /// # Errors
+    /// The first that does not.
+    pub fn check(&self) -> Result<(), ArtifactError> {
         if !(FIRST_VERSION..=FORMAT_VERSION).contains(&self.format_version) {
             return Err(ArtifactError::Version(self.format_version));
         }

@@ -131,7 +131,7 @@ impl Network {
         let (output, times) = match input {
             Value::Images(images) => {
                 let (shape, data) = (images.dims(), images.inner().into_data());
-                let data = if data.dtype == DType::F32 { data } else { data.convert::<f32>() };
+                let data = if data.dtype() == DType::F32 { data } else { data.convert::<f32>() };
                 run(Input::Images { values: slice(&data)?, shape })?
             }
             Value::Tokens(tokens) => {

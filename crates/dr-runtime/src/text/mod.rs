@@ -4,6 +4,7 @@ mod tokenizer;
 
 pub use tokenizer::{TextStream, Tokenizer};
 
+use crate::RuntimeError;
 use chacha20::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
@@ -122,35 +123,50 @@ impl Speed {
     }
 }
 
-/// What goes on with a text: a network with its cache.
+/// What texts come from: a language model with what it keeps of a text so far.
 pub trait Reader {
+    /// Keys and values of earlier tokens.
+    type Cache: Default;
+
     /// What can go wrong.
-    type Error: From<TextError>;
+    type Error;
 
-    /// The most positions of a text.
-    fn context(&self) -> usize;
-
-    /// How many tokens there are.
-    fn vocabulary(&self) -> usize;
-
-    /// Reads the next tokens of the text, and gives the logits of what comes after them.
+    /// The logits of what follows the tokens, which follow those that `cache` has.
     ///
     /// # Errors
-    /// What the network says.
-    fn read(&mut self, tokens: &[u32]) -> Result<Vec<f32>, Self::Error>;
+    /// Tokens that the model does not take.
+    fn read(&self, tokens: &[u32], cache: &mut Self::Cache) -> Result<Vec<f32>, Self::Error>;
+}
+
+impl Reader for crate::Network {
+    type Cache = crate::Cache;
+    type Error = RuntimeError;
+
+    fn read(&self, tokens: &[u32], cache: &mut Self::Cache) -> Result<Vec<f32>, RuntimeError> {
+        Self::read(self, tokens, cache)
+    }
+}
+
+#[cfg(feature = "burn")]
+impl Reader for crate::tensors::Network {
+    type Cache = crate::tensors::Cache;
+    type Error = RuntimeError;
+
+    fn read(&self, tokens: &[u32], cache: &mut Self::Cache) -> Result<Vec<f32>, RuntimeError> {
+        Self::read(self, tokens, cache)
+    }
 }
 
 /// Goes on with a text until there are `count` new tokens, one that ends it, or no room left in the context. Each new token is
 /// given to `each` with its number, before the next is computed: it may switch the model to another precision, and it ends the text by
-/// `false`.
+/// `false`. The model knows `vocabulary` tokens and looks at `context` positions.
 ///
 /// # Errors
-/// A prompt without tokens or longer than the context, tokens that the model does not have, what the reader and `each` say.
-pub fn generate<R: Reader>(
-    reader: &mut R, prompt: &[u32], count: usize, sampling: &Sampling,
-    mut each: impl FnMut(&mut R, usize, u32) -> Result<bool, R::Error>,
-) -> Result<Speed, R::Error> {
-    let (context, vocabulary) = (reader.context(), reader.vocabulary());
+/// A prompt without tokens or longer than the context, tokens that the model does not have, what the model and `each` say.
+pub fn generate<R: Reader, E: From<TextError> + From<R::Error>>(
+    model: &mut R, [vocabulary, context]: [usize; 2], prompt: &[u32], count: usize, sampling: &Sampling,
+    mut each: impl FnMut(&mut R, usize, u32) -> Result<bool, E>,
+) -> Result<Speed, E> {
     if prompt.is_empty() {
         return Err(TextError::EmptyPrompt.into());
     }
@@ -159,19 +175,20 @@ pub fn generate<R: Reader>(
     }
     check_tokens(prompt, vocabulary)?;
     let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
+    let mut cache = R::Cache::default();
     let mut speed = Speed { prompt_tokens: prompt.len(), ..Speed::default() };
     let mut elapsed = Duration::ZERO;
     let mut new = prompt.to_vec();
     for number in 0..count.min(context - prompt.len()) {
         let started = Instant::now();
-        let token = sampling.choose(&reader.read(&new)?, &mut rng);
+        let token = sampling.choose(&model.read(&new, &mut cache)?, &mut rng);
         elapsed += started.elapsed();
         if number == 0 {
             speed.prompt_seconds = elapsed.as_secs_f64();
         } else {
             (speed.tokens, speed.seconds) = (number, elapsed.as_secs_f64() - speed.prompt_seconds);
         }
-        if !each(reader, number, token)? {
+        if !each(model, number, token)? {
             break;
         }
         new = vec![token];

@@ -148,11 +148,13 @@ impl Described for Description {
     }
 
     fn llama(&self) -> Result<LlamaConfig, ArtifactError> {
-        let language = self.language.as_ref().ok_or_else(|| ArtifactError::UnknownModel(self.model.clone()))?;
+        let language =
+            self.language.as_ref().ok_or_else(|| ArtifactError::UnknownModel(self.model.clone()))?;
         let wrong = |error: &dyn std::fmt::Display| ArtifactError::Description(error.to_string());
         let config: LlamaConfig = serde_json::from_value(language.clone()).map_err(|error| wrong(&error))?;
         config.check().map_err(|error| wrong(&error))?;
-        if (self.width, self.input.width, self.classes) != (config.hidden, config.context, config.vocabulary) {
+        if (self.width, self.input.width, self.classes) != (config.hidden, config.context, config.vocabulary)
+        {
             return Err(wrong(&format_args!("a {} of other sizes than its language model", self.model)));
         }
         Ok(config)
@@ -162,9 +164,13 @@ impl Described for Description {
         let (width, channels, classes) = (self.width, self.input.channels, self.classes);
         let (device, seed, task) = (Device::flex(), self.seed, self.task()?);
         let conv_net = || {
-            Ok::<_, ArtifactError>(ConvNetConfig { width, ..ConvNetConfig::new(self.network()?, channels, classes) })
+            Ok::<_, ArtifactError>(ConvNetConfig {
+                width,
+                ..ConvNetConfig::new(self.network()?, channels, classes)
+            })
         };
-        let dense = || Ok::<_, ArtifactError>(DenseConfig { kind: self.network()?, width, channels, classes });
+        let dense =
+            || Ok::<_, ArtifactError>(DenseConfig { kind: self.network()?, width, channels, classes });
         // No memory is taken for a network that cannot be in the file.
         let elements = match task {
             TaskKind::Classify => conv_net()?.largest_weight(),

@@ -9,5 +9,5 @@ pub use dr_runtime::file::{
     Artifact, ArtifactError, ArtifactKind, Description, FORMAT_VERSION, InputShape, MAX_HEADER_BYTES,
     METADATA_KEY, TOKENIZER, TensorEntry, TensorValues, Values,
 };
-pub(crate) use network::parameter_shapes;
 pub use network::SavedModel;
+pub(crate) use network::parameter_shapes;

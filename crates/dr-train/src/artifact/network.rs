@@ -8,7 +8,7 @@ use crate::files::write_atomically;
 use crate::nn::{Assignment, LayerSpec, Model, Pass, QuantConfig, Value, subnet};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use dr_kernels::{PackedTensor, dequantize, layout, quantize_pack, switch};
+use dr_kernels::{CodeState, PackedTensor, dequantize, layout, quantize_pack, switch};
 use dr_precision::{Precision, PrecisionPlan, PrecisionSet};
 use dr_runtime::graph::{self, Embedding, Graph};
 use std::collections::{BTreeMap, BTreeSet};
@@ -90,7 +90,8 @@ impl SavedModel for Artifact {
             for Quantized { name, spec, shape } in quantized_layers(model.graph(), &config) {
                 let words = words(&stored_codes(&tensors, &name, &spec)?)?;
                 let elements = shape.iter().product();
-                let codes = layout::unpack(&words, elements, spec.weights[0]).map_err(ArtifactError::network)?;
+                let codes =
+                    layout::unpack(&words, elements, spec.weights[0]).map_err(ArtifactError::network)?;
                 tensors.insert(weight_name(&name), TensorEntry::i8(shape, codes));
             }
         }
@@ -258,7 +259,9 @@ fn packed(
 }
 
 /// A layer's scales of one width.
-fn scales(artifact: &Artifact, layer: &str, position: usize, count: usize) -> Result<Tensor<1>, ArtifactError> {
+fn scales(
+    artifact: &Artifact, layer: &str, position: usize, count: usize,
+) -> Result<Tensor<1>, ArtifactError> {
     let scales = artifact.f32(&format!("{layer}.quantizers.weight_scales.{position}"), &[count])?;
     Ok(Tensor::from_data(TensorData::from(scales), &Device::flex()))
 }
@@ -275,9 +278,7 @@ fn stored(artifact: &Artifact, layer: &Quantized) -> Result<PackedTensor, Artifa
             let elements = shape.iter().product();
             artifact.u32(&name, &[dr_kernels::layout::packed_words(elements, bits)])?.to_vec()
         }
-        _ => {
-            layout::pack(artifact.i8(&name, shape)?, bits).map_err(ArtifactError::network)?
-        }
+        _ => layout::pack(artifact.i8(&name, shape)?, bits).map_err(ArtifactError::network)?,
     };
     let device = Device::flex();
     let words = Tensor::<1, Int>::from_data(TensorData::from(words.as_slice()), (&device, DType::U32));
@@ -368,16 +369,16 @@ fn stored_codes(
     let (_, scale) = find(format!("{layer}.quantizers.weight_scales.0"))?;
     let device = Device::flex();
     let rows = shape[0];
-    let weight = Tensor::<1>::from_data(TensorData::from(weight.as_slice()), &device);
+    let weight = Tensor::<1>::from_data(TensorData::from(&weight[..]), &device);
     let weight = weight.reshape([rows as i32, -1]);
-    let scale = Tensor::from_data(TensorData::from(scale.as_slice()), &device);
+    let scale = Tensor::from_data(TensorData::from(&scale[..]), &device);
     let packed = quantize_pack::<2>(weight, scale.clone(), None, spec.format(spec.weights[0]))
         .map_err(ArtifactError::network)?;
     PackedTensor::new(packed.words().clone(), scale, None, &shape, *packed.spec())
         .map_err(ArtifactError::network)
 }
 
-fn words(packed: &PackedTensor) -> Result<Vec<u32>, ArtifactError> {
+fn words<C: CodeState>(packed: &PackedTensor<C>) -> Result<Vec<u32>, ArtifactError> {
     packed.words().clone().into_data().try_into_vec().map_err(ArtifactError::network)
 }
 

@@ -2,10 +2,11 @@
 
 use super::devices::Devices;
 use super::kinds::{
-    Baseline, BatchNormKind, Batches, ComputeKind, DatasetKind, DeviceKind, Distill, ForwardKind, MixedNorm,
-    ModelKind, OptimizerKind, Sampling, TaskKind, Widths,
+    Baseline, Batches, ComputeKind, DatasetKind, DeviceKind, Distill, ForwardKind, ModelKind, OptimizerKind,
+    Sampling, TaskKind, Widths,
 };
 use super::text;
+use super::{BatchNormKind, MixedNorm};
 use dr_kernels::ScaleGradient;
 use dr_precision::{BitWidth, Precision, PrecisionSet};
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,7 @@
 //! [`ImageLoader`]: batches of normalised images, prepared on a thread of their own.
 
 use super::decode::decode;
+use super::normalization::tables;
 use super::{
     Augmentation, Epochs, ImageBatch, ImageFiles, ImageSet, Images, Normalization, TrainingLoader, random,
 };
@@ -77,7 +78,7 @@ impl ImageLoader {
         device: Device,
     ) -> Self {
         let shape = images.shape();
-        assert!(normalization.fits(shape), "{normalization:?} is not for {shape:?}");
+        assert!(normalization.fits(shape.channels), "{normalization:?} is not for {shape:?}");
         Self { images, normalization, augmentation, epochs, device }
     }
 
@@ -93,7 +94,7 @@ impl ImageLoader {
             images: self.images.clone(),
             range: self.epochs.range(),
             ends: self.epochs.batch_ends(),
-            tables: self.normalization.tables(),
+            tables: tables(&self.normalization),
             training: self.epochs.training().zip(self.augmentation),
             epoch,
         }

@@ -111,7 +111,7 @@ pub fn load(source: &DataSource, limit_train: Option<usize>) -> Result<Splits, D
     };
     let train = limited(dataset, train, limit_train)?;
     let normalization = match &train {
-        ImageSet::Memory(images) => Normalization::of(images),
+        ImageSet::Memory(images) => images.normalization(),
         ImageSet::Files(_) => Normalization::imagenet(),
     };
     Ok(Splits { normalization, train, valid, test })

@@ -2,6 +2,7 @@
 
 use super::coco::{Coco, CocoError, Object};
 use super::decode::stretched;
+use super::normalization::tables;
 use super::{Batch, Epochs, ImageShape, Images, Items, Loader, Normalization, Target};
 use crate::metrics::Rect;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -171,7 +172,7 @@ impl SceneSet {
     #[must_use]
     pub fn normalization(&self) -> Normalization {
         let labels = vec![0; self.len()];
-        Normalization::of(&Images { pixels: self.pixels.clone(), labels, shape: self.shape(), classes: 1 })
+        Images { pixels: self.pixels.clone(), labels, shape: self.shape(), classes: 1 }.normalization()
     }
 
     /// The pixels of an image, `[rows, columns, 3]`.
@@ -259,9 +260,9 @@ impl<T: SceneTarget> SceneLoader<T> {
         set: Arc<SceneSet>, normalization: &Normalization, around: T::Around, batch_size: usize,
         seed: Option<u64>, device: Device,
     ) -> Self {
-        assert!(normalization.fits(set.shape()), "{normalization:?} is not for {:?}", set.shape());
+        assert!(normalization.fits(set.shape().channels), "{normalization:?} is not for {:?}", set.shape());
         let epochs = Epochs::new(set.len(), batch_size, seed).in_pairs();
-        Self::of(Scenes { set, tables: normalization.tables(), around }, epochs, device)
+        Self::of(Scenes { set, tables: tables(normalization), around }, epochs, device)
     }
 }
 

@@ -28,6 +28,9 @@ pub enum RunError {
     /// The text or the tokenizer.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// The tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] dr_runtime::text::TextError),
     /// The device.
     #[error(transparent)]
     Device(#[from] DeviceError),

@@ -2,7 +2,7 @@
 
 use super::error::RunError;
 use super::task::{Evaluation, Part, Task};
-use crate::artifact::{Artifact, Description};
+use crate::artifact::{Artifact, Described, Description};
 use crate::config::{Engine, TrainConfig};
 use crate::data::{self, Augmentation, DataSource, ImageLoader, ImageSet, Normalization, Splits};
 use crate::evaluation::{EVAL_BATCH, EvaluationError, check_images, measure};

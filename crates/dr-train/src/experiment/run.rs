@@ -3,7 +3,7 @@
 use super::error::RunError;
 use super::settings::{check_task, passes, quantization};
 use super::task::{Part, Task};
-use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description};
+use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, Description, SavedModel};
 use crate::config::{
     Baseline, Batches, DeviceKind, Devices, Distill, ForwardKind, MixedNorm, TaskKind, TrainConfig,
 };
@@ -195,7 +195,7 @@ impl<T: Task> Experiment<T> {
         if !self.options.resume || !path.is_file() {
             return Ok(None);
         }
-        let artifact = Artifact::load(&path)?;
+        let artifact = Artifact::open(&path)?;
         self.task.check(&artifact)?;
         let Description { kind, model, .. } = &artifact.description;
         let (found, expected) =

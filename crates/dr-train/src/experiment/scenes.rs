@@ -2,7 +2,7 @@
 
 use super::error::RunError;
 use super::task::{Evaluation, Part, Task};
-use crate::artifact::{Artifact, Description};
+use crate::artifact::{Artifact, Described, Description, SavedModel};
 use crate::config::{Engine, TaskKind, TrainConfig};
 use crate::data::{Normalization, SceneLoader, SceneSet, SceneTarget};
 use crate::detection::{BoxTargets, Positions};
@@ -155,7 +155,7 @@ impl<T: SceneGoal> Task for SceneTask<T> {
     fn description(&self, config: &TrainConfig) -> Description {
         let (input, classes) = (self.parts[0].shape().into(), self.network.classes);
         Description {
-            task: T::TASK,
+            task: T::TASK.to_string(),
             normalization: self.normalization.clone(),
             ..Description::new(config.dataset, config.model, input, classes, config.precisions.clone())
         }

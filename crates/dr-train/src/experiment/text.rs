@@ -2,7 +2,7 @@
 
 use super::error::RunError;
 use super::task::{Evaluation, Part, Task};
-use crate::artifact::{Artifact, Description, TOKENIZER, TensorEntry};
+use crate::artifact::{Artifact, Described, Description, SavedModel, TOKENIZER, TensorEntry};
 use crate::config::{Engine, TrainConfig};
 use crate::evaluation::{EvaluationError, check_tokens, measure_text, text_batch};
 use crate::models::LlamaConfig;
@@ -80,7 +80,7 @@ impl Task for TextTask {
     }
 
     fn description(&self, config: &TrainConfig) -> Description {
-        Description::language(self.network.clone(), config.precisions.clone())
+        Description::of_language(&self.network, config.precisions.clone())
     }
 
     fn attachments(&self) -> Vec<(String, TensorEntry)> {

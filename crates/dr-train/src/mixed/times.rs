@@ -1,13 +1,14 @@
 //! [`LayerTimes`]: how long each layer takes in integers, at each of its precisions.
 
 use super::{Candidates, SearchPlanError};
-use crate::artifact::Artifact;
+use crate::artifact::{Artifact, Described, SavedModel};
 use crate::evaluation::{EvaluationError, check_batch};
 use crate::latency::{LatencyOptions, MOST_PIXELS, WARM_UP, median, milliseconds, random_input};
 use crate::nn::Value;
-use crate::runtime_stub::{Arithmetic, Network};
 use burn::tensor::Device;
 use dr_precision::{Precision, PrecisionPlan};
+use dr_runtime::Arithmetic;
+use dr_runtime::tensors::Network;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The median times of the layers of a network, and of what a pass takes besides.

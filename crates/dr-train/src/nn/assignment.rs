@@ -3,6 +3,7 @@
 use super::{Model, NamedLayer};
 use burn::module::ParamId;
 use dr_precision::{BitWidth, Precision, PrecisionPlan};
+use dr_runtime::file::ArtifactError;
 use std::collections::HashMap;
 use thiserror::Error;
 
@@ -93,5 +94,11 @@ impl Assignment {
 impl FromIterator<(ParamId, Precision)> for Assignment {
     fn from_iter<T: IntoIterator<Item = (ParamId, Precision)>>(layers: T) -> Self {
         Self { layers: layers.into_iter().collect() }
+    }
+}
+
+impl From<AssignmentError> for ArtifactError {
+    fn from(error: AssignmentError) -> Self {
+        Self::Plan(error.to_string())
     }
 }

@@ -1,7 +1,7 @@
 //! [`Model`]: a graph with its parameters, on Burn tensors.
 
 use super::executor::{Embedding, Executor, Network, Table};
-use super::tensors::{Tensors, Value};
+use super::tensors::{Tensors, Value, rows};
 use super::tracer::{TraceError, Tracer};
 use super::{
     Layer, LayerSpec, Observer, Pass, PrecisionNorm, PrecisionNormConfig, QuantConfig, QuantConv2d,
@@ -123,7 +123,7 @@ impl Model {
     /// # Panics
     /// Inputs of another kind or size, a precision that it was not quantized for, and results that are no rows.
     pub fn forward(&self, input: impl Into<Value>, pass: &Pass) -> Tensor<2> {
-        self.run(&mut Tensors::new(pass), input.into()).rows()
+        rows(self.run(&mut Tensors::new(pass), input.into()))
     }
 
     /// The result that an executor gives.

@@ -14,12 +14,13 @@
 mod graph;
 mod proto;
 
-use crate::artifact::Description;
+use crate::artifact::{Described, Description, SavedModel};
 use crate::config::TaskKind;
-use crate::runtime_stub::{LayerParts, Network};
 use dr_kernels::integer::CodeQuantizer;
 use dr_precision::BitWidth;
+use dr_runtime::LayerParts;
 use dr_runtime::graph::{Activation, Graph, Kind, LayerKind, Node, Op};
+use dr_runtime::tensors::Network;
 use graph::{Attribute, GraphBuilder};
 use prost::Message;
 use proto::{DataType, ModelProto, OperatorSetIdProto, StringStringEntryProto};
@@ -92,6 +93,9 @@ pub enum OnnxError {
     /// Operations that are not written.
     #[error("operations without a counterpart in ONNX files: {0}: expected those of networks for images")]
     Operations(String),
+    /// A layer that is not in integers on this computer's processor.
+    #[error("layer `{0}` is not in integers on the processor: expected a network loaded so")]
+    Layer(String),
     /// Scales for groups of inputs.
     #[error("layer `{0}` has scales for groups of inputs: expected one for each output in ONNX")]
     Groups(String),
@@ -108,7 +112,7 @@ pub fn export(network: &Network, description: &Description, opset: Opset) -> Res
     let mut writer = Writer { onnx: GraphBuilder::default(), opset, network, graph, sizes, weights: vec![] };
     writer.network()?;
     let name = format!("{} {}", description.model, network.precision());
-    let rows = if description.task == TaskKind::Classify { "batch" } else { "positions" };
+    let rows = if description.check_task(TaskKind::Classify).is_ok() { "batch" } else { "positions" };
     let images = (INPUT, "batch", &[input.channels, input.height, input.width][..]);
     let logits = (OUTPUT, rows, &[graph.outputs().unwrap_or(description.classes)][..]);
     let graph = writer.onnx.finish(&name, images, logits);
@@ -261,7 +265,8 @@ impl Writer<'_> {
     /// A layer of `x`, which is the node's input; gives the name of its result.
     fn layer(&mut self, node: usize, layer: usize, x: &str) -> Result<String, OnnxError> {
         let of = &self.graph.layers()[layer];
-        let LayerParts { bits, codes, scale, shift, input } = self.network.layer(layer);
+        let parts = self.network.layer(layer).ok_or_else(|| OnnxError::Layer(of.name.clone()))?;
+        let LayerParts { bits, codes, scale, shift, input } = parts;
         let outputs = of.kind.outputs();
         if scale.len() != outputs {
             return Err(OnnxError::Groups(of.name.clone()));
@@ -347,9 +352,9 @@ mod tests {
     use crate::config::{DatasetKind, ModelKind};
     use crate::models::ConvNetConfig;
     use crate::nn::Model;
-    use crate::runtime_stub::Arithmetic;
     use burn::tensor::{Device, Distribution, Tensor};
     use dr_precision::PrecisionSet;
+    use dr_runtime::Arithmetic;
     use proto::GraphProto;
     use std::collections::HashSet;
 

@@ -35,17 +35,9 @@ pub enum TextError {
         /// How many there must be.
         expected: usize,
     },
-    /// No tokenizer, or one that cannot be made.
-    #[error("tokenizer: {0}")]
-    Tokenizer(String),
-    /// A tokenizer of another model.
-    #[error("the tokenizer has {found} tokens: the model expects at most {expected}")]
-    Vocabulary {
-        /// Of the tokenizer.
-        found: usize,
-        /// Of the model.
-        expected: usize,
-    },
+    /// The tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] dr_runtime::text::TextError),
     /// A line that is no question.
     #[error("`{}`, line {line}: {reason}", path.display())]
     Choices {

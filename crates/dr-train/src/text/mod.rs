@@ -3,12 +3,11 @@
 mod choices;
 mod error;
 mod loader;
-mod tokenizer;
 
 pub use choices::{Choices, load_choices};
+pub use dr_runtime::text::{TextStream, Tokenizer};
 pub use error::TextError;
 pub use loader::{Pieces, TextLoader};
-pub use tokenizer::{TextStream, Tokenizer};
 
 use flate2::read::GzDecoder;
 use std::io::Read;

@@ -2,7 +2,9 @@
 
 use super::state_dict::{StateDictError, read_safetensors};
 use super::{Problem, WeightsError};
-use crate::artifact::{Artifact, ArtifactError, Description, TOKENIZER, TensorEntry, parameter_shapes};
+use crate::artifact::{
+    Artifact, ArtifactError, Described, Description, SavedModel, TOKENIZER, TensorEntry, parameter_shapes,
+};
 use crate::models::LlamaConfig;
 use crate::nn::Model;
 use crate::text::Tokenizer;
@@ -73,7 +75,10 @@ pub fn load_hugging_face(dir: &Path, precisions: PrecisionSet) -> Result<Artifac
     tensors
         .extend(tokenizer.map(|tokenizer| (TOKENIZER.into(), TensorEntry::bytes(tokenizer.json().to_vec()))));
     let graph = Some(network.graph().clone());
-    Ok(Artifact { description: Description { graph, ..Description::language(config, precisions) }, tensors })
+    Ok(Artifact {
+        description: Description { graph, ..Description::of_language(&config, precisions) },
+        tensors,
+    })
 }
 
 /// How many times more elements than the files have are still compared one by one.

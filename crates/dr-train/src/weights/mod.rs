@@ -7,7 +7,9 @@ mod state_dict;
 pub use hugging_face::load_hugging_face;
 pub use state_dict::{StateDict, StateDictError};
 
-use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description, TensorEntry};
+use crate::artifact::{
+    Artifact, ArtifactError, ArtifactKind, Described, Description, SavedModel, TensorEntry,
+};
 use crate::models::{ConvNetConfig, LlamaConfigError};
 use crate::nn::Model;
 use crate::text::TextError;
@@ -74,6 +76,9 @@ pub enum WeightsError {
     /// The tokenizer.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// The tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] dr_runtime::text::TextError),
     /// The model.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),

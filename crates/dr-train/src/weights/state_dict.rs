@@ -1,6 +1,6 @@
 //! [`StateDict`]: named tensors from a safetensors file or from one that PyTorch saved.
 
-use crate::artifact::TensorEntry;
+use crate::artifact::{Described, SavedModel, TensorEntry};
 use half::{bf16, f16};
 use pytorch_reader::{PytorchError, PytorchReader};
 use safetensors::{SafeTensorError, SafeTensors};

@@ -1,7 +1,7 @@
 //! `dr-train draw`.
 
 use super::print;
-use crate::artifact::{Artifact, ArtifactError};
+use crate::artifact::{Artifact, Described, SavedModel};
 use crate::cli::{CommandError, DrawArgs};
 use crate::config::{Engine, TaskKind};
 use crate::data::{Labelled, SceneLoader, SceneSet};
@@ -25,12 +25,11 @@ const FACTOR: usize = 2;
 /// # Errors
 /// A model that cannot be read or does not say where things are, scenes that do not fit it, a file that cannot be written.
 pub fn draw(args: &DrawArgs) -> Result<(), CommandError> {
-    let artifact = Artifact::load(&args.model)?;
+    let artifact = Artifact::open(&args.model)?;
     let description = &artifact.description;
-    let task = description.task;
+    let task = description.task()?;
     if !matches!(task, TaskKind::Segment | TaskKind::Detect) {
-        let error = ArtifactError::Task { found: task, expected: TaskKind::Segment };
-        return Err(error.in_file(&args.model).into());
+        description.check_task(TaskKind::Segment).map_err(|error| error.in_file(&args.model))?;
     }
     let (device, _) = device::open(args.device)?;
     let dir = args.data_dir.as_deref().ok_or(RunError::NoScenes)?;

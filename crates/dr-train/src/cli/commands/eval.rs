@@ -1,7 +1,7 @@
 //! `dr-train eval`.
 
 use super::{load_model, print, with_plan};
-use crate::artifact::Artifact;
+use crate::artifact::{Artifact, Described};
 use crate::cli::{CommandError, EvalArgs};
 use crate::config::TaskKind;
 use crate::data::{self, SceneSet};
@@ -24,7 +24,7 @@ use std::time::Instant;
 pub fn eval(args: &EvalArgs) -> Result<(), CommandError> {
     let started = Instant::now();
     let mut artifact = load_model(&args.model)?;
-    let task = artifact.description.task;
+    let task = artifact.description.task()?;
     if args.text.is_some() || args.questions.is_some() {
         artifact.description.check_task(TaskKind::Language).map_err(|error| error.in_file(&args.model))?;
     }
@@ -42,7 +42,7 @@ pub fn eval(args: &EvalArgs) -> Result<(), CommandError> {
     let description = &artifact.description;
     let mut report = Report {
         task,
-        dataset: args.dataset.unwrap_or(description.dataset),
+        dataset: args.dataset.map_or_else(|| description.dataset(), Ok)?,
         model: description.model.clone(),
         seed: description.seed,
         device: device_kind.to_string(),
@@ -86,7 +86,7 @@ impl Asked<'_> {
     fn images(&self) -> Result<Answer, CommandError> {
         let Self { args, artifact, formats, device } = *self;
         let description = &artifact.description;
-        let dataset = args.dataset.unwrap_or(description.dataset);
+        let dataset = args.dataset.map_or_else(|| description.dataset(), Ok)?;
         let test = data::load_test(&description.images(dataset, args.data_dir.as_deref()))?;
         let measured = measure(artifact, formats, &test, args.engine, device);
         Ok((measured.map_err(|error| self.about(&error))?, [test.len(), test.skipped().len()]))
@@ -98,7 +98,7 @@ impl Asked<'_> {
         let input = artifact.description.input;
         let [.., test] = SceneSet::load(dir, [input.height, input.width])?;
         let test = Arc::new(test);
-        let measured = match artifact.description.task {
+        let measured = match artifact.description.task()? {
             TaskKind::Detect => measure_boxes(artifact, formats, &test, args.engine, device),
             _ => measure_pixels(artifact, formats, &test, args.engine, device),
         };

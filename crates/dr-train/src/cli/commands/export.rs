@@ -1,16 +1,16 @@
 //! `dr-train export`.
 
 use super::{print, save, with_plan};
-use crate::artifact::{Artifact, ArtifactKind};
+use crate::artifact::{Artifact, ArtifactKind, Described, SavedModel};
 use crate::cli::{CommandError, ExportArgs};
 use crate::data;
 use crate::evaluation::{formats, runtime_networks};
 use crate::files::write_atomically;
 use crate::onnx;
 use crate::report::thousands;
-use crate::runtime_stub::Arithmetic;
 use crate::samples::Samples;
 use burn::tensor::Device;
+use dr_runtime::Arithmetic;
 use std::path::Path;
 
 /// Saves a model at one precision, or with one for each layer, as an artifact or as ONNX; and samples to check it by.
@@ -18,7 +18,7 @@ use std::path::Path;
 /// # Errors
 /// If the model cannot be read, or does not have the precisions, or the result cannot be written.
 pub fn export(args: &ExportArgs) -> Result<(), CommandError> {
-    let (device, artifact) = (Device::flex(), Artifact::load(&args.model)?);
+    let (device, artifact) = (Device::flex(), Artifact::open(&args.model)?);
     let data_dir = args.data_dir.as_deref();
     let packed = match (&args.plan, args.precision) {
         (Some(plan), _) => with_plan(&artifact, &args.model, plan, args.dataset, data_dir, &device)?,
@@ -42,7 +42,7 @@ pub fn export(args: &ExportArgs) -> Result<(), CommandError> {
         }
     }
     if let Some(path) = &args.samples {
-        let dataset = args.dataset.unwrap_or(description.dataset);
+        let dataset = args.dataset.map_or_else(|| description.dataset(), Ok)?;
         let test = data::load_test(&description.images(dataset, data_dir))?;
         let test = test.range(0..args.images.min(test.len()));
         for format in formats(&packed) {

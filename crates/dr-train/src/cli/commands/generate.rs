@@ -1,17 +1,20 @@
 //! `dr-train generate`.
 
 use super::{load_model, print};
-use crate::artifact::{Artifact, ArtifactError, ArtifactKind};
+use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, SavedModel};
 use crate::cli::{CommandError, GenerateArgs};
 use crate::config::{Engine, TaskKind};
 use crate::device;
 use crate::evaluation::language;
-use crate::generation::{FakeReader, Reader, Sampling, Speed, generate as go_on};
+use crate::generation::FakeReader;
 use crate::nn::Pass;
-use crate::runtime_stub::{Arithmetic, Network};
 use crate::text::Tokenizer;
 use burn::tensor::Device;
 use dr_precision::Precision;
+use dr_runtime::Arithmetic;
+use dr_runtime::RuntimeError;
+use dr_runtime::tensors::Network;
+use dr_runtime::text::{Reader, Sampling, Speed, generate as go_on};
 use std::io::Write;
 
 /// Goes on with a text, which is printed as it comes. How fast it was goes to the standard error.
@@ -97,7 +100,7 @@ impl Text<'_> {
         })
     }
 
-    fn run<R: Reader>(
+    fn run<R: Reader<Error = RuntimeError>>(
         self, reader: &mut R, switch: impl Fn(&mut R, Precision) -> Result<(), CommandError>,
     ) -> Result<Speed, CommandError> {
         let Self { args, tokenizer, prompt, artifact } = self;

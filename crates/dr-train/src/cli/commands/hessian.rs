@@ -2,7 +2,7 @@
 
 use super::print;
 use super::taught::{Batches, Source};
-use crate::artifact::Artifact;
+use crate::artifact::{Artifact, Described, SavedModel};
 use crate::cli::{CommandError, HessianArgs};
 use crate::data::{Batch, Input, Target};
 use crate::device;
@@ -23,7 +23,7 @@ pub fn hessian(args: &HessianArgs) -> Result<(), CommandError> {
     let options =
         HessianOptions { tolerance: args.tolerance, max_samples: args.max_samples, seed: args.seed };
     options.check()?;
-    let artifact = Artifact::load(&args.model)?;
+    let artifact = Artifact::open(&args.model)?;
     let name = args.model.display().to_string();
     let (device, device_kind) = device::open(args.device)?;
     let source = Source {
@@ -37,7 +37,7 @@ pub fn hessian(args: &HessianArgs) -> Result<(), CommandError> {
     let (traces, count) = estimate(&source, args.batch_size, &options)?;
     let report = HessianReport {
         model: name.clone(),
-        dataset: args.dataset.unwrap_or(artifact.description.dataset),
+        dataset: args.dataset.map_or_else(|| artifact.description.dataset(), Ok)?,
         images: count,
         batch_size: args.batch_size.min(count),
         seed: args.seed,

@@ -1,7 +1,7 @@
 //! `dr-train import`.
 
 use super::save;
-use crate::artifact::{Description, InputShape};
+use crate::artifact::{Described, Description, InputShape};
 use crate::cli::{CommandError, ImportArgs};
 use crate::config::{DatasetKind, ModelKind};
 use crate::data::Normalization;

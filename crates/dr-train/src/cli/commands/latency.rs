@@ -1,7 +1,7 @@
 //! `dr-train latency`.
 
 use super::print;
-use crate::artifact::Artifact;
+use crate::artifact::{Artifact, Described, SavedModel};
 use crate::cli::{CommandError, LatencyArgs};
 use crate::device;
 use crate::latency::{LatencyOptions, latency as measure};
@@ -14,7 +14,7 @@ use burn::tensor::Device;
 /// # Errors
 /// If the model cannot be read or is a float one, or the device or so many threads cannot be had.
 pub fn latency(args: &LatencyArgs) -> Result<(), CommandError> {
-    let mut artifact = Artifact::load(&args.model)?;
+    let mut artifact = Artifact::open(&args.model)?;
     if let Some(plan) = &args.plan {
         // The time does not depend on BatchNorm statistics: no images.
         let plan = PlanFile::load(plan)?.plan;

@@ -30,7 +30,7 @@ pub use search::search;
 pub use train::train;
 
 use super::CommandError;
-use crate::artifact::Artifact;
+use crate::artifact::{Artifact, SavedModel};
 use crate::config::DatasetKind;
 use crate::mixed::PlanFile;
 use crate::nn::Value;
@@ -72,7 +72,7 @@ fn with_plan(
 fn load_model(path: &Path) -> Result<Artifact, CommandError> {
     match path.join("config.json").is_file() {
         true => Ok(load_hugging_face(path, PrecisionSet::default())?),
-        false => Ok(Artifact::load(path)?),
+        false => Ok(Artifact::open(path)?),
     }
 }
 

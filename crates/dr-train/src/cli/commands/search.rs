@@ -3,7 +3,7 @@
 use super::hessian::estimate;
 use super::print;
 use super::taught::Source;
-use crate::artifact::{Artifact, ArtifactError};
+use crate::artifact::{Artifact, ArtifactError, Described, SavedModel};
 use crate::cli::{CommandError, SearchArgs};
 use crate::config::LossTerms;
 use crate::device;
@@ -24,7 +24,7 @@ const BATCH: usize = 64;
 /// If the model was not trained for mixtures, the traces or pins do not fit it, no plan keeps to the budget, or something
 /// cannot be read or written.
 pub fn search(args: &SearchArgs) -> Result<(), CommandError> {
-    let artifact = &Artifact::load(&args.model)?;
+    let artifact = &Artifact::open(&args.model)?;
     let kind = args.budget.kind();
     let failed = |error: SearchPlanError| in_model(error, &args.model);
     if let Some(threads) = args.threads {

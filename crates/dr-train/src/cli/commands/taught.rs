@@ -1,7 +1,7 @@
 //! [`Source`]: the data that a saved network learned from, for commands that look at them again.
 
 use super::CommandError;
-use crate::artifact::{Artifact, Description};
+use crate::artifact::{Artifact, Described, Description};
 use crate::config::{DatasetKind, TaskKind};
 use crate::data::{self, ImageLoader, ImageSet, SceneLoader, SceneSet, SceneTarget};
 use crate::detection::BoxTargets;
@@ -51,7 +51,7 @@ impl Source<'_> {
 
     fn images(&self) -> Result<ImageSet, CommandError> {
         let description = &self.artifact.description;
-        let dataset = self.dataset.unwrap_or(description.dataset);
+        let dataset = self.dataset.map_or_else(|| description.dataset(), Ok)?;
         let images = data::load(&description.images(dataset, self.data_dir), self.limit)?.train;
         check_size(self.artifact, &images).map_err(|error| self.wrong(&error))?;
         Ok(images)
@@ -61,7 +61,7 @@ impl Source<'_> {
         let dir = self.data_dir.ok_or(RunError::NoScenes)?;
         let input = self.artifact.description.input;
         let [train, ..] = SceneSet::load(dir, [input.height, input.width])?;
-        check_scenes(self.artifact, self.artifact.description.task, &train)
+        check_scenes(self.artifact, self.artifact.description.task()?, &train)
             .map_err(|error| self.wrong(&error))?;
         Ok(self.limit.map_or_else(|| train.clone(), |limit| train.first(limit)))
     }
@@ -87,8 +87,8 @@ impl Source<'_> {
     /// Batches of at most `batch_size` items, and how many items they have.
     pub(super) fn batches(&self, batch_size: usize) -> Result<(Batches, usize), CommandError> {
         let (artifact, device) = (self.artifact, self.device.clone());
-        let Description { input, task, classes, normalization, .. } = &artifact.description;
-        Ok(match task {
+        let Description { input, classes, normalization, .. } = &artifact.description;
+        Ok(match artifact.description.task()? {
             TaskKind::Classify => {
                 let train = self.images()?;
                 check_images(artifact, &train).map_err(|error| self.wrong(&error))?;
@@ -125,8 +125,8 @@ impl Source<'_> {
         fn values<T: Into<Value>>(batches: Vec<T>) -> Vec<Value> {
             batches.into_iter().map(Into::into).collect()
         }
-        let Description { task, input, normalization, .. } = &self.artifact.description;
-        Ok(match task {
+        let Description { input, normalization, .. } = &self.artifact.description;
+        Ok(match self.artifact.description.task()? {
             TaskKind::Classify => values(calibration_batches(&self.images()?, normalization, self.device)?),
             TaskKind::Segment | TaskKind::Detect => {
                 values(calibration_scenes(&self.scenes()?, normalization, self.device))
