@@ -5,8 +5,8 @@
 //! each: memory, which is what they wait for, can change its speed within seconds where others use it, too.
 
 use burn::tensor::Device;
-use dr_kernels::cpu::keep_freed_memory;
 use dr_precision::PrecisionSet;
+use dr_train::cli::keep_freed_memory;
 use dr_train::models::{Cache, IntLlama, LlamaConfig, Network};
 use dr_train::nn::QuantConfig;
 use std::time::Instant;

@@ -1,10 +1,11 @@
 //! [`for_each`]: parallel loops that take less time than waking a thread.
 //!
-//! rayon's threads sleep when there is nothing to do, and waking one takes 5 to 50 us: longer than a layer of a small network, or
-//! than half a product with one row. So, for as long as a network calls one layer after another, rayon's threads stay awake
-//! here: they are *helpers*, which look for tasks of these loops, and for rayon's between them, until there has been none for a
-//! while. The caller does not depend on them: tasks are taken one by one, and it takes them too. (If one of rayon's threads is busy with
-//! something else all the time, the others are not woken again: the caller then works alone.)
+//! Waking a sleeping thread takes 5 to 50 us: longer than a layer of a small network, or than half a product with one row. So
+//! *helpers*, threads of this module's own, stay awake between the loops of a network, and look for tasks until there has been
+//! none for a while. The caller does not depend on them: tasks are taken one by one, and it takes them too. Nor do they
+//! depend on rayon's threads, whatever those are busy with; only their number is that of rayon's.
+//!
+//! Where there are no threads (wasm32), the caller works alone.
 
 use rayon::prelude::*;
 use std::any::Any;
@@ -12,22 +13,23 @@ use std::hint::spin_loop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-/// How long a helper stays awake after the last task.
+/// How long a helper stays awake after its last task.
 const AWAKE: Duration = Duration::from_micros(500);
 
-/// How long it helps at most, without a pause: a loop of rayon's may wait for the very thread, which finds out only afterwards.
-const STAY: Duration = Duration::from_millis(5);
-
-/// So many tasks without helpers wake them: what takes no longer than waking them is better done alone.
+/// So many tasks without a helper that could have one wake it: what takes no longer than waking it is better done alone.
 const WORTH_WAKING: usize = 8;
 
-/// How often a helper looks for tasks before it looks at the time and for work of rayon's.
+/// How often a thread looks before it lets another one have the core; some ten microseconds.
 const LOOKS: u32 = 512;
 
-/// Runs `task` with every number below `tasks`, on the caller's thread and on rayon's. A panic of a task is the caller's.
+/// How often a caller does so before it sleeps until the last task is done.
+const PATIENCE: u32 = 16;
+
+/// Runs `task` with every number below `tasks`, on the caller's thread and on helpers. A panic of a task is the caller's.
 pub(super) fn for_each(tasks: usize, task: impl Fn(usize) + Sync) {
     static TEAM: Team = Team::new();
     let alone = tasks <= 1 || rayon::current_num_threads() == 1;
@@ -65,13 +67,22 @@ struct Team {
     state: AtomicU64,
     /// A [`Task`], on the stack of the loop's caller.
     task: AtomicPtr<()>,
-    /// Tasks that are done.
-    done: AtomicUsize,
+    /// Tasks that are not done.
+    undone: AtomicUsize,
+    /// The caller, if it sleeps until all are.
+    caller: Mutex<Option<Thread>>,
+    caller_sleeps: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
-    /// Threads that are awake, or about to be.
-    helpers: AtomicUsize,
-    /// Tasks since there were any.
+    helpers: OnceLock<Vec<Helper>>,
+    /// Helpers that sleep.
+    asleep: AtomicUsize,
+    /// Tasks of loops for which helpers slept.
     unhelped: AtomicUsize,
+}
+
+struct Helper {
+    thread: Thread,
+    sleeps: &'static AtomicBool,
 }
 
 /// Bits of [`Team::state`] for tasks.
@@ -83,9 +94,12 @@ impl Team {
             busy: AtomicBool::new(false),
             state: AtomicU64::new(0),
             task: AtomicPtr::new(null_mut()),
-            done: AtomicUsize::new(0),
+            undone: AtomicUsize::new(0),
+            caller: Mutex::new(None),
+            caller_sleeps: AtomicBool::new(false),
             panic: Mutex::new(None),
-            helpers: AtomicUsize::new(0),
+            helpers: OnceLock::new(),
+            asleep: AtomicUsize::new(0),
             unhelped: AtomicUsize::new(0),
         }
     }
@@ -95,20 +109,14 @@ impl Team {
         if tasks >= 1 << LEFT_BITS || self.busy.swap(true, Ordering::Acquire) {
             return false;
         }
-        self.done.store(0, Ordering::Relaxed);
+        let helpers = self.helpers.get_or_init(|| self.hire());
+        self.undone.store(tasks, Ordering::Relaxed);
         self.task.store((&raw const task).cast_mut().cast(), Ordering::Relaxed);
         let number = (self.state.load(Ordering::Relaxed) >> LEFT_BITS) + 1;
-        self.state.store(number << LEFT_BITS | tasks as u64, Ordering::Release);
-        self.wake(tasks);
+        self.state.store(number << LEFT_BITS | tasks as u64, Ordering::SeqCst);
+        self.wake(helpers, tasks);
         while self.take_one() {}
-        let mut looks = 0u32;
-        while self.done.load(Ordering::Acquire) < tasks {
-            spin_loop();
-            looks += 1;
-            if looks.is_multiple_of(1 << 12) {
-                std::thread::yield_now(); // a helper may wait for this very core
-            }
-        }
+        self.wait();
         let panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.busy.store(false, Ordering::Release);
         match panic {
@@ -117,10 +125,22 @@ impl Team {
         }
     }
 
-    /// Makes helpers of all of rayon's threads but one, the caller being a thread itself: if there are none, and there are
-    /// enough tasks now, or were in the loops before.
-    fn wake(&'static self, tasks: usize) {
-        if self.helpers.load(Ordering::Relaxed) > 0 {
+    /// Starts helpers: with the caller, as many threads as rayon has, or as many as there can be.
+    fn hire(&'static self) -> Vec<Helper> {
+        let hire = |_| {
+            let sleeps: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
+            let named = thread::Builder::new().name("dr-kernels".to_string());
+            let handle = named.spawn(move || self.help(sleeps)).ok()?;
+            Some(Helper { thread: handle.thread().clone(), sleeps })
+        };
+        (1..rayon::current_num_threads()).map_while(hire).collect()
+    }
+
+    /// Wakes as many helpers as `tasks` can have, if there are enough tasks now, or were in the loops before.
+    fn wake(&self, helpers: &[Helper], tasks: usize) {
+        let asleep = self.asleep.load(Ordering::SeqCst).min(helpers.len());
+        let missing = (tasks - 1).min(helpers.len()).saturating_sub(helpers.len() - asleep);
+        if missing == 0 {
             return;
         }
         let unhelped = self.unhelped.load(Ordering::Relaxed) + tasks;
@@ -128,34 +148,66 @@ impl Team {
             return self.unhelped.store(unhelped, Ordering::Relaxed);
         }
         self.unhelped.store(0, Ordering::Relaxed);
-        self.helpers.store(rayon::current_num_threads() - 1, Ordering::Relaxed);
-        rayon::spawn_broadcast(|context| {
-            if context.index() > 0 {
-                self.help();
-                self.helpers.fetch_sub(1, Ordering::Relaxed);
-            }
-        });
+        let sleepers = helpers.iter().filter(|helper| helper.sleeps.load(Ordering::SeqCst));
+        for helper in sleepers.take(missing) {
+            helper.sleeps.store(false, Ordering::SeqCst);
+            helper.thread.unpark();
+        }
     }
 
-    /// Takes tasks until there have been none for a while, or it has been long enough.
-    fn help(&self) {
-        let start = Instant::now();
-        let mut last = start;
+    /// Waits until all tasks are done.
+    fn wait(&self) {
+        let all_done = || self.undone.load(Ordering::SeqCst) == 0;
+        for _ in 0..PATIENCE {
+            for _ in 0..LOOKS {
+                if all_done() {
+                    return;
+                }
+                spin_loop();
+            }
+            thread::yield_now(); // a helper may wait for this very core
+        }
+        *self.caller.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current());
+        self.caller_sleeps.store(true, Ordering::SeqCst);
+        while !all_done() {
+            thread::park();
+        }
+        self.caller_sleeps.store(false, Ordering::SeqCst);
+    }
+
+    /// Takes tasks until there have been none for a while, then sleeps until it is woken, for ever.
+    fn help(&self, sleeps: &AtomicBool) {
+        let mut last = Instant::now();
         let mut looks = 0u32;
-        while last - start < STAY {
+        loop {
             if self.take_one() {
-                last = Instant::now();
+                (last, looks) = (Instant::now(), 0);
                 continue;
             }
             spin_loop();
             looks += 1;
-            if looks.is_multiple_of(LOOKS) {
-                let _ = rayon::yield_now();
-                if last.elapsed() > AWAKE {
-                    return;
-                }
+            if !looks.is_multiple_of(LOOKS) {
+                continue;
             }
+            thread::yield_now();
+            if last.elapsed() < AWAKE {
+                continue;
+            }
+            sleeps.store(true, Ordering::SeqCst);
+            self.asleep.fetch_add(1, Ordering::SeqCst);
+            // Either a caller sees that this helper sleeps, or the helper sees its tasks.
+            while sleeps.load(Ordering::SeqCst) && self.left() == 0 {
+                thread::park();
+            }
+            sleeps.store(false, Ordering::SeqCst);
+            self.asleep.fetch_sub(1, Ordering::SeqCst);
+            last = Instant::now();
         }
+    }
+
+    /// Tasks that nobody has taken.
+    fn left(&self) -> u64 {
+        self.state.load(Ordering::SeqCst) & ((1 << LEFT_BITS) - 1)
     }
 
     /// Does one task of the loop under way, if there is one left.
@@ -177,7 +229,13 @@ impl Team {
                     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| task(left as usize - 1))) {
                         *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
                     }
-                    self.done.fetch_add(1, Ordering::Release);
+                    if self.undone.fetch_sub(1, Ordering::SeqCst) == 1
+                        && self.caller_sleeps.load(Ordering::SeqCst)
+                        && let Some(caller) = &*self.caller.lock().unwrap_or_else(PoisonError::into_inner)
+                    {
+                        // If it is another loop's caller by now, it looks and sleeps again.
+                        caller.unpark();
+                    }
                     return true;
                 }
             }
@@ -218,6 +276,52 @@ mod tests {
         let mut items = vec![0; 1000];
         for_each_chunk(&mut items, 7, |index, part| part.fill(index));
         assert!(items.iter().enumerate().all(|(at, &index)| index == at / 7));
+    }
+
+    /// Tasks that wait for each other need as many threads at once.
+    #[test]
+    fn helpers_come_although_all_of_rayons_threads_are_busy() {
+        if rayon::current_num_threads() < 2 {
+            return;
+        }
+        // Not the one that other tests use meanwhile.
+        static TEAM: Team = Team::new();
+        let over = AtomicBool::new(false);
+        let alone = AtomicBool::new(true);
+        rayon::in_place_scope(|scope| {
+            scope.spawn_broadcast(|_, _| {
+                while !over.load(Ordering::Relaxed) {
+                    thread::sleep(Duration::from_millis(1));
+                }
+            });
+            let (caller, start) = (thread::current().id(), Instant::now());
+            while alone.load(Ordering::Relaxed) && start.elapsed() < Duration::from_secs(20) {
+                assert!(TEAM.run(WORTH_WAKING, &|_| {
+                    if thread::current().id() != caller {
+                        alone.store(false, Ordering::Relaxed);
+                    }
+                    thread::sleep(Duration::from_millis(1));
+                }));
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        assert!(!alone.into_inner());
+    }
+
+    /// After a pause, and with a last task that takes so long that the caller sleeps.
+    #[test]
+    fn sleepers_are_woken() {
+        for pause in [0, 2, 0] {
+            thread::sleep(Duration::from_millis(pause));
+            let done = AtomicUsize::new(0);
+            for_each(20, |index| {
+                if index == 0 {
+                    thread::sleep(Duration::from_millis(20));
+                }
+                let _ = done.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(done.into_inner(), 20);
+        }
     }
 
     #[test]

@@ -1,33 +1,19 @@
 //! Weights in panels, with their scales.
 
 use crate::KernelError;
-use crate::cpu::Huge;
-use crate::cpu::integer::{Codes, Vector, codes_of, prepare, switch};
+use crate::cpu::Words;
+use crate::cpu::integer::{Codes, codes_of, prepare_words, switch_words};
 use crate::integer::WeightLayout;
 use dr_precision::{BitWidth, Granularity};
 use std::fmt;
 use std::sync::Arc;
-
-/// Prepared words, shared by those who have them.
-#[derive(Clone)]
-struct Panels(Arc<Vec<Vector>>);
-
-impl Panels {
-    fn words(&self) -> &[u32] {
-        bytemuck::cast_slice(&self.0)
-    }
-
-    fn settle(&self) {
-        Huge::Now.ask(self.words().as_ptr(), self.words().len());
-    }
-}
 
 /// The codes of a weight at the stored width `h`, prepared for this processor; cheap to clone. Only these can be switched to
 /// other widths.
 #[derive(Clone)]
 pub struct StoredWeight {
     layout: WeightLayout,
-    panels: Panels,
+    words: Arc<Words>,
 }
 
 impl StoredWeight {
@@ -53,7 +39,7 @@ impl StoredWeight {
     }
 
     fn new(codes: Codes, layout: WeightLayout) -> Result<Self, KernelError> {
-        Ok(Self { layout, panels: Panels(Arc::new(prepare(codes, &layout)?)) })
+        Ok(Self { layout, words: Arc::new(prepare_words(codes, &layout)?) })
     }
 
     /// Shape, width and granularity.
@@ -80,17 +66,17 @@ impl StoredWeight {
                 granularity: layout.granularity().to_string(),
             });
         }
-        let panels = match bits == self.layout.bits() {
-            true => self.panels.clone(),
-            false => Panels(Arc::new(switch(self.panels.words(), self.layout.bits(), bits))),
+        let words = match bits == self.layout.bits() {
+            true => self.words.clone(),
+            false => Arc::new(switch_words(&self.words, self.layout.bits(), bits)),
         };
         let by_group = |i: usize| scales[i % outputs * groups + i / outputs];
-        Ok(Weight { layout, panels, scales: (0..scales.len()).map(by_group).collect() })
+        Ok(Weight { layout, words, scales: (0..scales.len()).map(by_group).collect() })
     }
 
     /// Takes some milliseconds for each megabyte to lay many codes out for the fastest reading: for weights that stay.
     pub fn settle(&self) {
-        self.panels.settle();
+        self.words.settle();
     }
 }
 
@@ -104,7 +90,7 @@ impl fmt::Debug for StoredWeight {
 #[derive(Clone)]
 pub struct Weight {
     layout: WeightLayout,
-    panels: Panels,
+    words: Arc<Words>,
     /// `[scale groups, outputs]`.
     scales: Arc<[f32]>,
 }
@@ -143,11 +129,11 @@ impl Weight {
 
     /// Takes some milliseconds for each megabyte to lay many codes out for the fastest reading: for weights that stay.
     pub fn settle(&self) {
-        self.panels.settle();
+        self.words.settle();
     }
 
     pub(super) fn words(&self) -> &[u32] {
-        self.panels.words()
+        &self.words
     }
 
     /// `[scale groups, outputs]`.

@@ -6,6 +6,7 @@ mod args;
 pub mod commands;
 mod config_file;
 mod error;
+mod memory;
 mod resolve;
 mod usage;
 mod values;
@@ -16,6 +17,7 @@ pub use args::{
     TrainArgs,
 };
 pub use error::CommandError;
+pub use memory::keep_freed_memory;
 pub use resolve::ResolvedTraining;
 
 use clap::Parser;
@@ -26,7 +28,7 @@ use std::process::ExitCode;
 /// Runs the program with the arguments of the process.
 #[must_use]
 pub fn run() -> ExitCode {
-    dr_kernels::cpu::keep_freed_memory();
+    keep_freed_memory();
     run_with(std::env::args_os())
 }
 

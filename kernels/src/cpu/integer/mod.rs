@@ -32,7 +32,7 @@ pub use conv::{
 };
 pub use dot::DotKernel;
 pub use epilogue::Epilogue;
-pub(crate) use panels::{Codes, Vector, codes_of, prepare, switch};
+pub(crate) use panels::{Codes, codes_of, prepare, prepare_words, switch_words};
 pub use panels::{prepare_panels, switch_panels, switch_panels_into, unpack_panels};
 pub use quantize::{quantize_codes, quantize_codes_into};
 pub use training::conv2d_of_codes;

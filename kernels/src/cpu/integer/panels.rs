@@ -2,15 +2,13 @@
 
 use super::super::blocks::with_capacity;
 use super::super::isa::{Isa, Kernel};
-use super::super::pages::Huge;
+use super::super::pages::{self, Fill, Huge, Words};
 use super::super::{planes, team};
 use crate::KernelError;
 use crate::error::size;
 use crate::integer::{BLOCK_STEPS, PANEL, STEP, WeightLayout, offset};
 use crate::layout::{BLOCK, packed_words, planes as planes_of};
-use bytemuck::Pod;
 use dr_precision::BitWidth;
-use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -21,11 +19,6 @@ const VECTOR: usize = PANEL * STEP;
 /// A block of codes in the order of its steps, a byte each.
 type Block = [u8; CODES];
 
-/// Memory that is read by vectors, without crossing cache lines.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-pub(crate) struct Vector([u32; PANEL]);
-
 /// Where the codes of a weight come from: `[outputs, cols]`.
 #[derive(Clone, Copy)]
 pub(crate) enum Codes<'a> {
@@ -35,12 +28,30 @@ pub(crate) enum Codes<'a> {
     Packed(&'a [u32]),
 }
 
-/// A weight's codes in panels.
+/// A weight's codes in panels, as elements of a tensor.
+///
+/// # Errors
+/// Those of [`prepared`].
+pub(crate) fn prepare(codes: Codes, layout: &WeightLayout) -> Result<Vec<u32>, KernelError> {
+    prepared(codes, layout, |part, fill| vec_of(layout.words(), part, fill))
+}
+
+/// [`prepare`], to memory of this crate's own.
+///
+/// # Errors
+/// Those of [`prepared`].
+pub(crate) fn prepare_words(codes: Codes, layout: &WeightLayout) -> Result<Words, KernelError> {
+    prepared(codes, layout, |part, fill| Words::filled(layout.words(), part, fill))
+}
+
+/// A weight's codes in panels. `make` makes their memory, of parts of as many words as it is told.
 ///
 /// # Errors
 /// [`KernelError::Size`], [`KernelError::WordCount`] for another number of codes than the weight has,
 /// [`KernelError::CodeRange`] for a code that its width does not have.
-pub(crate) fn prepare<T: Pod + Send>(codes: Codes, layout: &WeightLayout) -> Result<Vec<T>, KernelError> {
+fn prepared<M>(
+    codes: Codes, layout: &WeightLayout, make: impl FnOnce(usize, Fill) -> M,
+) -> Result<M, KernelError> {
     let (cols, bits) = (layout.cols(), layout.bits());
     let elements = layout.outputs() * cols;
     match codes {
@@ -53,9 +64,8 @@ pub(crate) fn prepare<T: Pod + Send>(codes: Codes, layout: &WeightLayout) -> Res
         }
     }
     let (steps, isa) = (Steps::of(layout), Isa::detect());
-    let panel_len = layout.blocks() * block_len::<T>(bits);
     let seen = AtomicU8::new(0);
-    let panels = filled(layout.words() * 4 / size_of::<T>(), panel_len, |panel, out| {
+    let panels = make(layout.blocks() * PANEL * bits.bits() as usize, &|panel, out| {
         let first = layout.output_of(panel * PANEL).unwrap_or_default();
         let rows = (panel * PANEL..(panel + 1) * PANEL).filter_map(|row| layout.output_of(row)).count();
         let range = first * cols..(first + rows) * cols;
@@ -85,11 +95,6 @@ fn unpack_range<'a>(words: &[u32], bits: BitWidth, range: Range<usize>, room: &'
     let codes = bytemuck::cast_slice_mut::<u64, i8>(room);
     codes.iter_mut().for_each(|code| *code >>= above);
     &codes[range.start - start..range.end - start]
-}
-
-/// Elements of a block.
-const fn block_len<T>(bits: BitWidth) -> usize {
-    VECTOR * bits.bits() as usize / size_of::<T>()
 }
 
 /// Which columns the steps of a row are.
@@ -166,16 +171,12 @@ impl Kernel for FillPanel<'_> {
     }
 }
 
-/// `len` elements, of which `fill` is given `part` at a time (the last ones may be fewer), zeros, by number and in parallel.
-fn filled<T: Pod + Send>(len: usize, part: usize, fill: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
-    let mut out: Vec<T> = with_capacity(len);
-    Huge::Fresh.ask(out.as_ptr().cast(), len * size_of::<T>() / 4);
-    team::for_each_chunk(&mut out.spare_capacity_mut()[..len], part.max(1), |index, part| {
-        part.fill(MaybeUninit::zeroed());
-        // SAFETY: All of these elements have just been written, and zeros are among their values.
-        fill(index, unsafe { &mut *(std::ptr::from_mut(part) as *mut [T]) });
-    });
-    // SAFETY: Every part of the first `len` elements has been written, which is within the capacity.
+/// `len` words, filled in parts.
+fn vec_of(len: usize, part: usize, fill: Fill) -> Vec<u32> {
+    let mut out: Vec<u32> = with_capacity(len);
+    Huge::Fresh.ask(out.as_ptr(), len);
+    pages::fill(&mut out.spare_capacity_mut()[..len], part, fill);
+    // SAFETY: `fill` has written the first `len` words, which is within the capacity.
     unsafe { out.set_len(len) };
     out
 }
@@ -207,14 +208,20 @@ pub fn unpack_panels(words: &[u32], bits: BitWidth, out: &mut [i8]) {
 /// Panels of `stored`-bit codes to panels of `active`-bit ones: the second rounding.
 #[must_use]
 pub fn switch_panels(words: &[u32], stored: BitWidth, active: BitWidth) -> Vec<u32> {
-    switch(words, stored, active)
+    switched(words, stored, active, vec_of)
 }
 
-/// [`switch_panels`], to words or vectors.
-pub(crate) fn switch<T: Pod + Send>(words: &[u32], stored: BitWidth, active: BitWidth) -> Vec<T> {
-    let [from_words, to_len] = [PANEL * stored.bits() as usize, block_len::<T>(active)];
-    filled(words.len() / from_words * to_len, to_len * BLOCK, |index, out| {
-        let from = &words[index * from_words * BLOCK..][..out.len() / to_len * from_words];
+/// [`switch_panels`], to memory of this crate's own.
+pub(crate) fn switch_words(words: &[u32], stored: BitWidth, active: BitWidth) -> Words {
+    switched(words, stored, active, Words::filled)
+}
+
+fn switched<M>(
+    words: &[u32], stored: BitWidth, active: BitWidth, make: impl FnOnce(usize, usize, Fill) -> M,
+) -> M {
+    let [from_words, to_words] = [stored, active].map(|bits| PANEL * bits.bits() as usize);
+    make(words.len() / from_words * to_words, to_words * BLOCK, &|index, out| {
+        let from = &words[index * from_words * BLOCK..][..out.len() / to_words * from_words];
         switch_blocks(from, stored, active, bytemuck::cast_slice_mut(out));
     })
 }
