@@ -7,8 +7,11 @@
 use burn::tensor::Device;
 use dr_precision::PrecisionSet;
 use dr_train::cli::keep_freed_memory;
-use dr_train::models::{Cache, IntLlama, LlamaConfig, Network};
-use dr_train::nn::QuantConfig;
+use dr_runtime::Arithmetic;
+use dr_runtime::tensors::{Cache, Network};
+use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, SavedModel};
+use dr_train::models::LlamaConfig;
+use dr_train::nn::{Model, QuantConfig};
 use std::time::Instant;
 
 const PROMPT: u32 = 32;
@@ -24,15 +27,24 @@ fn main() {
     keep_freed_memory(); // as `dr-train` does
     let config = LlamaConfig::tiny_llama();
     let precisions: PrecisionSet = "w8a8,w4a8,w2a8".parse().expect("three precisions");
-    let highest = precisions.highest();
+    let (highest, device) = (precisions.highest(), Device::flex());
     let mut texts = vec![];
     for switch_edge in [false, true] {
         // Scales of one, and so codes of zero: how long they take does not depend on what they are.
         let quantization = QuantConfig { switch_edge, ..QuantConfig::new(precisions.clone()) };
-        let network = config.zeros(&Device::flex()).prepare(&quantization);
+        let description = Description {
+            kind: ArtifactKind::MultiPrecision,
+            switch_edge,
+            ..Description::of_language(&config, precisions.clone())
+        };
+        let model = Model::trace(&config.zeros(&device)).expect("a network").prepare(&quantization);
+        let artifact = Artifact::of(&model, description).expect("a quantized model");
+        drop(model);
+        let network = Network::load(&artifact, highest, Arithmetic::Integer, &device).expect("a sound model");
         let head = if switch_edge { ", the head, too" } else { "" };
         for precision in precisions.iter().filter(|&precision| !switch_edge || precision != highest) {
-            let network = network.to_integer(precision).expect("a precision of the network");
+            let mut network = network.clone();
+            network.switch(precision).expect("a precision of the network");
             texts.push(Text {
                 name: format!("{precision}{head}"),
                 network,
@@ -62,7 +74,7 @@ fn main() {
 /// A text that a network goes on with.
 struct Text {
     name: String,
-    network: IntLlama,
+    network: Network,
     cache: Cache,
     /// A token's, for each turn.
     milliseconds: Vec<f64>,
@@ -82,7 +94,7 @@ impl Text {
     }
 
     fn read(&mut self, tokens: &[u32]) {
-        let _ = self.network.read(tokens, &mut self.cache).expect("room in the context").into_data();
+        let _ = self.network.read(tokens, &mut self.cache).expect("room in the context");
     }
 
     fn median(&mut self) -> f64 {

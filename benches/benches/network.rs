@@ -1,15 +1,17 @@
 //! A whole ResNet-20 for 32x32 colour images, from images to logits, in integers and in floats.
 //! `cargo bench -p dr-bench -- network`
 
-use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData, activation::relu, module::conv2d, ops::ConvOptions};
 use criterion::{Criterion, criterion_group, criterion_main};
 use dr_bench::{device, weights};
 use dr_precision::PrecisionSet;
 use dr_train::cli::keep_freed_memory;
-use dr_train::config::ModelKind;
-use dr_train::models::{ConvNetConfig, Network};
-use dr_train::nn::{Pass, QuantConfig};
+use dr_runtime::Arithmetic;
+use dr_runtime::tensors::Network;
+use dr_train::artifact::{Artifact, Described, Description, InputShape, SavedModel};
+use dr_train::config::{DatasetKind, ModelKind};
+use dr_train::models::ConvNetConfig;
+use dr_train::nn::{Model, Pass};
 use std::time::Duration;
 
 fn tensor<const D: usize>(shape: [usize; D], scale: f32, device: &Device) -> Tensor<D> {
@@ -72,10 +74,16 @@ impl Floats {
 fn network(criterion: &mut Criterion) {
     keep_freed_memory(); // as `dr-train` does
     let device = device();
-    let model = ConvNetConfig::new(ModelKind::Resnet20, 3, 10).init(1, &device);
+    let network = ConvNetConfig::new(ModelKind::Resnet20, 3, 10).init(1, &device);
+    let model = Model::trace(&network).expect("a network");
     let precisions = PrecisionSet::default();
-    let calibration = vec![tensor([64, 3, 32, 32], 1.0, &device)];
-    let quantized = model.quantize(&QuantConfig::new(precisions.clone()), calibration);
+    let calibration: Vec<Tensor<4>> = vec![tensor([64, 3, 32, 32], 1.0, &device)];
+    let input = InputShape { channels: 3, height: 32, width: 32 };
+    let description =
+        Description::new(DatasetKind::Cifar10, ModelKind::Resnet20, input, 10, precisions.clone());
+    let artifact = Artifact::of(&model, description).expect("an artifact");
+    let artifact = artifact.quantize(precisions.clone(), calibration, &device).expect("a float model");
+    let model = artifact.network(&device).expect("the model");
     let floats = Floats::new(&device);
     for batch in [1, 64] {
         let mut group = criterion.benchmark_group(format!("network/resnet20 {batch}x3x32x32"));
@@ -83,16 +91,15 @@ fn network(criterion: &mut Criterion) {
             .sample_size(30)
             .warm_up_time(Duration::from_millis(500))
             .measurement_time(Duration::from_secs(2));
-        let images = tensor([batch, 3, 32, 32], 1.0, &device);
+        let images: Tensor<4> = tensor([batch, 3, 32, 32], 1.0, &device);
         for precision in precisions.iter() {
-            let integer = quantized.clone().to_integer(precision).unwrap();
+            let integer = Network::load(&artifact, precision, Arithmetic::Integer, &device).unwrap();
             group.bench_function(format!("dr-kernels {precision}"), |bencher| {
                 bencher.iter(|| integer.forward(images.clone()).unwrap());
             });
         }
-        let valid = quantized.clone().valid();
         group.bench_function("dr-kernels f32", |bencher| {
-            bencher.iter(|| valid.forward(images.clone(), &Pass::float()));
+            bencher.iter(|| model.forward(images.clone(), &Pass::float()));
         });
         group.bench_function("burn flex f32", |bencher| bencher.iter(|| floats.forward(images.clone())));
     }
