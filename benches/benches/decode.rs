@@ -6,10 +6,10 @@
 
 use burn::tensor::Device;
 use dr_precision::PrecisionSet;
-use dr_train::cli::keep_freed_memory;
 use dr_runtime::Arithmetic;
 use dr_runtime::tensors::{Cache, Network};
 use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, SavedModel};
+use dr_train::cli::keep_freed_memory;
 use dr_train::models::LlamaConfig;
 use dr_train::nn::{Model, QuantConfig};
 use std::time::Instant;

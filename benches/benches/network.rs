@@ -5,10 +5,10 @@ use burn::tensor::{Device, Tensor, TensorData, activation::relu, module::conv2d,
 use criterion::{Criterion, criterion_group, criterion_main};
 use dr_bench::{device, weights};
 use dr_precision::PrecisionSet;
-use dr_train::cli::keep_freed_memory;
 use dr_runtime::Arithmetic;
 use dr_runtime::tensors::Network;
 use dr_train::artifact::{Artifact, Described, Description, InputShape, SavedModel};
+use dr_train::cli::keep_freed_memory;
 use dr_train::config::{DatasetKind, ModelKind};
 use dr_train::models::ConvNetConfig;
 use dr_train::nn::{Model, Pass};

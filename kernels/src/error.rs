@@ -33,14 +33,6 @@ pub enum KernelError {
         /// The width of a code.
         bits: u32,
     },
-    /// A code that its width does not hold.
-    #[error("the code {found}: expected one of {bits} bits, signed")]
-    Code {
-        /// The code.
-        found: i32,
-        /// The width.
-        bits: u32,
-    },
     /// A tensor of a data type that the operation does not take.
     #[error("{what}: data type {found}, expected {expected}")]
     DataType {
@@ -162,6 +154,9 @@ pub enum KernelError {
         /// What the device says.
         reason: String,
     },
+    /// A name that no [`ScaleGradient`](crate::ScaleGradient) has.
+    #[error("scale gradient `{0}`: expected `chained`, `exact` or `lsq`")]
+    ScaleGradient(String),
     /// A width or pair of widths that does not exist.
     #[error(transparent)]
     Precision(#[from] PrecisionError),

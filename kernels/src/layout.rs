@@ -63,11 +63,11 @@ pub const fn packed_words(elements: usize, bits: BitWidth) -> usize {
 /// Packs signed codes of `bits` bits.
 ///
 /// # Errors
-/// [`KernelError::Code`] for a code that the width does not hold.
+/// [`KernelError::CodeRange`] for a code that the width does not hold.
 pub fn pack(codes: &[i8], bits: BitWidth) -> Result<Vec<u32>, KernelError> {
-    let range = bits.signed_min()..=bits.signed_max();
-    if let Some(&found) = codes.iter().find(|&&code| !range.contains(&i32::from(code))) {
-        return Err(KernelError::Code { found: found.into(), bits: bits.bits() });
+    let (low, high) = (bits.signed_min(), bits.signed_max());
+    if let Some(&found) = codes.iter().find(|&&code| !(low..=high).contains(&i32::from(code))) {
+        return Err(KernelError::CodeRange { found: found.into(), low, high, bits: bits.bits() });
     }
     let mut words = vec![0u32; packed_words(codes.len(), bits)];
     let blocks = codes.len().div_ceil(BLOCK);

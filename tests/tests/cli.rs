@@ -2,7 +2,9 @@
 
 use dr_precision::PrecisionSet;
 use dr_tests::Program;
-use dr_train::artifact::{Artifact, ArtifactKind, Description, InputShape, TensorEntry};
+use dr_train::artifact::{
+    Artifact, ArtifactKind, Described, Description, InputShape, SavedModel, TensorEntry,
+};
 use dr_train::config::{DatasetKind, ModelKind};
 use dr_train::data::Normalization;
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! Runs that are killed, stopped or damaged, and resumed.
 
 use dr_tests::{Program, epochs, listing, text};
-use dr_train::artifact::Artifact;
+use dr_train::artifact::{Artifact, SavedModel};
 use std::fs;
 use std::path::Path;
 use std::thread::sleep;

@@ -2,7 +2,7 @@
 
 use dr_precision::{Precision, PrecisionSet};
 use dr_tests::{Program, epochs};
-use dr_train::artifact::{Artifact, ArtifactKind};
+use dr_train::artifact::{Artifact, ArtifactKind, SavedModel};
 use proptest::prelude::*;
 use serde_json::Value;
 use std::fs;

@@ -174,13 +174,13 @@ impl IntOps for Flex {
 
     fn prepare_weight(words: FlexTensor, layout: WeightLayout) -> FlexTensor {
         let words = dense(words);
-        let panels = integer::prepare::<u32>(integer::Codes::Packed(slice(&words)), &layout);
+        let panels = integer::prepare(integer::Codes::Packed(slice(&words)), &layout);
         row(panels.expect("as many words as the packed tensor was checked to have"), DType::U32)
     }
 
     fn switch_weight(words: FlexTensor, layout: WeightLayout, active: BitWidth) -> FlexTensor {
         let words = dense(words);
-        row(integer::switch::<u32>(slice(&words), layout.bits(), active), DType::U32)
+        row(integer::switch_panels(slice(&words), layout.bits(), active), DType::U32)
     }
 
     fn weight_codes(words: FlexTensor, layout: WeightLayout) -> FlexTensor {
