@@ -135,6 +135,9 @@ pub enum KernelError {
     /// A step, dilation or kernel of 0.
     #[error("{0} is 0: expected at least 1")]
     Zero(&'static str),
+    /// A name that no [`ScaleGradient`](crate::ScaleGradient) has.
+    #[error("scale gradient `{0}`: expected `chained`, `exact` or `lsq`")]
+    ScaleGradient(String),
     /// A width or pair of widths that does not exist.
     #[error(transparent)]
     Precision(#[from] PrecisionError),

@@ -1,5 +1,6 @@
 //! What the fake quantizers are told besides their tensors.
 
+use crate::KernelError;
 use dr_precision::{BitWidth, Granularity, PrecisionError};
 use std::{fmt, str::FromStr};
 
@@ -42,13 +43,13 @@ impl fmt::Display for ScaleGradient {
 }
 
 impl FromStr for ScaleGradient {
-    type Err = String;
+    type Err = KernelError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, KernelError> {
         Self::ALL
             .into_iter()
             .find(|mode| mode.to_string() == text)
-            .ok_or_else(|| format!("scale gradient `{text}`: expected `chained`, `exact` or `lsq`"))
+            .ok_or_else(|| KernelError::ScaleGradient(text.to_string()))
     }
 }
 

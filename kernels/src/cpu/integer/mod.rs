@@ -8,17 +8,17 @@
 //! | file | what |
 //! |---|---|
 //! | `dot` | tiles of sums, for each instruction set |
+//! | `decode` | codes from the planes of a block, for each instruction set |
 //! | `panels` | weights: preparing, unpacking, switching |
-//! | `conv` | the loops around tiles: tasks, padding |
+//! | `conv` | the loops around tiles: tasks, padding, depthwise convolutions |
 //! | `epilogue` | from sums to results |
-//! | `depthwise` | convolutions in which every channel is a group |
 //! | `quantize` | from floats to codes |
 //! | `training` | a convolution of fake-quantized values, from their codes |
 //! | `zero_point` | what makes up for the zero point of the input |
 //! | `weight_only` | packed weights times floats |
 
 mod conv;
-mod depthwise;
+mod decode;
 mod dot;
 mod epilogue;
 mod panels;
@@ -27,9 +27,7 @@ mod training;
 mod weight_only;
 mod zero_point;
 
-pub use conv::{
-    Job, Results, int_conv2d, int_conv2d_into, int_conv2d_results, int_conv2d_together, int_conv2d_with_codes,
-};
+pub use conv::{Job, Results, int_conv2d_into, int_conv2d_results, int_conv2d_together};
 pub use dot::DotKernel;
 pub use epilogue::Epilogue;
 pub(crate) use panels::{Codes, codes_of, prepare, prepare_words, switch_words};

@@ -4,6 +4,7 @@ use super::super::blocks::with_capacity;
 use super::super::isa::{Isa, Kernel};
 use super::super::pages::{self, Fill, Huge, Words};
 use super::super::{planes, team};
+use super::decode::{self, Bytes};
 use crate::KernelError;
 use crate::error::size;
 use crate::integer::{BLOCK_STEPS, PANEL, STEP, WeightLayout, offset};
@@ -357,32 +358,41 @@ fn unpack_block(words: &[u8], bits: BitWidth, low: u8, out: &mut [u8]) {
 
 #[inline(always)]
 fn unpack_planes<const BITS: u32>(words: &[u8], low: u8, out: &mut [u8]) {
-    for step in 0..BLOCK_STEPS as u32 {
-        let mut codes: Lanes = [0; VECTOR / 8];
-        // Planes as in `layout::planes`: written out, so that every shift is by a constant number of bits.
-        if BITS & 4 != 0 {
-            add_field::<4>(words, 0, step, BITS & 3, &mut codes);
-        }
-        if BITS & 2 != 0 {
-            add_field::<2>(words, BITS & 4, step, BITS & 1, &mut codes);
-        }
-        if BITS & 1 != 0 {
-            add_field::<1>(words, BITS & 6, step, 0, &mut codes);
-        }
-        let out = &mut out[step as usize * VECTOR..][..VECTOR];
+    assert_eq!(words.len(), VECTOR * BITS as usize, "a block");
+    for (step, out) in out.chunks_exact_mut(VECTOR).enumerate().take(BLOCK_STEPS) {
+        // SAFETY: The block has so many vectors, and plain integers need no instructions to be enabled.
+        let codes: Lanes = unsafe { decode::step::<Lanes, BITS>(words.as_ptr(), step as u32) };
         for (out, code) in out.iter_mut().zip(bytemuck::cast_slice::<u64, u8>(&codes)) {
             *out = code.wrapping_sub(low);
         }
     }
 }
 
-#[inline(always)]
-fn add_field<const PLANE: u32>(words: &[u8], first: u32, step: u32, shift: u32, codes: &mut Lanes) {
-    let in_vector = 8 / PLANE;
-    let vector = lanes(&words[(first + step / in_vector) as usize * VECTOR..][..VECTOR]);
-    let from = step % in_vector * PLANE;
-    for (code, word) in codes.iter_mut().zip(vector) {
-        *code |= (word >> from & low_bits(PLANE)) << shift;
+impl Bytes for Lanes {
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        [0; VECTOR / 8]
+    }
+
+    #[inline(always)]
+    unsafe fn load(at: *const u8) -> Self {
+        // SAFETY: The caller promises the bytes.
+        unsafe { at.cast::<Self>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn or(mut self, other: Self) -> Self {
+        self.iter_mut().zip(other).for_each(|(word, other)| *word |= other);
+        self
+    }
+
+    #[inline(always)]
+    unsafe fn field(mut self, up: i32, mask: u8) -> Self {
+        let mask = u64::from_ne_bytes([mask; 8]);
+        for word in &mut self {
+            *word = (if up < 0 { *word >> -up } else { *word << up }) & mask;
+        }
+        self
     }
 }
 

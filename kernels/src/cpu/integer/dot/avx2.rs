@@ -4,11 +4,71 @@
 //! sum must be widened depends on how large codes can be, so fewer bits make a faster product. Only 8 bits times 8 bits do
 //! not fit at all; they are multiplied as words of 16 bits by `vpmaddwd`, half as many in an instruction.
 
-use super::{AHEAD, Form, Operands, Sums};
+use super::super::decode::{self, Bytes};
+use super::{AHEAD, Form, MicroKernel, Operands, Sums};
 use crate::integer::{BLOCK_STEPS, PANEL, STEP};
 use dr_precision::BitWidth;
 use std::arch::{asm, x86_64::*};
 use std::sync::atomic::{Ordering, compiler_fence};
+
+pub(super) struct Avx2;
+
+impl MicroKernel for Avx2 {
+    fn is_available(&self) -> bool {
+        is_x86_feature_detected!("avx2")
+    }
+
+    fn tile(&self) -> [usize; 2] {
+        TILE
+    }
+
+    fn form(&self, bits: BitWidth, pair_steps: usize, rows: usize) -> Form {
+        match AvxVnni.form(bits, pair_steps, rows) {
+            Form::Bytes if pair_steps == 0 && rows > TILE[0] => Form::Words,
+            form => form,
+        }
+    }
+
+    fn adds_pairs(&self) -> bool {
+        true
+    }
+
+    fn widen_weights(&self, bytes: &[i8], words: &mut [i16]) {
+        assert!(self.is_available() && words.len() >= bytes.len());
+        // SAFETY: The machine has AVX2, and there is a word for each byte.
+        unsafe { widen_weights(bytes, words) }
+    }
+
+    unsafe fn run(&self, operands: &Operands, sums: &mut Sums) {
+        // SAFETY: As promised by the caller.
+        unsafe { avx2(operands, sums) }
+    }
+}
+
+pub(super) struct AvxVnni;
+
+impl MicroKernel for AvxVnni {
+    fn is_available(&self) -> bool {
+        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("avxvnni")
+    }
+
+    fn tile(&self) -> [usize; 2] {
+        TILE
+    }
+
+    /// One row: memory is the limit. For more, weights are better unpacked once.
+    fn form(&self, bits: BitWidth, _: usize, rows: usize) -> Form {
+        if bits.bits() < 8 && rows == 1 { Form::Packed } else { Form::Bytes }
+    }
+
+    unsafe fn run(&self, operands: &Operands, sums: &mut Sums) {
+        // SAFETY: As promised by the caller.
+        unsafe { avx_vnni(operands, sums) }
+    }
+}
+
+/// Rows and panels.
+const TILE: [usize; 2] = [4, 1];
 
 /// How products are summed. The instructions are enabled by the functions that all of this is compiled into.
 trait Sum {
@@ -129,37 +189,37 @@ impl<const BITS: u32> Source for Packed<BITS> {
     #[inline(always)]
     unsafe fn weights<const STEP: u32>(block: *const u8, half: usize) -> __m256i {
         // SAFETY: The caller promises the block, and enables AVX2.
-        unsafe {
-            let block = block.add(half * 32);
-            let mut codes = _mm256_setzero_si256();
-            // Planes as in `layout::planes`.
-            if BITS & 4 != 0 {
-                codes = field::<4, STEP>(block, BITS & 3);
-            }
-            if BITS & 2 != 0 {
-                codes =
-                    _mm256_or_si256(codes, field::<2, STEP>(block.add((BITS & 4) as usize * 64), BITS & 1));
-            }
-            if BITS & 1 != 0 {
-                codes = _mm256_or_si256(codes, field::<1, STEP>(block.add((BITS & 6) as usize * 64), 0));
-            }
-            codes
-        }
+        unsafe { decode::step::<__m256i, BITS>(block.add(half * 32), STEP) }
     }
 }
 
-/// The fields of one step in a plane, `to` bits from the lowest one of their bytes. All but the pointer is constant.
-#[inline(always)]
-unsafe fn field<const PLANE: u32, const STEP: u32>(plane: *const u8, to: u32) -> __m256i {
-    let in_vector = 8 / PLANE;
-    let from = STEP % in_vector * PLANE;
-    // SAFETY: The caller promises the vectors of the plane, and enables AVX2.
-    unsafe {
-        let vector = plane.add((STEP / in_vector) as usize * 64).cast::<__m256i>().read_unaligned();
-        let count = _mm_cvtsi32_si128(from.abs_diff(to) as i32);
-        let vector =
-            if from > to { _mm256_srl_epi16(vector, count) } else { _mm256_sll_epi16(vector, count) };
-        _mm256_and_si256(vector, _mm256_set1_epi8((((1 << PLANE) - 1) << to) as i8))
+impl Bytes for __m256i {
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: The caller enables AVX2.
+        unsafe { _mm256_setzero_si256() }
+    }
+
+    #[inline(always)]
+    unsafe fn load(at: *const u8) -> Self {
+        // SAFETY: The caller promises the bytes.
+        unsafe { at.cast::<Self>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn or(self, other: Self) -> Self {
+        // SAFETY: The caller enables AVX2.
+        unsafe { _mm256_or_si256(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn field(self, up: i32, mask: u8) -> Self {
+        // SAFETY: The caller enables AVX2.
+        unsafe {
+            let count = _mm_cvtsi32_si128(up.abs());
+            let moved = if up < 0 { _mm256_srl_epi16(self, count) } else { _mm256_sll_epi16(self, count) };
+            _mm256_and_si256(moved, _mm256_set1_epi8(mask as i8))
+        }
     }
 }
 
@@ -245,7 +305,7 @@ unsafe fn tile_of_rows<S: Source, A: Sum>(operands: &Operands, sums: &mut Sums) 
 /// # Safety
 /// The machine has AVX2, and all that `operands` says can be read.
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn avx2(operands: &Operands, sums: &mut Sums) {
+unsafe fn avx2(operands: &Operands, sums: &mut Sums) {
     // SAFETY: As promised by the caller.
     unsafe {
         match (operands.form, operands.bits) {
@@ -272,7 +332,7 @@ pub(super) unsafe fn avx2(operands: &Operands, sums: &mut Sums) {
 /// # Safety
 /// The machine has AVX2 and AVX-VNNI, and all that `operands` says can be read.
 #[target_feature(enable = "avx2,avxvnni")]
-pub(super) unsafe fn avx_vnni(operands: &Operands, sums: &mut Sums) {
+unsafe fn avx_vnni(operands: &Operands, sums: &mut Sums) {
     // SAFETY: As promised by the caller.
     unsafe {
         match (operands.form, operands.bits) {
@@ -291,9 +351,9 @@ pub(super) unsafe fn avx_vnni(operands: &Operands, sums: &mut Sums) {
 /// other two.
 ///
 /// # Safety
-/// The machine has AVX2.
+/// The machine has AVX2, and there is a word for each byte.
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn widen_weights(bytes: &[i8], words: &mut [i16]) {
+unsafe fn widen_weights(bytes: &[i8], words: &mut [i16]) {
     let steps = words.as_chunks_mut::<{ PANEL * STEP }>().0;
     for (bytes, words) in bytes.as_chunks::<{ PANEL * STEP }>().0.iter().zip(steps) {
         for half in 0..2 {

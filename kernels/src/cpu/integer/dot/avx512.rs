@@ -1,12 +1,43 @@
 //! Tiles in AVX-512 VNNI: 24 vectors of sums in up to three panels, with weights of any width unpacked in registers.
 
-use super::{AHEAD, Operands, Sums};
+use super::super::decode::{self, Bytes};
+use super::{AHEAD, Form, MicroKernel, Operands, Sums};
 use crate::integer::BLOCK_STEPS;
 use dr_precision::BitWidth;
 use std::arch::{asm, x86_64::*};
 
+pub(super) struct Avx512Vnni;
+
+impl MicroKernel for Avx512Vnni {
+    fn is_available(&self) -> bool {
+        is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vnni")
+    }
+
+    fn tile(&self) -> [usize; 2] {
+        [8, 3]
+    }
+
+    /// Of one or two panels, the sums of more rows fit into registers. (Of one, those of even more would, but not the rows'
+    /// addresses.)
+    fn rows(&self, panels: usize, form: Form) -> usize {
+        if form == Form::Bytes && panels <= 2 { 12 } else { 8 }
+    }
+
+    /// Few rows: memory is the limit. For many, weights are better unpacked once.
+    fn form(&self, bits: BitWidth, _: usize, rows: usize) -> Form {
+        if bits.bits() < 8 && rows <= 16 { Form::Packed } else { Form::Bytes }
+    }
+
+    unsafe fn run(&self, operands: &Operands, sums: &mut Sums) {
+        // SAFETY: As promised by the caller.
+        unsafe { avx512_vnni(operands, sums) }
+    }
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) unsafe fn avx512_vnni(operands: &Operands, sums: &mut Sums) {
+unsafe fn avx512_vnni(operands: &Operands, sums: &mut Sums) {
     // SAFETY: As promised by the caller.
     unsafe {
         match operands.bits {
@@ -76,7 +107,7 @@ unsafe fn tile_512<const BITS: u32, const ROWS: usize, const PANELS: usize>(
             }
             macro_rules! step {
                 ($($step:literal)*) => {$({
-                    let w = weights.map(|block| operand::<BITS, $step>(block));
+                    let w = weights.map(|block| decode::step::<__m512i, BITS>(block.cast(), $step));
                     let tile = &mut tiles[if ROWS == 1 { $step % 2 } else { 0 }];
                     for (row, codes) in tile.iter_mut().zip(rows) {
                         add_products(row, codes, offsets[$step] as usize, w);
@@ -135,39 +166,32 @@ unsafe fn add_products<const PANELS: usize>(
     }
 }
 
-/// The codes of one step, from a block of `BITS` vectors.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn operand<const BITS: u32, const STEP: u32>(block: *const __m512i) -> __m512i {
-    // SAFETY: The caller promises `BITS` vectors.
-    unsafe {
-        if BITS == 8 {
-            return block.add(STEP as usize).read_unaligned();
-        }
-        let mut codes = _mm512_setzero_si512();
-        // Planes as in `layout::planes`.
-        if BITS & 4 != 0 {
-            codes = field::<4, STEP>(block, BITS & 3);
-        }
-        if BITS & 2 != 0 {
-            codes = _mm512_or_si512(codes, field::<2, STEP>(block.add((BITS & 4) as usize), BITS & 1));
-        }
-        if BITS & 1 != 0 {
-            codes = _mm512_or_si512(codes, field::<1, STEP>(block.add((BITS & 6) as usize), 0));
-        }
-        codes
+impl Bytes for __m512i {
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: The caller enables AVX-512.
+        unsafe { _mm512_setzero_si512() }
     }
-}
 
-/// The fields of one step in a plane, `to` bits from the lowest one of their bytes. All but the pointer is constant.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn field<const PLANE: u32, const STEP: u32>(plane: *const __m512i, to: u32) -> __m512i {
-    let in_vector = 8 / PLANE;
-    // SAFETY: The caller promises the vectors of the plane.
-    let vector = unsafe { plane.add((STEP / in_vector) as usize).read_unaligned() };
-    let from = STEP % in_vector * PLANE;
-    let count = _mm_cvtsi32_si128(from.abs_diff(to) as i32);
-    let vector = if from > to { _mm512_srl_epi16(vector, count) } else { _mm512_sll_epi16(vector, count) };
-    _mm512_and_si512(vector, _mm512_set1_epi8((((1 << PLANE) - 1) << to) as i8))
+    #[inline(always)]
+    unsafe fn load(at: *const u8) -> Self {
+        // SAFETY: The caller promises the bytes.
+        unsafe { at.cast::<Self>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn or(self, other: Self) -> Self {
+        // SAFETY: The caller enables AVX-512.
+        unsafe { _mm512_or_si512(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn field(self, up: i32, mask: u8) -> Self {
+        // SAFETY: The caller enables AVX-512.
+        unsafe {
+            let count = _mm_cvtsi32_si128(up.abs());
+            let moved = if up < 0 { _mm512_srl_epi16(self, count) } else { _mm512_sll_epi16(self, count) };
+            _mm512_and_si512(moved, _mm512_set1_epi8(mask as i8))
+        }
+    }
 }

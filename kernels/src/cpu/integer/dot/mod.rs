@@ -6,11 +6,12 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod portable;
 
 use crate::integer::{BLOCK_STEPS, PANEL, STEP, offset};
 use crate::layout::BLOCK;
 use dr_precision::BitWidth;
-use std::{fmt, str::FromStr, sync::OnceLock};
+use std::{fmt, sync::OnceLock};
 
 /// Instructions for the products of unsigned with signed bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,94 +43,25 @@ impl DotKernel {
     /// Whether this machine has it.
     #[must_use]
     pub fn is_available(self) -> bool {
-        match self {
-            Self::Portable => true,
+        self.micro().is_some()
+    }
+
+    /// The kernel, if it is one for this processor, and this machine has it.
+    pub(super) fn micro(self) -> Option<&'static dyn MicroKernel> {
+        let kernel: &'static dyn MicroKernel = match self {
+            Self::Portable => &portable::Portable,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => is_x86_feature_detected!("avx2"),
+            Self::Avx2 => &avx2::Avx2,
             #[cfg(target_arch = "x86_64")]
-            Self::AvxVnni => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("avxvnni"),
+            Self::AvxVnni => &avx2::AvxVnni,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni => {
-                is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512vnni")
-            }
+            Self::Avx512Vnni => &avx512::Avx512Vnni,
             #[cfg(target_arch = "aarch64")]
-            Self::NeonDot => std::arch::is_aarch64_feature_detected!("dotprod"),
+            Self::NeonDot => &neon::NeonDot,
             // Those of other processors.
-            _ => false,
-        }
-    }
-
-    /// Rows of a tile of `panels` panels: of two, the sums of more rows fit into registers. (Of one, those of even more
-    /// would, but not the rows' addresses.)
-    pub(super) const fn rows(self, panels: usize, form: Form) -> usize {
-        match (self, form, panels) {
-            (Self::Avx512Vnni, Form::Bytes, 1 | 2) => 12,
-            _ => self.tile()[0],
-        }
-    }
-
-    /// Rows and panels of the tile of most panels.
-    pub(super) const fn tile(self) -> [usize; 2] {
-        match self {
-            Self::Portable => [4, 1],
-            Self::Avx2 | Self::AvxVnni => [4, 1],
-            Self::Avx512Vnni => [8, 3],
-            Self::NeonDot => [4, 1],
-        }
-    }
-
-    /// How `rows` rows and weights of `bits` bits are best read. `pair_steps` is that of these weights as bytes.
-    pub(super) const fn form(self, bits: BitWidth, pair_steps: usize, rows: usize) -> Form {
-        let narrow = bits.bits() < 8;
-        let tile_rows = self.tile()[0];
-        match self {
-            // Few rows: memory is the limit. For many, weights are better unpacked once.
-            Self::Avx512Vnni if narrow && rows <= 2 * tile_rows => Form::Packed,
-            Self::Avx2 | Self::AvxVnni if narrow && rows == 1 => Form::Packed,
-            // Packed weights need no change of signs, and those of one tile are unpacked only once anyway.
-            Self::NeonDot if narrow && rows <= tile_rows => Form::Packed,
-            Self::Avx2 if pair_steps == 0 && rows > tile_rows => Form::Words,
-            _ => Form::Bytes,
-        }
-    }
-
-    /// Whether it matters how large codes are.
-    pub(super) const fn adds_pairs(self) -> bool {
-        matches!(self, Self::Avx2)
-    }
-
-    /// The weights of [`Form::Words`] from those of [`Form::Bytes`], for kernels that read it.
-    pub(super) fn widen_weights(self, bytes: &[i8], words: &mut [i16]) {
-        #[cfg(target_arch = "x86_64")]
-        if self == Self::Avx2 && self.is_available() {
-            // SAFETY: The machine has AVX2.
-            unsafe { avx2::widen_weights(bytes, words) }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (bytes, words);
-    }
-
-    /// Computes a tile.
-    ///
-    /// # Safety
-    /// The machine has the instructions. All that `operands` says can be read.
-    pub(super) unsafe fn run(self, operands: &Operands, sums: &mut Sums) {
-        // SAFETY: As promised by the caller.
-        unsafe {
-            match self {
-                #[cfg(target_arch = "x86_64")]
-                Self::Avx512Vnni => avx512::avx512_vnni(operands, sums),
-                #[cfg(target_arch = "x86_64")]
-                Self::AvxVnni => avx2::avx_vnni(operands, sums),
-                #[cfg(target_arch = "x86_64")]
-                Self::Avx2 => avx2::avx2(operands, sums),
-                #[cfg(target_arch = "aarch64")]
-                Self::NeonDot => neon::neon_dot(operands, sums),
-                _ => portable(operands, sums),
-            }
-        }
+            _ => return None,
+        };
+        kernel.is_available().then_some(kernel)
     }
 }
 
@@ -145,16 +77,35 @@ impl fmt::Display for DotKernel {
     }
 }
 
-impl FromStr for DotKernel {
-    type Err = String;
+/// How one instruction set computes tiles of sums.
+pub(super) trait MicroKernel: Sync {
+    /// Whether this machine has the instructions.
+    fn is_available(&self) -> bool;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let names = Self::ALL.map(|kernel| kernel.to_string());
-        match names.iter().position(|name| name == text) {
-            Some(index) => Ok(Self::ALL[index]),
-            None => Err(format!("unknown kernel `{text}`: expected one of {}", names.join(", "))),
-        }
+    /// Rows and panels of the tile of most panels.
+    fn tile(&self) -> [usize; 2];
+
+    /// Rows of a tile of `panels` panels.
+    fn rows(&self, _panels: usize, _form: Form) -> usize {
+        self.tile()[0]
     }
+
+    /// How `rows` rows and weights of `bits` bits are best read. `pair_steps` is that of these weights as bytes.
+    fn form(&self, bits: BitWidth, pair_steps: usize, rows: usize) -> Form;
+
+    /// Whether it matters how large codes are.
+    fn adds_pairs(&self) -> bool {
+        false
+    }
+
+    /// The weights of [`Form::Words`] from those of [`Form::Bytes`], for kernels that read it.
+    fn widen_weights(&self, _bytes: &[i8], _words: &mut [i16]) {}
+
+    /// Computes a tile.
+    ///
+    /// # Safety
+    /// The machine has the instructions. All that `operands` says can be read.
+    unsafe fn run(&self, operands: &Operands, sums: &mut Sums);
 }
 
 /// Bytes between what is used and what is fetched from memory.
@@ -201,7 +152,7 @@ pub(super) struct Operands<'a> {
     pub panels: usize,
     /// The width that [`Form::Packed`] weights have.
     pub bits: BitWidth,
-    /// In how many steps the sums of two products fit into 16 bits, for kernels that [add pairs](DotKernel::adds_pairs).
+    /// In how many steps the sums of two products fit into 16 bits, for kernels that [add pairs](MicroKernel::adds_pairs).
     pub pair_steps: usize,
 }
 
@@ -209,34 +160,6 @@ pub(super) struct Operands<'a> {
 pub(super) const fn pair_steps(weights: BitWidth, activation: u8) -> usize {
     let product = (activation as usize) << (weights.bits() - 1);
     if product == 0 { usize::MAX } else { i16::MAX as usize / (2 * product) }
-}
-
-/// Plain loops.
-unsafe fn portable(operands: &Operands, sums: &mut Sums) {
-    for (&base, sums) in operands.bases.iter().zip(sums) {
-        for (panel, sums) in sums.iter_mut().enumerate().take(operands.panels) {
-            let mut sum = [0i32; PANEL];
-            for (step, &offset) in operands.offsets.iter().enumerate() {
-                // SAFETY: The caller promises that these can be read.
-                let (x, w) = unsafe {
-                    (
-                        operands.codes.add(base + offset as usize).cast::<[u8; 4]>().read(),
-                        operands
-                            .weights
-                            .add(panel * operands.panel_bytes + step * 64)
-                            .cast::<[[i8; 4]; PANEL]>()
-                            .read(),
-                    )
-                };
-                for (sum, w) in sum.iter_mut().zip(w) {
-                    for (x, w) in x.into_iter().zip(w) {
-                        *sum += i32::from(x) * i32::from(w);
-                    }
-                }
-            }
-            *sums = sum;
-        }
-    }
 }
 
 /// The sum of a row's codes in a window, times the offset of weights of `bits` bits: what their sums of products are to be

@@ -4,15 +4,38 @@
 //! both sides are unsigned. Weights of 8 bits are signed: codes are made signed too by taking 128 from each, and one more
 //! row, of nothing but -128, gives what that takes from the sums.
 
-use super::{Operands, Sums};
+use super::super::decode::{self, Bytes};
+use super::{Form, MicroKernel, Operands, Sums};
 use crate::integer::BLOCK_STEPS;
 use dr_precision::BitWidth;
 use std::arch::{aarch64::*, asm};
 
+pub(super) struct NeonDot;
+
+impl MicroKernel for NeonDot {
+    fn is_available(&self) -> bool {
+        std::arch::is_aarch64_feature_detected!("dotprod")
+    }
+
+    fn tile(&self) -> [usize; 2] {
+        [4, 1]
+    }
+
+    /// Packed weights need no change of signs, and those of one tile are unpacked only once anyway.
+    fn form(&self, bits: BitWidth, _: usize, rows: usize) -> Form {
+        if bits.bits() < 8 && rows <= 4 { Form::Packed } else { Form::Bytes }
+    }
+
+    unsafe fn run(&self, operands: &Operands, sums: &mut Sums) {
+        // SAFETY: As promised by the caller.
+        unsafe { neon_dot(operands, sums) }
+    }
+}
+
 /// # Safety
 /// The machine has the dot-product instructions, and all that `operands` says can be read.
 #[target_feature(enable = "neon,dotprod")]
-pub(super) unsafe fn neon_dot(operands: &Operands, sums: &mut Sums) {
+unsafe fn neon_dot(operands: &Operands, sums: &mut Sums) {
     // SAFETY: As promised by the caller.
     unsafe {
         match operands.bits {
@@ -111,36 +134,31 @@ fn add_products<const BITS: u32>(sums: &mut [int32x4_t; 4], codes: u32, weights:
 #[target_feature(enable = "neon")]
 unsafe fn operand<const BITS: u32, const STEP: u32>(block: *const u8) -> [uint8x16_t; 4] {
     // SAFETY: The caller promises `BITS` vectors.
-    std::array::from_fn(|quarter| unsafe {
-        let block = block.add(quarter * 16);
-        if BITS == 8 {
-            return vld1q_u8(block.add(STEP as usize * 64));
-        }
-        let mut codes = vdupq_n_u8(0);
-        // Planes as in `layout::planes`.
-        if BITS & 4 != 0 {
-            codes = field::<4, STEP>(block, BITS & 3);
-        }
-        if BITS & 2 != 0 {
-            codes = vorrq_u8(codes, field::<2, STEP>(block.add((BITS & 4) as usize * 64), BITS & 1));
-        }
-        if BITS & 1 != 0 {
-            codes = vorrq_u8(codes, field::<1, STEP>(block.add((BITS & 6) as usize * 64), 0));
-        }
-        codes
-    })
+    std::array::from_fn(|quarter| unsafe { decode::step::<uint8x16_t, BITS>(block.add(quarter * 16), STEP) })
 }
 
-/// The fields of one step in a quarter of a plane, `to` bits from the lowest one of their bytes. All but the pointer is
-/// constant.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn field<const PLANE: u32, const STEP: u32>(plane: *const u8, to: u32) -> uint8x16_t {
-    let in_vector = 8 / PLANE;
-    let from = STEP % in_vector * PLANE;
-    // SAFETY: The caller promises the vectors of the plane.
-    let vector = unsafe { vld1q_u8(plane.add((STEP / in_vector) as usize * 64)) };
-    // To the left; to the right where this is negative.
-    let vector = vshlq_u8(vector, vdupq_n_s8(to as i8 - from as i8));
-    vandq_u8(vector, vdupq_n_u8(((1 << PLANE) - 1) << to))
+impl Bytes for uint8x16_t {
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: The caller enables NEON.
+        unsafe { vdupq_n_u8(0) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(at: *const u8) -> Self {
+        // SAFETY: The caller promises the bytes, and enables NEON.
+        unsafe { vld1q_u8(at) }
+    }
+
+    #[inline(always)]
+    unsafe fn or(self, other: Self) -> Self {
+        // SAFETY: The caller enables NEON.
+        unsafe { vorrq_u8(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn field(self, up: i32, mask: u8) -> Self {
+        // SAFETY: The caller enables NEON.
+        unsafe { vandq_u8(vshlq_u8(self, vdupq_n_s8(up as i8)), vdupq_n_u8(mask)) }
+    }
 }

@@ -1,0 +1,254 @@
+//! The tiles of a task.
+
+use super::super::super::isa::{Isa, Kernel};
+use super::super::dot::{Form, Operands, correction};
+use super::super::epilogue::{Channels, PanelSums, added, scaled};
+use super::super::panels::unpack_panels;
+use super::plan::Problem;
+use super::window::Segment;
+use super::workspace::{PanelWorkspace, Tile, Vector};
+use crate::integer::{BLOCK_STEPS, PANEL, STEP};
+use crate::layout::BLOCK;
+use dr_precision::BitWidth;
+use std::ops::Range;
+
+/// What the sums of some rows are too large by.
+pub(super) struct Corrections<'a> {
+    pub(super) problem: &'a Problem<'a>,
+    pub(super) bases: &'a [usize],
+    pub(super) codes: &'a [u8],
+    pub(super) corrections: &'a mut Vec<i32>,
+}
+
+impl Kernel for Corrections<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, _: Isa) {
+        let Self { problem, bases, codes, corrections } = self;
+        corrections.clear();
+        for &base in bases {
+            let mut offsets = problem.offsets;
+            for &blocks in &problem.groups {
+                let (group, rest) = offsets.split_at(blocks * BLOCK_STEPS);
+                corrections.push(correction(&codes[base..], group, problem.shape.weight().bits()));
+                offsets = rest;
+            }
+        }
+    }
+}
+
+/// The left side of a tile.
+pub(super) struct Rows<'a> {
+    /// Bytes, or words.
+    pub(super) codes: *const u8,
+    pub(super) bases: &'a [usize],
+    pub(super) offsets: &'a [u32],
+    /// `[rows, scale groups]`, or nothing.
+    pub(super) corrections: &'a [i32],
+}
+
+/// Some panels: their bytes (and those of panels between them), and what these are.
+pub(super) struct Weights<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) form: Form,
+    pub(super) bits: BitWidth,
+    pub(super) panels: usize,
+    /// As in [`Together`](super::stream::Together).
+    pub(super) apart: usize,
+    pub(super) panel_bytes: usize,
+}
+
+/// Where a tile's results belong.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) position: usize,
+    pub(super) first_output: usize,
+    /// From there to the last one of its group.
+    pub(super) outputs: usize,
+}
+
+impl Place {
+    /// Those of a panel, counted from the first one.
+    #[inline(always)]
+    pub(super) fn channels(self, panel: usize) -> Channels {
+        let first = panel * PANEL;
+        Channels { first: self.first_output + first, count: PANEL.min(self.outputs - first) }
+    }
+}
+
+impl Problem<'_> {
+    /// Computes `panels` of a segment.
+    #[inline(always)]
+    pub(super) fn segment(&self, segment: &Segment, panels: Range<usize>, workspace: &mut PanelWorkspace) {
+        let PanelWorkspace { unpacked, words, wide_codes, corrections, tile: buffer, sums } = workspace;
+        let (layout, kernel) = (self.shape.weight(), self.kernel);
+        // Without steps nothing is read.
+        let farthest =
+            segment.bases.iter().max().filter(|_| self.reach > 0).map_or(0, |base| base + self.reach);
+        if layout.is_depthwise() {
+            return self.depthwise(segment, unpacked);
+        }
+        let [_, tile_panels] = kernel.tile();
+        let group_panels = layout.group_panels();
+        let block_codes = PANEL * BLOCK;
+        let panel_words = self.blocks * PANEL * layout.bits().bits() as usize;
+        let form = kernel.form(layout.bits(), self.pair_steps, segment.bases.len());
+        let nearest = segment.bases.iter().min().copied().unwrap_or_default();
+        if form == Form::Words {
+            wide_codes.clear();
+            let end = farthest + (layout.groups() - 1) * layout.inputs();
+            let codes = &segment.codes[nearest..end.min(segment.codes.len())];
+            wide_codes.extend(codes.iter().map(|&code| i16::from(code)));
+        }
+        let mut panel = panels.start;
+        while panel < panels.end {
+            // Panels of one group.
+            let group = panel / group_panels;
+            let end = panels.end.min((group + 1) * group_panels);
+            let first_channel = (group * layout.inputs()).min(segment.codes.len());
+            let codes = &segment.codes[first_channel..];
+            assert!(farthest <= codes.len(), "windows end inside the codes");
+            corrections.clear();
+            if form == Form::Packed && self.of_one_row.is_empty() {
+                let bases = segment.bases;
+                Corrections { problem: self, bases, codes, corrections }.run(Isa::Portable);
+            }
+            let corrections = if self.of_one_row.is_empty() { &*corrections } else { &self.of_one_row };
+            let codes = match form {
+                // The codes before `nearest` are not there, and not read.
+                Form::Words => wide_codes.as_ptr().wrapping_add(first_channel).wrapping_sub(nearest).cast(),
+                _ => codes.as_ptr(),
+            };
+            let as_they_are = form == Form::Packed || (form == Form::Bytes && layout.bits() == BitWidth::B8);
+            if as_they_are && segment.bases.len() == 1 {
+                let rows = Rows { codes, bases: segment.bases, offsets: self.offsets, corrections };
+                self.stream(&rows, segment.start, panel..end, form, (buffer, sums));
+                panel = end;
+            }
+            while panel < end {
+                let count = tile_panels.min(end - panel);
+                let packed = &self.weights[panel * panel_words..][..count * panel_words];
+                let bytes: &[i8] = match (form, layout.bits()) {
+                    (Form::Packed, _) | (_, BitWidth::B8) => bytemuck::cast_slice(packed),
+                    _ => {
+                        let bytes = Vector::room(unpacked, count * self.blocks * block_codes);
+                        unpack_panels(packed, layout.bits(), bytes);
+                        bytes
+                    }
+                };
+                let (bits, bytes): (_, &[u8]) = match form {
+                    Form::Packed => (layout.bits(), bytemuck::cast_slice(bytes)),
+                    Form::Bytes => (BitWidth::B8, bytemuck::cast_slice(bytes)),
+                    Form::Words => {
+                        let words = Vector::room::<i16>(words, bytes.len());
+                        kernel.widen_weights(bytes, words);
+                        (BitWidth::B8, bytemuck::cast_slice(words))
+                    }
+                };
+                let weights =
+                    Weights { bytes, form, bits, panels: count, apart: 1, panel_bytes: bytes.len() / count };
+                let tile_rows = kernel.rows(count, form);
+                for (tile, bases) in segment.bases.chunks(tile_rows).enumerate() {
+                    let first = tile * tile_rows;
+                    let corrections = corrections.get(first * self.groups.len()..).unwrap_or_default();
+                    let rows = Rows { codes, bases, offsets: self.offsets, corrections };
+                    let place = self.place(segment.start + first, panel);
+                    self.prefetch(&rows, &weights, place);
+                    self.sum(&rows, &weights, place, buffer);
+                    self.finish(&rows, &weights, place, buffer);
+                }
+                panel += count;
+            }
+        }
+    }
+
+    /// Where results of a tile belong whose first panel is this one.
+    #[inline(always)]
+    pub(super) fn place(&self, position: usize, panel: usize) -> Place {
+        let layout = self.shape.weight();
+        let (group, in_group) = (panel / layout.group_panels(), panel % layout.group_panels() * PANEL);
+        let outputs = layout.outputs() / layout.groups();
+        Place { position, first_output: group * outputs + in_group, outputs: outputs - in_group }
+    }
+
+    /// Fetches what [`Problem::finish`] will read and write.
+    #[inline(always)]
+    fn prefetch(&self, rows: &Rows, weights: &Weights, place: Place) {
+        for panel in 0..weights.panels {
+            let channels = place.channels(panel * weights.apart);
+            self.epilogue.prefetch(channels);
+            for row in 0..rows.bases.len() {
+                self.output.prefetch(place.position + row, channels, self.shape.weight().outputs());
+            }
+        }
+    }
+
+    /// Computes the sums of one tile; of more scale groups than one, its values before the epilogue.
+    #[inline(always)]
+    pub(super) fn sum(&self, rows: &Rows, weights: &Weights, place: Place, tile: &mut Tile) {
+        let layout = self.shape.weight();
+        let panel_bytes = weights.panel_bytes;
+        let words = if weights.form == Form::Words { 2 } else { 1 };
+        let block_bytes = PANEL * STEP * weights.bits.bits() as usize * words;
+        let mut block = 0;
+        for (group, &blocks) in self.groups.iter().enumerate() {
+            let operands = Operands {
+                form: weights.form,
+                codes: rows.codes,
+                bases: rows.bases,
+                offsets: &rows.offsets[block * BLOCK_STEPS..(block + blocks) * BLOCK_STEPS],
+                weights: weights.bytes[block * block_bytes..].as_ptr(),
+                panel_bytes: panel_bytes * weights.apart,
+                next_bytes: if weights.apart == 1 && group + 1 == self.groups.len() {
+                    (weights.panels - 1) * panel_bytes
+                } else {
+                    0
+                },
+                panels: weights.panels,
+                bits: weights.bits,
+                pair_steps: self.pair_steps,
+            };
+            // SAFETY: The machine has the instructions: `run` has asserted it. Windows end inside the codes: `segment` has
+            // asserted it. A panel has all its blocks, and tiles are not larger than the kernel's.
+            unsafe { self.kernel.run(&operands, &mut tile.sums) };
+            block += blocks;
+            if self.groups.len() == 1 {
+                break; // its sums need not be kept
+            }
+            for panel in 0..weights.panels {
+                let channels = place.channels(panel * weights.apart);
+                let multiplier = self.epilogue.multiplier(group, channels, layout.outputs());
+                for row in 0..rows.bases.len() {
+                    let correction = rows.corrections.get(row * self.groups.len() + group).copied();
+                    let scaled = scaled(&tile.sums[row][panel], correction.unwrap_or(0), &multiplier);
+                    let values = &mut tile.values[row][panel];
+                    *values = if group == 0 { scaled } else { added(*values, &scaled) };
+                }
+            }
+        }
+    }
+
+    /// Writes the results of a tile.
+    #[inline(always)]
+    pub(super) fn finish(&self, rows: &Rows, weights: &Weights, place: Place, tile: &Tile) {
+        let (epilogue, shape, output) = (self.epilogue, self.shape, self.output);
+        for panel in 0..weights.panels {
+            let constants =
+                epilogue.constants(place.channels(panel * weights.apart), shape.weight().outputs());
+            // SAFETY: The output's size was asserted where its pointer was taken; tasks have different positions and
+            // channels.
+            unsafe {
+                if self.groups.len() == 1 {
+                    let sums = &tile.sums[..rows.bases.len()];
+                    let of = PanelSums { sums, panel, corrections: rows.corrections };
+                    epilogue.write_panel(&of, place.position, &constants, shape, output);
+                    continue;
+                }
+                for (row, values) in tile.values[..rows.bases.len()].iter().enumerate() {
+                    epilogue.write(values[panel], place.position + row, &constants, shape, output);
+                }
+            }
+        }
+    }
+}
