@@ -192,11 +192,14 @@ impl IntOps for Flex {
         let [codes, weight] = [codes, weight].map(dense);
         let [multiplier, addend, residual] = [multiplier, addend, residual].map(dense);
         let epilogue = epilogue(&multiplier, &addend, &residual, &format);
-        let values = integer::int_conv2d(
+        let mut values = vec![0.0; format.shape.results()];
+        integer::int_conv2d_into(
+            integer::DotKernel::detect(),
             bytemuck::cast_slice::<u32, u8>(slice(&codes)),
             slice(&weight),
             &format.shape,
             &epilogue,
+            &mut values,
         );
         let length = values.len();
         tensor(values, [length], DType::F32)
@@ -231,13 +234,15 @@ impl IntOps for Flex {
         let [multiplier, addend, residual, to] = [multiplier, addend, residual, to].map(dense);
         let epilogue = epilogue(&multiplier, &addend, &residual, &format);
         let mut words = vec![0u32; format.code_words()];
-        let values = integer::int_conv2d_with_codes(
+        let mut values = vec![0.0; format.shape.results()];
+        let out = bytemuck::cast_slice_mut(&mut words);
+        integer::int_conv2d_results(
+            integer::DotKernel::detect(),
             bytemuck::cast_slice::<u32, u8>(slice(&codes)),
             slice(&weight),
             &format.shape,
             &epilogue,
-            quantizer(slice(&to), bits),
-            bytemuck::cast_slice_mut(&mut words),
+            integer::Results { values: Some(&mut values), codes: Some((out, quantizer(slice(&to), bits))) },
         );
         let lengths = [values.len(), words.len()];
         (tensor(values, [lengths[0]], DType::F32), tensor(words, [lengths[1]], DType::U32))
