@@ -9,11 +9,8 @@ use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterio
 use dr_bench::peak::multiply;
 use dr_bench::report::PEAK;
 use dr_bench::{CACHES, copies, device, group, read, threads, weights};
-use dr_kernels::cpu::Isa;
-use dr_kernels::cpu::integer::{
-    DotKernel, Epilogue, int_conv2d_into, prepare_panels, switch_panels, switch_panels_into, weight_only_into,
-};
-use dr_kernels::integer::{Activation, Conv2dOptions, IntConv2dShape, WeightLayout};
+use dr_kernels::host::{Conv2dOptions, Product, Results, StoredWeight, Weight, WeightOnly, code_len};
+use dr_kernels::{Activation, CodeQuantizer};
 use dr_precision::{BitWidth, Granularity};
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::NdTensor;
@@ -32,15 +29,23 @@ fn bytes(len: usize) -> Vec<u8> {
     codes(len, 0, 255).into_iter().map(|code| code as u8).collect()
 }
 
-fn panels(layout: &WeightLayout) -> Vec<u32> {
-    let len = layout.outputs() * layout.cols();
-    prepare_panels(&codes(len, layout.bits().signed_min(), layout.bits().signed_max()), layout)
+/// Codes of a weight, prepared.
+fn stored(shape: &[usize], bits: BitWidth, granularity: Granularity) -> StoredWeight {
+    let codes = codes(shape.iter().product(), bits.signed_min(), bits.signed_max());
+    let codes: Vec<i8> = codes.into_iter().map(|code| code as i8).collect();
+    StoredWeight::from_codes(&codes, shape, 1, bits, granularity).unwrap()
 }
 
-/// Weights for all widths to take turns through, as many as no cache holds. They share the memory, since some of a virtual
-/// machine's is slower than other: any words are codes of any width.
-fn memory() -> Vec<u32> {
-    panels(&layout(CACHES / 8192, 8192, BitWidth::B8))
+/// A weight of its own memory for every turn: as many as no cache holds if they are to come from memory.
+fn weights_of(shape: &[usize], bits: BitWidth, granularity: Granularity, from_memory: bool) -> Vec<Weight> {
+    let weight = || {
+        let stored = stored(shape, bits, granularity);
+        stored.settle();
+        stored.at(bits, &vec![1e-3; shape[0] * stored.layout().scale_groups()]).unwrap()
+    };
+    let first = weight();
+    let others = if from_memory { CACHES / first.bytes() } else { 0 };
+    std::iter::once(first).chain((0..others).map(|_| weight())).collect()
 }
 
 /// A group of products of `products` multiplications.
@@ -54,33 +59,27 @@ fn products<'a>(criterion: &'a mut Criterion, name: String, products: usize) -> 
     group
 }
 
-/// One convolution, or a product of matrices, at all widths; with weights from this memory, or from the cache.
+/// One convolution, or a product of matrices, at all widths; with weights from memory, or from the cache.
 fn ours(
-    group: &mut BenchmarkGroup<WallTime>, shape: IntConv2dShape, options: Conv2dOptions,
-    memory: Option<&[u32]>,
+    group: &mut BenchmarkGroup<WallTime>, weight: &[usize], dims: [usize; 4], options: Conv2dOptions,
+    from_memory: bool,
 ) {
-    let x = bytes(shape.code_bytes());
-    let outputs = shape.weight().outputs();
-    let (multiplier, addend) = (vec![1e-3; outputs], vec![0.0; outputs]);
-    let epilogue =
-        Epilogue { multiplier: &multiplier, addend: &addend, residual: None, activation: Activation::None };
-    let mut out = vec![0.0; shape.results()];
+    let x = bytes(code_len(dims));
+    let (gain, shift) = (vec![1.0; weight[0]], vec![0.0; weight[0]]);
+    let input = CodeQuantizer { bits: BitWidth::B8, scale: 1.0, zero_point: 0.0 };
     for bits in WIDTHS {
-        let weight = shape.weight().at(bits).unwrap();
-        let shape = IntConv2dShape::new(shape.batch(), shape.input(), options, weight).unwrap();
-        let cached = if memory.is_none() { panels(&shape.weight()) } else { vec![] };
-        let mut turn = memory.unwrap_or(&cached).chunks_exact(shape.weight().words()).cycle();
+        let product = |weight| Product::new(weight, options, input, &gain, &shift, Activation::None).unwrap();
+        let products: Vec<_> =
+            weights_of(weight, bits, Granularity::Channel, from_memory).into_iter().map(product).collect();
+        let mut out = vec![0.0; products[0].output(dims).unwrap().iter().product()];
+        let mut turn = products.iter().cycle();
         group.bench_function(format!("dr-kernels w{bits}a8"), |bencher| {
             bencher.iter(|| {
-                let panels = turn.next().unwrap();
-                int_conv2d_into(DotKernel::detect(), &x, panels, &shape, &epilogue, &mut out);
+                let results = Results { values: Some(&mut out), codes: None };
+                turn.next().unwrap().run(&x, dims, None, results).unwrap();
             });
         });
     }
-}
-
-fn layout(outputs: usize, inputs: usize, bits: BitWidth) -> WeightLayout {
-    WeightLayout::new(&[outputs, inputs], 1, bits, Granularity::Channel).unwrap()
 }
 
 /// `rten-gemm` with weights packed beforehand, as ours are.
@@ -117,12 +116,7 @@ fn gemm(criterion: &mut Criterion) {
     let device = device();
     for [m, n, k] in [[1024, 1024, 1024], [128, 4096, 4096], [196, 512, 4608]] {
         let mut group = products(criterion, format!("gemm/{m}x{n}x{k}"), m * n * k);
-        ours(
-            &mut group,
-            IntConv2dShape::gemm(m, layout(n, k, BitWidth::B8)).unwrap(),
-            Conv2dOptions::default(),
-            None,
-        );
+        ours(&mut group, &[n, k], [m, 1, 1, k], Conv2dOptions::default(), false);
         rten(&mut group, [m, n, k], false);
         floats(&mut group, [m, n, k], &device, false);
     }
@@ -132,26 +126,20 @@ fn gemv(criterion: &mut Criterion) {
     let device = device();
     let (n, k) = (8192, 8192);
     let mut group = products(criterion, format!("gemv/{n}x{k}"), n * k);
-    let memory = memory();
-    ours(
-        &mut group,
-        IntConv2dShape::gemm(1, layout(n, k, BitWidth::B8)).unwrap(),
-        Conv2dOptions::default(),
-        Some(&memory),
-    );
+    ours(&mut group, &[n, k], [1, 1, 1, k], Conv2dOptions::default(), true);
     for bits in [BitWidth::B8, BitWidth::B4, BitWidth::B2] {
         let granularity = Granularity::Group(NonZeroUsize::new(32).unwrap());
-        let layout = WeightLayout::new(&[n, k], 1, bits, granularity).unwrap();
-        let (x, scale) = (weights(k), vec![1e-3; layout.scale_groups() * n]);
-        let mut turn = memory.chunks_exact(layout.words()).cycle();
-        let mut out = vec![0.0; n];
+        let product = |weight| WeightOnly::new(weight, None).unwrap();
+        let products: Vec<_> =
+            weights_of(&[n, k], bits, granularity, true).into_iter().map(product).collect();
+        let (x, mut out) = (weights(k), vec![0.0; n]);
+        let mut turn = products.iter().cycle();
         group.bench_function(format!("dr-kernels w{bits}a32, groups of 32"), |bencher| {
-            bencher.iter(|| {
-                weight_only_into(Isa::detect(), &x, turn.next().unwrap(), &scale, 1, &layout, &mut out);
-            });
+            bencher.iter(|| turn.next().unwrap().run(&x, 1, &mut out).unwrap());
         });
     }
     // What memory can give: the weights of 8 bits, only read.
+    let memory = vec![1u32; CACHES / 4 / (n * k / 4) * (n * k / 4) + n * k / 4];
     let mut turn = memory.chunks_exact(n * k / 4).cycle();
     group.bench_function("reading 8 bits a weight", |bencher| bencher.iter(|| read(turn.next().unwrap())));
     drop(memory);
@@ -175,13 +163,11 @@ fn conv(criterion: &mut Criterion) {
     let device = device();
     for batch in [1, 64] {
         for (channels, size) in [(16, 32), (32, 16), (64, 8)] {
-            let weight =
-                WeightLayout::new(&[channels, channels, 3, 3], 1, BitWidth::B8, Granularity::Channel);
+            let weight = [channels, channels, 3, 3];
             let options = Conv2dOptions { padding: [1, 1], ..Conv2dOptions::default() };
-            let shape = IntConv2dShape::new(batch, [size, size], options, weight.unwrap()).unwrap();
             let name = format!("conv/{batch}x{channels}x{size}x{size}");
-            let mut group = products(criterion, name, shape.results() * channels * 9);
-            ours(&mut group, shape, options, None);
+            let mut group = products(criterion, name, batch * size * size * channels * channels * 9);
+            ours(&mut group, &weight, [batch, size, size, channels], options, false);
             let x = [batch, channels, size, size];
             let x = Tensor::<4>::from_data(TensorData::new(weights(x.iter().product()), x), &device);
             let w = [channels, channels, 3, 3];
@@ -200,18 +186,13 @@ fn conv(criterion: &mut Criterion) {
 /// Switching prepared weights.
 fn switch(criterion: &mut Criterion) {
     let _ = device();
-    let layout = layout(8192, 8192, BitWidth::B8);
-    let stored = panels(&layout);
+    let stored = stored(&[8192, 8192], BitWidth::B8, Granularity::Channel);
+    let scales = vec![1e-3; 8192];
     for active in [BitWidth::B4, BitWidth::B2] {
-        let bytes = (layout.words() + layout.at(active).unwrap().words()) * 4;
-        let mut group = group(criterion, &format!("switch_panels/w8->w{active}"), [8192, 8192], bytes);
-        let mut out = vec![1; layout.at(active).unwrap().words()];
-        group.bench_function("dr-kernels, slices", |bencher| {
-            bencher.iter(|| switch_panels_into(&stored, BitWidth::B8, active, &mut out));
-        });
-        group.bench_function("dr-kernels", |bencher| {
-            bencher.iter(|| switch_panels(&stored, BitWidth::B8, active));
-        });
+        let [from, to] = [BitWidth::B8, active].map(|bits| stored.layout().at(bits).unwrap().words() * 4);
+        let (bytes, name) = (from + to, format!("switch_panels/w8->w{active}"));
+        let mut group = group(criterion, &name, [8192, 8192], bytes);
+        group.bench_function("dr-kernels", |bencher| bencher.iter(|| stored.at(active, &scales).unwrap()));
         copies(&mut group, bytes / 2);
     }
 }

@@ -23,11 +23,12 @@ const AWAKE: Duration = Duration::from_micros(500);
 /// So many tasks without a helper that could have one wake it: what takes no longer than waking it is better done alone.
 const WORTH_WAKING: usize = 8;
 
-/// How often a thread looks before it lets another one have the core; some ten microseconds.
+/// How often a helper looks for tasks before it lets another thread have the core, and looks at the time.
 const LOOKS: u32 = 512;
 
-/// How often a caller does so before it sleeps until the last task is done.
-const PATIENCE: u32 = 16;
+/// How often a caller looks whether all tasks are done before it lets another thread have the core (some hundred microseconds),
+/// and how often it does that before it sleeps until they are.
+const PATIENCE: [u32; 2] = [1 << 12, 4];
 
 /// Runs `task` with every number below `tasks`, on the caller's thread and on helpers. A panic of a task is the caller's.
 pub(super) fn for_each(tasks: usize, task: impl Fn(usize) + Sync) {
@@ -158,8 +159,8 @@ impl Team {
     /// Waits until all tasks are done.
     fn wait(&self) {
         let all_done = || self.undone.load(Ordering::SeqCst) == 0;
-        for _ in 0..PATIENCE {
-            for _ in 0..LOOKS {
+        for _ in 0..PATIENCE[1] {
+            for _ in 0..PATIENCE[0] {
                 if all_done() {
                     return;
                 }
