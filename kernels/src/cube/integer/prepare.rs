@@ -136,8 +136,8 @@ fn tap_sums_kernel(
     let mut sum = 0.0f32;
     for channel in 0..rows.inputs {
         let column = channel * rows.taps + tap;
-        let scale = scale[(column / rows.run * rows.outputs + output) as usize];
-        sum += scaled(scale, rows.code(words, places, output, column, bits));
+        let factor = scale[(column / rows.run * rows.outputs + output) as usize];
+        sum += scaled(factor, rows.code(words, places, output, column, bits));
     }
     out[i as usize] = sum;
 }
