@@ -1,6 +1,6 @@
 //! Images with what a model makes of them, to check other runtimes by.
 
-use crate::artifact::{Artifact, Described, TensorEntry, TensorValues};
+use crate::artifact::{Artifact, TensorEntry, TensorValues};
 use crate::data::{ImageBatch, ImageLoader, ImageSet};
 use crate::evaluation::{EVAL_BATCH, EvaluationError, check_images, runtime_networks};
 use crate::files::write_atomically;

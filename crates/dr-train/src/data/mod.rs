@@ -1,44 +1,67 @@
 //! Images to learn from: datasets, how they are split and augmented, and the loader that makes batches of them.
 
+#[cfg(feature = "program")]
 mod augment;
 mod batch;
+#[cfg(feature = "program")]
 pub mod cifar;
+#[cfg(feature = "program")]
 pub mod coco;
+#[cfg(feature = "program")]
 mod decode;
+#[cfg(feature = "program")]
 pub mod digits;
 #[cfg(feature = "download")]
 mod download;
+#[cfg(feature = "program")]
 mod epochs;
 mod error;
+#[cfg(feature = "program")]
 mod files;
+#[cfg(feature = "program")]
 mod folder;
+#[cfg(feature = "program")]
 pub mod idx;
+#[cfg(feature = "program")]
 mod image_set;
 mod images;
+#[cfg(feature = "program")]
 mod loader;
 mod normalization;
 pub(crate) mod random;
+#[cfg(feature = "program")]
 pub mod records;
+#[cfg(feature = "program")]
 mod scene_set;
+#[cfg(feature = "program")]
 pub mod scenes;
 
+#[cfg(feature = "program")]
 pub use augment::Augmentation;
 pub use batch::{Batch, ImageBatch, Input, Target, TextBatch, TrainingLoader};
+#[cfg(feature = "program")]
 pub(crate) use epochs::Epochs;
+#[cfg(feature = "program")]
 pub use epochs::{Items, Loader};
 pub use error::{DataError, FormatError};
+#[cfg(feature = "program")]
 pub use folder::{FolderError, ImageFiles, LabelledFile};
+#[cfg(feature = "program")]
 pub use image_set::ImageSet;
 pub use images::{ImageShape, Images};
+#[cfg(feature = "program")]
 pub use loader::ImageLoader;
 pub use normalization::Normalization;
+#[cfg(feature = "program")]
 pub use scene_set::{Labelled, SceneError, SceneLoader, SceneSet, SceneTarget, Scenes};
 
 use crate::config::{DatasetKind, IMAGE_SIZE};
+#[cfg(feature = "program")]
 use files::Part;
 use std::path::Path;
 
 /// A dataset, split.
+#[cfg(feature = "program")]
 #[derive(Clone, Debug)]
 pub struct Splits {
     /// To learn from.
@@ -71,6 +94,7 @@ impl<'a> DataSource<'a> {
         Self { dataset, data_dir, image_size: IMAGE_SIZE, seed }
     }
 
+    #[cfg(feature = "program")]
     fn folder(&self) -> Result<folder::Parts, DataError> {
         let hint = "it has a folder for each class, or `train` and `val` with those";
         let dir = self.data_dir.ok_or_else(|| DataError::NoDirectory {
@@ -90,6 +114,7 @@ impl<'a> DataSource<'a> {
 ///
 /// # Errors
 /// If a file is missing or wrong, or there are not as many training images as `limit_train` says.
+#[cfg(feature = "program")]
 pub fn load(source: &DataSource, limit_train: Option<usize>) -> Result<Splits, DataError> {
     let DataSource { dataset, data_dir, seed, .. } = *source;
     let ((train, valid), test): ((ImageSet, ImageSet), _) = match dataset {
@@ -121,6 +146,7 @@ pub fn load(source: &DataSource, limit_train: Option<usize>) -> Result<Splits, D
 ///
 /// # Errors
 /// If a file is missing or wrong.
+#[cfg(feature = "program")]
 pub fn load_test(source: &DataSource) -> Result<ImageSet, DataError> {
     let DataSource { dataset, data_dir, .. } = *source;
     Ok(match dataset {
@@ -133,6 +159,7 @@ pub fn load_test(source: &DataSource) -> Result<ImageSet, DataError> {
 }
 
 /// Splits off the last of every `one_in` images, at least one, for validation.
+#[cfg(feature = "program")]
 fn hold_out(dataset: DatasetKind, images: Images, one_in: usize) -> Result<(ImageSet, ImageSet), DataError> {
     let count = images.len();
     if count < 2 {
@@ -142,6 +169,7 @@ fn hold_out(dataset: DatasetKind, images: Images, one_in: usize) -> Result<(Imag
     Ok((images.range(0..train).into(), images.range(train..count).into()))
 }
 
+#[cfg(feature = "program")]
 fn limited(dataset: DatasetKind, images: ImageSet, limit: Option<usize>) -> Result<ImageSet, DataError> {
     let available = images.len();
     match limit {

@@ -3,7 +3,7 @@
 use super::error::RunError;
 use super::settings::{check_task, passes, quantization};
 use super::task::{Part, Task};
-use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, Description, SavedModel};
+use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description, SavedModel};
 use crate::config::{
     Baseline, Batches, DeviceKind, Devices, Distill, ForwardKind, MixedNorm, TaskKind, TrainConfig,
 };

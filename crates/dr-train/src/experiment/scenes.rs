@@ -2,7 +2,7 @@
 
 use super::error::RunError;
 use super::task::{Evaluation, Part, Task};
-use crate::artifact::{Artifact, Described, Description, SavedModel};
+use crate::artifact::{Artifact, Described, Description};
 use crate::config::{Engine, TaskKind, TrainConfig};
 use crate::data::{Normalization, SceneLoader, SceneSet, SceneTarget};
 use crate::detection::{BoxTargets, Positions};

@@ -1,7 +1,7 @@
 //! [`Task`]: what a run is about.
 
 use super::error::RunError;
-use crate::artifact::{Artifact, Described, Description, TensorEntry};
+use crate::artifact::{Artifact, Description, TensorEntry};
 use crate::config::TrainConfig;
 use crate::data::{Batch, Input, Target, TrainingLoader};
 use crate::evaluation::EvaluationError;

@@ -2,7 +2,7 @@
 
 use super::error::RunError;
 use super::task::{Evaluation, Part, Task};
-use crate::artifact::{Artifact, Described, Description, SavedModel, TOKENIZER, TensorEntry};
+use crate::artifact::{Artifact, Described, Description, TOKENIZER, TensorEntry};
 use crate::config::{Engine, TrainConfig};
 use crate::evaluation::{EvaluationError, check_tokens, measure_text, text_batch};
 use crate::models::LlamaConfig;

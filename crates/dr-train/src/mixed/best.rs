@@ -2,7 +2,7 @@
 
 use super::search::{self, Choice, LayerChoices, Optimum, SearchError};
 use super::{Budget, BudgetKind, Candidate, Candidates};
-use crate::artifact::{ArtifactError, Described, SavedModel};
+use crate::artifact::ArtifactError;
 use crate::evaluation::EvaluationError;
 use dr_precision::{Precision, PrecisionPlan};
 use serde::Serialize;

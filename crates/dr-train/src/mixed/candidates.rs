@@ -1,7 +1,7 @@
 //! [`Candidates`]: what each layer of a supernet can be, and what that costs.
 
 use super::{LayerTimes, SearchPlanError, Traces, choices};
-use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, SavedModel};
+use crate::artifact::{Artifact, ArtifactError, ArtifactKind, SavedModel};
 use crate::config::{LossTerms, Widths};
 use crate::nn::{LayerSpec, Model, NamedLayer, Observer, Pass, Value};
 use burn::tensor::{Device, Int, Tensor};

@@ -1,7 +1,7 @@
 //! [`LayerTimes`]: how long each layer takes in integers, at each of its precisions.
 
 use super::{Candidates, SearchPlanError};
-use crate::artifact::{Artifact, Described, SavedModel};
+use crate::artifact::{Artifact, SavedModel};
 use crate::evaluation::{EvaluationError, check_batch};
 use crate::latency::{LatencyOptions, MOST_PIXELS, WARM_UP, median, milliseconds, random_input};
 use crate::nn::Value;

@@ -14,7 +14,7 @@
 mod graph;
 mod proto;
 
-use crate::artifact::{Described, Description, SavedModel};
+use crate::artifact::{Described, Description};
 use crate::config::TaskKind;
 use dr_kernels::integer::CodeQuantizer;
 use dr_precision::BitWidth;

@@ -1,17 +1,26 @@
 //! What a run reports: `report.json`, a table and `report.svg`.
 
+#[cfg(feature = "program")]
 mod bars;
+#[cfg(feature = "program")]
 mod draw;
 mod format;
+#[cfg(feature = "program")]
 mod front;
+#[cfg(feature = "program")]
 mod plot;
 mod results;
+#[cfg(feature = "program")]
 mod table;
 
+#[cfg(feature = "program")]
 pub(crate) use bars::{Bar, draw as draw_bars};
+#[cfg(feature = "program")]
 pub(crate) use front::{Mark, draw as draw_front};
+#[cfg(feature = "program")]
 pub(crate) use table::{aligned, thousands};
 
+#[cfg(feature = "program")]
 pub use draw::{colour, draw_boxes, enlarge, overlay, save_grid};
 pub use format::NumberFormat;
 pub use results::{

@@ -1,6 +1,7 @@
 //! [`Report`].
 
 use super::NumberFormat;
+#[cfg(feature = "program")]
 use super::plot;
 use crate::config::{DatasetKind, TaskKind, TrainConfig};
 use crate::files::write_atomically;
@@ -172,6 +173,7 @@ impl Report {
     ///
     /// # Errors
     /// [`ReportError::Draw`].
+    #[cfg(feature = "program")]
     pub fn to_svg(&self) -> Result<String, ReportError> {
         plot::draw(self).map_err(ReportError::Draw)
     }
@@ -180,6 +182,7 @@ impl Report {
     ///
     /// # Errors
     /// If they cannot be made or written.
+    #[cfg(feature = "program")]
     pub fn save(&self, folder: &Path) -> Result<(), ReportError> {
         for (name, content) in [("report.svg", self.to_svg()?), (JSON_FILE, self.to_json()?)] {
             let path = folder.join(name);

@@ -3,7 +3,7 @@
 use super::state_dict::{StateDictError, read_safetensors};
 use super::{Problem, WeightsError};
 use crate::artifact::{
-    Artifact, ArtifactError, Described, Description, SavedModel, TOKENIZER, TensorEntry, parameter_shapes,
+    Artifact, ArtifactError, Described, Description, TOKENIZER, TensorEntry, parameter_shapes,
 };
 use crate::models::LlamaConfig;
 use crate::nn::Model;

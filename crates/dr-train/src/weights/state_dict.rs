@@ -1,6 +1,6 @@
 //! [`StateDict`]: named tensors from a safetensors file or from one that PyTorch saved.
 
-use crate::artifact::{Described, SavedModel, TensorEntry};
+use crate::artifact::TensorEntry;
 use half::{bf16, f16};
 use pytorch_reader::{PytorchError, PytorchReader};
 use safetensors::{SafeTensorError, SafeTensors};

@@ -1,7 +1,7 @@
 //! `dr-train export`.
 
 use super::{print, save, with_plan};
-use crate::artifact::{Artifact, ArtifactKind, Described, SavedModel};
+use crate::artifact::{Artifact, ArtifactKind, Described, FORMAT_VERSION, SavedModel};
 use crate::cli::{CommandError, ExportArgs};
 use crate::data;
 use crate::evaluation::{formats, runtime_networks};
@@ -25,6 +25,8 @@ pub fn export(args: &ExportArgs) -> Result<(), CommandError> {
         (None, Some(precision)) => artifact.export(precision).map_err(|error| error.in_file(&args.model))?,
         (None, None) => match artifact.description.kind {
             ArtifactKind::Packed(_) | ArtifactKind::PackedPlan => artifact,
+            // As it is, with its graph.
+            _ if artifact.description.format_version < FORMAT_VERSION && !is_onnx(&args.out) => artifact,
             _ => return Err(CommandError::new("expected --precision or --plan")),
         },
     };

@@ -1,7 +1,7 @@
 //! `dr-train info`.
 
 use super::print;
-use crate::artifact::{Artifact, Described, Description, SavedModel};
+use crate::artifact::{Artifact, Description, SavedModel};
 use crate::cli::{CommandError, InfoArgs};
 use crate::report::thousands;
 use dr_precision::PrecisionPlan;

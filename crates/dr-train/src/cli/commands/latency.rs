@@ -1,7 +1,7 @@
 //! `dr-train latency`.
 
 use super::print;
-use crate::artifact::{Artifact, Described, SavedModel};
+use crate::artifact::{Artifact, SavedModel};
 use crate::cli::{CommandError, LatencyArgs};
 use crate::device;
 use crate::latency::{LatencyOptions, latency as measure};

@@ -2,7 +2,7 @@
 
 use super::taught::Source;
 use super::{load_model, save};
-use crate::artifact::{ArtifactError, ArtifactKind, Described, SavedModel};
+use crate::artifact::{ArtifactError, ArtifactKind, SavedModel};
 use crate::cli::{CommandError, QuantizeArgs};
 use crate::device;
 use crate::nn::QuantConfig;

@@ -3,7 +3,7 @@
 use super::hessian::estimate;
 use super::print;
 use super::taught::Source;
-use crate::artifact::{Artifact, ArtifactError, Described, SavedModel};
+use crate::artifact::{Artifact, ArtifactError, SavedModel};
 use crate::cli::{CommandError, SearchArgs};
 use crate::config::LossTerms;
 use crate::device;
