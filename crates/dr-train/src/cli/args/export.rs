@@ -19,7 +19,7 @@ pub struct ExportArgs {
     /// The model; one for several precisions
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
-    /// The precision to keep; a file of an older version may be written anew without
+    /// The precision to keep
     #[arg(long)]
     pub precision: Option<Precision>,
     /// The precisions to keep, one for each layer; BatchNorm statistics are taken from training images
