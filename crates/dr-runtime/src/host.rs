@@ -366,6 +366,8 @@ struct Workspace {
     images: [usize; 4],
     values: Vec<Vec<f32>>,
     codes: Vec<Vec<u8>>,
+    /// Rows and columns of the values of all nodes, for images of that size.
+    sizes: Vec<[usize; 2]>,
     /// `[batch, rows, columns, channels]` of the values of all nodes; rows of features are images of one pixel.
     dims: Vec<[usize; 4]>,
 }
@@ -423,6 +425,7 @@ impl Pass<'_> {
                 }
                 if workspace.images != shape {
                     workspace.images = shape;
+                    workspace.sizes = graph.sizes([rows, columns]);
                     workspace.values.clear();
                     workspace.codes.clear();
                 }
@@ -653,7 +656,7 @@ impl Pass<'_> {
                 [batch, 1, 1, channels]
             }
             Op::Enlarge => {
-                let [_, to_rows, to_columns, _] = self.workspace.dims[inputs[1]];
+                let [to_rows, to_columns] = self.workspace.sizes[inputs[1]];
                 let x = self.value(inputs[0]);
                 let dims = [batch, to_rows, to_columns, channels];
                 let out = room(&mut out, dims.iter().product());
@@ -727,8 +730,8 @@ impl Pass<'_> {
         for &input in &inputs[..2] {
             let (mut x, dims) = (self.take(input), self.workspace.dims[input]);
             let each = positions * dims[3];
-            let rows = x[..batch * each].chunks_exact_mut(each.max(1));
-            let turned = rows.map(|x| rotate(x, &cos, &sin, head_dim)).collect::<Result<(), _>>();
+            let mut rows = x[..batch * each].chunks_exact_mut(each.max(1));
+            let turned = rows.try_for_each(|x| rotate(x, &cos, &sin, head_dim));
             self.put(input, x, dims);
             turned?;
         }

@@ -231,7 +231,10 @@ fn schedule(graph: &Graph, mut products: Vec<Option<Product>>, last: &[Value]) -
     let is_alone = |node: Value| matches!(nodes[node].op, Op::Layer(_));
     let mut steps: Vec<Step> = vec![];
     for (at, Node { op, inputs }) in nodes.iter().enumerate() {
-        let inputs: Vec<Value> = inputs.iter().map(|&input| last[input]).collect();
+        let mut inputs: Vec<Value> = inputs.clone();
+        // Of what something is enlarged to, only the size is read, which is known before the value.
+        let read = if *op == Op::Enlarge { 1 } else { inputs.len() };
+        inputs[..read].iter_mut().for_each(|input| *input = last[*input]);
         if let Some(mut product) = products[at].take() {
             product.input = last[product.input];
             product.residual = product.residual.map(|value| last[value]);

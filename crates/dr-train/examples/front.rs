@@ -10,7 +10,7 @@
 
 use burn::tensor::Device;
 use dr_precision::PrecisionPlan;
-use dr_train::artifact::Artifact;
+use dr_train::artifact::{Artifact, Described, SavedModel};
 use dr_train::config::{Engine, LossTerms, Sampling, Widths};
 use dr_train::data;
 use dr_train::evaluation::measure;

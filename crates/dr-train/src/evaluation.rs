@@ -257,7 +257,7 @@ const SCENE_BATCH: usize = 32;
 /// Tensors that are no network, or one that says nothing about positions of images.
 pub(crate) fn positions(artifact: &Artifact) -> Result<Positions, ArtifactError> {
     let input = artifact.description.input;
-    let positions = Positions::of(&*artifact.graph()?, [input.height, input.width]);
+    let positions = Positions::of(artifact.graph()?, [input.height, input.width]);
     positions.ok_or_else(|| ArtifactError::network("a detector without rows of positions of images"))
 }
 

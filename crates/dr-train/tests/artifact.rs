@@ -1,7 +1,9 @@
 //! The artifact's file: what is written is read again, and nothing else is.
 
 use dr_precision::{BitWidth, Precision, PrecisionSet};
-use dr_train::artifact::{Artifact, ArtifactError, ArtifactKind, Description, InputShape, TensorEntry};
+use dr_train::artifact::{
+    Artifact, ArtifactError, ArtifactKind, Described, Description, InputShape, SavedModel, TensorEntry,
+};
 use dr_train::config::{DatasetKind, ModelKind};
 use dr_train::data::Normalization;
 use proptest::prelude::*;

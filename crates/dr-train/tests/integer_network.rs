@@ -5,7 +5,7 @@ use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use dr_precision::{Precision, PrecisionSet};
 use dr_runtime::Arithmetic;
 use dr_runtime::tensors::Network;
-use dr_train::artifact::{Artifact, ArtifactKind, Description, InputShape};
+use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, InputShape, SavedModel};
 use dr_train::config::{BatchNormKind, DatasetKind, ModelKind};
 use dr_train::latency::{LatencyOptions, PrecisionLatency, latency};
 use dr_train::models::ConvNetConfig;

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use dr_precision::{BitWidth, PrecisionSet};
 use dr_runtime::Arithmetic;
 use dr_runtime::tensors::{Cache, Network};
-use dr_train::artifact::{Artifact, ArtifactKind, Description};
+use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, SavedModel};
 use dr_train::generation::{FakeReader, GenerationError, Reader, Sampling, generate, score_choices};
 use dr_train::models::LlamaConfig;
 use dr_train::nn::{Model, Pass, QuantConfig, TensorCache};
@@ -214,7 +214,7 @@ fn quantized_as(config: &LlamaConfig, quantization: &QuantConfig) -> (Model, Art
         switch_edge,
         group_size,
         edge,
-        ..Description::language(config.clone(), precisions)
+        ..Description::of_language(config.clone(), precisions)
     };
     let artifact = Artifact::of(&model, description).unwrap();
     (model, artifact)

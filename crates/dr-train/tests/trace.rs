@@ -3,10 +3,10 @@
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use dr_precision::PrecisionSet;
 use dr_runtime::graph::Graph;
-use dr_train::artifact::{Artifact, Description, InputShape};
+use dr_train::artifact::{Artifact, Described, Description, InputShape, SavedModel};
 use dr_train::config::{DatasetKind, ModelKind};
 use dr_train::models::{ConvNetConfig, DenseConfig, LlamaConfig};
-use dr_train::nn::{Model, Network, Pass, Tensors};
+use dr_train::nn::{Model, Network, Pass, Tensors, Value};
 use rand::SeedableRng;
 
 /// The names of the layers with what they are: `!` at an edge, `+` after a ReLU.
@@ -131,7 +131,10 @@ fn values(tensor: Tensor<2>) -> Vec<f32> {
 #[track_caller]
 fn assert_same(network: &impl Network, input: dr_train::nn::Value) {
     let pass = Pass::float();
-    let direct = values(network.forward(&mut Tensors::new(&pass), input.clone()).rows());
+    let Value::Rows(direct) = network.forward(&mut Tensors::new(&pass), input.clone()) else {
+        panic!("networks give rows")
+    };
+    let direct = values(direct);
     let model = trace(network);
     assert_eq!(values(model.forward(input.clone(), &pass)), direct);
     // The graph survives being written.

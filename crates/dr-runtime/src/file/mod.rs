@@ -54,8 +54,8 @@ impl Artifact {
     ///
     /// # Errors
     /// If it is anything else than an undamaged artifact of this format version.
-    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, ArtifactError> {
-        format::read(Arc::new(Content::Bytes(bytes)))
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ArtifactError> {
+        format::read(Arc::new(Content::Bytes(bytes.to_vec())))
     }
 
     /// Reads a file. Its tensors stay where they are, in the file: it must not be written to as long as they are used (files that this

@@ -47,12 +47,12 @@ impl fmt::Display for Opset {
 }
 
 impl FromStr for Opset {
-    type Err = String;
+    type Err = OnnxError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, OnnxError> {
         match text.parse() {
             Ok(version @ 21..=TWO_BITS) => Ok(Self(version)),
-            _ => Err(format!("`{text}`: expected a whole number from 21 to {TWO_BITS}")),
+            _ => Err(OnnxError::Opset(text.to_owned())),
         }
     }
 }
@@ -93,6 +93,9 @@ pub enum OnnxError {
     /// Operations that are not written.
     #[error("operations without a counterpart in ONNX files: {0}: expected those of networks for images")]
     Operations(String),
+    /// A version of ONNX's operators that is not known.
+    #[error("`{0}`: expected a whole number from 21 to {TWO_BITS}")]
+    Opset(String),
     /// A layer that is not in integers on this computer's processor.
     #[error("layer `{0}` is not in integers on the processor: expected a network loaded so")]
     Layer(String),
@@ -347,8 +350,8 @@ impl Writer<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::artifact::Artifact;
     use crate::artifact::InputShape;
+    use crate::artifact::{Artifact, SavedModel};
     use crate::config::{DatasetKind, ModelKind};
     use crate::models::ConvNetConfig;
     use crate::nn::Model;

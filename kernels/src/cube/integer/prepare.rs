@@ -144,7 +144,8 @@ fn tap_sums_kernel(
 
 /// Packed words to prepared ones.
 pub(super) fn prepare(packed: CubeTensor, layout: &WeightLayout) -> CubeTensor {
-    let (packed, columns) = (into_contiguous(packed), upload(&packed, &columns(layout)));
+    let columns = upload(&packed, &columns(layout));
+    let packed = into_contiguous(packed);
     let out = empty(&packed, [layout.words()], DType::U32);
     let (count, dim) = one_unit_each(&out.client, layout.blocks() * layout.rows());
     #[rustfmt::skip]
@@ -158,7 +159,8 @@ pub(super) fn prepare(packed: CubeTensor, layout: &WeightLayout) -> CubeTensor {
 
 /// Prepared words to codes, `[outputs * cols]`.
 pub(super) fn codes(words: CubeTensor, layout: &WeightLayout) -> CubeTensor {
-    let (words, places) = (into_contiguous(words), upload(&words, &places(layout)));
+    let places = upload(&words, &places(layout));
+    let words = into_contiguous(words);
     let codes = layout.outputs() * layout.cols();
     let out = empty(&words, [codes], DType::I32);
     let (count, dim) = one_unit_each(&out.client, codes);
