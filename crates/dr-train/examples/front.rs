@@ -65,8 +65,8 @@ fn measure_run(run: &Path) -> Result<Vec<Point>, Box<dyn Error>> {
     let artifact = Artifact::open(&run.join("model.safetensors"))?;
     let traces: Traces = serde_json::from_slice(&std::fs::read(run.join("traces.json"))?)?;
     let description = &artifact.description;
-    let train = data::load(&description.images(description.dataset, None), None)?.train;
-    let test = data::load_test(&description.images(description.dataset, None))?;
+    let train = data::load(&description.images(description.dataset()?, None), None)?.train;
+    let test = data::load_test(&description.images(description.dataset()?, None))?;
     let batches = calibration_batches(&train, &description.normalization, &device)?;
 
     let candidates = |terms| -> Result<Candidates, Box<dyn Error>> {

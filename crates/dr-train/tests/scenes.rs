@@ -83,7 +83,7 @@ fn quantized(task: TaskKind, seed: u64, normalization: Normalization) -> (Model,
     let input = InputShape { channels: 3, height: SIZE, width: SIZE };
     let classes = CLASSES + usize::from(task == TaskKind::Segment);
     let description = Description {
-        task,
+        task: task.to_string(),
         width: 8,
         normalization,
         kind: ArtifactKind::MultiPrecision,
