@@ -10,4 +10,5 @@ pub use dr_runtime::file::{
     METADATA_KEY, TOKENIZER, TensorEntry, TensorValues, Values,
 };
 pub use network::SavedModel;
+#[cfg(feature = "program")]
 pub(crate) use network::parameter_shapes;

@@ -390,18 +390,21 @@ fn collect(model: &Model) -> BTreeMap<String, TensorEntry> {
 }
 
 /// The names of all float parameters and statistics, and their shapes.
+#[cfg(feature = "program")]
 pub(crate) fn parameter_shapes(model: &Model) -> Vec<(String, Vec<usize>)> {
     let mut shapes = Shapes::default();
     model.visit_named(&mut shapes);
     shapes.found
 }
 
+#[cfg(feature = "program")]
 #[derive(Default)]
 struct Shapes {
     path: Vec<String>,
     found: Vec<(String, Vec<usize>)>,
 }
 
+#[cfg(feature = "program")]
 impl ModuleVisitor for Shapes {
     fn enter_module(&mut self, name: &str, _: &str) {
         self.path.push(name.to_string());

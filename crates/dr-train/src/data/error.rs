@@ -1,5 +1,6 @@
 //! What can be wrong with a dataset; every message is one line.
 
+#[cfg(feature = "program")]
 use super::folder::FolderError;
 use crate::config::DatasetKind;
 use std::{io, path::PathBuf};
@@ -162,6 +163,7 @@ pub enum DataError {
     },
     /// A folder that is no dataset.
     #[error(transparent)]
+    #[cfg(feature = "program")]
     Folder(#[from] FolderError),
     /// The downloader failed.
     #[cfg(feature = "download")]
@@ -176,6 +178,7 @@ pub enum DataError {
 
 impl FormatError {
     /// Says which file it is about.
+    #[cfg(feature = "program")]
     pub(super) fn in_file(self, file: impl Into<PathBuf>) -> DataError {
         DataError::Format { file: file.into(), reason: self }
     }

@@ -28,6 +28,7 @@ mod images;
 #[cfg(feature = "program")]
 mod loader;
 mod normalization;
+#[cfg(feature = "program")]
 pub(crate) mod random;
 #[cfg(feature = "program")]
 pub mod records;

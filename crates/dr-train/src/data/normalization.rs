@@ -15,6 +15,7 @@ impl Images {
 }
 
 /// For each channel, what each of the 256 values of a pixel becomes.
+#[cfg(feature = "program")]
 pub(super) fn tables(normalization: &Normalization) -> Vec<[f32; 256]> {
     let table = |(&mean, &std): (&f32, &f32)| {
         std::array::from_fn(|value| ((value as f64 / 255.0 - f64::from(mean)) / f64::from(std)) as f32)

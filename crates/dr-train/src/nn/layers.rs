@@ -3,6 +3,7 @@
 #[cfg(doc)]
 use super::compensated;
 use super::compute::product;
+#[cfg(feature = "program")]
 use super::errors::QuantizationErrors;
 use super::{LayerSpec, Observer, Pass, PrecisionNorm, Quantizers};
 use burn::module::{Module, Param, ParamId};
@@ -320,6 +321,7 @@ impl Layer<'_> {
     }
 
     /// What quantization changes in the layer's weight and in a sample of its inputs; `None` in a float network.
+    #[cfg(feature = "program")]
     pub(crate) fn errors(&self, sample: &[f32]) -> Option<QuantizationErrors> {
         match self {
             Self::Conv2d(layer) => layer.quantizers.errors(&layer.weight, sample),

@@ -7,6 +7,7 @@ mod assignment;
 mod calibration;
 mod compensation;
 mod compute;
+#[cfg(feature = "program")]
 mod errors;
 mod executor;
 mod layers;

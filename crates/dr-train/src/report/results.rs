@@ -4,6 +4,7 @@ use super::NumberFormat;
 #[cfg(feature = "program")]
 use super::plot;
 use crate::config::{DatasetKind, TaskKind, TrainConfig};
+#[cfg(feature = "program")]
 use crate::files::write_atomically;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
