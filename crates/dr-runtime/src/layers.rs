@@ -199,6 +199,7 @@ impl Table {
     }
 
     /// The whole table.
+    #[cfg(feature = "burn")]
     pub fn all(&self) -> Vec<f32> {
         let mut all = vec![0.0; self.vocabulary * self.features];
         let tokens: Vec<u32> = (0..self.vocabulary as u32).collect();

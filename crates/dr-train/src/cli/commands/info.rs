@@ -1,7 +1,7 @@
 //! `dr-train info`.
 
 use super::print;
-use crate::artifact::{Artifact, Description, SavedModel};
+use crate::artifact::{Artifact, Description};
 use crate::cli::{CommandError, InfoArgs};
 use crate::report::thousands;
 use dr_precision::PrecisionPlan;
@@ -13,7 +13,7 @@ use std::fmt::Write;
 /// # Errors
 /// If the file cannot be read or is not an undamaged model.
 pub fn info(args: &InfoArgs) -> Result<(), CommandError> {
-    let artifact = Artifact::open(&args.model)?;
+    let artifact = Artifact::load(&args.model)?;
     let text = if args.json { json(&artifact)? } else { table(&artifact) };
     print(&text)
 }
