@@ -10,7 +10,7 @@
 
 use burn::tensor::Device;
 use dr_precision::PrecisionPlan;
-use dr_train::artifact::Artifact;
+use dr_train::artifact::{Artifact, Described, SavedModel};
 use dr_train::config::{Engine, LossTerms, Sampling, Widths};
 use dr_train::data;
 use dr_train::evaluation::measure;
@@ -65,8 +65,8 @@ fn measure_run(run: &Path) -> Result<Vec<Point>, Box<dyn Error>> {
     let artifact = Artifact::open(&run.join("model.safetensors"))?;
     let traces: Traces = serde_json::from_slice(&std::fs::read(run.join("traces.json"))?)?;
     let description = &artifact.description;
-    let train = data::load(&description.images(description.dataset, None), None)?.train;
-    let test = data::load_test(&description.images(description.dataset, None))?;
+    let train = data::load(&description.images(description.dataset()?, None), None)?.train;
+    let test = data::load_test(&description.images(description.dataset()?, None))?;
     let batches = calibration_batches(&train, &description.normalization, &device)?;
 
     let candidates = |terms| -> Result<Candidates, Box<dyn Error>> {

@@ -15,7 +15,7 @@ use burn::tensor::Device;
 use burn::train::Interrupter;
 use dr_precision::PrecisionSet;
 use dr_runtime::graph::Op;
-use dr_train::artifact::{Artifact, ArtifactKind, Description};
+use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, SavedModel};
 use dr_train::config::{DatasetKind, Engine, ModelKind};
 use dr_train::data::{self, Augmentation, DataSource, ImageLoader, TrainingLoader};
 use dr_train::evaluation::{formats, measure};

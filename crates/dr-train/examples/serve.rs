@@ -14,7 +14,7 @@ use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use dr_precision::Precision;
 use dr_runtime::Arithmetic;
 use dr_runtime::tensors::Network;
-use dr_train::artifact::{Artifact, InputShape};
+use dr_train::artifact::{Artifact, Described, InputShape, SavedModel};
 use rand::SeedableRng;
 use std::error::Error;
 use std::path::Path;

@@ -8,7 +8,7 @@ use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor};
 use dr_precision::PrecisionSet;
 use dr_runtime::graph::{Activation, Op};
-use dr_train::artifact::{Artifact, Description, InputShape};
+use dr_train::artifact::{Artifact, Described, Description, InputShape, SavedModel};
 use dr_train::config::{DatasetKind, ModelKind};
 use dr_train::data::{self, DataSource, ImageBatch, ImageLoader, Splits};
 use dr_train::mixed::{HessianOptions, LayerTrace, Traces, traces};

@@ -5,7 +5,7 @@ use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use dr_precision::{Precision, PrecisionSet};
 use dr_runtime::Arithmetic;
 use dr_runtime::tensors::Network;
-use dr_train::artifact::{Artifact, ArtifactKind, Description, InputShape};
+use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, InputShape, SavedModel};
 use dr_train::config::{BatchNormKind, DatasetKind, ModelKind};
 use dr_train::latency::{LatencyOptions, PrecisionLatency, latency};
 use dr_train::models::ConvNetConfig;
@@ -227,7 +227,7 @@ fn artifacts_become_integer_networks() {
     for precision in set.iter() {
         let expected = rows(load(&artifact, precision).forward(images.clone()).unwrap());
         let packed = artifact.export(precision).unwrap();
-        let packed = Artifact::from_bytes(&packed.to_bytes().unwrap()).unwrap();
+        let packed = Artifact::from_bytes(packed.to_bytes().unwrap()).unwrap();
         let found = rows(load(&packed, precision).forward(images.clone()).unwrap());
         assert_eq!(found, expected, "packed {precision}");
     }

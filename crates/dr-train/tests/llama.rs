@@ -4,8 +4,9 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use dr_precision::{BitWidth, PrecisionSet};
 use dr_runtime::Arithmetic;
 use dr_runtime::tensors::{Cache, Network};
-use dr_train::artifact::{Artifact, ArtifactKind, Description};
-use dr_train::generation::{FakeReader, GenerationError, Reader, Sampling, generate, score_choices};
+use dr_runtime::text::{Reader, Sampling, generate};
+use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, SavedModel};
+use dr_train::generation::{FakeReader, GenerationError, score_choices};
 use dr_train::models::LlamaConfig;
 use dr_train::nn::{Model, Pass, QuantConfig, TensorCache};
 use dr_train::text::{Choices, Tokenizer, load_choices};
@@ -71,7 +72,7 @@ fn saved_and_quantized_models_compute_the_same_again() {
         let quantized = float.quantize_with(&config, vec![tokens.clone()], &device).unwrap();
         assert_eq!(quantized.description.group_size, group_size);
         assert_eq!(quantized.description.switch_edge, switch_edge);
-        let read = Artifact::from_bytes(&quantized.to_bytes().unwrap()).unwrap();
+        let read = Artifact::from_bytes(quantized.to_bytes().unwrap()).unwrap();
         assert_eq!(read.tensors, quantized.tensors);
         assert_eq!(read.tokenizer().is_ok(), name == "grouped");
         let network = read.network(&device).unwrap();
@@ -214,7 +215,7 @@ fn quantized_as(config: &LlamaConfig, quantization: &QuantConfig) -> (Model, Art
         switch_edge,
         group_size,
         edge,
-        ..Description::language(config.clone(), precisions)
+        ..Description::of_language(config, precisions)
     };
     let artifact = Artifact::of(&model, description).unwrap();
     (model, artifact)
@@ -224,7 +225,7 @@ fn integers(artifact: &Artifact, precision: &str) -> Network {
     Network::load(artifact, precision.parse().unwrap(), Arithmetic::Integer, &Device::flex()).unwrap()
 }
 
-fn logits<R: Reader>(reader: &R, tokens: &[u32], cache: &mut R::Cache) -> Vec<f32> {
+fn logits<R: Reader<Error: std::fmt::Debug>>(reader: &R, tokens: &[u32], cache: &mut R::Cache) -> Vec<f32> {
     reader.read(tokens, cache).unwrap()
 }
 
@@ -233,7 +234,9 @@ fn best(logits: &[f32]) -> u32 {
 }
 
 /// The most likely tokens, each from the whole text before it.
-fn recomputed<R: Reader>(reader: &R, prompt: &[u32], count: usize) -> (Vec<u32>, Vec<f32>) {
+fn recomputed<R: Reader<Error: std::fmt::Debug>>(
+    reader: &R, prompt: &[u32], count: usize,
+) -> (Vec<u32>, Vec<f32>) {
     let (mut text, mut last) = (prompt.to_vec(), vec![]);
     for _ in 0..count {
         last = logits(reader, &text, &mut R::Cache::default());
@@ -242,7 +245,9 @@ fn recomputed<R: Reader>(reader: &R, prompt: &[u32], count: usize) -> (Vec<u32>,
     (text[prompt.len()..].to_vec(), last)
 }
 
-fn generated<R: Reader>(reader: &mut R, sizes: [usize; 2], prompt: &[u32], count: usize) -> Vec<u32> {
+fn generated<R: Reader<Error = dr_runtime::RuntimeError>>(
+    reader: &mut R, sizes: [usize; 2], prompt: &[u32], count: usize,
+) -> Vec<u32> {
     let mut tokens = vec![];
     generate::<_, GenerationError>(reader, sizes, prompt, count, &Sampling::default(), |_, number, token| {
         assert_eq!(number, tokens.len());

@@ -5,7 +5,7 @@ use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use dr_precision::{Precision, PrecisionPlan, PrecisionSet};
 use dr_runtime::Arithmetic;
 use dr_runtime::tensors::Network;
-use dr_train::artifact::{Artifact, ArtifactKind, Description, InputShape};
+use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, InputShape, SavedModel};
 use dr_train::config::{DatasetKind, MixedNorm, ModelKind, Sampling, Widths};
 use dr_train::mixed::{Hasb, LayerTrace, choices};
 use dr_train::models::ConvNetConfig;
@@ -196,7 +196,7 @@ fn plans_are_exported_and_run_in_integers() {
         let plan = plan(&mut network, precisions);
         let packed = artifact.export_plan(&plan, &batches(60), &device).unwrap();
         // The file holds all of it.
-        let packed = Artifact::from_bytes(&packed.to_bytes().unwrap()).unwrap();
+        let packed = Artifact::from_bytes(packed.to_bytes().unwrap()).unwrap();
         assert_eq!(packed.description.kind, ArtifactKind::PackedPlan);
         assert_eq!(packed.description.plan, Some(plan.clone()));
         assert!(packed.payload_bytes() < artifact.payload_bytes());

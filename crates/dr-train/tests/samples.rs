@@ -2,7 +2,7 @@
 
 use burn::tensor::Device;
 use dr_precision::PrecisionSet;
-use dr_train::artifact::{Artifact, ArtifactKind, Description, TensorEntry};
+use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, SavedModel, TensorEntry};
 use dr_train::config::{DatasetKind, ModelKind};
 use dr_train::data::{DataSource, Splits, load};
 use dr_train::evaluation::formats;

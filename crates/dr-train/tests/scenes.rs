@@ -5,7 +5,7 @@ use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use dr_precision::PrecisionSet;
 use dr_runtime::Arithmetic;
 use dr_runtime::tensors::Network;
-use dr_train::artifact::{Artifact, ArtifactKind, Description, InputShape};
+use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, InputShape, SavedModel};
 use dr_train::config::{DatasetKind, Engine, ModelKind, TaskKind};
 use dr_train::data::scenes::{SceneConfig, Sprite, write_scenes};
 use dr_train::data::{Batch, Normalization, SceneLoader, SceneSet, TrainingLoader};
@@ -83,7 +83,7 @@ fn quantized(task: TaskKind, seed: u64, normalization: Normalization) -> (Model,
     let input = InputShape { channels: 3, height: SIZE, width: SIZE };
     let classes = CLASSES + usize::from(task == TaskKind::Segment);
     let description = Description {
-        task,
+        task: task.to_string(),
         width: 8,
         normalization,
         kind: ArtifactKind::MultiPrecision,
@@ -167,7 +167,7 @@ fn saved_models_are_measured() {
     let formats: Vec<_> = precisions().iter().map(Into::into).collect();
     for task in [TaskKind::Segment, TaskKind::Detect] {
         let (_, artifact) = quantized(task, 2, train.normalization());
-        let artifact = Artifact::from_bytes(&artifact.to_bytes().unwrap()).unwrap();
+        let artifact = Artifact::from_bytes(artifact.to_bytes().unwrap()).unwrap();
         let measure = |artifact: &Artifact, formats: &[_], engine| match task {
             TaskKind::Segment => measure_pixels(artifact, formats, &test, engine, &device).unwrap(),
             _ => measure_boxes(artifact, formats, &test, engine, &device).unwrap(),

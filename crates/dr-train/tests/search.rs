@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use dr_precision::{BitWidth, PrecisionSet, semantics};
-use dr_train::artifact::{Artifact, ArtifactKind, Description, InputShape};
+use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, InputShape, SavedModel};
 use dr_train::config::{DatasetKind, LossTerms, MixedNorm, ModelKind, Widths};
 use dr_train::latency::LatencyOptions;
 use dr_train::mixed::{

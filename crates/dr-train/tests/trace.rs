@@ -3,10 +3,10 @@
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use dr_precision::PrecisionSet;
 use dr_runtime::graph::Graph;
-use dr_train::artifact::{Artifact, Description, InputShape};
+use dr_train::artifact::{Artifact, Described, Description, InputShape, SavedModel};
 use dr_train::config::{DatasetKind, ModelKind};
 use dr_train::models::{ConvNetConfig, DenseConfig, LlamaConfig};
-use dr_train::nn::{Model, Network, Pass, Tensors};
+use dr_train::nn::{Model, Network, Pass, Tensors, Value};
 use rand::SeedableRng;
 
 /// The names of the layers with what they are: `!` at an edge, `+` after a ReLU.
@@ -127,11 +127,16 @@ fn values(tensor: Tensor<2>) -> Vec<f32> {
     tensor.into_data().try_into_vec().unwrap()
 }
 
+fn rows(value: Value) -> Vec<f32> {
+    let Value::Rows(rows) = value else { panic!("{}", value.name()) };
+    values(rows)
+}
+
 /// What the modules make of an input, and what the graph makes of it.
 #[track_caller]
-fn assert_same(network: &impl Network, input: dr_train::nn::Value) {
+fn assert_same(network: &impl Network, input: Value) {
     let pass = Pass::float();
-    let direct = values(network.forward(&mut Tensors::new(&pass), input.clone()).rows());
+    let direct = rows(network.forward(&mut Tensors::new(&pass), input.clone()));
     let model = trace(network);
     assert_eq!(values(model.forward(input.clone(), &pass)), direct);
     // The graph survives being written.
@@ -171,7 +176,7 @@ fn files_without_a_graph_are_those_of_the_networks_that_they_name() {
     let artifact = artifact.quantize(set.clone(), vec![images.clone()], &device).unwrap();
     let mut old = artifact.clone();
     (old.description.format_version, old.description.graph) = (1, None);
-    let old = Artifact::from_bytes(&old.to_bytes().unwrap()).unwrap();
+    let old = Artifact::from_bytes(old.to_bytes().unwrap()).unwrap();
     let of = |artifact: &Artifact| {
         let model = artifact.network(&device).unwrap();
         values(model.forward(images.clone(), &Pass::at(set.lowest())))
