@@ -364,6 +364,8 @@ impl Shared {
 struct Workspace {
     /// Of the images of the last pass.
     images: [usize; 4],
+    /// Rows and columns of each node's value for such images.
+    sizes: Vec<[usize; 2]>,
     values: Vec<Vec<f32>>,
     codes: Vec<Vec<u8>>,
     /// `[batch, rows, columns, channels]` of the values of all nodes; rows of features are images of one pixel.
@@ -425,6 +427,7 @@ impl Pass<'_> {
                     workspace.images = shape;
                     workspace.values.clear();
                     workspace.codes.clear();
+                    workspace.sizes = graph.sizes([rows, columns]);
                 }
                 workspace.dims[0] = [batch, rows, columns, channels];
                 images = values;
@@ -653,7 +656,7 @@ impl Pass<'_> {
                 [batch, 1, 1, channels]
             }
             Op::Enlarge => {
-                let [_, to_rows, to_columns, _] = self.workspace.dims[inputs[1]];
+                let [to_rows, to_columns] = self.workspace.sizes[inputs[1]];
                 let x = self.value(inputs[0]);
                 let dims = [batch, to_rows, to_columns, channels];
                 let out = room(&mut out, dims.iter().product());

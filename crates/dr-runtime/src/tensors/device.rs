@@ -156,18 +156,17 @@ impl OnDevice {
             }
             (found, _) => return Err(wrong(found.name(), &format!("{:?}", graph.input()))),
         }
-        // Sizes of values that are enlarged to, though they may be gone.
-        let mut sizes = vec![[0; 2]; nodes];
-        if let Some(images) = &images {
+        // Rows and columns that values are enlarged to, whether they are there or not.
+        let sizes = images.as_ref().map_or_else(Vec::new, |images: &Tensor<4>| {
             let [_, _, rows, columns] = images.dims();
-            sizes[0] = [rows, columns];
-        }
+            graph.sizes([rows, columns])
+        });
         for (at, step) in program.steps.iter().enumerate() {
             let started = Instant::now();
             match step {
                 Step::Products(products) => {
                     for product in products {
-                        self.product(product, images.as_ref(), &mut values, &mut codes, &mut sizes)?;
+                        self.product(product, images.as_ref(), &mut values, &mut codes)?;
                     }
                     if !times.is_empty() {
                         // What goes wrong on the device shows when the result is read.
@@ -224,8 +223,6 @@ impl OnDevice {
                             unreachable!("{op:?} is no step of its own")
                         }
                     };
-                    let [_, rows, columns, _] = result.dims();
-                    sizes[*output] = [rows, columns];
                     values[*output] = Some(result);
                 }
             }
@@ -238,7 +235,7 @@ impl OnDevice {
 
     fn product(
         &self, product: &Product, images: Option<&Tensor<4>>, values: &mut [Option<Tensor<4>>],
-        codes: &mut [Option<Codes>], sizes: &mut [[usize; 2]],
+        codes: &mut [Option<Codes>],
     ) -> Result<(), RuntimeError> {
         let program = &self.shared.program;
         let residual = product.residual.map(|residual| value(values, residual));
@@ -257,8 +254,6 @@ impl OnDevice {
                     (false, Some(Kernel::Integer(next))) => Wanted::Codes(next.input()),
                     _ => Wanted::Values,
                 };
-                let [_, rows, columns, _] = kernel.output(input.dims())?;
-                sizes[product.output] = [rows, columns];
                 let results = kernel.run(&input, residual, wanted)?;
                 if let (Some(next), Some(made)) = (product.codes_for, results.codes) {
                     codes[next] = Some(made);
@@ -268,7 +263,6 @@ impl OnDevice {
             Kernel::WeightOnly(kernel) => {
                 let y = as_images(kernel.run(rows(value(values, product.input)))?);
                 let y = residual.map_or(y.clone(), |residual| y + residual);
-                sizes[product.output] = [1, 1];
                 Some(match program.uses[product.of].activation {
                     Some(activation) => activate(y, activation),
                     None => y,
