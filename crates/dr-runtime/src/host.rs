@@ -364,10 +364,10 @@ impl Shared {
 struct Workspace {
     /// Of the images of the last pass.
     images: [usize; 4],
+    /// Rows and columns of each node's value for such images.
+    sizes: Vec<[usize; 2]>,
     values: Vec<Vec<f32>>,
     codes: Vec<Vec<u8>>,
-    /// Rows and columns of the values of all nodes, for images of that size.
-    sizes: Vec<[usize; 2]>,
     /// `[batch, rows, columns, channels]` of the values of all nodes; rows of features are images of one pixel.
     dims: Vec<[usize; 4]>,
 }

@@ -206,6 +206,7 @@ pub(crate) fn networks(
             return Err(EvaluationError::Engine { engine, task: artifact.description.task()? });
         }
     };
+    artifact.checked_graph()?;
     let networks = runtime_networks(artifact, formats, arithmetic, device)?.into_iter();
     Ok(networks.map(|network| Box::new(move |input| Ok(network.forward(input)?)) as Forward).collect())
 }

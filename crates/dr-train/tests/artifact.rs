@@ -1,5 +1,6 @@
 //! The artifact's file: what is written is read again, and nothing else is.
 
+use burn::tensor::Device;
 use dr_precision::{BitWidth, Precision, PrecisionSet};
 use dr_train::artifact::{
     Artifact, ArtifactError, ArtifactKind, Described, Description, InputShape, SavedModel, TensorEntry,
@@ -44,7 +45,7 @@ fn what_is_saved_is_loaded() {
     let path = folder.path().join("model.safetensors");
     fs::write(&path, "an older file").unwrap();
     artifact().save(&path).unwrap();
-    let loaded = Artifact::open(&path).unwrap();
+    let loaded = Artifact::load(&path).unwrap();
     assert_eq!(loaded.description.checksum.len(), 64);
     assert_eq!(unsealed(loaded.clone()), artifact());
     assert_eq!(loaded.payload_bytes(), 6 + 8 + 8);
@@ -100,14 +101,14 @@ fn contradictions_are_not_written() {
 fn what_is_no_network_takes_no_memory() {
     let mut huge = artifact();
     huge.description.width = 1 << 16;
-    let message = huge.network(&burn::tensor::Device::flex()).unwrap_err().to_string();
+    let message = huge.with_graph().unwrap_err().to_string();
     assert!(
         message.starts_with("not a network of this program: its tensors have 22 bytes: expected"),
         "{message}"
     );
     let mut other = artifact();
     other.tensors.insert("padding".to_owned(), TensorEntry::f32([1 << 16], vec![0.0; 1 << 16]));
-    let message = other.network(&burn::tensor::Device::flex()).unwrap_err().to_string();
+    let message = other.with_graph().unwrap().network(&Device::flex()).unwrap_err().to_string();
     assert_eq!(message, "tensor `stem.weight` is missing: expected by the model that the file describes");
 }
 

@@ -209,7 +209,10 @@ fn a_switch_that_cannot_be_leaves_the_network_as_it_was() {
         let network = network(ModelKind::Resnet8, [1, 8, 8], &config, 8);
         let mut integer = load(&artifact_of(&network, [1, 8, 8], &config), eight);
         let error = integer.switch("4".parse().unwrap()).unwrap_err().to_string();
-        assert!(error.ends_with("no precision w4a4: expected one of w8a8,w4a8"), "{error}");
+        assert!(
+            error.starts_with("the network has no precision w4a4: expected weights of 8,4 bits"),
+            "{error}"
+        );
         assert_eq!(integer.precision(), eight);
     }
 }
@@ -237,11 +240,11 @@ fn artifacts_become_integer_networks() {
             .unwrap_err()
             .to_string()
     };
-    assert_eq!(message(&packed, "4"), "the model has no precision w4a4: expected one of w8a8");
-    assert!(message(&artifact, "7").starts_with("the model has no precision w7a7: expected one of w8a8"));
+    assert_eq!(message(&packed, "4"), "the network has no precision w4a4: expected one of w8a8");
+    assert!(message(&artifact, "7").starts_with("the network has no precision w7a7: expected one of w8a8"));
     let mut float = artifact;
     float.description.kind = ArtifactKind::Float;
-    assert_eq!(message(&float, "8"), "a float model: expected a multi-precision or packed one");
+    assert_eq!(message(&float, "8"), "a float network: expected a quantized one");
 }
 
 #[test]

@@ -87,7 +87,7 @@ fn files_of_pytorch_and_safetensors() {
     let dr_train::artifact::TensorValues::F32(values) = &conv.data else { panic!("{conv:?}") };
     let scale = (2.0 / 18f64.sqrt()) as f32;
     let expected: Vec<f32> = noise("layer1.0.conv1.weight", 36).iter().map(|x| x * scale).collect();
-    assert_eq!((conv.shape.as_slice(), &values[..]), ([2, 2, 3, 3].as_slice(), &expected[..]));
+    assert_eq!((conv.shape.as_slice(), &**values), ([2, 2, 3, 3].as_slice(), expected.as_slice()));
     for name in ["tiny.pth", "tiny-wrapped.pth"] {
         assert_eq!(StateDict::load(&fixture(name)).unwrap().tensors, plain.tensors, "{name}");
     }

@@ -156,7 +156,8 @@ impl OnDevice {
             }
             (found, _) => return Err(wrong(found.name(), &format!("{:?}", graph.input()))),
         }
-        let sizes = images.as_ref().map_or_else(Vec::new, |images| {
+        // Rows and columns that values are enlarged to, whether they are there or not.
+        let sizes = images.as_ref().map_or_else(Vec::new, |images: &Tensor<4>| {
             let [_, _, rows, columns] = images.dims();
             graph.sizes([rows, columns])
         });

@@ -3,14 +3,16 @@
 use super::{
     Artifact, ArtifactError, ArtifactKind, Described, Description, TOKENIZER, TensorEntry, TensorValues,
 };
+use crate::config::TaskKind;
 use crate::data::Input;
 use crate::files::write_atomically;
+use crate::models::BOX_OUTPUTS;
 use crate::nn::{Assignment, LayerSpec, Model, Pass, QuantConfig, Value, subnet};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use dr_kernels::{CodeState, PackedTensor, dequantize, layout, quantize_pack, switch};
 use dr_precision::{Precision, PrecisionPlan, PrecisionSet};
-use dr_runtime::graph::{self, Embedding, Graph};
+use dr_runtime::graph::{self, Embedding, Graph, Kind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -60,6 +62,13 @@ pub trait SavedModel: Sized {
     /// # Errors
     /// If a tensor is missing, superfluous or of another type or shape than the description calls for.
     fn network(&self, device: &Device) -> Result<Model, ArtifactError>;
+
+    /// What the network computes. The tensors must be large enough for it, so that no memory is taken for a network that cannot be in
+    /// the file, and its rows must be what the task makes of the classes.
+    ///
+    /// # Errors
+    /// A file without a graph, or one that does not fit it.
+    fn checked_graph(&self) -> Result<&Graph, ArtifactError>;
 
     /// Whether the network can be computed at `precision`.
     fn check_precision(&self, precision: Precision) -> Result<(), ArtifactError>;
@@ -184,7 +193,7 @@ impl SavedModel for Artifact {
     }
 
     fn network(&self, device: &Device) -> Result<Model, ArtifactError> {
-        let mut network = Model::zeros(self.graph()?.clone(), device);
+        let mut network = Model::zeros(self.checked_graph()?.clone(), device);
         let mut weights = BTreeMap::new();
         if let Some(config) = self.description.quantization() {
             network = network.prepare(&config);
@@ -208,6 +217,23 @@ impl SavedModel for Artifact {
         }
     }
 
+    fn checked_graph(&self) -> Result<&Graph, ArtifactError> {
+        let graph = self.graph()?;
+        check_size(self.payload_bytes(), least_bytes(graph))?;
+        let expected = match self.description.task() {
+            Ok(TaskKind::Detect) => self.description.classes + BOX_OUTPUTS,
+            Ok(_) => self.description.classes,
+            // Of other programs.
+            Err(_) => return Ok(graph),
+        };
+        match graph.result_kind() {
+            Some(Kind::Rows(Some(found))) if found == expected => Ok(graph),
+            found => {
+                Err(ArtifactError::network(format!("a result of {found:?}: expected rows of {expected}")))
+            }
+        }
+    }
+
     fn check_precision(&self, precision: Precision) -> Result<(), ArtifactError> {
         let found = self.description.kind;
         let config = self.description.quantization();
@@ -227,7 +253,7 @@ impl SavedModel for Artifact {
             let graph = self.description.traced(self.payload_bytes())?;
             self.description.graph = Some(graph);
         }
-        check_size(self.payload_bytes(), least_bytes(self.graph()?))?;
+        self.checked_graph()?;
         Ok(self)
     }
 

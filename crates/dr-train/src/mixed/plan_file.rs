@@ -215,7 +215,6 @@ stem = \"w8a8\"
     fn wrong_texts() {
         for (text, line, part) in [
             ("", 1, "layers"),
-            ("model = \"resnet9\"\n[layers]\n", 1, "resnet9"),
             ("[layers]\nstem = 4", 2, "integer"),
             ("[layers]\nstem = \"w8a8\"\nstem = \"w4a4\"", 3, "duplicate key"),
             ("[layers]\nstages.0.conv1 = \"w8a8\"", 2, "map"),
