@@ -45,7 +45,7 @@ pub mod reference;
 
 #[cfg(feature = "burn")]
 pub use burn_face::{
-    CodeState, Codes, HostWords, IntProduct, IntWeight, Narrowed, PackedTensor, Results, Stored, Wanted,
+    CodeState, Codes, IntProduct, IntWeight, Narrowed, PackedTensor, Results, Stored, Wanted,
     WeightOnlyProduct, batch_norm_train, conv2d, conv2d_of_codes, dequantize, fake_quantize_activation,
     fake_quantize_weight, quantize_pack, search_scales, switch,
 };

@@ -22,7 +22,7 @@ use ops::{ActivationFormat, FakeQuantizeOps, PackOps, WeightFormat};
 pub use packed::{PackedTensor, dequantize, quantize_pack, switch};
 pub use product::{Codes, IntProduct, Results, Wanted};
 pub use states::{CodeState, Narrowed, Stored};
-pub use weight::{HostWords, IntWeight};
+pub use weight::IntWeight;
 pub use weight_only::WeightOnlyProduct;
 
 /// The most elements that a kernel of CubeCL can be given. It counts them in 32 bits, and the units that are launched beyond

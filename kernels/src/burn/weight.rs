@@ -4,15 +4,12 @@ use super::ops::IntOps;
 use super::states::{CodeState, Narrowed, Stored};
 use super::{PackedTensor, addressable, check_scales, read};
 use crate::KernelError;
-use crate::cpu::Huge;
 use crate::integer::{GpuKernel, WeightLayout};
 use crate::layout::BLOCK;
-use burn::backend::flex::FlexTensor;
-use burn::backend::{BackendTensor, Dispatch, DispatchTensorKind};
+use burn::backend::Dispatch;
 use burn::tensor::{Device, Int, Tensor};
 use dr_precision::{BitWidth, Granularity, Signedness};
 use std::marker::PhantomData;
-use std::ops::Deref;
 
 /// The weight of a convolution or linear layer, prepared for integer arithmetic on its device, with its scales.
 ///
@@ -97,23 +94,6 @@ impl<C: CodeState> IntWeight<C> {
         read("weight codes", Tensor::<1, Int>::from_dispatch(codes))
     }
 
-    /// The prepared words, if they are in the memory of this computer's processor: for [`cpu::integer`](crate::cpu::integer).
-    #[must_use]
-    pub fn on_host(&self) -> Option<HostWords> {
-        match self.prepared.words.clone().into_dispatch().kind {
-            DispatchTensorKind::Flex(BackendTensor::Int(tensor)) => Some(HostWords(tensor)),
-            _ => None,
-        }
-    }
-
-    /// Takes some milliseconds for each megabyte to lay the words out for the fastest reading, if they are in the memory of this computer's
-    /// processor and many: for weights that stay. (A [switch](IntWeight::at) must not wait for that.)
-    pub fn settle(&self) {
-        if let Some(words) = self.on_host() {
-            Huge::Now.ask(words.as_ptr(), words.len());
-        }
-    }
-
     pub(super) fn prepared(&self) -> &Prepared {
         &self.prepared
     }
@@ -182,17 +162,5 @@ fn by_output(scales: Tensor<1>, layout: &WeightLayout) -> Tensor<1> {
         (Granularity::Tensor, 0) => scales.slice(0..0),
         (Granularity::Tensor, outputs) => scales.expand([outputs]),
         _ => scales,
-    }
-}
-
-/// The words of an [`IntWeight`], which it shares.
-#[derive(Clone, Debug)]
-pub struct HostWords(FlexTensor);
-
-impl Deref for HostWords {
-    type Target = [u32];
-
-    fn deref(&self) -> &[u32] {
-        self.0.as_slice().expect("contiguous words")
     }
 }

@@ -43,7 +43,6 @@ pub use packed::{
     switch_packed_into,
 };
 #[cfg(feature = "burn")]
-pub(crate) use pages::Huge;
 pub(crate) use pages::Words;
 pub use sample::Sample;
 pub use scale_search::{search_scales, search_scales_on};
