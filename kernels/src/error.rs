@@ -170,8 +170,10 @@ pub(crate) fn size(what: &'static str, found: &[usize], expected: &[usize]) -> R
     Err(KernelError::Size { what, found: found.to_vec(), expected: expected.to_vec() })
 }
 
-/// The product of sizes.
+/// The product of sizes. Those of a tensor without elements must not overflow either: the product of some of its sizes may be
+/// asked for as well.
 pub(crate) fn product(what: &'static str, sizes: &[usize]) -> Result<usize, KernelError> {
-    let product = sizes.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
-    product.ok_or_else(|| KernelError::TooLarge { what, sizes: sizes.to_vec() })
+    let product = sizes.iter().try_fold(1usize, |product, &size| product.checked_mul(size.max(1)));
+    let product = product.ok_or_else(|| KernelError::TooLarge { what, sizes: sizes.to_vec() })?;
+    Ok(if sizes.contains(&0) { 0 } else { product })
 }

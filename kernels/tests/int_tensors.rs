@@ -245,6 +245,20 @@ proptest! {
     }
 }
 
+/// A tensor without elements has sizes all the same, and some of them have a product.
+#[test]
+fn empty_tensors_of_huge_sizes_are_refused() {
+    let (huge, words) = (usize::MAX / 2, || Tensor::<1, Int>::zeros([0], (&device(), DType::U32)));
+    for shape in [[0, huge, huge], [huge, 0, huge], [huge, huge, 0]] {
+        for (spec, zero_point) in
+            [(QuantSpec::weights(BitWidth::B8), None), (QuantSpec::activations(BitWidth::B8), Some(ones(1)))]
+        {
+            let refused = PackedTensor::new(words(), ones(1), zero_point, &shape, spec);
+            assert!(matches!(refused, Err(KernelError::TooLarge { .. })), "{shape:?}");
+        }
+    }
+}
+
 #[test]
 fn weight_only_is_the_product_with_the_dequantized_weight() {
     let spec =

@@ -1,7 +1,7 @@
 //! [`Network`]: a saved network on slices of this computer's memory.
 
 use crate::RuntimeError;
-use crate::file::{Artifact, Values};
+use crate::file::{Artifact, Values, elements};
 use crate::float::FloatLayer;
 use crate::graph::{Activation, Attention, Graph, LayerKind, Norm, Op, Value};
 use crate::layers::{Affine, Codes, Quantization, Table};
@@ -418,9 +418,7 @@ impl Pass<'_> {
         match (input, graph.input()) {
             (Input::Images { values, shape }, Some(Op::Images { channels })) => {
                 let [batch, found, rows, columns] = shape;
-                if found != channels
-                    || shape.iter().try_fold(1usize, |n, &s| n.checked_mul(s)) != Some(values.len())
-                {
+                if found != channels || elements(&shape) != Some(values.len()) {
                     return wrong(format!("{} values for images {shape:?}", values.len()));
                 }
                 if workspace.images != shape {

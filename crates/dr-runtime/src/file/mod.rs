@@ -19,6 +19,7 @@ pub use description::{
 };
 pub use error::ArtifactError;
 pub use format::{FIRST_VERSION, FORMAT_VERSION, MAX_HEADER_BYTES, METADATA_KEY};
+pub(crate) use tensors::elements;
 pub use tensors::{TensorEntry, TensorValues, Values};
 
 use crate::graph::Graph;

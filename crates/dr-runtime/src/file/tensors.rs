@@ -183,8 +183,7 @@ impl TensorEntry {
 
     /// Whether the shape holds as many values as there are.
     pub(super) fn check(&self, name: &str) -> Result<(), ArtifactError> {
-        let elements = self.shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
-        if elements == Some(self.data.len()) {
+        if elements(&self.shape) == Some(self.data.len()) {
             return Ok(());
         }
         Err(ArtifactError::Length {
@@ -243,4 +242,10 @@ impl View for &TensorEntry {
     fn data_len(&self) -> usize {
         self.byte_len()
     }
+}
+
+/// The product of sizes, if it and the products of only some of them are numbers.
+pub(crate) fn elements(sizes: &[usize]) -> Option<usize> {
+    let product = sizes.iter().try_fold(1usize, |product, &size| product.checked_mul(size.max(1)))?;
+    Some(if sizes.contains(&0) { 0 } else { product })
 }
