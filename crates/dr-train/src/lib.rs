@@ -39,3 +39,8 @@ pub mod training;
 mod values;
 #[cfg(feature = "program")]
 pub mod weights;
+
+/// The README's Rust compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
