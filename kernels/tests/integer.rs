@@ -3,7 +3,7 @@
 
 use dr_kernels::cpu::Isa;
 use dr_kernels::cpu::integer::{
-    DotKernel, Epilogue, Job, Results, int_conv2d_into, int_conv2d_results, int_conv2d_together,
+    DotKernel, Epilogue, Job, Plan, Results, int_conv2d_into, int_conv2d_results, int_conv2d_together,
     prepare_panels, quantize_codes, switch_panels, unpack_panels, weight_only_into,
 };
 use dr_kernels::integer::{
@@ -143,19 +143,20 @@ fn products_together() {
             let expected: Vec<u8> = quantize_codes(values, [shape.weight().outputs(), 1], true, to);
             assert_eq!(*out, expected, "{kernel}");
         }
+        let plans = parts.each_ref().map(|(shape, ..)| Plan::new(kernel, *shape));
         let mut together = parts.each_ref().map(|(shape, ..)| room(shape));
         let mut at = 0..;
         let jobs = together.each_mut().map(|(values, out)| {
             let at = at.next().unwrap();
-            let (shape, codes, panels, ..) = &parts[at];
+            let (_, codes, panels, ..) = &parts[at];
             let results = match at {
                 0 => Results { values: Some(values), codes: None },
                 1 => Results { values: None, codes: Some((out, to)) },
                 _ => Results { values: Some(values), codes: Some((out, to)) },
             };
-            Job { codes, weights: panels, shape, epilogue: &epilogues[at], results }
+            Job { plan: &plans[at], codes, weights: panels, epilogue: &epilogues[at], results }
         });
-        int_conv2d_together(kernel, jobs);
+        int_conv2d_together(jobs);
         for (at, (found, expected)) in together.iter().zip(&alone).enumerate() {
             assert!(at == 1 || found.0 == expected.0, "{kernel}, values of {at}");
             assert!(at == 0 || found.1 == expected.1, "{kernel}, codes of {at}");

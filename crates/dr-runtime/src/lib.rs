@@ -4,11 +4,11 @@
 mod named;
 mod error;
 pub mod file;
-mod float;
 pub mod graph;
 mod host;
-mod layers;
 mod program;
+mod source;
+mod table;
 #[cfg(feature = "burn")]
 pub mod tensors;
 #[cfg(feature = "text")]
@@ -16,5 +16,6 @@ pub mod text;
 
 pub use error::RuntimeError;
 pub use file::Artifact;
-pub use host::{Arithmetic, Cache, Input, LayerParts, Network, Output};
+pub use host::{Cache, Input, LayerParts, Network, Output};
 pub use named::UnknownName;
+pub use source::Arithmetic;

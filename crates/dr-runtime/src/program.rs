@@ -17,8 +17,6 @@ pub(crate) struct Program {
     pub codes: Vec<usize>,
     /// How many slots there are for values and for codes.
     pub slots: [usize; 2],
-    /// The attentions, in order.
-    pub attentions: usize,
     /// Whether the input is read by layers only, which take it as it comes, with the channels first.
     pub input_as_it_comes: bool,
 }
@@ -90,19 +88,18 @@ struct Folded {
 }
 
 impl Program {
-    /// The program of a graph whose layers compute in integers where `integer` says so.
-    pub fn new(graph: &Graph, integer: &[bool]) -> Self {
+    /// The program of a graph whose layers compute in integers or not.
+    pub fn new(graph: &Graph, integer: bool) -> Self {
         let folded = fold(graph);
         let mut steps = schedule(graph, folded.products, &folded.last);
-        hand_on_codes(&mut steps, &folded.uses, integer, graph.nodes().len() - 1);
-        let attentions = graph.nodes().iter().filter(|node| matches!(node.op, Op::Attention(_))).count();
+        hand_on_codes(&mut steps, integer, graph.nodes().len() - 1);
         let as_it_comes = |step: &Step| match step {
             Step::Products(products) => products.iter().all(|p| p.residual != Some(0)),
             Step::Op { op: Op::Flatten, .. } => true,
             other => !other.inputs().contains(&0),
         };
         let input_as_it_comes = steps.iter().all(as_it_comes);
-        let mut program = Self { steps, uses: folded.uses, attentions, input_as_it_comes, ..Self::default() };
+        let mut program = Self { steps, uses: folded.uses, input_as_it_comes, ..Self::default() };
         program.assign_memory(graph.nodes().len());
         program
     }
@@ -281,7 +278,7 @@ fn gated(graph: &Graph) -> Vec<bool> {
 }
 
 /// Lets products make the codes that one of their readers takes, and says which results are read as values.
-fn hand_on_codes(steps: &mut [Step], uses: &[Use], integer: &[bool], result: Value) {
+fn hand_on_codes(steps: &mut [Step], integer: bool, result: Value) {
     let mut is_read = vec![false; result + 1];
     is_read[result] = true;
     // The reader of each product's result that gets codes: the first one.
@@ -291,15 +288,14 @@ fn hand_on_codes(steps: &mut [Step], uses: &[Use], integer: &[bool], result: Val
         match step {
             Step::Products(products) => {
                 for product in products {
-                    let in_integers = integer[uses[product.of].layer];
-                    if in_integers && makes_codes[product.input] && codes_for[product.input].is_none() {
+                    if integer && makes_codes[product.input] && codes_for[product.input].is_none() {
                         codes_for[product.input] = Some(product.of);
                         product.has_codes = true;
                     } else {
                         is_read[product.input] = true;
                     }
                     product.residual.into_iter().for_each(|value| is_read[value] = true);
-                    makes_codes[product.output] = in_integers;
+                    makes_codes[product.output] = true;
                 }
             }
             other => other.inputs().into_iter().for_each(|value| is_read[value] = true),

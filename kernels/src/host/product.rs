@@ -2,11 +2,10 @@
 
 use super::{Weight, code_len};
 use crate::KernelError;
-use crate::cpu::integer::{self, DotKernel, Epilogue, quantize_codes_into, tap_sums};
+use crate::cpu::integer::{self, DotKernel, Epilogue, Plan, quantize_codes_into, tap_sums};
 use crate::error::size;
 use crate::integer::{Activation, CodeQuantizer, Conv2dOptions, IntConv2dShape};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// A convolution or matrix product in integers, ready to run: a weight, how its input is quantized, and what follows.
 ///
@@ -31,12 +30,22 @@ pub struct Product {
     multiplier: Vec<f32>,
     /// `[taps, outputs]`: the sums of weights, times their scales and gains. Made by the first pass that needs them.
     sums: OnceLock<Vec<f32>>,
-    /// Shifts with what makes up for the zero point, by size of the input.
-    addends: Mutex<HashMap<[usize; 2], Arc<[f32]>>>,
+    /// For inputs of the sizes that there were.
+    planned: Mutex<Vec<Arc<Planned>>>,
 }
 
-/// So many addends are kept: of images of many sizes they would fill the memory.
-const KEPT_ADDENDS: usize = 64;
+/// What passes with inputs of one size have in common.
+#[derive(Debug)]
+struct Planned {
+    dims: [usize; 4],
+    threads: usize,
+    plan: Plan,
+    /// Shifts with what makes up for the zero point.
+    addend: Arc<[f32]>,
+}
+
+/// For so many sizes plans are kept: those of images of many sizes would fill the memory.
+const KEPT_PLANS: usize = 16;
 
 /// Products that [`run_together`] computes in one loop.
 const TOGETHER: usize = 4;
@@ -88,7 +97,7 @@ impl Product {
             activation,
             multiplier,
             sums: OnceLock::new(),
-            addends: Mutex::default(),
+            planned: Mutex::default(),
         })
     }
 
@@ -180,30 +189,47 @@ impl Product {
         Ok(shape)
     }
 
+    fn known(&self) -> MutexGuard<'_, Vec<Arc<Planned>>> {
+        self.planned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How inputs of these sizes are computed, if there were any.
+    fn planned(&self, dims: [usize; 4]) -> Option<Arc<Planned>> {
+        let threads = rayon::current_num_threads();
+        let same = |planned: &&Arc<Planned>| planned.dims == dims && planned.threads == threads;
+        self.known().iter().find(same).cloned()
+    }
+
+    /// How inputs of new sizes are computed.
+    fn plan(&self, dims: [usize; 4], shape: IntConv2dShape) -> Arc<Planned> {
+        let threads = rayon::current_num_threads();
+        // Without the lock: a thread that waits for others may be given other work, which may want it.
+        let (plan, addend) = (Plan::new(DotKernel::detect(), shape), self.addend(&shape));
+        let planned = Arc::new(Planned { dims, threads, plan, addend });
+        let mut known = self.known();
+        if known.len() >= KEPT_PLANS {
+            known.clear();
+        }
+        known.push(planned.clone());
+        planned
+    }
+
     /// What is added at each position.
     fn addend(&self, shape: &IntConv2dShape) -> Arc<[f32]> {
         if self.input.zero_point == 0.0 {
             return self.shift.clone();
         }
         // Without padding, all sizes have the same.
-        let size = if shape.padding() == [0, 0] { [0, 0] } else { shape.input() };
-        let addends = || self.addends.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(addend) = addends().get(&size) {
-            return addend.clone();
+        let same = |of: &IntConv2dShape| shape.padding() == [0, 0] || of.input() == shape.input();
+        if let Some(planned) = self.known().iter().find(|planned| same(planned.plan.shape())) {
+            return planned.addend.clone();
         }
-        // Without the lock: a thread that waits for others may be given other work, which may want it.
         if self.sums.get().is_none() {
             let scale: Vec<f32> = with_gain(&self.weight, &self.gain).collect();
             let _ = self.sums.set(tap_sums(self.weight.words(), &scale, self.weight.layout()));
         }
         let sums = self.sums.get().map_or(&[][..], Vec::as_slice);
-        let addend: Arc<[f32]> = integer::addends(sums, self.input.zero_point, &self.shift, shape).into();
-        let mut addends = addends();
-        if addends.len() >= KEPT_ADDENDS {
-            addends.clear();
-        }
-        addends.insert(size, addend.clone());
-        addend
+        integer::addends(sums, self.input.zero_point, &self.shift, shape).into()
     }
 }
 
@@ -218,8 +244,8 @@ fn with_gain(weight: &Weight, gain: &[f32]) -> impl Iterator<Item = f32> {
 /// # Errors
 /// Those of [`Product::run`]; then nothing has been written.
 pub fn run_together(jobs: &mut [Job]) -> Result<(), KernelError> {
-    for job in &*jobs {
-        job.check()?;
+    if jobs.len() > TOGETHER {
+        jobs.iter().try_for_each(|job| job.check().map(|_| ()))?;
     }
     for jobs in jobs.chunks_mut(TOGETHER) {
         match jobs {
@@ -234,34 +260,35 @@ pub fn run_together(jobs: &mut [Job]) -> Result<(), KernelError> {
 }
 
 fn run<const N: usize>(jobs: [&mut Job; N]) -> Result<(), KernelError> {
-    let mut shapes = [IntConv2dShape::gemm(0, *jobs[0].product.weight.layout())?; N];
-    for (shape, job) in shapes.iter_mut().zip(&jobs) {
-        *shape = job.product.shape(job.dims)?;
+    let first = jobs[0].check()?;
+    let mut planned: [Arc<Planned>; N] = std::array::from_fn(|_| first.clone());
+    for (planned, job) in planned.iter_mut().zip(&jobs).skip(1) {
+        *planned = job.check()?;
     }
-    let addends: [Arc<[f32]>; N] = std::array::from_fn(|at| jobs[at].product.addend(&shapes[at]));
     let epilogues: [Epilogue; N] = std::array::from_fn(|at| {
         let Product { multiplier, activation, .. } = jobs[at].product;
-        Epilogue { multiplier, addend: &addends[at], residual: jobs[at].residual, activation: *activation }
+        let (addend, residual) = (&planned[at].addend, jobs[at].residual);
+        Epilogue { multiplier, addend, residual, activation: *activation }
     });
     let mut at = 0..N;
-    integer::int_conv2d_together(
-        DotKernel::detect(),
-        jobs.map(|Job { product, codes, results: Results { values, codes: to }, .. }| {
+    integer::int_conv2d_together(jobs.map(
+        |Job { product, codes, results: Results { values, codes: to }, .. }| {
             let at = at.next().unwrap_or_default();
             let to = to.as_mut().map(|(out, to)| (&mut **out, *to));
             let results = integer::Results { values: values.as_deref_mut(), codes: to };
-            let weights = product.weight.words();
-            integer::Job { codes, weights, shape: &shapes[at], epilogue: &epilogues[at], results }
-        }),
-    );
+            let (plan, weights, epilogue) = (&planned[at].plan, product.weight.words(), &epilogues[at]);
+            integer::Job { plan, codes, weights, epilogue, results }
+        },
+    ));
     Ok(())
 }
 
 impl Job<'_> {
     /// Checks all sizes.
-    fn check(&self) -> Result<IntConv2dShape, KernelError> {
+    fn check(&self) -> Result<Arc<Planned>, KernelError> {
         let Self { product, codes, dims, residual, results } = self;
-        let shape = product.shape(*dims)?;
+        let planned = product.planned(*dims);
+        let shape = planned.as_ref().map_or_else(|| product.shape(*dims), |of| Ok(*of.plan.shape()))?;
         size("codes of a product's input", &[codes.len()], &[code_len(*dims)])?;
         let [rows, columns] = shape.output();
         let output = [shape.batch(), rows, columns, shape.weight().outputs()];
@@ -275,6 +302,6 @@ impl Job<'_> {
         if let Some((out, _)) = &results.codes {
             size("codes of a product", &[out.len()], &[code_len(output)])?;
         }
-        Ok(shape)
+        Ok(planned.unwrap_or_else(|| product.plan(*dims, shape)))
     }
 }

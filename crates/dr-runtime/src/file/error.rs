@@ -1,6 +1,6 @@
 //! [`ArtifactError`].
 
-use super::{ArtifactKind, FORMAT_VERSION, MAX_HEADER_BYTES, METADATA_KEY, TensorValues};
+use super::{ArtifactKind, FORMAT_VERSION, MAX_HEADER_BYTES, METADATA_KEY};
 use dr_precision::{Precision, PrecisionSet};
 use safetensors::SafeTensorError;
 use std::fmt::Display;
@@ -158,9 +158,5 @@ impl ArtifactError {
     /// What does not make a network.
     pub fn network(reason: impl Display) -> Self {
         Self::Network(reason.to_string())
-    }
-
-    pub(crate) fn wrong_type(name: &str, expected: &'static str, found: &TensorValues) -> Self {
-        Self::Type { name: name.to_owned(), found: found.type_name().to_owned(), expected }
     }
 }

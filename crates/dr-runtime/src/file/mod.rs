@@ -20,7 +20,7 @@ pub use description::{
 pub use error::ArtifactError;
 pub use format::{FIRST_VERSION, FORMAT_VERSION, MAX_HEADER_BYTES, METADATA_KEY};
 pub(crate) use tensors::elements;
-pub use tensors::{TensorEntry, TensorValues, Values};
+pub use tensors::{Element, TensorEntry, TensorValues, Values};
 
 use crate::graph::Graph;
 use std::collections::BTreeMap;
@@ -85,27 +85,20 @@ impl Artifact {
         of_network.map(|(_, entry)| entry.byte_len()).sum()
     }
 
+    /// The values of a tensor, to be kept.
+    ///
+    /// # Errors
+    /// If it is missing or of another type or shape.
+    pub fn values<T: Element>(&self, name: &str, shape: &[usize]) -> Result<Values<T>, ArtifactError> {
+        self.find(name, shape).cloned()
+    }
+
     /// The values of a tensor of 32-bit floats.
     ///
     /// # Errors
     /// If it is missing or of another type or shape.
     pub fn f32(&self, name: &str, shape: &[usize]) -> Result<&[f32], ArtifactError> {
-        let entry = self.entry(name, shape)?;
-        match &entry.data {
-            TensorValues::F32(values) => Ok(values),
-            other => Err(ArtifactError::wrong_type(name, "F32", other)),
-        }
-    }
-
-    /// The same, to be kept.
-    ///
-    /// # Errors
-    /// If it is missing or of another type or shape.
-    pub fn values(&self, name: &str, shape: &[usize]) -> Result<Values<f32>, ArtifactError> {
-        match &self.entry(name, shape)?.data {
-            TensorValues::F32(values) => Ok(values.clone()),
-            other => Err(ArtifactError::wrong_type(name, "F32", other)),
-        }
+        self.find::<f32>(name, shape).map(|values| &**values)
     }
 
     /// The values of a tensor of bytes: quantized codes.
@@ -113,11 +106,7 @@ impl Artifact {
     /// # Errors
     /// If it is missing or of another type or shape.
     pub fn i8(&self, name: &str, shape: &[usize]) -> Result<&[i8], ArtifactError> {
-        let entry = self.entry(name, shape)?;
-        match &entry.data {
-            TensorValues::I8(values) => Ok(values),
-            other => Err(ArtifactError::wrong_type(name, "I8", other)),
-        }
+        self.find::<i8>(name, shape).map(|values| &**values)
     }
 
     /// The values of a tensor of 32-bit words: packed codes.
@@ -125,11 +114,7 @@ impl Artifact {
     /// # Errors
     /// If it is missing or of another type or shape.
     pub fn u32(&self, name: &str, shape: &[usize]) -> Result<&[u32], ArtifactError> {
-        let entry = self.entry(name, shape)?;
-        match &entry.data {
-            TensorValues::U32(values) => Ok(values),
-            other => Err(ArtifactError::wrong_type(name, "U32", other)),
-        }
+        self.find::<u32>(name, shape).map(|values| &**values)
     }
 
     /// The tokenizer of a language model, as `tokenizer.json` has it.
@@ -137,23 +122,21 @@ impl Artifact {
     /// # Errors
     /// If there is none.
     pub fn tokenizer(&self) -> Result<&[u8], ArtifactError> {
-        match self.tensors.get(TOKENIZER).map(|entry| &entry.data) {
-            Some(TensorValues::U8(json)) => Ok(json),
-            Some(other) => Err(ArtifactError::wrong_type(TOKENIZER, "U8", other)),
-            None => Err(ArtifactError::MissingTensor(TOKENIZER.to_owned())),
-        }
+        let shape = self.tensors.get(TOKENIZER).map_or(&[][..], |entry| &entry.shape[..]);
+        self.find::<u8>(TOKENIZER, shape).map(|values| &**values)
     }
 
-    fn entry(&self, name: &str, shape: &[usize]) -> Result<&TensorEntry, ArtifactError> {
+    fn find<T: Element>(&self, name: &str, shape: &[usize]) -> Result<&Values<T>, ArtifactError> {
         let entry = self.tensors.get(name).ok_or_else(|| ArtifactError::MissingTensor(name.to_owned()))?;
         if entry.shape != shape {
-            return Err(ArtifactError::Shape {
-                name: name.to_owned(),
-                found: entry.shape.clone(),
-                expected: shape.to_vec(),
-            });
+            let (found, expected) = (entry.shape.clone(), shape.to_vec());
+            return Err(ArtifactError::Shape { name: name.to_owned(), found, expected });
         }
-        Ok(entry)
+        T::of(&entry.data).ok_or_else(|| ArtifactError::Type {
+            name: name.to_owned(),
+            found: entry.data.type_name().to_owned(),
+            expected: T::NAME,
+        })
     }
 }
 

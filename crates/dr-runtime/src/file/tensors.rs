@@ -28,6 +28,20 @@ impl Deref for Content {
     }
 }
 
+impl Content {
+    /// Lets the system have the memory of a part that has been read: what is read again comes from the file again.
+    fn release(&self, part: &Range<usize>) {
+        #[cfg(unix)]
+        if let Self::Mapped(map) = self {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: Nobody writes to the map: its pages are those of the file, before and after. Nothing depends on the result.
+            let _ = unsafe { map.unchecked_advise_range(advice, part.start, part.len()) };
+        }
+        #[cfg(not(unix))]
+        let _ = (self, part);
+    }
+}
+
 /// Values of one type: in memory of their own, or where they lie in a file.
 #[derive(Clone)]
 pub struct Values<T>(Source<T>);
@@ -50,6 +64,23 @@ impl<T: Pod> Values<T> {
                 Source::Own(bytes.chunks_exact(size_of::<T>()).map(little_endian).collect::<Vec<T>>().into())
             }
         })
+    }
+
+    /// As a file has them.
+    fn bytes(&self) -> Cow<'_, [u8]> {
+        match cfg!(target_endian = "little") {
+            true => Cow::Borrowed(bytemuck::cast_slice(self)),
+            false => Cow::Owned(
+                self.iter().flat_map(|value| bytemuck::bytes_of(value).iter().rev().copied()).collect(),
+            ),
+        }
+    }
+
+    /// Lets the system have the memory that values in a file took since they were read.
+    pub(crate) fn release(&self) {
+        if let Source::File(content, range, _) = &self.0 {
+            content.release(range);
+        }
     }
 }
 
@@ -100,53 +131,82 @@ pub struct TensorEntry {
     pub data: TensorValues,
 }
 
-/// The values of one tensor.
-#[derive(Clone, Debug, PartialEq)]
-pub enum TensorValues {
+/// The types that tensors of networks have.
+pub trait Element: Pod {
+    /// The name of the type, as safetensors spells it.
+    const NAME: &'static str;
+
+    /// The values of a tensor, if they are of this type.
+    fn of(values: &TensorValues) -> Option<&Values<Self>>;
+}
+
+macro_rules! tensor_values {
+    ($(#[$doc:meta] $name:ident($type:ty),)*) => {
+        /// The values of one tensor.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum TensorValues {
+            $(#[$doc] $name(Values<$type>),)*
+        }
+
+        impl TensorValues {
+            /// How many values there are.
+            #[must_use]
+            pub fn len(&self) -> usize {
+                match self { $(Self::$name(values) => values.len(),)* }
+            }
+
+            /// The name of the type, as safetensors spells it.
+            #[must_use]
+            pub const fn type_name(&self) -> &'static str {
+                match self { $(Self::$name(_) => <$type>::NAME,)* }
+            }
+
+            const fn dtype(&self) -> Dtype {
+                match self { $(Self::$name(_) => Dtype::$name,)* }
+            }
+
+            fn bytes(&self) -> Cow<'_, [u8]> {
+                match self { $(Self::$name(values) => values.bytes(),)* }
+            }
+
+            /// A part of a file.
+            fn of(dtype: Dtype, content: &Arc<Content>, range: Range<usize>) -> Option<Self> {
+                match dtype {
+                    $(Dtype::$name => Some(Self::$name(Values::of(content, range))),)*
+                    _ => None,
+                }
+            }
+        }
+
+        $(impl Element for $type {
+            const NAME: &'static str = stringify!($name);
+
+            fn of(values: &TensorValues) -> Option<&Values<Self>> {
+                match values {
+                    TensorValues::$name(values) => Some(values),
+                    _ => None,
+                }
+            }
+        })*
+    };
+}
+
+tensor_values! {
     /// Codes.
-    I8(Values<i8>),
+    I8(i8),
     /// Scales, BatchNorm terms, float weights.
-    F32(Values<f32>),
+    F32(f32),
     /// Words of packed codes.
-    U32(Values<u32>),
+    U32(u32),
     /// A file: the tokenizer.
-    U8(Values<u8>),
+    U8(u8),
 }
 
 impl TensorValues {
-    /// How many values there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        match self {
-            Self::I8(values) => values.len(),
-            Self::F32(values) => values.len(),
-            Self::U32(values) => values.len(),
-            Self::U8(values) => values.len(),
-        }
-    }
-
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// The name of the type, as safetensors spells it.
-    #[must_use]
-    pub const fn type_name(&self) -> &'static str {
-        match self {
-            Self::I8(_) => "I8",
-            Self::F32(_) => "F32",
-            Self::U32(_) => "U32",
-            Self::U8(_) => "U8",
-        }
-    }
-
-    const fn value_bytes(&self) -> usize {
-        match self {
-            Self::I8(_) | Self::U8(_) => 1,
-            Self::F32(_) | Self::U32(_) => 4,
-        }
     }
 }
 
@@ -178,7 +238,7 @@ impl TensorEntry {
     /// How many bytes it takes in the file.
     #[must_use]
     pub fn byte_len(&self) -> usize {
-        self.data.len() * self.data.value_bytes()
+        self.data.len() * self.data.dtype().bitsize() / 8
     }
 
     /// Whether the shape holds as many values as there are.
@@ -197,19 +257,11 @@ impl TensorEntry {
     pub(super) fn of(
         name: &str, dtype: Dtype, shape: Vec<usize>, content: &Arc<Content>, range: Range<usize>,
     ) -> Result<Self, ArtifactError> {
-        let data = match dtype {
-            Dtype::I8 => TensorValues::I8(Values::of(content, range)),
-            Dtype::F32 => TensorValues::F32(Values::of(content, range)),
-            Dtype::U32 => TensorValues::U32(Values::of(content, range)),
-            Dtype::U8 => TensorValues::U8(Values::of(content, range)),
-            other => {
-                return Err(ArtifactError::Type {
-                    name: name.to_owned(),
-                    found: other.to_string(),
-                    expected: "I8, U8, F32 or U32",
-                });
-            }
-        };
+        let data = TensorValues::of(dtype, content, range).ok_or_else(|| ArtifactError::Type {
+            name: name.to_owned(),
+            found: dtype.to_string(),
+            expected: "I8, U8, F32 or U32",
+        })?;
         let entry = Self { shape, data };
         entry.check(name)?;
         Ok(entry)
@@ -218,12 +270,7 @@ impl TensorEntry {
 
 impl View for &TensorEntry {
     fn dtype(&self) -> Dtype {
-        match self.data {
-            TensorValues::I8(_) => Dtype::I8,
-            TensorValues::F32(_) => Dtype::F32,
-            TensorValues::U32(_) => Dtype::U32,
-            TensorValues::U8(_) => Dtype::U8,
-        }
+        self.data.dtype()
     }
 
     fn shape(&self) -> &[usize] {
@@ -231,12 +278,7 @@ impl View for &TensorEntry {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        match &self.data {
-            TensorValues::I8(values) => Cow::Borrowed(bytemuck::cast_slice(values)),
-            TensorValues::U8(values) => Cow::Borrowed(values),
-            TensorValues::F32(values) => Cow::Owned(values.iter().flat_map(|x| x.to_le_bytes()).collect()),
-            TensorValues::U32(values) => Cow::Owned(values.iter().flat_map(|x| x.to_le_bytes()).collect()),
-        }
+        self.data.bytes()
     }
 
     fn data_len(&self) -> usize {

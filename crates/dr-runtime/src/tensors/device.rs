@@ -3,18 +3,16 @@
 use super::ops::{TensorCache, Text, enlarge};
 use super::{Value, wrong};
 use crate::RuntimeError;
-use crate::file::{Artifact, Values};
-use crate::graph::{Activation, Embedding, Graph, LayerKind, Norm, Op};
-use crate::host::Arithmetic;
-use crate::layers::{Affine, Codes as StoredCodes, Quantization, Table};
-use crate::program::{Product, Program, Step, Use};
+use crate::file::Artifact;
+use crate::graph::{Activation, Embedding, Graph, Layer, Norm, Op};
+use crate::program::{Product, Step, Use};
+use crate::source::{Arithmetic, Codes as StoredCodes, Quantization, Source};
+use crate::table::Table;
 use burn::tensor::activation::{relu, silu};
 use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use dr_kernels::{
-    Codes, Conv2dOptions, IntProduct, IntWeight, PackedTensor, Wanted, WeightOnlyProduct, integer, layout,
-};
+use dr_kernels::{Codes, IntProduct, IntWeight, PackedTensor, Wanted, WeightOnlyProduct, layout};
 use dr_precision::{Precision, QuantSpec};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,15 +28,12 @@ pub(super) struct OnDevice {
 
 #[derive(Debug)]
 struct Shared {
-    artifact: Artifact,
-    graph: Graph,
-    program: Program,
-    layers: Vec<(IntWeight, Quantization)>,
+    source: Source,
+    weights: Vec<IntWeight>,
     /// Gains and epsilons of RMSNorms.
     norms: Vec<(Tensor<1>, f64)>,
     /// `[vocabulary, features]`
     tables: Vec<Tensor<2>>,
-    arithmetic: Arithmetic,
     device: Device,
 }
 
@@ -52,40 +47,30 @@ impl OnDevice {
     pub fn load(
         artifact: &Artifact, precision: Precision, arithmetic: Arithmetic, device: &Device,
     ) -> Result<Self, RuntimeError> {
-        let graph = artifact.graph()?.clone();
-        let set = artifact.description.precisions().ok_or(RuntimeError::Float)?;
-        if set.position(precision).is_none() {
-            return Err(RuntimeError::Precision { precision, expected: format!("one of {set}") });
-        }
-        let integer = vec![arithmetic == Arithmetic::Integer; graph.layers().len()];
-        let program = Program::new(&graph, &integer);
-        let stored = |layer: usize| {
-            let quantization = Quantization::read(artifact, &graph, layer)?.ok_or(RuntimeError::Float)?;
-            let of = &graph.layers()[layer];
+        let source = Source::new(artifact, Some(precision), arithmetic)?;
+        let graph = &source.graph;
+        let stored = |(quantization, of): (&Option<Quantization>, &Layer)| {
+            let quantization = quantization.as_ref().ok_or(RuntimeError::Float)?;
             let (shape, bits) = (of.kind.weight_shape(), quantization.format.weights[0]);
             let words = match quantization.codes(artifact, of)? {
                 StoredCodes::Words(words) => words.to_vec(),
-                StoredCodes::Bytes(codes) => layout::pack(codes, bits)?,
+                StoredCodes::Bytes(codes) => layout::pack(&codes, bits)?,
             };
             let words = Tensor::<1, Int>::from_data(TensorData::from(&words[..]), (device, DType::U32));
             let spec = QuantSpec { granularity: quantization.format.granularity, ..QuantSpec::weights(bits) };
             let packed =
                 PackedTensor::new(words, floats(&quantization.scales[0], device), None, &shape, spec)?;
-            Ok::<_, RuntimeError>((IntWeight::new(&packed, of.kind.groups())?, quantization))
+            Ok::<_, RuntimeError>(IntWeight::new(&packed, of.kind.groups())?)
         };
-        let layers = (0..graph.layers().len()).map(stored).collect::<Result<_, _>>()?;
-        let norm = |norm: &Norm| {
-            let gain: Values<f32> = artifact.values(&format!("{}.gamma", norm.name), &[norm.features])?;
-            Ok::<_, RuntimeError>((floats(&gain, device), norm.epsilon))
-        };
+        let weights = source.layers.iter().zip(graph.layers()).map(stored).collect::<Result<_, _>>()?;
+        let norm = |norm: &Norm| Ok::<_, RuntimeError>((floats(&source.gain(norm)?, device), norm.epsilon));
         let norms = graph.rms_norms().iter().map(norm).collect::<Result<_, _>>()?;
         let table = |embedding: &Embedding| {
-            let all = Table::read(artifact, &graph, embedding)?.all();
+            let all = Table::read(&source, embedding)?.all();
             Ok::<_, RuntimeError>(floats(&all, device).reshape(graph.embedding_size(embedding)))
         };
         let tables = graph.embeddings().iter().map(table).collect::<Result<_, _>>()?;
-        let (artifact, device) = (artifact.clone(), device.clone());
-        let shared = Shared { artifact, graph, program, layers, norms, tables, arithmetic, device };
+        let shared = Shared { source, weights, norms, tables, device: device.clone() };
         let kernels = shared.kernels(precision)?;
         Ok(Self { shared: Arc::new(shared), kernels, precision })
     }
@@ -101,7 +86,7 @@ impl OnDevice {
     }
 
     pub fn graph(&self) -> &Graph {
-        &self.shared.graph
+        &self.shared.source.graph
     }
 
     pub fn model_bytes(&self) -> usize {
@@ -120,7 +105,7 @@ impl OnDevice {
 
     pub fn read(&self, tokens: &[u32], cache: &mut TensorCache) -> Result<Vec<f32>, RuntimeError> {
         let ids: Vec<i32> = tokens.iter().map(|&token| token.cast_signed()).collect();
-        let vocabulary = self.shared.artifact.description.classes;
+        let vocabulary = self.shared.source.artifact.description.classes;
         if let Some(&found) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
             return Err(RuntimeError::Token { found, vocabulary });
         }
@@ -134,7 +119,8 @@ impl OnDevice {
     fn run(
         &self, input: Value, mut cache: Option<&mut TensorCache>, times: &mut [Duration],
     ) -> Result<Tensor<4>, RuntimeError> {
-        let Shared { graph, program, device, artifact, norms, tables, .. } = &*self.shared;
+        let Shared { source, device, norms, tables, .. } = &*self.shared;
+        let Source { graph, program, artifact, .. } = source;
         let nodes = graph.nodes().len();
         let mut values: Vec<Option<Tensor<4>>> = vec![None; nodes];
         let mut codes: Vec<Option<Codes>> = vec![None; program.uses.len()];
@@ -237,7 +223,7 @@ impl OnDevice {
         &self, product: &Product, images: Option<&Tensor<4>>, values: &mut [Option<Tensor<4>>],
         codes: &mut [Option<Codes>],
     ) -> Result<(), RuntimeError> {
-        let program = &self.shared.program;
+        let program = &self.shared.source.program;
         let residual = product.residual.map(|residual| value(values, residual));
         let result = match &self.kernels[product.of] {
             Kernel::Integer(kernel) => {
@@ -278,53 +264,23 @@ impl OnDevice {
 
 impl Shared {
     fn kernels(&self, precision: Precision) -> Result<Vec<Kernel>, RuntimeError> {
-        self.layers.iter().try_for_each(|(_, quantization)| quantization.positions(precision).map(|_| ()))?;
-        self.program.uses.iter().map(|of| self.kernel(of, precision)).collect()
+        self.source.check(precision)?;
+        self.source.program.uses.iter().map(|of| self.kernel(of, precision)).collect()
     }
 
     fn kernel(&self, of: &Use, precision: Precision) -> Result<Kernel, RuntimeError> {
-        let layer = &self.graph.layers()[of.layer];
-        let norm = of.norm.map(|norm| &self.graph.batch_norms()[norm]);
-        let affine = Affine::read(&self.artifact, layer, norm, Some(precision))?;
-        let (stored, quantization) = &self.layers[of.layer];
-        let (weights, inputs) = quantization.positions(precision)?;
-        let scales = floats(&quantization.scales[weights], &self.device);
-        let weight = stored.at(quantization.format.weights[weights], scales)?;
-        Ok(match (self.arithmetic, layer.kind) {
-            (Arithmetic::Integer, kind) => {
-                let (activation, options) = (folded(of.activation), options(kind));
-                let input = quantization.inputs[inputs];
-                let (gain, shift) = (&affine.gain, &affine.shift);
-                let product = IntProduct::new(&weight, options, input, gain, shift, activation)?;
-                Kernel::Integer(Box::new(product))
-            }
-            (Arithmetic::WeightOnly, LayerKind::Linear { .. }) => {
-                let bias = layer.bias.then_some(&affine.shift[..]);
-                Kernel::WeightOnly(Box::new(WeightOnlyProduct::new(&weight, bias)?))
-            }
-            (Arithmetic::WeightOnly, LayerKind::Conv2d { .. }) => {
-                return Err(RuntimeError::WeightOnly(layer.name.clone()));
-            }
+        let source = &self.source;
+        let (layer, affine) = (source.layer(of), source.affine(of, Some(precision))?);
+        let quantization = source.layers[of.layer].as_ref().ok_or(RuntimeError::Float)?;
+        let (bits, scales, input) = quantization.at(precision)?;
+        let weight = self.weights[of.layer].at(bits, floats(scales, &self.device))?;
+        Ok(if source.is_weight_only(layer)? {
+            let bias = layer.bias.then_some(&affine.shift[..]);
+            Kernel::WeightOnly(Box::new(WeightOnlyProduct::new(&weight, bias)?))
+        } else {
+            let (gain, shift, options) = (&affine.gain, &affine.shift, layer.kind.options());
+            Kernel::Integer(Box::new(IntProduct::new(&weight, options, input, gain, shift, of.activation())?))
         })
-    }
-}
-
-/// How the kernel of a layer moves.
-fn options(kind: LayerKind) -> Conv2dOptions {
-    match kind {
-        LayerKind::Conv2d { stride, padding, .. } => {
-            Conv2dOptions { stride, padding, ..Conv2dOptions::default() }
-        }
-        LayerKind::Linear { .. } => Conv2dOptions::default(),
-    }
-}
-
-/// The activation that a product has.
-fn folded(activation: Option<Activation>) -> integer::Activation {
-    match activation {
-        Some(Activation::Relu) => integer::Activation::Relu,
-        Some(Activation::Relu6) => integer::Activation::Relu6,
-        Some(Activation::Silu) | None => integer::Activation::None,
     }
 }
 

@@ -27,7 +27,7 @@ mod training;
 mod weight_only;
 mod zero_point;
 
-pub use conv::{Job, Results, int_conv2d_into, int_conv2d_results, int_conv2d_together};
+pub use conv::{Job, Plan, Results, int_conv2d_into, int_conv2d_results, int_conv2d_together};
 pub use dot::DotKernel;
 pub use epilogue::Epilogue;
 pub(crate) use panels::{Codes, codes_of, prepare, prepare_words, switch_words};

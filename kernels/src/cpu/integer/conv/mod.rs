@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `cut` | what costs what, and so how a product is cut into tasks |
-//! | `plan` | products, their tasks, and the threads' loop over these |
+//! | `plan` | how a shape is computed, products, their tasks, and the threads' loop over these |
 //! | `window` | where the codes of a window are, and copies of codes with padding around |
 //! | `tile` | the tiles of a task |
 //! | `stream` | those of one row, whose weights come from memory |
@@ -21,7 +21,8 @@ mod workspace;
 use super::dot::DotKernel;
 use super::epilogue::{Epilogue, Output};
 use crate::integer::{CodeQuantizer, IntConv2dShape, padded_channels};
-use plan::Product;
+pub use plan::Plan;
+use plan::Problem;
 
 /// Where a product puts its results: as values, as codes, or as both.
 #[derive(Debug)]
@@ -35,35 +36,32 @@ pub struct Results<'a> {
 /// One of the convolutions of [`int_conv2d_together`].
 #[derive(Debug)]
 pub struct Job<'a> {
+    /// What is computed.
+    pub plan: &'a Plan,
     /// Of the input.
     pub codes: &'a [u8],
     /// In panels.
     pub weights: &'a [u32],
-    /// What is computed.
-    pub shape: &'a IntConv2dShape,
     /// What becomes of the sums.
     pub epilogue: &'a Epilogue<'a>,
     /// Where they go.
     pub results: Results<'a>,
 }
 
-/// Several convolutions with `kernel`, in one loop of all threads: those of one input (the queries, keys and values of a
-/// language model) need not wait for each other.
+/// Several convolutions in one loop of all threads: those of one input (the queries, keys and values of a language model) need
+/// not wait for each other.
 ///
 /// # Panics
-/// If a slice has not the length of its shape, or the machine has no `kernel`.
-pub fn int_conv2d_together<const N: usize>(kernel: DotKernel, jobs: [Job; N]) {
-    plan::run(
-        kernel,
-        jobs.map(|Job { codes, weights, shape, epilogue, results }| {
-            let values = results.values.map(|out| {
-                assert_eq!(out.len(), shape.results(), "an output of another size");
-                out.as_mut_ptr()
-            });
-            let to = results.codes.map(|(out, to)| (code_pointer(out, shape), to));
-            Product { codes, weights, shape, epilogue, output: Output { values, codes: to } }
-        }),
-    );
+/// If a slice has not the length of its shape.
+pub fn int_conv2d_together<const N: usize>(jobs: [Job; N]) {
+    plan::run(jobs.map(|Job { plan, codes, weights, epilogue, results }| {
+        let values = results.values.map(|out| {
+            assert_eq!(out.len(), plan.shape().results(), "an output of another size");
+            out.as_mut_ptr()
+        });
+        let to = results.codes.map(|(out, to)| (code_pointer(out, plan.shape()), to));
+        Problem::new(plan, codes, weights, epilogue, Output { values, codes: to })
+    }));
 }
 
 /// [`crate::reference::int_conv2d`] and [`crate::reference::epilogue`] with `kernel`, with weights in panels; codes are
@@ -75,7 +73,8 @@ pub fn int_conv2d_results(
     kernel: DotKernel, codes: &[u8], weights: &[u32], shape: &IntConv2dShape, epilogue: &Epilogue,
     results: Results,
 ) {
-    int_conv2d_together(kernel, [Job { codes, weights, shape, epilogue, results }]);
+    let plan = &Plan::new(kernel, *shape);
+    int_conv2d_together([Job { plan, codes, weights, epilogue, results }]);
 }
 
 /// [`int_conv2d_results`] of values only.

@@ -29,7 +29,7 @@ impl Kernel for Corrections<'_> {
         corrections.clear();
         for &base in bases {
             let mut offsets = problem.offsets;
-            for &blocks in &problem.groups {
+            for &blocks in problem.groups {
                 let (group, rest) = offsets.split_at(blocks * BLOCK_STEPS);
                 corrections.push(correction(&codes[base..], group, problem.shape.weight().bits()));
                 offsets = rest;
@@ -209,7 +209,7 @@ impl Problem<'_> {
                 bits: weights.bits,
                 pair_steps: self.pair_steps,
             };
-            // SAFETY: The machine has the instructions: `run` has asserted it. Windows end inside the codes: `segment` has
+            // SAFETY: The machine has the instructions: `Plan::new` has asserted it. Windows end inside the codes: `segment` has
             // asserted it. A panel has all its blocks, and tiles are not larger than the kernel's.
             unsafe { self.kernel.run(&operands, &mut tile.sums) };
             block += blocks;

@@ -14,7 +14,7 @@ pub(super) fn copies_codes(shape: &IntConv2dShape) -> bool {
 }
 
 /// Where the codes of each step are in a window of rows of `cols` pixels: tap and channels, in the order of prepared weights.
-pub(super) fn window_offsets(shape: &IntConv2dShape, cols: usize, offsets: &mut Vec<u32>) {
+pub(super) fn window_offsets(shape: &IntConv2dShape, cols: usize) -> Vec<u32> {
     let (layout, dilation) = (shape.weight(), shape.dilation());
     let (taps, kernel_cols) = (layout.taps(), layout.kernel()[1]);
     let pixel_bytes = padded_channels(shape.channels());
@@ -22,12 +22,11 @@ pub(super) fn window_offsets(shape: &IntConv2dShape, cols: usize, offsets: &mut 
     let tap_offset = |tap: usize| {
         tap / kernel_cols * dilation[0] * row_bytes + tap % kernel_cols * dilation[1] * pixel_bytes
     };
-    offsets.clear();
     if layout.is_depthwise() {
-        offsets.extend((0..taps).map(|tap| tap_offset(tap) as u32));
-        return;
+        return (0..taps).map(|tap| tap_offset(tap) as u32).collect();
     }
     let run = layout.run();
+    let mut offsets = vec![];
     for start in (0..layout.cols()).step_by(run) {
         let end = layout.cols().min(start + run);
         for tap in 0..taps {
@@ -39,6 +38,7 @@ pub(super) fn window_offsets(shape: &IntConv2dShape, cols: usize, offsets: &mut 
         // Padding has weights of zero: any codes will do.
         offsets.resize(offsets.len().next_multiple_of(BLOCK_STEPS), 0);
     }
+    offsets
 }
 
 /// Consecutive output positions, counted through all images, and the codes that they read.

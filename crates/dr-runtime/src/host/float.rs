@@ -3,7 +3,7 @@
 use crate::RuntimeError;
 use crate::file::Values;
 use crate::graph::LayerKind;
-use crate::layers::Affine;
+use crate::source::Affine;
 use dr_kernels::integer::Activation;
 use rayon::prelude::*;
 
@@ -26,31 +26,23 @@ impl FloatLayer {
         (self.weight.len() + 2 * self.affine.gain.len()) * size_of::<f32>()
     }
 
-    /// `[batch, rows, columns, channels]` of the result.
-    pub fn output(&self, [batch, rows, columns, channels]: [usize; 4]) -> Result<[usize; 4], RuntimeError> {
-        let expected = match self.kind {
-            LayerKind::Conv2d { channels: [input, _], .. } | LayerKind::Linear { features: [input, _] } => {
-                input
+    /// `x` is `[batch, rows, columns, channels]`, as `dims` says.
+    pub fn run(
+        &self, x: &[f32], dims: [usize; 4], residual: Option<&[f32]>, out: &mut [f32],
+    ) -> Result<(), RuntimeError> {
+        let [_, rows, columns, channels] = dims;
+        let ([out_rows, out_columns], outputs) =
+            (self.kind.output_size([rows, columns]), self.kind.outputs());
+        let (expected, kernel, stride, padding, groups) = match self.kind {
+            LayerKind::Conv2d { channels: [inputs, _], kernel, stride, padding, groups } => {
+                (inputs, kernel, stride, padding, groups)
             }
+            LayerKind::Linear { features: [inputs, _] } => (inputs, [1, 1], [1, 1], [0, 0], 1),
         };
         if channels != expected {
             let (found, expected) = (format!("{channels} channels"), format!("{expected}"));
             return Err(RuntimeError::Input { found, expected });
         }
-        let [rows, columns] = self.kind.output_size([rows, columns]);
-        Ok([batch, rows, columns, self.kind.outputs()])
-    }
-
-    /// `x` is `[batch, rows, columns, channels]`, as `dims` says.
-    pub fn run(
-        &self, x: &[f32], dims: [usize; 4], residual: Option<&[f32]>, out: &mut [f32],
-    ) -> Result<(), RuntimeError> {
-        let [_, out_rows, out_columns, outputs] = self.output(dims)?;
-        let [_, rows, columns, channels] = dims;
-        let (kernel, stride, padding, groups) = match self.kind {
-            LayerKind::Conv2d { kernel, stride, padding, groups, .. } => (kernel, stride, padding, groups),
-            LayerKind::Linear { .. } => ([1, 1], [1, 1], [0, 0], 1),
-        };
         let (inputs, group_outputs) = (channels / groups, outputs / groups);
         let length = inputs * kernel[0] * kernel[1];
         // Lines of output: each makes a matrix of patches.

@@ -1,0 +1,175 @@
+//! What follows from a graph: sizes, who reads what, what a layer's place in the network means.
+
+use super::node::window_positions;
+use super::{Activation, Embedding, Graph, LayerKind, Node, Op, Parts, Value};
+
+impl Graph {
+    /// Rows and columns of each node's value for images of this size; 1 of what is no image.
+    #[must_use]
+    pub fn sizes(&self, [rows, columns]: [usize; 2]) -> Vec<[usize; 2]> {
+        self.dims([1, rows, columns, 1], false)
+            .into_iter()
+            .map(|[_, rows, columns, _]| [rows, columns])
+            .collect()
+    }
+
+    /// Sizes of each node's value, `[batch, rows, columns, channels]`, for an input of `[batch, rows, columns, channels]` images or
+    /// `[batch, positions, 1, 1]` tokens; rows of features are images of one pixel. If only the `end` of texts is wanted, what
+    /// comes after the last attention is there for the last position only.
+    pub(crate) fn dims(&self, input: [usize; 4], end: bool) -> Vec<[usize; 4]> {
+        let is_attention = |node: &Node| matches!(node.op, Op::Attention(_));
+        let last = self.nodes().iter().rposition(is_attention).filter(|_| end);
+        let mut dims: Vec<[usize; 4]> = Vec::with_capacity(self.nodes().len());
+        for (at, Node { op, inputs }) in self.nodes().iter().enumerate() {
+            let of = |input: usize| dims[inputs[input]];
+            let first = inputs.first().map_or(input, |&input| dims[input]);
+            let [batch, rows, columns, channels] = first;
+            let images = |[rows, columns]: [usize; 2], channels| [batch, rows, columns, channels];
+            let pixels = |&input: &Value| dims[input][1].saturating_mul(dims[input][2]);
+            let sizes = match *op {
+                Op::Images { .. } => input,
+                Op::Tokens => [batch.saturating_mul(rows), 1, 1, 1],
+                Op::Layer(layer) => {
+                    let kind = &self.layers()[layer].kind;
+                    images(kind.output_size([rows, columns]), kind.outputs())
+                }
+                Op::Embedding(table) => [batch, 1, 1, self.embedding_size(&self.embeddings()[table])[1]],
+                Op::MaxPool { kernel, stride, padding } => {
+                    images(window_positions([rows, columns], kernel, stride, padding), channels)
+                }
+                Op::Mean => [batch, 1, 1, channels],
+                Op::Enlarge => [batch, of(1)[1], of(1)[2], channels],
+                Op::Attention(_) if last == Some(at) => [input[0], 1, 1, channels],
+                // Of texts of which only the end is left, the end.
+                Op::Add | Op::Multiply => {
+                    if of(1)[0] < batch {
+                        of(1)
+                    } else {
+                        first
+                    }
+                }
+                Op::Concat => images([rows, columns], inputs.iter().map(|&input| dims[input][3]).sum()),
+                Op::Rows => [batch.saturating_mul(inputs.iter().map(pixels).sum()), 1, 1, channels],
+                Op::Flatten => [batch, 1, 1, pixels(&inputs[0]).saturating_mul(channels)],
+                Op::BatchNorm(_) | Op::RmsNorm(_) | Op::Activation(_) | Op::Attention(_) => first,
+            };
+            dims.push(sizes);
+        }
+        dims
+    }
+
+    /// By how many rows and columns of the input a node's values are apart: the product of the steps of convolutions and maxima
+    /// on the way.
+    ///
+    /// # Panics
+    /// If there is no such node.
+    #[must_use]
+    pub fn strides(&self, value: Value) -> [usize; 2] {
+        let mut strides: Vec<[usize; 2]> = Vec::with_capacity(value + 1);
+        for Node { op, inputs } in &self.nodes()[..=value] {
+            let from = if *op == Op::Enlarge { inputs.get(1) } else { inputs.first() };
+            let before = from.map_or([1; 2], |&input| strides[input]);
+            let step = match *op {
+                Op::Layer(layer) => self.layers()[layer].kind.stride(),
+                Op::MaxPool { stride, .. } => stride,
+                _ => [1; 2],
+            };
+            strides.push(std::array::from_fn(|axis| before[axis].saturating_mul(step[axis])));
+        }
+        strides[value]
+    }
+
+    /// Tokens and features of an embedding of this graph.
+    #[must_use]
+    pub fn embedding_size(&self, embedding: &Embedding) -> [usize; 2] {
+        match embedding {
+            Embedding::Own { vocabulary, features, .. } => [*vocabulary, *features],
+            Embedding::Layer(layer) => match self.parts.layers[*layer].kind {
+                LayerKind::Linear { features: [input, output] } => [output, input],
+                LayerKind::Conv2d { channels: [input, output], .. } => [output, input],
+            },
+        }
+    }
+
+    /// The same with the layers numbered in the order in which they are computed first, and the number that each had: an embedding
+    /// may name one before.
+    #[must_use]
+    pub fn in_order(mut self) -> (Self, Vec<usize>) {
+        let Parts { layers, embeddings, nodes, .. } = &mut self.parts;
+        let mut order: Vec<usize> = vec![];
+        let computed = nodes.iter().filter_map(|node| match node.op {
+            Op::Layer(layer) => Some(layer),
+            _ => None,
+        });
+        for layer in computed.chain(0..layers.len()) {
+            if !order.contains(&layer) {
+                order.push(layer);
+            }
+        }
+        let mut numbers = vec![0; order.len()];
+        order.iter().enumerate().for_each(|(new, &old)| numbers[old] = new);
+        *layers = order.iter().map(|&old| layers[old].clone()).collect();
+        let named = embeddings.iter_mut().filter_map(|embedding| match embedding {
+            Embedding::Layer(layer) => Some(layer),
+            Embedding::Own { .. } => None,
+        });
+        let used = nodes.iter_mut().filter_map(|node| match &mut node.op {
+            Op::Layer(layer) => Some(layer),
+            _ => None,
+        });
+        named.chain(used).for_each(|layer| *layer = numbers[*layer]);
+        (self, order)
+    }
+
+    /// The nodes that read the value of each node.
+    #[must_use]
+    pub fn readers(&self) -> Vec<Vec<Value>> {
+        let mut readers = vec![vec![]; self.nodes().len()];
+        for (node, Node { inputs, .. }) in self.nodes().iter().enumerate() {
+            inputs.iter().for_each(|&value| readers[value].push(node));
+        }
+        readers
+    }
+
+    /// The nodes that are a layer.
+    fn uses(&self, layer: usize) -> impl Iterator<Item = &Node> {
+        self.nodes().iter().filter(move |node| node.op == Op::Layer(layer))
+    }
+
+    /// Whether no value of a layer's input is below zero, because all come out of a ReLU.
+    #[must_use]
+    pub fn after_relu(&self, layer: usize) -> bool {
+        let positive = self.not_negative();
+        self.uses(layer).all(|node| positive[node.inputs[0]])
+    }
+
+    /// Which values are known not to be below zero.
+    fn not_negative(&self) -> Vec<bool> {
+        let mut known = Vec::with_capacity(self.nodes().len());
+        for Node { op, inputs } in self.nodes() {
+            known.push(match op {
+                Op::Activation(Activation::Relu | Activation::Relu6) => true,
+                Op::MaxPool { .. } | Op::Mean | Op::Flatten | Op::Enlarge => known[inputs[0]],
+                Op::Add | Op::Multiply | Op::Concat | Op::Rows => inputs.iter().all(|&input| known[input]),
+                _ => false,
+            });
+        }
+        known
+    }
+
+    /// Whether a layer is at an edge of the network: it reads its images, or no other layer reads what comes out of it.
+    #[must_use]
+    pub fn is_edge(&self, layer: usize) -> bool {
+        let (mut made, mut read) = (vec![false; self.nodes().len()], vec![false; self.nodes().len()]);
+        // Values that some layer, or attention, had a part in; and values that one reads in the end.
+        for (at, Node { op, inputs }) in self.nodes().iter().enumerate() {
+            made[at] = matches!(op, Op::Layer(_) | Op::Embedding(_)) || inputs.iter().any(|&i| made[i]);
+        }
+        for (at, Node { op, inputs }) in self.nodes().iter().enumerate().rev() {
+            let reads = matches!(op, Op::Layer(_)) || read[at];
+            inputs.iter().for_each(|&input| read[input] |= reads);
+        }
+        let nodes = self.nodes().iter().enumerate().filter(|(_, node)| node.op == Op::Layer(layer));
+        nodes.into_iter().any(|(at, node)| !made[node.inputs[0]] || !read[at])
+    }
+}

@@ -1,0 +1,225 @@
+//! [`Graph`]: what a network computes, as data.
+//!
+//! A graph is a list of nodes, each an operation on the values of earlier nodes; the last node is the result. What has parameters
+//! (layers, normalizations, embeddings) stands in tables, under the names that the parameters have in files: one layer may be
+//! used by several nodes. Sizes that depend on the input (batch, rows, columns, positions) stay open.
+//!
+//! Every graph that exists is valid: [`Graph::push`] checks each node, and reading one from JSON goes through it.
+
+mod check;
+mod derived;
+mod node;
+mod rope;
+
+pub use check::GraphError;
+pub use node::{Activation, Attention, Embedding, Layer, LayerKind, Node, Norm, Op};
+pub use rope::{Rope, RopeScaling};
+
+use check::LARGEST;
+use serde::{Deserialize, Serialize};
+
+/// The number of a node, and of the value that it makes.
+pub type Value = usize;
+
+/// A network as data.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Parts", into = "Parts")]
+pub struct Graph {
+    parts: Parts,
+    /// Of each node's value.
+    kinds: Vec<Kind>,
+}
+
+/// What a graph is made of, unchecked.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Parts {
+    layers: Vec<Layer>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    batch_norms: Vec<Norm>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    rms_norms: Vec<Norm>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    embeddings: Vec<Embedding>,
+    nodes: Vec<Node>,
+}
+
+/// What a value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Images of so many channels.
+    Images(usize),
+    /// Rows of so many features, if that does not depend on the size of images.
+    Rows(Option<usize>),
+    /// Tokens.
+    Tokens,
+}
+
+impl Graph {
+    /// The layers.
+    #[must_use]
+    pub fn layers(&self) -> &[Layer] {
+        &self.parts.layers
+    }
+
+    /// The BatchNorms.
+    #[must_use]
+    pub fn batch_norms(&self) -> &[Norm] {
+        &self.parts.batch_norms
+    }
+
+    /// The RMSNorms.
+    #[must_use]
+    pub fn rms_norms(&self) -> &[Norm] {
+        &self.parts.rms_norms
+    }
+
+    /// The embeddings.
+    #[must_use]
+    pub fn embeddings(&self) -> &[Embedding] {
+        &self.parts.embeddings
+    }
+
+    /// The nodes, each after those that it reads.
+    #[must_use]
+    pub fn nodes(&self) -> &[Node] {
+        &self.parts.nodes
+    }
+
+    /// What the value of a node is.
+    ///
+    /// # Panics
+    /// If there is no such node.
+    #[must_use]
+    pub fn kind(&self, value: Value) -> Kind {
+        self.kinds[value]
+    }
+
+    /// What the network takes: the first node.
+    #[must_use]
+    pub fn input(&self) -> Option<Op> {
+        self.nodes().first().map(|node| node.op)
+    }
+
+    /// What the network makes: the value of the last node.
+    #[must_use]
+    pub fn result_kind(&self) -> Option<Kind> {
+        self.kinds.last().copied()
+    }
+
+    /// Channels or features of the result.
+    #[must_use]
+    pub fn outputs(&self) -> Option<usize> {
+        match self.result_kind()? {
+            Kind::Images(channels) => Some(channels),
+            Kind::Rows(features) => features,
+            Kind::Tokens => None,
+        }
+    }
+
+    /// Adds a layer to the table.
+    ///
+    /// # Errors
+    /// Sizes that do not fit together, or a name that is taken.
+    pub fn add_layer(&mut self, layer: Layer) -> Result<usize, GraphError> {
+        let sizes = match layer.kind {
+            LayerKind::Conv2d { channels, kernel, stride, groups, padding } => {
+                let [input, output] = channels;
+                let fits = groups > 0 && input % groups == 0 && output % groups == 0;
+                let small = padding.iter().all(|&size| size < LARGEST);
+                [&channels[..], &kernel, &stride, &[groups, usize::from(fits && small)]].concat()
+            }
+            LayerKind::Linear { features } => features.to_vec(),
+        };
+        if !sizes.iter().all(|size| (1..=LARGEST).contains(size)) {
+            let (name, found) = (layer.name, format!("{:?}", layer.kind));
+            let expected = "sizes of at least 1, groups that divide the channels";
+            return Err(GraphError::Sizes { name, found, expected });
+        }
+        self.check_name(&layer.name)?;
+        self.parts.layers.push(layer);
+        Ok(self.parts.layers.len() - 1)
+    }
+
+    /// Adds a BatchNorm to the table.
+    ///
+    /// # Errors
+    /// Sizes that make no sense, or a name that is taken.
+    pub fn add_batch_norm(&mut self, norm: Norm) -> Result<usize, GraphError> {
+        self.check_norm(&norm)?;
+        self.parts.batch_norms.push(norm);
+        Ok(self.parts.batch_norms.len() - 1)
+    }
+
+    /// Adds an RMSNorm to the table.
+    ///
+    /// # Errors
+    /// Sizes that make no sense, or a name that is taken.
+    pub fn add_rms_norm(&mut self, norm: Norm) -> Result<usize, GraphError> {
+        self.check_norm(&norm)?;
+        self.parts.rms_norms.push(norm);
+        Ok(self.parts.rms_norms.len() - 1)
+    }
+
+    /// Adds an embedding to the table.
+    ///
+    /// # Errors
+    /// Sizes that make no sense, a name that is taken, or a layer that is not there or not linear.
+    pub fn add_embedding(&mut self, embedding: Embedding) -> Result<usize, GraphError> {
+        match &embedding {
+            Embedding::Own { name, vocabulary, features } => {
+                if ![vocabulary, features].iter().all(|size| (1..=LARGEST).contains(*size)) {
+                    let (name, found) = (name.clone(), format!("{vocabulary} x {features}"));
+                    return Err(GraphError::Sizes { name, found, expected: "sizes of at least 1" });
+                }
+                self.check_name(name)?;
+            }
+            Embedding::Layer(layer) => {
+                let (found, count) = (*layer, self.parts.layers.len());
+                let node = self.nodes().len();
+                match self.parts.layers.get(found) {
+                    Some(Layer { kind: LayerKind::Linear { .. }, .. }) => {}
+                    _ => return Err(GraphError::Table { node, what: "linear layer", found, count }),
+                }
+            }
+        }
+        self.parts.embeddings.push(embedding);
+        Ok(self.parts.embeddings.len() - 1)
+    }
+
+    /// Adds a node.
+    ///
+    /// # Errors
+    /// Inputs that are not there or that the operation does not take.
+    pub fn push(&mut self, op: Op, inputs: &[Value]) -> Result<Value, GraphError> {
+        let node = self.nodes().len();
+        if let Some(&value) = inputs.iter().find(|&&value| value >= node) {
+            return Err(GraphError::Value { node, value });
+        }
+        let kinds: Vec<Kind> = inputs.iter().map(|&value| self.kinds[value]).collect();
+        let kind = self.result(node, op, inputs, &kinds)?;
+        self.parts.nodes.push(Node { op, inputs: inputs.to_vec() });
+        self.kinds.push(kind);
+        Ok(node)
+    }
+}
+
+impl TryFrom<Parts> for Graph {
+    type Error = GraphError;
+
+    fn try_from(parts: Parts) -> Result<Self, GraphError> {
+        let mut graph = Self::default();
+        parts.layers.into_iter().try_for_each(|layer| graph.add_layer(layer).map(|_| ()))?;
+        parts.batch_norms.into_iter().try_for_each(|norm| graph.add_batch_norm(norm).map(|_| ()))?;
+        parts.rms_norms.into_iter().try_for_each(|norm| graph.add_rms_norm(norm).map(|_| ()))?;
+        parts.embeddings.into_iter().try_for_each(|table| graph.add_embedding(table).map(|_| ()))?;
+        parts.nodes.into_iter().try_for_each(|node| graph.push(node.op, &node.inputs).map(|_| ()))?;
+        if graph.nodes().is_empty() { Err(GraphError::Empty) } else { Ok(graph) }
+    }
+}
+
+impl From<Graph> for Parts {
+    fn from(graph: Graph) -> Self {
+        graph.parts
+    }
+}

@@ -1,0 +1,221 @@
+//! [`Network`]: a saved network on slices of this computer's memory.
+
+mod float;
+mod kernels;
+mod ops;
+mod pass;
+
+use crate::RuntimeError;
+use crate::file::Artifact;
+use crate::graph::Graph;
+use crate::source::Arithmetic;
+use dr_kernels::host::language::AttentionCache;
+use dr_kernels::integer::CodeQuantizer;
+use dr_precision::Precision;
+use kernels::{Kernel, Shared};
+use pass::{Pass, Workspace};
+use std::sync::{Arc, Mutex, TryLockError};
+use std::time::Duration;
+
+/// What a network takes.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// Images.
+    Images {
+        /// `[batch, channels, rows, columns]`, normalised.
+        values: &'a [f32],
+        /// These four sizes.
+        shape: [usize; 4],
+    },
+    /// Texts of one length.
+    Tokens {
+        /// `[batch, positions]`
+        ids: &'a [u32],
+        /// How many texts.
+        batch: usize,
+    },
+}
+
+/// What a network makes of an input.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    /// The values, row by row.
+    pub values: Vec<f32>,
+    /// `[n, features]`, or `[batch, rows, columns, channels]` of a network whose result is images.
+    pub shape: Vec<usize>,
+}
+
+/// What a language model keeps of the earlier positions of a text.
+#[derive(Clone, Debug, Default)]
+pub struct Cache {
+    attentions: Vec<AttentionCache>,
+    positions: usize,
+}
+
+impl Cache {
+    /// One for a new text.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Positions that it has.
+    #[must_use]
+    pub const fn positions(&self) -> usize {
+        self.positions
+    }
+}
+
+/// A saved network, on slices of this computer's memory: in integers at one of its precisions, which can be switched, or in floats if
+/// that is what the file holds. Clones share what they do not change.
+#[derive(Clone, Debug)]
+pub struct Network {
+    shared: Arc<Shared>,
+    /// Of each use of a layer.
+    kernels: Vec<Arc<Kernel>>,
+    precision: Option<Precision>,
+    workspace: Arc<Mutex<Workspace>>,
+}
+
+/// A layer at its precision, for other runtimes.
+#[derive(Clone, Debug)]
+pub struct LayerParts {
+    /// `[outputs, inputs / groups * taps]`.
+    pub codes: Vec<i32>,
+    /// `[outputs, groups]`, of the weight and of the BatchNorm after it.
+    pub scale: Vec<f32>,
+    /// `[outputs]`, what is added.
+    pub shift: Vec<f32>,
+    /// The width of the codes.
+    pub bits: dr_precision::BitWidth,
+    /// How the input is quantized.
+    pub input: CodeQuantizer,
+}
+
+impl Network {
+    /// The network of a file, in integers at `precision`.
+    ///
+    /// # Errors
+    /// A file without a graph, a float network, a precision that it does not have, tensors that are missing or of another shape.
+    pub fn load(artifact: &Artifact, precision: Precision) -> Result<Self, RuntimeError> {
+        Self::load_with(artifact, Some(precision), Arithmetic::Integer)
+    }
+
+    /// The network of a file with float weights.
+    ///
+    /// # Errors
+    /// A file without a graph, a quantized network, tensors that are missing or of another shape.
+    pub fn load_float(artifact: &Artifact) -> Result<Self, RuntimeError> {
+        Self::load_with(artifact, None, Arithmetic::Integer)
+    }
+
+    /// The network of a file at `precision`, which float networks do not have.
+    ///
+    /// # Errors
+    /// Those of [`Network::load`] and [`Network::load_float`]; convolutions with [`Arithmetic::WeightOnly`].
+    pub fn load_with(
+        artifact: &Artifact, precision: Option<Precision>, arithmetic: Arithmetic,
+    ) -> Result<Self, RuntimeError> {
+        let shared = Shared::load(artifact, precision, arithmetic)?;
+        let kernels = shared.kernels(precision)?;
+        Ok(Self { shared: Arc::new(shared), kernels, precision, workspace: Arc::default() })
+    }
+
+    /// Switches all layers to another precision, by shifts of the stored codes; those at the edges keep their bits.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Precision`] if the network has no such precision; it then stays as it is.
+    pub fn switch(&mut self, precision: Precision) -> Result<(), RuntimeError> {
+        if self.precision.is_none() {
+            return Err(RuntimeError::Float);
+        }
+        self.kernels = self.shared.kernels(Some(precision))?;
+        self.precision = Some(precision);
+        Ok(())
+    }
+
+    /// The precision it computes at; `None` in floats.
+    #[must_use]
+    pub const fn precision(&self) -> Option<Precision> {
+        self.precision
+    }
+
+    /// What it computes.
+    #[must_use]
+    pub fn graph(&self) -> &Graph {
+        &self.shared.source.graph
+    }
+
+    /// Bytes of the layers that a pass at this precision reads: prepared codes with their padding, multipliers and addends, scales
+    /// and zero points of the inputs.
+    #[must_use]
+    pub fn model_bytes(&self) -> usize {
+        self.kernels.iter().map(|kernel| kernel.bytes()).sum()
+    }
+
+    /// A layer at its precision; `None` in floats, or if nothing uses it.
+    #[must_use]
+    pub fn layer(&self, layer: usize) -> Option<LayerParts> {
+        let at = self.shared.source.program.uses.iter().position(|of| of.layer == layer)?;
+        let Kernel::Integer(product) = &*self.kernels[at] else { return None };
+        let (weight, gain) = (product.weight(), product.gain());
+        let scales = weight.scales();
+        let groups = scales.len() / gain.len().max(1);
+        let scale = scales.iter().enumerate().map(|(i, scale)| scale * gain[i / groups]).collect();
+        Some(LayerParts {
+            codes: weight.codes(),
+            scale,
+            shift: product.shift().to_vec(),
+            bits: weight.bits(),
+            input: product.input(),
+        })
+    }
+
+    /// What the network makes of an input.
+    ///
+    /// # Errors
+    /// An input of another kind or size.
+    pub fn forward(&self, input: Input) -> Result<Output, RuntimeError> {
+        self.run(input, None, None)
+    }
+
+    /// The same, and how long each layer of the graph took, with the quantization of its input. Layers that are computed together share
+    /// their time evenly.
+    ///
+    /// # Errors
+    /// Those of [`Network::forward`].
+    pub fn forward_timed(&self, input: Input) -> Result<(Output, Vec<Duration>), RuntimeError> {
+        let mut times = vec![Duration::ZERO; self.graph().layers().len()];
+        let output = self.run(input, None, Some(&mut times))?;
+        Ok((output, times))
+    }
+
+    /// Reads the tokens that follow those of `cache` in one text, and gives the logits of what comes next.
+    ///
+    /// # Errors
+    /// No token, more positions than the context has, a token that is not in the vocabulary, a cache of another network: the cache then
+    /// stays as it is.
+    pub fn read(&self, tokens: &[u32], cache: &mut Cache) -> Result<Vec<f32>, RuntimeError> {
+        Ok(self.run(Input::Tokens { ids: tokens, batch: 1 }, Some(cache), None)?.values)
+    }
+
+    fn run(
+        &self, input: Input, cache: Option<&mut Cache>, times: Option<&mut Vec<Duration>>,
+    ) -> Result<Output, RuntimeError> {
+        // Two passes at once have memory of their own.
+        let mut spare = Workspace::default();
+        let mut guard;
+        let workspace = match self.workspace.try_lock() {
+            Err(TryLockError::WouldBlock) => &mut spare,
+            Ok(workspace) => {
+                guard = workspace;
+                &mut *guard
+            }
+            Err(TryLockError::Poisoned(workspace)) => {
+                guard = workspace.into_inner();
+                &mut *guard
+            }
+        };
+        Pass::new(self, workspace, input, cache, times)?.run()
+    }
+}

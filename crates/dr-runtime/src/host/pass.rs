@@ -1,0 +1,349 @@
+//! [`Pass`]: the steps of a program, on slices.
+
+use super::kernels::{Kernel, Shared};
+use super::{Cache, Input, Network, Output, ops};
+use crate::RuntimeError;
+use crate::file::elements;
+use crate::graph::{Attention, Kind, Op, Value};
+use crate::program::{Product, Step, TOGETHER};
+use dr_kernels::host::language::{AttentionCache, attention, rms_norm, rotate, swiglu};
+use dr_kernels::host::{Job, Results, code_len, run_together};
+use std::time::{Duration, Instant};
+
+/// Memory of earlier passes: one asks for the same sizes as the one before, and each thread finds in its cache what it wrote then.
+#[derive(Debug, Default)]
+pub(super) struct Workspace {
+    /// Of the last pass, and whether only the end of its text was wanted.
+    input: ([usize; 4], bool),
+    /// Sizes of the values of all nodes for such an input, as [`Graph::dims`](crate::graph::Graph) has them.
+    dims: Vec<[usize; 4]>,
+    values: Vec<Vec<f32>>,
+    codes: Vec<Vec<u8>>,
+}
+
+/// Room for `len` elements, of which the first ones may have been written before.
+fn room<T: Default + Clone>(memory: &mut Vec<T>, len: usize) -> &mut [T] {
+    if memory.len() < len {
+        memory.resize(len, T::default());
+    }
+    &mut memory[..len]
+}
+
+/// Where in texts the tokens are.
+#[derive(Default)]
+struct Text<'a> {
+    ids: &'a [u32],
+    batch: usize,
+    positions: usize,
+    /// Of the first token.
+    start: usize,
+    /// Attentions so far.
+    attentions: usize,
+    /// Of the last attention: cosines and sines.
+    tables: Option<(Attention, [Vec<f32>; 2])>,
+}
+
+/// A pass under way.
+pub(super) struct Pass<'a> {
+    network: &'a Network,
+    shared: &'a Shared,
+    workspace: &'a mut Workspace,
+    images: &'a [f32],
+    text: Text<'a>,
+    cache: Option<&'a mut Cache>,
+    times: Option<&'a mut Vec<Duration>>,
+}
+
+impl<'a> Pass<'a> {
+    /// A pass of an input that the network takes.
+    pub fn new(
+        network: &'a Network, workspace: &'a mut Workspace, input: Input<'a>, cache: Option<&'a mut Cache>,
+        times: Option<&'a mut Vec<Duration>>,
+    ) -> Result<Self, RuntimeError> {
+        let shared = &*network.shared;
+        let (graph, program) = (&shared.source.graph, &shared.source.program);
+        let wrong = |found: String| {
+            let expected = match graph.input() {
+                Some(Op::Images { channels }) => format!("images of {channels} channels"),
+                _ => "tokens".to_owned(),
+            };
+            Err(RuntimeError::Input { found, expected })
+        };
+        let (mut images, mut text): (&[f32], _) = (&[], Text::default());
+        let dims = match (input, graph.input()) {
+            (Input::Images { values, shape }, Some(Op::Images { channels })) => {
+                let [batch, found, rows, columns] = shape;
+                if found != channels || elements(&shape) != Some(values.len()) {
+                    return wrong(format!("{} values for images {shape:?}", values.len()));
+                }
+                images = values;
+                [batch, rows, columns, channels]
+            }
+            (Input::Tokens { ids, batch }, Some(Op::Tokens)) => {
+                let positions = ids.len() / batch.max(1);
+                let start = cache.as_ref().map_or(0, |cache| cache.positions);
+                let (found, expected) = (start + positions, shared.source.artifact.description.context());
+                if positions == 0 || found > expected {
+                    let found = if positions == 0 { 0 } else { found };
+                    return Err(RuntimeError::Context { found, expected });
+                }
+                if ids.len() != batch * positions {
+                    return wrong(format!("{} tokens for {batch} texts of one length", ids.len()));
+                }
+                text = Text { ids, batch, positions, start, ..Text::default() };
+                [batch, positions, 1, 1]
+            }
+            (Input::Images { .. }, _) => return wrong("images".to_owned()),
+            (Input::Tokens { .. }, _) => return wrong("tokens".to_owned()),
+        };
+        // What comes after the last attention is wanted for the last position only, if the text is read.
+        let input = (dims, cache.is_some());
+        if workspace.input != input || workspace.dims.is_empty() {
+            let all = graph.dims(dims, cache.is_some());
+            if all.iter().any(|dims| elements(dims).is_none()) {
+                return wrong(format!("an input of {dims:?}, which makes values that no memory has"));
+            }
+            if !images.is_empty() {
+                (workspace.values, workspace.codes) = Default::default();
+            }
+            (workspace.input, workspace.dims) = (input, all);
+            let [values, codes] = program.slots;
+            workspace.values.resize(values, vec![]);
+            workspace.codes.resize(codes, vec![]);
+        }
+        Ok(Self { network, shared, workspace, images, text, cache, times })
+    }
+
+    pub fn run(mut self) -> Result<Output, RuntimeError> {
+        let (graph, program) = (&self.shared.source.graph, &self.shared.source.program);
+        if !program.input_as_it_comes && !self.images.is_empty() {
+            let mut out = self.take(0);
+            ops::channels_last(self.images, self.workspace.dims[0], room(&mut out, self.images.len()));
+            self.put(0, out);
+        }
+        for step in &program.steps {
+            match step {
+                Step::Products(products) => self.products(products)?,
+                Step::Gate { gate, up, output } => {
+                    let (mut out, len) = (self.take(*gate), self.len(*gate));
+                    swiglu(&mut out[..len], self.value(*up))?;
+                    // The gate's memory is the result's from now on.
+                    let left = self.take(*output);
+                    self.put(*gate, left);
+                    self.put(*output, out);
+                }
+                Step::Op { op: Op::Attention(of), inputs, output } => self.attend(*of, inputs, *output)?,
+                Step::Op { op, inputs, output } => {
+                    let mut out = self.take(*output);
+                    self.op(*op, inputs, *output, room(&mut out, self.len(*output)))?;
+                    self.put(*output, out);
+                }
+            }
+        }
+        if let Some(cache) = &mut self.cache {
+            cache.positions = self.text.start + self.text.positions;
+        }
+        let last = graph.nodes().len() - 1;
+        let [n, rows, columns, features] = self.workspace.dims[last];
+        let shape = match graph.kind(last) {
+            Kind::Images(_) => vec![n, rows, columns, features],
+            _ => vec![n, features],
+        };
+        Ok(Output { values: self.value(last).to_vec(), shape })
+    }
+
+    /// How many values a node has.
+    fn len(&self, value: Value) -> usize {
+        self.workspace.dims[value].iter().product()
+    }
+
+    /// The values of a node.
+    fn value(&self, value: Value) -> &[f32] {
+        &self.workspace.values[self.shared.source.program.values[value]][..self.len(value)]
+    }
+
+    /// The memory of a node's values, to be written to.
+    fn take(&mut self, value: Value) -> Vec<f32> {
+        std::mem::take(&mut self.workspace.values[self.shared.source.program.values[value]])
+    }
+
+    fn put(&mut self, value: Value, memory: Vec<f32>) {
+        self.workspace.values[self.shared.source.program.values[value]] = memory;
+    }
+
+    /// The memory of the codes that a use takes.
+    fn codes(&mut self, of: usize) -> &mut Vec<u8> {
+        &mut self.workspace.codes[self.shared.source.program.codes[of]]
+    }
+
+    /// Whether a value is the input, which lies as it came, with the channels first.
+    fn as_it_comes(&self, value: Value) -> bool {
+        value == 0 && self.shared.source.program.input_as_it_comes
+    }
+
+    fn products(&mut self, products: &[Product]) -> Result<(), RuntimeError> {
+        let started = self.times.is_some().then(Instant::now);
+        // What each writes is taken out, so that the rest can be read.
+        let mut outs: [(Vec<f32>, Vec<u8>); TOGETHER] = Default::default();
+        for (product, (values, codes)) in products.iter().zip(&mut outs) {
+            if let (Kernel::Integer(kernel), false) = (&*self.network.kernels[product.of], product.has_codes)
+            {
+                let dims = self.workspace.dims[product.input];
+                let mut codes = std::mem::take(self.codes(product.of));
+                let as_it_comes = self.as_it_comes(product.input);
+                let x = if as_it_comes { self.images } else { self.value(product.input) };
+                kernel.quantize(x, dims, !as_it_comes, room(&mut codes, code_len(dims)))?;
+                *self.codes(product.of) = codes;
+            }
+            if product.values {
+                *values = self.take(product.output);
+            }
+            if let Some(next) = product.codes_for {
+                *codes = std::mem::take(self.codes(next));
+            }
+        }
+        let result = self.compute(products, &mut outs);
+        for (product, (values, codes)) in products.iter().zip(outs) {
+            if product.values {
+                self.put(product.output, values);
+            }
+            if let Some(next) = product.codes_for {
+                *self.codes(next) = codes;
+            }
+        }
+        if let (Some(times), Some(started)) = (&mut self.times, started) {
+            let each = started.elapsed() / products.len() as u32;
+            let uses = &self.shared.source.program.uses;
+            products.iter().for_each(|product| times[uses[product.of].layer] += each);
+        }
+        result
+    }
+
+    /// Computes products into memory that was taken out.
+    fn compute(&self, products: &[Product], outs: &mut [(Vec<f32>, Vec<u8>)]) -> Result<(), RuntimeError> {
+        let program = &self.shared.source.program;
+        let mut jobs: Vec<Job> = vec![];
+        for (product, (values, codes)) in products.iter().zip(outs) {
+            let (input, output) = (self.workspace.dims[product.input], self.workspace.dims[product.output]);
+            let len = self.len(product.output);
+            // Of a text of which only the end is computed, the end.
+            let residual = product.residual.map(|residual| ops::tail(self.value(residual), len));
+            match &*self.network.kernels[product.of] {
+                Kernel::Integer(kernel) => {
+                    let next = product.codes_for.map(|next| &*self.network.kernels[next]);
+                    let to = match next {
+                        Some(Kernel::Integer(next)) => Some((room(codes, code_len(output)), next.input())),
+                        _ => None,
+                    };
+                    let results = Results { values: product.values.then(|| room(values, len)), codes: to };
+                    let codes = &self.workspace.codes[program.codes[product.of]][..code_len(input)];
+                    let mut job = Job { product: kernel, codes, dims: input, residual, results };
+                    match products.len() {
+                        1 => run_together(std::slice::from_mut(&mut job))?,
+                        _ => jobs.push(job),
+                    }
+                }
+                Kernel::WeightOnly(kernel) => {
+                    let out = room(values, len);
+                    kernel.run(self.value(product.input), input[0], out)?;
+                    ops::finish(out, residual, program.uses[product.of].activation);
+                }
+                Kernel::Float(layer) => {
+                    let mut turned = vec![];
+                    let x = if self.as_it_comes(product.input) {
+                        ops::channels_last(self.images, input, room(&mut turned, self.images.len()));
+                        &turned
+                    } else {
+                        self.value(product.input)
+                    };
+                    layer.run(x, input, residual, room(values, len))?;
+                }
+            }
+        }
+        Ok(run_together(&mut jobs)?)
+    }
+
+    fn op(&self, op: Op, inputs: &[Value], output: Value, out: &mut [f32]) -> Result<(), RuntimeError> {
+        let Shared { source, gains, tables, .. } = self.shared;
+        let dims = |value: Value| self.workspace.dims[value];
+        let x = |at: usize| self.value(inputs[at]);
+        let (from, to) = (inputs.first().map_or([0; 4], |&input| dims(input)), dims(output));
+        match op {
+            Op::Embedding(table) => tables[table].write(self.text.ids, out)?,
+            Op::RmsNorm(norm) => {
+                rms_norm(x(0), &gains[norm], source.graph.rms_norms()[norm].epsilon as f32, out)?;
+            }
+            Op::Activation(activation) => {
+                out.copy_from_slice(x(0));
+                ops::finish(out, None, Some(activation));
+            }
+            Op::Add => ops::pairs(x(0), x(1), out, |a, b| a + b),
+            Op::Multiply => ops::pairs(x(0), x(1), out, |a, b| a * b),
+            Op::MaxPool { kernel, stride, padding } => {
+                ops::max_pool(x(0), from, to, [kernel, stride, padding], out);
+            }
+            Op::Mean => ops::mean(x(0), from, out),
+            Op::Enlarge => ops::enlarge(x(0), from, to, out),
+            Op::Concat => ops::join(inputs.iter().map(|&input| (self.value(input), dims(input)[3])), out),
+            Op::Rows => {
+                let item = |input: Value| dims(input)[1..].iter().product();
+                ops::join(inputs.iter().map(|&input| (self.value(input), item(input))), out);
+            }
+            Op::Flatten if self.as_it_comes(inputs[0]) => out.copy_from_slice(self.images),
+            Op::Flatten => ops::channels_first(x(0), from, out),
+            Op::Images { .. } | Op::Tokens | Op::Layer(_) | Op::BatchNorm(_) | Op::Attention(_) => {
+                unreachable!("{op:?} is no step of its own")
+            }
+        }
+        Ok(())
+    }
+
+    fn attend(&mut self, of: Attention, inputs: &[Value], output: Value) -> Result<(), RuntimeError> {
+        let Attention { heads, kv_heads, head_dim, .. } = of;
+        let Text { batch, positions, start, attentions, .. } = self.text;
+        if self.text.tables.as_ref().is_none_or(|(known, _)| *known != of) {
+            self.text.tables = Some((of, of.rope.tables(head_dim, start, positions)));
+        }
+        let Some((_, [cos, sin])) = self.text.tables.take() else { unreachable!("made above") };
+        for &input in &inputs[..2] {
+            let (mut x, len) = (self.take(input), self.len(input));
+            let mut texts = x[..len].chunks_exact_mut((len / batch).max(1));
+            let turned = texts.try_for_each(|x| rotate(x, &cos, &sin, head_dim));
+            self.put(input, x);
+            turned?;
+        }
+        self.text.tables = Some((of, [cos, sin]));
+        self.text.attentions += 1;
+        let mut out = self.take(output);
+        let (features, keys) = (heads * head_dim, kv_heads * head_dim);
+        // All positions of a text, or the last one.
+        let rows = self.workspace.dims[output][0] / batch;
+        let mut cache = self.cache.take();
+        let [q, k, v] = [0, 1, 2].map(|i| self.value(inputs[i]));
+        let texts = room(&mut out, batch * rows * features).chunks_exact_mut((rows * features).max(1));
+        let of =
+            |text: usize, features: usize| text * positions * features..(text + 1) * positions * features;
+        let attend = |(text, out): (usize, &mut [f32])| {
+            let mut fresh;
+            let slot = match &mut cache {
+                Some(cache) => {
+                    if cache.attentions.len() == attentions {
+                        cache.attentions.push(AttentionCache::new(kv_heads, head_dim));
+                    }
+                    cache.attentions.get_mut(attentions).ok_or(RuntimeError::Cache)?
+                }
+                None => {
+                    fresh = AttentionCache::new(kv_heads, head_dim);
+                    &mut fresh
+                }
+            };
+            slot.truncate(start); // what a pass left that failed
+            slot.extend(&k[of(text, keys)], &v[of(text, keys)])?;
+            Ok(attention(ops::tail(&q[of(text, features)], rows * features), slot, heads, out)?)
+        };
+        let result = texts.enumerate().try_for_each(attend);
+        self.cache = cache;
+        self.put(output, out);
+        result
+    }
+}
