@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use tempfile::TempDir;
 
 /// The program, run in a folder.
 #[derive(Clone, Debug)]
@@ -17,6 +19,19 @@ impl Program {
     #[must_use]
     pub fn new(path: &'static str, folder: &Path) -> Self {
         Self { path, folder: folder.to_path_buf() }
+    }
+
+    /// The program in a folder that several tests look at: it is made once, with what `prepare` leaves there.
+    #[must_use]
+    pub fn shared(
+        path: &'static str, folder: &'static OnceLock<TempDir>, prepare: impl FnOnce(&Self),
+    ) -> Self {
+        let folder = folder.get_or_init(|| {
+            let folder = tempfile::tempdir().expect("a folder");
+            prepare(&Self::new(path, folder.path()));
+            folder
+        });
+        Self::new(path, folder.path())
     }
 
     /// A file or folder where the program runs.
@@ -75,6 +90,26 @@ impl Program {
         assert_eq!(listing(&self.folder), before, "{arguments:?} wrote something");
         message
     }
+}
+
+/// The arguments of the shortest mixed training into the folder `out`: so many epochs of so many images.
+#[must_use]
+pub const fn supernet<'a>(epochs: &'a str, images: &'a str, out: &'a str) -> [&'a str; 12] {
+    let choices = "8,4,2";
+    [
+        "train",
+        "--mixed",
+        "--choices",
+        choices,
+        "--float-epochs",
+        "1",
+        "--epochs",
+        epochs,
+        "--limit-train",
+        images,
+        "--out",
+        out,
+    ]
 }
 
 /// As UTF-8.

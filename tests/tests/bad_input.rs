@@ -13,14 +13,11 @@ fn program(folder: &Path) -> Program {
 /// A folder with a finished run in `run`. Commands that fail leave it as it is.
 fn finished() -> Program {
     static RUN: OnceLock<TempDir> = OnceLock::new();
-    let folder = RUN.get_or_init(|| {
-        let folder = tempfile::tempdir().expect("a folder");
+    Program::shared(env!("CARGO_BIN_EXE_program"), &RUN, |program| {
         let arguments =
             ["train", "--float-epochs", "1", "--epochs", "1", "--limit-train", "64", "--out", "run"];
-        let _ = program(folder.path()).outputs(&arguments);
-        folder
-    });
-    program(folder.path())
+        let _ = program.outputs(&arguments);
+    })
 }
 
 /// An IDX file of bytes, `announced` items of `sizes`.

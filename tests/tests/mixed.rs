@@ -1,9 +1,8 @@
 //! Mixed precision from training to a packed mixture, on the embedded digits.
 
-use dr_tests::Program;
+use dr_tests::{Program, supernet};
 use serde_json::Value;
 use std::fs;
-use std::path::Path;
 use std::sync::OnceLock;
 use tempfile::TempDir;
 
@@ -20,45 +19,24 @@ const LAYERS: [&str; 10] = [
     "head",
 ];
 
-/// The shortest mixed training that goes through everything: 8 steps in each epoch.
-const TRAIN: [&str; 11] = [
-    "train",
-    "--mixed",
-    "--choices",
-    "8,4,2",
-    "--float-epochs",
-    "1",
-    "--epochs",
-    "2",
-    "--limit-train",
-    "256",
-    "--out",
-];
-
-fn program(folder: &Path) -> Program {
-    Program::new(env!("CARGO_BIN_EXE_program"), folder)
-}
-
 /// A finished supernet in `run`, and plans.
 fn finished() -> Program {
     static RUN: OnceLock<TempDir> = OnceLock::new();
-    let folder = RUN.get_or_init(|| {
-        let folder = tempfile::tempdir().expect("a folder");
-        let _ = program(folder.path()).outputs(&[&TRAIN[..], &["run"]].concat());
-        plan(folder.path(), "good.toml", |i| if i % 2 == 0 { "w4a2" } else { "2" });
-        folder
-    });
-    program(folder.path())
+    Program::shared(env!("CARGO_BIN_EXE_program"), &RUN, |program| {
+        // Goes through everything: 8 steps in each epoch.
+        let _ = program.outputs(&supernet("2", "256", "run"));
+        plan(program, "good.toml", |i| if i % 2 == 0 { "w4a2" } else { "2" });
+    })
 }
 
 /// Writes a plan with the first and the last layer at 8 bits.
-fn plan(folder: &Path, name: &str, precision: impl Fn(usize) -> &'static str) {
+fn plan(program: &Program, name: &str, precision: impl Fn(usize) -> &'static str) {
     let line = |(i, layer): (usize, &&str)| {
         let text = if i == 0 || i == LAYERS.len() - 1 { "w8a8" } else { precision(i) };
         format!("\"{layer}\" = \"{text}\"\n")
     };
     let lines: String = LAYERS.iter().enumerate().map(line).collect();
-    fs::write(folder.join(name), format!("[layers]\n{lines}")).expect("it can be written");
+    fs::write(program.at(name), format!("[layers]\n{lines}")).expect("it can be written");
 }
 
 fn eval(program: &Program, arguments: &[&str]) -> Value {
@@ -91,10 +69,9 @@ fn every_step_draws_and_says_what() {
 fn a_resumed_run_draws_the_same() {
     let whole = finished();
     let folder = tempfile::tempdir().expect("a folder");
-    let program = program(folder.path());
-    let one: Vec<&str> = TRAIN.iter().map(|&text| if text == "2" { "1" } else { text }).collect();
+    let program = Program::new(env!("CARGO_BIN_EXE_program"), folder.path());
     // The schedule is another one over one epoch: only the draws are compared.
-    let _ = program.outputs(&[&one[..], &["run"]].concat());
+    let _ = program.outputs(&supernet("1", "256", "run"));
     fs::remove_file(program.at("run/report.json")).expect("it was there");
     let _ = program.outputs(&["train", "--resume", "run", "--epochs", "2"]);
     let draws = |program: &Program| fs::read_to_string(program.at("run/draws.csv")).expect("a log of draws");
@@ -143,7 +120,7 @@ fn what_cannot_be() {
     };
     let model = "run/model.safetensors";
     let folder = program.at("");
-    plan(&folder, "untrained.toml", |i| if i == 3 { "w6a4" } else { "4" });
+    plan(&program, "untrained.toml", |i| if i == 3 { "w6a4" } else { "4" });
     says(
         &["eval", "--model", model, "--plan", "untrained.toml"],
         &["the plan wants `stages.1.0.conv1` at w6a4", "weights of 8,4,2"],

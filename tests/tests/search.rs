@@ -1,40 +1,17 @@
 //! `dr-train search` on a supernet that the program trained.
 
-use dr_tests::Program;
+use dr_tests::{Program, supernet};
 use serde_json::Value;
 use std::fs;
-use std::path::Path;
 use std::sync::OnceLock;
 use tempfile::TempDir;
-
-/// The shortest mixed training.
-const TRAIN: [&str; 11] = [
-    "train",
-    "--mixed",
-    "--choices",
-    "8,4,2",
-    "--float-epochs",
-    "1",
-    "--epochs",
-    "1",
-    "--limit-train",
-    "128",
-    "--out",
-];
-
-fn program(folder: &Path) -> Program {
-    Program::new(env!("CARGO_BIN_EXE_program"), folder)
-}
 
 /// A folder with a finished supernet in `run`, which has its traces, too.
 fn finished() -> Program {
     static RUN: OnceLock<TempDir> = OnceLock::new();
-    let folder = RUN.get_or_init(|| {
-        let folder = tempfile::tempdir().expect("a folder");
-        let _ = program(folder.path()).outputs(&[&TRAIN[..], &["run"]].concat());
-        folder
-    });
-    program(folder.path())
+    Program::shared(env!("CARGO_BIN_EXE_program"), &RUN, |program| {
+        let _ = program.outputs(&supernet("1", "128", "run"));
+    })
 }
 
 const SEARCH: [&str; 5] = ["search", "--model", "run/model.safetensors", "--traces", "run/traces.json"];

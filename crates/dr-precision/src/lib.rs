@@ -20,7 +20,29 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-extern crate alloc;
+#[doc(hidden)]
+pub extern crate alloc;
+
+/// What `#[serde(try_from = "String", into = "String")]` asks of a type that is read from text and printed.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! serde_as_text {
+    ($type:ty, $error:ty) => {
+        impl TryFrom<$crate::alloc::string::String> for $type {
+            type Error = $error;
+
+            fn try_from(text: $crate::alloc::string::String) -> Result<Self, $error> {
+                text.parse()
+            }
+        }
+
+        impl From<$type> for $crate::alloc::string::String {
+            fn from(value: $type) -> Self {
+                $crate::alloc::string::ToString::to_string(&value)
+            }
+        }
+    };
+}
 
 mod bits;
 mod error;

@@ -56,19 +56,7 @@ impl FromStr for Precision {
     }
 }
 
-impl TryFrom<String> for Precision {
-    type Error = PrecisionError;
-
-    fn try_from(text: String) -> Result<Self, PrecisionError> {
-        text.parse()
-    }
-}
-
-impl From<Precision> for String {
-    fn from(precision: Precision) -> String {
-        precision.to_string()
-    }
-}
+crate::serde_as_text!(Precision, PrecisionError);
 
 /// The precisions that one model is trained for, highest first and without repetition. Never empty.
 ///

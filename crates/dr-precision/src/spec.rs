@@ -1,7 +1,7 @@
 //! [`Granularity`], [`Signedness`] and [`QuantSpec`].
 
 use crate::{BitWidth, PrecisionError};
-use alloc::{format, string::String, string::ToString};
+use alloc::{format, string::String};
 use core::{fmt, num::NonZeroUsize, str::FromStr};
 use serde::{Deserialize, Serialize};
 
@@ -45,19 +45,7 @@ impl FromStr for Granularity {
     }
 }
 
-impl TryFrom<String> for Granularity {
-    type Error = PrecisionError;
-
-    fn try_from(text: String) -> Result<Self, PrecisionError> {
-        text.parse()
-    }
-}
-
-impl From<Granularity> for String {
-    fn from(granularity: Granularity) -> String {
-        granularity.to_string()
-    }
-}
+crate::serde_as_text!(Granularity, PrecisionError);
 
 /// Whether codes are two's complement integers around 0 or start at 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -110,14 +98,5 @@ impl QuantSpec {
         self.bits.shift_to(bits)?;
         self.bits = bits;
         Ok(self)
-    }
-
-    /// The lowest and the highest code.
-    #[must_use]
-    pub const fn code_range(&self) -> (i32, i32) {
-        match self.signedness {
-            Signedness::Signed => (self.bits.signed_min(), self.bits.signed_max()),
-            Signedness::Unsigned => (0, self.bits.unsigned_max()),
-        }
     }
 }

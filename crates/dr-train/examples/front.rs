@@ -16,8 +16,8 @@ use dr_train::data;
 use dr_train::evaluation::measure;
 use dr_train::experiment::calibration_batches;
 use dr_train::files::write_atomically;
-use dr_train::mixed::{Budget, Candidates, Hasb, Traces};
-use dr_train::report::NumberFormat;
+use dr_train::mixed::{Budget, BudgetKind, Candidates, Hasb, Traces};
+use dr_train::report::{Measured, NumberFormat};
 use plotters::prelude::*;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -77,7 +77,7 @@ fn measure_run(run: &Path) -> Result<Vec<Point>, Box<dyn Error>> {
     let (weights, both) = (candidates(LossTerms::Weights)?, candidates(LossTerms::Both)?);
     let mut plans: Vec<(String, PrecisionPlan)> = vec![];
     for bits in budgets() {
-        plans.push(("best".to_owned(), both.best(&Budget::AverageBits(bits))?.plan));
+        plans.push(("best".to_owned(), both.best(&Budget::new(BudgetKind::AverageBits, bits))?.plan));
     }
     for precision in description.precisions.iter() {
         let picks = both.uniform(precision).ok_or("a precision that the layers do not have")?;
@@ -105,23 +105,11 @@ fn measure_run(run: &Path) -> Result<Vec<Point>, Box<dyn Error>> {
             picks.map(|picks| candidates.found(&picks).totals)
         };
         let totals = [find(&weights), find(&both)].map(|totals| totals.expect("made of the candidates"));
-        let point = Point {
-            run: run.display().to_string(),
-            plan: name,
-            average_bits: totals[1].average_bits,
-            top1: measured.top1,
-            loss: measured.loss,
-            predicted: totals.map(|totals| totals.predicted_loss),
-        };
-        eprintln!(
-            "{} {}/{count}: {} {:.2} bits, {:.2} %",
-            point.run,
-            i + 1,
-            point.plan,
-            point.average_bits,
-            point.top1
-        );
-        points.push(point);
+        let (run, average_bits) = (run.display().to_string(), totals[1].average_bits);
+        let Measured { top1, loss, .. } = measured;
+        eprintln!("{run} {}/{count}: {name} {average_bits:.2} bits, {top1:.2} %", i + 1);
+        let predicted = totals.map(|totals| totals.predicted_loss);
+        points.push(Point { run, plan: name, average_bits, top1, loss, predicted });
     }
     Ok(points)
 }
@@ -133,14 +121,18 @@ fn spread(values: &[f64]) -> (f64, f64) {
     (mean, (squares / (values.len() as f64 - 1.0).max(1.0)).sqrt())
 }
 
-/// The points of the same plan in all runs: budget number or precision, `(bits, top-1)` each.
-fn series(points: &[Point], of: impl Fn(&Point) -> bool) -> Vec<Vec<(f64, f64)>> {
+/// The same plan of all runs, for each budget or precision: its average bits, and mean and deviation of top-1.
+fn series(points: &[Point], of: impl Fn(&Point) -> bool) -> Vec<(f64, (f64, f64))> {
     let mut by_run: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
     for point in points.iter().filter(|point| of(point)) {
         by_run.entry(&point.run).or_default().push((point.average_bits, point.top1));
     }
     let length = by_run.values().map(Vec::len).min().unwrap_or(0);
-    (0..length).map(|i| by_run.values().map(|run| run[i]).collect()).collect()
+    let over_runs = |i: usize| {
+        let (bits, top1): (Vec<f64>, Vec<f64>) = by_run.values().map(|run| run[i]).unzip();
+        (spread(&bits).0, spread(&top1))
+    };
+    (0..length).map(over_runs).collect()
 }
 
 fn is_uniform(point: &Point) -> bool {
@@ -152,9 +144,7 @@ fn summarize(points: &[Point]) {
     for (name, series) in
         [("best", series(points, |p| p.plan == "best")), ("uniform", series(points, is_uniform))]
     {
-        for runs in series {
-            let (bits, _) = spread(&runs.iter().map(|(bits, _)| *bits).collect::<Vec<_>>());
-            let (mean, deviation) = spread(&runs.iter().map(|(_, top1)| *top1).collect::<Vec<_>>());
+        for (bits, (mean, deviation)) in series {
             println!("| {name} | {bits:.2} | {mean:.2} ± {deviation:.2} |");
         }
     }
@@ -195,10 +185,7 @@ fn draw(points: &[Point], runs: usize) -> Result<String, Box<dyn Error>> {
         root.fill(&WHITE)?;
         let low = points.iter().map(|point| point.top1).fold(f64::INFINITY, f64::min);
         let high = points.iter().map(|point| point.top1).fold(f64::NEG_INFINITY, f64::max);
-        let title = match runs {
-            1 => "Mixtures of one supernet".to_owned(),
-            _ => format!("Mixtures of supernets, mean of {runs} seeds"),
-        };
+        let title = format!("Mixtures of supernets, mean of {runs} seeds");
         let mut chart = ChartBuilder::on(&root)
             .caption(title, ("sans-serif", 20))
             .margin(16)
@@ -221,14 +208,9 @@ fn draw(points: &[Point], runs: usize) -> Result<String, Box<dyn Error>> {
             ("precisions", RGBColor(213, 94, 0), series(points, is_uniform)),
             ("best plans", RGBColor(0, 114, 178), series(points, |p| p.plan == "best")),
         ] {
-            let mean = |runs: &Vec<(f64, f64)>| {
-                let of =
-                    |value: fn(&(f64, f64)) -> f64| spread(&runs.iter().map(value).collect::<Vec<_>>()).0;
-                (of(|point| point.0), of(|point| point.1))
-            };
-            let line: Vec<(f64, f64)> = series.iter().map(mean).collect();
+            let line = series.into_iter().map(|(bits, (mean, _))| (bits, mean));
             chart
-                .draw_series(LineSeries::new(line.iter().copied(), colour.stroke_width(2)).point_size(4))?
+                .draw_series(LineSeries::new(line, colour.stroke_width(2)).point_size(4))?
                 .label(name)
                 .legend(move |(x, y)| PathElement::new([(x - 8, y), (x + 8, y)], colour.stroke_width(2)));
         }

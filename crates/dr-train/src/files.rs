@@ -1,7 +1,23 @@
 //! Writing files so that a reader, or a crash, only ever sees the old content or the new one.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// A file or folder that cannot be read or written.
+#[derive(Debug, Error)]
+#[error("`{}`: {source}", path.display())]
+pub struct FileError {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What is wrong.
+    pub source: io::Error,
+}
+
+/// Names the file or folder that an error is about.
+pub(crate) fn at(path: &Path) -> impl Fn(io::Error) -> FileError {
+    move |source| FileError { path: path.into(), source }
+}
 
 /// How the names of files begin that are being written, and are left over if the program is killed.
 pub(crate) const UNFINISHED: &str = ".writing-";

@@ -2,6 +2,7 @@
 
 use crate::nn::{Model, Pass, TensorCache, Tensors, Value};
 use crate::text::{Choices, Tokenizer};
+use crate::values::values;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use dr_runtime::RuntimeError;
@@ -32,11 +33,8 @@ pub enum GenerationError {
         context: usize,
     },
     /// Nothing before the only token of a question.
-    #[error("question {number}: a choice of one token without a context: expected something before it")]
-    ShortQuestion {
-        /// Counted from 1.
-        number: usize,
-    },
+    #[error("question {0}: a choice of one token without a context: expected something before it")]
+    ShortQuestion(usize),
 }
 
 /// A model in floats or fake quantization.
@@ -62,8 +60,7 @@ impl Reader for FakeReader<'_> {
             unreachable!("logits are rows")
         };
         let last = logits.dims()[0] - 1;
-        let logits = logits.narrow(0, last, 1).into_data().convert::<f32>();
-        Ok(logits.try_into_vec().expect("floats, after the conversion"))
+        Ok(values(logits.narrow(0, last, 1).into_data()))
     }
 }
 
@@ -102,7 +99,7 @@ pub fn score_choices<E: From<GenerationError>>(
                 return Err(GenerationError::LongQuestion { number, found, context }.into());
             }
             if whole.len() < 2 {
-                return Err(GenerationError::ShortQuestion { number: number + 1 }.into());
+                return Err(GenerationError::ShortQuestion(number + 1).into());
             }
             check_tokens(&whole, vocabulary).map_err(GenerationError::from)?;
             let ids: Vec<i32> = whole.iter().map(|&token| token.cast_signed()).collect();

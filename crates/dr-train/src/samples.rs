@@ -3,7 +3,7 @@
 use crate::artifact::{Artifact, TensorEntry, TensorValues};
 use crate::data::{ImageBatch, ImageLoader, ImageSet};
 use crate::evaluation::{EVAL_BATCH, EvaluationError, check_images, runtime_networks};
-use crate::files::write_atomically;
+use crate::files::{FileError, at, write_atomically};
 use crate::report::NumberFormat;
 use crate::values::values;
 use burn::data::dataloader::DataLoader;
@@ -12,7 +12,6 @@ use dr_runtime::Arithmetic;
 use safetensors::{SafeTensorError, SafeTensors};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -32,13 +31,8 @@ pub struct Samples {
 #[non_exhaustive]
 pub enum SamplesError {
     /// A file.
-    #[error("`{}`: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] FileError),
     /// A damaged file.
     #[error("`{}`: not a sound safetensors file: {source}", path.display())]
     Format {
@@ -113,7 +107,7 @@ impl Samples {
     pub fn save(&self, path: &Path) -> Result<(), SamplesError> {
         let bytes = safetensors::serialize(&self.tensors, None);
         let bytes = bytes.map_err(|source| SamplesError::Format { path: path.into(), source })?;
-        write_atomically(path, &bytes).map_err(|source| SamplesError::Io { path: path.into(), source })
+        Ok(write_atomically(path, &bytes).map_err(at(path))?)
     }
 }
 
@@ -155,16 +149,11 @@ pub fn compare(samples: &Path, theirs: &Path) -> Result<Agreement, SamplesError>
 fn logits(path: &Path, expected: Option<&[usize]>) -> Result<(Vec<usize>, Vec<f32>), SamplesError> {
     let entry = read(path, LOGITS)?;
     let fits = expected.map_or(entry.shape.len() == 2, |expected| entry.shape == expected);
-    match (&entry.data, fits) {
-        (TensorValues::F32(values), true) => Ok((entry.shape.clone(), values.to_vec())),
-        (data, _) => {
+    match &entry.data {
+        TensorValues::F32(values) if fits => Ok((entry.shape.clone(), values.to_vec())),
+        _ => {
             let expected = expected.map_or("[images, classes]".into(), |shape| format!("{shape:?}"));
-            Err(SamplesError::Tensor {
-                path: path.into(),
-                name: LOGITS,
-                found: format!("{} {:?}", data.type_name(), entry.shape),
-                expected: format!("F32 {expected}"),
-            })
+            Err(unexpected(path, LOGITS, &entry, format!("F32 {expected}")))
         }
     }
 }
@@ -175,18 +164,18 @@ fn labels(path: &Path, count: usize) -> Result<Vec<usize>, SamplesError> {
         TensorValues::U32(values) if entry.shape == [count] => {
             Ok(values.iter().map(|&label| label as usize).collect())
         }
-        data => Err(SamplesError::Tensor {
-            path: path.into(),
-            name: LABELS,
-            found: format!("{} {:?}", data.type_name(), entry.shape),
-            expected: format!("U32 [{count}]"),
-        }),
+        _ => Err(unexpected(path, LABELS, &entry, format!("U32 [{count}]"))),
     }
+}
+
+fn unexpected(path: &Path, name: &'static str, entry: &TensorEntry, expected: String) -> SamplesError {
+    let found = format!("{} {:?}", entry.data.type_name(), entry.shape);
+    SamplesError::Tensor { path: path.into(), name, found, expected }
 }
 
 /// One tensor of a file.
 fn read(path: &Path, name: &'static str) -> Result<TensorEntry, SamplesError> {
-    let bytes = std::fs::read(path).map_err(|source| SamplesError::Io { path: path.into(), source })?;
+    let bytes = std::fs::read(path).map_err(at(path))?;
     let wrong = |source| SamplesError::Format { path: path.into(), source };
     let file = SafeTensors::deserialize(&bytes).map_err(wrong)?;
     let view = file.tensor(name).map_err(wrong)?;

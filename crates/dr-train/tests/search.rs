@@ -195,12 +195,8 @@ fn the_best_plans_keep_to_their_budgets() {
         let svg = front.svg("a title").unwrap();
         assert!(svg.starts_with("<svg") && svg.contains("a title") && svg.contains("w6a6"));
         // A budget that is a little smaller has no plan, and the error says which one has.
-        let smaller = match smallest {
-            Budget::AverageBits(bits) => Budget::AverageBits(bits - 1e-6),
-            Budget::Size(bytes) => Budget::Size(bytes - 1),
-            Budget::BitOps(operations) => Budget::BitOps(operations - 1),
-            Budget::Latency(_) => unreachable!(),
-        };
+        let less = if kind == BudgetKind::AverageBits { 1e-6 } else { 1.0 };
+        let smaller = Budget::new(kind, smallest.value() - less);
         let error = candidates.best(&smaller).unwrap_err().to_string();
         assert!(error.contains(&format!("the smallest possible is `{smallest}`")), "{error}");
     }
@@ -221,7 +217,7 @@ fn times_are_added_up() {
     let predicted = found.totals.predicted_nanoseconds.unwrap();
     assert_eq!(predicted, layers + candidates.other_nanoseconds.unwrap());
     assert!(layers > 0);
-    let error = candidates.best(&Budget::Latency(1)).unwrap_err().to_string();
+    let error = candidates.best(&Budget::new(BudgetKind::Latency, 1.0)).unwrap_err().to_string();
     assert!(
         error.starts_with("budget `latency=1ns` is too small: the smallest possible is `latency="),
         "{error}"
@@ -237,7 +233,7 @@ fn pins_are_kept() {
     candidates
         .predict_losses::<Value>(supernet(), &traces, LossTerms::Weights, vec![], &Device::flex())
         .unwrap();
-    let found = candidates.best(&Budget::AverageBits(4.0)).unwrap();
+    let found = candidates.best(&Budget::new(BudgetKind::AverageBits, 4.0)).unwrap();
     assert_eq!(found.plan.get("stages.1.0.conv2").unwrap().to_string(), "w8a2");
     assert!(found.totals.average_bits <= 4.0);
     for (pins, part) in [
@@ -298,7 +294,7 @@ fn a_negative_trace_counts_as_none() {
         .predict_losses::<Value>(supernet(), &traces, LossTerms::Weights, vec![], &Device::flex())
         .unwrap();
     assert!(candidates.layers[1].choices.iter().all(|choice| choice.loss == 0.0));
-    let found = candidates.best(&Budget::AverageBits(7.0)).unwrap();
+    let found = candidates.best(&Budget::new(BudgetKind::AverageBits, 7.0)).unwrap();
     assert_eq!(found.plan.get("stages.0.0.conv1").unwrap().to_string(), "w2a2");
 }
 

@@ -1,4 +1,4 @@
-//! [`Loader`]: batches of anything that is in memory, and [`Epochs`], which all loaders have in common.
+//! [`Loader`]: batches of images or of anything that is in memory, and [`Epochs`]: which items they are.
 
 use super::{Batch, Input, Target, TrainingLoader, random};
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
@@ -13,17 +13,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Which of its items a loader goes over, and how often it did: in training in an order of each epoch, or in several side by
 /// side.
 #[derive(Debug)]
-pub(crate) struct Epochs {
+pub struct Epochs {
     /// Positions in an epoch's order.
-    range: Range<usize>,
+    pub(super) range: Range<usize>,
     batch_size: usize,
     /// The seed and the orders.
-    training: Option<(u64, u32)>,
+    pub(super) training: Option<(u64, u32)>,
     /// A single item left over at the end of training joins the batch before it.
     in_pairs: bool,
     epoch: AtomicU64,
     /// Microseconds.
-    waited: Arc<AtomicU64>,
+    pub(super) waited: Arc<AtomicU64>,
 }
 
 impl Epochs {
@@ -53,24 +53,12 @@ impl Epochs {
         Self { training: self.training.map(|(seed, _)| (seed, orders.max(1))), ..self }
     }
 
-    pub(crate) fn range(&self) -> Range<usize> {
-        self.range.clone()
-    }
-
-    pub(crate) const fn training(&self) -> Option<(u64, u32)> {
-        self.training
-    }
-
     fn orders(&self) -> usize {
         self.training.map_or(1, |(_, orders)| orders as usize)
     }
 
     pub(crate) fn num_items(&self) -> usize {
         self.range.len().saturating_mul(self.orders())
-    }
-
-    pub(crate) fn waited(&self) -> Arc<AtomicU64> {
-        self.waited.clone()
     }
 
     /// Where each batch ends, in items of one order from the start of the epoch.
@@ -105,7 +93,22 @@ impl Epochs {
     }
 }
 
-/// What a [`Loader`] makes batches of.
+/// What makes the batches of a [`Loader`].
+pub trait Source: Debug + Send + Sync + Sized + 'static {
+    /// What networks take.
+    type Input: Input;
+    /// What they learn.
+    type Target: Target;
+
+    /// The batches of epoch number `epoch`.
+    fn epoch<'a>(self: &'a Arc<Self>, epochs: &Epochs, epoch: u64, device: &'a Device)
+    -> BatchesOf<'a, Self>;
+}
+
+type BatchOf<S> = Batch<<S as Source>::Input, <S as Source>::Target>;
+type BatchesOf<'a, S> = Box<dyn Iterator<Item = Result<BatchOf<S>, DatasetError>> + 'a>;
+
+/// Items in memory, of which batches are made.
 pub trait Items: Debug + Send + Sync + 'static {
     /// What networks take.
     type Input: Input;
@@ -126,55 +129,60 @@ pub trait Items: Debug + Send + Sync + 'static {
     fn batch(&self, items: &[Self::Item], device: &Device) -> Batch<Self::Input, Self::Target>;
 }
 
-/// Makes batches of items: shuffled and changed for training, or in their order, as they are, for evaluation.
-///
-/// A batch of training depends on the items, the batch size, the seed and the epoch, and on nothing else. Every
-/// [`iter`](DataLoader::iter) is one epoch.
-#[derive(Debug)]
-pub struct Loader<S: Items> {
-    items: Arc<S>,
-    epochs: Epochs,
-    device: Device,
-}
+impl<S: Items> Source for S {
+    type Input = <S as Items>::Input;
+    type Target = <S as Items>::Target;
 
-impl<S: Items> Loader<S> {
-    pub(crate) fn of(items: S, epochs: Epochs, device: Device) -> Self {
-        Self { items: Arc::new(items), epochs, device }
-    }
-
-    /// The items of each batch.
-    fn batches(&self, epoch: u64) -> Vec<Vec<S::Item>> {
+    fn epoch<'a>(
+        self: &'a Arc<Self>, epochs: &Epochs, epoch: u64, device: &'a Device,
+    ) -> BatchesOf<'a, Self> {
         let order = |random: Option<ChaCha8Rng>| {
-            let mut items = self.items.order(random);
-            let Range { start, end } = self.epochs.range();
+            let mut items = self.order(random);
+            let Range { start, end } = epochs.range;
             items.truncate(end);
             items.drain(..start.min(items.len()));
             items
         };
-        let orders: Vec<Vec<S::Item>> = match self.epochs.training() {
+        let orders: Vec<Vec<S::Item>> = match epochs.training {
             None => vec![order(None)],
             Some((seed, orders)) => {
                 (0..orders).map(|i| order(Some(random::of_epoch(seed, epoch, i)))).collect()
             }
         };
-        let ends = self.epochs.batch_ends();
+        let ends = epochs.batch_ends();
         let starts = std::iter::once(0).chain(ends.clone());
-        let batch = |(start, end): (usize, &usize)| -> Vec<S::Item> {
-            orders.iter().flat_map(|order| order[start..*end].to_vec()).collect()
+        let batch = move |(start, end): (usize, usize)| -> Vec<Vec<S::Item>> {
+            let items: Vec<S::Item> =
+                orders.iter().flat_map(|order| order[start..end].iter().cloned()).collect();
+            items.chunk_by(|a, b| self.alike(a, b)).map(<[S::Item]>::to_vec).collect()
         };
-        let batches = starts.zip(&ends).map(batch);
-        let alike = |batch: Vec<S::Item>| -> Vec<Vec<S::Item>> {
-            batch.chunk_by(|a, b| self.items.alike(a, b)).map(<[S::Item]>::to_vec).collect()
-        };
-        batches.flat_map(alike).collect()
+        let batches = starts.zip(ends).flat_map(batch);
+        Box::new(batches.map(move |items| Ok(self.batch(&items, device))))
+    }
+}
+
+/// Makes batches: shuffled and changed for training, or in their order, as they are, for evaluation.
+///
+/// A batch of training depends on the items, the batch size, the seed and the epoch, and on nothing else. Every
+/// [`iter`](DataLoader::iter) is one epoch.
+#[derive(Debug)]
+pub struct Loader<S: Source> {
+    items: Arc<S>,
+    epochs: Epochs,
+    device: Device,
+}
+
+impl<S: Source> Loader<S> {
+    pub(crate) fn of(items: S, epochs: Epochs, device: Device) -> Self {
+        Self { items: Arc::new(items), epochs, device }
     }
 
-    fn with(&self, epochs: Epochs, device: Device) -> Arc<dyn DataLoader<Batch<S::Input, S::Target>>> {
+    fn with(&self, epochs: Epochs, device: Device) -> Arc<dyn DataLoader<BatchOf<S>>> {
         Arc::new(Self { items: self.items.clone(), epochs, device })
     }
 }
 
-impl<S: Items> TrainingLoader<S::Input, S::Target> for Loader<S> {
+impl<S: Source> TrainingLoader<S::Input, S::Target> for Loader<S> {
     fn starting_at(self, epoch: u64) -> Self {
         Self { epochs: self.epochs.starting_at(epoch), ..self }
     }
@@ -188,48 +196,48 @@ impl<S: Items> TrainingLoader<S::Input, S::Target> for Loader<S> {
     }
 
     fn waited(&self) -> Arc<AtomicU64> {
-        self.epochs.waited()
+        self.epochs.waited.clone()
     }
 }
 
-impl<S: Items> DataLoader<Batch<S::Input, S::Target>> for Loader<S> {
-    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Batch<S::Input, S::Target>> + 'a> {
-        let batches = self.batches(self.epochs.begin()).into_iter();
-        Box::new(Batches { loader: self, batches, done: 0 })
+impl<S: Source> DataLoader<BatchOf<S>> for Loader<S> {
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<BatchOf<S>> + 'a> {
+        let batches = self.items.epoch(&self.epochs, self.epochs.begin(), &self.device);
+        Box::new(Batches::<S> { batches, done: 0, total: self.num_items() })
     }
 
     fn num_items(&self) -> usize {
         self.epochs.num_items()
     }
 
-    fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<Batch<S::Input, S::Target>>> {
+    fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<BatchOf<S>>> {
         self.with(self.epochs.again(), device.clone())
     }
 
-    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<Batch<S::Input, S::Target>>> {
+    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<BatchOf<S>>> {
         self.with(self.epochs.part(start, end), self.device.clone())
     }
 }
 
-/// The batches of one epoch.
-struct Batches<'a, S: Items> {
-    loader: &'a Loader<S>,
-    batches: std::vec::IntoIter<Vec<S::Item>>,
+/// The batches of one epoch, counted.
+struct Batches<'a, S: Source> {
+    batches: BatchesOf<'a, S>,
     done: usize,
+    total: usize,
 }
 
-impl<S: Items> Iterator for Batches<'_, S> {
-    type Item = Result<Batch<S::Input, S::Target>, DatasetError>;
+impl<S: Source> Iterator for Batches<'_, S> {
+    type Item = Result<BatchOf<S>, DatasetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let items = self.batches.next()?;
-        self.done += items.len();
-        Some(Ok(self.loader.items.batch(&items, &self.loader.device)))
+        let batch = self.batches.next()?;
+        self.done += batch.as_ref().map_or(0, |batch| batch.input.items());
+        Some(batch)
     }
 }
 
-impl<S: Items> DataLoaderIterator<Batch<S::Input, S::Target>> for Batches<'_, S> {
+impl<S: Source> DataLoaderIterator<BatchOf<S>> for Batches<'_, S> {
     fn progress(&self) -> Progress {
-        Progress::new(self.done, self.loader.num_items(), Some("items".into()))
+        Progress::new(self.done, self.total, Some("items".into()))
     }
 }

@@ -1,17 +1,11 @@
 //! [`ImageLoader`]: batches of normalised images, prepared on a thread of their own.
 
 use super::decode::decode;
+use super::epochs::Source;
 use super::normalization::tables;
-use super::{
-    Augmentation, Epochs, ImageBatch, ImageFiles, ImageSet, Images, Normalization, TrainingLoader, random,
-};
-use burn::{
-    data::{
-        dataloader::{DataLoader, DataLoaderIterator, Progress},
-        dataset::DatasetError,
-    },
-    tensor::{Device, Tensor, TensorData},
-};
+use super::{Augmentation, Epochs, ImageBatch, ImageFiles, ImageSet, Images, Loader, Normalization, random};
+use burn::data::dataset::DatasetError;
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use chacha20::ChaCha8Rng;
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
@@ -34,15 +28,17 @@ const AHEAD: usize = 2;
 /// Makes batches of images: shuffled and augmented for training, or in their order for evaluation.
 ///
 /// A batch of training depends on the images, the batch size, the augmentation, the seed and the epoch, and on nothing
-/// else. Every [`iter`](DataLoader::iter) is one epoch.
+/// else. Every [`iter`](burn::data::dataloader::DataLoader::iter) is one epoch.
+pub type ImageLoader = Loader<Pictures>;
+
+/// Images, and what is done to them.
 #[derive(Debug)]
-pub struct ImageLoader {
+pub struct Pictures {
     images: ImageSet,
-    normalization: Normalization,
+    /// What each value of a pixel becomes, for each channel.
+    tables: Vec<[f32; 256]>,
     /// In training.
     augmentation: Option<Augmentation>,
-    epochs: Epochs,
-    device: Device,
 }
 
 impl ImageLoader {
@@ -55,9 +51,9 @@ impl ImageLoader {
         images: impl Into<ImageSet>, normalization: Normalization, batch_size: usize, seed: u64,
         augmentation: Augmentation, device: Device,
     ) -> Self {
-        let images = images.into();
-        let epochs = Epochs::new(images.len(), batch_size, Some(seed)).in_pairs();
-        Self::new(images, normalization, Some(augmentation), epochs, device)
+        let pictures = Pictures::new(images.into(), &normalization, Some(augmentation));
+        let epochs = Epochs::new(pictures.images.len(), batch_size, Some(seed)).in_pairs();
+        Self::of(pictures, epochs, device)
     }
 
     /// For evaluation: every image as it is, in order.
@@ -68,73 +64,35 @@ impl ImageLoader {
     pub fn evaluation(
         images: impl Into<ImageSet>, normalization: Normalization, batch_size: usize, device: Device,
     ) -> Self {
-        let images = images.into();
-        let epochs = Epochs::new(images.len(), batch_size, None);
-        Self::new(images, normalization, None, epochs, device)
+        let pictures = Pictures::new(images.into(), &normalization, None);
+        let epochs = Epochs::new(pictures.images.len(), batch_size, None);
+        Self::of(pictures, epochs, device)
     }
+}
 
-    fn new(
-        images: ImageSet, normalization: Normalization, augmentation: Option<Augmentation>, epochs: Epochs,
-        device: Device,
-    ) -> Self {
+impl Pictures {
+    fn new(images: ImageSet, normalization: &Normalization, augmentation: Option<Augmentation>) -> Self {
         let shape = images.shape();
         assert!(normalization.fits(shape.channels), "{normalization:?} is not for {shape:?}");
-        Self { images, normalization, augmentation, epochs, device }
+        Self { images, tables: tables(normalization), augmentation }
     }
+}
 
-    /// The same with other images or another device.
-    fn with(&self, epochs: Epochs, device: Device) -> Arc<dyn DataLoader<ImageBatch>> {
-        let (images, normalization) = (self.images.clone(), self.normalization.clone());
-        Arc::new(Self { images, normalization, augmentation: self.augmentation, epochs, device })
-    }
+impl Source for Pictures {
+    type Input = Tensor<4>;
+    type Target = Tensor<1, Int>;
 
-    /// What the thread of an epoch does.
-    fn preparation(&self, epoch: u64) -> Preparation {
-        Preparation {
-            images: self.images.clone(),
-            range: self.epochs.range(),
-            ends: self.epochs.batch_ends(),
-            tables: tables(&self.normalization),
-            training: self.epochs.training().zip(self.augmentation),
+    fn epoch<'a>(
+        self: &'a Arc<Self>, epochs: &Epochs, epoch: u64, device: &'a Device,
+    ) -> Box<dyn Iterator<Item = Result<ImageBatch, DatasetError>> + 'a> {
+        let preparation = Preparation {
+            pictures: self.clone(),
+            range: epochs.range.clone(),
+            ends: epochs.batch_ends(),
+            training: epochs.training.zip(self.augmentation),
             epoch,
-        }
-    }
-}
-
-impl TrainingLoader<Tensor<4>> for ImageLoader {
-    fn starting_at(self, epoch: u64) -> Self {
-        Self { epochs: self.epochs.starting_at(epoch), ..self }
-    }
-
-    fn with_orders(self, orders: u32) -> Self {
-        Self { epochs: self.epochs.with_orders(orders), ..self }
-    }
-
-    fn num_batches(&self) -> usize {
-        self.epochs.batch_ends().len()
-    }
-
-    fn waited(&self) -> Arc<AtomicU64> {
-        self.epochs.waited()
-    }
-}
-
-impl DataLoader<ImageBatch> for ImageLoader {
-    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<ImageBatch> + 'a> {
-        let preparation = self.preparation(self.epochs.begin());
-        Box::new(Batches::start(preparation, self.num_items(), self.epochs.waited(), self.device.clone()))
-    }
-
-    fn num_items(&self) -> usize {
-        self.epochs.num_items()
-    }
-
-    fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<ImageBatch>> {
-        self.with(self.epochs.again(), device.clone())
-    }
-
-    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<ImageBatch>> {
-        self.with(self.epochs.part(start, end), self.device.clone())
+        };
+        Box::new(Batches::start(preparation, epochs.waited.clone(), device))
     }
 }
 
@@ -149,10 +107,9 @@ struct Prepared {
 
 /// Everything that the batches of an epoch are made from.
 struct Preparation {
-    images: ImageSet,
+    pictures: Arc<Pictures>,
     range: Range<usize>,
     ends: Vec<usize>,
-    tables: Vec<[f32; 256]>,
     /// The seed and the orders, and what changes images.
     training: Option<((u64, u32), Augmentation)>,
     epoch: u64,
@@ -166,7 +123,7 @@ impl Preparation {
             Some(((seed, orders), augmentation)) => {
                 let order = |order| {
                     let mut rng = random::of_epoch(seed, self.epoch, order);
-                    let mut indices: Vec<_> = (0..self.images.len()).collect();
+                    let mut indices: Vec<_> = (0..self.pictures.images.len()).collect();
                     indices.shuffle(&mut rng);
                     if self.range.len() < indices.len() {
                         indices = indices[self.range.clone()].to_vec();
@@ -182,7 +139,7 @@ impl Preparation {
         for &end in &self.ends {
             let mut batch = Prepared::default();
             for order in &mut orders {
-                match &self.images {
+                match &self.pictures.images {
                     ImageSet::Memory(images) => self.add(images, order, start..end, &mut batch),
                     ImageSet::Files(files) => self.add_files(files, order, start..end, &mut batch),
                 }
@@ -239,11 +196,12 @@ impl Preparation {
 
     /// Adds one image, `[c, h, w]`, to a batch.
     fn push(&self, image: &[u8], index: usize, batch: &mut Prepared) {
-        let shape = self.images.shape();
-        for (plane, table) in image.chunks_exact(shape.height * shape.width).zip(&self.tables) {
+        let Pictures { images, tables, .. } = &*self.pictures;
+        let shape = images.shape();
+        for (plane, table) in image.chunks_exact(shape.height * shape.width).zip(tables) {
             batch.pixels.extend(plane.iter().map(|&pixel| table[usize::from(pixel)]));
         }
-        batch.labels.push(self.images.label(index) as i64);
+        batch.labels.push(images.label(index) as i64);
     }
 }
 
@@ -266,28 +224,26 @@ struct Order {
 }
 
 /// The batches of one epoch.
-struct Batches {
+struct Batches<'a> {
     /// `None` once there is nothing more to come.
     receiver: Option<Receiver<Prepared>>,
     worker: Option<JoinHandle<()>>,
     failure: Option<io::Error>,
     /// `[c, h, w]`
     shape: [usize; 3],
-    done: usize,
-    total: usize,
     waited: Arc<AtomicU64>,
-    device: Device,
+    device: &'a Device,
 }
 
-impl Batches {
-    fn start(preparation: Preparation, total: usize, waited: Arc<AtomicU64>, device: Device) -> Self {
-        let shape = preparation.images.shape();
+impl<'a> Batches<'a> {
+    fn start(preparation: Preparation, waited: Arc<AtomicU64>, device: &'a Device) -> Self {
+        let shape = preparation.pictures.images.shape();
         let (sender, receiver) = sync_channel(AHEAD);
         let worker = thread::Builder::new().name("batches".into()).spawn(move || preparation.run(&sender));
         let (worker, failure) =
             worker.map_or_else(|error| (None, Some(error)), |worker| (Some(worker), None));
         let shape = [shape.channels, shape.height, shape.width];
-        Self { receiver: Some(receiver), worker, failure, shape, done: 0, total, waited, device }
+        Self { receiver: Some(receiver), worker, failure, shape, waited, device }
     }
 
     /// Lets the worker end, and waits for that.
@@ -297,7 +253,7 @@ impl Batches {
     }
 }
 
-impl Iterator for Batches {
+impl Iterator for Batches<'_> {
     type Item = Result<ImageBatch, DatasetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -307,11 +263,10 @@ impl Iterator for Batches {
         if let Ok(Prepared { pixels, labels }) = received {
             let [channels, height, width] = self.shape;
             let count = labels.len();
-            self.done += count;
             let images = TensorData::new(pixels, [count, channels, height, width]);
             return Some(Ok(ImageBatch {
-                input: Tensor::from_data(images, &self.device),
-                labels: Tensor::from_data(TensorData::new(labels, [count]), &self.device),
+                input: Tensor::from_data(images, self.device),
+                labels: Tensor::from_data(TensorData::new(labels, [count]), self.device),
             }));
         }
         let ended = self.stop();
@@ -322,13 +277,7 @@ impl Iterator for Batches {
     }
 }
 
-impl DataLoaderIterator<ImageBatch> for Batches {
-    fn progress(&self) -> Progress {
-        Progress::new(self.done, self.total, Some("items".into()))
-    }
-}
-
-impl Drop for Batches {
+impl Drop for Batches<'_> {
     fn drop(&mut self) {
         // A panic of the worker was reported on its own thread; there is nobody left to return it to.
         let _ = self.stop();

@@ -67,10 +67,6 @@ pub struct SceneSet {
     pub names: Vec<String>,
 }
 
-/// The names that the parts of a dataset have: folders of images, and in `annotations` files of that name, or of COCO's.
-const PARTS: [(&str, &[&str]); 3] =
-    [("train", &["train", "train2017"]), ("val", &["val", "val2017"]), ("test", &["test"])];
-
 /// A mask's pixel says 255 classes at most.
 const MOST_CLASSES: usize = 254;
 
@@ -81,23 +77,20 @@ impl SceneSet {
     /// # Errors
     /// Files that are missing, damaged or contradict each other.
     pub fn load(dir: &Path, size: [usize; 2]) -> Result<[Self; 3], SceneError> {
-        let part = |position: usize| -> Result<Option<Self>, SceneError> {
-            let (_, names) = PARTS[position];
+        let annotations = dir.join("annotations");
+        // Folders of images have one of these names, and so have the files of annotations, here or in COCO.
+        let part = |names: &[&str]| -> Result<Option<Self>, SceneError> {
             let files = names.iter().flat_map(|name| {
-                let annotations = dir.join("annotations");
                 [format!("{name}.json"), format!("instances_{name}.json")]
                     .map(|file| (annotations.join(file), dir.join(name)))
             });
             let found = files.into_iter().find(|(file, _)| file.is_file());
             found.map(|(file, images)| Self::read(&file, &images, size)).transpose()
         };
-        let missing = |position: usize| {
-            let path: PathBuf = dir.join("annotations").join(format!("{}.json", PARTS[position].0));
-            SceneError::Missing(path)
-        };
-        let train = part(0)?.ok_or_else(|| missing(0))?;
-        let valid = part(1)?.ok_or_else(|| missing(1))?;
-        let test = part(2)?.unwrap_or_else(|| valid.clone());
+        let missing = |file: &str| SceneError::Missing(annotations.join(file));
+        let train = part(&["train", "train2017"])?.ok_or_else(|| missing("train.json"))?;
+        let valid = part(&["val", "val2017"])?.ok_or_else(|| missing("val.json"))?;
+        let test = part(&["test"])?.unwrap_or_else(|| valid.clone());
         Ok([train, valid, test])
     }
 

@@ -1,8 +1,10 @@
 //! Scenes to learn detection and segmentation from: small grey pictures, in colour, on cluttered canvases.
 
 use super::coco::{Category, Coco, CocoError, Mask, Object, Picture};
+use crate::files::at;
 use chacha20::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
+use std::fs::create_dir_all;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
@@ -69,11 +71,15 @@ pub fn scene(config: &SceneConfig, number: u64, sprites: &[Sprite<'_>]) -> Scene
     let size = config.size;
     let mut canvas = Canvas::gradient(size, &mut rng);
     canvas.clutter(&mut rng);
-    let count = between(&mut rng, config.objects.clone()).max(1);
-    let placed: Vec<Placed> = (0..count).filter_map(|_| Placed::random(config, sprites, &mut rng)).collect();
+    let count = match config.objects.is_empty() {
+        true => *config.objects.start(),
+        false => rng.random_range(config.objects.clone()),
+    };
+    let placed: Vec<Placed> =
+        (0..count.max(1)).filter_map(|_| Placed::random(config, sprites, &mut rng)).collect();
     let mut objects = vec![];
     for (placed, mask) in visible(&placed, size) {
-        placed.draw(&mut canvas);
+        placed.pixels().for_each(|(x, y, alpha)| canvas.blend(x, y, placed.colour, alpha));
         if let Some(bbox) = mask.bbox() {
             objects.push(Object { category: placed.class, bbox, crowd: false, mask: Some(mask) });
         }
@@ -92,12 +98,12 @@ pub fn write_scenes<'s>(
     names: &[String],
 ) -> Result<(), CocoError> {
     let annotations = dir.join("annotations");
-    create_folder(&annotations)?;
+    create_dir_all(&annotations).map_err(at(&annotations))?;
     let categories: Vec<Category> =
         names.iter().zip(1..).map(|(name, id)| Category { id, name: name.clone() }).collect();
     for (&(part, count), index) in parts.iter().zip(0u64..) {
         let folder = dir.join(part);
-        create_folder(&folder)?;
+        create_dir_all(&folder).map_err(at(&folder))?;
         let sprites = sprites_of(part);
         let numbers = (index << 32..).take(count);
         let images = numbers.zip(1..).map(|(number, id)| {
@@ -110,10 +116,6 @@ pub fn write_scenes<'s>(
     Ok(())
 }
 
-fn create_folder(path: &Path) -> Result<(), CocoError> {
-    std::fs::create_dir_all(path).map_err(|source| CocoError::Io { path: path.into(), source })
-}
-
 fn write_scene(folder: &Path, id: u64, Scene { pixels, size, objects }: Scene) -> Result<Picture, CocoError> {
     let file_name = format!("{id:06}.png");
     let path = folder.join(&file_name);
@@ -122,11 +124,6 @@ fn write_scene(folder: &Path, id: u64, Scene { pixels, size, objects }: Scene) -
     let written = image::save_buffer_with_format(&path, &pixels, side, side, format.0, format.1);
     written.map_err(|source| CocoError::Picture { path, source })?;
     Ok(Picture { id, file_name, width: size, height: size, objects })
-}
-
-/// A number of a range; its start if the range is empty.
-fn between(rng: &mut ChaCha8Rng, range: RangeInclusive<usize>) -> usize {
-    if range.is_empty() { *range.start() } else { rng.random_range(range) }
 }
 
 /// A number of a range, its end excluded; whatever the numbers are.
@@ -219,10 +216,6 @@ impl Placed {
         let mut mask = Mask::empty(size, size);
         self.pixels().for_each(|(x, y, alpha)| mask.pixels[y * size + x] = alpha > IN_MASK);
         mask
-    }
-
-    fn draw(&self, canvas: &mut Canvas) {
-        self.pixels().for_each(|(x, y, alpha)| canvas.blend(x, y, self.colour, alpha));
     }
 }
 

@@ -1,16 +1,12 @@
 //! [`Confusion`]: which classes are taken for which, and what follows from it: intersections over unions, accuracy.
 
-use serde::{Deserialize, Serialize};
-
 /// How often each class was predicted for each true class.
 ///
 /// Its numbers are those of torchmetrics 1.9: [`mean_iou`](Self::mean_iou) is `MulticlassJaccardIndex(classes,
-/// average="macro", ignore_index=ignore)`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// average="macro")`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Confusion {
     classes: usize,
-    ignore: Option<u32>,
     /// `[classes, classes]`: by true class, then by predicted class.
     counts: Vec<u64>,
 }
@@ -19,20 +15,7 @@ impl Confusion {
     /// That of no predictions yet.
     #[must_use]
     pub fn new(classes: usize) -> Self {
-        Self { classes, ignore: None, counts: vec![0; classes * classes] }
-    }
-
-    /// Leaves this class out as well: pairs of which it is the truth, and its own part of the mean. Where it is predicted
-    /// for another class, that is still a mistake. To be called before [`add`](Self::add).
-    #[must_use]
-    pub fn ignoring(self, class: u32) -> Self {
-        Self { ignore: Some(class), ..self }
-    }
-
-    /// The number of classes.
-    #[must_use]
-    pub fn classes(&self) -> usize {
-        self.classes
+        Self { classes, counts: vec![0; classes * classes] }
     }
 
     /// How often `predicted` was predicted where `truth` is true.
@@ -46,8 +29,8 @@ impl Confusion {
         self.counts[truth * self.classes + predicted]
     }
 
-    /// Counts pairs of a predicted and a true class, `[n]` each. A pair whose truth is not a class, as 255 often is, or
-    /// the ignored one, is left out, whatever was predicted.
+    /// Counts pairs of a predicted and a true class, `[n]` each. A pair whose truth is not a class, as 255 often is, is left
+    /// out, whatever was predicted.
     ///
     /// # Panics
     ///
@@ -55,7 +38,7 @@ impl Confusion {
     pub fn add(&mut self, predicted: &[u32], truth: &[u32]) {
         assert_eq!(predicted.len(), truth.len(), "one prediction for each truth");
         for (&predicted, &truth) in predicted.iter().zip(truth) {
-            if truth as usize >= self.classes || self.ignore == Some(truth) {
+            if truth as usize >= self.classes {
                 continue;
             }
             assert!(
@@ -67,22 +50,6 @@ impl Confusion {
         }
     }
 
-    /// Adds the counts of another one, of other images.
-    ///
-    /// # Panics
-    ///
-    /// If the two are not of as many classes, or do not ignore the same one.
-    pub fn merge(&mut self, other: &Self) {
-        assert_eq!(
-            (self.classes, self.ignore),
-            (other.classes, other.ignore),
-            "confusions of different classes"
-        );
-        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
-            *count += more;
-        }
-    }
-
     /// The mean of [`per_class`](Self::per_class) over the classes that have one. NaN if none has.
     #[must_use]
     pub fn mean_iou(&self) -> f64 {
@@ -91,7 +58,7 @@ impl Confusion {
     }
 
     /// `[classes]`: the intersection over the union of the pixels where the class is true and those where it is predicted,
-    /// in 0 to 1. None for the ignored class, and for one that is neither true nor predicted anywhere.
+    /// in 0 to 1. None for a class that is neither true nor predicted anywhere.
     #[must_use]
     pub fn per_class(&self) -> Vec<Option<f64>> {
         (0..self.classes).map(|class| self.class_iou(class)).collect()
@@ -110,8 +77,7 @@ impl Confusion {
         let predictions = sum(&|other| self.count(class, other));
         let common = self.count(class, class);
         let union = truths + predictions - common;
-        let counts = union > 0 && self.ignore.is_none_or(|ignore| ignore as usize != class);
-        counts.then(|| common as f64 / union as f64)
+        (union > 0).then(|| common as f64 / union as f64)
     }
 }
 
@@ -150,15 +116,6 @@ mod tests {
     }
 
     #[test]
-    fn an_ignored_class_has_no_part() {
-        let mut confusion = Confusion::new(3).ignoring(1);
-        confusion.add(&[0, 1, 1, 9, 2], &[0, 0, 1, 1, 2]);
-        assert_eq!(confusion.per_class(), [Some(0.5), None, Some(1.0)]);
-        assert_eq!(confusion.mean_iou(), 0.75);
-        assert_eq!(confusion.pixel_accuracy(), 2.0 / 3.0);
-    }
-
-    #[test]
     fn nothing_has_no_mean() {
         for classes in [0, 1, 4] {
             assert!(Confusion::new(classes).mean_iou().is_nan());
@@ -179,21 +136,15 @@ mod tests {
         confusion(2, &[0], &[0, 1]);
     }
 
-    #[test]
-    #[should_panic(expected = "different classes")]
-    fn only_the_same_classes_merge() {
-        Confusion::new(2).merge(&Confusion::new(3));
-    }
-
     proptest! {
         #[test]
-        fn merging_is_as_adding_all_at_once(pairs in prop::collection::vec((0u32..5, 0u32..7), 0..60), at in 0usize..60) {
+        fn parts_are_as_all_at_once(pairs in prop::collection::vec((0u32..5, 0u32..7), 0..60), at in 0usize..60) {
             let (predicted, truth): (Vec<u32>, Vec<u32>) = pairs.into_iter().unzip();
             let at = at.min(truth.len());
-            let mut merged = confusion(5, &predicted[..at], &truth[..at]);
-            merged.merge(&confusion(5, &predicted[at..], &truth[at..]));
+            let mut parts = confusion(5, &predicted[..at], &truth[..at]);
+            parts.add(&predicted[at..], &truth[at..]);
             let all = confusion(5, &predicted, &truth);
-            prop_assert_eq!(&merged, &all);
+            prop_assert_eq!(&parts, &all);
             prop_assert!(all.per_class().into_iter().flatten().all(|iou| (0.0..=1.0).contains(&iou)));
         }
 

@@ -83,20 +83,28 @@ const LARGE: Areas = 9216.0..=1e10;
 #[must_use]
 pub fn mean_ap(truths: &[Truth], detections: &[Detection], images: usize, classes: usize) -> MeanAp {
     let scenes = scenes(truths, detections, images, classes);
-    let mut means = Means::default();
-    for class in scenes.chunk_by(|a, b| a.class == b.class) {
-        let judged = |areas: &Areas| Judged::of(class, areas);
-        if let Some(all) = judged(&ALL) {
-            means.add_all(&all);
-        }
-        let sizes = [(&mut means.small, SMALL), (&mut means.medium, MEDIUM), (&mut means.large, LARGE)];
-        for (mean, areas) in sizes {
-            if let Some(judged) = judged(&areas) {
-                judged.curves(MOST).iter().for_each(|curve| mean.add(curve.precision));
-            }
-        }
+    let judged = |areas: Areas| -> Vec<Judged> {
+        let classes = scenes.chunk_by(|a, b| a.class == b.class);
+        classes.filter_map(|class| Judged::of(class, &areas)).collect()
+    };
+    let curves = |of: &[Judged], most: usize| of.iter().map(|class| class.curves(most)).collect::<Vec<_>>();
+    let all = judged(ALL);
+    let all_curves = curves(&all, MOST);
+    let precision = |classes: &[Vec<Curve>]| mean(classes.iter().flatten().map(|curve| curve.precision));
+    let precision_at = |threshold: usize| mean(all_curves.iter().map(|class| class[threshold].precision));
+    let recall = |classes: &[Vec<Curve>]| mean(classes.iter().flatten().map(|curve| curve.recall));
+    let of_size = |areas: Areas| precision(&curves(&judged(areas), MOST));
+    MeanAp {
+        ap: precision(&all_curves),
+        ap50: precision_at(0),
+        ap75: precision_at(5),
+        small: of_size(SMALL),
+        medium: of_size(MEDIUM),
+        large: of_size(LARGE),
+        ar1: recall(&curves(&all, 1)),
+        ar10: recall(&curves(&all, 10)),
+        ar100: recall(&all_curves),
     }
-    means.values()
 }
 
 /// The threshold of this index for the intersection over union, rounded as `numpy.linspace` rounds: an overlap may be
@@ -111,66 +119,10 @@ fn recall(index: usize) -> f64 {
     index as f64 * (1.0 / (RECALLS - 1) as f64)
 }
 
-/// What has been averaged so far.
-#[derive(Default)]
-struct Means {
-    ap: Mean,
-    ap50: Mean,
-    ap75: Mean,
-    small: Mean,
-    medium: Mean,
-    large: Mean,
-    ar1: Mean,
-    ar10: Mean,
-    ar100: Mean,
-}
-
-impl Means {
-    /// Adds a class, of which objects of any area count.
-    fn add_all(&mut self, judged: &Judged) {
-        let curves = judged.curves(MOST);
-        self.ap50.add(curves[0].precision);
-        self.ap75.add(curves[5].precision);
-        for curve in curves {
-            self.ap.add(curve.precision);
-            self.ar100.add(curve.recall);
-        }
-        judged.curves(10).iter().for_each(|curve| self.ar10.add(curve.recall));
-        judged.curves(1).iter().for_each(|curve| self.ar1.add(curve.recall));
-    }
-
-    fn values(&self) -> MeanAp {
-        MeanAp {
-            ap: self.ap.value(),
-            ap50: self.ap50.value(),
-            ap75: self.ap75.value(),
-            small: self.small.value(),
-            medium: self.medium.value(),
-            large: self.large.value(),
-            ar1: self.ar1.value(),
-            ar10: self.ar10.value(),
-            ar100: self.ar100.value(),
-        }
-    }
-}
-
-/// A mean of values that come one by one.
-#[derive(Default)]
-struct Mean {
-    sum: f64,
-    count: usize,
-}
-
-impl Mean {
-    fn add(&mut self, value: f64) {
-        self.sum += value;
-        self.count += 1;
-    }
-
-    /// None if there were no values.
-    fn value(&self) -> Option<f64> {
-        (self.count > 0).then(|| self.sum / self.count as f64)
-    }
+/// None if there are no values.
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (sum, count) = values.fold((0.0, 0), |(sum, count), value| (sum + value, count + 1));
+    (count > 0).then(|| sum / f64::from(count))
 }
 
 /// What is and what was found of one class in one image.

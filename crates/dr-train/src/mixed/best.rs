@@ -19,11 +19,8 @@ pub enum SearchPlanError {
     #[error(transparent)]
     Evaluation(#[from] EvaluationError),
     /// Traces without one of the layers.
-    #[error("the traces have none for the layer `{layer}`: expected one for each layer of the model")]
-    NoTrace {
-        /// The layer.
-        layer: String,
-    },
+    #[error("the traces have none for the layer `{0}`: expected one for each layer of the model")]
+    NoTrace(String),
     /// Traces of other layers.
     #[error("the traces have the layer `{found}`: expected `{expected}`, as the model has there")]
     TraceLayer {
@@ -33,13 +30,8 @@ pub enum SearchPlanError {
         expected: String,
     },
     /// A trace more than there are layers.
-    #[error(
-        "the traces have the layer `{layer}`: expected only those of the model, which has none of that name"
-    )]
-    UnknownTrace {
-        /// The layer.
-        layer: String,
-    },
+    #[error("the traces have the layer `{0}`: expected only those of the model, which has none of that name")]
+    UnknownTrace(String),
     /// A trace of a layer of another size.
     #[error("the traces' layer `{layer}` has {found} weights: expected {expected}, as the model's has")]
     TraceSize {
@@ -51,11 +43,8 @@ pub enum SearchPlanError {
         expected: u64,
     },
     /// A trace that is not a number.
-    #[error("the trace of the layer `{layer}` is not finite: expected a number")]
-    TraceValue {
-        /// The layer.
-        layer: String,
-    },
+    #[error("the trace of the layer `{0}` is not finite: expected a number")]
+    TraceValue(String),
     /// A pin for a layer that there is not.
     #[error("pin `{layer}`: not a layer of the model; expected one of {expected}")]
     UnknownPin {
@@ -65,24 +54,17 @@ pub enum SearchPlanError {
         expected: String,
     },
     /// Two pins for one layer.
-    #[error("pin `{layer}`: the layer is pinned twice; expected one precision for it")]
-    RepeatedPin {
-        /// The layer.
-        layer: String,
-    },
+    #[error("pin `{0}`: the layer is pinned twice; expected one precision for it")]
+    RepeatedPin(String),
     /// A pin at a precision that the layer does not have.
-    #[error(
-        "pin `{layer}={precision}`: expected weights of {weights} and activations of {activations} bits, which the layer was trained for"
-    )]
+    #[error("pin `{layer}={precision}`: expected {expected}, which the layer was trained for")]
     Pin {
         /// The layer.
         layer: String,
         /// As it was given.
         precision: Precision,
         /// What it has.
-        weights: String,
-        /// What it has.
-        activations: String,
+        expected: String,
     },
     /// A budget of time, without any times.
     #[error("budget `{0}`: the layers' times were not measured")]
@@ -115,13 +97,13 @@ pub struct Found {
 pub struct Totals {
     /// The loss that it is predicted to cost.
     pub predicted_loss: f64,
-    /// As in [`Budget::AverageBits`].
+    /// As in [`BudgetKind::AverageBits`].
     pub average_bits: f64,
-    /// As in [`Budget::Size`].
+    /// As in [`BudgetKind::Size`].
     pub bytes: u64,
-    /// As in [`Budget::BitOps`].
+    /// As in [`BudgetKind::BitOps`].
     pub bit_ops: u64,
-    /// As in [`Budget::Latency`], if it was measured.
+    /// As in [`BudgetKind::Latency`], if it was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub predicted_nanoseconds: Option<u64>,
 }
@@ -130,12 +112,13 @@ impl Totals {
     /// What of it a budget of this kind limits, as such a budget.
     #[must_use]
     pub fn as_budget(&self, kind: BudgetKind) -> Option<Budget> {
-        Some(match kind {
-            BudgetKind::AverageBits => Budget::AverageBits(self.average_bits),
-            BudgetKind::Size => Budget::Size(self.bytes),
-            BudgetKind::BitOps => Budget::BitOps(self.bit_ops),
-            BudgetKind::Latency => Budget::Latency(self.predicted_nanoseconds?),
-        })
+        let value = match kind {
+            BudgetKind::AverageBits => self.average_bits,
+            BudgetKind::Size => self.bytes as f64,
+            BudgetKind::BitOps => self.bit_ops as f64,
+            BudgetKind::Latency => self.predicted_nanoseconds? as f64,
+        };
+        Some(Budget::new(kind, value))
     }
 }
 
@@ -243,21 +226,17 @@ impl Candidates {
 
     /// What a plan may cost, in that unit.
     fn limit(&self, budget: &Budget) -> f64 {
-        match budget {
+        match budget.kind() {
             // Against the rounding of the product: 4.1 bits of 1000 weights are 4100.
-            Budget::AverageBits(bits) => (bits * self.free_weights() * (1.0 + 1e-12)).floor(),
-            other => other.value(),
+            BudgetKind::AverageBits => (budget.value() * self.free_weights() * (1.0 + 1e-12)).floor(),
+            _ => budget.value(),
         }
     }
 
     /// The budget that allows costs of `cost` in that unit.
     fn budget(&self, kind: BudgetKind, cost: u64) -> Budget {
-        match kind {
-            BudgetKind::AverageBits => Budget::AverageBits(cost as f64 / self.free_weights()),
-            BudgetKind::Size => Budget::Size(cost),
-            BudgetKind::BitOps => Budget::BitOps(cost),
-            BudgetKind::Latency => Budget::Latency(cost),
-        }
+        let weights = if kind == BudgetKind::AverageBits { self.free_weights() } else { 1.0 };
+        Budget::new(kind, cost as f64 / weights)
     }
 
     /// Weights of all layers but the first and the last.
@@ -267,7 +246,7 @@ impl Candidates {
 }
 
 impl super::LayerCandidates {
-    /// Bits of the layer's weights, if they count; see [`Budget::AverageBits`].
+    /// Bits of the layer's weights, if they count; see [`BudgetKind::AverageBits`].
     fn bits(&self, choice: &Candidate) -> u64 {
         if self.edge { 0 } else { self.weights * u64::from(choice.precision.weights.bits()) }
     }

@@ -1,58 +1,26 @@
 //! [`Budget`]: what a plan may take.
 
 use super::search::MAX_COST;
-use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
 use thiserror::Error;
 
-/// What a plan may take at most.
-///
-/// Parses and prints `avg-bits=4`, `size=250KB`, `bitops=1.2G` and `latency=1.5ms`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Budget {
-    /// Bits of a weight, on average over the weights of all layers but the first and the last, which stay at the highest
-    /// width whatever the plan.
-    AverageBits(f64),
-    /// Bytes of the exported model: its packed codes and all its scales, BatchNorm terms and biases.
-    Size(u64),
-    /// Multiply-accumulates of one image, each times the bits of its weight and of its activation, over all layers.
-    BitOps(u64),
-    /// Nanoseconds of a pass in integers.
-    Latency(u64),
-}
-
-/// What of a plan is limited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum BudgetKind {
-    /// [`Budget::AverageBits`].
-    #[serde(rename = "avg-bits")]
-    AverageBits,
-    /// [`Budget::Size`].
-    Size,
-    /// [`Budget::BitOps`].
-    #[serde(rename = "bitops")]
-    BitOps,
-    /// [`Budget::Latency`].
-    Latency,
+dr_runtime::named! {
+    /// What of a plan is limited.
+    BudgetKind, "budget" {
+        /// Bits of a weight, on average over the weights of all layers but the first and the last, which stay at the highest
+        /// width whatever the plan.
+        AverageBits = "avg-bits",
+        /// Bytes of the exported model: its packed codes and all its scales, BatchNorm terms and biases.
+        Size = "size",
+        /// Multiply-accumulates of one image, each times the bits of its weight and of its activation, over all layers.
+        BitOps = "bitops",
+        /// Nanoseconds of a pass in integers.
+        Latency = "latency",
+    }
 }
 
 impl BudgetKind {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::AverageBits, Self::Size, Self::BitOps, Self::Latency];
-
-    /// What is before the `=`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::AverageBits => "avg-bits",
-            Self::Size => "size",
-            Self::BitOps => "bitops",
-            Self::Latency => "latency",
-        }
-    }
-
     /// Units by name, the largest decimal one last; the first is the default, if it has no name.
     const fn units(self) -> &'static [(&'static str, f64)] {
         match self {
@@ -87,36 +55,32 @@ pub struct BudgetError {
     pub expected: String,
 }
 
+/// What a plan may take at most.
+///
+/// Parses and prints `avg-bits=4`, `size=250KB`, `bitops=1.2G` and `latency=1.5ms`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Budget {
+    kind: BudgetKind,
+    value: f64,
+}
+
 impl Budget {
+    /// So many bits, bytes, bit operations or nanoseconds; of all but bits a whole number.
+    #[must_use]
+    pub const fn new(kind: BudgetKind, value: f64) -> Self {
+        Self { kind, value }
+    }
+
     /// What it limits.
     #[must_use]
     pub const fn kind(&self) -> BudgetKind {
-        match self {
-            Self::AverageBits(_) => BudgetKind::AverageBits,
-            Self::Size(_) => BudgetKind::Size,
-            Self::BitOps(_) => BudgetKind::BitOps,
-            Self::Latency(_) => BudgetKind::Latency,
-        }
-    }
-
-    /// What is after the `=`.
-    #[must_use]
-    pub fn amount(&self) -> String {
-        match *self {
-            Self::AverageBits(bits) => bits.to_string(),
-            Self::Size(whole) | Self::BitOps(whole) | Self::Latency(whole) => {
-                in_units(whole, self.kind().units())
-            }
-        }
+        self.kind
     }
 
     /// The limit in bits, bytes, bit operations or nanoseconds.
     #[must_use]
     pub const fn value(&self) -> f64 {
-        match *self {
-            Self::AverageBits(bits) => bits,
-            Self::Size(whole) | Self::BitOps(whole) | Self::Latency(whole) => whole as f64,
-        }
+        self.value
     }
 }
 
@@ -127,31 +91,33 @@ impl FromStr for Budget {
         let wrong = |expected: &str| BudgetError { text: text.to_owned(), expected: expected.to_owned() };
         let kinds = "avg-bits=N, size=N, bitops=N or latency=N, for example `avg-bits=4` or `size=250KB`";
         let (name, amount) = text.split_once('=').ok_or_else(|| wrong(kinds))?;
-        let kind =
-            BudgetKind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| wrong(kinds))?;
+        let kind: BudgetKind = name.parse().map_err(|_| wrong(kinds))?;
         let digits = amount.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(amount.len());
         let (number, unit) = amount.split_at(digits);
         let value = || {
             let number: f64 = number.parse().ok()?;
             let (_, unit) = kind.units().iter().find(|(name, _)| *name == unit)?;
-            Some(number * unit)
+            let value = number * unit;
+            Some(if kind == BudgetKind::AverageBits { value } else { value.round() })
         };
         let value = value().filter(|value| *value > 0.0 && *value <= MAX_COST as f64);
-        let whole = || value.map(|value| value.round() as u64).filter(|&whole| whole > 0);
-        match kind {
-            BudgetKind::AverageBits => value.map(Self::AverageBits),
-            BudgetKind::Size => whole().map(Self::Size),
-            BudgetKind::BitOps => whole().map(Self::BitOps),
-            BudgetKind::Latency => whole().map(Self::Latency),
-        }
-        .ok_or_else(|| wrong(kind.expected()))
+        value.map(|value| Self { kind, value }).ok_or_else(|| wrong(kind.expected()))
     }
 }
 
 impl fmt::Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{}={}", self.kind().name(), self.amount()))
+        let amount = match self.kind {
+            BudgetKind::AverageBits => self.value.to_string(),
+            kind => in_units(self.value as u64, kind.units()),
+        };
+        f.pad(&format!("{}={amount}", self.kind))
     }
+}
+
+/// A time as in `latency=1.5ms`.
+pub(super) fn time(nanoseconds: u64) -> String {
+    in_units(nanoseconds, BudgetKind::Latency.units())
 }
 
 /// In the largest decimal unit that leaves something before the point, with all its decimals.
@@ -175,24 +141,24 @@ mod tests {
     #[test]
     fn budgets_parse_and_print() {
         for (text, budget) in [
-            ("avg-bits=4", Budget::AverageBits(4.0)),
-            ("avg-bits=3.75", Budget::AverageBits(3.75)),
-            ("size=1B", Budget::Size(1)),
-            ("size=250KB", Budget::Size(250_000)),
-            ("size=1.5MB", Budget::Size(1_500_000)),
-            ("bitops=1.2G", Budget::BitOps(1_200_000_000)),
-            ("bitops=17", Budget::BitOps(17)),
-            ("bitops=2T", Budget::BitOps(2_000_000_000_000)),
-            ("latency=1.5ms", Budget::Latency(1_500_000)),
-            ("latency=20us", Budget::Latency(20_000)),
-            ("latency=2s", Budget::Latency(2_000_000_000)),
+            ("avg-bits=4", Budget::new(BudgetKind::AverageBits, 4.0)),
+            ("avg-bits=3.75", Budget::new(BudgetKind::AverageBits, 3.75)),
+            ("size=1B", Budget::new(BudgetKind::Size, 1.0)),
+            ("size=250KB", Budget::new(BudgetKind::Size, 250_000.0)),
+            ("size=1.5MB", Budget::new(BudgetKind::Size, 1_500_000.0)),
+            ("bitops=1.2G", Budget::new(BudgetKind::BitOps, 1_200_000_000.0)),
+            ("bitops=17", Budget::new(BudgetKind::BitOps, 17.0)),
+            ("bitops=2T", Budget::new(BudgetKind::BitOps, 2_000_000_000_000.0)),
+            ("latency=1.5ms", Budget::new(BudgetKind::Latency, 1_500_000.0)),
+            ("latency=20us", Budget::new(BudgetKind::Latency, 20_000.0)),
+            ("latency=2s", Budget::new(BudgetKind::Latency, 2_000_000_000.0)),
         ] {
             assert_eq!(text.parse(), Ok(budget));
             assert_eq!(budget.to_string(), text);
         }
-        assert_eq!("size=64KiB".parse(), Ok(Budget::Size(65_536)));
-        assert_eq!(Budget::Size(65_536).to_string(), "size=65.536KB");
-        assert_eq!("size=0.5MiB".parse(), Ok(Budget::Size(524_288)));
+        assert_eq!("size=64KiB".parse(), Ok(Budget::new(BudgetKind::Size, 65_536.0)));
+        assert_eq!(Budget::new(BudgetKind::Size, 65_536.0).to_string(), "size=65.536KB");
+        assert_eq!("size=0.5MiB".parse(), Ok(Budget::new(BudgetKind::Size, 524_288.0)));
     }
 
     #[test]
@@ -238,9 +204,8 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_is_printed_is_read(whole in 1..=MAX_COST, bits in 1e-6..1e3f64) {
-            let budgets =
-                [Budget::Size(whole), Budget::BitOps(whole), Budget::Latency(whole), Budget::AverageBits(bits)];
-            for budget in budgets {
+            for &kind in BudgetKind::ALL {
+                let budget = Budget::new(kind, if kind == BudgetKind::AverageBits { bits } else { whole as f64 });
                 // Decimals of a double: the last digits of numbers near 2^53 may be lost.
                 let read = budget.to_string().parse::<Budget>().unwrap();
                 prop_assert!((read.value() - budget.value()).abs() <= 1e-15 * budget.value(), "{}", budget);

@@ -73,7 +73,7 @@ impl Candidates {
         let (device, input) = (Device::flex(), description.input);
         let mut network = artifact.network(&device)?;
         check_pins(&mut network, pins)?;
-        let observer = Observer::new();
+        let observer = Observer::default();
         // Of which multiply-accumulates are counted.
         let example: Value = match network.graph().input() {
             Some(Op::Tokens) => Tensor::<2, Int>::zeros([1, 1], &device).into(),
@@ -88,7 +88,7 @@ impl Candidates {
             let candidate = |precision: Precision| Candidate {
                 precision,
                 loss: 0.0,
-                bytes: code_bytes(weights, precision.weights),
+                bytes: (packed_words(weights, precision.weights) * size_of::<u32>()) as u64,
                 bit_ops: macs * u64::from(precision.weights.bits() * precision.activations.bits()),
                 nanoseconds: None,
             };
@@ -134,7 +134,7 @@ impl Candidates {
     ) -> Result<(), SearchPlanError> {
         self.check_traces(traces)?;
         let mut network = artifact.network(device)?;
-        let observer = Observer::new();
+        let observer = Observer::default();
         if terms == LossTerms::Both {
             for input in batches {
                 network.forward(input, &Pass::observing(&observer));
@@ -164,30 +164,20 @@ impl Candidates {
     /// # Errors
     /// The first layer that does not fit.
     pub fn check_traces(&self, traces: &Traces) -> Result<(), SearchPlanError> {
-        for (i, layer) in self.layers.iter().enumerate() {
-            let name = &layer.name;
-            match traces.layers.get(i) {
-                Some(trace) if trace.layer == *name && trace.parameters as u64 == layer.weights => {
-                    if !trace.average_trace.is_finite() {
-                        return Err(SearchPlanError::TraceValue { layer: name.clone() });
-                    }
-                }
-                Some(trace) if trace.layer == *name => {
-                    return Err(SearchPlanError::TraceSize {
-                        layer: name.clone(),
-                        found: trace.parameters as u64,
-                        expected: layer.weights,
-                    });
-                }
-                Some(trace) => {
-                    let (found, expected) = (trace.layer.clone(), name.clone());
-                    return Err(SearchPlanError::TraceLayer { found, expected });
-                }
-                None => return Err(SearchPlanError::NoTrace { layer: name.clone() }),
+        for (i, LayerCandidates { name, weights: expected, .. }) in self.layers.iter().enumerate() {
+            let layer = name.clone();
+            let Some(trace) = traces.layers.get(i) else { return Err(SearchPlanError::NoTrace(layer)) };
+            let found = trace.parameters as u64;
+            if trace.layer != layer {
+                return Err(SearchPlanError::TraceLayer { found: trace.layer.clone(), expected: layer });
+            } else if found != *expected {
+                return Err(SearchPlanError::TraceSize { layer, found, expected: *expected });
+            } else if !trace.average_trace.is_finite() {
+                return Err(SearchPlanError::TraceValue(layer));
             }
         }
         match traces.layers.get(self.layers.len()) {
-            Some(trace) => Err(SearchPlanError::UnknownTrace { layer: trace.layer.clone() }),
+            Some(trace) => Err(SearchPlanError::UnknownTrace(trace.layer.clone())),
             None => Ok(()),
         }
     }
@@ -225,11 +215,6 @@ impl Candidates {
     }
 }
 
-/// Bytes of packed codes.
-fn code_bytes(weights: usize, bits: BitWidth) -> u64 {
-    (packed_words(weights, bits) * size_of::<u32>()) as u64
-}
-
 fn check_pins(network: &mut Model, pins: &[(String, Precision)]) -> Result<(), SearchPlanError> {
     let layers = network.layers();
     for (i, (name, precision)) in pins.iter().enumerate() {
@@ -238,17 +223,12 @@ fn check_pins(network: &mut Model, pins: &[(String, Precision)]) -> Result<(), S
             return Err(SearchPlanError::UnknownPin { layer: name.clone(), expected: names.join(", ") });
         };
         if pins[..i].iter().any(|(earlier, _)| earlier == name) {
-            return Err(SearchPlanError::RepeatedPin { layer: name.clone() });
+            return Err(SearchPlanError::RepeatedPin(name.clone()));
         }
         let Some(spec) = layer.quantizers().spec() else { continue };
-        if !spec.weights.contains(&precision.weights) || !spec.activations.contains(&precision.activations) {
-            let list = |bits: &[BitWidth]| bits.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-            return Err(SearchPlanError::Pin {
-                layer: name.clone(),
-                precision: *precision,
-                weights: list(&spec.weights),
-                activations: list(&spec.activations),
-            });
+        if !spec.has(*precision) {
+            let (layer, precision, expected) = (name.clone(), *precision, spec.widths());
+            return Err(SearchPlanError::Pin { layer, precision, expected });
         }
     }
     Ok(())

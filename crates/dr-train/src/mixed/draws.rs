@@ -1,7 +1,8 @@
 //! [`DrawLog`]: the mixtures of a training, drawn step by step and written to a file.
 
 use super::Hasb;
-use crate::training::{DrawError, Draws};
+use crate::files::{FileError, at};
+use crate::training::Draws;
 use dr_precision::Precision;
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -44,15 +45,11 @@ impl DrawLog {
         }
         file.flush()
     }
-
-    fn failed(&self, source: std::io::Error) -> DrawError {
-        DrawError { path: self.path.clone(), source }
-    }
 }
 
 impl Draws for DrawLog {
     /// What a run drew in its earlier steps is drawn again for the file.
-    fn start(&self, step: usize) -> Result<(), DrawError> {
+    fn start(&self, step: usize) -> Result<(), FileError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let open = || -> std::io::Result<BufWriter<File>> {
             let mut file = BufWriter::new(File::create(&self.path)?);
@@ -63,17 +60,17 @@ impl Draws for DrawLog {
             }
             Ok(file)
         };
-        let file = open().map_err(|error| self.failed(error))?;
+        let file = open().map_err(at(&self.path))?;
         *state = State { step, file: Some(file) };
         Ok(())
     }
 
-    fn next(&self) -> Result<Vec<Vec<Precision>>, DrawError> {
+    fn next(&self) -> Result<Vec<Vec<Precision>>, FileError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let step = state.step;
         state.step += 1;
         if let Some(file) = &mut state.file {
-            self.write(file, step).map_err(|error| self.failed(error))?;
+            self.write(file, step).map_err(at(&self.path))?;
         }
         Ok(self.numbers(step).map(|draw| self.hasb.draw(draw)).collect())
     }

@@ -1,6 +1,7 @@
 //! [`Front`]: the best plans for all budgets, beside the precisions of the model.
 
-use super::{Budget, BudgetKind, Candidates, Found, SearchPlanError, Totals};
+use super::budget::time;
+use super::{BudgetKind, Candidates, Found, SearchPlanError, Totals};
 use crate::report::{Mark, draw_front, thousands};
 use dr_precision::{Precision, PrecisionSet};
 use serde::Serialize;
@@ -79,7 +80,7 @@ impl Front {
                 thousands(totals.bit_ops as usize),
                 format!("{:.4e}", totals.predicted_loss),
             ];
-            row.extend(totals.predicted_nanoseconds.map(|time| Budget::Latency(time).amount()));
+            row.extend(totals.predicted_nanoseconds.map(time));
             row
         };
         rows.extend(self.uniform.iter().map(|uniform| row(uniform.precision.to_string(), &uniform.totals)));

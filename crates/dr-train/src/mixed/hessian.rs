@@ -5,9 +5,8 @@ use super::traces::{HessianError, HessianOptions, Traces};
 use crate::data::{Batch, Input, Target};
 use crate::nn::{Model, NamedLayer, Pass, Value};
 use burn::data::dataloader::{DataLoader, DataLoaderIterator};
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::tensor::{Gradients, Tensor, TensorData};
-use std::collections::HashMap;
+use burn::module::Module;
+use burn::tensor::{Tensor, TensorData};
 
 /// Estimates the average Hessian trace of every quantized layer, over the layer's weights only: not biases, scales or
 /// BatchNorm.
@@ -45,7 +44,7 @@ struct Loss<'a, I, T> {
     model: Model,
     groups: Vec<Group>,
     /// The weights of each group, flat, without gradients.
-    weights: Vec<(ParamId, Tensor<1>)>,
+    weights: Vec<Tensor<1>>,
     loader: &'a dyn DataLoader<Batch<I, T>>,
     batches: Box<dyn DataLoaderIterator<Batch<I, T>> + 'a>,
     current: Option<(usize, Batch<I, T>)>,
@@ -57,16 +56,13 @@ impl<'a, I: Input + Into<Value>, T: Target> Loss<'a, I, T> {
     fn new(model: &Model, loader: &'a dyn DataLoader<Batch<I, T>>) -> Self {
         // `valid` copies statistics and switches BatchNorm to them; `freeze` makes `train` keep it so.
         let mut model = model.valid().freeze().train();
-        let mut values = Values::default();
-        model.visit(&mut values);
         let describe = |NamedLayer { name, layer, .. }: NamedLayer<'_>| {
-            let id = layer.weight_id();
-            let weights = values.0.remove(&id)?;
+            let weights = layer.flat_weight();
             let parameters = weights.dims()[0];
             let size = weights.clone().square().mean().into_scalar::<f64>().sqrt();
-            Some((Group { name, parameters, size }, (id, weights)))
+            (Group { name, parameters, size }, weights)
         };
-        let (groups, weights) = model.layers().into_iter().filter_map(describe).unzip();
+        let (groups, weights) = model.layers().into_iter().map(describe).unzip();
         Self { model, groups, weights, loader, batches: loader.iter(), current: None, count: None }
     }
 
@@ -88,14 +84,12 @@ impl<'a, I: Input + Into<Value>, T: Target> Loss<'a, I, T> {
 
     /// The gradient of one layer's weights, flat, at `weights + step * signs`. `None` if the loss does not depend on them.
     fn gradient(&self, batch: &Batch<I, T>, layer: usize, signs: &Tensor<1>, step: f64) -> Option<Tensor<1>> {
-        let (id, weights) = &self.weights[layer];
-        let moved = weights.clone() + signs.clone().mul_scalar(step);
-        let model = self.model.clone().map(&mut Point { id: *id, weights: Some(moved) });
+        let moved = self.weights[layer].clone() + signs.clone().mul_scalar(step);
+        let mut model = self.model.clone();
+        model.layers()[layer].layer.track(moved);
         let logits = model.forward(batch.input.clone(), &Pass::float());
-        let loss = batch.labels.loss(logits);
-        let mut found = Tracked { id: *id, gradients: loss.backward(), found: None };
-        model.visit(&mut found);
-        found.found
+        let mut gradients = batch.labels.loss(logits).backward();
+        model.layers()[layer].layer.flat_gradient(&mut gradients)
     }
 }
 
@@ -112,7 +106,7 @@ impl<I: Input + Into<Value>, T: Target> Differentiable for Loss<'_, I, T> {
         &mut self, sample: usize, group: usize, signs: &[f32], step: f64,
     ) -> Result<f64, HessianError> {
         let batch = self.batch(sample)?;
-        let signs = Tensor::from_data(TensorData::from(signs), &self.weights[group].1.device());
+        let signs = Tensor::from_data(TensorData::from(signs), &self.weights[group].device());
         let [plus, minus] = [step, -step].map(|step| self.gradient(&batch, group, &signs, step));
         // Subtracted before they are summed, so that the sum rounds what is left and not the gradients.
         Ok(match (plus, minus) {
@@ -120,49 +114,4 @@ impl<I: Input + Into<Value>, T: Target> Differentiable for Loss<'_, I, T> {
             _ => 0.0,
         })
     }
-}
-
-/// All float parameters by identity, flat and without gradients.
-#[derive(Default)]
-struct Values(HashMap<ParamId, Tensor<1>>);
-
-impl ModuleVisitor for Values {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.0.insert(param.id, flat(param.val().inner()));
-    }
-}
-
-/// Puts weights in place of a layer's own, and tracks their gradient.
-struct Point {
-    id: ParamId,
-    weights: Option<Tensor<1>>,
-}
-
-impl ModuleMapper for Point {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        match self.weights.take_if(|_| param.id == self.id) {
-            Some(weights) => param.map(|old| weights.reshape(old.dims()).autodiff().require_grad()),
-            None => param,
-        }
-    }
-}
-
-/// The gradient of a tracked parameter, flat.
-struct Tracked {
-    id: ParamId,
-    gradients: Gradients,
-    found: Option<Tensor<1>>,
-}
-
-impl ModuleVisitor for Tracked {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if param.id == self.id {
-            self.found = param.val().grad_remove(&mut self.gradients).map(flat);
-        }
-    }
-}
-
-fn flat<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
-    let count = tensor.dims().iter().product::<usize>();
-    tensor.reshape([count])
 }

@@ -62,7 +62,7 @@ pub(super) fn estimate(
         for &group in &open {
             let estimate = along(function, traces.samples, group, options.seed, traces.relative_step)?;
             if !estimate.is_finite() {
-                return Err(HessianError::NotFinite { layer: groups[group].name.clone() });
+                return Err(HessianError::NotFinite(groups[group].name.clone()));
             }
             estimates[group].add(estimate, function.parts());
         }
@@ -120,7 +120,7 @@ fn ladder(function: &mut impl Differentiable, seed: u64) -> Result<Vec<StepTrial
         }
     }
     if let (Some(wrong), true) = (wrong, trials.len() < 3) {
-        return Err(HessianError::NotFinite { layer: function.groups()[wrong].name.clone() });
+        return Err(HessianError::NotFinite(function.groups()[wrong].name.clone()));
     }
     for middle in 1..trials.len().saturating_sub(1) {
         let to = |other: usize| disagreement(&trials[middle].estimates, &trials[other].estimates);

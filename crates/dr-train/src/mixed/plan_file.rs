@@ -1,14 +1,12 @@
 //! [`PlanFile`]: a plan as people read and write it.
 
-use crate::files::write_atomically;
-use dr_precision::{Precision, PrecisionError, PrecisionPlan};
+use crate::files::{FileError, at, write_atomically};
+use dr_precision::PrecisionPlan;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
-use toml::Spanned;
 
 /// Far above what the plan of any network takes.
 const MAX_BYTES: u64 = 1 << 24;
@@ -25,8 +23,8 @@ const MAX_BYTES: u64 = 1 << 24;
 /// stem = "w8a8"
 /// "stages.0.0.conv1" = "w4a4"
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct PlanFile {
     /// The network it is for.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -34,7 +32,7 @@ pub struct PlanFile {
     /// The budget that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<String>,
-    /// Average bits of a weight; see [`Budget::AverageBits`](super::Budget::AverageBits).
+    /// Average bits of a weight; see [`BudgetKind::AverageBits`](super::BudgetKind::AverageBits).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub average_bits: Option<f64>,
     /// The loss that the search predicts the plan to cost.
@@ -50,21 +48,11 @@ pub struct PlanFile {
 #[non_exhaustive]
 pub enum PlanError {
     /// The file cannot be read.
-    #[error("`{}` cannot be read: {error}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        error: io::Error,
-    },
+    #[error("`{}` cannot be read: {}", .0.path.display(), .0.source)]
+    Read(FileError),
     /// The file cannot be written.
-    #[error("`{}` cannot be written: {error}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        error: io::Error,
-    },
+    #[error("`{}` cannot be written: {}", .0.path.display(), .0.source)]
+    Write(FileError),
     /// What the file says is not a plan.
     #[error("`{}`: {error}", path.display())]
     InFile {
@@ -86,9 +74,6 @@ pub enum PlanError {
     /// A plan that cannot be put into TOML.
     #[error("the plan cannot be put into TOML: {0}")]
     Format(#[from] toml::ser::Error),
-    /// A layer that is listed twice.
-    #[error(transparent)]
-    Plan(#[from] PrecisionError),
 }
 
 impl PlanFile {
@@ -97,17 +82,12 @@ impl PlanFile {
     /// # Errors
     /// [`PlanError::Toml`], which names the line.
     pub fn from_toml(text: &str) -> Result<Self, PlanError> {
-        let Content { model, budget, average_bits, predicted_loss_increase, layers } =
-            toml::from_str(text).map_err(|error: toml::de::Error| {
-                let start = error.span().map_or(0, |span| span.start.min(text.len()));
-                let line = text.as_bytes()[..start].iter().filter(|&&byte| byte == b'\n').count() + 1;
-                PlanError::Toml { line, message: one_line(error.message()) }
-            })?;
-        // TOML's tables have no order; their lines do.
-        let mut layers: Vec<(String, Spanned<Precision>)> = layers.into_iter().collect();
-        layers.sort_by_key(|(_, precision)| precision.span().start);
-        let layers = layers.into_iter().map(|(name, precision)| (name, precision.into_inner()));
-        Ok(Self { model, budget, average_bits, predicted_loss_increase, plan: PrecisionPlan::new(layers)? })
+        toml::from_str(text).map_err(|error| {
+            let start = error.span().map_or(0, |span| span.start.min(text.len()));
+            let line = text.as_bytes()[..start].iter().filter(|&&byte| byte == b'\n').count() + 1;
+            let message = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
+            PlanError::Toml { line, message }
+        })
     }
 
     /// The content of the file.
@@ -123,7 +103,7 @@ impl PlanFile {
     /// # Errors
     /// If it cannot be read or is not a plan; the message names the file and the line.
     pub fn load(path: &Path) -> Result<Self, PlanError> {
-        let failed = |error| PlanError::Read { path: path.to_owned(), error };
+        let failed = |error| PlanError::Read(at(path)(error));
         let mut text = String::new();
         let file = File::open(path).map_err(failed)?;
         file.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(failed)?;
@@ -143,24 +123,8 @@ impl PlanFile {
             "# A precision for each layer of a network, written by `dr-train search`.\n{}",
             self.to_toml()?
         );
-        write_atomically(path, text.as_bytes())
-            .map_err(|error| PlanError::Write { path: path.to_owned(), error })
+        write_atomically(path, text.as_bytes()).map_err(at(path)).map_err(PlanError::Write)
     }
-}
-
-/// What can be in the file.
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct Content {
-    model: Option<String>,
-    budget: Option<String>,
-    average_bits: Option<f64>,
-    predicted_loss_increase: Option<f64>,
-    layers: BTreeMap<String, Spanned<Precision>>,
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

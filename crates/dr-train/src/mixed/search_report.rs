@@ -1,5 +1,6 @@
 //! What `dr-train search` says.
 
+use super::budget::time;
 use super::{Budget, Candidates, Found, Front, PlanFile};
 use crate::config::{LossTerms, Widths};
 use crate::report::{aligned, thousands};
@@ -116,11 +117,10 @@ impl SearchReport {
             ("predicted loss", format!("{:.4e}", totals.predicted_loss)),
         ];
         if let Some(predicted) = totals.predicted_nanoseconds {
-            lines.push(("predicted latency", Budget::Latency(predicted).amount()));
+            lines.push(("predicted latency", time(predicted)));
             lines.extend(self.measured_nanoseconds.map(|measured| {
                 let above = 100.0 * (measured as f64 / predicted as f64 - 1.0);
-                let amount = Budget::Latency(measured).amount();
-                ("measured latency", format!("{amount}, {above:+.1} % from the predicted"))
+                ("measured latency", format!("{}, {above:+.1} % from the predicted", time(measured)))
             }));
         }
         let lines = lines.iter().map(|(name, value)| format!("{name:<19}{value}\n")).collect::<String>();

@@ -98,11 +98,8 @@ pub enum HessianError {
     #[error("no images: expected at least one batch")]
     NoImages,
     /// The network or the loss is not finite near its weights.
-    #[error("layer `{layer}`: the change of its gradient is not finite: expected a trained network")]
-    NotFinite {
-        /// The first such layer.
-        layer: String,
-    },
+    #[error("layer `{0}`: the change of its gradient is not finite: expected a trained network")]
+    NotFinite(String),
     /// The images could not be prepared.
     #[error(transparent)]
     Dataset(#[from] DatasetError),

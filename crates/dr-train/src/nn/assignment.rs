@@ -2,7 +2,7 @@
 
 use super::{Model, NamedLayer};
 use burn::module::ParamId;
-use dr_precision::{BitWidth, Precision, PrecisionPlan};
+use dr_precision::{Precision, PrecisionPlan};
 use dr_runtime::file::ArtifactError;
 use std::collections::HashMap;
 use thiserror::Error;
@@ -67,16 +67,10 @@ impl Assignment {
             let missing = || AssignmentError::Missing { layer: name.clone(), layers: count };
             let precision = plan.get(&name).ok_or_else(missing)?;
             let spec = layer.quantizers().spec().ok_or(AssignmentError::Float)?;
-            if !spec.weights.contains(&precision.weights)
-                || !spec.activations.contains(&precision.activations)
-            {
-                let list =
-                    |bits: &[BitWidth]| bits.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-                let (weights, activations) = (list(&spec.weights), list(&spec.activations));
-                let expected = format!("weights of {weights} and activations of {activations} bits");
-                return Err(AssignmentError::Precision { layer: name, precision, expected });
+            match spec.has(precision) {
+                true => Ok((layer.weight_id(), precision)),
+                false => Err(AssignmentError::Precision { layer: name, precision, expected: spec.widths() }),
             }
-            Ok((layer.weight_id(), precision))
         };
         Ok(Self { layers: layers.into_iter().map(of).collect::<Result<_, _>>()? })
     }
@@ -84,10 +78,8 @@ impl Assignment {
     /// # Panics
     /// If there is none for the layer with this weight.
     pub(super) fn of(&self, weight: ParamId) -> Precision {
-        *self
-            .layers
-            .get(&weight)
-            .unwrap_or_else(|| panic!("no precision for the layer with the weight {weight}"))
+        let found = self.layers.get(&weight);
+        *found.unwrap_or_else(|| panic!("no precision for the layer with the weight {weight}"))
     }
 }
 

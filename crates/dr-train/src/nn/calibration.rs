@@ -1,17 +1,17 @@
 //! Scales and zero points of activations, from a sample of them.
 
+use super::quantizers::host;
 use burn::module::ParamId;
 use burn::tensor::Tensor;
 use dr_precision::{BitWidth, semantics};
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Mutex;
 
 /// How many values of one layer's input are kept.
 const SAMPLE: usize = 1 << 15;
 
 /// Records the shape and a sample of every quantized layer's input.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Observer {
     inputs: Mutex<HashMap<ParamId, Inputs>>,
     /// Whether it also keeps the products of linear layers' inputs.
@@ -30,21 +30,16 @@ pub(crate) struct Inputs {
 }
 
 impl Observer {
-    /// An observer that has seen nothing.
+    /// One that has seen nothing, and with `products` also keeps `x^T x` of the inputs of linear layers: a matrix of features
+    /// times features for each.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// One that also keeps `x^T x` of the inputs of linear layers: a matrix of features times features for each.
-    #[must_use]
-    pub fn with_products() -> Self {
-        Self { products: true, ..Self::default() }
+    pub fn new(products: bool) -> Self {
+        Self { products, ..Self::default() }
     }
 
     /// Adds values of `x`, evenly spread over it, until the sample is full.
     pub(super) fn record<const D: usize>(&self, layer: ParamId, x: &Tensor<D>) {
-        let values = x.clone().into_data().convert::<f32>().try_into_vec::<f32>().unwrap_or_default();
+        let values = host(x);
         let mut inputs = self.inputs.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let Inputs { shape, sample, products } = inputs.entry(layer).or_default();
         *shape = x.dims().to_vec();
@@ -64,12 +59,6 @@ impl Observer {
     pub(crate) fn take(&self, layer: ParamId) -> Inputs {
         let mut inputs = self.inputs.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         inputs.remove(&layer).unwrap_or_default()
-    }
-}
-
-impl fmt::Debug for Observer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Observer")
     }
 }
 

@@ -1,6 +1,7 @@
 //! What quantization changes in a layer: squared errors of its weight and of its inputs.
 
 use super::Quantizers;
+use super::quantizers::host;
 use burn::module::Param;
 use burn::tensor::Tensor;
 use dr_kernels::{WeightQuantizer, fake_quantize_weight};
@@ -23,7 +24,7 @@ impl Quantizers {
     ) -> Option<QuantizationErrors> {
         let spec = self.spec.as_ref()?;
         let weight = weight.val().inner();
-        let original = values(&weight);
+        let original = host(&weight);
         let stored = self.weight_scales[0].val().inner();
         let of_weights = |(&bits, scale): (&BitWidth, &Param<Tensor<1>>)| {
             let quantizer =
@@ -32,11 +33,11 @@ impl Quantizers {
             let quantized =
                 fake_quantize_weight(weight.clone(), stored.clone(), scale.val().inner(), &quantizer)
                     .expect("scales were made for this weight");
-            (bits, squares(original.iter().zip(values(&quantized)).map(|(w, q)| w - q)))
+            (bits, squares(original.iter().zip(host(&quantized)).map(|(w, q)| w - q)))
         };
         let total = squares(sample.iter().copied());
         let of_inputs = |((&bits, scale), zero): ((&BitWidth, &Param<Tensor<1>>), &Param<Tensor<1>>)| {
-            let [scale, zero] = [scale, zero].map(|param| values(&param.val().inner())[0]);
+            let [scale, zero] = [scale, zero].map(|param| host(&param.val().inner())[0]);
             let error = |&x: &f32| {
                 let code = semantics::quantize_activation(x, scale, zero, bits);
                 semantics::dequantize_activation(code, scale, zero) - x
@@ -56,8 +57,4 @@ impl Quantizers {
 /// The sum of squares.
 fn squares(values: impl Iterator<Item = f32>) -> f64 {
     values.map(|value| f64::from(value).powi(2)).sum()
-}
-
-fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
-    tensor.clone().into_data().convert::<f32>().try_into_vec().unwrap_or_default()
 }

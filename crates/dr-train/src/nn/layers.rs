@@ -6,9 +6,10 @@ use super::compute::product;
 #[cfg(feature = "program")]
 use super::errors::QuantizationErrors;
 use super::{LayerSpec, Observer, Pass, PrecisionNorm, Quantizers};
+use burn::config::Config;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Device, Distribution, Tensor, TensorData, module};
+use burn::tensor::{Device, Distribution, Gradients, Tensor, TensorData, module};
 use dr_kernels::{conv2d, conv2d_of_codes};
 use dr_precision::BitWidth;
 use dr_runtime::graph::{self, LayerKind};
@@ -32,39 +33,33 @@ pub(crate) fn normal<const D: usize>(
 }
 
 /// Configuration of [`QuantConv2d`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Config, Debug)]
 pub struct QuantConv2dConfig {
     /// Channels in and out.
     pub channels: [usize; 2],
     /// Side of the square kernel.
     pub kernel: usize,
     /// Step along both axes. The padding is `kernel / 2`.
+    #[config(default = 1)]
     pub stride: usize,
     /// Parts of the channels that are convolved each for itself.
+    #[config(default = 1)]
     pub groups: usize,
     /// Whether there is a bias; without, a BatchNorm is meant to follow.
+    #[config(default = false)]
     pub bias: bool,
 }
 
 impl QuantConv2dConfig {
-    /// A stride of 1, one group, no bias.
-    #[must_use]
-    pub const fn new(channels: [usize; 2], kernel: usize) -> Self {
-        Self { channels, kernel, stride: 1, groups: 1, bias: false }
-    }
-
     /// A float convolution with weights drawn from `rng`.
     ///
     /// # Panics
     /// If there are no groups.
     pub fn init(&self, rng: &mut impl Rng, device: &Device) -> QuantConv2d {
         let [channels_in, channels_out] = self.channels;
+        let shape = [channels_out, channels_in / self.groups, self.kernel, self.kernel];
         QuantConv2d {
-            weight: he_normal(
-                [channels_out, channels_in / self.groups, self.kernel, self.kernel],
-                rng,
-                device,
-            ),
+            weight: he_normal(shape, rng, device),
             bias: self.bias.then(|| Param::from_tensor(Tensor::zeros([channels_out], device))),
             quantizers: Quantizers::default(),
             stride: [self.stride; 2],
@@ -170,28 +165,23 @@ impl QuantConv2d {
 
     /// The same, followed by the BatchNorm of `norm` that is for this pass.
     pub fn forward_norm(&self, x: Tensor<4>, norm: &PrecisionNorm, pass: &Pass) -> Tensor<4> {
-        norm.forward(self.forward(x, pass), pass.norm(self.weight.id))
+        norm.forward(self.forward(x, pass), pass, self.weight.id)
     }
 }
 
 /// Configuration of [`QuantLinear`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Config, Debug)]
 pub struct QuantLinearConfig {
     /// Features in and out.
     pub features: [usize; 2],
     /// Whether there is a bias.
+    #[config(default = true)]
     pub bias: bool,
     /// The deviation of random weights, if it is not `sqrt(2 / features in)`.
     pub deviation: Option<f64>,
 }
 
 impl QuantLinearConfig {
-    /// With a bias, and weights of the usual deviation.
-    #[must_use]
-    pub const fn new(features: [usize; 2]) -> Self {
-        Self { features, bias: true, deviation: None }
-    }
-
     /// A float layer with weights drawn from `rng` and a bias of zeros.
     pub fn init(&self, rng: &mut impl Rng, device: &Device) -> QuantLinear {
         let [features_in, features_out] = self.features;
@@ -279,32 +269,54 @@ pub enum Layer<'a> {
     Linear(&'a mut QuantLinear),
 }
 
+/// Does the same with a layer, of whichever kind.
+macro_rules! with_layer {
+    ($value:expr, $layer:ident => $result:expr) => {
+        match $value {
+            Layer::Conv2d($layer) => $result,
+            Layer::Linear($layer) => $result,
+        }
+    };
+}
+
 impl Layer<'_> {
     /// The layer's quantizers.
     #[must_use]
     pub fn quantizers(&self) -> &Quantizers {
-        match self {
-            Self::Conv2d(layer) => &layer.quantizers,
-            Self::Linear(layer) => &layer.quantizers,
-        }
+        with_layer!(self, layer => &layer.quantizers)
     }
 
     /// What tells the layer's weight from others.
     #[must_use]
     pub fn weight_id(&self) -> ParamId {
-        match self {
-            Self::Conv2d(layer) => layer.weight_id(),
-            Self::Linear(layer) => layer.weight_id(),
-        }
+        with_layer!(self, layer => layer.weight.id)
     }
 
     /// The shape of the weight, output channels first.
     #[must_use]
     pub fn weight_shape(&self) -> Vec<usize> {
-        match self {
-            Self::Conv2d(layer) => layer.weight.lazy_shape().to_vec(),
-            Self::Linear(layer) => layer.weight.lazy_shape().to_vec(),
-        }
+        with_layer!(self, layer => layer.weight.lazy_shape().to_vec())
+    }
+
+    /// The values of the weight in one row, without gradients.
+    pub(crate) fn flat_weight(&self) -> Tensor<1> {
+        with_layer!(self, layer => layer.weight.val().inner().reshape([-1]))
+    }
+
+    /// Puts these values in place of the weight, and tracks their gradient.
+    pub(crate) fn track(&mut self, values: Tensor<1>) {
+        with_layer!(self, layer => {
+            let weight = layer.weight.clone();
+            layer.weight = weight.map(|old| values.reshape(old.dims()).autodiff().require_grad());
+        });
+    }
+
+    /// The gradient of the weight in one row; `None` if there is none.
+    pub(crate) fn flat_gradient(&self, gradients: &mut Gradients) -> Option<Tensor<1>> {
+        with_layer!(self, layer => {
+            let gradient = layer.weight.val().grad_remove(gradients);
+            gradient.map(|gradient| gradient.reshape([-1]))
+        })
     }
 
     /// Multiply-accumulates for one image, if the input has this shape, batch first.
@@ -323,41 +335,27 @@ impl Layer<'_> {
     /// What quantization changes in the layer's weight and in a sample of its inputs; `None` in a float network.
     #[cfg(feature = "program")]
     pub(crate) fn errors(&self, sample: &[f32]) -> Option<QuantizationErrors> {
-        match self {
-            Self::Conv2d(layer) => layer.quantizers.errors(&layer.weight, sample),
-            Self::Linear(layer) => layer.quantizers.errors(&layer.weight, sample),
-        }
+        with_layer!(self, layer => layer.quantizers.errors(&layer.weight, sample))
     }
 
     /// Fits scales to the weights and to what the observer saw; linear layers are [`compensated`] at a width that they have.
     pub(crate) fn fit(&mut self, spec: LayerSpec, observer: &Observer, compensate: Option<BitWidth>) {
-        match self {
-            Self::Conv2d(layer) => {
-                let inputs = observer.take(layer.weight.id).sample;
-                layer.quantizers = Quantizers::fitted(spec, layer.weight.val(), &inputs);
-            }
-            Self::Linear(layer) => {
-                let inputs = observer.take(layer.weight.id);
-                let width = spec.compensated_width(compensate);
-                layer.quantizers = Quantizers::fitted(spec, layer.weight.val(), &inputs.sample);
-                let Some((width, products)) = width.zip(inputs.products) else { return };
-                let weight = layer.quantizers.compensate(layer.weight.val(), &products, width);
-                layer.weight = layer.weight.clone().map(|_| weight);
-            }
+        let inputs = observer.take(self.weight_id());
+        let width = spec.compensated_width(compensate);
+        with_layer!(self, layer => {
+            layer.quantizers = Quantizers::fitted(spec, layer.weight.val(), &inputs.sample);
+        });
+        if let (Self::Linear(layer), Some((width, products))) = (self, width.zip(inputs.products)) {
+            let weight = layer.quantizers.compensate(layer.weight.val(), &products, width);
+            layer.weight = layer.weight.clone().map(|_| weight);
         }
     }
 
     /// Gives the layer quantizers of the right shapes, to be loaded into.
     pub(crate) fn prepare(&mut self, spec: LayerSpec) {
-        match self {
-            Self::Conv2d(layer) => {
-                let shape = layer.weight.lazy_shape().to_vec();
-                layer.quantizers = Quantizers::placeholder(spec, &shape, &layer.weight.val().device());
-            }
-            Self::Linear(layer) => {
-                let shape = layer.weight.lazy_shape().to_vec();
-                layer.quantizers = Quantizers::placeholder(spec, &shape, &layer.weight.val().device());
-            }
-        }
+        let shape = self.weight_shape();
+        with_layer!(self, layer => {
+            layer.quantizers = Quantizers::placeholder(spec, &shape, &layer.weight.val().device());
+        });
     }
 }

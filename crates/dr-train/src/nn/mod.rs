@@ -34,7 +34,6 @@ pub use tracer::TraceError;
 use crate::config::ComputeKind;
 use burn::module::ParamId;
 use dr_precision::Precision;
-use norm::NormOf;
 
 /// What a forward pass computes with.
 #[derive(Clone, Copy, Debug, Default)]
@@ -109,15 +108,6 @@ impl<'a> Pass<'a> {
             Numbers::Float => None,
             Numbers::Uniform(precision) => Some(precision),
             Numbers::Mixed(assignment) => Some(assignment.of(weight)),
-        }
-    }
-
-    /// Which BatchNorm follows the layer with this weight.
-    fn norm(&self, weight: ParamId) -> NormOf {
-        match self.numbers {
-            Numbers::Float => NormOf::Float,
-            Numbers::Uniform(precision) => NormOf::Uniform(precision),
-            Numbers::Mixed(assignment) => NormOf::Mixed(assignment.of(weight)),
         }
     }
 }

@@ -172,12 +172,11 @@ impl Model {
             Op::Layer(_) if !readers[at].is_empty() && readers[at].iter().all(is_norm) => None,
             Op::BatchNorm(norm) => {
                 let Node { op, inputs } = &nodes[node.inputs[0]];
-                Some((*op, Some(&self.norms[norm]), inputs))
+                Some(Step { op: *op, norm: Some(&self.norms[norm]), inputs })
             }
-            op => Some((op, None, &nodes[at].inputs)),
+            op => Some(Step { op, norm: None, inputs: &nodes[at].inputs }),
         };
-        let steps = nodes.iter().enumerate().map(step);
-        steps.map(|step| step.map(|(op, norm, inputs)| Step { op, norm, inputs })).collect()
+        nodes.iter().enumerate().map(step).collect()
     }
 
     fn layer(&self, layer: usize) -> LayerRef<'_> {
@@ -237,7 +236,7 @@ impl Model {
     /// This is training-free quantization, and what joint training starts from.
     #[must_use]
     pub fn quantize<I: Into<Value>>(mut self, config: &QuantConfig, batches: Vec<I>) -> Self {
-        let observer = if config.compensate.is_some() { Observer::with_products() } else { Observer::new() };
+        let observer = Observer::new(config.compensate.is_some());
         let eval = self.valid();
         for input in batches {
             eval.forward(input, &Pass::observing(&observer));

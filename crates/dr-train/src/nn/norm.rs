@@ -1,6 +1,7 @@
 //! BatchNorm, once for each precision or once for all.
 
-use super::Pass;
+use super::{Numbers, Pass};
+use burn::config::Config;
 use burn::module::{Module, ParamId};
 use burn::nn::{BatchNorm, BatchNormConfig};
 use burn::tensor::{Device, Tensor};
@@ -10,25 +11,16 @@ use dr_precision::{BitWidth, Precision, PrecisionSet};
 pub use crate::config::MixedNorm;
 
 /// Configuration of [`PrecisionNorm`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Config, Debug)]
 pub struct PrecisionNormConfig {
-    channels: usize,
-    epsilon: f64,
+    /// How many channels it is for.
+    pub channels: usize,
+    /// What keeps it from dividing by zero.
+    #[config(default = 1e-5)]
+    pub epsilon: f64,
 }
 
 impl PrecisionNormConfig {
-    /// For `channels` channels.
-    #[must_use]
-    pub const fn new(channels: usize) -> Self {
-        Self { channels, epsilon: 1e-5 }
-    }
-
-    /// With another number that keeps it from dividing by zero than 1e-5.
-    #[must_use]
-    pub const fn with_epsilon(self, epsilon: f64) -> Self {
-        Self { epsilon, ..self }
-    }
-
     /// One BatchNorm, as a float network has.
     #[must_use]
     pub fn init(&self, device: &Device) -> PrecisionNorm {
@@ -53,14 +45,6 @@ enum NormUse {
     Uniform(Precision),
     /// Mixed passes in which the layer before it has weights of this width, or any.
     Mixed(Option<BitWidth>),
-}
-
-/// For which pass a BatchNorm is wanted, and the precision of the layer before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NormOf {
-    Float,
-    Uniform(Precision),
-    Mixed(Precision),
 }
 
 impl PrecisionNorm {
@@ -97,12 +81,12 @@ impl PrecisionNorm {
         self.norms.extend(copies);
     }
 
-    /// `[batch, channels, ..]` to the same shape. A float pass uses the first one.
+    /// `[batch, channels, ..]`, which the layer with this weight gives, to the same shape. A float pass uses the first one.
     ///
     /// # Panics
     /// If the pass asks for a precision that the network was not prepared for.
-    pub(super) fn forward<const D: usize>(&self, x: Tensor<D>, of: NormOf) -> Tensor<D> {
-        let norm = &self.norms[self.position(of)];
+    pub(super) fn forward<const D: usize>(&self, x: Tensor<D>, pass: &Pass, weight: ParamId) -> Tensor<D> {
+        let norm = &self.norms[self.position(pass, weight)];
         match x.device().is_autodiff() && norm.training.is_enabled() {
             true => train(norm, x),
             false => norm.forward(x),
@@ -111,32 +95,33 @@ impl PrecisionNorm {
 
     /// Keeps the one that `pass` uses after the layer with this weight, for everything from now on.
     pub(crate) fn keep(&mut self, pass: &Pass, weight: ParamId) {
-        let position = self.position(pass.norm(weight));
+        let position = self.position(pass, weight);
         self.norms = vec![fresh_copy(&self.norms[position])];
         self.uses.clear();
     }
 
     /// Replaces the one that `pass` uses after the layer with this weight by the only one of `other`.
     pub(crate) fn replace(&mut self, pass: &Pass, weight: ParamId, other: &Self) {
-        let position = self.position(pass.norm(weight));
+        let position = self.position(pass, weight);
         self.norms[position] = fresh_copy(&other.norms[0]);
     }
 
-    fn position(&self, of: NormOf) -> usize {
+    fn position(&self, pass: &Pass, weight: ParamId) -> usize {
         if self.uses.is_empty() {
             return 0;
         }
         let find = |wanted: &dyn Fn(NormUse) -> bool| self.uses.iter().position(|&of| wanted(of));
-        let found = match of {
-            NormOf::Float => Some(0),
-            NormOf::Uniform(precision) => find(&|of| of == NormUse::Uniform(precision)),
-            NormOf::Mixed(precision) => find(
+        let Some(precision) = pass.precision(weight) else { return 0 };
+        let uniform = || find(&|of| of == NormUse::Uniform(precision));
+        let found = match pass.numbers {
+            Numbers::Mixed(_) => find(
                 &|of| matches!(of, NormUse::Mixed(bits) if bits.is_none_or(|bits| bits == precision.weights)),
             )
-            .or_else(|| find(&|of| of == NormUse::Uniform(precision)))
+            .or_else(uniform)
             .or_else(|| find(&|of| matches!(of, NormUse::Uniform(p) if p.weights == precision.weights))),
+            _ => uniform(),
         };
-        found.unwrap_or_else(|| panic!("no BatchNorm for {of:?}"))
+        found.unwrap_or_else(|| panic!("no BatchNorm for {precision}"))
     }
 
     /// How much of a new batch's statistics gets into the running ones.

@@ -103,6 +103,18 @@ impl LayerSpec {
         QuantSpec { granularity: self.granularity, ..QuantSpec::weights(bits) }
     }
 
+    /// Whether the layer was prepared for the widths of a precision.
+    #[must_use]
+    pub fn has(&self, precision: Precision) -> bool {
+        self.weights.contains(&precision.weights) && self.activations.contains(&precision.activations)
+    }
+
+    /// What the layer was prepared for, as messages say it.
+    pub(crate) fn widths(&self) -> String {
+        let list = |bits: &[BitWidth]| bits.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        format!("weights of {} and activations of {} bits", list(&self.weights), list(&self.activations))
+    }
+
     /// The scales that a weight of this shape has for each width.
     #[must_use]
     pub fn scale_count(&self, weight_shape: &[usize]) -> usize {
@@ -171,7 +183,8 @@ impl Quantizers {
         let weight_scales = search_scales(weight, &spec.weights, spec.granularity)
             .expect("widths come sorted out of a `LayerSpec`")
             .into_iter()
-            .map(|scale| Param::from_tensor(on_device(scale, &device)))
+            // Tracked if the device tracks gradients.
+            .map(|scale| Param::from_tensor(Tensor::from_data(scale.into_data(), &device)))
             .collect();
         let fits = spec.activations.iter().map(|&bits| fit_activation(inputs, bits, spec.after_relu));
         let param = |value: f32| Param::from_tensor(Tensor::from_data(TensorData::from([value]), &device));
@@ -246,6 +259,12 @@ impl Quantizers {
         (x, w)
     }
 
+    /// The values of all scales.
+    pub(crate) fn scales_by_id(&self) -> Vec<(ParamId, Tensor<1>)> {
+        let scales = self.weight_scales.iter().chain(&self.activation_scales);
+        scales.map(|scale| (scale.id, scale.val().inner())).collect()
+    }
+
     /// All learned scales and zero points.
     pub(crate) fn parameters(&self) -> Vec<Learned> {
         let Some(spec) = &self.spec else { return vec![] };
@@ -295,9 +314,4 @@ pub(crate) enum Kind {
 /// The values of a tensor.
 pub(crate) fn host<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
     crate::values::values(tensor.clone().into_data())
-}
-
-/// Puts a fresh tensor on `device`, tracked if `device` tracks gradients.
-fn on_device<const D: usize>(tensor: Tensor<D>, device: &Device) -> Tensor<D> {
-    Tensor::from_data(tensor.into_data(), device)
 }

@@ -74,6 +74,14 @@ impl Tracer {
         Ok(at)
     }
 
+    /// The value of a node that has an entry of a table and one input.
+    fn push(
+        &mut self, entry: Result<usize, TraceError>, op: fn(usize) -> Op, x: graph::Value,
+    ) -> graph::Value {
+        let node = entry.and_then(|at| Ok(self.graph.push(op(at), &[x])?));
+        self.checked(node)
+    }
+
     /// The value of a node, or of any other after an error.
     fn checked(&mut self, node: Result<graph::Value, TraceError>) -> graph::Value {
         node.unwrap_or_else(|error| {
@@ -99,22 +107,19 @@ impl Executor for Tracer {
             this.convs.push(layer.clone());
             this.graph.add_layer(graph::Layer { name, kind: layer.kind(), bias: layer.has_bias() })
         });
-        let node = found.and_then(|at| Ok(self.graph.push(Op::Layer(at), &[x])?));
-        let y = self.checked(node);
+        let y = self.push(found, Op::Layer, x);
         let Some(norm) = norm else { return y };
         let found = self.entry(norm.id(), "norms.0.gamma", "BatchNorm", |this, name| {
             let (features, epsilon) = (norm.channels(), norm.epsilon());
             this.norms.push(norm.clone());
             this.graph.add_batch_norm(Norm { name, features, epsilon })
         });
-        let node = found.and_then(|at| Ok(self.graph.push(Op::BatchNorm(at), &[y])?));
-        self.checked(node)
+        self.push(found, Op::BatchNorm, y)
     }
 
     fn linear(&mut self, x: Self::Value, layer: &QuantLinear) -> Self::Value {
         let found = self.linear_entry(layer);
-        let node = found.and_then(|at| Ok(self.graph.push(Op::Layer(at), &[x])?));
-        self.checked(node)
+        self.push(found, Op::Layer, x)
     }
 
     fn rms_norm(&mut self, x: Self::Value, norm: &RmsNorm) -> Self::Value {
@@ -123,8 +128,7 @@ impl Executor for Tracer {
             this.rms_norms.push(norm.clone());
             this.graph.add_rms_norm(Norm { name, features, epsilon: norm.epsilon })
         });
-        let node = found.and_then(|at| Ok(self.graph.push(Op::RmsNorm(at), &[x])?));
-        self.checked(node)
+        self.push(found, Op::RmsNorm, x)
     }
 
     fn embedding(&mut self, tokens: Self::Value, table: Table<'_>) -> Self::Value {
@@ -138,8 +142,7 @@ impl Executor for Tracer {
                 .linear_entry(layer)
                 .and_then(|at| Ok(self.graph.add_embedding(graph::Embedding::Layer(at))?)),
         };
-        let node = found.and_then(|at| Ok(self.graph.push(Op::Embedding(at), &[tokens])?));
-        self.checked(node)
+        self.push(found, Op::Embedding, tokens)
     }
 
     fn op(&mut self, op: Op, inputs: Vec<Self::Value>) -> Self::Value {

@@ -11,34 +11,32 @@ pub(super) struct GraphBuilder {
     graph: GraphProto,
 }
 
-/// An attribute of a node.
-pub(super) enum Attribute {
-    Int(i64),
-    Ints(Vec<i64>),
-    Text(&'static str),
+impl AttributeProto {
+    pub(super) fn int(name: &str, i: i64) -> Self {
+        Self { name: name.into(), i, r#type: INT, ..Self::default() }
+    }
+
+    pub(super) fn ints(name: &str, ints: &[usize]) -> Self {
+        let ints = ints.iter().map(|&value| value as i64).collect();
+        Self { name: name.into(), ints, r#type: INTS, ..Self::default() }
+    }
+
+    pub(super) fn text(name: &str, s: &str) -> Self {
+        Self { name: name.into(), s: s.into(), r#type: STRING, ..Self::default() }
+    }
 }
 
 impl GraphBuilder {
     /// Adds a node with one output, and gives that the node's name.
     pub(super) fn node(
-        &mut self, name: &str, op_type: &str, inputs: &[&str], attributes: Vec<(&str, Attribute)>,
+        &mut self, name: &str, op_type: &str, inputs: &[&str], attribute: Vec<AttributeProto>,
     ) -> String {
-        let attribute = |(name, value): (&str, Attribute)| {
-            let name = name.to_string();
-            match value {
-                Attribute::Int(i) => AttributeProto { name, i, r#type: INT, ..Default::default() },
-                Attribute::Text(s) => {
-                    AttributeProto { name, s: s.into(), r#type: STRING, ..Default::default() }
-                }
-                Attribute::Ints(ints) => AttributeProto { name, ints, r#type: INTS, ..Default::default() },
-            }
-        };
         self.graph.node.push(NodeProto {
             input: inputs.iter().map(ToString::to_string).collect(),
             output: vec![name.to_string()],
             name: name.to_string(),
             op_type: op_type.to_string(),
-            attribute: attributes.into_iter().map(attribute).collect(),
+            attribute,
         });
         name.to_string()
     }

@@ -21,9 +21,9 @@ use dr_precision::BitWidth;
 use dr_runtime::LayerParts;
 use dr_runtime::graph::{Activation, Graph, Kind, LayerKind, Node, Op};
 use dr_runtime::tensors::Network;
-use graph::{Attribute, GraphBuilder};
+use graph::GraphBuilder;
 use prost::Message;
-use proto::{DataType, ModelProto, OperatorSetIdProto, StringStringEntryProto};
+use proto::{AttributeProto, DataType, ModelProto, OperatorSetIdProto, StringStringEntryProto};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
@@ -164,10 +164,6 @@ struct Writer<'a> {
     weights: Vec<usize>,
 }
 
-fn ints(values: &[usize]) -> Attribute {
-    Attribute::Ints(values.iter().map(|&value| value as i64).collect())
-}
-
 impl Writer<'_> {
     fn network(&mut self) -> Result<(), OnnxError> {
         let mut values: Vec<String> = vec![];
@@ -184,16 +180,16 @@ impl Writer<'_> {
                 Op::Multiply => self.onnx.node(&name("multiply"), "Mul", &x, vec![]),
                 Op::MaxPool { kernel, stride, padding: [rows, columns] } => {
                     let attributes = vec![
-                        ("kernel_shape", ints(&kernel)),
-                        ("strides", ints(&stride)),
-                        ("pads", ints(&[rows, columns, rows, columns])),
+                        AttributeProto::ints("kernel_shape", &kernel),
+                        AttributeProto::ints("strides", &stride),
+                        AttributeProto::ints("pads", &[rows, columns, rows, columns]),
                     ];
                     self.onnx.node(&name("pool"), "MaxPool", &x, attributes)
                 }
                 Op::Mean => self.onnx.node(&name("mean"), "GlobalAveragePool", &x, vec![]),
                 Op::Enlarge => self.enlarge(&name("enlarge"), x[0], self.sizes[inputs[0]], self.sizes[at]),
                 Op::Concat => {
-                    self.onnx.node(&name("concat"), "Concat", &x, vec![("axis", Attribute::Int(1))])
+                    self.onnx.node(&name("concat"), "Concat", &x, vec![AttributeProto::int("axis", 1)])
                 }
                 Op::Rows => self.rows(&name("rows"), &x, self.graph.kind(at)),
                 Op::Flatten => self.reshape(&name("flat"), x[0], &[0, -1, 1, 1]),
@@ -234,9 +230,9 @@ impl Writer<'_> {
         if [rows, columns] != [1, 1] {
             let scales = self.onnx.floats(&part("scales"), &[4], &[1.0, 1.0, rows as f32, columns as f32]);
             let attributes = vec![
-                ("mode", Attribute::Text("nearest")),
-                ("coordinate_transformation_mode", Attribute::Text("asymmetric")),
-                ("nearest_mode", Attribute::Text("floor")),
+                AttributeProto::text("mode", "nearest"),
+                AttributeProto::text("coordinate_transformation_mode", "asymmetric"),
+                AttributeProto::text("nearest_mode", "floor"),
             ];
             x = self.onnx.node(&part("repeated"), "Resize", &[&x, "", &scales], attributes);
         }
@@ -255,12 +251,12 @@ impl Writer<'_> {
         let channels = channels as i64;
         let mut parts = vec![];
         for (i, image) in images.iter().enumerate() {
-            let last = vec![("perm", ints(&[0, 2, 3, 1]))];
+            let last = vec![AttributeProto::ints("perm", &[0, 2, 3, 1])];
             let x = self.onnx.node(&format!("{name}/{i}/last"), "Transpose", &[image], last);
             parts.push(self.reshape(&format!("{name}/{i}"), &x, &[0, -1, channels]));
         }
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-        let all = vec![("axis", Attribute::Int(1))];
+        let all = vec![AttributeProto::int("axis", 1)];
         let x = self.onnx.node(&format!("{name}/all"), "Concat", &parts, all);
         self.reshape(name, &x, &[-1, channels, 1, 1])
     }
@@ -289,7 +285,7 @@ impl Writer<'_> {
             self.weights.push(layer);
             let w = self.onnx.codes(&weight("weight_codes"), &dims, weight_type, &codes);
             let scale = self.onnx.floats(&weight("weight_scale"), &[outputs], &scale);
-            let axis = vec![("axis", Attribute::Int(0))];
+            let axis = vec![AttributeProto::int("axis", 0)];
             self.onnx.node(&weight("weight"), "DequantizeLinear", &[&w, &scale], axis);
             let shape = if inside { vec![outputs] } else { vec![outputs, 1, 1] };
             self.onnx.floats(&weight("bias"), &shape, &shift);
@@ -299,11 +295,11 @@ impl Writer<'_> {
             LayerKind::Linear { .. } => ([1; 2], [0; 2]),
         };
         let attributes = vec![
-            ("kernel_shape", ints(&dims[2..])),
-            ("strides", ints(&stride)),
-            ("dilations", ints(&[1; 2])),
-            ("pads", ints(&[rows, columns, rows, columns])),
-            ("group", Attribute::Int(of.kind.groups() as i64)),
+            AttributeProto::ints("kernel_shape", &dims[2..]),
+            AttributeProto::ints("strides", &stride),
+            AttributeProto::ints("dilations", &[1; 2]),
+            AttributeProto::ints("pads", &[rows, columns, rows, columns]),
+            AttributeProto::int("group", of.kind.groups() as i64),
         ];
         let (w, bias) = (weight("weight"), weight("bias"));
         Ok(match inside {

@@ -1,6 +1,6 @@
 //! A picture of named values with their errors: one horizontal bar each.
 
-use super::plot::{COLOURS, FONT, GRID, INK};
+use super::plot::{Area, COLOURS, FONT, INK, picture, styled};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::error::Error;
@@ -24,9 +24,8 @@ const FRAME: u32 = 120;
 
 /// Draws bars as SVG, from top to bottom. The axis is logarithmic if all values are positive. The error is a message.
 pub(crate) fn draw(title: &str, axis: &str, bars: &[Bar]) -> Result<String, String> {
-    let mut svg = String::new();
-    draw_into(&mut svg, title, axis, bars).map_err(|error| error.to_string())?;
-    Ok(svg)
+    let rows = bars.len().max(1) as u32;
+    picture((WIDTH, FRAME + ROW * rows), title, 20, |body| draw_on(body, axis, bars))
 }
 
 /// From values to positions on the axis, and its ends.
@@ -67,31 +66,22 @@ impl Axis {
     }
 }
 
-fn draw_into(svg: &mut String, title: &str, axis_name: &str, bars: &[Bar]) -> Result<(), Box<dyn Error>> {
+fn draw_on(body: &Area, axis_name: &str, bars: &[Bar]) -> Result<(), Box<dyn Error>> {
     let count = bars.len().max(1);
-    let root = SVGBackend::with_string(svg, (WIDTH, FRAME + ROW * count as u32)).into_drawing_area();
-    root.fill(&WHITE)?;
-    let body = root.titled(title, (FONT, 20).into_font().color(&INK))?;
     let axis = Axis::of(bars);
     let longest = bars.iter().map(|bar| bar.name.chars().count()).max().unwrap_or(0) as u32;
-    let mut chart = ChartBuilder::on(&body)
+    let mut chart = ChartBuilder::on(body)
         .margin(16)
         .margin_right(84)
         .x_label_area_size(46)
         .y_label_area_size(24 + 7 * longest)
         .build_cartesian_2d(axis.low..axis.high, -0.5..count as f64 - 0.5)?;
-    chart
-        .configure_mesh()
+    styled(&mut chart.configure_mesh())
         .disable_y_mesh()
         .x_labels(8)
         .y_labels(0)
         .x_label_formatter(&|position| axis.tick(*position))
         .x_desc(axis_name)
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID)
-        .axis_style(INK)
-        .label_style((FONT, 14).into_font().color(&INK))
-        .axis_desc_style((FONT, 15).into_font().color(&INK))
         .draw()?;
     let style = |side| (FONT, 13).into_font().color(&INK).pos(Pos::new(side, VPos::Center));
     let zero = axis.at(0.0);
@@ -108,7 +98,6 @@ fn draw_into(svg: &mut String, title: &str, axis_name: &str, bars: &[Bar]) -> Re
         let value = Text::new(format!("{:.2e}", bar.value), (7, 0), style(HPos::Left));
         chart.draw_series([EmptyElement::at((to.max(zero), y)) + value])?;
     }
-    root.present()?;
     Ok(())
 }
 

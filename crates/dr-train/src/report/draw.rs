@@ -1,9 +1,10 @@
 //! Drawing boxes and classes of pixels on pictures, to look at.
 
 use crate::files::write_atomically;
-use image::codecs::png::PngEncoder;
 use image::error::{ParameterError, ParameterErrorKind};
-use image::{ExtendedColorType, ImageEncoder, ImageError};
+use image::imageops::replace;
+use image::{ImageError, ImageFormat, Rgb, RgbImage};
+use std::io::Cursor;
 use std::ops::Range;
 use std::path::Path;
 
@@ -14,30 +15,17 @@ const GAP: usize = 2;
 /// How much of a box's colour is seen at a score of 0.
 const FAINTEST: f32 = 0.3;
 
-/// Neighbours differ most.
-const PALETTE: [[u8; 3]; 16] = [
-    [230, 25, 75],
-    [60, 180, 75],
-    [255, 225, 25],
-    [0, 130, 200],
-    [245, 130, 48],
-    [145, 30, 180],
-    [70, 240, 240],
-    [240, 50, 230],
-    [210, 245, 60],
-    [0, 128, 128],
-    [250, 190, 212],
-    [170, 110, 40],
-    [128, 0, 0],
-    [170, 255, 195],
-    [128, 128, 0],
-    [0, 0, 160],
+/// Red, green and blue; neighbours differ most.
+const PALETTE: [u32; 16] = [
+    0xe6194b, 0x3cb44b, 0xffe119, 0x0082c8, 0xf58230, 0x911eb4, 0x46f0f0, 0xf032e6, 0xd2f53c, 0x008080,
+    0xfabed4, 0xaa6e28, 0x800000, 0xaaffc3, 0x808000, 0x0000a0,
 ];
 
 /// The colour of a class. Sixteen are distinct, then they come again.
 #[must_use]
 pub fn colour(class: usize) -> [u8; 3] {
-    PALETTE[class % PALETTE.len()]
+    let [_, colour @ ..] = PALETTE[class % PALETTE.len()].to_be_bytes();
+    colour
 }
 
 /// Draws boxes on `pixels`, `[height, width, 3]`: lines of one pixel along the inner side of the border, in the colour of the
@@ -92,13 +80,8 @@ fn blend(pixels: &mut [u8], index: usize, colour: [u8; 3], opacity: f32) {
 #[must_use]
 pub fn enlarge(pixels: &[u8], width: usize, height: usize, factor: usize) -> Vec<u8> {
     let pixels = pixels.as_chunks::<CHANNELS>().0;
-    let mut large = Vec::with_capacity(width * height * factor * factor * CHANNELS);
-    for y in 0..height * factor {
-        for x in 0..width * factor {
-            large.extend(pixels[y / factor * width + x / factor]);
-        }
-    }
-    large
+    let rows = (0..height * factor).map(|y| &pixels[y / factor * width..][..width]);
+    rows.flat_map(|row| row.iter().flat_map(|pixel| pixel.repeat(factor))).collect()
 }
 
 /// Writes tiles, each `[height, width, 3]`, into one PNG file in one step: row by row, `columns` in each, with white gaps of
@@ -109,36 +92,28 @@ pub fn enlarge(pixels: &[u8], width: usize, height: usize, factor: usize) -> Vec
 pub fn save_grid(
     path: &Path, tiles: &[Vec<u8>], width: usize, height: usize, columns: usize,
 ) -> Result<(), ImageError> {
+    let wrong_size =
+        || ImageError::Parameter(ParameterError::from_kind(ParameterErrorKind::DimensionMismatch));
     let columns = columns.clamp(1, tiles.len().max(1));
-    let rows = tiles.len().div_ceil(columns);
-    let side = |count: usize, tile: usize| (count * (tile + GAP)).saturating_sub(GAP);
-    let (total_width, total_height) = (side(columns, width), side(rows, height));
-    let row_bytes = width * CHANNELS;
-    if tiles.is_empty()
-        || row_bytes * height == 0
-        || tiles.iter().any(|tile| tile.len() != row_bytes * height)
-    {
-        return Err(wrong_size());
-    }
-    let mut grid = vec![u8::MAX; total_width * total_height * CHANNELS];
-    for (index, tile) in tiles.iter().enumerate() {
-        let (left, top) = (index % columns * (width + GAP), index / columns * (height + GAP));
-        for (y, row) in tile.chunks_exact(row_bytes).enumerate() {
-            let start = ((top + y) * total_width + left) * CHANNELS;
-            grid[start..start + row_bytes].copy_from_slice(row);
-        }
-    }
-    let [total_width, total_height] = [total_width, total_height].map(u32::try_from);
-    let (Ok(total_width), Ok(total_height)) = (total_width, total_height) else {
+    let side = |count: usize, tile: usize| u32::try_from((count * (tile + GAP)).saturating_sub(GAP));
+    let (Ok(total_width), Ok(total_height)) =
+        (side(columns, width), side(tiles.len().div_ceil(columns), height))
+    else {
         return Err(wrong_size());
     };
-    let mut file = vec![];
-    PngEncoder::new(&mut file).write_image(&grid, total_width, total_height, ExtendedColorType::Rgb8)?;
-    write_atomically(path, &file).map_err(ImageError::IoError)
-}
-
-fn wrong_size() -> ImageError {
-    ImageError::Parameter(ParameterError::from_kind(ParameterErrorKind::DimensionMismatch))
+    let bytes = width * height * CHANNELS;
+    if tiles.is_empty() || bytes == 0 || tiles.iter().any(|tile| tile.len() != bytes) {
+        return Err(wrong_size());
+    }
+    let mut grid = RgbImage::from_pixel(total_width, total_height, Rgb([u8::MAX; CHANNELS]));
+    for (index, tile) in tiles.iter().enumerate() {
+        let tile = RgbImage::from_raw(width as u32, height as u32, tile.clone()).ok_or_else(wrong_size)?;
+        let (column, row) = (index % columns, index / columns);
+        replace(&mut grid, &tile, (column * (width + GAP)) as i64, (row * (height + GAP)) as i64);
+    }
+    let mut file = Cursor::new(vec![]);
+    grid.write_to(&mut file, ImageFormat::Png)?;
+    write_atomically(path, file.get_ref()).map_err(ImageError::IoError)
 }
 
 #[cfg(test)]

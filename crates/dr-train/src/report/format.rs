@@ -2,7 +2,7 @@
 
 use dr_precision::{Precision, PrecisionError};
 use serde::{Deserialize, Serialize};
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::{fmt, str::FromStr};
 
 /// What a network computes in: `float`, a precision such as `w4a4`, or `mixed`. Ordered as in tables: float, then the
@@ -20,20 +20,12 @@ pub enum NumberFormat {
 
 impl Ord for NumberFormat {
     fn cmp(&self, other: &Self) -> Ordering {
-        match (self, other) {
-            (Self::Quantized(a), Self::Quantized(b)) => b.cmp(a),
-            _ => self.place().cmp(&other.place()),
-        }
-    }
-}
-
-impl NumberFormat {
-    const fn place(self) -> u8 {
-        match self {
-            Self::Float => 0,
-            Self::Quantized(_) => 1,
-            Self::Mixed => 2,
-        }
+        let place = |format: &Self| match *format {
+            Self::Float => (0, None),
+            Self::Quantized(precision) => (1, Some(Reverse(precision))),
+            Self::Mixed => (2, None),
+        };
+        place(self).cmp(&place(other))
     }
 }
 
@@ -71,16 +63,4 @@ impl FromStr for NumberFormat {
     }
 }
 
-impl TryFrom<String> for NumberFormat {
-    type Error = PrecisionError;
-
-    fn try_from(text: String) -> Result<Self, PrecisionError> {
-        text.parse()
-    }
-}
-
-impl From<NumberFormat> for String {
-    fn from(format: NumberFormat) -> String {
-        format.to_string()
-    }
-}
+dr_precision::serde_as_text!(NumberFormat, PrecisionError);

@@ -1,6 +1,6 @@
 //! A picture of what less loss costs: a line of best plans, and named points to compare them with.
 
-use super::plot::{COLOURS, FONT, GRID, INK};
+use super::plot::{Area, COLOURS, FONT, INK, picture, styled};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::error::Error;
@@ -17,14 +17,10 @@ const SIZE: (u32, u32) = (860, 520);
 /// Draws losses over what is limited, as SVG. The losses' axis is logarithmic: a loss of 0 is drawn below all others. The
 /// error is a message.
 pub(crate) fn draw(title: &str, axis: &str, line: &[(f64, f64)], marks: &[Mark]) -> Result<String, String> {
-    let mut svg = String::new();
-    draw_into(&mut svg, title, axis, line, marks).map_err(|error| error.to_string())?;
-    Ok(svg)
+    picture(SIZE, title, 20, |body| draw_on(body, axis, line, marks))
 }
 
-fn draw_into(
-    svg: &mut String, title: &str, axis: &str, line: &[(f64, f64)], marks: &[Mark],
-) -> Result<(), Box<dyn Error>> {
+fn draw_on(body: &Area, axis: &str, line: &[(f64, f64)], marks: &[Mark]) -> Result<(), Box<dyn Error>> {
     let all = || line.iter().copied().chain(marks.iter().map(|mark| mark.at)).filter(|(x, _)| x.is_finite());
     let range = |values: &mut dyn Iterator<Item = f64>| {
         values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
@@ -37,27 +33,17 @@ fn draw_into(
     let (low, high) = ((low - 0.3).floor(), (high + 0.15).max(low + 0.5));
     let room = (right - left) * 0.06;
     let at = |(x, y): (f64, f64)| (x, if y > 0.0 { y.log10().max(low) } else { low });
-
-    let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
-    root.fill(&WHITE)?;
-    let body = root.titled(title, (FONT, 20).into_font().color(&INK))?;
-    let mut chart = ChartBuilder::on(&body)
+    let mut chart = ChartBuilder::on(body)
         .margin(16)
         .x_label_area_size(46)
         .y_label_area_size(70)
         .build_cartesian_2d(left - room..right + room, low..high)?;
-    chart
-        .configure_mesh()
+    styled(&mut chart.configure_mesh())
         .x_labels(8)
         .y_labels((high - low).ceil() as usize + 1)
         .y_label_formatter(&|exponent| format!("{:.0e}", 10f64.powf(*exponent)))
         .x_desc(axis)
         .y_desc("Predicted loss")
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID)
-        .axis_style(INK)
-        .label_style((FONT, 14).into_font().color(&INK))
-        .axis_desc_style((FONT, 15).into_font().color(&INK))
         .draw()?;
     let best: Vec<(f64, f64)> = line.iter().copied().filter(|(x, _)| x.is_finite()).map(at).collect();
     chart.draw_series(LineSeries::new(best.iter().copied(), COLOURS[0].stroke_width(2)))?;
@@ -69,8 +55,5 @@ fn draw_into(
             + Text::new(mark.name.clone(), (7, -5), name.clone());
         chart.draw_series([label])?;
     }
-    root.present()?;
-    drop(chart);
-    drop(body);
     Ok(())
 }

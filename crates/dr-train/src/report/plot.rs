@@ -1,19 +1,21 @@
 //! `report.svg`: accuracy per precision on the left, training curves on the right.
 
 use super::{NumberFormat, Report, TrainPhase};
+use plotters::chart::MeshStyle;
 use plotters::coord::Shift;
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::error::Error;
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 const SIZE: (u32, u32) = (1240, 520);
 /// Of the left panel.
 const BARS_WIDTH: u32 = 560;
 pub(super) const FONT: &str = "sans-serif";
 pub(super) const INK: RGBColor = RGBColor(40, 40, 40);
-pub(super) const GRID: RGBColor = RGBColor(225, 225, 225);
+const GRID: RGBColor = RGBColor(225, 225, 225);
 const FLOAT: RGBColor = RGBColor(90, 90, 90);
 /// Of the precisions, highest first; distinguishable with any colour vision (Okabe and Ito's, less the yellow).
 pub(super) const COLOURS: [RGBColor; 6] = [
@@ -25,53 +27,63 @@ pub(super) const COLOURS: [RGBColor; 6] = [
     RGBColor(86, 180, 233),
 ];
 
-/// One entry of a legend.
+/// What stands before a name in a legend.
 enum Key {
-    Line(String, ShapeStyle),
-    Box(&'static str, ShapeStyle),
+    Line(ShapeStyle),
+    Box(ShapeStyle),
 }
 
 /// A row of entries above a panel, where no data can be; returns what is left of the area.
-fn legend<'a>(area: &Area<'a>, keys: &[Key]) -> Result<Area<'a>, Box<dyn Error>> {
+fn legend<'a>(area: &Area<'a>, keys: &[(String, Key)]) -> Result<Area<'a>, Box<dyn Error>> {
     let (strip, rest) = area.split_vertically(30);
     let style = (FONT, 13).into_font().color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
     let (mut x, y) = (78, 18);
-    for key in keys {
-        let label = match key {
-            Key::Line(label, style) => {
-                strip.draw(&PathElement::new([(x, y), (x + 18, y)], *style))?;
-                label.as_str()
-            }
-            Key::Box(label, style) => {
-                strip.draw(&Rectangle::new([(x + 3, y - 6), (x + 15, y + 6)], *style))?;
-                label
-            }
-        };
-        strip.draw(&Text::new(label, (x + 24, y), style.clone()))?;
+    for (label, key) in keys {
+        match *key {
+            Key::Line(style) => strip.draw(&PathElement::new([(x, y), (x + 18, y)], style))?,
+            Key::Box(style) => strip.draw(&Rectangle::new([(x + 3, y - 6), (x + 15, y + 6)], style))?,
+        }
+        strip.draw(&Text::new(label.as_str(), (x + 24, y), style.clone()))?;
         // The width of a text is the viewer's business: about 7 pixels a letter, and some room.
         x += 24 + 7 * label.len() as i32 + 18;
     }
     Ok(rest)
 }
 
-/// Draws the report; the error is a message.
-pub(super) fn draw(report: &Report) -> Result<String, String> {
+/// A picture as SVG: a title in letters of this size, and below it what `draw` puts there. The error is a message.
+pub(super) fn picture(
+    size: (u32, u32), title: &str, letters: u32, draw: impl FnOnce(&Area) -> Result<(), Box<dyn Error>>,
+) -> Result<String, String> {
     let mut svg = String::new();
-    draw_into(&mut svg, report).map_err(|error| error.to_string())?;
+    let draw_into = |svg: &mut String| -> Result<(), Box<dyn Error>> {
+        let root = SVGBackend::with_string(svg, size).into_drawing_area();
+        root.fill(&WHITE)?;
+        draw(&root.titled(title, (FONT, letters).into_font().color(&INK))?)?;
+        Ok(root.present()?)
+    };
+    draw_into(&mut svg).map_err(|error| error.to_string())?;
     Ok(svg)
 }
 
-fn draw_into(svg: &mut String, report: &Report) -> Result<(), Box<dyn Error>> {
-    let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
-    root.fill(&WHITE)?;
+/// The look of all axes and grids.
+pub(super) fn styled<'m, 'a, 'b, 'c>(mesh: &'m mut Mesh<'a, 'b, 'c>) -> &'m mut Mesh<'a, 'b, 'c> {
+    mesh.light_line_style(TRANSPARENT)
+        .bold_line_style(GRID)
+        .axis_style(INK)
+        .label_style((FONT, 14).into_font().color(&INK))
+        .axis_desc_style((FONT, 15).into_font().color(&INK))
+}
+
+type Mesh<'a, 'b, 'c> = MeshStyle<'a, 'b, RangedCoordf64, RangedCoordf64, SVGBackend<'c>>;
+
+/// Draws the report; the error is a message.
+pub(super) fn draw(report: &Report) -> Result<String, String> {
     let title = format!("{} on {}, one network at every precision", report.model, report.dataset);
-    let body = root.titled(&title, (FONT, 22).into_font().color(&INK))?;
-    let (left, right) = body.split_horizontally(BARS_WIDTH);
-    bars(&left, report)?;
-    curves(&right, report)?;
-    root.present()?;
-    drop((left, right, body));
-    Ok(())
+    picture(SIZE, &title, 22, |body| {
+        let (left, right) = body.split_horizontally(BARS_WIDTH);
+        bars(&left, report)?;
+        curves(&right, report)
+    })
 }
 
 fn colour(report: &Report, format: NumberFormat) -> RGBColor {
@@ -99,11 +111,11 @@ fn bars(area: &Area, report: &Report) -> Result<(), Box<dyn Error>> {
 
     let mut keys = Vec::new();
     if separate {
-        keys.push(Key::Box("one network", INK.filled()));
-        keys.push(Key::Box("separate networks", INK.mix(0.4).filled()));
+        keys.push(("one network".to_owned(), Key::Box(INK.filled())));
+        keys.push(("separate networks".to_owned(), Key::Box(INK.mix(0.4).filled())));
     }
     if let Some(float) = report.float {
-        keys.push(Key::Line(format!("float ({:.1})", float.top1), FLOAT.stroke_width(2)));
+        keys.push((format!("float ({:.1})", float.top1), Key::Line(FLOAT.stroke_width(2))));
     }
     let area = &legend(area, &keys)?;
     let mut chart = ChartBuilder::on(area)
@@ -111,18 +123,12 @@ fn bars(area: &Area, report: &Report) -> Result<(), Box<dyn Error>> {
         .x_label_area_size(46)
         .y_label_area_size(62)
         .build_cartesian_2d(-0.5..count as f64 - 0.5, low..high)?;
-    chart
-        .configure_mesh()
+    styled(&mut chart.configure_mesh())
         .disable_x_mesh()
         .x_labels(0)
         .y_labels(7)
         .y_label_formatter(&|percent| tick(*percent))
         .y_desc("Top-1 on the test split (%)")
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID)
-        .axis_style(INK)
-        .label_style((FONT, 14).into_font().color(&INK))
-        .axis_desc_style((FONT, 15).into_font().color(&INK))
         .draw()?;
 
     let top_centre = Pos::new(HPos::Center, VPos::Top);
@@ -221,17 +227,17 @@ fn curves(area: &Area, report: &Report) -> Result<(), Box<dyn Error>> {
     }
     let (low, high) = curve_range(&lines);
     let epochs = report.history.len() as f64;
-    let keys = lines
-        .iter()
-        .map(|line| Key::Line(line.format.to_string(), colour(report, line.format).stroke_width(2)));
+    let keys = lines.iter().map(|line| {
+        let style = colour(report, line.format).stroke_width(2);
+        (line.format.to_string(), Key::Line(style))
+    });
     let area = &legend(area, &keys.collect::<Vec<_>>())?;
     let mut chart = ChartBuilder::on(area)
         .margin(16)
         .x_label_area_size(46)
         .y_label_area_size(62)
         .build_cartesian_2d(0.5..epochs + 0.5, low..high)?;
-    chart
-        .configure_mesh()
+    styled(&mut chart.configure_mesh())
         .disable_x_mesh()
         .x_labels(10)
         .y_labels(8)
@@ -239,11 +245,6 @@ fn curves(area: &Area, report: &Report) -> Result<(), Box<dyn Error>> {
         .y_label_formatter(&|percent| tick(*percent))
         .x_desc("Epoch")
         .y_desc("Top-1 on the validation split (%)")
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID)
-        .axis_style(INK)
-        .label_style((FONT, 14).into_font().color(&INK))
-        .axis_desc_style((FONT, 15).into_font().color(&INK))
         .draw()?;
 
     let float_epochs = report.history.iter().filter(|record| record.phase == TrainPhase::Float).count();

@@ -6,10 +6,10 @@ use super::plot;
 use crate::config::{DatasetKind, TaskKind, TrainConfig};
 #[cfg(feature = "program")]
 use crate::files::write_atomically;
+use crate::files::{FileError, at};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use thiserror::Error;
 
 /// The name of the report in the folder of a run.
@@ -138,21 +138,11 @@ pub struct CurvePoint {
 #[non_exhaustive]
 pub enum ReportError {
     /// The file system.
-    #[error("`{}` cannot be written: {error}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        error: io::Error,
-    },
+    #[error("`{}` cannot be written: {}", .0.path.display(), .0.source)]
+    Write(FileError),
     /// The file system.
-    #[error("`{}` cannot be read: {error}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        error: io::Error,
-    },
+    #[error("`{}` cannot be read: {}", .0.path.display(), .0.source)]
+    Read(FileError),
     /// The results cannot be put into JSON, or the JSON is not that of a report.
     #[error("the report's JSON: {0}")]
     Json(#[from] serde_json::Error),
@@ -187,8 +177,7 @@ impl Report {
     pub fn save(&self, folder: &Path) -> Result<(), ReportError> {
         for (name, content) in [("report.svg", self.to_svg()?), (JSON_FILE, self.to_json()?)] {
             let path = folder.join(name);
-            write_atomically(&path, content.as_bytes())
-                .map_err(|error| ReportError::Write { path, error })?;
+            write_atomically(&path, content.as_bytes()).map_err(at(&path)).map_err(ReportError::Write)?;
         }
         Ok(())
     }
@@ -199,7 +188,7 @@ impl Report {
     /// If there is none that can be read.
     pub fn load(folder: &Path) -> Result<Self, ReportError> {
         let path = folder.join(JSON_FILE);
-        let json = std::fs::read(&path).map_err(|error| ReportError::Read { path, error })?;
+        let json = std::fs::read(&path).map_err(at(&path)).map_err(ReportError::Read)?;
         Ok(serde_json::from_slice(&json)?)
     }
 

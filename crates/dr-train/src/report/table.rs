@@ -9,36 +9,58 @@ impl Report {
     /// report has them.
     #[must_use]
     pub fn table(&self) -> String {
+        let quality = |measured: &Measured| measured.quality.unwrap_or(f64::NAN);
         match self.task {
-            TaskKind::Language => return self.perplexities(),
-            TaskKind::Segment => return self.qualities("mIoU (%)", "pixels (%)"),
-            TaskKind::Detect => return self.qualities("mAP (%)", "classes (%)"),
-            TaskKind::Classify => {}
+            // Between how many equally likely tokens a language model is as unsure.
+            TaskKind::Language => self.rows(
+                &["perplexity", "vs. float (%)", "top-1 (%)"],
+                |measured| format!("{:.3}", measured.loss.exp()),
+                |a, b| 100.0 * ((a.loss - b.loss).exp() - 1.0),
+            ),
+            // What is said about every part of an image.
+            TaskKind::Segment | TaskKind::Detect => self.rows(
+                match self.task {
+                    TaskKind::Segment => &["mIoU (%)", "vs. float", "pixels (%)"],
+                    _ => &["mAP (%)", "vs. float", "classes (%)"],
+                },
+                |measured| format!("{:.2}", quality(measured)),
+                |a, b| quality(a) - quality(b),
+            ),
+            TaskKind::Classify => self.rows(
+                &["top-1 (%)", "vs. float"],
+                |measured| format!("{:.2}", measured.top1),
+                |a, b| a.top1 - b.top1,
+            ),
         }
-        let mut header = vec!["precision", "top-1 (%)", "vs. float", "model bytes"];
-        if !self.single.is_empty() {
+    }
+
+    /// A row for each format: what `value` shows, how much better that is than in floats, `top1` if that is something else, and
+    /// bytes; of classes separately trained networks, too, if there are some.
+    fn rows(
+        &self, columns: &[&str], value: impl Fn(&Measured) -> String,
+        difference: impl Fn(&Measured, &Measured) -> f64,
+    ) -> String {
+        let classes = self.task == TaskKind::Classify;
+        let separate = classes && !self.single.is_empty();
+        let mut header = [&["precision"][..], columns, &["model bytes"]].concat();
+        if separate {
             header.extend(["separate (%)", "vs. separate"]);
         }
         let mut rows = vec![header.into_iter().map(str::to_owned).collect()];
         let float = self.float.map(|measured| (NumberFormat::Float, measured));
         let precisions = self.precisions.iter().map(|result| (result.precision, result.measured));
         for (format, measured) in float.into_iter().chain(precisions) {
-            let difference = match (format, self.float) {
-                (NumberFormat::Quantized(_) | NumberFormat::Mixed, Some(float)) => {
-                    signed(measured.top1 - float.top1)
-                }
-                _ => "-".to_owned(),
-            };
-            let mut row = vec![
-                format.to_string(),
-                format!("{:.2}", measured.top1),
-                difference,
-                thousands(measured.model_bytes),
-            ];
-            if !self.single.is_empty() {
+            let float = self.float.filter(|_| format != NumberFormat::Float);
+            let difference = float.map(|float| signed(difference(&measured, &float)));
+            let mut row = vec![format.to_string(), value(&measured), or_none(difference)];
+            if !classes {
+                row.push(format!("{:.2}", measured.top1));
+            }
+            row.push(thousands(measured.model_bytes));
+            if separate {
                 let single = self.single_top1(format);
-                row.push(single.map_or("-".to_owned(), |top1| format!("{top1:.2}")));
-                row.push(single.map_or("-".to_owned(), |top1| signed(measured.top1 - top1)));
+                row.push(or_none(single.map(|top1| format!("{top1:.2}"))));
+                row.push(or_none(single.map(|top1| signed(measured.top1 - top1))));
             }
             rows.push(row);
         }
@@ -46,41 +68,8 @@ impl Report {
     }
 }
 
-impl Report {
-    /// The table of a language model: between how many equally likely tokens it is as unsure.
-    fn perplexities(&self) -> String {
-        let header = ["precision", "perplexity", "vs. float (%)", "top-1 (%)", "model bytes"];
-        let difference = |a: &Measured, b: &Measured| 100.0 * ((a.loss - b.loss).exp() - 1.0);
-        self.rows(header, |measured| format!("{:.3}", measured.loss.exp()), difference)
-    }
-
-    /// The table of a network that says something about every part of an image.
-    fn qualities(&self, quality: &str, top1: &str) -> String {
-        let of = |measured: &Measured| measured.quality.unwrap_or(f64::NAN);
-        let header = ["precision", quality, "vs. float", top1, "model bytes"];
-        self.rows(header, |measured| format!("{:.2}", of(measured)), |a, b| of(a) - of(b))
-    }
-
-    /// A row for each format: what `value` shows, how much better that is than in floats, `top1` and bytes.
-    fn rows(
-        &self, header: [&str; 5], value: impl Fn(&Measured) -> String,
-        difference: impl Fn(&Measured, &Measured) -> f64,
-    ) -> String {
-        let mut rows = vec![header.map(str::to_owned).to_vec()];
-        let float = self.float.map(|measured| (NumberFormat::Float, measured));
-        let precisions = self.precisions.iter().map(|result| (result.precision, result.measured));
-        for (format, measured) in float.into_iter().chain(precisions) {
-            let difference = match (format, &self.float) {
-                (NumberFormat::Quantized(_) | NumberFormat::Mixed, Some(float)) => {
-                    signed(difference(&measured, float))
-                }
-                _ => "-".to_owned(),
-            };
-            let (top1, bytes) = (format!("{:.2}", measured.top1), thousands(measured.model_bytes));
-            rows.push(vec![format.to_string(), value(&measured), difference, top1, bytes]);
-        }
-        aligned(&rows)
-    }
+fn or_none(cell: Option<String>) -> String {
+    cell.unwrap_or_else(|| "-".to_owned())
 }
 
 /// The first column to the left, the others to the right; a rule below the first row.
@@ -115,13 +104,8 @@ fn signed(points: f64) -> String {
 
 /// `1234567` as `1,234,567`.
 pub(crate) fn thousands(number: usize) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
+    match number {
+        ..1000 => number.to_string(),
+        _ => format!("{},{:03}", thousands(number / 1000), number % 1000),
     }
-    text
 }

@@ -1,5 +1,6 @@
 //! What can be wrong with a text; every message is one line.
 
+use crate::files::FileError;
 use std::{io, path::PathBuf};
 
 /// Why a text, a tokenizer or a list of choices cannot be used.
@@ -7,13 +8,8 @@ use std::{io, path::PathBuf};
 #[non_exhaustive]
 pub enum TextError {
     /// It cannot be read.
-    #[error("`{}`: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Read(#[from] FileError),
     /// Not a text.
     #[error("`{}`: not UTF-8 from byte {position} on: expected a text", path.display())]
     Utf8 {

@@ -9,6 +9,7 @@ pub use dr_runtime::text::{TextStream, Tokenizer};
 pub use error::TextError;
 pub use loader::{Pieces, TextLoader};
 
+use crate::files::at;
 use flate2::read::GzDecoder;
 use std::io::Read;
 use std::path::Path;
@@ -37,8 +38,7 @@ pub struct TextSplits {
 pub fn read(file: Option<&Path>) -> Result<String, TextError> {
     match file {
         Some(path) => {
-            let bytes =
-                std::fs::read(path).map_err(|source| TextError::Read { path: path.into(), source })?;
+            let bytes = std::fs::read(path).map_err(at(path))?;
             String::from_utf8(bytes).map_err(|error| TextError::Utf8 {
                 path: path.into(),
                 position: error.utf8_error().valid_up_to(),

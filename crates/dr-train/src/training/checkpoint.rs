@@ -20,16 +20,12 @@ pub(super) const PARTS: [&str; 3] = ["model", "optim", "scheduler"];
 
 /// Writes one part of the checkpoints of a phase.
 pub(super) struct AtomicCheckpointer {
-    directory: PathBuf,
-    part: &'static str,
-    history: SharedHistory,
+    pub directory: PathBuf,
+    pub part: &'static str,
+    pub history: SharedHistory,
 }
 
 impl AtomicCheckpointer {
-    pub(super) fn new(directory: &Path, part: &'static str, history: SharedHistory) -> Self {
-        Self { directory: directory.to_path_buf(), part, history }
-    }
-
     fn save<R: Checkpoint>(&self, to: &Path, record: R) -> Result<(), CheckpointerError> {
         let temporary = self.directory.join(format!("{UNFINISHED}{}.bpk", self.part));
         record.save(temporary.clone())?;
@@ -92,14 +88,8 @@ pub(super) fn is_sound<I: Input, T: Target>(directory: &Path, epoch: usize, trai
 
 /// Saves every epoch; keeps the last two and the best on validation.
 pub(super) struct LastAndBest {
-    directory: PathBuf,
-    history: SharedHistory,
-}
-
-impl LastAndBest {
-    pub(super) fn new(directory: &Path, history: SharedHistory) -> Self {
-        Self { directory: directory.to_path_buf(), history }
-    }
+    pub directory: PathBuf,
+    pub history: SharedHistory,
 }
 
 impl CheckpointingStrategy for LastAndBest {

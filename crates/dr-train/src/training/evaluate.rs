@@ -5,17 +5,15 @@ use crate::nn::{Model, Pass, Value};
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::Tensor;
-use serde::{Deserialize, Serialize};
 
 /// How well a network does on a split.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Score {
     /// Right answers, in percent.
     pub top1: f64,
     /// Mean loss: of classes the cross entropy, in nats.
     pub loss: f64,
     /// See [`Measured`](crate::report::Measured).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quality: Option<f64>,
 }
 

@@ -2,13 +2,14 @@
 
 use super::metric::{LOSS, TOP1};
 use super::phase::Phase;
-use crate::report::{CurvePoint, EpochRecord, NumberFormat, TrainPhase};
+use crate::files::{at, write_atomically};
+use crate::report::{CurvePoint, EpochRecord, NumberFormat};
 use burn::train::logger::{MetricLogger, TrainingProgressLogger};
 use burn::train::metric::store::{EpochSummary, MetricsUpdate, Split};
 use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
@@ -59,12 +60,7 @@ pub(super) struct SharedHistory {
 #[derive(Debug)]
 struct State {
     history: History,
-    path: PathBuf,
-    name: String,
-    phase: TrainPhase,
-    epochs: usize,
-    items: &'static str,
-    by_loss: bool,
+    phase: Phase,
     print: bool,
     started: Option<Instant>,
     split: String,
@@ -82,17 +78,11 @@ impl SharedHistory {
     /// Goes on after the epochs up to `finished` that the phase's file has. `waited` are the microseconds that training has waited
     /// for images.
     pub(super) fn new(phase: &Phase, finished: usize, print: bool, waited: Arc<AtomicU64>) -> Self {
-        let path = phase.history_file();
-        let mut history = History::load(&path);
+        let mut history = History::load(&phase.history_file());
         history.epochs.retain(|record| record.epoch <= finished);
         let state = State {
             history,
-            path,
-            name: phase.name.clone(),
-            phase: phase.kind,
-            epochs: phase.epochs,
-            items: phase.items,
-            by_loss: phase.by_loss,
+            phase: phase.clone(),
             print,
             started: None,
             split: String::new(),
@@ -128,8 +118,9 @@ impl SharedHistory {
 
 impl State {
     fn finish_epoch(&mut self, epoch: usize) {
-        let (phase, seconds, curves) = (self.phase, self.seconds, std::mem::take(&mut self.current));
-        let record = EpochRecord { phase, epoch, seconds, curves };
+        let Phase { name, kind, epochs, items, by_loss, .. } = &self.phase;
+        let (seconds, curves) = (self.seconds, std::mem::take(&mut self.current));
+        let record = EpochRecord { phase: *kind, epoch, seconds, curves };
         if self.print {
             let loss = record.curves.values().map(|point| point.train_loss).sum::<f64>();
             let loss = loss / record.curves.len().max(1) as f64;
@@ -139,8 +130,7 @@ impl State {
             };
             let valid = validated(&record).map(|(format, point)| format!("{format} {}", shown(point)));
             let valid = valid.collect::<Vec<_>>().join("  ");
-            let of = if self.by_loss { "loss" } else { "top-1 %" };
-            let (name, epochs, items) = (&self.name, self.epochs, self.items);
+            let of = if *by_loss { "loss" } else { "top-1 %" };
             let rate = self.count as f64 / seconds.max(1e-9);
             let waited = self.waited.swap(0, Ordering::Relaxed) as f64 / 1e4 / seconds.max(1e-9);
             eprintln!(
@@ -150,8 +140,9 @@ impl State {
         self.history.epochs.retain(|earlier| earlier.epoch < epoch);
         self.history.epochs.push(record);
         let saved = serde_json::to_vec(&self.history).map_err(std::io::Error::other);
-        if let Err(error) = saved.and_then(|json| crate::files::write_atomically(&self.path, &json)) {
-            self.failure.get_or_insert(format!("`{}`: {error}", self.path.display()));
+        let path = self.phase.history_file();
+        if let Err(error) = saved.and_then(|json| write_atomically(&path, &json)) {
+            self.failure.get_or_insert(at(&path)(error).to_string());
         }
     }
 }
@@ -172,7 +163,7 @@ impl MetricLogger for SharedHistory {
             match (split, quantity) {
                 (Split::Train, LOSS) => point.train_loss = value,
                 (Split::Valid, TOP1) => point.valid_top1 = value,
-                (Split::Valid, LOSS) if state.by_loss => point.valid_loss = Some(value),
+                (Split::Valid, LOSS) if state.phase.by_loss => point.valid_loss = Some(value),
                 _ => {}
             }
         }

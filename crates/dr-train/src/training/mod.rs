@@ -12,7 +12,7 @@ mod run;
 mod step;
 
 pub use alrs::{eta, lambda};
-pub use draws::{DrawError, Draws};
+pub use draws::Draws;
 pub use evaluate::{Score, evaluate, score};
 pub use history::History;
 pub use phase::Phase;

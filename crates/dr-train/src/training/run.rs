@@ -1,14 +1,13 @@
 //! Training through one phase on Burn's `Learner`.
 
 use super::checkpoint::{AtomicCheckpointer, LastAndBest, PARTS, is_sound, load_model, path};
-use super::draws::DrawError;
 use super::history::{History, SharedHistory};
 use super::metric::{PassMetric, Quantity};
 use super::optimizer::{optimizer, schedule};
 use super::phase::Phase;
 use super::step::{Objective, Trainee};
 use crate::data::{Batch, Input, Target, TrainingLoader};
-use crate::files::remove_leftovers;
+use crate::files::{FileError, at, remove_leftovers};
 use crate::nn::{Model, Value};
 use crate::report::NumberFormat;
 use burn::data::dataloader::DataLoader;
@@ -71,13 +70,8 @@ pub enum PhaseError {
         reason: String,
     },
     /// The directory could not be made.
-    #[error("`{}`: {source}", path.display())]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Directory(#[from] FileError),
 }
 
 fn kept(checkpoint: &Option<PathBuf>) -> String {
@@ -99,11 +93,10 @@ pub fn run_phase<I: Input + Into<Value>, T: Target>(
     valid: Arc<dyn DataLoader<Batch<I, T>>>, interrupter: &Interrupter,
 ) -> Result<PhaseOutcome, PhaseError> {
     let checkpoints = phase.checkpoints();
-    std::fs::create_dir_all(&checkpoints)
-        .map_err(|source| PhaseError::Directory { path: checkpoints.clone(), source })?;
+    std::fs::create_dir_all(&checkpoints).map_err(at(&checkpoints))?;
     // The history lies beside the checkpoints' folder.
     for path in [&phase.directory, &checkpoints] {
-        remove_leftovers(path).map_err(|source| PhaseError::Directory { path: path.clone(), source })?;
+        remove_leftovers(path).map_err(at(path))?;
     }
     objective.interrupter = interrupter.clone();
     let devices = phase.devices.len().max(1);
@@ -118,7 +111,7 @@ pub fn run_phase<I: Input + Into<Value>, T: Target>(
     if finished < phase.epochs {
         let steps_per_epoch = train.num_batches().div_ceil(devices).max(1);
         if let Some(draws) = &objective.draws {
-            let stopped = |error: DrawError| PhaseError::Stopped {
+            let stopped = |error: FileError| PhaseError::Stopped {
                 phase: phase.name.clone(),
                 reason: error.to_string(),
             };
@@ -133,14 +126,21 @@ pub fn run_phase<I: Input + Into<Value>, T: Target>(
                 .with_orders(objective.batches() as u32)
                 .starting_at((phase.epochs_before + finished) as u64),
         );
-        let checkpointer = |part: usize| AtomicCheckpointer::new(&checkpoints, PARTS[part], history.clone());
+        let checkpointer = |part: usize| AtomicCheckpointer {
+            directory: checkpoints.clone(),
+            part: PARTS[part],
+            history: history.clone(),
+        };
         let mut training = SupervisedTraining::new(&phase.directory, train, valid)
             .num_epochs(phase.epochs)
             .with_interrupter(interrupter.clone())
             .with_application_logger(None)
             .with_metric_logger(history.clone())
             .with_progress_logger(history.clone())
-            .with_checkpointing_strategy(LastAndBest::new(&checkpoints, history.clone()))
+            .with_checkpointing_strategy(LastAndBest {
+                directory: checkpoints.clone(),
+                history: history.clone(),
+            })
             .with_custom_checkpointers(checkpointer(0), checkpointer(1), checkpointer(2))
             .label(&phase.name);
         for (position, format) in objective.passes.iter().enumerate() {

@@ -5,17 +5,16 @@ use super::draws::Draws;
 use super::metric::{PassOutput, StepOutput};
 use crate::config::ComputeKind;
 use crate::data::{Batch, Input, Target};
-use crate::nn::quantizers::Kind;
 use crate::nn::{Assignment, Model, Pass, Value};
 use crate::report::NumberFormat;
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Tensor, activation::log_softmax, activation::softmax};
 use burn::train::{InferenceStep, Interrupter, TrainOutput, TrainStep};
 use dr_precision::Precision;
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -282,11 +281,9 @@ impl<I: Input + Into<Value>, T: Target> TrainStep for Trainee<I, T> {
         let (scale_rate, alrs) = (self.objective.scale_rate, self.objective.alrs);
         let learned = alrs::learned(&mut self.model);
         let rates = alrs::learning_rates(&learned, &grads, weights, weights * scale_rate, alrs);
-        let scales = learned.iter().filter(|learned| learned.kind == Kind::Scale);
-        let scales = scales.map(|scale| scale.id).collect();
-        let mut before = Scales { ids: scales, values: HashMap::new() };
-        self.model.visit(&mut before);
-        optim.step(rates, self, grads).map(&mut BoundedScales(before.values))
+        let layers = self.model.layers().into_iter();
+        let before = layers.flat_map(|layer| layer.layer.quantizers().scales_by_id()).collect();
+        optim.step(rates, self, grads).map(&mut BoundedScales(before))
     }
 }
 
@@ -303,21 +300,6 @@ impl<I: Input + Into<Value>, T: Target> InferenceStep for Trainee<I, T> {
         // Mixtures have no running statistics to be validated with.
         let passes = self.objective.passes(&[]);
         StepOutput { passes: passes.iter().map(one).collect() }
-    }
-}
-
-/// The values of the scales before a step.
-struct Scales {
-    ids: HashSet<ParamId>,
-    values: HashMap<ParamId, Tensor<1>>,
-}
-
-impl ModuleVisitor for Scales {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if self.ids.contains(&param.id) {
-            let length = param.val().dims().iter().product::<usize>();
-            self.values.insert(param.id, param.val().inner().reshape([length]));
-        }
     }
 }
 
@@ -339,6 +321,8 @@ impl ModuleMapper for Leaves {
 /// The stored scale is the smallest, some thousandths, and its gradient is not: a step can go past zero. A channel whose
 /// scale came out of that at next to nothing has all codes at their ends and outputs that BatchNorm blows up, whose
 /// gradients then throw the scale, and the weights, far off for good.
+///
+/// With the scales before the step.
 struct BoundedScales(HashMap<ParamId, Tensor<1>>);
 
 impl ModuleMapper for BoundedScales {

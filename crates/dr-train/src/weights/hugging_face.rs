@@ -1,10 +1,11 @@
 //! A folder of Hugging Face with a Llama: `config.json`, `tokenizer.json`, and the weights in one safetensors file or several.
 
 use super::state_dict::{StateDictError, read_safetensors};
-use super::{Problem, WeightsError};
+use super::{Problem, WeightsError, take};
 use crate::artifact::{
     Artifact, ArtifactError, Described, Description, TOKENIZER, TensorEntry, parameter_shapes,
 };
+use crate::files::at;
 use crate::models::LlamaConfig;
 use crate::nn::Model;
 use crate::text::Tokenizer;
@@ -45,23 +46,14 @@ pub fn load_hugging_face(dir: &Path, precisions: PrecisionSet) -> Result<Artifac
     let mut problems = vec![];
     let mut tensors: BTreeMap<String, TensorEntry> = BTreeMap::new();
     for (name, expected) in parameter_shapes(&network) {
-        let their_name = hugging_face_name(&name);
-        match theirs.remove(&their_name) {
-            Some(entry) if entry.shape == expected => {
-                tensors.insert(name, entry);
-            }
-            Some(TensorEntry { shape: found, .. }) => {
-                problems.push(Problem::Shape { name: their_name, found, expected });
-            }
-            // A tied head is either not there or the same as the embedding.
-            None if config.tied && name == HEAD && theirs.contains_key(EMBEDDING) => {
-                let entry = theirs.remove(EMBEDDING).filter(|entry| entry.shape == expected);
-                match entry {
-                    Some(entry) => drop(tensors.insert(name, entry)),
-                    None => problems.push(Problem::Missing(their_name)),
-                }
-            }
-            None => problems.push(Problem::Missing(their_name)),
+        let mut their_name = hugging_face_name(&name);
+        // A tied head is either not there or the same as the embedding.
+        if config.tied && name == HEAD && !theirs.contains_key(HEAD) && theirs.contains_key(EMBEDDING) {
+            their_name = EMBEDDING.to_owned();
+        }
+        match take(&mut theirs, their_name, &expected) {
+            Ok(entry) => drop(tensors.insert(name, entry)),
+            Err(problem) => problems.push(problem),
         }
     }
     let is_used = |name: &String| {
@@ -116,6 +108,6 @@ fn shards(dir: &Path) -> Result<BTreeSet<String>, WeightsError> {
 }
 
 fn text(path: &Path) -> Result<String, WeightsError> {
-    let read = std::fs::read_to_string(path);
-    read.map_err(|source| StateDictError::Read { path: path.into(), source }.into())
+    let text = std::fs::read_to_string(path).map_err(at(path));
+    Ok(text.map_err(StateDictError::from)?)
 }

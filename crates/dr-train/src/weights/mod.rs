@@ -12,7 +12,6 @@ use crate::artifact::{
 };
 use crate::models::{ConvNetConfig, LlamaConfigError};
 use crate::nn::Model;
-use crate::text::TextError;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -75,9 +74,6 @@ pub enum WeightsError {
     },
     /// The tokenizer.
     #[error(transparent)]
-    Text(#[from] TextError),
-    /// The tokenizer.
-    #[error(transparent)]
     Tokenizer(#[from] dr_runtime::text::TextError),
     /// The model.
     #[error(transparent)]
@@ -116,6 +112,19 @@ impl fmt::Display for Problem {
 
 fn list(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// Takes a tensor out of a file's, if it is there and has the network's shape.
+fn take(
+    theirs: &mut BTreeMap<String, TensorEntry>, name: String, expected: &[usize],
+) -> Result<TensorEntry, Problem> {
+    match theirs.remove(&name) {
+        Some(entry) if entry.shape == expected => Ok(entry),
+        Some(TensorEntry { shape: found, .. }) => {
+            Err(Problem::Shape { name, found, expected: expected.to_vec() })
+        }
+        None => Err(Problem::Missing(name)),
+    }
 }
 
 /// A float model made of a state dict.
@@ -166,25 +175,16 @@ pub fn import(dict: StateDict, description: Description) -> Result<Imported, Wei
     let mut tensors: BTreeMap<String, TensorEntry> = BTreeMap::new();
     for (name, own) in initial.tensors {
         let Some(their_name) = config.torchvision_name(&name) else { continue };
-        let entry = match theirs.remove(&their_name) {
-            Some(entry) if entry.shape == own.shape => entry,
-            Some(entry) => {
-                let inputs = |shape: &[usize]| shape.get(1..).map(<[usize]>::to_vec);
-                let same_inputs = inputs(&own.shape) == inputs(&entry.shape);
-                let is_head = name.starts_with(HEAD) && same_inputs;
-                let wrong = if is_head { &mut new_head } else { &mut problems };
-                wrong.push(Problem::Shape {
-                    name: their_name,
-                    found: entry.shape,
-                    expected: own.shape.clone(),
-                });
-                own
-            }
-            None => {
-                problems.push(Problem::Missing(their_name));
-                own
-            }
-        };
+        let entry = take(&mut theirs, their_name, &own.shape).unwrap_or_else(|problem| {
+            let same_inputs = |shape: &[usize]| shape.get(1..) == own.shape.get(1..);
+            let other_classes = match &problem {
+                Problem::Shape { found, .. } => name.starts_with(HEAD) && same_inputs(found),
+                _ => false,
+            };
+            let list = if other_classes { &mut new_head } else { &mut problems };
+            list.push(problem);
+            own.clone()
+        });
         tensors.insert(name, entry);
     }
     problems.extend(theirs.into_keys().map(Problem::Unknown));

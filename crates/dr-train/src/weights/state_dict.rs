@@ -1,6 +1,7 @@
 //! [`StateDict`]: named tensors from a safetensors file or from one that PyTorch saved.
 
 use crate::artifact::TensorEntry;
+use crate::files::{FileError, at};
 use half::{bf16, f16};
 use pytorch_reader::{PytorchError, PytorchReader};
 use safetensors::{SafeTensorError, SafeTensors};
@@ -15,13 +16,8 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum StateDictError {
     /// It cannot be read.
-    #[error("`{}`: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Read(#[from] FileError),
     /// A damaged safetensors file.
     #[error("`{}`: not a sound safetensors file: {source}", path.display())]
     Safetensors {
@@ -39,11 +35,8 @@ pub enum StateDictError {
         source: Box<PytorchError>,
     },
     /// Nothing in it.
-    #[error("`{}`: has no tensors: expected a state dict", path.display())]
-    Empty {
-        /// The file.
-        path: PathBuf,
-    },
+    #[error("`{}`: has no tensors: expected a state dict", .0.display())]
+    Empty(PathBuf),
     /// Values that are no floats.
     #[error("`{}`: `{name}` is of type {found}: expected 16-, 32- or 64-bit floats", path.display())]
     Type {
@@ -78,14 +71,14 @@ impl StateDict {
     /// # Errors
     /// If the file cannot be read, is damaged or has other values than floats.
     pub fn load(path: &Path) -> Result<Self, StateDictError> {
-        let tensors = match is_safetensors(path).map_err(|source| at(path, source))? {
+        let tensors = match is_safetensors(path).map_err(at(path))? {
             true => read_safetensors(path)?,
             false => pytorch(path)?,
         };
         let mut tensors: BTreeMap<_, _> =
             tensors.into_iter().filter(|(name, _)| !name.ends_with(COUNTER)).collect();
         if tensors.is_empty() {
-            return Err(StateDictError::Empty { path: path.into() });
+            return Err(StateDictError::Empty(path.into()));
         }
         for wrapping in WRAPPINGS {
             if tensors.keys().all(|name| name.starts_with(wrapping)) {
@@ -97,10 +90,6 @@ impl StateDict {
         }
         Ok(Self { path: path.into(), tensors })
     }
-}
-
-fn at(path: &Path, source: io::Error) -> StateDictError {
-    StateDictError::Read { path: path.into(), source }
 }
 
 /// Whether a file begins as safetensors do: the length of a header of JSON that fits into the file, and its brace.
@@ -118,7 +107,7 @@ fn is_safetensors(path: &Path) -> io::Result<bool> {
 
 /// The float tensors of a safetensors file.
 pub(super) fn read_safetensors(path: &Path) -> Result<BTreeMap<String, TensorEntry>, StateDictError> {
-    let bytes = std::fs::read(path).map_err(|source| at(path, source))?;
+    let bytes = std::fs::read(path).map_err(at(path))?;
     let wrong = |source| StateDictError::Safetensors { path: path.into(), source };
     let tensors = SafeTensors::deserialize(&bytes).map_err(wrong)?;
     let mut entries = BTreeMap::new();
@@ -137,7 +126,7 @@ fn pytorch(path: &Path) -> Result<BTreeMap<String, TensorEntry>, StateDictError>
     let mut entries = BTreeMap::new();
     for (name, tensor) in reader.into_tensors() {
         if !name.ends_with(COUNTER) {
-            let bytes = tensor.read().map_err(|source| at(path, source))?;
+            let bytes = tensor.read().map_err(at(path))?;
             let values = floats(path, &name, &format!("{:?}", tensor.dtype()), &bytes)?;
             entries.insert(name, TensorEntry::f32(tensor.shape(), values));
         }

@@ -2,6 +2,7 @@
 
 use super::masks::RunLengthError;
 use super::{MASK_PIXELS, SIDE};
+use crate::files::FileError;
 use std::path::PathBuf;
 
 /// Why a dataset cannot be read or written.
@@ -9,13 +10,8 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum CocoError {
     /// A file that cannot be read or written.
-    #[error("`{}`: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] FileError),
     /// A picture that cannot be written.
     #[error("`{}`: cannot be written: {source}", path.display())]
     Picture {
@@ -47,11 +43,8 @@ pub enum CocoError {
 #[non_exhaustive]
 pub enum Problem {
     /// No images or no categories.
-    #[error("has no {what}: expected at least one")]
-    Empty {
-        /// What there is none of.
-        what: &'static str,
-    },
+    #[error("has no {0}: expected at least one")]
+    Empty(&'static str),
     /// Two of the same id.
     #[error("{what} {id}: is there more than once: expected an id of its own for each")]
     Duplicate {
@@ -93,17 +86,11 @@ pub enum Problem {
 #[non_exhaustive]
 pub enum Fault {
     /// Of no image in the file.
-    #[error("image {id}: expected the id of one of the images")]
-    Image {
-        /// The id.
-        id: u64,
-    },
+    #[error("image {0}: expected the id of one of the images")]
+    Image(u64),
     /// Of no category in the file.
-    #[error("category {id}: expected the id of one of the categories")]
-    Category {
-        /// The id.
-        id: u64,
-    },
+    #[error("category {0}: expected the id of one of the categories")]
+    Category(u64),
     /// An object to be written that has no category.
     #[error("category at position {found}: expected less than {categories}")]
     Position {
@@ -113,11 +100,8 @@ pub enum Fault {
         categories: usize,
     },
     /// A box without pixels, or with numbers that are none.
-    #[error("box {found:?}: expected left, top, width and height, finite, the last two above 0")]
-    BoxSize {
-        /// The box.
-        found: [f32; 4],
-    },
+    #[error("box {0:?}: expected left, top, width and height, finite, the last two above 0")]
+    BoxSize([f32; 4]),
     /// A box that goes beyond its image.
     #[error("box {found:?}: expected one inside the image of {width}x{height} pixels")]
     BoxOutside {
@@ -161,9 +145,6 @@ pub enum Fault {
     #[error(transparent)]
     RunLengths(#[from] RunLengthError),
     /// More masks than fit in memory.
-    #[error("masks up to here have {found} pixels: expected at most {MASK_PIXELS}, or boxes without masks")]
-    TooMuch {
-        /// How many pixels.
-        found: u64,
-    },
+    #[error("masks up to here have {0} pixels: expected at most {MASK_PIXELS}, or boxes without masks")]
+    TooMuch(u64),
 }

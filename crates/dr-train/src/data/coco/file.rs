@@ -13,23 +13,9 @@ const TOLERANCE: f64 = 1.0;
 /// The keys that are read and written.
 #[derive(Serialize, Deserialize)]
 pub(super) struct File {
-    images: Vec<ImageEntry>,
+    images: Vec<Picture>,
     annotations: Vec<Annotation>,
-    categories: Vec<CategoryEntry>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct ImageEntry {
-    id: u64,
-    file_name: String,
-    width: usize,
-    height: usize,
-}
-
-#[derive(Serialize, Deserialize)]
-struct CategoryEntry {
-    id: u64,
-    name: String,
+    categories: Vec<Category>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -70,17 +56,15 @@ impl File {
     pub fn new(coco: &Coco) -> Result<Self, Problem> {
         let mut categories = coco.categories.clone();
         categories.sort_by_key(|category| category.id);
-        let entry = |&Category { id, ref name }: &Category| CategoryEntry { id, name: name.clone() };
-        let mut file = Self {
-            images: coco.images.iter().map(ImageEntry::new).collect(),
-            annotations: vec![],
-            categories: categories.iter().map(entry).collect(),
-        };
+        let without_objects =
+            |image: &Picture| Picture { file_name: image.file_name.clone(), objects: vec![], ..*image };
+        let images = coco.images.iter().map(without_objects).collect();
+        let mut file = Self { images, annotations: vec![], categories };
         file.check()?;
         for image in &coco.images {
             for object in &image.objects {
                 let id = file.annotations.len() as u64 + 1;
-                let annotation = Annotation::new(id, image, object, &categories);
+                let annotation = Annotation::new(id, image, object, &file.categories);
                 file.annotations.push(annotation.map_err(|fault| Problem::Annotation { id, fault })?);
             }
         }
@@ -91,32 +75,28 @@ impl File {
     fn check(&self) -> Result<(), Problem> {
         for (what, len) in [("images", self.images.len()), ("categories", self.categories.len())] {
             if len == 0 {
-                return Err(Problem::Empty { what });
+                return Err(Problem::Empty(what));
             }
         }
         differ("image", self.images.iter().map(|image| image.id))?;
         differ("category", self.categories.iter().map(|category| category.id))?;
         differ("annotation", self.annotations.iter().map(|annotation| annotation.id))?;
-        self.images.iter().try_for_each(ImageEntry::check)
+        self.images.iter().try_for_each(check_image)
     }
 
     /// The dataset, if the content fits together.
-    pub fn into_coco(self, masks: bool) -> Result<Coco, Problem> {
+    pub fn into_coco(self) -> Result<Coco, Problem> {
         self.check()?;
-        let mut images: Vec<Picture> = self.images.into_iter().map(ImageEntry::into_picture).collect();
+        let Self { mut images, annotations, mut categories } = self;
         images.sort_by_key(|image| image.id);
-        let mut categories: Vec<_> =
-            self.categories.into_iter().map(|CategoryEntry { id, name }| Category { id, name }).collect();
         categories.sort_by_key(|category| category.id);
         let image_of: BTreeMap<u64, usize> = images.iter().map(|image| image.id).zip(0..).collect();
-        if masks {
-            fit_in_memory(&self.annotations, |id| image_of.get(&id).map(|&index| &images[index]))?;
-        }
-        for annotation in self.annotations {
+        fit_in_memory(&annotations, |id| image_of.get(&id).map(|&index| &images[index]))?;
+        for annotation in annotations {
             let (id, image_id) = (annotation.id, annotation.image_id);
-            let found = image_of.get(&image_id).ok_or(Fault::Image { id: image_id });
-            let object = found
-                .and_then(|&index| Ok((index, annotation.into_object(&images[index], &categories, masks)?)));
+            let found = image_of.get(&image_id).ok_or(Fault::Image(image_id));
+            let object =
+                found.and_then(|&index| Ok((index, annotation.into_object(&images[index], &categories)?)));
             let (index, object) = object.map_err(|fault| Problem::Annotation { id, fault })?;
             images[index].objects.push(object);
         }
@@ -132,7 +112,7 @@ fn fit_in_memory<'a>(
     for annotation in annotations.iter().filter(|annotation| annotation.has_mask()) {
         found += image_of(annotation.image_id).map_or(0, |image| (image.width * image.height) as u64);
         if found > MASK_PIXELS {
-            return Err(Problem::Annotation { id: annotation.id, fault: Fault::TooMuch { found } });
+            return Err(Problem::Annotation { id: annotation.id, fault: Fault::TooMuch(found) });
         }
     }
     Ok(())
@@ -148,27 +128,15 @@ fn differ(what: &'static str, ids: impl Iterator<Item = u64>) -> Result<(), Prob
     Ok(())
 }
 
-impl ImageEntry {
-    fn new(image: &Picture) -> Self {
-        let &Picture { id, ref file_name, width, height, .. } = image;
-        Self { id, file_name: file_name.clone(), width, height }
+fn check_image(image: &Picture) -> Result<(), Problem> {
+    let &Picture { id, ref file_name, width, height, .. } = image;
+    if [width, height].iter().any(|side| !(1..=SIDE).contains(side)) {
+        return Err(Problem::ImageSize { id, width, height });
     }
-
-    fn check(&self) -> Result<(), Problem> {
-        let Self { id, width, height, .. } = *self;
-        if [width, height].iter().any(|side| !(1..=SIDE).contains(side)) {
-            return Err(Problem::ImageSize { id, width, height });
-        }
-        if !is_inside_folder(&self.file_name) {
-            return Err(Problem::FileName { id, found: self.file_name.clone() });
-        }
-        Ok(())
+    if !is_inside_folder(file_name) {
+        return Err(Problem::FileName { id, found: file_name.clone() });
     }
-
-    fn into_picture(self) -> Picture {
-        let Self { id, file_name, width, height } = self;
-        Picture { id, file_name, width, height, objects: vec![] }
-    }
+    Ok(())
 }
 
 /// Whether a path stays in the folder that it is relative to, here and where `\` separates folders.
@@ -205,16 +173,13 @@ impl Annotation {
         }
     }
 
-    fn into_object(self, image: &Picture, categories: &[Category], masks: bool) -> Result<Object, Fault> {
+    fn into_object(self, image: &Picture, categories: &[Category]) -> Result<Object, Fault> {
         let category = categories.binary_search_by_key(&self.category_id, |category| category.id);
         Ok(Object {
-            category: category.map_err(|_| Fault::Category { id: self.category_id })?,
+            category: category.map_err(|_| Fault::Category(self.category_id))?,
             bbox: clamped(self.bbox, image)?,
             crowd: self.iscrowd != 0,
-            mask: match self.segmentation {
-                Some(segmentation) if masks => segmentation.into_mask(image)?,
-                _ => None,
-            },
+            mask: self.segmentation.map_or(Ok(None), |segmentation| segmentation.into_mask(image))?,
         })
     }
 }
@@ -223,7 +188,7 @@ impl Annotation {
 fn clamped(bbox: [f32; 4], image: &Picture) -> Result<[f32; 4], Fault> {
     let is_sound = |[_, _, width, height]: [f32; 4]| width > 0.0 && height > 0.0;
     if !is_sound(bbox) || bbox.iter().any(|number| !number.is_finite()) {
-        return Err(Fault::BoxSize { found: bbox });
+        return Err(Fault::BoxSize(bbox));
     }
     let [left, top, width, height] = bbox;
     let spans = clamped_span(left, width, image.width).zip(clamped_span(top, height, image.height));
@@ -231,7 +196,7 @@ fn clamped(bbox: [f32; 4], image: &Picture) -> Result<[f32; 4], Fault> {
         return Err(Fault::BoxOutside { found: bbox, width: image.width, height: image.height });
     };
     let inside = [left, top, width, height];
-    if is_sound(inside) { Ok(inside) } else { Err(Fault::BoxSize { found: bbox }) }
+    if is_sound(inside) { Ok(inside) } else { Err(Fault::BoxSize(bbox)) }
 }
 
 /// The start and the length of what is inside `0..end`; none if it begins or ends too far outside.
@@ -311,7 +276,7 @@ mod tests {
     }
 
     fn parse(value: Value) -> Result<Coco, Problem> {
-        serde_json::from_value::<File>(value).unwrap().into_coco(true)
+        serde_json::from_value::<File>(value).unwrap().into_coco()
     }
 
     /// What comes of the sound file with one value changed.
@@ -367,8 +332,8 @@ mod tests {
 
     #[test]
     fn nothing_in_it_is_an_error() {
-        assert_eq!(with("/images", json!([])), Err(Problem::Empty { what: "images" }));
-        assert_eq!(with("/categories", json!([])), Err(Problem::Empty { what: "categories" }));
+        assert_eq!(with("/images", json!([])), Err(Problem::Empty("images")));
+        assert_eq!(with("/categories", json!([])), Err(Problem::Empty("categories")));
         assert!(with("/annotations", json!([])).is_ok());
     }
 
@@ -384,8 +349,8 @@ mod tests {
 
     #[test]
     fn annotations_are_of_known_images_and_categories() {
-        assert_eq!(fault(with_annotation("image_id", json!(5))), Fault::Image { id: 5 });
-        assert_eq!(fault(with_annotation("category_id", json!(2))), Fault::Category { id: 2 });
+        assert_eq!(fault(with_annotation("image_id", json!(5))), Fault::Image(5));
+        assert_eq!(fault(with_annotation("category_id", json!(2))), Fault::Category(2));
     }
 
     #[test]
@@ -423,7 +388,7 @@ mod tests {
             [[0., 0., 0., 1.], [0., 0., 1., -1.], [1e39, 0., 1., 1.], [0., 0., 1., 1e39], [6., 0., 1., 1.]]
         {
             let found = nothing.map(|number| number as f32);
-            assert_eq!(bbox(json!(nothing)), Fault::BoxSize { found });
+            assert_eq!(bbox(json!(nothing)), Fault::BoxSize(found));
         }
     }
 
@@ -460,10 +425,8 @@ mod tests {
             });
             file["annotations"].as_array_mut().unwrap().push(annotation);
         }
-        let fault = Fault::TooMuch { found: 5 << 30 };
-        assert_eq!(parse(file.clone()), Err(Problem::Annotation { id: 5, fault }));
-        let file: File = serde_json::from_value(file).unwrap();
-        assert_eq!(file.into_coco(false).unwrap().images[1].objects.len(), 6);
+        let fault = Fault::TooMuch(5 << 30);
+        assert_eq!(parse(file), Err(Problem::Annotation { id: 5, fault }));
     }
 
     #[test]

@@ -38,11 +38,8 @@ pub enum RunLengthError {
     #[error("end of the compressed run lengths within a number: expected more characters")]
     End,
     /// A compressed string with a number below 0 or too large.
-    #[error("compressed run length {index}: expected a number from 0 to {}", u32::MAX)]
-    Number {
-        /// Which of the numbers.
-        index: usize,
-    },
+    #[error("compressed run length {0}: expected a number from 0 to {max}", max = u32::MAX)]
+    Number(usize),
 }
 
 impl Mask {
@@ -175,7 +172,7 @@ pub(super) fn decompress(text: &str) -> Result<Vec<usize>, RunLengthError> {
         if group & MORE != 0 {
             // Eight groups hold more than the largest difference.
             if shift > 35 {
-                return Err(RunLengthError::Number { index });
+                return Err(RunLengthError::Number(index));
             }
             continue;
         }
@@ -184,7 +181,7 @@ pub(super) fn decompress(text: &str) -> Result<Vec<usize>, RunLengthError> {
         }
         number += if index > 2 { counts[index - 2] } else { 0 };
         if !(0..=i64::from(u32::MAX)).contains(&number) {
-            return Err(RunLengthError::Number { index });
+            return Err(RunLengthError::Number(index));
         }
         counts.push(number);
         (number, shift) = (0, 0);
@@ -270,10 +267,10 @@ mod tests {
         assert_eq!(decompress("9p"), Err(RunLengthError::Byte { at: 1, byte: b'p' }));
         assert_eq!(decompress("é"), Err(RunLengthError::Byte { at: 0, byte: 0xc3 }));
         assert_eq!(decompress("9o"), Err(RunLengthError::End));
-        assert_eq!(decompress("9O"), Err(RunLengthError::Number { index: 1 }));
-        assert_eq!(decompress("0000O"), Ok(vec![0, 0, 0, 0]).and(Err(RunLengthError::Number { index: 4 })));
-        assert_eq!(decompress("oooooooooooooooo"), Err(RunLengthError::Number { index: 0 }));
-        assert_eq!(decompress("PPPPPPP8"), Err(RunLengthError::Number { index: 0 }));
+        assert_eq!(decompress("9O"), Err(RunLengthError::Number(1)));
+        assert_eq!(decompress("0000O"), Ok(vec![0, 0, 0, 0]).and(Err(RunLengthError::Number(4))));
+        assert_eq!(decompress("oooooooooooooooo"), Err(RunLengthError::Number(0)));
+        assert_eq!(decompress("PPPPPPP8"), Err(RunLengthError::Number(0)));
     }
 
     #[test]

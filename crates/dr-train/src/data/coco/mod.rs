@@ -7,8 +7,9 @@ mod masks;
 pub use error::{CocoError, Fault, Problem};
 pub use masks::{Mask, RunLengthError};
 
-use crate::files::write_atomically;
+use crate::files::{at, write_atomically};
 use file::File;
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// The longest side of a picture.
@@ -26,7 +27,7 @@ pub struct Coco {
 }
 
 /// A kind of object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Category {
     /// As in the file; any number.
     pub id: u64,
@@ -35,7 +36,7 @@ pub struct Category {
 }
 
 /// A picture, without its pixels.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Picture {
     /// As in the file; any number.
     pub id: u64,
@@ -46,6 +47,7 @@ pub struct Picture {
     /// Rows.
     pub height: usize,
     /// What is in it, in the order of the file.
+    #[serde(skip)]
     pub objects: Vec<Object>,
 }
 
@@ -69,22 +71,10 @@ impl Coco {
     /// # Errors
     /// Files that cannot be read, are not JSON of the format, or whose content does not fit together.
     pub fn load(path: &Path) -> Result<Self, CocoError> {
-        Self::read(path, true)
-    }
-
-    /// As [`load`](Self::load), but without masks: for files whose masks would not fit in memory.
-    ///
-    /// # Errors
-    /// Those of [`load`](Self::load), except for wrong masks.
-    pub fn load_boxes(path: &Path) -> Result<Self, CocoError> {
-        Self::read(path, false)
-    }
-
-    fn read(path: &Path, masks: bool) -> Result<Self, CocoError> {
-        let content = std::fs::read(path).map_err(|source| CocoError::Io { path: path.into(), source })?;
+        let content = std::fs::read(path).map_err(at(path))?;
         let file = serde_json::from_slice::<File>(&content);
         let file = file.map_err(|source| CocoError::Format { path: path.into(), source })?;
-        file.into_coco(masks).map_err(|problem| CocoError::Content { path: path.into(), problem })
+        file.into_coco().map_err(|problem| CocoError::Content { path: path.into(), problem })
     }
 
     /// Writes a file that [`load`](Self::load) reads, in one step. Images and categories keep their ids, annotations get
@@ -96,7 +86,7 @@ impl Coco {
         let file = File::new(self).map_err(|problem| CocoError::Content { path: path.into(), problem })?;
         let content = serde_json::to_vec(&file);
         let content = content.map_err(|source| CocoError::Format { path: path.into(), source })?;
-        write_atomically(path, &content).map_err(|source| CocoError::Io { path: path.into(), source })
+        Ok(write_atomically(path, &content).map_err(at(path))?)
     }
 }
 
@@ -137,9 +127,6 @@ mod tests {
             coco.save(&path).unwrap();
             assert_eq!(Coco::load(&path).unwrap(), coco);
         }
-        let mut boxes = coco;
-        boxes.images[1].objects[0].mask = None;
-        assert_eq!(Coco::load_boxes(&path).unwrap(), boxes);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 

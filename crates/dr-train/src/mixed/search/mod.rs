@@ -105,7 +105,7 @@ pub fn minimize(layers: &[LayerChoices], budget: u64) -> Result<Optimum, SearchE
             Outcome::GaveUp => _ = problem.reduce(usize::MAX),
         }
     }
-    let picks = problem.into_best();
+    let picks = problem.best;
     let chosen = || picks.iter().zip(layers).map(|(&pick, layer)| layer.choices[pick]);
     Ok(Optimum { loss: chosen().map(|c| c.loss).sum(), cost: chosen().map(|c| c.cost).sum(), picks })
 }

@@ -12,7 +12,7 @@
 //! are left. The best price comes from the linear relaxation, which is solved by going down the layers' lower convex
 //! hulls, steepest step first (Sinha and Zoltners, "The multiple-choice knapsack problem", 1979).
 
-use super::LayerChoices;
+use super::{Choice, LayerChoices};
 
 /// What is less than the rounding of the bound is no gain: relative to the sum of all that it adds up.
 const ROUNDING: f64 = 1e-12;
@@ -35,7 +35,7 @@ pub(super) struct Reduced {
     pub(super) groups: Vec<Group>,
     pub(super) budget: u64,
     /// The choice of each layer.
-    best: Vec<usize>,
+    pub(super) best: Vec<usize>,
     best_loss: f64,
 }
 
@@ -58,25 +58,17 @@ impl Reduced {
     /// The budget must be enough for the cheapest choices.
     pub(super) fn new(layers: &[LayerChoices], budget: u64) -> Self {
         let group = |(l, layer): (usize, &LayerChoices)| {
-            let item = |(i, choice): (usize, &super::Choice)| Item {
-                loss: choice.loss,
-                cost: choice.cost,
-                picks: vec![(l as u32, i as u32)],
+            let item = |i: usize| {
+                let Choice { loss, cost } = layer.choices[i];
+                Item { loss, cost, picks: vec![(l as u32, i as u32)] }
             };
-            let group: Group = layer.choices.iter().enumerate().map(item).collect();
-            let keys: Vec<Key> = group.iter().map(|item| Key { loss: item.loss, cost: item.cost }).collect();
-            undominated(&keys).into_iter().map(|i| group[i].clone()).collect()
+            undominated(&layer.choices).into_iter().map(item).collect()
         };
         let groups: Vec<Group> = layers.iter().enumerate().map(group).collect();
         let cheapest = vec![0; groups.len()];
         let mut problem = Self { groups, budget, best: vec![0; layers.len()], best_loss: f64::INFINITY };
         problem.offer(&cheapest);
         problem
-    }
-
-    /// The choice of each layer in the best plan so far.
-    pub(super) fn into_best(self) -> Vec<usize> {
-        self.best
     }
 
     /// What the plan costs that takes the item at each of these positions.
@@ -192,14 +184,11 @@ impl Reduced {
             let mut changes = vec![Change { group: usize::MAX, item: 0, loss: 0.0, cost: 0 }];
             for (g, group) in self.groups.iter().enumerate() {
                 let now = &group[plan[g]];
-                changes.extend(group.iter().enumerate().filter(|(i, _)| *i != plan[g]).map(|(i, item)| {
-                    Change {
-                        group: g,
-                        item: i,
-                        loss: item.loss - now.loss,
-                        cost: cost_of(item) - cost_of(now),
-                    }
-                }));
+                let change = |(i, item): (usize, &Item)| {
+                    let (loss, cost) = (item.loss - now.loss, cost_of(item) - cost_of(now));
+                    Change { group: g, item: i, loss, cost }
+                };
+                changes.extend(group.iter().enumerate().filter(|(i, _)| *i != plan[g]).map(change));
             }
             changes.sort_unstable_by_key(|change| change.cost);
             // Up to each position: the best change, and the best of another group.
@@ -258,24 +247,18 @@ impl Reduced {
             let fitting = others.partition_point(|(other, _)| excess + other < bound.gap);
             pairs.extend(others[..fitting].iter().map(|&(_, b)| (a, b)));
         }
-        let keys: Vec<Key> =
-            pairs.iter().map(|(a, b)| Key { loss: a.loss + b.loss, cost: a.cost + b.cost }).collect();
+        let sum = |(a, b): &(&Item, &Item)| Choice { loss: a.loss + b.loss, cost: a.cost + b.cost };
+        let keys: Vec<Choice> = pairs.iter().map(sum).collect();
         let item = |i: usize| {
-            let (a, b) = pairs[i];
-            Item { loss: keys[i].loss, cost: keys[i].cost, picks: [&a.picks[..], &b.picks[..]].concat() }
+            let ((a, b), Choice { loss, cost }) = (pairs[i], keys[i]);
+            Item { loss, cost, picks: [&a.picks[..], &b.picks[..]].concat() }
         };
         undominated(&keys).into_iter().map(item).collect()
     }
 }
 
-#[derive(Clone, Copy)]
-struct Key {
-    loss: f64,
-    cost: u64,
-}
-
 /// The positions of those that lose less than all that cost as much or less, cheapest first.
-fn undominated(keys: &[Key]) -> Vec<usize> {
+fn undominated(keys: &[Choice]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..keys.len()).collect();
     order.sort_unstable_by(|&a, &b| {
         keys[a].cost.cmp(&keys[b].cost).then(keys[a].loss.total_cmp(&keys[b].loss)).then(a.cmp(&b))
