@@ -260,7 +260,7 @@ mod tests {
             let found = minimize(&layers, budget).unwrap();
             let mut merged = Reduced::new(&layers, budget);
             prop_assert!(merged.reduce(usize::MAX));
-            let best: f64 = merged.into_best().iter().zip(&layers).map(|(&i, layer)| layer.choices[i].loss).sum();
+            let best: f64 = merged.best.iter().zip(&layers).map(|(&i, layer)| layer.choices[i].loss).sum();
             prop_assert!((found.loss - best).abs() <= 1e-9 * best, "{} instead of {best}", found.loss);
         }
     }
