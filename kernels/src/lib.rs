@@ -1,14 +1,15 @@
 //! The arithmetic of Double Rounding quantization (arXiv:2502.01199) for Burn: fused fake quantization with its
 //! gradients, packing, switching between bit-widths by a shift, dequantization and scale initialisation.
 //!
-//! Every operation exists four times, and the four agree (see `tests/`):
-//!
 //! | module | what | for |
 //! |---|---|---|
-//! | [`mod@reference`] | straight loops | reading, and testing the others |
-//! | [`cpu`] | rayon over tiles, SIMD chosen at run time | Burn's `flex` backend, or plain slices |
-//! | `cube` (a GPU feature) | CubeCL kernels | wgpu, Vulkan, CUDA and CubeCL's CPU runtime |
-//! | this one | functions over Burn tensors, with autodiff and under Fusion | your Burn project |
+//! | this one | functions over Burn tensors, with autodiff and under Fusion | a Burn project |
+//! | [`host`] | integer products over slices, and what language models compute between them | programs without Burn |
+//! | [`integer`], [`layout`] | what weights and products are, and how codes lie in memory | both |
+//!
+//! Behind these every operation exists three times, in private modules, and the three agree (see `tests/`): `reference` has
+//! straight loops, for tests; `cpu` loops over tiles, in parallel, with SIMD chosen at run time, for slices and for Burn's
+//! `flex`; `cube` CubeCL kernels, for GPUs.
 //!
 //! ```
 //! use burn::tensor::{Device, Tensor};
@@ -27,13 +28,20 @@
 //! ```
 //!
 //! # Features
-//! Without features: the CPU, through Burn's `flex`. `wgpu`, `vulkan`, `cuda` and `cpu` (CubeCL's CPU runtime) each add the
-//! CubeCL kernels and Burn's backend of that name.
+//! `burn`, the default: the functions over tensors, on CPUs through Burn's `flex`. `wgpu`, `vulkan`, `cuda` and `cpu` (CubeCL's
+//! CPU runtime) each add the CubeCL kernels and Burn's backend of that name. `unstable` opens `cpu` and `reference` to the tests
+//! and benchmarks of this workspace.
 
 #[cfg(feature = "burn")]
 #[path = "burn/mod.rs"]
 mod burn_face;
+mod candidates;
+#[cfg(feature = "unstable")]
+#[doc(hidden)]
 pub mod cpu;
+#[cfg(not(feature = "unstable"))]
+#[allow(dead_code, unused_imports, reason = "tests, benchmarks and tensors use more of it than slices do")]
+mod cpu;
 #[cfg(feature = "cube")]
 mod cube;
 mod error;
@@ -41,6 +49,8 @@ mod format;
 pub mod host;
 pub mod integer;
 pub mod layout;
+#[cfg(any(test, feature = "unstable"))]
+#[doc(hidden)]
 pub mod reference;
 
 #[cfg(feature = "burn")]

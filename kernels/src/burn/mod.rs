@@ -158,8 +158,7 @@ pub fn fake_quantize_activation<const D: usize>(
 
 /// The scales that weights start from, for each of `widths` (the stored one first): training-free quantization.
 ///
-/// The stored scale of each group is chosen to serve all widths, the others follow in closed form; see
-/// [`reference::search_scales`](crate::reference::search_scales).
+/// The stored scale of each group is chosen to serve all widths, the others follow in closed form.
 ///
 /// # Errors
 /// Widths that are not highest first, each once; a data type other than f32; more elements than the device can address.

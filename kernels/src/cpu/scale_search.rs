@@ -2,8 +2,8 @@
 
 use super::codes::{Quantizer, Switch};
 use super::isa::{Isa, Kernel};
+use crate::candidates::{CANDIDATES, candidate};
 use crate::layout::ScaleLayout;
-use crate::reference::{CANDIDATES, candidate};
 use dr_precision::BitWidth;
 use rayon::prelude::*;
 

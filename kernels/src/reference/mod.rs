@@ -11,6 +11,7 @@ mod integer;
 mod pack;
 mod scale_search;
 
+pub use crate::candidates::{CANDIDATES, candidate};
 pub use batch_norm::{batch_norm, batch_norm_backward};
 pub use conv2d::{conv2d, conv2d_input_gradient, conv2d_weight_gradient};
 pub use fake_quantize::{
@@ -21,4 +22,4 @@ pub use integer::{
     epilogue, int_conv2d, prepare_panels, prepare_rows, quantize_codes, weight_only, zero_point_addends,
 };
 pub use pack::{dequantize_packed, pack, quantize, quantize_pack, switch_packed, unpack};
-pub use scale_search::{CANDIDATES, candidate, search_scales};
+pub use scale_search::search_scales;
