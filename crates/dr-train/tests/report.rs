@@ -1,7 +1,7 @@
 //! The report as JSON, as a table and as a picture.
 
 use dr_precision::Precision;
-use dr_train::config::{DatasetKind, ModelKind, TaskKind, TrainConfig};
+use dr_train::config::{DatasetKind, TaskKind, TrainConfig};
 use dr_train::report::{
     CurvePoint, EpochRecord, Measured, NumberFormat, PrecisionResult, Report, SingleResult, TrainPhase,
 };
@@ -42,7 +42,7 @@ fn report() -> Report {
     Report {
         task: TaskKind::Classify,
         dataset: DatasetKind::Digits,
-        model: ModelKind::Resnet8.to_string(),
+        model: "resnet8".to_owned(),
         seed: 1,
         device: "flex".to_owned(),
         seconds: 91.5,

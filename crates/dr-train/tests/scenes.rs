@@ -6,12 +6,12 @@ use dr_precision::PrecisionSet;
 use dr_runtime::Arithmetic;
 use dr_runtime::tensors::Network;
 use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, InputShape, SavedModel};
-use dr_train::config::{DatasetKind, Engine, ModelKind, TaskKind};
+use dr_train::config::{DatasetKind, Engine, TaskKind};
 use dr_train::data::scenes::{SceneConfig, Sprite, write_scenes};
 use dr_train::data::{Batch, Normalization, SceneLoader, SceneSet, TrainingLoader};
 use dr_train::detection::{BoxTargets, DecodeOptions, Positions, decode};
 use dr_train::evaluation::{measure_boxes, measure_pixels};
-use dr_train::models::DenseConfig;
+use dr_train::models::{ConvNetConfig, RESNET8};
 use dr_train::nn::{Model, Pass, QuantConfig};
 use rand::SeedableRng;
 use std::path::Path;
@@ -20,8 +20,8 @@ use std::sync::Arc;
 const SIZE: usize = 32;
 const CLASSES: usize = 3;
 
-fn config(classes: usize) -> DenseConfig {
-    DenseConfig { kind: ModelKind::Resnet8, width: 8, channels: 3, classes }
+fn config(classes: usize) -> ConvNetConfig {
+    ConvNetConfig { kind: RESNET8, width: 8, channels: 3, classes }
 }
 
 fn images(count: usize) -> Tensor<4> {
@@ -87,7 +87,7 @@ fn quantized(task: TaskKind, seed: u64, normalization: Normalization) -> (Model,
         width: 8,
         normalization,
         kind: ArtifactKind::MultiPrecision,
-        ..Description::new(DatasetKind::Coco, ModelKind::Resnet8, input, classes, precisions())
+        ..Description::new(DatasetKind::Coco, &RESNET8, input, classes, precisions())
     };
     let artifact = Artifact::of(&model, description).unwrap();
     (model, artifact)

@@ -1,15 +1,15 @@
 //! Where a setting comes from: flags over the file over the defaults of the dataset.
 
-use clap::Parser;
 use dr_train::cli::{Cli, Command, CommandError, ResolvedTraining};
-use dr_train::config::{Batches, DatasetKind, Distill, ModelKind, TrainConfig};
+use dr_train::config::{Batches, DatasetKind, Distill, TrainConfig};
+use dr_train::experiment::Registry;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 fn resolve(arguments: &[&str]) -> Result<ResolvedTraining, CommandError> {
-    let cli = Cli::try_parse_from(["dr-train", "train"].iter().chain(arguments)).unwrap();
+    let cli = Cli::read(&Registry::default(), ["dr-train", "train"].iter().chain(arguments)).unwrap();
     match cli.command {
-        Some(Command::Train(args)) => args.resolve(),
+        Some(Command::Train(args)) => args.resolve(&Registry::default()),
         other => panic!("{other:?}"),
     }
 }
@@ -49,7 +49,7 @@ fn the_file_fills_in_and_flags_win() {
         resolve(&["--config", &path, "--epochs", "4", "--alrs", "off", "--distill", "float"]).unwrap();
     let defaults = TrainConfig::for_dataset(DatasetKind::Cifar10);
     assert_eq!(config.dataset, DatasetKind::Cifar10);
-    assert_eq!(config.model, ModelKind::Resnet20, "the default of the file's dataset");
+    assert_eq!(config.model, "resnet20", "the default of the file's dataset");
     assert_eq!(config.epochs, 4);
     assert_eq!(config.float_epochs, defaults.float_epochs);
     assert_eq!((config.lr, config.joint_lr), (1.0, 0.5));

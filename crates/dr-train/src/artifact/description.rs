@@ -1,9 +1,9 @@
 //! [`Described`]: what files say about the networks of this crate.
 
 use super::{ArtifactError, ArtifactKind, Description, FORMAT_VERSION, InputShape};
-use crate::config::{BatchNormKind, DatasetKind, ModelKind, TaskKind};
+use crate::config::{BatchNormKind, DatasetKind, TaskKind};
 use crate::data::{DataSource, ImageShape, Normalization};
-use crate::models::{ConvNetConfig, DenseConfig, LlamaConfig};
+use crate::models::{LlamaConfig, LlamaKind, ModelKind, Sizes, models};
 use crate::nn::{Model, QuantConfig};
 use burn::tensor::Device;
 use dr_precision::PrecisionSet;
@@ -22,7 +22,8 @@ pub trait Described: Sized {
     /// A float network of the usual width, with pixels left as they are, a BatchNorm for each precision and the seed 0.
     #[must_use]
     fn new(
-        dataset: DatasetKind, model: ModelKind, input: InputShape, classes: usize, precisions: PrecisionSet,
+        dataset: DatasetKind, model: &dyn ModelKind, input: InputShape, classes: usize,
+        precisions: PrecisionSet,
     ) -> Self;
 
     /// A float language model of these sizes, with the seed 0.
@@ -53,11 +54,11 @@ pub trait Described: Sized {
     /// The images of a dataset, as the model takes them.
     fn images<'a>(&self, dataset: DatasetKind, data_dir: Option<&'a Path>) -> DataSource<'a>;
 
-    /// The network of this crate that it names.
+    /// What its network is made for.
     ///
     /// # Errors
-    /// Another name.
-    fn network(&self) -> Result<ModelKind, ArtifactError>;
+    /// A task that this program does not have.
+    fn sizes(&self) -> Result<Sizes, ArtifactError>;
 
     /// The sizes of a Llama.
     ///
@@ -78,14 +79,15 @@ pub trait Described: Sized {
 
 impl Described for Description {
     fn new(
-        dataset: DatasetKind, model: ModelKind, input: InputShape, classes: usize, precisions: PrecisionSet,
+        dataset: DatasetKind, model: &dyn ModelKind, input: InputShape, classes: usize,
+        precisions: PrecisionSet,
     ) -> Self {
         let channels = input.channels;
         Self {
             format_version: FORMAT_VERSION,
             kind: ArtifactKind::Float,
             task: TaskKind::Classify.to_string(),
-            model: model.to_string(),
+            model: model.name().to_owned(),
             width: model.usual_width(),
             input,
             classes,
@@ -108,10 +110,9 @@ impl Described for Description {
 
     fn of_language(config: &LlamaConfig, precisions: PrecisionSet) -> Self {
         let input = InputShape { channels: 1, height: 1, width: config.context };
-        let network = Self::new(DatasetKind::Text, ModelKind::Llama, input, config.vocabulary, precisions);
+        let network = Self::new(DatasetKind::Text, &LlamaKind, input, config.vocabulary, precisions);
         let (task, width) = (TaskKind::Language.to_string(), config.hidden);
-        let language = serde_json::to_value(config).expect("numbers and names");
-        Self { width, task, language: Some(language), ..network }
+        Self { width, task, language: Some(config.to_json()), ..network }
     }
 
     fn quantization(&self) -> Option<QuantConfig> {
@@ -143,8 +144,9 @@ impl Described for Description {
         DataSource { image_size: self.input.height, ..DataSource::new(dataset, data_dir, self.seed) }
     }
 
-    fn network(&self) -> Result<ModelKind, ArtifactError> {
-        self.model.parse().map_err(|_| ArtifactError::UnknownModel(self.model.clone()))
+    fn sizes(&self) -> Result<Sizes, ArtifactError> {
+        let Self { input, classes, width, .. } = *self;
+        Ok(Sizes { task: self.task()?, input, classes, width, layers: 0 })
     }
 
     fn llama(&self) -> Result<LlamaConfig, ArtifactError> {
@@ -161,28 +163,18 @@ impl Described for Description {
     }
 
     fn traced(&self, bytes: usize) -> Result<Graph, ArtifactError> {
-        let (width, channels, classes) = (self.width, self.input.channels, self.classes);
-        let (device, seed, task) = (Device::flex(), self.seed, self.task()?);
-        let conv_net = || {
-            Ok::<_, ArtifactError>(ConvNetConfig {
-                width,
-                ..ConvNetConfig::new(self.network()?, channels, classes)
-            })
-        };
-        let dense =
-            || Ok::<_, ArtifactError>(DenseConfig { kind: self.network()?, width, channels, classes });
+        let (device, sizes, models) = (Device::flex(), self.sizes()?, models());
+        let check_size = |elements: usize| super::network::check_size(bytes, elements / 4);
         // No memory is taken for a network that cannot be in the file.
-        let elements = match task {
-            TaskKind::Classify => conv_net()?.largest_weight(),
-            TaskKind::Segment | TaskKind::Detect => dense()?.largest_weight(),
-            TaskKind::Language => self.llama()?.elements(),
-        };
-        super::network::check_size(bytes, elements / 4)?;
-        let traced = match task {
-            TaskKind::Classify => Model::trace(&conv_net()?.init(seed, &device)),
-            TaskKind::Segment => Model::trace(&dense()?.init_segmenter(seed, &device)),
-            TaskKind::Detect => Model::trace(&dense()?.init_detector(seed, &device)),
-            TaskKind::Language => Model::trace(&self.llama()?.zeros(&device)),
+        let traced = if sizes.task == TaskKind::Language {
+            let config = self.llama()?;
+            check_size(config.elements())?;
+            Model::trace(&config.zeros(&device))
+        } else {
+            let unknown = |_| ArtifactError::UnknownModel(self.model.clone());
+            let kind = models.get(&self.model).map_err(unknown)?;
+            check_size(kind.largest_weight(&sizes))?;
+            kind.init(&sizes, self.seed, &device)
         };
         Ok(traced.map_err(ArtifactError::network)?.graph().clone())
     }

@@ -2,7 +2,7 @@
 
 use super::{CommandError, Settings, TrainArgs, config_file};
 use crate::config::{BatchNormKind, Batches, DatasetKind, Distill, TrainConfig};
-use crate::experiment::CONFIG;
+use crate::experiment::{CONFIG, Registry};
 use crate::report::Report;
 use std::fmt::Display;
 use std::fs;
@@ -25,8 +25,13 @@ impl TrainArgs {
     /// # Errors
     /// If a file cannot be read, a setting is out of range or contradicts the run that is resumed, or `--out` cannot be
     /// a folder.
-    pub fn resolve(&self) -> Result<ResolvedTraining, CommandError> {
-        let file = self.config.as_deref().map(config_file::read).transpose()?.unwrap_or_default();
+    pub fn resolve(&self, registry: &Registry) -> Result<ResolvedTraining, CommandError> {
+        let file = self
+            .config
+            .as_deref()
+            .map(|path| config_file::read(registry, path))
+            .transpose()?
+            .unwrap_or_default();
         let layers = [&file, &self.settings];
         let resume = last(layers, |settings| settings.resume.clone());
         let mut config = match &resume {

@@ -25,28 +25,6 @@ named! {
 }
 
 named! {
-    /// A network.
-    ModelKind, "model" {
-        /// Three stages of one block.
-        Resnet8 = "resnet8",
-        /// Three stages of three blocks.
-        Resnet20 = "resnet20",
-        /// Three stages of five blocks.
-        Resnet32 = "resnet32",
-        /// Four stages of two blocks, as torchvision has it.
-        Resnet18 = "resnet18",
-        /// Four stages of three, four, six and three blocks, as torchvision has it.
-        Resnet34 = "resnet34",
-        /// The same of bottleneck blocks, as torchvision has it.
-        Resnet50 = "resnet50",
-        /// Inverted residual blocks, as torchvision has it.
-        MobilenetV2 = "mobilenet_v2",
-        /// A language model of the Llama family.
-        Llama = "llama",
-    }
-}
-
-named! {
     /// What a network does.
     #[derive(Default)]
     TaskKind, "task" {

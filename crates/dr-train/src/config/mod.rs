@@ -12,6 +12,6 @@ pub use dr_runtime::UnknownName;
 pub use dr_runtime::file::{BatchNormKind, MixedNorm};
 pub use kinds::{
     Baseline, Batches, ComputeKind, DatasetKind, DeviceKind, Distill, Engine, ForwardKind, LossTerms,
-    ModelKind, OptimizerKind, Sampling, TaskKind, Widths,
+    OptimizerKind, Sampling, TaskKind, Widths,
 };
 pub use train::{IMAGE_SIZE, LanguageSettings, TrainConfig};

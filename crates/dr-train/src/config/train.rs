@@ -2,8 +2,8 @@
 
 use super::devices::Devices;
 use super::kinds::{
-    Baseline, Batches, ComputeKind, DatasetKind, DeviceKind, Distill, ForwardKind, ModelKind, OptimizerKind,
-    Sampling, TaskKind, Widths,
+    Baseline, Batches, ComputeKind, DatasetKind, DeviceKind, Distill, ForwardKind, OptimizerKind, Sampling,
+    TaskKind, Widths,
 };
 use super::text;
 use super::{BatchNormKind, MixedNorm};
@@ -25,7 +25,7 @@ pub struct TrainConfig {
     /// Where its files are, if not where they are usually found.
     pub data_dir: Option<PathBuf>,
     /// The network.
-    pub model: ModelKind,
+    pub model: String,
     /// A state dict with torchvision's names that training starts from.
     #[serde(default)]
     pub weights: Option<PathBuf>,
@@ -157,10 +157,10 @@ impl TrainConfig {
             DatasetKind::Coco => (20, 20),
         };
         let model = match dataset {
-            DatasetKind::Cifar10 | DatasetKind::Cifar100 => ModelKind::Resnet20,
-            DatasetKind::Folder => ModelKind::Resnet18,
-            DatasetKind::Text => ModelKind::Llama,
-            _ => ModelKind::Resnet8,
+            DatasetKind::Cifar10 | DatasetKind::Cifar100 => "resnet20",
+            DatasetKind::Folder => "resnet18",
+            DatasetKind::Text => "llama",
+            _ => "resnet8",
         };
         let text = dataset == DatasetKind::Text;
         let adam = text || dataset == DatasetKind::Coco;
@@ -172,7 +172,7 @@ impl TrainConfig {
             },
             dataset,
             data_dir: None,
-            model,
+            model: model.to_owned(),
             weights: None,
             precisions: if text { language_precisions() } else { PrecisionSet::default() },
             epochs,

@@ -1,7 +1,7 @@
 //! [`RunError`]: why a run did not end well.
 
 use crate::artifact::ArtifactError;
-use crate::config::{ComputeKind, DatasetKind, DeviceKind, ModelKind, TaskKind};
+use crate::config::{ComputeKind, DatasetKind, DeviceKind, TaskKind, UnknownName};
 use crate::data::{DataError, SceneError};
 use crate::device::DeviceError;
 use crate::evaluation::EvaluationError;
@@ -19,6 +19,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RunError {
+    /// A name that the program does not know.
+    #[error(transparent)]
+    Name(#[from] UnknownName),
     /// The data.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -81,7 +84,7 @@ pub enum RunError {
         /// The data.
         dataset: DatasetKind,
         /// The network.
-        model: ModelKind,
+        model: String,
         /// What goes with the task.
         expected: &'static str,
     },

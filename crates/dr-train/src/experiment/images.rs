@@ -1,12 +1,13 @@
 //! [`ImageTask`]: images are classified.
 
 use super::error::RunError;
+use super::registry::Registry;
 use super::task::{Evaluation, Part, Task};
 use crate::artifact::{Artifact, Described, Description};
 use crate::config::{Engine, TrainConfig};
 use crate::data::{self, Augmentation, DataSource, ImageLoader, ImageSet, Normalization, Splits};
 use crate::evaluation::{EVAL_BATCH, EvaluationError, check_images, measure};
-use crate::models::ConvNetConfig;
+use crate::models::ModelKind;
 use crate::nn::Model;
 use crate::report::{Measured, NumberFormat};
 use crate::weights::{StateDict, WeightsError, import};
@@ -17,8 +18,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A dataset of images, whose classes a network learns.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ImageTask {
+    model: &'static dyn ModelKind,
     train: ImageSet,
     valid: ImageSet,
     test: ImageSet,
@@ -32,19 +34,20 @@ impl Task for ImageTask {
 
     const ITEMS: &'static str = "images";
 
-    fn load(config: &TrainConfig) -> Result<Self, RunError> {
+    fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError> {
+        let model = registry.models.get(&config.model)?;
         let source = DataSource {
             image_size: config.image_size,
             ..DataSource::new(config.dataset, config.data_dir.as_deref(), config.seed)
         };
         let Splits { train, valid, test, normalization } = data::load(&source, config.limit_train)?;
-        Ok(Self { train, valid, test, normalization })
+        Ok(Self { model, train, valid, test, normalization })
     }
 
     fn imported(&self, config: &TrainConfig) -> Result<Option<Artifact>, RunError> {
         let Some(weights) = &config.weights else { return Ok(None) };
         let dict = StateDict::load(weights).map_err(WeightsError::from)?;
-        let imported = import(dict, self.description(config))?;
+        let imported = import(dict, self.model, self.description(config))?;
         for problem in &imported.new_head {
             eprintln!("{}: {problem}, so that layer starts anew", weights.display());
         }
@@ -52,16 +55,14 @@ impl Task for ImageTask {
     }
 
     fn init(&self, config: &TrainConfig, device: &Device) -> Result<Model, RunError> {
-        let (channels, classes) = (self.train.shape().channels, self.train.classes());
-        let network = ConvNetConfig::new(config.model, channels, classes).init(config.seed, device);
-        Ok(Model::trace(&network)?)
+        Ok(self.model.init(&self.description(config).sizes()?, config.seed, device)?)
     }
 
     fn description(&self, config: &TrainConfig) -> Description {
         let (input, classes) = (self.train.shape().into(), self.train.classes());
         Description {
             normalization: self.normalization.clone(),
-            ..Description::new(config.dataset, config.model, input, classes, config.precisions.clone())
+            ..Description::new(config.dataset, self.model, input, classes, config.precisions.clone())
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod error;
 mod images;
+mod registry;
 mod run;
 mod scenes;
 mod settings;
@@ -10,6 +11,7 @@ mod text;
 
 pub use error::RunError;
 pub use images::{ImageTask, calibration_batches};
+pub use registry::Registry;
 pub use run::{CONFIG, Experiment, RunOptions};
 pub use scenes::{SceneGoal, SceneTask, calibration_scenes};
 pub use task::{Evaluation, Part, Task};
@@ -27,19 +29,21 @@ use std::path::Path;
 /// # Errors
 /// Anything that stops the run. What was complete before is kept, and can be resumed.
 pub fn run<E: From<RunError>>(
-    config: TrainConfig, out: &Path, options: RunOptions, ready: impl FnOnce() -> Result<(), E>,
+    registry: &Registry, config: TrainConfig, out: &Path, options: RunOptions,
+    ready: impl FnOnce() -> Result<(), E>,
 ) -> Result<Report, E> {
     fn of<T: Task, E: From<RunError>>(
-        config: TrainConfig, out: &Path, options: RunOptions, ready: impl FnOnce() -> Result<(), E>,
+        registry: &Registry, config: TrainConfig, out: &Path, options: RunOptions,
+        ready: impl FnOnce() -> Result<(), E>,
     ) -> Result<Report, E> {
-        let experiment = Experiment::<T>::new(config, out, options)?;
+        let experiment = Experiment::<T>::new(registry, config, out, options)?;
         ready()?;
         Ok(experiment.run()?)
     }
     match config.task {
-        TaskKind::Language => of::<TextTask, E>(config, out, options, ready),
-        TaskKind::Segment => of::<SceneTask<Tensor<1, Int>>, E>(config, out, options, ready),
-        TaskKind::Detect => of::<SceneTask<BoxTargets>, E>(config, out, options, ready),
-        TaskKind::Classify => of::<ImageTask, E>(config, out, options, ready),
+        TaskKind::Language => of::<TextTask, E>(registry, config, out, options, ready),
+        TaskKind::Segment => of::<SceneTask<Tensor<1, Int>>, E>(registry, config, out, options, ready),
+        TaskKind::Detect => of::<SceneTask<BoxTargets>, E>(registry, config, out, options, ready),
+        TaskKind::Classify => of::<ImageTask, E>(registry, config, out, options, ready),
     }
 }

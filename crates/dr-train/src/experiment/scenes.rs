@@ -1,14 +1,15 @@
 //! [`SceneTask`]: something is said about every part of an image.
 
 use super::error::RunError;
+use super::registry::Registry;
 use super::task::{Evaluation, Part, Task};
-use crate::artifact::{Artifact, Described, Description};
+use crate::artifact::{Artifact, ArtifactError, Described, Description};
 use crate::config::{Engine, TaskKind, TrainConfig};
 use crate::data::{Normalization, SceneLoader, SceneSet, SceneTarget};
 use crate::detection::{BoxTargets, Positions};
 use crate::evaluation::{EvaluationError, check_scenes, measure_boxes, measure_pixels};
-use crate::models::DenseConfig;
-use crate::nn::{Model, TraceError};
+use crate::models::{ModelKind, Sizes};
+use crate::nn::Model;
 use crate::report::{Measured, NumberFormat};
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
@@ -23,12 +24,6 @@ const CALIBRATION: [usize; 2] = [256, 32];
 pub trait SceneGoal: SceneTarget {
     /// What a network that learns it does.
     const TASK: TaskKind;
-
-    /// A float network.
-    ///
-    /// # Errors
-    /// Those of [`Model::trace`].
-    fn init(config: &DenseConfig, seed: u64, device: &Device) -> Result<Model, TraceError>;
 
     /// How many classes it tells apart, of so many of objects.
     fn classes(objects: usize) -> usize;
@@ -50,10 +45,6 @@ pub trait SceneGoal: SceneTarget {
 impl SceneGoal for Tensor<1, Int> {
     const TASK: TaskKind = TaskKind::Segment;
 
-    fn init(config: &DenseConfig, seed: u64, device: &Device) -> Result<Model, TraceError> {
-        Model::trace(&config.init_segmenter(seed, device))
-    }
-
     fn classes(objects: usize) -> usize {
         objects + 1
     }
@@ -74,10 +65,6 @@ impl SceneGoal for Tensor<1, Int> {
 impl SceneGoal for BoxTargets {
     const TASK: TaskKind = TaskKind::Detect;
 
-    fn init(config: &DenseConfig, seed: u64, device: &Device) -> Result<Model, TraceError> {
-        Model::trace(&config.init_detector(seed, device))
-    }
-
     fn classes(objects: usize) -> usize {
         objects
     }
@@ -95,13 +82,14 @@ impl SceneGoal for BoxTargets {
 }
 
 /// Scenes, and what is learned from them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SceneTask<T: SceneTarget> {
     /// Those to learn from, to choose by, and to measure the result on.
     parts: [Arc<SceneSet>; 3],
     /// That of the first.
     normalization: Normalization,
-    network: DenseConfig,
+    model: &'static dyn ModelKind,
+    sizes: Sizes,
     around: T::Around,
 }
 
@@ -124,21 +112,24 @@ impl<T: SceneGoal> Task for SceneTask<T> {
 
     const ITEMS: &'static str = "images";
 
-    fn load(config: &TrainConfig) -> Result<Self, RunError> {
+    fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError> {
+        let model = registry.models.get(&config.model)?;
         let dir = config.data_dir.as_deref().ok_or(RunError::NoScenes)?;
         let [train, valid, test] = SceneSet::load(dir, [config.image_size; 2])?;
         let train = config.limit_train.map_or_else(|| train.clone(), |limit| train.first(limit));
-        let network = DenseConfig {
-            kind: config.model,
-            width: config.model.usual_width(),
-            channels: 3,
+        let sizes = Sizes {
+            task: T::TASK,
+            input: train.shape().into(),
             classes: T::classes(train.names.len()),
+            width: model.usual_width(),
+            layers: 0,
         };
         let normalization = train.normalization();
         // Only to ask it what its targets depend on.
-        let model = T::init(&network, 0, &Device::flex())?;
-        let around = T::around(model.graph(), train.size).expect("the networks of this crate are for this");
-        Ok(Self { parts: [train, valid, test].map(Arc::new), normalization, network, around })
+        let network = model.init(&sizes, 0, &Device::flex())?;
+        let around = T::around(network.graph(), train.size);
+        let around = around.ok_or_else(|| ArtifactError::network("no rows of positions of images"))?;
+        Ok(Self { parts: [train, valid, test].map(Arc::new), normalization, model, sizes, around })
     }
 
     fn imported(&self, config: &TrainConfig) -> Result<Option<Artifact>, RunError> {
@@ -149,15 +140,15 @@ impl<T: SceneGoal> Task for SceneTask<T> {
     }
 
     fn init(&self, config: &TrainConfig, device: &Device) -> Result<Model, RunError> {
-        Ok(T::init(&self.network, config.seed, device)?)
+        Ok(self.model.init(&self.sizes, config.seed, device)?)
     }
 
     fn description(&self, config: &TrainConfig) -> Description {
-        let (input, classes) = (self.parts[0].shape().into(), self.network.classes);
+        let Sizes { input, classes, .. } = self.sizes;
         Description {
             task: T::TASK.to_string(),
             normalization: self.normalization.clone(),
-            ..Description::new(config.dataset, config.model, input, classes, config.precisions.clone())
+            ..Description::new(config.dataset, self.model, input, classes, config.precisions.clone())
         }
     }
 

@@ -1,28 +1,28 @@
 //! What the settings of a run say about its networks.
 
 use super::error::RunError;
-use crate::config::{BatchNormKind, DatasetKind, Distill, ModelKind, TaskKind, TrainConfig};
+use super::registry::Registry;
+use crate::config::{BatchNormKind, DatasetKind, Distill, TaskKind, TrainConfig};
 use crate::nn::QuantConfig;
 use crate::report::NumberFormat;
 use dr_precision::PrecisionSet;
 
 /// Whether task, data and network go together.
-pub(super) fn check_task(config: &TrainConfig) -> Result<(), RunError> {
-    let TrainConfig { task, dataset, model, .. } = *config;
-    let pyramid = !matches!(model, ModelKind::Llama | ModelKind::MobilenetV2);
+pub(super) fn check_task(registry: &Registry, config: &TrainConfig) -> Result<(), RunError> {
+    let TrainConfig { task, dataset, .. } = *config;
+    let does = registry.models.get(&config.model)?.tasks().contains(&task);
     let (fits, expected) = match task {
         TaskKind::Classify => (
-            !matches!(dataset, DatasetKind::Text | DatasetKind::Coco) && model != ModelKind::Llama,
+            !matches!(dataset, DatasetKind::Text | DatasetKind::Coco),
             "images with a class each and a network for images",
         ),
-        TaskKind::Language => {
-            (dataset == DatasetKind::Text && model == ModelKind::Llama, "--dataset text and --model llama")
-        }
+        TaskKind::Language => (dataset == DatasetKind::Text, "--dataset text and --model llama"),
         TaskKind::Segment | TaskKind::Detect => {
-            (dataset == DatasetKind::Coco && pyramid, "--dataset coco and a residual network")
+            (dataset == DatasetKind::Coco, "--dataset coco and a residual network")
         }
     };
-    if !fits {
+    if !(fits && does) {
+        let model = config.model.clone();
         return Err(RunError::Task { task, dataset, model, expected });
     }
     if task == TaskKind::Detect && config.distill != Distill::Off {

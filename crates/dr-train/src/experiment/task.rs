@@ -1,6 +1,7 @@
 //! [`Task`]: what a run is about.
 
 use super::error::RunError;
+use super::registry::Registry;
 use crate::artifact::{Artifact, Description, TensorEntry};
 use crate::config::TrainConfig;
 use crate::data::{Batch, Input, Target, TrainingLoader};
@@ -43,8 +44,8 @@ pub trait Task: Sized + Send + Sync {
     /// Reads the data.
     ///
     /// # Errors
-    /// Data that are not there or wrong.
-    fn load(config: &TrainConfig) -> Result<Self, RunError>;
+    /// Data that are not there or wrong, and names that are not in the registry.
+    fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError>;
 
     /// The float network that training starts from, if there are weights to start from.
     ///

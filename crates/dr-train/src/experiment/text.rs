@@ -1,11 +1,12 @@
 //! [`TextTask`]: the next token of a text is predicted.
 
 use super::error::RunError;
+use super::registry::Registry;
 use super::task::{Evaluation, Part, Task};
-use crate::artifact::{Artifact, Described, Description, TOKENIZER, TensorEntry};
-use crate::config::{Engine, TrainConfig};
+use crate::artifact::{Artifact, Described, Description, InputShape, TOKENIZER, TensorEntry};
+use crate::config::{Engine, TaskKind, TrainConfig};
 use crate::evaluation::{EvaluationError, check_tokens, measure_text, text_batch};
-use crate::models::LlamaConfig;
+use crate::models::{ModelKind, Sizes};
 use crate::nn::Model;
 use crate::report::{Measured, NumberFormat};
 use crate::text::{self, TextError, TextLoader, TextSplits, Tokenizer};
@@ -19,13 +20,14 @@ use std::sync::Arc;
 const CALIBRATION_TOKENS: usize = 1 << 12;
 
 /// A text, whose next token a network learns.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct TextTask {
     train: Arc<[u32]>,
     valid: Arc<[u32]>,
     test: Arc<[u32]>,
     tokenizer: Tokenizer,
-    network: LlamaConfig,
+    model: &'static dyn ModelKind,
+    sizes: Sizes,
     /// Tokens of a piece of the text.
     length: usize,
     /// What training starts from.
@@ -39,7 +41,7 @@ impl Task for TextTask {
 
     const ITEMS: &'static str = "pieces of text";
 
-    fn load(config: &TrainConfig) -> Result<Self, RunError> {
+    fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError> {
         let text = text::read(config.data_dir.as_deref())?;
         let TextSplits { train, valid, test } = text::split(&text, config.limit_train);
         let language = &config.language;
@@ -47,21 +49,24 @@ impl Task for TextTask {
             Some(dir) => Some(load_hugging_face(dir, config.precisions.clone())?),
             None => None,
         };
-        let (tokenizer, network) = match &imported {
-            Some(artifact) => {
-                (Tokenizer::from_json(artifact.tokenizer()?)?, artifact.description.llama()?.clone())
-            }
-            None => {
-                let tokenizer = Tokenizer::train(&train, language.vocabulary)?;
-                let vocabulary = tokenizer.vocabulary();
-                let (hidden, layers) = (language.hidden, language.layers);
-                (tokenizer, LlamaConfig::small(vocabulary, hidden, layers, language.context))
-            }
+        let tokenizer = match &imported {
+            Some(artifact) => Tokenizer::from_json(artifact.tokenizer()?)?,
+            None => Tokenizer::train(&train, language.vocabulary)?,
+        };
+        let sizes = match &imported {
+            Some(artifact) => artifact.description.sizes()?,
+            None => Sizes {
+                task: TaskKind::Language,
+                input: InputShape { channels: 1, height: 1, width: language.context },
+                classes: tokenizer.vocabulary(),
+                width: language.hidden,
+                layers: language.layers,
+            },
         };
         let tokens = |text: &str| Ok::<_, RunError>(tokenizer.encode(text, false)?.into());
         let (train, valid, test) = (tokens(&train)?, tokens(&valid)?, tokens(&test)?);
-        let length = language.context.min(network.context);
-        let task = Self { train, valid, test, tokenizer, network, length, imported };
+        let (length, model) = (language.context.min(sizes.input.width), registry.models.get(&config.model)?);
+        let task = Self { train, valid, test, tokenizer, model, sizes, length, imported };
         // Too short a text is found now, before anything is written.
         let device = Device::flex();
         task.training(config, config.batch_size, &device)?;
@@ -76,11 +81,17 @@ impl Task for TextTask {
     }
 
     fn init(&self, config: &TrainConfig, device: &Device) -> Result<Model, RunError> {
-        Ok(Model::trace(&self.network.init(config.seed, device))?)
+        Ok(self.model.init(&self.sizes, config.seed, device)?)
     }
 
     fn description(&self, config: &TrainConfig) -> Description {
-        Description::of_language(&self.network, config.precisions.clone())
+        let Sizes { task, input, classes, width, .. } = self.sizes;
+        let language = match &self.imported {
+            Some(artifact) => artifact.description.language.clone(),
+            None => self.model.language(&self.sizes),
+        };
+        let network = Description::new(config.dataset, self.model, input, classes, config.precisions.clone());
+        Description { task: task.to_string(), width, language, ..network }
     }
 
     fn attachments(&self) -> Vec<(String, TensorEntry)> {
@@ -106,7 +117,7 @@ impl Task for TextTask {
             Part::Valid => &self.valid,
             Part::Test => &self.test,
         };
-        let batch_size = batch_size.min(text_batch(self.network.vocabulary, self.length));
+        let batch_size = batch_size.min(text_batch(self.sizes.classes, self.length));
         let loader = TextLoader::evaluation(tokens.clone(), self.length, batch_size, device.clone())?;
         Ok(Arc::new(loader))
     }

@@ -352,8 +352,8 @@ mod tests {
     use super::*;
     use crate::artifact::InputShape;
     use crate::artifact::{Artifact, SavedModel};
-    use crate::config::{DatasetKind, ModelKind};
-    use crate::models::ConvNetConfig;
+    use crate::config::DatasetKind;
+    use crate::models::{ConvNetConfig, ConvNetKind, MOBILENET_V2, RESNET8, RESNET18, RESNET50};
     use crate::nn::Model;
     use burn::tensor::{Device, Distribution, Tensor};
     use dr_precision::PrecisionSet;
@@ -362,12 +362,12 @@ mod tests {
     use std::collections::HashSet;
 
     /// The graph of a small network, as read back from its file.
-    fn graph(model: ModelKind, precision: &str, opset: u8) -> GraphProto {
+    fn graph(model: ConvNetKind, precision: &str, opset: u8) -> GraphProto {
         let (device, set) = (Device::flex(), PrecisionSet::of(precision.parse().unwrap()));
         let config = ConvNetConfig { width: 8, ..ConvNetConfig::new(model, 3, 5) };
         let images = Tensor::<4>::random([2, 3, 16, 16], Distribution::Normal(0.0, 1.0), &device);
         let input = InputShape { channels: 3, height: 16, width: 16 };
-        let description = Description::new(DatasetKind::Folder, model, input, 5, set.clone());
+        let description = Description::new(DatasetKind::Folder, &model, input, 5, set.clone());
         let description = Description { width: 8, ..description };
         let float = Artifact::of(&Model::trace(&config.init(1, &device)).unwrap(), description).unwrap();
         let artifact = float.quantize(set.clone(), vec![images], &device).unwrap();
@@ -384,12 +384,7 @@ mod tests {
 
     #[test]
     fn every_value_is_made_once_and_before_it_is_used() {
-        for (model, convs) in [
-            (ModelKind::Resnet8, 10),
-            (ModelKind::Resnet18, 21),
-            (ModelKind::Resnet50, 54),
-            (ModelKind::MobilenetV2, 53),
-        ] {
+        for (model, convs) in [(RESNET8, 10), (RESNET18, 21), (RESNET50, 54), (MOBILENET_V2, 53)] {
             let graph = graph(model, "w4a8", 21);
             let mut known: HashSet<&str> = HashSet::from([INPUT]);
             assert!(graph.initializer.iter().all(|constant| known.insert(&constant.name)));
@@ -398,12 +393,12 @@ mod tests {
                 assert!(node.output.iter().all(|output| known.insert(output)), "{node:?}");
             }
             assert!(known.contains(OUTPUT));
-            assert_eq!(count(&graph, "Conv"), convs, "{model}");
+            assert_eq!(count(&graph, "Conv"), convs, "{}", model.name);
             assert_eq!(count(&graph, "QuantizeLinear"), convs);
             assert_eq!(count(&graph, "DequantizeLinear"), 2 * convs);
             assert_eq!(
                 count(&graph, "MaxPool"),
-                usize::from(model != ModelKind::Resnet8 && model != ModelKind::MobilenetV2)
+                usize::from(![RESNET8.name, MOBILENET_V2.name].contains(&model.name))
             );
         }
     }
@@ -411,7 +406,7 @@ mod tests {
     #[test]
     fn the_narrowest_type_that_holds_the_codes() {
         let types = |precision, opset| {
-            let graph = graph(ModelKind::Resnet8, precision, opset);
+            let graph = graph(RESNET8, precision, opset);
             let of = |name: &str| {
                 graph.initializer.iter().find(|constant| constant.name == name).unwrap().data_type
             };

@@ -3,7 +3,7 @@
 use crate::cli::values::{count, group_size, number, one_of, seed, switch};
 use crate::config::{
     Baseline, BatchNormKind, Batches, ComputeKind, DatasetKind, DeviceKind, Devices, Distill, ForwardKind,
-    MixedNorm, ModelKind, OptimizerKind, Sampling, TaskKind, TrainConfig, Widths,
+    MixedNorm, OptimizerKind, Sampling, TaskKind, TrainConfig, Widths,
 };
 use clap::Args;
 use dr_kernels::ScaleGradient;
@@ -61,8 +61,8 @@ pub struct Settings {
     pub image_size: Option<usize>,
 
     /// The network [default: resnet8; for CIFAR resnet20, for a folder resnet18, for a text llama]
-    #[arg(long, value_parser = one_of(ModelKind::ALL), help_heading = "Network")]
-    pub model: Option<ModelKind>,
+    #[arg(long, help_heading = "Network")]
+    pub model: Option<String>,
     /// Start from trained weights: a state dict with torchvision's names, as safetensors or as PyTorch saves it; for a llama,
     /// a folder of Hugging Face
     #[arg(long, value_name = "FILE", help_heading = "Network")]

@@ -1,7 +1,6 @@
 //! [`Pyramid`]: features of several resolutions, each of which knows what the coarser ones found.
 
-use crate::config::ModelKind;
-use crate::models::architecture::Architecture;
+use crate::models::ConvNetConfig;
 use crate::models::block::Block;
 use crate::nn::{Executor, PrecisionNorm, PrecisionNormConfig, QuantConv2d, QuantConv2dConfig};
 use burn::module::Module;
@@ -30,16 +29,15 @@ pub(super) struct Pyramid {
 }
 
 impl Pyramid {
-    /// On the residual network of this name, from stage `first` on.
+    /// On this residual network, from stage `first` on.
     pub(super) fn new(
-        kind: ModelKind, width: usize, channels: usize, features: usize, first: usize, rng: &mut impl Rng,
-        device: &Device,
+        network: &ConvNetConfig, features: usize, first: usize, rng: &mut impl Rng, device: &Device,
     ) -> Self {
-        let architecture = Architecture::new(kind, width);
+        let architecture = network.architecture();
         let stem = architecture.stem;
         let config = QuantConv2dConfig {
             stride: stem.stride,
-            ..QuantConv2dConfig::new([channels, stem.channels], stem.kernel)
+            ..QuantConv2dConfig::new([network.channels, stem.channels], stem.kernel)
         };
         let (stem_conv, stem_norm) =
             (config.init(rng, device), PrecisionNormConfig::new(stem.channels).init(device));
