@@ -9,7 +9,6 @@ use dr_runtime::Arithmetic;
 use dr_runtime::tensors::Network;
 use dr_train::artifact::{Artifact, Described, Description, InputShape, SavedModel};
 use dr_train::cli::keep_freed_memory;
-use dr_train::config::DatasetKind;
 use dr_train::models::{ConvNetConfig, RESNET20};
 use dr_train::nn::{Model, Pass};
 use std::time::Duration;
@@ -79,7 +78,7 @@ fn network(criterion: &mut Criterion) {
     let precisions = PrecisionSet::default();
     let calibration: Vec<Tensor<4>> = vec![tensor([64, 3, 32, 32], 1.0, &device)];
     let input = InputShape { channels: 3, height: 32, width: 32 };
-    let description = Description::new(DatasetKind::Cifar10, &RESNET20, input, 10, precisions.clone());
+    let description = Description::new("cifar10", &RESNET20, input, 10, precisions.clone());
     let artifact = Artifact::of(&model, description).expect("an artifact");
     let artifact = artifact.quantize(precisions.clone(), calibration, &device).expect("a float model");
     let model = artifact.network(&device).expect("the model");

@@ -5,7 +5,6 @@ use dr_tests::Program;
 use dr_train::artifact::{
     Artifact, ArtifactKind, Described, Description, InputShape, SavedModel, TensorEntry,
 };
-use dr_train::config::DatasetKind;
 use dr_train::data::Normalization;
 use dr_train::models::RESNET8;
 use std::collections::BTreeMap;
@@ -26,7 +25,7 @@ fn errors(folder: &Path, calls: &[&[&str]]) -> String {
 
 fn model(folder: &Path) -> Artifact {
     let input = InputShape { channels: 1, height: 8, width: 8 };
-    let (dataset, model) = (DatasetKind::Digits, RESNET8);
+    let (dataset, model) = ("digits", RESNET8);
     let description = Description {
         kind: ArtifactKind::MultiPrecision,
         normalization: Normalization { mean: vec![0.305], std: vec![0.376] },

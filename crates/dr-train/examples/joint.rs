@@ -18,8 +18,8 @@ use burn::tensor::Device;
 use burn::train::Interrupter;
 use dr_precision::PrecisionSet;
 use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, SavedModel};
-use dr_train::config::{DatasetKind, Engine};
-use dr_train::data::{self, Augmentation, DataSource, ImageLoader, TrainingLoader};
+use dr_train::config::Engine;
+use dr_train::data::{self, DataSource, DatasetKind, Digits, ImageLoader, TrainingLoader};
 use dr_train::evaluation::{formats, measure};
 use dr_train::experiment::calibration_batches;
 use dr_train::models::ModelKind;
@@ -33,10 +33,10 @@ use std::sync::Arc;
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = PathBuf::from(std::env::args().nth(1).ok_or("usage: joint FOLDER")?);
     let device = Device::flex();
-    let data = data::load(&DataSource::new(DatasetKind::Digits, None, 1), None)?;
+    let data = data::load(&DataSource::new(&Digits, None, 1), None)?;
     let normalization = &data.normalization;
     let training = |epochs_from: u64| {
-        let (augmentation, device) = (Augmentation::usual(DatasetKind::Digits), device.clone().autodiff());
+        let (augmentation, device) = (Digits.augmentation(), device.clone().autodiff());
         ImageLoader::training(data.train.clone(), normalization.clone(), 32, 1, augmentation, device)
             .starting_at(epochs_from)
     };
@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let description = Description {
         kind: ArtifactKind::MultiPrecision,
         normalization: normalization.clone(),
-        ..Description::new(DatasetKind::Digits, &BranchesKind, input, classes, precisions.clone())
+        ..Description::new("digits", &BranchesKind, input, classes, precisions.clone())
     };
 
     // In floats first.

@@ -5,7 +5,6 @@ use dr_precision::{BitWidth, Precision, PrecisionSet};
 use dr_train::artifact::{
     Artifact, ArtifactError, ArtifactKind, Described, Description, InputShape, SavedModel, TensorEntry,
 };
-use dr_train::config::DatasetKind;
 use dr_train::data::Normalization;
 use dr_train::models::RESNET8;
 use proptest::prelude::*;
@@ -14,7 +13,7 @@ use std::fs;
 
 fn artifact() -> Artifact {
     let input = InputShape { channels: 1, height: 8, width: 8 };
-    let (dataset, model) = (DatasetKind::Digits, RESNET8);
+    let (dataset, model) = ("digits", RESNET8);
     let description = Description {
         kind: ArtifactKind::MultiPrecision,
         normalization: Normalization { mean: vec![0.305], std: vec![0.376] },

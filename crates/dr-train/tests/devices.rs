@@ -3,8 +3,8 @@
 use burn::data::dataloader::DataLoader;
 use burn::tensor::Device;
 use burn::train::Interrupter;
-use dr_train::config::{DatasetKind, DeviceKind, Devices};
-use dr_train::data::{self, Augmentation, DataSource, ImageLoader, Splits, TrainingLoader};
+use dr_train::config::{DeviceKind, Devices};
+use dr_train::data::{self, DataSource, DatasetKind, Digits, ImageLoader, Splits, TrainingLoader};
 use dr_train::device::{DeviceError, open_several};
 use dr_train::models::{ConvNetConfig, RESNET8};
 use dr_train::nn::Model;
@@ -13,11 +13,11 @@ use dr_train::training::{Objective, Phase, run_phase};
 use std::sync::Arc;
 
 fn digits() -> Splits {
-    data::load(&DataSource::new(DatasetKind::Digits, None, 1), Some(512)).unwrap()
+    data::load(&DataSource::new(&Digits, None, 1), Some(512)).unwrap()
 }
 
 fn loader(data: &Splits, batch: usize, orders: u32) -> ImageLoader {
-    let (augmentation, device) = (Augmentation::usual(DatasetKind::Digits), Device::flex().autodiff());
+    let (augmentation, device) = (Digits.augmentation(), Device::flex().autodiff());
     let normalization = data.normalization.clone();
     ImageLoader::training(data.train.clone(), normalization, batch, 1, augmentation, device)
         .with_orders(orders)

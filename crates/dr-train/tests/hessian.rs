@@ -9,8 +9,7 @@ use burn::tensor::{Device, Tensor};
 use dr_precision::PrecisionSet;
 use dr_runtime::graph::{Activation, Op};
 use dr_train::artifact::{Artifact, Described, Description, InputShape, SavedModel};
-use dr_train::config::DatasetKind;
-use dr_train::data::{self, DataSource, ImageBatch, ImageLoader, Splits};
+use dr_train::data::{self, DataSource, Digits, ImageBatch, ImageLoader, Splits};
 use dr_train::mixed::{HessianOptions, LayerTrace, Traces, traces};
 use dr_train::models::{ConvNetConfig, RESNET8};
 use dr_train::nn::{
@@ -24,8 +23,7 @@ const CLASSES: usize = 10;
 /// Some digits, `[1, 8, 8]` each.
 fn digits(count: usize, batch: usize) -> ImageLoader {
     let Splits { train, normalization, .. } =
-        data::load(&DataSource::new(DatasetKind::Digits, None, 1), Some(count))
-            .expect("digits are always there");
+        data::load(&DataSource::new(&Digits, None, 1), Some(count)).expect("digits are always there");
     ImageLoader::evaluation(train, normalization, batch, Device::flex())
 }
 
@@ -248,7 +246,7 @@ fn seeds_decide_and_networks_stay_as_they_are() {
     let loader = digits(96, 32);
     let model = resnet();
     let input = InputShape { channels: 1, height: 8, width: 8 };
-    let (dataset, kind) = (DatasetKind::Digits, RESNET8);
+    let (dataset, kind) = ("digits", RESNET8);
     let description = Description::new(dataset, &kind, input, CLASSES, PrecisionSet::default());
     let tensors =
         |model: &Model| Artifact::of(model, description.clone()).expect("an artifact of the network").tensors;

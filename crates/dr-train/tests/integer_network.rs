@@ -6,7 +6,7 @@ use dr_precision::{Precision, PrecisionSet};
 use dr_runtime::Arithmetic;
 use dr_runtime::tensors::Network;
 use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, InputShape, SavedModel};
-use dr_train::config::{BatchNormKind, DatasetKind};
+use dr_train::config::BatchNormKind;
 use dr_train::latency::{LatencyOptions, PrecisionLatency, latency};
 use dr_train::models::{ConvNetConfig, ConvNetKind, MOBILENET_V2, RESNET8, RESNET18, RESNET20, RESNET50};
 use dr_train::nn::{Model, Pass, QuantConfig};
@@ -63,7 +63,7 @@ fn artifact_of(model: &Model, [channels, height, width]: [usize; 3], config: &Qu
     let description = Description {
         kind: ArtifactKind::MultiPrecision,
         batch_norm,
-        ..Description::new(DatasetKind::Digits, &RESNET8, input, CLASSES, set)
+        ..Description::new("digits", &RESNET8, input, CLASSES, set)
     };
     Artifact::of(model, description).unwrap()
 }

@@ -6,7 +6,7 @@ use dr_precision::{Precision, PrecisionPlan, PrecisionSet};
 use dr_runtime::Arithmetic;
 use dr_runtime::tensors::Network;
 use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, InputShape, SavedModel};
-use dr_train::config::{DatasetKind, MixedNorm, Sampling, Widths};
+use dr_train::config::{MixedNorm, Sampling, Widths};
 use dr_train::mixed::{Hasb, LayerTrace, choices};
 use dr_train::models::{ConvNetConfig, RESNET8};
 use dr_train::nn::{Assignment, Model, Pass, QuantConfig, Value, finish, subnet};
@@ -47,7 +47,7 @@ fn artifact(network: &Model, set: PrecisionSet, mixed: Option<MixedNorm>) -> Art
     let description = Description {
         kind: ArtifactKind::MultiPrecision,
         mixed,
-        ..Description::new(DatasetKind::Digits, &RESNET8, input, CLASSES, set)
+        ..Description::new("digits", &RESNET8, input, CLASSES, set)
     };
     Artifact::of(network, description).unwrap()
 }

@@ -1,7 +1,8 @@
 //! The report as JSON, as a table and as a picture.
 
 use dr_precision::Precision;
-use dr_train::config::{DatasetKind, TaskKind, TrainConfig};
+use dr_train::config::{TaskKind, TrainConfig};
+use dr_train::data::{DatasetKind, Digits};
 use dr_train::report::{
     CurvePoint, EpochRecord, Measured, NumberFormat, PrecisionResult, Report, SingleResult, TrainPhase,
 };
@@ -41,7 +42,7 @@ fn report() -> Report {
     let float_single = SingleResult { precision: NumberFormat::Float, top1: 98.2 };
     Report {
         task: TaskKind::Classify,
-        dataset: DatasetKind::Digits,
+        dataset: "digits".to_owned(),
         model: "resnet8".to_owned(),
         seed: 1,
         device: "flex".to_owned(),
@@ -54,7 +55,7 @@ fn report() -> Report {
         float_epoch_seconds: Some(1.0),
         joint_epoch_seconds: Some(3.5),
         history: float.chain(joint).collect(),
-        config: Some(TrainConfig::for_dataset(DatasetKind::Digits)),
+        config: Some(Digits.settings()),
     }
 }
 

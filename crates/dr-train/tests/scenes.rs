@@ -6,7 +6,7 @@ use dr_precision::PrecisionSet;
 use dr_runtime::Arithmetic;
 use dr_runtime::tensors::Network;
 use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, InputShape, SavedModel};
-use dr_train::config::{DatasetKind, Engine, TaskKind};
+use dr_train::config::{Engine, TaskKind};
 use dr_train::data::scenes::{SceneConfig, Sprite, write_scenes};
 use dr_train::data::{Batch, Normalization, SceneLoader, SceneSet, TrainingLoader};
 use dr_train::detection::{BoxTargets, DecodeOptions, Positions, decode};
@@ -87,7 +87,7 @@ fn quantized(task: TaskKind, seed: u64, normalization: Normalization) -> (Model,
         width: 8,
         normalization,
         kind: ArtifactKind::MultiPrecision,
-        ..Description::new(DatasetKind::Coco, &RESNET8, input, classes, precisions())
+        ..Description::new("coco", &RESNET8, input, classes, precisions())
     };
     let artifact = Artifact::of(&model, description).unwrap();
     (model, artifact)

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use dr_precision::{BitWidth, PrecisionSet, semantics};
 use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, InputShape, SavedModel};
-use dr_train::config::{DatasetKind, LossTerms, MixedNorm, Widths};
+use dr_train::config::{LossTerms, MixedNorm, Widths};
 use dr_train::latency::LatencyOptions;
 use dr_train::mixed::{
     Budget, BudgetKind, Candidates, Front, LayerTimes, LayerTrace, SearchPlanError, Traces,
@@ -34,7 +34,7 @@ fn supernet() -> &'static Artifact {
         let description = Description {
             kind: ArtifactKind::MultiPrecision,
             mixed: Some(MixedNorm::Width),
-            ..Description::new(DatasetKind::Cifar10, &RESNET8, input, 10, set)
+            ..Description::new("cifar10", &RESNET8, input, 10, set)
         };
         Artifact::of(&network, description).unwrap()
     })

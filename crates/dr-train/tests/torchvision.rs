@@ -3,7 +3,6 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use dr_precision::PrecisionSet;
 use dr_train::artifact::{ArtifactKind, Described, Description, InputShape, SavedModel, TensorEntry};
-use dr_train::config::DatasetKind;
 use dr_train::models::{ConvNetConfig, ConvNetKind, MOBILENET_V2, RESNET8, RESNET18, RESNET34, RESNET50};
 use dr_train::nn::{Model, Pass};
 use dr_train::weights::{Problem, StateDict, WeightsError, import};
@@ -30,7 +29,7 @@ fn noise(name: &str, len: usize) -> Vec<f32> {
 
 fn description(model: ConvNetKind, channels: usize, side: usize, classes: usize) -> Description {
     let input = InputShape { channels, height: side, width: side };
-    Description::new(DatasetKind::Folder, &model, input, classes, PrecisionSet::default())
+    Description::new("folder", &model, input, classes, PrecisionSet::default())
 }
 
 /// A state dict as `fill` of `fixtures/make.py` makes it.

@@ -4,7 +4,6 @@ use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use dr_precision::PrecisionSet;
 use dr_runtime::graph::Graph;
 use dr_train::artifact::{Artifact, Described, Description, InputShape, SavedModel};
-use dr_train::config::DatasetKind;
 use dr_train::models::{ConvNetConfig, LlamaConfig, MOBILENET_V2, RESNET8, RESNET18, RESNET50};
 use dr_train::nn::{Model, Network, Pass, Tensors, Value};
 use rand::SeedableRng;
@@ -170,7 +169,7 @@ fn files_without_a_graph_are_those_of_the_networks_that_they_name() {
     let config = ConvNetConfig::new(RESNET8, 1, 10);
     let input = InputShape { channels: 1, height: 8, width: 8 };
     let set = PrecisionSet::default();
-    let description = Description::new(DatasetKind::Digits, &RESNET8, input, 10, set.clone());
+    let description = Description::new("digits", &RESNET8, input, 10, set.clone());
     let images = Tensor::<4>::random([4, 1, 8, 8], Distribution::Normal(0.0, 1.0), &device);
     let artifact = Artifact::of(&trace(&config.init(1, &device)), description).unwrap();
     let artifact = artifact.quantize(set.clone(), vec![images.clone()], &device).unwrap();

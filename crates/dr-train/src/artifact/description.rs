@@ -1,15 +1,14 @@
 //! [`Described`]: what files say about the networks of this crate.
 
 use super::{ArtifactError, ArtifactKind, Description, FORMAT_VERSION, InputShape};
-use crate::config::{BatchNormKind, DatasetKind, TaskKind};
-use crate::data::{DataSource, ImageShape, Normalization};
+use crate::config::{BatchNormKind, TaskKind};
+use crate::data::{ImageShape, Normalization};
 use crate::models::{LlamaConfig, LlamaKind, ModelKind, Sizes, models};
 use crate::nn::{Model, QuantConfig};
 use burn::tensor::Device;
 use dr_precision::PrecisionSet;
 use dr_runtime::graph::Graph;
 use std::collections::BTreeMap;
-use std::path::Path;
 
 impl From<ImageShape> for InputShape {
     fn from(shape: ImageShape) -> Self {
@@ -22,8 +21,7 @@ pub trait Described: Sized {
     /// A float network of the usual width, with pixels left as they are, a BatchNorm for each precision and the seed 0.
     #[must_use]
     fn new(
-        dataset: DatasetKind, model: &dyn ModelKind, input: InputShape, classes: usize,
-        precisions: PrecisionSet,
+        dataset: &str, model: &dyn ModelKind, input: InputShape, classes: usize, precisions: PrecisionSet,
     ) -> Self;
 
     /// A float language model of these sizes, with the seed 0.
@@ -44,15 +42,6 @@ pub trait Described: Sized {
     /// # Errors
     /// If it does something else.
     fn check_task(&self, expected: TaskKind) -> Result<(), ArtifactError>;
-
-    /// The data that it was trained on.
-    ///
-    /// # Errors
-    /// Data that this program does not know.
-    fn dataset(&self) -> Result<DatasetKind, ArtifactError>;
-
-    /// The images of a dataset, as the model takes them.
-    fn images<'a>(&self, dataset: DatasetKind, data_dir: Option<&'a Path>) -> DataSource<'a>;
 
     /// What its network is made for.
     ///
@@ -79,8 +68,7 @@ pub trait Described: Sized {
 
 impl Described for Description {
     fn new(
-        dataset: DatasetKind, model: &dyn ModelKind, input: InputShape, classes: usize,
-        precisions: PrecisionSet,
+        dataset: &str, model: &dyn ModelKind, input: InputShape, classes: usize, precisions: PrecisionSet,
     ) -> Self {
         let channels = input.channels;
         Self {
@@ -110,7 +98,7 @@ impl Described for Description {
 
     fn of_language(config: &LlamaConfig, precisions: PrecisionSet) -> Self {
         let input = InputShape { channels: 1, height: 1, width: config.context };
-        let network = Self::new(DatasetKind::Text, &LlamaKind, input, config.vocabulary, precisions);
+        let network = Self::new("text", &LlamaKind, input, config.vocabulary, precisions);
         let (task, width) = (TaskKind::Language.to_string(), config.hidden);
         Self { width, task, language: Some(config.to_json()), ..network }
     }
@@ -134,14 +122,6 @@ impl Described for Description {
     fn check_task(&self, expected: TaskKind) -> Result<(), ArtifactError> {
         let (found, expected) = (self.task.clone(), expected.to_string());
         if found == expected { Ok(()) } else { Err(ArtifactError::Task { found, expected }) }
-    }
-
-    fn dataset(&self) -> Result<DatasetKind, ArtifactError> {
-        self.dataset.parse().map_err(ArtifactError::network)
-    }
-
-    fn images<'a>(&self, dataset: DatasetKind, data_dir: Option<&'a Path>) -> DataSource<'a> {
-        DataSource { image_size: self.input.height, ..DataSource::new(dataset, data_dir, self.seed) }
     }
 
     fn sizes(&self) -> Result<Sizes, ArtifactError> {

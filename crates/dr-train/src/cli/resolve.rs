@@ -1,12 +1,15 @@
 //! From arguments to a checked configuration. Nothing is written here.
 
 use super::{CommandError, Settings, TrainArgs, config_file};
-use crate::config::{BatchNormKind, Batches, DatasetKind, Distill, TrainConfig};
+use crate::config::{BatchNormKind, Batches, Distill, TrainConfig};
 use crate::experiment::{CONFIG, Registry};
 use crate::report::Report;
 use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+/// What is learned if nothing else is asked for: it needs no files.
+const DEFAULT_DATASET: &str = "digits";
 
 /// What `dr-train train` does.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,9 +39,10 @@ impl TrainArgs {
         let resume = last(layers, |settings| settings.resume.clone());
         let mut config = match &resume {
             Some(folder) => resumed_config(folder)?,
-            None => TrainConfig::for_dataset(
-                last(layers, |settings| settings.dataset).unwrap_or(DatasetKind::Digits),
-            ),
+            None => {
+                let dataset = last(layers, |settings| settings.dataset.clone());
+                registry.datasets.get(dataset.as_deref().unwrap_or(DEFAULT_DATASET))?.settings()
+            }
         };
         let before = config.clone();
         for settings in layers {

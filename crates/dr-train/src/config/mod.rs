@@ -11,7 +11,7 @@ pub use devices::{Devices, DevicesError};
 pub use dr_runtime::UnknownName;
 pub use dr_runtime::file::{BatchNormKind, MixedNorm};
 pub use kinds::{
-    Baseline, Batches, ComputeKind, DatasetKind, DeviceKind, Distill, Engine, ForwardKind, LossTerms,
-    OptimizerKind, Sampling, TaskKind, Widths,
+    Baseline, Batches, ComputeKind, DeviceKind, Distill, Engine, ForwardKind, LossTerms, OptimizerKind,
+    Sampling, TaskKind, Widths,
 };
 pub use train::{IMAGE_SIZE, LanguageSettings, TrainConfig};

@@ -1,7 +1,7 @@
 //! [`RunError`]: why a run did not end well.
 
 use crate::artifact::ArtifactError;
-use crate::config::{ComputeKind, DatasetKind, DeviceKind, TaskKind, UnknownName};
+use crate::config::{ComputeKind, DeviceKind, TaskKind, UnknownName};
 use crate::data::{DataError, SceneError};
 use crate::device::DeviceError;
 use crate::evaluation::EvaluationError;
@@ -82,7 +82,7 @@ pub enum RunError {
         /// The task.
         task: TaskKind,
         /// The data.
-        dataset: DatasetKind,
+        dataset: String,
         /// The network.
         model: String,
         /// What goes with the task.

@@ -5,7 +5,7 @@ use super::registry::Registry;
 use super::task::{Evaluation, Part, Task};
 use crate::artifact::{Artifact, Described, Description};
 use crate::config::{Engine, TrainConfig};
-use crate::data::{self, Augmentation, DataSource, ImageLoader, ImageSet, Normalization, Splits};
+use crate::data::{self, DataSource, DatasetKind, ImageLoader, ImageSet, Normalization, Splits};
 use crate::evaluation::{EVAL_BATCH, EvaluationError, check_images, measure};
 use crate::models::ModelKind;
 use crate::nn::Model;
@@ -20,10 +20,10 @@ use std::sync::Arc;
 /// A dataset of images, whose classes a network learns.
 #[derive(Clone)]
 pub struct ImageTask {
+    dataset: &'static dyn DatasetKind,
     model: &'static dyn ModelKind,
-    train: ImageSet,
-    valid: ImageSet,
-    test: ImageSet,
+    /// By [`Part`].
+    parts: [ImageSet; 3],
     normalization: Normalization,
 }
 
@@ -35,13 +35,13 @@ impl Task for ImageTask {
     const ITEMS: &'static str = "images";
 
     fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError> {
-        let model = registry.models.get(&config.model)?;
+        let (dataset, model) = (registry.datasets.get(&config.dataset)?, registry.models.get(&config.model)?);
         let source = DataSource {
             image_size: config.image_size,
-            ..DataSource::new(config.dataset, config.data_dir.as_deref(), config.seed)
+            ..DataSource::new(dataset, config.data_dir.as_deref(), config.seed)
         };
         let Splits { train, valid, test, normalization } = data::load(&source, config.limit_train)?;
-        Ok(Self { model, train, valid, test, normalization })
+        Ok(Self { dataset, model, parts: [train, valid, test], normalization })
     }
 
     fn imported(&self, config: &TrainConfig) -> Result<Option<Artifact>, RunError> {
@@ -59,21 +59,21 @@ impl Task for ImageTask {
     }
 
     fn description(&self, config: &TrainConfig) -> Description {
-        let (input, classes) = (self.train.shape().into(), self.train.classes());
+        let (input, classes) = (self.parts[0].shape().into(), self.parts[0].classes());
         Description {
             normalization: self.normalization.clone(),
-            ..Description::new(config.dataset, self.model, input, classes, config.precisions.clone())
+            ..Description::new(self.dataset.name(), self.model, input, classes, config.precisions.clone())
         }
     }
 
     fn check(&self, artifact: &Artifact) -> Result<(), EvaluationError> {
-        check_images(artifact, &self.train)
+        check_images(artifact, &self.parts[0])
     }
 
     fn training(
         &self, config: &TrainConfig, batch_size: usize, device: &Device,
     ) -> Result<ImageLoader, RunError> {
-        let (images, augmentation) = (self.train.clone(), Augmentation::usual(config.dataset));
+        let (images, augmentation) = (self.parts[0].clone(), self.dataset.augmentation());
         let (normalization, device) = (self.normalization.clone(), device.clone());
         Ok(ImageLoader::training(images, normalization, batch_size, config.seed, augmentation, device))
     }
@@ -81,31 +81,26 @@ impl Task for ImageTask {
     fn evaluation(
         &self, part: Part, batch_size: usize, device: &Device,
     ) -> Result<Evaluation<Self>, RunError> {
-        let images = match part {
-            Part::Train => &self.train,
-            Part::Valid => &self.valid,
-            Part::Test => &self.test,
-        };
-        let normalization = self.normalization.clone();
-        Ok(Arc::new(ImageLoader::evaluation(images.clone(), normalization, batch_size, device.clone())))
+        let (images, normalization) = (self.parts[part as usize].clone(), self.normalization.clone());
+        Ok(Arc::new(ImageLoader::evaluation(images, normalization, batch_size, device.clone())))
     }
 
     fn calibration(&self, device: &Device) -> Result<Vec<Tensor<4>>, DatasetError> {
-        calibration_batches(&self.train, &self.normalization, device)
+        calibration_batches(&self.parts[0], &self.normalization, device)
     }
 
     fn measure(
         &self, artifact: &Artifact, formats: &[NumberFormat], device: &Device,
     ) -> Result<Vec<Measured>, EvaluationError> {
-        measure(artifact, formats, &self.test, Engine::Fake, device)
+        measure(artifact, formats, &self.parts[2], Engine::Fake, device)
     }
 
     fn test_items(&self) -> usize {
-        self.test.len()
+        self.parts[2].len()
     }
 
     fn skipped(&self) -> usize {
-        let skipped = [&self.train, &self.valid, &self.test].into_iter().flat_map(ImageSet::skipped);
+        let skipped = self.parts.iter().flat_map(ImageSet::skipped);
         skipped.collect::<BTreeMap<_, _>>().len()
     }
 }

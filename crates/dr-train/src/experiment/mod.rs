@@ -23,27 +23,28 @@ use crate::report::Report;
 use burn::tensor::{Int, Tensor};
 use std::path::Path;
 
-/// Trains as `config` says, and writes the model, the report and the checkpoints into the folder `out`. `ready` is called once the
-/// settings and data are found to be sound, before anything is written.
+/// A run that is ready: it trains, and writes the model, the report and the checkpoints into its folder. What was complete before
+/// an error is kept, and can be resumed.
+pub type Run = Box<dyn FnOnce() -> Result<Report, RunError>>;
+
+/// Finds the settings and the data of a run into the folder `out` to be sound. Nothing is written yet.
 ///
 /// # Errors
-/// Anything that stops the run. What was complete before is kept, and can be resumed.
-pub fn run<E: From<RunError>>(
+/// Those of [`Experiment::new`].
+pub fn prepare(
     registry: &Registry, config: TrainConfig, out: &Path, options: RunOptions,
-    ready: impl FnOnce() -> Result<(), E>,
-) -> Result<Report, E> {
-    fn of<T: Task, E: From<RunError>>(
+) -> Result<Run, RunError> {
+    fn of<T: Task + 'static>(
         registry: &Registry, config: TrainConfig, out: &Path, options: RunOptions,
-        ready: impl FnOnce() -> Result<(), E>,
-    ) -> Result<Report, E> {
+    ) -> Result<Run, RunError> {
         let experiment = Experiment::<T>::new(registry, config, out, options)?;
-        ready()?;
-        Ok(experiment.run()?)
+        Ok(Box::new(move || experiment.run()))
     }
-    match config.task {
-        TaskKind::Language => of::<TextTask, E>(registry, config, out, options, ready),
-        TaskKind::Segment => of::<SceneTask<Tensor<1, Int>>, E>(registry, config, out, options, ready),
-        TaskKind::Detect => of::<SceneTask<BoxTargets>, E>(registry, config, out, options, ready),
-        TaskKind::Classify => of::<ImageTask, E>(registry, config, out, options, ready),
-    }
+    let of = match config.task {
+        TaskKind::Language => of::<TextTask>,
+        TaskKind::Segment => of::<SceneTask<Tensor<1, Int>>>,
+        TaskKind::Detect => of::<SceneTask<BoxTargets>>,
+        TaskKind::Classify => of::<ImageTask>,
+    };
+    of(registry, config, out, options)
 }

@@ -126,7 +126,7 @@ impl<T: Task> Experiment<T> {
             |(precision, measured): (Precision, _)| PrecisionResult { precision: precision.into(), measured };
         let mut report = Report {
             task: config.task,
-            dataset: config.dataset,
+            dataset: config.dataset.clone(),
             model: config.model.clone(),
             seed: config.seed,
             device: self.device_kind.to_string(),

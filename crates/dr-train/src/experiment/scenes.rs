@@ -84,7 +84,7 @@ impl SceneGoal for BoxTargets {
 /// Scenes, and what is learned from them.
 #[derive(Clone)]
 pub struct SceneTask<T: SceneTarget> {
-    /// Those to learn from, to choose by, and to measure the result on.
+    /// By [`Part`].
     parts: [Arc<SceneSet>; 3],
     /// That of the first.
     normalization: Normalization,
@@ -95,13 +95,8 @@ pub struct SceneTask<T: SceneTarget> {
 
 impl<T: SceneGoal> SceneTask<T> {
     fn loader(&self, part: Part, batch_size: usize, seed: Option<u64>, device: &Device) -> SceneLoader<T> {
-        let scenes = match part {
-            Part::Train => &self.parts[0],
-            Part::Valid => &self.parts[1],
-            Part::Test => &self.parts[2],
-        };
-        let around = self.around.clone();
-        SceneLoader::new(scenes.clone(), &self.normalization, around, batch_size, seed, device.clone())
+        let (scenes, around) = (self.parts[part as usize].clone(), self.around.clone());
+        SceneLoader::new(scenes, &self.normalization, around, batch_size, seed, device.clone())
     }
 }
 
@@ -148,7 +143,7 @@ impl<T: SceneGoal> Task for SceneTask<T> {
         Description {
             task: T::TASK.to_string(),
             normalization: self.normalization.clone(),
-            ..Description::new(config.dataset, self.model, input, classes, config.precisions.clone())
+            ..Description::new(&config.dataset, self.model, input, classes, config.precisions.clone())
         }
     }
 

@@ -2,28 +2,22 @@
 
 use super::error::RunError;
 use super::registry::Registry;
-use crate::config::{BatchNormKind, DatasetKind, Distill, TaskKind, TrainConfig};
+use crate::config::{BatchNormKind, Distill, TaskKind, TrainConfig};
 use crate::nn::QuantConfig;
 use crate::report::NumberFormat;
 use dr_precision::PrecisionSet;
 
 /// Whether task, data and network go together.
 pub(super) fn check_task(registry: &Registry, config: &TrainConfig) -> Result<(), RunError> {
-    let TrainConfig { task, dataset, .. } = *config;
-    let does = registry.models.get(&config.model)?.tasks().contains(&task);
-    let (fits, expected) = match task {
-        TaskKind::Classify => (
-            !matches!(dataset, DatasetKind::Text | DatasetKind::Coco),
-            "images with a class each and a network for images",
-        ),
-        TaskKind::Language => (dataset == DatasetKind::Text, "--dataset text and --model llama"),
-        TaskKind::Segment | TaskKind::Detect => {
-            (dataset == DatasetKind::Coco, "--dataset coco and a residual network")
-        }
-    };
-    if !(fits && does) {
-        let model = config.model.clone();
-        return Err(RunError::Task { task, dataset, model, expected });
+    let (task, TrainConfig { dataset, model, .. }) = (config.task, config);
+    let learns = registry.datasets.get(dataset)?.tasks().contains(&task);
+    if !(learns && registry.models.get(model)?.tasks().contains(&task)) {
+        let expected = match task {
+            TaskKind::Classify => "images with a class each and a network for images",
+            TaskKind::Language => "--dataset text and --model llama",
+            TaskKind::Segment | TaskKind::Detect => "--dataset coco and a residual network",
+        };
+        return Err(RunError::Task { task, dataset: dataset.clone(), model: model.clone(), expected });
     }
     if task == TaskKind::Detect && config.distill != Distill::Off {
         return Err(RunError::Setting { task, setting: "--distill" });

@@ -22,9 +22,8 @@ const CALIBRATION_TOKENS: usize = 1 << 12;
 /// A text, whose next token a network learns.
 #[derive(Clone)]
 pub struct TextTask {
-    train: Arc<[u32]>,
-    valid: Arc<[u32]>,
-    test: Arc<[u32]>,
+    /// By [`Part`].
+    parts: [Arc<[u32]>; 3],
     tokenizer: Tokenizer,
     model: &'static dyn ModelKind,
     sizes: Sizes,
@@ -64,9 +63,9 @@ impl Task for TextTask {
             },
         };
         let tokens = |text: &str| Ok::<_, RunError>(tokenizer.encode(text, false)?.into());
-        let (train, valid, test) = (tokens(&train)?, tokens(&valid)?, tokens(&test)?);
+        let parts = [tokens(&train)?, tokens(&valid)?, tokens(&test)?];
         let (length, model) = (language.context.min(sizes.input.width), registry.models.get(&config.model)?);
-        let task = Self { train, valid, test, tokenizer, model, sizes, length, imported };
+        let task = Self { parts, tokenizer, model, sizes, length, imported };
         // Too short a text is found now, before anything is written.
         let device = Device::flex();
         task.training(config, config.batch_size, &device)?;
@@ -90,7 +89,8 @@ impl Task for TextTask {
             Some(artifact) => artifact.description.language.clone(),
             None => self.model.language(&self.sizes),
         };
-        let network = Description::new(config.dataset, self.model, input, classes, config.precisions.clone());
+        let network =
+            Description::new(&config.dataset, self.model, input, classes, config.precisions.clone());
         Description { task: task.to_string(), width, language, ..network }
     }
 
@@ -105,37 +105,33 @@ impl Task for TextTask {
     fn training(
         &self, config: &TrainConfig, batch_size: usize, device: &Device,
     ) -> Result<TextLoader, RunError> {
-        let (tokens, device) = (self.train.clone(), device.clone());
+        let (tokens, device) = (self.parts[0].clone(), device.clone());
         Ok(TextLoader::training(tokens, self.length, batch_size, config.seed, device)?)
     }
 
     fn evaluation(
         &self, part: Part, batch_size: usize, device: &Device,
     ) -> Result<Evaluation<Self>, RunError> {
-        let tokens = match part {
-            Part::Train => &self.train,
-            Part::Valid => &self.valid,
-            Part::Test => &self.test,
-        };
+        let tokens = self.parts[part as usize].clone();
         let batch_size = batch_size.min(text_batch(self.sizes.classes, self.length));
-        let loader = TextLoader::evaluation(tokens.clone(), self.length, batch_size, device.clone())?;
+        let loader = TextLoader::evaluation(tokens, self.length, batch_size, device.clone())?;
         Ok(Arc::new(loader))
     }
 
     fn calibration(&self, device: &Device) -> Result<Vec<Tensor<2, Int>>, DatasetError> {
-        calibration_tokens(&self.train, self.length, device)
+        calibration_tokens(&self.parts[0], self.length, device)
             .map_err(|error| DatasetError::new(std::io::Error::other(error)))
     }
 
     fn measure(
         &self, artifact: &Artifact, formats: &[NumberFormat], device: &Device,
     ) -> Result<Vec<Measured>, EvaluationError> {
-        measure_text(artifact, formats, &self.test, self.length, Engine::Fake, device)
+        measure_text(artifact, formats, &self.parts[2], self.length, Engine::Fake, device)
     }
 
     /// Tokens.
     fn test_items(&self) -> usize {
-        self.test.len().saturating_sub(1)
+        self.parts[2].len().saturating_sub(1)
     }
 }
 

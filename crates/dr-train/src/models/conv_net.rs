@@ -43,24 +43,9 @@ impl ConvNetConfig {
         let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(seed);
         let norm = |channels| PrecisionNormConfig::new(channels).init(device);
         let architecture = self.architecture();
-        let stem = architecture.stem;
-        let config = QuantConv2dConfig {
-            stride: stem.stride,
-            ..QuantConv2dConfig::new([self.channels, stem.channels], stem.kernel)
-        };
-        let (first, stem_norm) = (config.init(rng, device), norm(stem.channels));
-        let mut input = stem.channels;
-        let mut stages = vec![];
-        for stage in &architecture.stages {
-            let mut blocks = vec![];
-            for position in 0..stage.blocks {
-                let stride = if position == 0 { stage.stride } else { 1 };
-                blocks.push(Block::new(stage, input, stride, stem.activation, rng, device));
-                input = stage.channels;
-            }
-            stages.push(blocks);
-        }
+        let (stem, stem_norm, stages) = architecture.init(self.channels, rng, device);
         let tail = architecture.tail.map(|channels| {
+            let input = architecture.stages.last().map_or(architecture.stem.channels, |stage| stage.channels);
             let config = QuantConv2dConfig::new([input, channels], 1);
             (config.init(rng, device), norm(channels))
         });
@@ -68,15 +53,15 @@ impl ConvNetConfig {
         let features = [architecture.features(), self.classes];
         let head = QuantLinearConfig::new(features).init(rng, device);
         ConvNet {
-            stem: first,
+            stem,
             stem_norm,
             stages,
             tail,
             tail_norm,
             head,
             channels: self.channels,
-            max_pool: stem.max_pool,
-            activation: stem.activation,
+            max_pool: architecture.stem.max_pool,
+            activation: architecture.stem.activation,
         }
     }
 }

@@ -352,7 +352,6 @@ mod tests {
     use super::*;
     use crate::artifact::InputShape;
     use crate::artifact::{Artifact, SavedModel};
-    use crate::config::DatasetKind;
     use crate::models::{ConvNetConfig, ConvNetKind, MOBILENET_V2, RESNET8, RESNET18, RESNET50};
     use crate::nn::Model;
     use burn::tensor::{Device, Distribution, Tensor};
@@ -367,7 +366,7 @@ mod tests {
         let config = ConvNetConfig { width: 8, ..ConvNetConfig::new(model, 3, 5) };
         let images = Tensor::<4>::random([2, 3, 16, 16], Distribution::Normal(0.0, 1.0), &device);
         let input = InputShape { channels: 3, height: 16, width: 16 };
-        let description = Description::new(DatasetKind::Folder, &model, input, 5, set.clone());
+        let description = Description::new("folder", &model, input, 5, set.clone());
         let description = Description { width: 8, ..description };
         let float = Artifact::of(&Model::trace(&config.init(1, &device)).unwrap(), description).unwrap();
         let artifact = float.quantize(set.clone(), vec![images], &device).unwrap();

@@ -3,7 +3,7 @@
 use super::NumberFormat;
 #[cfg(feature = "program")]
 use super::plot;
-use crate::config::{DatasetKind, TaskKind, TrainConfig};
+use crate::config::{TaskKind, TrainConfig};
 #[cfg(feature = "program")]
 use crate::files::write_atomically;
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ pub struct Report {
     #[serde(default)]
     pub task: TaskKind,
     /// The dataset.
-    pub dataset: DatasetKind,
+    pub dataset: String,
     /// The network.
     pub model: String,
     /// The seed.

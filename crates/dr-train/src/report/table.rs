@@ -15,69 +15,62 @@ impl Report {
             TaskKind::Detect => return self.qualities("mAP (%)", "classes (%)"),
             TaskKind::Classify => {}
         }
-        let mut header = vec!["precision", "top-1 (%)", "vs. float", "model bytes"];
+        let value = |measured: &Measured| format!("{:.2}", measured.top1);
+        let mut rows = self.rows(["top-1 (%)", "vs. float"], value, |a, b| a.top1 - b.top1);
         if !self.single.is_empty() {
-            header.extend(["separate (%)", "vs. separate"]);
-        }
-        let mut rows = vec![header.into_iter().map(str::to_owned).collect()];
-        let float = self.float.map(|measured| (NumberFormat::Float, measured));
-        let precisions = self.precisions.iter().map(|result| (result.precision, result.measured));
-        for (format, measured) in float.into_iter().chain(precisions) {
-            let difference = match (format, self.float) {
-                (NumberFormat::Quantized(_) | NumberFormat::Mixed, Some(float)) => {
-                    signed(measured.top1 - float.top1)
-                }
-                _ => "-".to_owned(),
-            };
-            let mut row = vec![
-                format.to_string(),
-                format!("{:.2}", measured.top1),
-                difference,
-                thousands(measured.model_bytes),
-            ];
-            if !self.single.is_empty() {
+            rows[0].extend(["separate (%)", "vs. separate"].map(str::to_owned));
+            for (row, (format, measured)) in rows[1..].iter_mut().zip(self.measured()) {
                 let single = self.single_top1(format);
                 row.push(single.map_or("-".to_owned(), |top1| format!("{top1:.2}")));
                 row.push(single.map_or("-".to_owned(), |top1| signed(measured.top1 - top1)));
             }
-            rows.push(row);
         }
         aligned(&rows)
     }
-}
 
-impl Report {
+    /// All formats, float first.
+    fn measured(&self) -> impl Iterator<Item = (NumberFormat, Measured)> {
+        let float = self.float.map(|measured| (NumberFormat::Float, measured));
+        float.into_iter().chain(self.precisions.iter().map(|result| (result.precision, result.measured)))
+    }
+
     /// The table of a language model: between how many equally likely tokens it is as unsure.
     fn perplexities(&self) -> String {
-        let header = ["precision", "perplexity", "vs. float (%)", "top-1 (%)", "model bytes"];
         let difference = |a: &Measured, b: &Measured| 100.0 * ((a.loss - b.loss).exp() - 1.0);
-        self.rows(header, |measured| format!("{:.3}", measured.loss.exp()), difference)
+        let value = |measured: &Measured| format!("{:.3}", measured.loss.exp());
+        self.with_top1("top-1 (%)", self.rows(["perplexity", "vs. float (%)"], value, difference))
     }
 
     /// The table of a network that says something about every part of an image.
     fn qualities(&self, quality: &str, top1: &str) -> String {
         let of = |measured: &Measured| measured.quality.unwrap_or(f64::NAN);
-        let header = ["precision", quality, "vs. float", top1, "model bytes"];
-        self.rows(header, |measured| format!("{:.2}", of(measured)), |a, b| of(a) - of(b))
+        let value = |measured: &Measured| format!("{:.2}", of(measured));
+        self.with_top1(top1, self.rows([quality, "vs. float"], value, |a, b| of(a) - of(b)))
     }
 
-    /// A row for each format: what `value` shows, how much better that is than in floats, `top1` and bytes.
+    /// A row for each format: what `value` shows, how much better that is than in floats, and bytes.
     fn rows(
-        &self, header: [&str; 5], value: impl Fn(&Measured) -> String,
+        &self, header: [&str; 2], value: impl Fn(&Measured) -> String,
         difference: impl Fn(&Measured, &Measured) -> f64,
-    ) -> String {
-        let mut rows = vec![header.map(str::to_owned).to_vec()];
-        let float = self.float.map(|measured| (NumberFormat::Float, measured));
-        let precisions = self.precisions.iter().map(|result| (result.precision, result.measured));
-        for (format, measured) in float.into_iter().chain(precisions) {
+    ) -> Vec<Vec<String>> {
+        let row = |(format, measured): (NumberFormat, Measured)| {
             let difference = match (format, &self.float) {
                 (NumberFormat::Quantized(_) | NumberFormat::Mixed, Some(float)) => {
                     signed(difference(&measured, float))
                 }
                 _ => "-".to_owned(),
             };
-            let (top1, bytes) = (format!("{:.2}", measured.top1), thousands(measured.model_bytes));
-            rows.push(vec![format.to_string(), value(&measured), difference, top1, bytes]);
+            vec![format.to_string(), value(&measured), difference, thousands(measured.model_bytes)]
+        };
+        let header = ["precision", header[0], header[1], "model bytes"].map(str::to_owned).to_vec();
+        std::iter::once(header).chain(self.measured().map(row)).collect()
+    }
+
+    /// The table with one more column before the last.
+    fn with_top1(&self, name: &str, mut rows: Vec<Vec<String>>) -> String {
+        let values = self.measured().map(|(_, measured)| format!("{:.2}", measured.top1));
+        for (row, value) in rows.iter_mut().zip(std::iter::once(name.to_owned()).chain(values)) {
+            row.insert(3, value);
         }
         aligned(&rows)
     }

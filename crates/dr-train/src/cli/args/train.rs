@@ -2,8 +2,8 @@
 
 use crate::cli::values::{count, group_size, number, one_of, seed, switch};
 use crate::config::{
-    Baseline, BatchNormKind, Batches, ComputeKind, DatasetKind, DeviceKind, Devices, Distill, ForwardKind,
-    MixedNorm, OptimizerKind, Sampling, TaskKind, TrainConfig, Widths,
+    Baseline, BatchNormKind, Batches, ComputeKind, DeviceKind, Devices, Distill, ForwardKind, MixedNorm,
+    OptimizerKind, Sampling, TaskKind, TrainConfig, Widths,
 };
 use clap::Args;
 use dr_kernels::ScaleGradient;
@@ -41,15 +41,15 @@ pub struct TrainArgs {
 }
 
 /// The settings that both flags and a file can give. What is not given is left to
-/// [`TrainConfig::for_dataset`], or to the run that is resumed.
+/// the [settings](crate::data::DatasetKind::settings) of the dataset, or to the run that is resumed.
 #[derive(Clone, Debug, Default, PartialEq, Args)]
 pub struct Settings {
     /// What the network is to do [default: what goes with the dataset; for coco detect]
     #[arg(long, value_parser = one_of(TaskKind::ALL), help_heading = "Data")]
     pub task: Option<TaskKind>,
     /// The images to learn [default: digits, which need no files]
-    #[arg(long, value_parser = one_of(DatasetKind::ALL), help_heading = "Data")]
-    pub dataset: Option<DatasetKind>,
+    #[arg(long, help_heading = "Data")]
+    pub dataset: Option<String>,
     /// Where the dataset's files are, if not in the usual places; the file of a text
     #[arg(long, value_name = "DIR", help_heading = "Data")]
     pub data_dir: Option<PathBuf>,

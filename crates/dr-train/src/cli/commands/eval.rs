@@ -1,5 +1,6 @@
 //! `dr-train eval`.
 
+use super::taught::Source;
 use super::{load_model, print, with_plan};
 use crate::artifact::{Artifact, Described};
 use crate::cli::{CommandError, EvalArgs};
@@ -9,7 +10,7 @@ use crate::device;
 use crate::evaluation::{
     EvaluationError, answer, formats, measure, measure_boxes, measure_pixels, measure_text,
 };
-use crate::experiment::RunError;
+use crate::experiment::{Registry, RunError};
 use crate::generation::ChoiceScore;
 use crate::report::{Measured, NumberFormat, PrecisionResult, Report, aligned};
 use crate::text::{self, Tokenizer, load_choices};
@@ -21,7 +22,7 @@ use std::time::Instant;
 ///
 /// # Errors
 /// If the model or the data cannot be read, or do not fit together.
-pub fn eval(args: &EvalArgs) -> Result<(), CommandError> {
+pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
     let started = Instant::now();
     let mut artifact = load_model(&args.model)?;
     let task = artifact.description.task()?;
@@ -30,10 +31,11 @@ pub fn eval(args: &EvalArgs) -> Result<(), CommandError> {
     }
     let (device, device_kind) = device::open(args.device)?;
     if let Some(plan) = &args.plan {
-        artifact = with_plan(&artifact, &args.model, plan, args.dataset, args.data_dir.as_deref(), &device)?;
+        let (of, from) = (&args.dataset, &args.data_dir);
+        artifact = with_plan(&Source::new(registry, &artifact, &args.model, of, from, &device), plan)?;
     }
     let formats = args.precision.map_or_else(|| formats(&artifact), |precision| vec![precision.into()]);
-    let of = Asked { args, artifact: &artifact, formats: &formats, device: &device };
+    let of = Asked { registry, args, artifact: &artifact, formats: &formats, device: &device };
     let (measured, [items, skipped]) = match task {
         TaskKind::Classify => of.images()?,
         TaskKind::Segment | TaskKind::Detect => of.scenes()?,
@@ -42,7 +44,7 @@ pub fn eval(args: &EvalArgs) -> Result<(), CommandError> {
     let description = &artifact.description;
     let mut report = Report {
         task,
-        dataset: args.dataset.map_or_else(|| description.dataset(), Ok)?,
+        dataset: args.dataset.as_ref().unwrap_or(&description.dataset).clone(),
         model: description.model.clone(),
         seed: description.seed,
         device: device_kind.to_string(),
@@ -69,6 +71,7 @@ pub fn eval(args: &EvalArgs) -> Result<(), CommandError> {
 
 /// What is to be measured.
 struct Asked<'a> {
+    registry: &'a Registry,
     args: &'a EvalArgs,
     artifact: &'a Artifact,
     formats: &'a [NumberFormat],
@@ -84,16 +87,15 @@ impl Asked<'_> {
     }
 
     fn images(&self) -> Result<Answer, CommandError> {
-        let Self { args, artifact, formats, device } = *self;
-        let description = &artifact.description;
-        let dataset = args.dataset.map_or_else(|| description.dataset(), Ok)?;
-        let test = data::load_test(&description.images(dataset, args.data_dir.as_deref()))?;
+        let Self { registry, args, artifact, formats, device } = *self;
+        let source = Source::new(registry, artifact, &args.model, &args.dataset, &args.data_dir, device);
+        let test = data::load_test(&source.data()?)?;
         let measured = measure(artifact, formats, &test, args.engine, device);
         Ok((measured.map_err(|error| self.about(&error))?, [test.len(), test.skipped().len()]))
     }
 
     fn scenes(&self) -> Result<Answer, CommandError> {
-        let Self { args, artifact, formats, device } = *self;
+        let Self { args, artifact, formats, device, .. } = *self;
         let dir = args.data_dir.as_deref().ok_or(RunError::NoScenes)?;
         let input = artifact.description.input;
         let [.., test] = SceneSet::load(dir, [input.height, input.width])?;
@@ -111,7 +113,7 @@ impl Asked<'_> {
     }
 
     fn text(&self) -> Result<Answer, CommandError> {
-        let Self { args, artifact, formats, device } = *self;
+        let Self { args, artifact, formats, device, .. } = *self;
         let text = match &args.text {
             Some(path) => text::read(Some(path))?,
             None => text::split(&text::read(args.data_dir.as_deref())?, None).test,
@@ -123,7 +125,7 @@ impl Asked<'_> {
     }
 
     fn questions(&self) -> Result<(), CommandError> {
-        let Self { args, artifact, formats, device } = *self;
+        let Self { args, artifact, formats, device, .. } = *self;
         let Some(path) = &args.questions else { return Ok(()) };
         let (questions, tokenizer) = (load_choices(path)?, self.tokenizer()?);
         let scores = answer(artifact, formats, &questions, &tokenizer, args.engine, device);

@@ -4,8 +4,10 @@ use super::print;
 use super::taught::{Batches, Source};
 use crate::artifact::{Artifact, Described, SavedModel};
 use crate::cli::{CommandError, HessianArgs};
+use crate::config::TaskKind;
 use crate::data::{Batch, Input, Target};
 use crate::device;
+use crate::experiment::Registry;
 use crate::files::write_atomically;
 use crate::mixed::{HessianError, HessianOptions, HessianReport, Traces, traces};
 use crate::nn::{Model, Value};
@@ -18,7 +20,7 @@ use std::time::Instant;
 ///
 /// # Errors
 /// If the model or the images cannot be read, or do not fit together, or the results cannot be written.
-pub fn hessian(args: &HessianArgs) -> Result<(), CommandError> {
+pub fn hessian(registry: &Registry, args: &HessianArgs) -> Result<(), CommandError> {
     let started = Instant::now();
     let options =
         HessianOptions { tolerance: args.tolerance, max_samples: args.max_samples, seed: args.seed };
@@ -26,18 +28,12 @@ pub fn hessian(args: &HessianArgs) -> Result<(), CommandError> {
     let artifact = Artifact::open(&args.model)?;
     let name = args.model.display().to_string();
     let (device, device_kind) = device::open(args.device)?;
-    let source = Source {
-        artifact: &artifact,
-        model: &args.model,
-        dataset: args.dataset,
-        data_dir: args.data_dir.as_deref(),
-        limit: args.limit_train,
-        device: &device,
-    };
+    let mut source = Source::new(registry, &artifact, &args.model, &args.dataset, &args.data_dir, &device);
+    source.limit = args.limit_train;
     let (traces, count) = estimate(&source, args.batch_size, &options)?;
     let report = HessianReport {
         model: name.clone(),
-        dataset: args.dataset.map_or_else(|| artifact.description.dataset(), Ok)?,
+        dataset: args.dataset.as_ref().unwrap_or(&artifact.description.dataset).clone(),
         images: count,
         batch_size: args.batch_size.min(count),
         seed: args.seed,
@@ -58,8 +54,10 @@ pub fn hessian(args: &HessianArgs) -> Result<(), CommandError> {
     if args.json {
         return print(&json);
     }
+    let texts = artifact.description.check_task(TaskKind::Language).is_ok();
+    let items = if texts { "pieces of text" } else { "images" };
     let wrote = if wrote.is_empty() { String::new() } else { format!("wrote {}\n", wrote.join(" and ")) };
-    print(&(report.table() + &wrote))
+    print(&(report.table(items) + &wrote))
 }
 
 /// The traces of a saved network, with its stored codes dequantized, and of how many items of its training data.

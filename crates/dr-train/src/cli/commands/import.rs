@@ -3,7 +3,7 @@
 use super::save;
 use crate::artifact::{Described, Description, InputShape};
 use crate::cli::{CommandError, ImportArgs};
-use crate::config::{DatasetKind, TaskKind};
+use crate::config::TaskKind;
 use crate::data::Normalization;
 use crate::experiment::Registry;
 use crate::weights::{StateDict, import as import_weights, load_hugging_face};
@@ -35,7 +35,7 @@ pub fn import(registry: &Registry, args: &ImportArgs) -> Result<(), CommandError
     let description = Description {
         width,
         normalization,
-        ..Description::new(DatasetKind::Folder, model, input, classes, PrecisionSet::default())
+        ..Description::new("folder", model, input, classes, PrecisionSet::default())
     };
     save(&import_weights(dict, model, description)?.artifact, &args.out)
 }

@@ -2,25 +2,27 @@
 
 use super::CommandError;
 use crate::artifact::{Artifact, Described, Description};
-use crate::config::{DatasetKind, TaskKind};
-use crate::data::{self, ImageLoader, ImageSet, SceneLoader, SceneSet, SceneTarget};
+use crate::config::TaskKind;
+use crate::data::{self, DataSource, ImageLoader, ImageSet, SceneLoader, SceneSet, SceneTarget};
 use crate::detection::BoxTargets;
 use crate::evaluation::{check_batch, check_images, check_scenes, check_size, positions, text_batch};
-use crate::experiment::{RunError, calibration_batches, calibration_scenes, calibration_tokens};
+use crate::experiment::{Registry, RunError, calibration_batches, calibration_scenes, calibration_tokens};
 use crate::nn::Value;
 use crate::text::{self, TextLoader, Tokenizer};
 use burn::tensor::{Device, Int, Tensor};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Which training data are asked for.
 pub(super) struct Source<'a> {
+    /// Where datasets are known.
+    pub(super) registry: &'a Registry,
     /// The model.
     pub(super) artifact: &'a Artifact,
     /// Where it is.
     pub(super) model: &'a Path,
     /// Another dataset than that of the model.
-    pub(super) dataset: Option<DatasetKind>,
+    pub(super) dataset: Option<&'a str>,
     /// Where its files are.
     pub(super) data_dir: Option<&'a Path>,
     /// Only the first so many images, or characters.
@@ -44,15 +46,29 @@ pub(super) enum Batches {
 /// Pixels of a batch: the gradients of a ResNet-20 keep 16 channels of them some 60 times, which are 4 GiB.
 const MOST_PIXELS: usize = 1 << 20;
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    /// The data of the model, or those that the arguments ask for.
+    pub(super) fn new(
+        registry: &'a Registry, artifact: &'a Artifact, model: &'a Path, dataset: &'a Option<String>,
+        data_dir: &'a Option<PathBuf>, device: &'a Device,
+    ) -> Self {
+        let (dataset, data_dir) = (dataset.as_deref(), data_dir.as_deref());
+        Self { registry, artifact, model, dataset, data_dir, limit: None, device }
+    }
+
+    /// Its images, as the model takes them.
+    pub(super) fn data(&self) -> Result<DataSource<'a>, CommandError> {
+        let Description { dataset, input, seed, .. } = &self.artifact.description;
+        let dataset = self.registry.datasets.get(self.dataset.unwrap_or(dataset))?;
+        Ok(DataSource { image_size: input.height, ..DataSource::new(dataset, self.data_dir, *seed) })
+    }
+
     fn wrong(&self, error: &dyn std::error::Error) -> CommandError {
         CommandError::new(format!("`{}`: {error}", self.model.display()))
     }
 
     fn images(&self) -> Result<ImageSet, CommandError> {
-        let description = &self.artifact.description;
-        let dataset = self.dataset.map_or_else(|| description.dataset(), Ok)?;
-        let images = data::load(&description.images(dataset, self.data_dir), self.limit)?.train;
+        let images = data::load(&self.data()?, self.limit)?.train;
         check_size(self.artifact, &images).map_err(|error| self.wrong(&error))?;
         Ok(images)
     }

@@ -18,31 +18,15 @@ pub fn train(registry: &Registry, training: ResolvedTraining, dashboard: bool) -
     let ResolvedTraining { config, out, resume } = training;
     let options = RunOptions { resume, dashboard, interrupter: Interrupter::new() };
     let interrupter = options.interrupter.clone();
-    let report = experiment::run(registry, config, &out, options, || {
-        stop_on_ctrl_c(interrupter).map_err(Failure::Other)
-    })
-    .map_err(|error| match error {
-        Failure::Run(error) => failure(error, &out),
-        Failure::Other(error) => error,
-    })?;
+    let run = experiment::prepare(registry, config, &out, options).map_err(|error| failure(error, &out))?;
+    stop_on_ctrl_c(interrupter)?;
+    let report = run().map_err(|error| failure(error, &out))?;
     let out = out.display();
     print(&format!(
         "{}\nwrote {out}/model.safetensors, {out}/float.safetensors, {out}/report.json and {out}/report.svg in {:.0} s\n",
         report.table(),
         report.seconds
     ))
-}
-
-/// What stops the training.
-enum Failure {
-    Run(RunError),
-    Other(CommandError),
-}
-
-impl From<RunError> for Failure {
-    fn from(error: RunError) -> Self {
-        Self::Run(error)
-    }
 }
 
 fn failure(error: RunError, out: &Path) -> CommandError {
