@@ -1,7 +1,8 @@
 //! The report as JSON, as a table and as a picture.
 
 use dr_precision::Precision;
-use dr_train::config::{TaskKind, TrainConfig};
+use dr_train::config::TrainConfig;
+use dr_train::config::task::CLASSIFY;
 use dr_train::data::{DatasetKind, Digits};
 use dr_train::report::{
     CurvePoint, EpochRecord, Measured, NumberFormat, PrecisionResult, Report, SingleResult, TrainPhase,
@@ -41,7 +42,7 @@ fn report() -> Report {
         FORMATS.iter().map(|&(name, _, top1)| SingleResult { precision: name.parse().unwrap(), top1 });
     let float_single = SingleResult { precision: NumberFormat::Float, top1: 98.2 };
     Report {
-        task: TaskKind::Classify,
+        task: CLASSIFY.to_owned(),
         dataset: "digits".to_owned(),
         model: "resnet8".to_owned(),
         seed: 1,

@@ -1,7 +1,8 @@
 //! [`Described`]: what files say about the networks of this crate.
 
 use super::{ArtifactError, ArtifactKind, Description, FORMAT_VERSION, InputShape};
-use crate::config::{BatchNormKind, TaskKind};
+use crate::config::BatchNormKind;
+use crate::config::task::{CLASSIFY, LANGUAGE};
 use crate::data::{ImageShape, Normalization};
 use crate::models::{LlamaConfig, LlamaKind, ModelKind, Sizes, models};
 use crate::nn::{Model, QuantConfig};
@@ -31,23 +32,14 @@ pub trait Described: Sized {
     /// How the network inside is quantized; `None` for a float one.
     fn quantization(&self) -> Option<QuantConfig>;
 
-    /// The task.
-    ///
-    /// # Errors
-    /// One that this program does not have.
-    fn task(&self) -> Result<TaskKind, ArtifactError>;
-
     /// Whether the network does what is asked for.
     ///
     /// # Errors
     /// If it does something else.
-    fn check_task(&self, expected: TaskKind) -> Result<(), ArtifactError>;
+    fn check_task(&self, expected: &str) -> Result<(), ArtifactError>;
 
     /// What its network is made for.
-    ///
-    /// # Errors
-    /// A task that this program does not have.
-    fn sizes(&self) -> Result<Sizes, ArtifactError>;
+    fn sizes(&self) -> Sizes<'_>;
 
     /// The sizes of a Llama.
     ///
@@ -74,7 +66,7 @@ impl Described for Description {
         Self {
             format_version: FORMAT_VERSION,
             kind: ArtifactKind::Float,
-            task: TaskKind::Classify.to_string(),
+            task: CLASSIFY.to_owned(),
             model: model.name().to_owned(),
             width: model.usual_width(),
             input,
@@ -99,7 +91,7 @@ impl Described for Description {
     fn of_language(config: &LlamaConfig, precisions: PrecisionSet) -> Self {
         let input = InputShape { channels: 1, height: 1, width: config.context };
         let network = Self::new("text", &LlamaKind, input, config.vocabulary, precisions);
-        let (task, width) = (TaskKind::Language.to_string(), config.hidden);
+        let (task, width) = (LANGUAGE.to_owned(), config.hidden);
         Self { width, task, language: Some(config.to_json()), ..network }
     }
 
@@ -115,18 +107,14 @@ impl Described for Description {
         })
     }
 
-    fn task(&self) -> Result<TaskKind, ArtifactError> {
-        self.task.parse().map_err(ArtifactError::network)
-    }
-
-    fn check_task(&self, expected: TaskKind) -> Result<(), ArtifactError> {
+    fn check_task(&self, expected: &str) -> Result<(), ArtifactError> {
         let (found, expected) = (self.task.clone(), expected.to_string());
         if found == expected { Ok(()) } else { Err(ArtifactError::Task { found, expected }) }
     }
 
-    fn sizes(&self) -> Result<Sizes, ArtifactError> {
+    fn sizes(&self) -> Sizes<'_> {
         let Self { input, classes, width, .. } = *self;
-        Ok(Sizes { task: self.task()?, input, classes, width, layers: 0 })
+        Sizes { task: &self.task, input, classes, width, layers: 0 }
     }
 
     fn llama(&self) -> Result<LlamaConfig, ArtifactError> {
@@ -143,10 +131,10 @@ impl Described for Description {
     }
 
     fn traced(&self, bytes: usize) -> Result<Graph, ArtifactError> {
-        let (device, sizes, models) = (Device::flex(), self.sizes()?, models());
+        let (device, sizes, models) = (Device::flex(), self.sizes(), models());
         let check_size = |elements: usize| super::network::check_size(bytes, elements / 4);
         // No memory is taken for a network that cannot be in the file.
-        let traced = if sizes.task == TaskKind::Language {
+        let traced = if sizes.task == LANGUAGE {
             let config = self.llama()?;
             check_size(config.elements())?;
             Model::trace(&config.zeros(&device))

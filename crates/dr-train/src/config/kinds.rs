@@ -3,22 +3,6 @@
 use dr_runtime::named;
 
 named! {
-    /// What a network does.
-    #[derive(Default)]
-    TaskKind, "task" {
-        /// Gives each image a class.
-        #[default]
-        Classify = "classify",
-        /// Gives each pixel of an image a class.
-        Segment = "segment",
-        /// Finds objects in an image and their boxes.
-        Detect = "detect",
-        /// Predicts the next token of a text: a language model.
-        Language = "lm",
-    }
-}
-
-named! {
     /// How a step of mixed training draws the precision of a layer.
     #[derive(Default)]
     Sampling, "sampling" {

@@ -3,6 +3,7 @@
 mod check;
 mod devices;
 mod kinds;
+pub mod task;
 mod text;
 mod train;
 
@@ -12,6 +13,6 @@ pub use dr_runtime::UnknownName;
 pub use dr_runtime::file::{BatchNormKind, MixedNorm};
 pub use kinds::{
     Baseline, Batches, ComputeKind, DeviceKind, Distill, Engine, ForwardKind, LossTerms, OptimizerKind,
-    Sampling, TaskKind, Widths,
+    Sampling, Widths,
 };
 pub use train::{IMAGE_SIZE, LanguageSettings, TrainConfig};

@@ -2,9 +2,9 @@
 
 use super::devices::Devices;
 use super::kinds::{
-    Baseline, Batches, ComputeKind, DeviceKind, Distill, ForwardKind, OptimizerKind, Sampling, TaskKind,
-    Widths,
+    Baseline, Batches, ComputeKind, DeviceKind, Distill, ForwardKind, OptimizerKind, Sampling, Widths,
 };
+use super::task::{CLASSIFY, before};
 use super::text;
 use super::{BatchNormKind, MixedNorm};
 use dr_kernels::ScaleGradient;
@@ -18,8 +18,8 @@ use std::path::PathBuf;
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
     /// What the network is to do.
-    #[serde(default)]
-    pub task: TaskKind,
+    #[serde(default = "before")]
+    pub task: String,
     /// The dataset.
     pub dataset: String,
     /// Where its files are, if not where they are usually found.
@@ -142,7 +142,7 @@ impl TrainConfig {
     #[must_use]
     pub fn new(dataset: &str) -> Self {
         Self {
-            task: TaskKind::default(),
+            task: CLASSIFY.to_owned(),
             dataset: dataset.to_owned(),
             data_dir: None,
             model: "resnet8".to_owned(),

@@ -7,7 +7,8 @@ use super::folder::Folder;
 use super::idx::{FASHION_MNIST, MNIST};
 use super::images::Images;
 use super::{Augmentation, ImageSet, Normalization};
-use crate::config::{Batches, IMAGE_SIZE, OptimizerKind, TaskKind, TrainConfig};
+use crate::config::task::{CLASSIFY, DETECT, LANGUAGE, SEGMENT};
+use crate::config::{Batches, IMAGE_SIZE, OptimizerKind, TrainConfig};
 use crate::names::Names;
 use dr_precision::{BitWidth, Precision, PrecisionSet};
 use std::path::Path;
@@ -19,8 +20,8 @@ pub trait DatasetKind: Sync {
     fn name(&self) -> &'static str;
 
     /// What can be learned from them, the usual task first.
-    fn tasks(&self) -> &'static [TaskKind] {
-        &[TaskKind::Classify]
+    fn tasks(&self) -> &'static [&'static str] {
+        &[CLASSIFY]
     }
 
     /// The settings of a training, where flags and files say nothing else.
@@ -153,15 +154,15 @@ impl DatasetKind for Text {
         "text"
     }
 
-    fn tasks(&self) -> &'static [TaskKind] {
-        &[TaskKind::Language]
+    fn tasks(&self) -> &'static [&'static str] {
+        &[LANGUAGE]
     }
 
     fn settings(&self) -> TrainConfig {
         let bits = [BitWidth::B8, BitWidth::B6, BitWidth::B4];
         let precisions = PrecisionSet::new(bits.map(|bits| Precision::new(bits, bits)));
         TrainConfig {
-            task: TaskKind::Language,
+            task: LANGUAGE.to_owned(),
             model: "llama".to_owned(),
             precisions: precisions.expect("three of them, each once"),
             epochs: 5,
@@ -189,13 +190,13 @@ impl DatasetKind for Coco {
         "coco"
     }
 
-    fn tasks(&self) -> &'static [TaskKind] {
-        &[TaskKind::Detect, TaskKind::Segment]
+    fn tasks(&self) -> &'static [&'static str] {
+        &[DETECT, SEGMENT]
     }
 
     fn settings(&self) -> TrainConfig {
         TrainConfig {
-            task: TaskKind::Detect,
+            task: DETECT.to_owned(),
             epochs: 20,
             float_epochs: 20,
             batch_size: 16,

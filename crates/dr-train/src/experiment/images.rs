@@ -2,14 +2,16 @@
 
 use super::error::RunError;
 use super::registry::Registry;
-use super::task::{Evaluation, Part, Task};
+use super::source::Source;
+use super::task::{Answer, Evaluation, Part, Task};
 use crate::artifact::{Artifact, Described, Description};
+use crate::config::task::CLASSIFY;
 use crate::config::{Engine, TrainConfig};
 use crate::data::{self, DataSource, DatasetKind, ImageLoader, ImageSet, Normalization, Splits};
-use crate::evaluation::{EVAL_BATCH, EvaluationError, check_images, measure};
+use crate::evaluation::{EVAL_BATCH, EvaluationError, check_batch, check_images, check_size, measure};
 use crate::models::ModelKind;
 use crate::nn::Model;
-use crate::report::{Measured, NumberFormat};
+use crate::report::{Measured, NumberFormat, Report};
 use crate::weights::{StateDict, WeightsError, import};
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
@@ -32,7 +34,10 @@ impl Task for ImageTask {
     type Target = Tensor<1, Int>;
     type Loader = ImageLoader;
 
+    const NAME: &'static str = CLASSIFY;
+    const GOES_WITH: &'static str = "images with a class each and a network for images";
     const ITEMS: &'static str = "images";
+    const BY_LOSS: bool = false;
 
     fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError> {
         let (dataset, model) = (registry.datasets.get(&config.dataset)?, registry.models.get(&config.model)?);
@@ -55,7 +60,7 @@ impl Task for ImageTask {
     }
 
     fn init(&self, config: &TrainConfig, device: &Device) -> Result<Model, RunError> {
-        Ok(self.model.init(&self.description(config).sizes()?, config.seed, device)?)
+        Ok(self.model.init(&self.description(config).sizes(), config.seed, device)?)
     }
 
     fn description(&self, config: &TrainConfig) -> Description {
@@ -103,6 +108,41 @@ impl Task for ImageTask {
         let skipped = self.parts.iter().flat_map(ImageSet::skipped);
         skipped.collect::<BTreeMap<_, _>>().len()
     }
+
+    fn measure_saved(source: &Source, formats: &[NumberFormat], engine: Engine) -> Result<Answer, RunError> {
+        let test = data::load_test(&source.data()?)?;
+        let measured = measure(source.artifact, formats, &test, engine, source.device);
+        Ok((measured.map_err(|error| source.wrong(error))?, [test.len(), test.skipped().len()]))
+    }
+
+    fn batches(source: &Source, batch_size: usize) -> Result<(Evaluation<Self>, usize), RunError> {
+        let (train, artifact) = (training_images(source)?, source.artifact);
+        check_images(artifact, &train).map_err(|error| source.wrong(error))?;
+        check_batch(artifact, batch_size, MOST_PIXELS)?;
+        let batch_size = batch_size.min(train.len());
+        let images = train.range(0..train.len() - train.len() % batch_size);
+        let (count, normalization) = (images.len(), artifact.description.normalization.clone());
+        let loader = ImageLoader::evaluation(images, normalization, batch_size, source.device.clone());
+        Ok((Arc::new(loader), count))
+    }
+
+    fn calibration_saved(source: &Source) -> Result<Vec<Tensor<4>>, RunError> {
+        let normalization = &source.artifact.description.normalization;
+        Ok(calibration_batches(&training_images(source)?, normalization, source.device)?)
+    }
+
+    fn table(report: &Report) -> String {
+        report.table()
+    }
+}
+
+/// Pixels of a batch: the gradients of a ResNet-20 keep 16 channels of them some 60 times, which are 4 GiB.
+pub(super) const MOST_PIXELS: usize = 1 << 20;
+
+fn training_images(source: &Source) -> Result<ImageSet, RunError> {
+    let images = data::load(&source.data()?, source.limit)?.train;
+    check_size(source.artifact, &images).map_err(|error| source.wrong(error))?;
+    Ok(images)
 }
 
 /// Training images that the activations' scales are fitted to.

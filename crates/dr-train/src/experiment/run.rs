@@ -5,9 +5,7 @@ use super::registry::Registry;
 use super::settings::{check_task, passes, quantization};
 use super::task::{Part, Task};
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description, SavedModel};
-use crate::config::{
-    Baseline, Batches, DeviceKind, Devices, Distill, ForwardKind, MixedNorm, TaskKind, TrainConfig,
-};
+use crate::config::{Baseline, Batches, DeviceKind, Devices, Distill, ForwardKind, MixedNorm, TrainConfig};
 use crate::device;
 use crate::evaluation::{EVAL_BATCH, formats};
 use crate::files::{remove_leftovers, write_atomically};
@@ -125,7 +123,7 @@ impl<T: Task> Experiment<T> {
         let result =
             |(precision, measured): (Precision, _)| PrecisionResult { precision: precision.into(), measured };
         let mut report = Report {
-            task: config.task,
+            task: config.task.clone(),
             dataset: config.dataset.clone(),
             model: config.model.clone(),
             seed: config.seed,
@@ -324,7 +322,7 @@ impl<T: Task> Experiment<T> {
         let config = &self.config;
         Phase {
             items: T::ITEMS,
-            by_loss: self.config.task != TaskKind::Classify,
+            by_loss: T::BY_LOSS,
             accumulate: config.accumulate,
             devices: self.devices.iter().map(|device| device.clone().autodiff()).collect(),
             optimizer: config.optimizer,

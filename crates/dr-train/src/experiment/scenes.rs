@@ -1,16 +1,19 @@
 //! [`SceneTask`]: something is said about every part of an image.
 
 use super::error::RunError;
+use super::images::MOST_PIXELS;
 use super::registry::Registry;
-use super::task::{Evaluation, Part, Task};
-use crate::artifact::{Artifact, ArtifactError, Described, Description};
-use crate::config::{Engine, TaskKind, TrainConfig};
+use super::source::Source;
+use super::task::{Answer, Evaluation, Part, Task};
+use crate::artifact::{Artifact, Described, Description};
+use crate::config::task::{DETECT, SEGMENT};
+use crate::config::{Engine, TrainConfig};
 use crate::data::{Normalization, SceneLoader, SceneSet, SceneTarget};
 use crate::detection::{BoxTargets, Positions};
-use crate::evaluation::{EvaluationError, check_scenes, measure_boxes, measure_pixels};
+use crate::evaluation::{EvaluationError, check_batch, check_scenes, measure_boxes, measure_pixels, nowhere};
 use crate::models::{ModelKind, Sizes};
 use crate::nn::Model;
-use crate::report::{Measured, NumberFormat};
+use crate::report::{Measured, NumberFormat, Report};
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Int, Tensor};
@@ -23,7 +26,13 @@ const CALIBRATION: [usize; 2] = [256, 32];
 /// What can be learned from scenes.
 pub trait SceneGoal: SceneTarget {
     /// What a network that learns it does.
-    const TASK: TaskKind;
+    const TASK: &'static str;
+
+    /// Whether lower precisions can learn from the outputs of higher ones.
+    const DISTILLS: bool;
+
+    /// What the columns of [`Measured::quality`] and [`Measured::top1`] are called.
+    const COLUMNS: [&'static str; 2];
 
     /// How many classes it tells apart, of so many of objects.
     fn classes(objects: usize) -> usize;
@@ -43,7 +52,9 @@ pub trait SceneGoal: SceneTarget {
 
 /// A class for each pixel.
 impl SceneGoal for Tensor<1, Int> {
-    const TASK: TaskKind = TaskKind::Segment;
+    const TASK: &'static str = SEGMENT;
+    const DISTILLS: bool = true;
+    const COLUMNS: [&'static str; 2] = ["mIoU (%)", "pixels (%)"];
 
     fn classes(objects: usize) -> usize {
         objects + 1
@@ -63,7 +74,9 @@ impl SceneGoal for Tensor<1, Int> {
 
 /// Boxes around objects.
 impl SceneGoal for BoxTargets {
-    const TASK: TaskKind = TaskKind::Detect;
+    const TASK: &'static str = DETECT;
+    const DISTILLS: bool = false;
+    const COLUMNS: [&'static str; 2] = ["mAP (%)", "classes (%)"];
 
     fn classes(objects: usize) -> usize {
         objects
@@ -89,7 +102,7 @@ pub struct SceneTask<T: SceneTarget> {
     /// That of the first.
     normalization: Normalization,
     model: &'static dyn ModelKind,
-    sizes: Sizes,
+    sizes: Sizes<'static>,
     around: T::Around,
 }
 
@@ -105,7 +118,10 @@ impl<T: SceneGoal> Task for SceneTask<T> {
     type Target = T;
     type Loader = SceneLoader<T>;
 
+    const NAME: &'static str = T::TASK;
+    const GOES_WITH: &'static str = "--dataset coco and a residual network";
     const ITEMS: &'static str = "images";
+    const DISTILLS: bool = T::DISTILLS;
 
     fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError> {
         let model = registry.models.get(&config.model)?;
@@ -123,14 +139,14 @@ impl<T: SceneGoal> Task for SceneTask<T> {
         // Only to ask it what its targets depend on.
         let network = model.init(&sizes, 0, &Device::flex())?;
         let around = T::around(network.graph(), train.size);
-        let around = around.ok_or_else(|| ArtifactError::network("no rows of positions of images"))?;
+        let around = around.ok_or_else(nowhere)?;
         Ok(Self { parts: [train, valid, test].map(Arc::new), normalization, model, sizes, around })
     }
 
     fn imported(&self, config: &TrainConfig) -> Result<Option<Artifact>, RunError> {
         match config.weights {
             None => Ok(None),
-            Some(_) => Err(RunError::Setting { task: config.task, setting: "--weights" }),
+            Some(_) => Err(RunError::Setting { task: T::TASK, setting: "--weights" }),
         }
     }
 
@@ -176,6 +192,49 @@ impl<T: SceneGoal> Task for SceneTask<T> {
     fn test_items(&self) -> usize {
         self.parts[2].len()
     }
+
+    fn measure_saved(source: &Source, formats: &[NumberFormat], engine: Engine) -> Result<Answer, RunError> {
+        let [.., test] = load(source)?;
+        let test = Arc::new(test);
+        let measured = T::measure(source.artifact, formats, &test, engine, source.device);
+        Ok((measured.map_err(|error| source.wrong(error))?, [test.len(), 0]))
+    }
+
+    fn batches(source: &Source, batch_size: usize) -> Result<(Evaluation<Self>, usize), RunError> {
+        let (artifact, input) = (source.artifact, source.artifact.description.input);
+        let graph = artifact.graph().map_err(|error| error.in_file(source.model))?;
+        let around = T::around(graph, [input.height, input.width]);
+        let around = around.ok_or_else(|| nowhere().in_file(source.model))?;
+        check_batch(artifact, batch_size, MOST_PIXELS)?;
+        let scenes = training_scenes::<T>(source)?;
+        let batch_size = batch_size.min(scenes.len());
+        let count = scenes.len() - scenes.len() % batch_size;
+        let (scenes, normalization) = (Arc::new(scenes.first(count)), &artifact.description.normalization);
+        let loader =
+            SceneLoader::<T>::new(scenes, normalization, around, batch_size, None, source.device.clone());
+        Ok((Arc::new(loader), count))
+    }
+
+    fn calibration_saved(source: &Source) -> Result<Vec<Tensor<4>>, RunError> {
+        let normalization = &source.artifact.description.normalization;
+        Ok(calibration_scenes(&training_scenes::<T>(source)?, normalization, source.device))
+    }
+
+    fn table(report: &Report) -> String {
+        report.qualities(T::COLUMNS)
+    }
+}
+
+/// All parts, in the size that the network takes.
+fn load(source: &Source) -> Result<[SceneSet; 3], RunError> {
+    let (dir, input) = (source.data_dir.ok_or(RunError::NoScenes)?, source.artifact.description.input);
+    Ok(SceneSet::load(dir, [input.height, input.width])?)
+}
+
+fn training_scenes<T: SceneGoal>(source: &Source) -> Result<SceneSet, RunError> {
+    let [train, ..] = load(source)?;
+    check_scenes(source.artifact, T::TASK, &train).map_err(|error| source.wrong(error))?;
+    Ok(source.limit.map_or_else(|| train.clone(), |limit| train.first(limit)))
 }
 
 /// The first training images, to fit the activations' scales to.

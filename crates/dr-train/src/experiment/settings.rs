@@ -2,25 +2,22 @@
 
 use super::error::RunError;
 use super::registry::Registry;
-use crate::config::{BatchNormKind, Distill, TaskKind, TrainConfig};
+use crate::config::{BatchNormKind, Distill, TrainConfig};
 use crate::nn::QuantConfig;
 use crate::report::NumberFormat;
 use dr_precision::PrecisionSet;
 
 /// Whether task, data and network go together.
 pub(super) fn check_task(registry: &Registry, config: &TrainConfig) -> Result<(), RunError> {
-    let (task, TrainConfig { dataset, model, .. }) = (config.task, config);
-    let learns = registry.datasets.get(dataset)?.tasks().contains(&task);
-    if !(learns && registry.models.get(model)?.tasks().contains(&task)) {
-        let expected = match task {
-            TaskKind::Classify => "images with a class each and a network for images",
-            TaskKind::Language => "--dataset text and --model llama",
-            TaskKind::Segment | TaskKind::Detect => "--dataset coco and a residual network",
-        };
-        return Err(RunError::Task { task, dataset: dataset.clone(), model: model.clone(), expected });
+    let TrainConfig { task, dataset, model, .. } = config;
+    let task = registry.tasks.get(task)?;
+    let (name, expected) = (task.name(), task.goes_with());
+    let does = [registry.datasets.get(dataset)?.tasks(), registry.models.get(model)?.tasks()];
+    if !does.iter().all(|tasks| tasks.contains(&name)) {
+        return Err(RunError::Task { task: name, dataset: dataset.clone(), model: model.clone(), expected });
     }
-    if task == TaskKind::Detect && config.distill != Distill::Off {
-        return Err(RunError::Setting { task, setting: "--distill" });
+    if !task.distills() && config.distill != Distill::Off {
+        return Err(RunError::Setting { task: name, setting: "--distill" });
     }
     Ok(())
 }

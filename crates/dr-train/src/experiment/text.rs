@@ -2,13 +2,15 @@
 
 use super::error::RunError;
 use super::registry::Registry;
-use super::task::{Evaluation, Part, Task};
+use super::source::Source;
+use super::task::{Answer, Evaluation, Part, Task};
 use crate::artifact::{Artifact, Described, Description, InputShape, TOKENIZER, TensorEntry};
-use crate::config::{Engine, TaskKind, TrainConfig};
+use crate::config::task::LANGUAGE;
+use crate::config::{Engine, TrainConfig};
 use crate::evaluation::{EvaluationError, check_tokens, measure_text, text_batch};
 use crate::models::{ModelKind, Sizes};
 use crate::nn::Model;
-use crate::report::{Measured, NumberFormat};
+use crate::report::{Measured, NumberFormat, Report};
 use crate::text::{self, TextError, TextLoader, TextSplits, Tokenizer};
 use crate::weights::load_hugging_face;
 use burn::data::dataloader::DataLoader;
@@ -26,7 +28,7 @@ pub struct TextTask {
     parts: [Arc<[u32]>; 3],
     tokenizer: Tokenizer,
     model: &'static dyn ModelKind,
-    sizes: Sizes,
+    sizes: Sizes<'static>,
     /// Tokens of a piece of the text.
     length: usize,
     /// What training starts from.
@@ -38,6 +40,8 @@ impl Task for TextTask {
     type Target = Tensor<1, Int>;
     type Loader = TextLoader;
 
+    const NAME: &'static str = LANGUAGE;
+    const GOES_WITH: &'static str = "--dataset text and --model llama";
     const ITEMS: &'static str = "pieces of text";
 
     fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError> {
@@ -53,9 +57,12 @@ impl Task for TextTask {
             None => Tokenizer::train(&train, language.vocabulary)?,
         };
         let sizes = match &imported {
-            Some(artifact) => artifact.description.sizes()?,
+            Some(artifact) => {
+                let Description { input, classes, width, .. } = artifact.description;
+                Sizes { task: LANGUAGE, input, classes, width, layers: 0 }
+            }
             None => Sizes {
-                task: TaskKind::Language,
+                task: LANGUAGE,
                 input: InputShape { channels: 1, height: 1, width: language.context },
                 classes: tokenizer.vocabulary(),
                 width: language.hidden,
@@ -133,6 +140,44 @@ impl Task for TextTask {
     fn test_items(&self) -> usize {
         self.parts[2].len().saturating_sub(1)
     }
+
+    fn measure_saved(source: &Source, formats: &[NumberFormat], engine: Engine) -> Result<Answer, RunError> {
+        let text = match source.text {
+            Some(path) => text::read(Some(path))?,
+            None => text::split(&text::read(source.data_dir)?, None).test,
+        };
+        let tokens: Arc<[u32]> = source.tokenizer()?.encode(&text, false)?.into();
+        let context = source.artifact.description.input.width;
+        let measured = measure_text(source.artifact, formats, &tokens, context, engine, source.device);
+        Ok((measured.map_err(|error| source.wrong(error))?, [tokens.len().saturating_sub(1), 0]))
+    }
+
+    fn batches(source: &Source, batch_size: usize) -> Result<(Evaluation<Self>, usize), RunError> {
+        let Description { input, classes, .. } = source.artifact.description;
+        let mut tokens = training_tokens(source)?;
+        let length = input.width.min(tokens.len().saturating_sub(1)).max(1);
+        let pieces = tokens.len().saturating_sub(1) / length;
+        let batch_size = batch_size.min(text_batch(classes, length)).min(pieces.max(1));
+        let pieces = pieces - pieces % batch_size;
+        tokens.truncate(pieces * length + 1);
+        let loader = TextLoader::evaluation(tokens, length, batch_size, source.device.clone())?;
+        Ok((Arc::new(loader), pieces))
+    }
+
+    fn calibration_saved(source: &Source) -> Result<Vec<Tensor<2, Int>>, RunError> {
+        let length = source.artifact.description.input.width;
+        Ok(calibration_tokens(&training_tokens(source)?, length, source.device)?)
+    }
+
+    fn table(report: &Report) -> String {
+        report.perplexities()
+    }
+}
+
+fn training_tokens(source: &Source) -> Result<Vec<u32>, RunError> {
+    let tokenizer = source.tokenizer()?;
+    let text = text::split(&text::read(source.data_dir)?, source.limit).train;
+    Ok(tokenizer.encode(&text, false)?)
 }
 
 /// The first tokens of a text, in pieces of at most `length`, to fit the activations' scales to.

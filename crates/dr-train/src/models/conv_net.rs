@@ -3,7 +3,7 @@
 use super::architecture::{Architecture, ConvNetKind};
 use super::block::Block;
 use super::kind::{ModelKind, Sizes};
-use crate::config::TaskKind;
+use crate::config::task::{CLASSIFY, DETECT, SEGMENT};
 use crate::nn::{
     Executor, Model, Network, PrecisionNorm, PrecisionNormConfig, QuantConv2d, QuantConv2dConfig,
     QuantLinear, QuantLinearConfig, TraceError,
@@ -71,8 +71,8 @@ impl ModelKind for ConvNetKind {
         self.name
     }
 
-    fn tasks(&self) -> &'static [TaskKind] {
-        let tasks = &[TaskKind::Classify, TaskKind::Segment, TaskKind::Detect];
+    fn tasks(&self) -> &'static [&'static str] {
+        let tasks = &[CLASSIFY, SEGMENT, DETECT];
         if self.pyramid { tasks } else { &tasks[..1] }
     }
 
@@ -84,15 +84,15 @@ impl ModelKind for ConvNetKind {
         let Sizes { task, input, classes, width, .. } = *sizes;
         let config = ConvNetConfig { kind: *self, width, channels: input.channels, classes };
         match task {
-            TaskKind::Segment => Model::trace(&config.init_segmenter(seed, device)),
-            TaskKind::Detect => Model::trace(&config.init_detector(seed, device)),
+            SEGMENT => Model::trace(&config.init_segmenter(seed, device)),
+            DETECT => Model::trace(&config.init_detector(seed, device)),
             _ => Model::trace(&config.init(seed, device)),
         }
     }
 
     fn largest_weight(&self, sizes: &Sizes) -> usize {
         // Networks that say something about every part of an image have a head for features of another number.
-        let classes = if sizes.task == TaskKind::Classify { sizes.classes } else { 1 };
+        let classes = if sizes.task == CLASSIFY { sizes.classes } else { 1 };
         (self.architecture)(sizes.width).largest_weight(sizes.input.channels, classes)
     }
 

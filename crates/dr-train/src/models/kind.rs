@@ -3,7 +3,7 @@
 use super::{
     ConvNetKind, LlamaKind, MOBILENET_V2, RESNET8, RESNET18, RESNET20, RESNET32, RESNET34, RESNET50,
 };
-use crate::config::TaskKind;
+use crate::config::task::CLASSIFY;
 use crate::names::Names;
 use crate::nn::{Model, TraceError};
 use burn::tensor::Device;
@@ -11,9 +11,9 @@ use dr_runtime::file::InputShape;
 
 /// What a network is made for, and how large it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
+pub struct Sizes<'a> {
     /// What it is to do.
-    pub task: TaskKind,
+    pub task: &'a str,
     /// An image; of a language model, as many columns as there are positions.
     pub input: InputShape,
     /// Classes, of a segmentation with the background; of a language model the tokens.
@@ -31,8 +31,8 @@ pub trait ModelKind: Sync {
     fn name(&self) -> &'static str;
 
     /// What it can be made for.
-    fn tasks(&self) -> &'static [TaskKind] {
-        &[TaskKind::Classify]
+    fn tasks(&self) -> &'static [&'static str] {
+        &[CLASSIFY]
     }
 
     /// The width of its networks if nothing else is asked for.

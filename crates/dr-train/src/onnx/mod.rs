@@ -15,7 +15,7 @@ mod graph;
 mod proto;
 
 use crate::artifact::{Described, Description};
-use crate::config::TaskKind;
+use crate::config::task::CLASSIFY;
 use dr_kernels::integer::CodeQuantizer;
 use dr_precision::BitWidth;
 use dr_runtime::LayerParts;
@@ -115,7 +115,7 @@ pub fn export(network: &Network, description: &Description, opset: Opset) -> Res
     let mut writer = Writer { onnx: GraphBuilder::default(), opset, network, graph, sizes, weights: vec![] };
     writer.network()?;
     let name = format!("{} {}", description.model, network.precision());
-    let rows = if description.check_task(TaskKind::Classify).is_ok() { "batch" } else { "positions" };
+    let rows = if description.check_task(CLASSIFY).is_ok() { "batch" } else { "positions" };
     let images = (INPUT, "batch", &[input.channels, input.height, input.width][..]);
     let logits = (OUTPUT, rows, &[graph.outputs().unwrap_or(description.classes)][..]);
     let graph = writer.onnx.finish(&name, images, logits);

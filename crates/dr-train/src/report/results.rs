@@ -3,7 +3,8 @@
 use super::NumberFormat;
 #[cfg(feature = "program")]
 use super::plot;
-use crate::config::{TaskKind, TrainConfig};
+use crate::config::TrainConfig;
+use crate::config::task::before;
 #[cfg(feature = "program")]
 use crate::files::write_atomically;
 use serde::{Deserialize, Serialize};
@@ -21,8 +22,8 @@ const JSON_FILE: &str = "report.json";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// What the network does.
-    #[serde(default)]
-    pub task: TaskKind,
+    #[serde(default = "before")]
+    pub task: String,
     /// The dataset.
     pub dataset: String,
     /// The network.

@@ -1,20 +1,13 @@
 //! The table at the end of a run.
 
 use super::{Measured, NumberFormat, Report};
-use crate::config::TaskKind;
 use std::fmt::Write;
 
 impl Report {
-    /// The results as aligned text: one row for each format, float first. With separately trained networks, if the
+    /// The results of a classification as aligned text: one row for each format, float first. With separately trained networks, if the
     /// report has them.
     #[must_use]
     pub fn table(&self) -> String {
-        match self.task {
-            TaskKind::Language => return self.perplexities(),
-            TaskKind::Segment => return self.qualities("mIoU (%)", "pixels (%)"),
-            TaskKind::Detect => return self.qualities("mAP (%)", "classes (%)"),
-            TaskKind::Classify => {}
-        }
         let value = |measured: &Measured| format!("{:.2}", measured.top1);
         let mut rows = self.rows(["top-1 (%)", "vs. float"], value, |a, b| a.top1 - b.top1);
         if !self.single.is_empty() {
@@ -35,14 +28,14 @@ impl Report {
     }
 
     /// The table of a language model: between how many equally likely tokens it is as unsure.
-    fn perplexities(&self) -> String {
+    pub(crate) fn perplexities(&self) -> String {
         let difference = |a: &Measured, b: &Measured| 100.0 * ((a.loss - b.loss).exp() - 1.0);
         let value = |measured: &Measured| format!("{:.3}", measured.loss.exp());
         self.with_top1("top-1 (%)", self.rows(["perplexity", "vs. float (%)"], value, difference))
     }
 
     /// The table of a network that says something about every part of an image.
-    fn qualities(&self, quality: &str, top1: &str) -> String {
+    pub(crate) fn qualities(&self, [quality, top1]: [&str; 2]) -> String {
         let of = |measured: &Measured| measured.quality.unwrap_or(f64::NAN);
         let value = |measured: &Measured| format!("{:.2}", of(measured));
         self.with_top1(top1, self.rows([quality, "vs. float"], value, |a, b| of(a) - of(b)))

@@ -138,9 +138,9 @@ const HEAD: &str = "head.";
 pub fn import(
     dict: StateDict, kind: &dyn ModelKind, description: Description,
 ) -> Result<Imported, WeightsError> {
-    let sizes = description.sizes()?;
     let StateDict { path, tensors: mut theirs } = dict;
     let description = Description { kind: ArtifactKind::Float, ..description };
+    let sizes = description.sizes();
     let model = kind.name().to_owned();
     let ends = ["stem.weight", "head.weight"].map(|name| kind.state_dict_name(name).unwrap_or_default());
     if !ends.iter().any(|name| theirs.contains_key(name)) {

@@ -3,7 +3,7 @@
 use crate::cli::values::{count, group_size, number, one_of, seed, switch};
 use crate::config::{
     Baseline, BatchNormKind, Batches, ComputeKind, DeviceKind, Devices, Distill, ForwardKind, MixedNorm,
-    OptimizerKind, Sampling, TaskKind, TrainConfig, Widths,
+    OptimizerKind, Sampling, TrainConfig, Widths,
 };
 use clap::Args;
 use dr_kernels::ScaleGradient;
@@ -45,8 +45,8 @@ pub struct TrainArgs {
 #[derive(Clone, Debug, Default, PartialEq, Args)]
 pub struct Settings {
     /// What the network is to do [default: what goes with the dataset; for coco detect]
-    #[arg(long, value_parser = one_of(TaskKind::ALL), help_heading = "Data")]
-    pub task: Option<TaskKind>,
+    #[arg(long, help_heading = "Data")]
+    pub task: Option<String>,
     /// The images to learn [default: digits, which need no files]
     #[arg(long, help_heading = "Data")]
     pub dataset: Option<String>,

@@ -1,12 +1,11 @@
 //! `dr-train export`.
 
-use super::taught::Source;
 use super::{print, save, with_plan};
 use crate::artifact::{Artifact, ArtifactKind, FORMAT_VERSION, SavedModel};
 use crate::cli::{CommandError, ExportArgs};
 use crate::data;
 use crate::evaluation::{formats, runtime_networks};
-use crate::experiment::Registry;
+use crate::experiment::{Registry, Source};
 use crate::files::write_atomically;
 use crate::onnx;
 use crate::report::thousands;

@@ -1,17 +1,12 @@
 //! `dr-train hessian`.
 
 use super::print;
-use super::taught::{Batches, Source};
-use crate::artifact::{Artifact, Described, SavedModel};
+use crate::artifact::{Artifact, SavedModel};
 use crate::cli::{CommandError, HessianArgs};
-use crate::config::TaskKind;
-use crate::data::{Batch, Input, Target};
 use crate::device;
-use crate::experiment::Registry;
+use crate::experiment::{Registry, Source};
 use crate::files::write_atomically;
-use crate::mixed::{HessianError, HessianOptions, HessianReport, Traces, traces};
-use crate::nn::{Model, Value};
-use burn::data::dataloader::DataLoader;
+use crate::mixed::{HessianOptions, HessianReport, Traces};
 use std::io::{IsTerminal, Write, stderr};
 use std::path::Path;
 use std::time::Instant;
@@ -54,37 +49,19 @@ pub fn hessian(registry: &Registry, args: &HessianArgs) -> Result<(), CommandErr
     if args.json {
         return print(&json);
     }
-    let texts = artifact.description.check_task(TaskKind::Language).is_ok();
-    let items = if texts { "pieces of text" } else { "images" };
     let wrote = if wrote.is_empty() { String::new() } else { format!("wrote {}\n", wrote.join(" and ")) };
-    print(&(report.table(items) + &wrote))
+    print(&(report.table(source.task()?.items()) + &wrote))
 }
 
 /// The traces of a saved network, with its stored codes dequantized, and of how many items of its training data.
 pub(super) fn estimate(
     source: &Source, batch_size: usize, options: &HessianOptions,
 ) -> Result<(Traces, usize), CommandError> {
-    fn of<I: Input + Into<Value>, T: Target>(
-        model: &Model, batches: &dyn DataLoader<Batch<I, T>>, options: &HessianOptions,
-    ) -> Result<Traces, HessianError> {
-        let progress = Progress::new(options);
-        let traces = traces(model, batches, options, |samples, uncertainty| {
-            progress.show(samples, uncertainty);
-        });
-        progress.clear();
-        traces
-    }
-    let in_model =
-        |error: &dyn std::error::Error| CommandError::new(format!("`{}`: {error}", source.model.display()));
-    let (batches, count) = source.batches(batch_size)?;
-    let model = source.artifact.network(source.device).map_err(|error| in_model(&error))?;
-    let traces = match batches {
-        Batches::Images(batches) => of(&model, &batches, options),
-        Batches::Pixels(batches) => of(&model, &batches, options),
-        Batches::Boxes(batches) => of(&model, &batches, options),
-        Batches::Text(batches) => of(&model, &batches, options),
-    };
-    Ok((traces.map_err(|error| in_model(&error))?, count))
+    let progress = Progress::new(options);
+    let mut show = |samples, uncertainty| progress.show(samples, uncertainty);
+    let traces = source.task()?.traces(source, batch_size, options, &mut show);
+    progress.clear();
+    Ok(traces?)
 }
 
 fn write(path: &Path, content: &[u8], wrote: &mut Vec<String>) -> Result<(), CommandError> {

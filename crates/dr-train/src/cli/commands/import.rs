@@ -3,7 +3,7 @@
 use super::save;
 use crate::artifact::{Described, Description, InputShape};
 use crate::cli::{CommandError, ImportArgs};
-use crate::config::TaskKind;
+use crate::config::task::LANGUAGE;
 use crate::data::Normalization;
 use crate::experiment::Registry;
 use crate::weights::{StateDict, import as import_weights, load_hugging_face};
@@ -15,7 +15,7 @@ use dr_precision::PrecisionSet;
 /// If the file cannot be read, or its tensors are not those of the model, or the result cannot be written.
 pub fn import(registry: &Registry, args: &ImportArgs) -> Result<(), CommandError> {
     let model = registry.models.get(&args.model)?;
-    if model.tasks().contains(&TaskKind::Language) {
+    if model.tasks().contains(&LANGUAGE) {
         return save(&load_hugging_face(&args.weights, PrecisionSet::default())?, &args.out);
     }
     let dict = StateDict::load(&args.weights)?;

@@ -12,7 +12,6 @@ mod latency;
 mod quantize;
 mod scenes;
 mod search;
-mod taught;
 mod train;
 
 pub use draw::draw;
@@ -31,13 +30,13 @@ pub use train::train;
 
 use super::CommandError;
 use crate::artifact::{Artifact, SavedModel};
+use crate::experiment::Source;
 use crate::mixed::PlanFile;
 use crate::nn::Value;
 use crate::report::thousands;
 use crate::weights::load_hugging_face;
 use dr_precision::PrecisionSet;
 use std::path::Path;
-use taught::Source;
 
 /// Prints to the standard output. That its reader went away is no error.
 fn print(text: &str) -> Result<(), CommandError> {
@@ -60,7 +59,7 @@ fn with_plan(source: &Source, plan: &Path) -> Result<Artifact, CommandError> {
     let empty = export(&[])?;
     match artifact.graph()?.batch_norms() {
         [] => Ok(empty),
-        _ => Ok(export(&source.calibration()?)?),
+        _ => Ok(export(&source.task()?.calibration(source)?)?),
     }
 }
 

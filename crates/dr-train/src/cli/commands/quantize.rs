@@ -1,11 +1,10 @@
 //! `dr-train quantize`.
 
-use super::taught::Source;
 use super::{load_model, save};
 use crate::artifact::{ArtifactError, ArtifactKind, SavedModel};
 use crate::cli::{CommandError, QuantizeArgs};
 use crate::device;
-use crate::experiment::Registry;
+use crate::experiment::{Registry, Source};
 use crate::nn::QuantConfig;
 
 /// Turns a float model into one for several precisions, without training: scales are fitted to its weights and to the
@@ -34,6 +33,6 @@ pub fn quantize(registry: &Registry, args: &QuantizeArgs) -> Result<(), CommandE
         return Err(CommandError::new(format!("{found}: expected a width of {}", args.precisions)));
     }
     let source = Source::new(registry, &artifact, &args.model, &args.dataset, &args.data_dir, &device);
-    let quantized = artifact.quantize_with(&quantization, source.calibration()?, &device)?;
+    let quantized = artifact.quantize_with(&quantization, source.task()?.calibration(&source)?, &device)?;
     save(&quantized, &args.out)
 }

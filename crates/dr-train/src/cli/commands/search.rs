@@ -2,12 +2,11 @@
 
 use super::hessian::estimate;
 use super::print;
-use super::taught::Source;
 use crate::artifact::{Artifact, ArtifactError, SavedModel};
 use crate::cli::{CommandError, SearchArgs};
 use crate::config::LossTerms;
 use crate::device;
-use crate::experiment::Registry;
+use crate::experiment::{Registry, Source};
 use crate::files::write_atomically;
 use crate::latency::LatencyOptions;
 use crate::mixed::{
@@ -53,7 +52,7 @@ pub fn search(registry: &Registry, args: &SearchArgs) -> Result<(), CommandError
         }
     };
     let batches = match args.objective {
-        LossTerms::Both => source.calibration()?,
+        LossTerms::Both => source.task()?.calibration(&source)?,
         LossTerms::Weights => vec![],
     };
     let predicted = candidates.predict_losses(artifact, &traces, args.objective, batches, &device);

@@ -2,7 +2,7 @@
 
 use super::print;
 use crate::cli::{CommandError, ResolvedTraining};
-use crate::experiment::{self, Registry, RunError, RunOptions};
+use crate::experiment::{Registry, RunError, RunOptions};
 use crate::training::PhaseError;
 use burn::train::Interrupter;
 use std::path::Path;
@@ -18,13 +18,14 @@ pub fn train(registry: &Registry, training: ResolvedTraining, dashboard: bool) -
     let ResolvedTraining { config, out, resume } = training;
     let options = RunOptions { resume, dashboard, interrupter: Interrupter::new() };
     let interrupter = options.interrupter.clone();
-    let run = experiment::prepare(registry, config, &out, options).map_err(|error| failure(error, &out))?;
+    let task = registry.tasks.get(&config.task)?;
+    let run = task.prepare(registry, config, &out, options).map_err(|error| failure(error, &out))?;
     stop_on_ctrl_c(interrupter)?;
     let report = run().map_err(|error| failure(error, &out))?;
     let out = out.display();
     print(&format!(
         "{}\nwrote {out}/model.safetensors, {out}/float.safetensors, {out}/report.json and {out}/report.svg in {:.0} s\n",
-        report.table(),
+        task.table(&report),
         report.seconds
     ))
 }

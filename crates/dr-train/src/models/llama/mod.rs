@@ -5,7 +5,7 @@ mod config;
 pub use config::{LlamaConfig, LlamaConfigError};
 
 use super::kind::{ModelKind, Sizes};
-use crate::config::TaskKind;
+use crate::config::task::LANGUAGE;
 use crate::nn::{
     Embedding, Executor, Model, Network, QuantLinear, QuantLinearConfig, Table, TraceError, normal,
 };
@@ -30,8 +30,8 @@ impl ModelKind for LlamaKind {
         "llama"
     }
 
-    fn tasks(&self) -> &'static [TaskKind] {
-        &[TaskKind::Language]
+    fn tasks(&self) -> &'static [&'static str] {
+        &[LANGUAGE]
     }
 
     fn usual_width(&self) -> usize {
