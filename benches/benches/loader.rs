@@ -4,8 +4,7 @@
 use burn::data::dataloader::DataLoader;
 use burn::tensor::Device;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use dr_train::config::DatasetKind;
-use dr_train::data::{Augmentation, DataSource, ImageLoader, Splits, load};
+use dr_train::data::{DataSource, DatasetKind, Folder, ImageLoader, Splits, load};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,10 +15,10 @@ fn loading(criterion: &mut Criterion) {
         eprintln!("loader: skipped, as DR_BENCH_IMAGES names no folder of images");
         return;
     };
-    let source = DataSource::new(DatasetKind::Folder, Some(&dir), 1);
+    let source = DataSource::new(&Folder, Some(&dir), 1);
     let Splits { train, normalization, .. } = load(&source, None).expect("a folder of images");
     let count = train.len();
-    let usual = Augmentation::usual(DatasetKind::Folder);
+    let usual = Folder.augmentation();
     let training =
         ImageLoader::training(train.clone(), normalization.clone(), BATCH, 1, usual, Device::flex());
     let evaluation = ImageLoader::evaluation(train, normalization, BATCH, Device::flex());

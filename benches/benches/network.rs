@@ -9,8 +9,7 @@ use dr_runtime::Arithmetic;
 use dr_runtime::tensors::Network;
 use dr_train::artifact::{Artifact, Described, Description, InputShape, SavedModel};
 use dr_train::cli::keep_freed_memory;
-use dr_train::config::{DatasetKind, ModelKind};
-use dr_train::models::ConvNetConfig;
+use dr_train::models::{ConvNetConfig, RESNET20};
 use dr_train::nn::{Model, Pass};
 use std::time::Duration;
 
@@ -74,13 +73,12 @@ impl Floats {
 fn network(criterion: &mut Criterion) {
     keep_freed_memory(); // as `dr-train` does
     let device = device();
-    let network = ConvNetConfig::new(ModelKind::Resnet20, 3, 10).init(1, &device);
+    let network = ConvNetConfig::new(RESNET20, 3, 10).init(1, &device);
     let model = Model::trace(&network).expect("a network");
     let precisions = PrecisionSet::default();
     let calibration: Vec<Tensor<4>> = vec![tensor([64, 3, 32, 32], 1.0, &device)];
     let input = InputShape { channels: 3, height: 32, width: 32 };
-    let description =
-        Description::new(DatasetKind::Cifar10, ModelKind::Resnet20, input, 10, precisions.clone());
+    let description = Description::new("cifar10", &RESNET20, input, 10, precisions.clone());
     let artifact = Artifact::of(&model, description).expect("an artifact");
     let artifact = artifact.quantize(precisions.clone(), calibration, &device).expect("a float model");
     let model = artifact.network(&device).expect("the model");

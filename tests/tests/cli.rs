@@ -5,8 +5,8 @@ use dr_tests::Program;
 use dr_train::artifact::{
     Artifact, ArtifactKind, Described, Description, InputShape, SavedModel, TensorEntry,
 };
-use dr_train::config::{DatasetKind, ModelKind};
 use dr_train::data::Normalization;
+use dr_train::models::RESNET8;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -25,12 +25,12 @@ fn errors(folder: &Path, calls: &[&[&str]]) -> String {
 
 fn model(folder: &Path) -> Artifact {
     let input = InputShape { channels: 1, height: 8, width: 8 };
-    let (dataset, model) = (DatasetKind::Digits, ModelKind::Resnet8);
+    let (dataset, model) = ("digits", RESNET8);
     let description = Description {
         kind: ArtifactKind::MultiPrecision,
         normalization: Normalization { mean: vec![0.305], std: vec![0.376] },
         seed: 1,
-        ..Description::new(dataset, model, input, 10, PrecisionSet::default())
+        ..Description::new(dataset, &model, input, 10, PrecisionSet::default())
     };
     let tensors = BTreeMap::from([
         ("conv1.weight".to_owned(), TensorEntry::i8([16, 1, 3, 3], vec![1; 144])),

@@ -10,93 +10,50 @@
 //!
 //! Checkpoints go into the folder, too. On the embedded digits it takes some seconds.
 
+mod branches;
+
+use branches::BranchesKind;
 use burn::module::Module;
 use burn::tensor::Device;
 use burn::train::Interrupter;
 use dr_precision::PrecisionSet;
-use dr_runtime::graph::Op;
 use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, SavedModel};
-use dr_train::config::{DatasetKind, Engine, ModelKind};
-use dr_train::data::{self, Augmentation, DataSource, ImageLoader, TrainingLoader};
+use dr_train::config::Engine;
+use dr_train::data::{self, DataSource, DatasetKind, Digits, ImageLoader, TrainingLoader};
 use dr_train::evaluation::{formats, measure};
 use dr_train::experiment::calibration_batches;
-use dr_train::nn::{
-    Executor, Model, Network, PrecisionNorm, PrecisionNormConfig, QuantConfig, QuantConv2d,
-    QuantConv2dConfig, QuantLinear, QuantLinearConfig,
-};
+use dr_train::models::ModelKind;
+use dr_train::nn::QuantConfig;
 use dr_train::report::{NumberFormat, TrainPhase};
 use dr_train::training::{Objective, Phase, run_phase};
-use rand::SeedableRng;
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-const CHANNELS: usize = 16;
-
-/// Two branches that look at the same image with kernels of different sizes, a residual around a third convolution, and a linear
-/// layer. What is quantized is made of the layers of `dr_train::nn`.
-#[derive(Module, Debug)]
-struct Branches {
-    near: QuantConv2d,
-    near_norm: PrecisionNorm,
-    far: QuantConv2d,
-    far_norm: PrecisionNorm,
-    mix: QuantConv2d,
-    mix_norm: PrecisionNorm,
-    head: QuantLinear,
-}
-
-impl Branches {
-    fn new(classes: usize, device: &Device) -> Self {
-        let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(1);
-        let mut conv = |channels, kernel| QuantConv2dConfig::new(channels, kernel).init(rng, device);
-        let norm = |channels| PrecisionNormConfig::new(channels).init(device);
-        Self {
-            near: conv([1, CHANNELS], 3),
-            near_norm: norm(CHANNELS),
-            far: conv([1, CHANNELS], 5),
-            far_norm: norm(CHANNELS),
-            mix: conv([2 * CHANNELS; 2], 3),
-            mix_norm: norm(2 * CHANNELS),
-            head: QuantLinearConfig::new([2 * CHANNELS * 16, classes]).init(rng, device),
-        }
-    }
-}
-
-impl Network for Branches {
-    fn input(&self) -> Op {
-        Op::Images { channels: 1 }
-    }
-
-    fn forward<E: Executor>(&self, on: &mut E, images: E::Value) -> E::Value {
-        let near = on.conv2d(images.clone(), &self.near, Some(&self.near_norm));
-        let far = on.conv2d(images, &self.far, Some(&self.far_norm));
-        let both = on.concat(vec![near, far]);
-        let both = on.relu(both);
-        let x = on.max_pool(both, 2, 2, 0);
-        let mixed = on.conv2d(x.clone(), &self.mix, Some(&self.mix_norm));
-        let x = on.add(x, mixed);
-        let x = on.relu(x);
-        let x = on.flatten(x);
-        on.linear(x, &self.head)
-    }
-}
-
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = PathBuf::from(std::env::args().nth(1).ok_or("usage: joint FOLDER")?);
     let device = Device::flex();
-    let data = data::load(&DataSource::new(DatasetKind::Digits, None, 1), None)?;
+    let data = data::load(&DataSource::new(&Digits, None, 1), None)?;
     let normalization = &data.normalization;
     let training = |epochs_from: u64| {
-        let (augmentation, device) = (Augmentation::usual(DatasetKind::Digits), device.clone().autodiff());
+        let (augmentation, device) = (Digits.augmentation(), device.clone().autodiff());
         ImageLoader::training(data.train.clone(), normalization.clone(), 32, 1, augmentation, device)
             .starting_at(epochs_from)
     };
     let evaluation = |images| ImageLoader::evaluation(images, normalization.clone(), 256, device.clone());
 
+    // What the file is to say of it.
+    let precisions: PrecisionSet = "8,6,4,2".parse()?;
+    let (input, classes) = (data.train.shape().into(), data.train.classes());
+    let description = Description {
+        kind: ArtifactKind::MultiPrecision,
+        normalization: normalization.clone(),
+        ..Description::new("digits", &BranchesKind, input, classes, precisions.clone())
+    };
+
     // In floats first.
     let tracked = device.clone().autodiff();
-    let model = Model::trace(&Branches::new(10, &tracked))?;
+    let model = BranchesKind.init(&description.sizes()?, description.seed, &tracked)?;
     let phase = Phase::new("float", TrainPhase::Float, folder.join("float"), 10, 0.1);
     let objective = Objective::new(vec![NumberFormat::Float]);
     let stop = Interrupter::new();
@@ -104,7 +61,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         run_phase(&phase, model, objective, training(0), Arc::new(evaluation(data.valid.clone())), &stop)?;
 
     // Then at all precisions at once, from scales that fit the weights and what goes into the layers.
-    let precisions: PrecisionSet = "8,6,4,2".parse()?;
     let batches = calibration_batches(&data.train, normalization, &device)?;
     let model = float.model.quantize(&QuantConfig::new(precisions.clone()), batches);
     let phase = Phase::new("joint", TrainPhase::Joint, folder.join("joint"), 10, 0.02);
@@ -115,14 +71,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         run_phase(&phase, model, objective, training(10), Arc::new(evaluation(data.valid.clone())), &stop)?;
 
     // One file, four precisions. It says what the network computes: nothing else has to know it.
-    let input = data.train.shape().into();
-    let description = Description {
-        kind: ArtifactKind::MultiPrecision,
-        model: "branches".to_owned(),
-        width: CHANNELS,
-        normalization: normalization.clone(),
-        ..Description::new(DatasetKind::Digits, ModelKind::Resnet8, input, 10, precisions)
-    };
     let path = folder.join("model.safetensors");
     Artifact::of(&joint.model, description)?.save(&path)?;
     let artifact = Artifact::open(&path)?;

@@ -1,7 +1,8 @@
 //! What a saved model scores.
 
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, InputShape, SavedModel};
-use crate::config::{Engine, TaskKind};
+use crate::config::Engine;
+use crate::config::task::{DETECT, LANGUAGE, SEGMENT};
 use crate::data::{Batch, ImageLoader, ImageSet, Input, Labelled, SceneLoader, SceneSet, Target};
 use crate::detection::{BoxTargets, DecodeOptions, Found, Positions, decode};
 use crate::generation::{ChoiceScore, GenerationError, score_choices};
@@ -62,7 +63,7 @@ pub enum EvaluationError {
         /// The way.
         engine: Engine,
         /// The task.
-        task: TaskKind,
+        task: String,
     },
     /// The questions.
     #[error(transparent)]
@@ -168,7 +169,7 @@ pub fn measure_text(
 /// A model for another task.
 pub(crate) fn language(artifact: &Artifact) -> Result<[usize; 2], ArtifactError> {
     let description = &artifact.description;
-    description.check_task(TaskKind::Language)?;
+    description.check_task(LANGUAGE)?;
     Ok([description.classes, description.input.width])
 }
 
@@ -201,9 +202,9 @@ pub(crate) fn networks(
             return Ok(passes.into_iter().map(forward).collect());
         }
         Engine::Integer => Arithmetic::Integer,
-        Engine::WeightOnly if artifact.description.task()? == TaskKind::Language => Arithmetic::WeightOnly,
+        Engine::WeightOnly if artifact.description.task == LANGUAGE => Arithmetic::WeightOnly,
         Engine::WeightOnly => {
-            return Err(EvaluationError::Engine { engine, task: artifact.description.task()? });
+            return Err(EvaluationError::Engine { engine, task: artifact.description.task.clone() });
         }
     };
     artifact.checked_graph()?;
@@ -235,14 +236,14 @@ pub(crate) fn text_batch(vocabulary: usize, length: usize) -> usize {
 ///
 /// # Errors
 /// If it does something else, or their size or classes are others.
-pub fn check_scenes(artifact: &Artifact, task: TaskKind, scenes: &SceneSet) -> Result<(), EvaluationError> {
+pub fn check_scenes(artifact: &Artifact, task: &str, scenes: &SceneSet) -> Result<(), EvaluationError> {
     let description = &artifact.description;
     description.check_task(task)?;
     let (found, expected) = (InputShape::from(scenes.shape()), description.input);
     if found != expected {
         return Err(EvaluationError::Shape { found, expected });
     }
-    let found = scenes.names.len() + usize::from(task == TaskKind::Segment);
+    let found = scenes.names.len() + usize::from(task == SEGMENT);
     match found == description.classes {
         true => Ok(()),
         false => Err(EvaluationError::Classes { found, expected: description.classes }),
@@ -259,7 +260,12 @@ const SCENE_BATCH: usize = 32;
 pub(crate) fn positions(artifact: &Artifact) -> Result<Positions, ArtifactError> {
     let input = artifact.description.input;
     let positions = Positions::of(artifact.graph()?, [input.height, input.width]);
-    positions.ok_or_else(|| ArtifactError::network("a detector without rows of positions of images"))
+    positions.ok_or_else(nowhere)
+}
+
+/// A detector that says nothing about positions of images.
+pub(crate) fn nowhere() -> ArtifactError {
+    ArtifactError::network("a detector without rows of positions of images")
 }
 
 /// Measures a segmentation in each of `formats`: `top1` is of pixels, `quality` the mean IoU.
@@ -269,7 +275,7 @@ pub(crate) fn positions(artifact: &Artifact) -> Result<Positions, ArtifactError>
 pub fn measure_pixels(
     artifact: &Artifact, formats: &[NumberFormat], scenes: &Arc<SceneSet>, engine: Engine, device: &Device,
 ) -> Result<Vec<Measured>, EvaluationError> {
-    check_scenes(artifact, TaskKind::Segment, scenes)?;
+    check_scenes(artifact, SEGMENT, scenes)?;
     let networks = networks(artifact, formats, engine, device)?;
     let normalization = &artifact.description.normalization;
     let loader = SceneLoader::<Tensor<1, Int>>::new(
@@ -309,7 +315,7 @@ pub fn measure_pixels(
 pub fn measure_boxes(
     artifact: &Artifact, formats: &[NumberFormat], scenes: &Arc<SceneSet>, engine: Engine, device: &Device,
 ) -> Result<Vec<Measured>, EvaluationError> {
-    check_scenes(artifact, TaskKind::Detect, scenes)?;
+    check_scenes(artifact, DETECT, scenes)?;
     let (networks, positions) = (networks(artifact, formats, engine, device)?, positions(artifact)?);
     let normalization = &artifact.description.normalization;
     let loader = SceneLoader::<BoxTargets>::new(

@@ -1,7 +1,7 @@
 //! How long a saved model takes for a batch of inputs, in integers and in floats.
 
 use crate::artifact::{Artifact, Described, Description, SavedModel};
-use crate::config::TaskKind;
+use crate::config::task::LANGUAGE;
 use crate::evaluation::{EvaluationError, check_batch, formats, runtime_networks};
 use crate::nn::{Pass, Value};
 use crate::report::{NumberFormat, aligned};
@@ -103,7 +103,7 @@ pub fn latency(
 pub(crate) fn random_input(artifact: &Artifact, batch: usize, device: &Device) -> Value {
     let Description { input, classes, seed, .. } = artifact.description;
     let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(seed);
-    if artifact.description.check_task(TaskKind::Language).is_ok() {
+    if artifact.description.check_task(LANGUAGE).is_ok() {
         let tokens: Vec<i32> =
             (0..batch * input.width).map(|_| rng.random_range(0..classes as i32)).collect();
         return Tensor::<2, Int>::from_data(TensorData::new(tokens, [batch, input.width]), device).into();

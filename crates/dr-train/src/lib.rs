@@ -27,6 +27,7 @@ pub mod latency;
 pub mod metrics;
 pub mod mixed;
 pub mod models;
+pub mod names;
 pub mod nn;
 #[cfg(feature = "program")]
 pub mod onnx;

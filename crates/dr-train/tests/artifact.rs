@@ -5,20 +5,20 @@ use dr_precision::{BitWidth, Precision, PrecisionSet};
 use dr_train::artifact::{
     Artifact, ArtifactError, ArtifactKind, Described, Description, InputShape, SavedModel, TensorEntry,
 };
-use dr_train::config::{DatasetKind, ModelKind};
 use dr_train::data::Normalization;
+use dr_train::models::RESNET8;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::fs;
 
 fn artifact() -> Artifact {
     let input = InputShape { channels: 1, height: 8, width: 8 };
-    let (dataset, model) = (DatasetKind::Digits, ModelKind::Resnet8);
+    let (dataset, model) = ("digits", RESNET8);
     let description = Description {
         kind: ArtifactKind::MultiPrecision,
         normalization: Normalization { mean: vec![0.305], std: vec![0.376] },
         seed: u64::MAX,
-        ..Description::new(dataset, model, input, 10, PrecisionSet::default())
+        ..Description::new(dataset, &model, input, 10, PrecisionSet::default())
     };
     let tensors = BTreeMap::from([
         ("conv1.weight".to_owned(), TensorEntry::i8([2, 3], vec![-128, -1, 0, 1, 2, 127])),

@@ -1,12 +1,10 @@
 //! Datasets from good and bad files, how they are split, and the batches made of them.
 
 use burn::{data::dataloader::DataLoader, tensor::Device};
-use dr_train::{
-    config::DatasetKind,
-    data::{
-        self, Augmentation, DataError, DataSource, FormatError, ImageBatch, ImageLoader, ImageSet,
-        ImageShape, Images, Normalization, TrainingLoader, cifar, digits, idx, records,
-    },
+use dr_train::data::{
+    self, Augmentation, CIFAR10, CIFAR100, DataError, DataSource, DatasetKind, Digits, FASHION_MNIST,
+    FormatError, ImageBatch, ImageLoader, ImageSet, ImageShape, Images, MNIST, Normalization, TrainingLoader,
+    cifar, digits, idx, records,
 };
 use flate2::{Compression, write::GzEncoder};
 use proptest::{collection::vec, prelude::*};
@@ -31,7 +29,7 @@ fn in_memory(images: ImageSet) -> Images {
 }
 
 fn load(
-    dataset: DatasetKind, dir: Option<&Path>, limit: Option<usize>, seed: u64,
+    dataset: &dyn DatasetKind, dir: Option<&Path>, limit: Option<usize>, seed: u64,
 ) -> Result<Splits, DataError> {
     let data::Splits { train, valid, test, normalization } =
         data::load(&DataSource::new(dataset, dir, seed), limit)?;
@@ -39,7 +37,7 @@ fn load(
     Ok(Splits { train, valid, test, normalization })
 }
 
-fn load_test(dataset: DatasetKind, dir: Option<&Path>) -> Result<Images, DataError> {
+fn load_test(dataset: &dyn DatasetKind, dir: Option<&Path>) -> Result<Images, DataError> {
     data::load_test(&DataSource::new(dataset, dir, 1)).map(in_memory)
 }
 
@@ -81,7 +79,7 @@ fn cifar_file(count: usize, label_bytes: usize) -> Vec<u8> {
         .collect()
 }
 
-fn error(dataset: DatasetKind, dir: &Path) -> String {
+fn error(dataset: &dyn DatasetKind, dir: &Path) -> String {
     let message = load(dataset, Some(dir), None, 1).unwrap_err().to_string();
     assert!(!message.contains('\n'), "{message}");
     message
@@ -102,12 +100,12 @@ fn digits_are_complete() {
 
 #[test]
 fn digits_are_split_the_same_way_by_the_same_seed() {
-    let [one, again, other] = [1, 1, 2].map(|seed| load(DatasetKind::Digits, None, None, seed).unwrap());
+    let [one, again, other] = [1, 1, 2].map(|seed| load(&Digits, None, None, seed).unwrap());
     assert_eq!([one.train.len(), one.valid.len(), one.test.len()], [1257, 180, 360]);
     assert_eq!((&one.train, &one.valid), (&again.train, &again.valid));
     assert_ne!(one.valid, other.valid);
     assert_eq!(one.test, other.test);
-    assert_eq!(one.test, load_test(DatasetKind::Digits, None).unwrap());
+    assert_eq!(one.test, load_test(&Digits, None).unwrap());
     // Together they are all images: nothing twice, nothing lost.
     let sorted = |parts: &[&Images]| {
         let mut images: Vec<_> = parts
@@ -123,7 +121,7 @@ fn digits_are_split_the_same_way_by_the_same_seed() {
 /// Fixes the split: results of other versions can be compared only while it stays.
 #[test]
 fn digits_test_images_never_change() {
-    let test = load_test(DatasetKind::Digits, None).unwrap();
+    let test = load_test(&Digits, None).unwrap();
     let sum = |images: &Images| {
         images
             .pixels
@@ -133,7 +131,7 @@ fn digits_test_images_never_change() {
             .sum::<u64>()
     };
     assert_eq!(sum(&test), TEST_SUM);
-    assert_eq!(sum(&load(DatasetKind::Digits, None, None, 1).unwrap().valid), VALID_SUM);
+    assert_eq!(sum(&load(&Digits, None, None, 1).unwrap().valid), VALID_SUM);
 }
 
 const TEST_SUM: u64 = 225_943_638;
@@ -145,7 +143,7 @@ fn mnist_files_are_found_and_split() {
     for folder in ["", "data"] {
         let files = dir.path().join("at").join(folder);
         write_mnist(&files, 120, 7);
-        let splits = load(DatasetKind::Mnist, Some(&dir.path().join("at")), None, 1).unwrap();
+        let splits = load(&MNIST, Some(&dir.path().join("at")), None, 1).unwrap();
         assert_eq!([splits.train.len(), splits.valid.len(), splits.test.len()], [110, 10, 7]);
         assert_eq!(splits.train.image(109), [109; 784]);
         assert_eq!(splits.valid.labels, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
@@ -158,7 +156,7 @@ fn mnist_files_are_found_and_split() {
 fn a_limit_takes_the_first_images() {
     let dir = TempDir::new().unwrap();
     write_mnist(dir.path(), 24, 1);
-    let load = |limit| load(DatasetKind::Mnist, Some(dir.path()), Some(limit), 1);
+    let load = |limit| load(&MNIST, Some(dir.path()), Some(limit), 1);
     let few = load(3).unwrap();
     assert_eq!((few.train.labels, few.valid.labels), (vec![0, 1, 2], vec![2, 3]));
     assert_eq!(load(22).unwrap().train.len(), 22);
@@ -172,8 +170,8 @@ fn a_limit_takes_the_first_images() {
 fn cifar_files_are_found_and_split() {
     let dir = TempDir::new().unwrap();
     for (dataset, folder, label_bytes, test, train) in [
-        (DatasetKind::Cifar10, "cifar-10-batches-bin", 1, "test_batch.bin", 5),
-        (DatasetKind::Cifar100, "cifar-100-binary", 2, "test.bin", 1),
+        (&CIFAR10, "cifar-10-batches-bin", 1, "test_batch.bin", 5),
+        (&CIFAR100, "cifar-100-binary", 2, "test.bin", 1),
     ] {
         let files = dir.path().join(folder);
         fs::create_dir(&files).unwrap();
@@ -196,12 +194,12 @@ fn cifar_files_are_found_and_split() {
 fn errors_name_the_file_what_was_found_and_what_was_expected() {
     let dir = TempDir::new().unwrap();
     let path = dir.path();
-    let message = error(DatasetKind::FashionMnist, path);
+    let message = error(&FASHION_MNIST, path);
     assert!(message.starts_with("fashion-mnist: found no train-images-idx3-ubyte or "), "{message}");
     assert!(message.contains(&path.display().to_string()), "{message}");
     assert!(message.contains("dataset-fashion-mnist"), "{message}");
-    assert!(error(DatasetKind::Cifar10, path).starts_with("cifar10: found no data_batch_1.bin in "));
-    let message = load(DatasetKind::Cifar100, None, None, 1).unwrap_err().to_string();
+    assert!(error(&CIFAR10, path).starts_with("cifar10: found no data_batch_1.bin in "));
+    let message = load(&CIFAR100, None, None, 1).unwrap_err().to_string();
     assert!(message.starts_with("cifar100: no directory given, expected --data-dir"), "{message}");
 
     let images = path.join("train-images-idx3-ubyte");
@@ -229,23 +227,21 @@ fn errors_name_the_file_what_was_found_and_what_was_expected() {
     for (file, content, expected) in cases {
         write_mnist(path, 24, 1);
         fs::write(file, content).unwrap();
-        let message = error(DatasetKind::Mnist, path);
+        let message = error(&MNIST, path);
         let (name, problem) = message.split_once(": ").unwrap();
         assert_eq!(name, file.display().to_string());
         assert!(problem.starts_with(expected), "{message}");
     }
     write_mnist(path, 1, 1);
-    assert!(error(DatasetKind::Mnist, path).starts_with("mnist: has 1 training images, expected at least 2"));
+    assert!(error(&MNIST, path).starts_with("mnist: has 1 training images, expected at least 2"));
 
     fs::write(path.join("train.bin"), [0; 3073]).unwrap();
-    let message = error(DatasetKind::Cifar100, path);
+    let message = error(&CIFAR100, path);
     assert!(
         message.ends_with("train.bin: has 3073 bytes, expected a multiple of 3074 (one image and its label)")
     );
     fs::write(path.join("train.bin"), [100; 3074]).unwrap();
-    assert!(
-        error(DatasetKind::Cifar100, path).ends_with("has label 100 for image 0, expected less than 100")
-    );
+    assert!(error(&CIFAR100, path).ends_with("has label 100 for image 0, expected less than 100"));
 }
 
 #[test]
@@ -254,8 +250,8 @@ fn fashion_mnist_of_debian() {
         eprintln!("skipped: Debian's dataset-fashion-mnist is not installed");
         return;
     }
-    let test = load_test(DatasetKind::FashionMnist, None).unwrap();
-    let splits = load(DatasetKind::FashionMnist, None, Some(55_000), 1).unwrap();
+    let test = load_test(&FASHION_MNIST, None).unwrap();
+    let splits = load(&FASHION_MNIST, None, Some(55_000), 1).unwrap();
     assert_eq!([splits.train.len(), splits.valid.len(), test.len()], [55_000, 5_000, 10_000]);
     assert_eq!(test, splits.test);
     // Known of all 60,000: 0.2860 and 0.3530.
@@ -305,7 +301,7 @@ proptest! {
 
     #[test]
     fn records_of_any_length_are_whole_or_an_error(length in 0..10_000usize, value: u8) {
-        for format in [cifar::CIFAR10, cifar::CIFAR100] {
+        for format in [cifar::CIFAR10.format, cifar::CIFAR100.format] {
             let record = format.label_bytes + 3072;
             let is_good = length > 0 && length % record == 0 && usize::from(value) < format.classes;
             prop_assert_eq!(records::parse(&vec![value; length][..], format).is_ok(), is_good);
@@ -411,10 +407,10 @@ fn an_epoch_has_every_image_once_and_no_batch_of_one() {
 
 #[test]
 fn seed_and_epoch_alone_decide_the_batches() {
-    let digits = load(DatasetKind::Digits, None, Some(200), 1).unwrap();
+    let digits = load(&Digits, None, Some(200), 1).unwrap();
     let images = Arc::new(digits.train);
     let new = |seed| {
-        let (normalization, usual) = (digits.normalization.clone(), Augmentation::usual(DatasetKind::Digits));
+        let (normalization, usual) = (digits.normalization.clone(), Digits.augmentation());
         ImageLoader::training(images.clone(), normalization, 32, seed, usual, Device::flex())
     };
     let loader = new(7);
@@ -486,7 +482,7 @@ fn leaving_an_epoch_early_does_not_hang() {
 
 #[test]
 fn normalised_images_have_mean_0_and_deviation_1() {
-    let splits = load(DatasetKind::Digits, None, None, 1).unwrap();
+    let splits = load(&Digits, None, None, 1).unwrap();
     assert!(splits.normalization.fits(splits.train.shape.channels));
     let loader = ImageLoader::evaluation(Arc::new(splits.train), splits.normalization, 64, Device::flex());
     let pixels: Vec<f64> = epoch(&loader).into_iter().flat_map(|(pixels, _)| pixels).map(f64::from).collect();
@@ -502,6 +498,6 @@ fn normalised_images_have_mean_0_and_deviation_1() {
 
 #[test]
 fn a_data_error_can_be_told_apart() {
-    let missing = load(DatasetKind::Mnist, Some(Path::new("/nowhere")), None, 1);
-    assert!(matches!(missing, Err(DataError::Missing { dataset: DatasetKind::Mnist, .. })));
+    let missing = load(&MNIST, Some(Path::new("/nowhere")), None, 1);
+    assert!(matches!(missing, Err(DataError::Missing { dataset: "mnist", .. })));
 }

@@ -3,21 +3,21 @@
 use burn::data::dataloader::DataLoader;
 use burn::tensor::Device;
 use burn::train::Interrupter;
-use dr_train::config::{DatasetKind, DeviceKind, Devices, ModelKind};
-use dr_train::data::{self, Augmentation, DataSource, ImageLoader, Splits, TrainingLoader};
+use dr_train::config::{DeviceKind, Devices};
+use dr_train::data::{self, DataSource, DatasetKind, Digits, ImageLoader, Splits, TrainingLoader};
 use dr_train::device::{DeviceError, open_several};
-use dr_train::models::ConvNetConfig;
+use dr_train::models::{ConvNetConfig, RESNET8};
 use dr_train::nn::Model;
 use dr_train::report::{NumberFormat, TrainPhase};
 use dr_train::training::{Objective, Phase, run_phase};
 use std::sync::Arc;
 
 fn digits() -> Splits {
-    data::load(&DataSource::new(DatasetKind::Digits, None, 1), Some(512)).unwrap()
+    data::load(&DataSource::new(&Digits, None, 1), Some(512)).unwrap()
 }
 
 fn loader(data: &Splits, batch: usize, orders: u32) -> ImageLoader {
-    let (augmentation, device) = (Augmentation::usual(DatasetKind::Digits), Device::flex().autodiff());
+    let (augmentation, device) = (Digits.augmentation(), Device::flex().autodiff());
     let normalization = data.normalization.clone();
     ImageLoader::training(data.train.clone(), normalization, batch, 1, augmentation, device)
         .with_orders(orders)
@@ -29,7 +29,7 @@ fn two_devices_learn_as_one_does() {
     let train = |devices: usize| {
         let folder = tempfile::tempdir().unwrap();
         let device = Device::flex().autodiff();
-        let model = ConvNetConfig::new(ModelKind::Resnet8, 1, 10).init(1, &device);
+        let model = ConvNetConfig::new(RESNET8, 1, 10).init(1, &device);
         let model = Model::trace(&model).unwrap();
         let mut phase = Phase::new("float", TrainPhase::Float, folder.path().to_owned(), 4, 0.1);
         phase.devices = vec![device; devices];

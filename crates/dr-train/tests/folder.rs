@@ -2,9 +2,9 @@
 
 use burn::data::dataloader::DataLoader;
 use burn::tensor::Device;
-use dr_train::config::DatasetKind;
 use dr_train::data::{
-    Augmentation, DataSource, ImageBatch, ImageLoader, ImageSet, Normalization, Splits, load, load_test,
+    DataSource, DatasetKind, Folder, ImageBatch, ImageLoader, ImageSet, Normalization, Splits, load,
+    load_test,
 };
 use image::{Rgb, RgbImage};
 use std::fs;
@@ -30,7 +30,7 @@ fn write(dir: &Path, classes: &[&str], count: usize) {
 }
 
 fn source(dir: &Path, seed: u64) -> DataSource<'_> {
-    DataSource { image_size: SIDE, ..DataSource::new(DatasetKind::Folder, Some(dir), seed) }
+    DataSource { image_size: SIDE, ..DataSource::new(&Folder, Some(dir), seed) }
 }
 
 fn plain() -> Normalization {
@@ -47,7 +47,7 @@ fn epoch(loader: &ImageLoader) -> Vec<(Vec<f32>, Vec<i64>)> {
 }
 
 fn training(images: &ImageSet, batch_size: usize, seed: u64) -> ImageLoader {
-    let usual = Augmentation::usual(DatasetKind::Folder);
+    let usual = Folder.augmentation();
     ImageLoader::training(images.clone(), plain(), batch_size, seed, usual, Device::flex())
 }
 
@@ -174,6 +174,6 @@ fn folders_that_are_no_dataset() {
     write(empty.path(), &["a", "b"], 1);
     fs::create_dir(empty.path().join("none")).unwrap();
     assert!(error(empty.path()).contains("none`: has no images: expected .jpg, .jpeg or .png files"));
-    let nobody = load(&DataSource::new(DatasetKind::Folder, None, 1), None).err().unwrap().to_string();
+    let nobody = load(&DataSource::new(&Folder, None, 1), None).err().unwrap().to_string();
     assert!(nobody.starts_with("folder: no directory given"), "{nobody}");
 }

@@ -9,10 +9,9 @@ use burn::tensor::{Device, Tensor};
 use dr_precision::PrecisionSet;
 use dr_runtime::graph::{Activation, Op};
 use dr_train::artifact::{Artifact, Described, Description, InputShape, SavedModel};
-use dr_train::config::{DatasetKind, ModelKind};
-use dr_train::data::{self, DataSource, ImageBatch, ImageLoader, Splits};
+use dr_train::data::{self, DataSource, Digits, ImageBatch, ImageLoader, Splits};
 use dr_train::mixed::{HessianOptions, LayerTrace, Traces, traces};
-use dr_train::models::ConvNetConfig;
+use dr_train::models::{ConvNetConfig, RESNET8};
 use dr_train::nn::{
     Executor, Model, Network, Pass, PrecisionNorm, PrecisionNormConfig, QuantConfig, QuantConv2d,
     QuantConv2dConfig, QuantLinear, QuantLinearConfig,
@@ -24,8 +23,7 @@ const CLASSES: usize = 10;
 /// Some digits, `[1, 8, 8]` each.
 fn digits(count: usize, batch: usize) -> ImageLoader {
     let Splits { train, normalization, .. } =
-        data::load(&DataSource::new(DatasetKind::Digits, None, 1), Some(count))
-            .expect("digits are always there");
+        data::load(&DataSource::new(&Digits, None, 1), Some(count)).expect("digits are always there");
     ImageLoader::evaluation(train, normalization, batch, Device::flex())
 }
 
@@ -119,7 +117,7 @@ fn loss(model: &Model, batch: &ImageBatch) -> Tensor<1> {
 }
 
 fn resnet() -> Model {
-    let config = ConvNetConfig { width: 2, ..ConvNetConfig::new(ModelKind::Resnet8, 1, CLASSES) };
+    let config = ConvNetConfig { width: 2, ..ConvNetConfig::new(RESNET8, 1, CLASSES) };
     train(Model::trace(&config.init(3, &Device::flex().autodiff())).unwrap(), &digits(256, 64), 60)
 }
 
@@ -248,8 +246,8 @@ fn seeds_decide_and_networks_stay_as_they_are() {
     let loader = digits(96, 32);
     let model = resnet();
     let input = InputShape { channels: 1, height: 8, width: 8 };
-    let (dataset, kind) = (DatasetKind::Digits, ModelKind::Resnet8);
-    let description = Description::new(dataset, kind, input, CLASSES, PrecisionSet::default());
+    let (dataset, kind) = ("digits", RESNET8);
+    let description = Description::new(dataset, &kind, input, CLASSES, PrecisionSet::default());
     let tensors =
         |model: &Model| Artifact::of(model, description.clone()).expect("an artifact of the network").tensors;
     let before = tensors(&model);

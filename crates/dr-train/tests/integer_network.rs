@@ -6,9 +6,9 @@ use dr_precision::{Precision, PrecisionSet};
 use dr_runtime::Arithmetic;
 use dr_runtime::tensors::Network;
 use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, InputShape, SavedModel};
-use dr_train::config::{BatchNormKind, DatasetKind, ModelKind};
+use dr_train::config::BatchNormKind;
 use dr_train::latency::{LatencyOptions, PrecisionLatency, latency};
-use dr_train::models::ConvNetConfig;
+use dr_train::models::{ConvNetConfig, ConvNetKind, MOBILENET_V2, RESNET8, RESNET18, RESNET20, RESNET50};
 use dr_train::nn::{Model, Pass, QuantConfig};
 use dr_train::report::NumberFormat;
 use rand::SeedableRng;
@@ -37,7 +37,7 @@ fn images(seed: u64, [count, channels, rows, columns]: [usize; 4], device: &Devi
 }
 
 /// A network with random weights whose BatchNorms have seen images in training mode, quantized without training, and again at each precision.
-fn network(kind: ModelKind, shape: [usize; 3], config: &QuantConfig, width: usize) -> Model {
+fn network(kind: ConvNetKind, shape: [usize; 3], config: &QuantConfig, width: usize) -> Model {
     let [channels, rows, columns] = shape;
     let device = Device::flex().autodiff();
     let float = ConvNetConfig { width, ..ConvNetConfig::new(kind, channels, CLASSES) }.init(7, &device);
@@ -63,7 +63,7 @@ fn artifact_of(model: &Model, [channels, height, width]: [usize; 3], config: &Qu
     let description = Description {
         kind: ArtifactKind::MultiPrecision,
         batch_norm,
-        ..Description::new(DatasetKind::Digits, ModelKind::Resnet8, input, CLASSES, set)
+        ..Description::new("digits", &RESNET8, input, CLASSES, set)
     };
     Artifact::of(model, description).unwrap()
 }
@@ -126,24 +126,24 @@ fn compare(
 fn integers_compute_what_fake_quantization_says() {
     let mut total = Agreement::default();
     for (kind, shape, share_norm, width) in [
-        (ModelKind::Resnet8, [1, 8, 8], false, 16),
-        (ModelKind::Resnet8, [3, 9, 7], true, 16),
-        (ModelKind::Resnet20, [3, 8, 8], true, 16),
-        (ModelKind::Resnet20, [1, 11, 5], false, 16),
-        (ModelKind::Resnet18, [3, 24, 32], false, 8),
-        (ModelKind::Resnet50, [3, 24, 32], false, 4),
-        (ModelKind::MobilenetV2, [3, 24, 32], false, 8),
+        (RESNET8, [1, 8, 8], false, 16),
+        (RESNET8, [3, 9, 7], true, 16),
+        (RESNET20, [3, 8, 8], true, 16),
+        (RESNET20, [1, 11, 5], false, 16),
+        (RESNET18, [3, 24, 32], false, 8),
+        (RESNET50, [3, 24, 32], false, 4),
+        (MOBILENET_V2, [3, 24, 32], false, 8),
     ] {
         let config = QuantConfig { share_norm, ..QuantConfig::new(precisions()) };
         let network = network(kind, shape, &config, width);
         let artifact = artifact_of(&network, shape, &config);
         for precision in precisions().iter() {
             let found = compare(&network, &load(&artifact, precision), precision, shape, 250);
-            println!("{kind} {shape:?} {precision}: {found:?}");
+            println!("{} {shape:?} {precision}: {found:?}", kind.name);
             // A value next to the middle between two codes may be rounded either way: one step of one layer.
-            assert!(found.close * 100 >= found.images * 85, "{kind} {precision}: {found:?}");
+            assert!(found.close * 100 >= found.images * 85, "{} {precision}: {found:?}", kind.name);
             // Without training, what MobileNetV2 makes of two images is nearly the same, and its class hangs on a rounding.
-            if kind != ModelKind::MobilenetV2 {
+            if kind.name != MOBILENET_V2.name {
                 total.images += found.images;
                 total.same_class += found.same_class;
             }
@@ -155,7 +155,7 @@ fn integers_compute_what_fake_quantization_says() {
 #[test]
 fn switching_is_as_good_as_converting_again() {
     let (config, shape) = (QuantConfig::new(precisions()), [3, 9, 8]);
-    let network = network(ModelKind::Resnet8, shape, &config, 8);
+    let network = network(RESNET8, shape, &config, 8);
     let images = images(3, [16, 3, 9, 8], &Device::flex());
     let artifact = artifact_of(&network, shape, &config);
     let mut integer = load(&artifact, precisions().highest());
@@ -178,7 +178,7 @@ fn switching_is_as_good_as_converting_again() {
 #[test]
 fn images_of_any_size_and_number() {
     let config = QuantConfig::new(precisions());
-    let network = network(ModelKind::Resnet8, [1, 8, 8], &config, 8);
+    let network = network(RESNET8, [1, 8, 8], &config, 8);
     let precision = precisions().highest();
     let integer = load(&artifact_of(&network, [1, 8, 8], &config), precision);
     // The addends that make up for the zero point depend on the size: after a size, come back to it.
@@ -195,7 +195,7 @@ fn images_of_any_size_and_number() {
 #[test]
 fn a_network_in_training_is_saved_as_in_evaluation() {
     let config = QuantConfig::new(precisions());
-    let evaluation = network(ModelKind::Resnet8, [1, 8, 8], &config, 8);
+    let evaluation = network(RESNET8, [1, 8, 8], &config, 8);
     let training = evaluation.clone().train();
     let of = |network: &Model| artifact_of(network, [1, 8, 8], &config);
     assert_eq!(of(&training), of(&evaluation));
@@ -206,7 +206,7 @@ fn a_switch_that_cannot_be_leaves_the_network_as_it_was() {
     let eight = precisions().highest();
     for share_norm in [false, true] {
         let config = QuantConfig { share_norm, ..QuantConfig::new("8,w4a8".parse().unwrap()) };
-        let network = network(ModelKind::Resnet8, [1, 8, 8], &config, 8);
+        let network = network(RESNET8, [1, 8, 8], &config, 8);
         let mut integer = load(&artifact_of(&network, [1, 8, 8], &config), eight);
         let error = integer.switch("4".parse().unwrap()).unwrap_err().to_string();
         assert!(
@@ -219,7 +219,7 @@ fn a_switch_that_cannot_be_leaves_the_network_as_it_was() {
 
 fn artifact(precisions: PrecisionSet) -> Artifact {
     let config = QuantConfig::new(precisions);
-    artifact_of(&network(ModelKind::Resnet8, [1, 8, 8], &config, 16), [1, 8, 8], &config)
+    artifact_of(&network(RESNET8, [1, 8, 8], &config, 16), [1, 8, 8], &config)
 }
 
 #[test]
@@ -277,7 +277,7 @@ fn latencies_of_every_precision() {
 #[test]
 fn a_pass_in_integers_has_the_values_of_fake_quantization() {
     let shape = [3, 9, 7];
-    let network = network(ModelKind::Resnet8, shape, &QuantConfig::new(precisions()), 16);
+    let network = network(RESNET8, shape, &QuantConfig::new(precisions()), 16);
     let mut agreement = Agreement::default();
     for (seed, precision) in (200..).zip(precisions().iter()) {
         let images = images(seed, [100, shape[0], shape[1], shape[2]], &Device::flex());

@@ -6,9 +6,9 @@ use dr_precision::{Precision, PrecisionPlan, PrecisionSet};
 use dr_runtime::Arithmetic;
 use dr_runtime::tensors::Network;
 use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, InputShape, SavedModel};
-use dr_train::config::{DatasetKind, MixedNorm, ModelKind, Sampling, Widths};
+use dr_train::config::{MixedNorm, Sampling, Widths};
 use dr_train::mixed::{Hasb, LayerTrace, choices};
-use dr_train::models::ConvNetConfig;
+use dr_train::models::{ConvNetConfig, RESNET8};
 use dr_train::nn::{Assignment, Model, Pass, QuantConfig, Value, finish, subnet};
 use proptest::prelude::*;
 use rand::SeedableRng;
@@ -33,7 +33,7 @@ fn batches(first: u64) -> Vec<Tensor<4>> {
 /// A supernet with random weights whose BatchNorms have seen random images.
 fn supernet(set: &PrecisionSet, norm: MixedNorm) -> Model {
     let device = Device::flex().autodiff();
-    let float = ConvNetConfig::new(ModelKind::Resnet8, 1, CLASSES).init(7, &device);
+    let float = ConvNetConfig::new(RESNET8, 1, CLASSES).init(7, &device);
     let float = Model::trace(&float).unwrap();
     for seed in 0..12 {
         float.forward(images(seed, 16, &device), &Pass::float());
@@ -47,7 +47,7 @@ fn artifact(network: &Model, set: PrecisionSet, mixed: Option<MixedNorm>) -> Art
     let description = Description {
         kind: ArtifactKind::MultiPrecision,
         mixed,
-        ..Description::new(DatasetKind::Digits, ModelKind::Resnet8, input, CLASSES, set)
+        ..Description::new("digits", &RESNET8, input, CLASSES, set)
     };
     Artifact::of(network, description).unwrap()
 }

@@ -1,7 +1,9 @@
 //! The report as JSON, as a table and as a picture.
 
 use dr_precision::Precision;
-use dr_train::config::{DatasetKind, ModelKind, TaskKind, TrainConfig};
+use dr_train::config::TrainConfig;
+use dr_train::config::task::CLASSIFY;
+use dr_train::data::{DatasetKind, Digits};
 use dr_train::report::{
     CurvePoint, EpochRecord, Measured, NumberFormat, PrecisionResult, Report, SingleResult, TrainPhase,
 };
@@ -40,9 +42,9 @@ fn report() -> Report {
         FORMATS.iter().map(|&(name, _, top1)| SingleResult { precision: name.parse().unwrap(), top1 });
     let float_single = SingleResult { precision: NumberFormat::Float, top1: 98.2 };
     Report {
-        task: TaskKind::Classify,
-        dataset: DatasetKind::Digits,
-        model: ModelKind::Resnet8.to_string(),
+        task: CLASSIFY.to_owned(),
+        dataset: "digits".to_owned(),
+        model: "resnet8".to_owned(),
         seed: 1,
         device: "flex".to_owned(),
         seconds: 91.5,
@@ -54,7 +56,7 @@ fn report() -> Report {
         float_epoch_seconds: Some(1.0),
         joint_epoch_seconds: Some(3.5),
         history: float.chain(joint).collect(),
-        config: Some(TrainConfig::for_dataset(DatasetKind::Digits)),
+        config: Some(Digits.settings()),
     }
 }
 

@@ -3,11 +3,10 @@
 use burn::tensor::Device;
 use dr_precision::PrecisionSet;
 use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, SavedModel, TensorEntry};
-use dr_train::config::{DatasetKind, ModelKind};
-use dr_train::data::{DataSource, Splits, load};
+use dr_train::data::{DataSource, Digits, Splits, load};
 use dr_train::evaluation::formats;
 use dr_train::experiment::calibration_batches;
-use dr_train::models::ConvNetConfig;
+use dr_train::models::{ConvNetConfig, RESNET8};
 use dr_train::nn::Model;
 use dr_train::samples::{Samples, compare};
 use std::collections::BTreeMap;
@@ -18,14 +17,14 @@ const IMAGES: usize = 50;
 /// Samples of an untrained network at one precision.
 fn samples(path: &Path) {
     let (device, set) = (Device::flex(), PrecisionSet::of("w4a8".parse().unwrap()));
-    let source = DataSource::new(DatasetKind::Digits, None, 1);
+    let source = DataSource::new(&Digits, None, 1);
     let Splits { train, test, normalization, .. } = load(&source, None).unwrap();
-    let network = ConvNetConfig::new(ModelKind::Resnet8, 1, 10).init(1, &device);
+    let network = ConvNetConfig::new(RESNET8, 1, 10).init(1, &device);
     let input = train.shape().into();
     let description = Description {
         kind: ArtifactKind::Float,
         normalization: normalization.clone(),
-        ..Description::new(DatasetKind::Digits, ModelKind::Resnet8, input, 10, set.clone())
+        ..Description::new("digits", &RESNET8, input, 10, set.clone())
     };
     let batches = calibration_batches(&train, &normalization, &device).unwrap();
     let artifact = Artifact::of(&Model::trace(&network).unwrap(), description)

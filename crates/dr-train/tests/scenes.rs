@@ -6,12 +6,13 @@ use dr_precision::PrecisionSet;
 use dr_runtime::Arithmetic;
 use dr_runtime::tensors::Network;
 use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, InputShape, SavedModel};
-use dr_train::config::{DatasetKind, Engine, ModelKind, TaskKind};
+use dr_train::config::Engine;
+use dr_train::config::task::{DETECT, SEGMENT};
 use dr_train::data::scenes::{SceneConfig, Sprite, write_scenes};
 use dr_train::data::{Batch, Normalization, SceneLoader, SceneSet, TrainingLoader};
 use dr_train::detection::{BoxTargets, DecodeOptions, Positions, decode};
 use dr_train::evaluation::{measure_boxes, measure_pixels};
-use dr_train::models::DenseConfig;
+use dr_train::models::{ConvNetConfig, RESNET8};
 use dr_train::nn::{Model, Pass, QuantConfig};
 use rand::SeedableRng;
 use std::path::Path;
@@ -20,8 +21,8 @@ use std::sync::Arc;
 const SIZE: usize = 32;
 const CLASSES: usize = 3;
 
-fn config(classes: usize) -> DenseConfig {
-    DenseConfig { kind: ModelKind::Resnet8, width: 8, channels: 3, classes }
+fn config(classes: usize) -> ConvNetConfig {
+    ConvNetConfig { kind: RESNET8, width: 8, channels: 3, classes }
 }
 
 fn images(count: usize) -> Tensor<4> {
@@ -68,26 +69,26 @@ fn load(dir: &Path) -> [Arc<SceneSet>; 3] {
     SceneSet::load(dir, [SIZE, SIZE]).unwrap().map(Arc::new)
 }
 
-fn model(task: TaskKind, seed: u64) -> Model {
+fn model(task: &str, seed: u64) -> Model {
     let device = Device::flex();
     match task {
-        TaskKind::Segment => Model::trace(&config(CLASSES + 1).init_segmenter(seed, &device)),
+        SEGMENT => Model::trace(&config(CLASSES + 1).init_segmenter(seed, &device)),
         _ => Model::trace(&config(CLASSES).init_detector(seed, &device)),
     }
     .unwrap()
 }
 
 /// A model with quantized weights, and its artifact.
-fn quantized(task: TaskKind, seed: u64, normalization: Normalization) -> (Model, Artifact) {
+fn quantized(task: &str, seed: u64, normalization: Normalization) -> (Model, Artifact) {
     let model = model(task, seed).quantize(&QuantConfig::new(precisions()), vec![images(4)]);
     let input = InputShape { channels: 3, height: SIZE, width: SIZE };
-    let classes = CLASSES + usize::from(task == TaskKind::Segment);
+    let classes = CLASSES + usize::from(task == SEGMENT);
     let description = Description {
         task: task.to_string(),
         width: 8,
         normalization,
         kind: ArtifactKind::MultiPrecision,
-        ..Description::new(DatasetKind::Coco, ModelKind::Resnet8, input, classes, precisions())
+        ..Description::new("coco", &RESNET8, input, classes, precisions())
     };
     let artifact = Artifact::of(&model, description).unwrap();
     (model, artifact)
@@ -95,10 +96,9 @@ fn quantized(task: TaskKind, seed: u64, normalization: Normalization) -> (Model,
 
 #[test]
 fn integers_are_fake_quantization() {
-    for (task, outputs) in [
-        (TaskKind::Segment, 2 * SIZE * SIZE * (CLASSES + 1)),
-        (TaskKind::Detect, 2 * (16 * 16 + 8 * 8) * (CLASSES + 5)),
-    ] {
+    for (task, outputs) in
+        [(SEGMENT, 2 * SIZE * SIZE * (CLASSES + 1)), (DETECT, 2 * (16 * 16 + 8 * 8) * (CLASSES + 5))]
+    {
         let (model, artifact) = quantized(task, 1, Normalization { mean: vec![0.0; 3], std: vec![1.0; 3] });
         let highest = precisions().highest();
         let mut network = Network::load(&artifact, highest, Arithmetic::Integer, &Device::flex()).unwrap();
@@ -145,7 +145,7 @@ fn scenes_of_a_folder_in_batches() {
         loader(Some(1)).with_orders(2).iter().map(|batch| batch.unwrap().input.dims()[0]).collect();
     assert_eq!(two, [10, 10, 10, 10, 8]);
     // Boxes of reflected images are reflected: their positions see the same object.
-    let detector = model(TaskKind::Detect, 1);
+    let detector = model(DETECT, 1);
     let positions = Positions::of(detector.graph(), train.size).unwrap();
     assert_eq!(positions.strides, [2, 4]);
     let boxes = SceneLoader::<BoxTargets>::new(train, &normalization, positions, 24, Some(2), Device::flex());
@@ -165,11 +165,11 @@ fn saved_models_are_measured() {
     let [train, _, test] = load(dir.path());
     let device = Device::flex();
     let formats: Vec<_> = precisions().iter().map(Into::into).collect();
-    for task in [TaskKind::Segment, TaskKind::Detect] {
+    for task in [SEGMENT, DETECT] {
         let (_, artifact) = quantized(task, 2, train.normalization());
         let artifact = Artifact::from_bytes(&artifact.to_bytes().unwrap()).unwrap();
         let measure = |artifact: &Artifact, formats: &[_], engine| match task {
-            TaskKind::Segment => measure_pixels(artifact, formats, &test, engine, &device).unwrap(),
+            SEGMENT => measure_pixels(artifact, formats, &test, engine, &device).unwrap(),
             _ => measure_boxes(artifact, formats, &test, engine, &device).unwrap(),
         };
         let fake = measure(&artifact, &formats, Engine::Fake);
@@ -182,7 +182,7 @@ fn saved_models_are_measured() {
         let packed = measure(&packed, &formats[3..], Engine::Fake);
         assert_eq!(packed[0].loss, fake[3].loss);
         let error = match task {
-            TaskKind::Segment => measure_boxes(&artifact, &formats, &test, Engine::Fake, &device),
+            SEGMENT => measure_boxes(&artifact, &formats, &test, Engine::Fake, &device),
             _ => measure_pixels(&artifact, &formats, &test, Engine::Fake, &device),
         };
         let error = error.unwrap_err().to_string();
@@ -192,7 +192,7 @@ fn saved_models_are_measured() {
 
 #[test]
 fn a_detector_that_knows_nothing_finds_nothing() {
-    let detector = model(TaskKind::Detect, 1);
+    let detector = model(DETECT, 1);
     let positions = Positions::of(detector.graph(), [SIZE, SIZE]).unwrap();
     let output = detector.forward(images(3), &Pass::float());
     let options = DecodeOptions { score: 0.3, ..DecodeOptions::default() };

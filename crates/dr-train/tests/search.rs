@@ -4,12 +4,12 @@ use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use dr_precision::{BitWidth, PrecisionSet, semantics};
 use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, InputShape, SavedModel};
-use dr_train::config::{DatasetKind, LossTerms, MixedNorm, ModelKind, Widths};
+use dr_train::config::{LossTerms, MixedNorm, Widths};
 use dr_train::latency::LatencyOptions;
 use dr_train::mixed::{
     Budget, BudgetKind, Candidates, Front, LayerTimes, LayerTrace, SearchPlanError, Traces,
 };
-use dr_train::models::ConvNetConfig;
+use dr_train::models::{ConvNetConfig, RESNET8};
 use dr_train::nn::{Model, QuantConfig, Value};
 use proptest::prelude::*;
 use rand::SeedableRng;
@@ -26,7 +26,7 @@ fn supernet() -> &'static Artifact {
     static ARTIFACT: OnceLock<Artifact> = OnceLock::new();
     ARTIFACT.get_or_init(|| {
         let set: PrecisionSet = "8,6,4,2".parse().unwrap();
-        let float = ConvNetConfig::new(ModelKind::Resnet8, 3, 10).init(7, &Device::flex());
+        let float = ConvNetConfig::new(RESNET8, 3, 10).init(7, &Device::flex());
         let float = Model::trace(&float).unwrap();
         let config = QuantConfig { mixed: Some(MixedNorm::Width), ..QuantConfig::new(set.clone()) };
         let network = float.quantize(&config, vec![images(1), images(2)]).valid();
@@ -34,7 +34,7 @@ fn supernet() -> &'static Artifact {
         let description = Description {
             kind: ArtifactKind::MultiPrecision,
             mixed: Some(MixedNorm::Width),
-            ..Description::new(DatasetKind::Cifar10, ModelKind::Resnet8, input, 10, set)
+            ..Description::new("cifar10", &RESNET8, input, 10, set)
         };
         Artifact::of(&network, description).unwrap()
     })

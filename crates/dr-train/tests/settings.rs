@@ -1,15 +1,16 @@
 //! Where a setting comes from: flags over the file over the defaults of the dataset.
 
-use clap::Parser;
 use dr_train::cli::{Cli, Command, CommandError, ResolvedTraining};
-use dr_train::config::{Batches, DatasetKind, Distill, ModelKind, TrainConfig};
+use dr_train::config::{Batches, Distill, TrainConfig};
+use dr_train::data::{CIFAR10, DatasetKind, Digits, FASHION_MNIST, MNIST};
+use dr_train::experiment::Registry;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 fn resolve(arguments: &[&str]) -> Result<ResolvedTraining, CommandError> {
-    let cli = Cli::try_parse_from(["dr-train", "train"].iter().chain(arguments)).unwrap();
+    let cli = Cli::read(&Registry::default(), ["dr-train", "train"].iter().chain(arguments)).unwrap();
     match cli.command {
-        Some(Command::Train(args)) => args.resolve(),
+        Some(Command::Train(args)) => args.resolve(&Registry::default()),
         other => panic!("{other:?}"),
     }
 }
@@ -27,7 +28,7 @@ fn file(folder: &Path, content: &str) -> String {
 #[test]
 fn nothing_given() {
     let resolved = resolve(&[]).unwrap();
-    assert_eq!(resolved.config, TrainConfig::for_dataset(DatasetKind::Digits));
+    assert_eq!(resolved.config, Digits.settings());
     assert_eq!(resolved.out, PathBuf::from("runs/digits-resnet8"));
     assert!(!resolved.resume);
 }
@@ -47,9 +48,9 @@ fn the_file_fills_in_and_flags_win() {
 
     let ResolvedTraining { config, out, .. } =
         resolve(&["--config", &path, "--epochs", "4", "--alrs", "off", "--distill", "float"]).unwrap();
-    let defaults = TrainConfig::for_dataset(DatasetKind::Cifar10);
-    assert_eq!(config.dataset, DatasetKind::Cifar10);
-    assert_eq!(config.model, ModelKind::Resnet20, "the default of the file's dataset");
+    let defaults = CIFAR10.settings();
+    assert_eq!(config.dataset, "cifar10");
+    assert_eq!(config.model, "resnet20", "the default of the file's dataset");
     assert_eq!(config.epochs, 4);
     assert_eq!(config.float_epochs, defaults.float_epochs);
     assert_eq!((config.lr, config.joint_lr), (1.0, 0.5));
@@ -68,7 +69,7 @@ fn the_flags_dataset_decides_the_defaults() {
     let folder = tempfile::tempdir().unwrap();
     let path = file(folder.path(), "dataset = 'cifar10'\nseed = 9");
     let config = resolve(&["--config", &path, "--dataset", "mnist"]).unwrap().config;
-    assert_eq!(config, TrainConfig { seed: 9, ..TrainConfig::for_dataset(DatasetKind::Mnist) });
+    assert_eq!(config, TrainConfig { seed: 9, ..MNIST.settings() });
 }
 
 #[test]
@@ -123,7 +124,7 @@ fn the_highest_precision_teaches_what_it_has_seen() {
 fn a_run_goes_on_with_its_own_settings() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().to_str().unwrap();
-    let saved = TrainConfig { epochs: 7, seed: 3, ..TrainConfig::for_dataset(DatasetKind::FashionMnist) };
+    let saved = TrainConfig { epochs: 7, seed: 3, ..FASHION_MNIST.settings() };
     fs::write(folder.path().join("config.json"), serde_json::to_string(&saved).unwrap()).unwrap();
 
     let resolved = resolve(&["--resume", run, "--device", "flex", "--model", "resnet8"]).unwrap();

@@ -3,8 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use dr_precision::PrecisionSet;
 use dr_train::artifact::{ArtifactKind, Described, Description, InputShape, SavedModel, TensorEntry};
-use dr_train::config::{DatasetKind, ModelKind};
-use dr_train::models::ConvNetConfig;
+use dr_train::models::{ConvNetConfig, ConvNetKind, MOBILENET_V2, RESNET8, RESNET18, RESNET34, RESNET50};
 use dr_train::nn::{Model, Pass};
 use dr_train::weights::{Problem, StateDict, WeightsError, import};
 use proptest::prelude::*;
@@ -28,18 +27,18 @@ fn noise(name: &str, len: usize) -> Vec<f32> {
     (0..len).map(value).collect()
 }
 
-fn description(model: ModelKind, channels: usize, side: usize, classes: usize) -> Description {
+fn description(model: ConvNetKind, channels: usize, side: usize, classes: usize) -> Description {
     let input = InputShape { channels, height: side, width: side };
-    Description::new(DatasetKind::Folder, model, input, classes, PrecisionSet::default())
+    Description::new("folder", &model, input, classes, PrecisionSet::default())
 }
 
 /// A state dict as `fill` of `fixtures/make.py` makes it.
-fn filled(model: ModelKind, classes: usize) -> StateDict {
+fn filled(model: ConvNetKind, classes: usize) -> StateDict {
     let config = ConvNetConfig::new(model, 3, classes);
     let network = Model::trace(&config.init(1, &Device::flex())).unwrap();
     let own = dr_train::artifact::Artifact::of(&network, description(model, 3, 64, classes)).unwrap().tensors;
     let fill = |(name, entry): (String, TensorEntry)| {
-        let name = config.torchvision_name(&name).unwrap();
+        let name = model.torchvision_name(&name).unwrap();
         let mut values = noise(&name, entry.shape.iter().product());
         if entry.shape.len() > 1 {
             let scale = (2.0 / (entry.shape[1..].iter().product::<usize>() as f64).sqrt()) as f32;
@@ -59,25 +58,29 @@ fn logits_are_torchvisions() {
     let json = std::fs::read_to_string(fixture("torchvision.json")).unwrap();
     let expected: BTreeMap<String, Vec<f32>> = serde_json::from_str(&json).unwrap();
     let device = Device::flex();
-    for model in [ModelKind::Resnet18, ModelKind::Resnet34, ModelKind::Resnet50, ModelKind::MobilenetV2] {
-        let imported = import(filled(model, 7), description(model, 3, 64, 7)).unwrap();
+    for model in [RESNET18, RESNET34, RESNET50, MOBILENET_V2] {
+        let imported = import(filled(model, 7), &model, description(model, 3, 64, 7)).unwrap();
         assert_eq!(imported.new_head, []);
         assert_eq!(imported.artifact.description.kind, ArtifactKind::Float);
         let network = imported.artifact.network(&device).unwrap();
         let images = TensorData::new(noise("images", 2 * 3 * 64 * 64), [2, 3, 64, 64]);
         let logits = network.forward(Tensor::<4>::from_data(images, &device), &Pass::float());
         let logits: Vec<f32> = logits.into_data().try_into_vec().unwrap();
-        let expected = &expected[model.name()];
+        let expected = &expected[model.name];
         let largest = expected.iter().fold(0f32, |largest, logit| largest.max(logit.abs()));
         for (logit, expected) in logits.iter().zip(expected) {
-            assert!((logit - expected).abs() <= 1e-4 * largest, "{model}: {logit} instead of {expected}");
+            assert!(
+                (logit - expected).abs() <= 1e-4 * largest,
+                "{}: {logit} instead of {expected}",
+                model.name
+            );
         }
     }
 }
 
 fn tiny(dict: StateDict, classes: usize) -> Result<dr_train::weights::Imported, WeightsError> {
-    let description = Description { width: 2, ..description(ModelKind::Resnet8, 1, 8, classes) };
-    import(dict, description)
+    let description = Description { width: 2, ..description(RESNET8, 1, 8, classes) };
+    import(dict, &RESNET8, description)
 }
 
 #[test]
@@ -120,8 +123,8 @@ fn sizes_that_the_file_cannot_have() {
     assert!(tiny(dict, 5).unwrap_err().to_string().contains("`fc.bias` is []: expected [5]"));
     let dict = || StateDict::load(&fixture("tiny.pth")).unwrap();
     let wide = |width| {
-        let description = Description { width, ..description(ModelKind::Resnet8, 1, 8, 5) };
-        import(dict(), description).unwrap_err().to_string()
+        let description = Description { width, ..description(RESNET8, 1, 8, 5) };
+        import(dict(), &RESNET8, description).unwrap_err().to_string()
     };
     assert!(wide(60_000).contains("values: expected at least"), "{}", wide(60_000));
     assert!(wide(usize::MAX).contains("width is"), "{}", wide(usize::MAX));

@@ -4,8 +4,7 @@ use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use dr_precision::PrecisionSet;
 use dr_runtime::graph::Graph;
 use dr_train::artifact::{Artifact, Described, Description, InputShape, SavedModel};
-use dr_train::config::{DatasetKind, ModelKind};
-use dr_train::models::{ConvNetConfig, DenseConfig, LlamaConfig};
+use dr_train::models::{ConvNetConfig, LlamaConfig, MOBILENET_V2, RESNET8, RESNET18, RESNET50};
 use dr_train::nn::{Model, Network, Pass, Tensors, Value};
 use rand::SeedableRng;
 
@@ -26,7 +25,7 @@ fn trace(network: &impl Network) -> Model {
 #[test]
 fn layers_of_residual_networks() {
     let device = Device::flex();
-    let mut model = trace(&ConvNetConfig::new(ModelKind::Resnet8, 1, 10).init(1, &device));
+    let mut model = trace(&ConvNetConfig::new(RESNET8, 1, 10).init(1, &device));
     let expected = [
         "stem!",
         "stages.0.0.conv1+",
@@ -43,7 +42,7 @@ fn layers_of_residual_networks() {
     assert_eq!(model.norms_after().len(), 9);
     assert_eq!(model.graph().batch_norms()[5].name, "stages.1.0.shortcut_norm");
 
-    let config = ConvNetConfig { width: 8, ..ConvNetConfig::new(ModelKind::Resnet50, 3, 10) };
+    let config = ConvNetConfig { width: 8, ..ConvNetConfig::new(RESNET50, 3, 10) };
     let mut model = trace(&config.init(1, &device));
     let found = layers(&mut model);
     assert_eq!(found.len(), 1 + 16 * 3 + 4 + 1);
@@ -53,7 +52,7 @@ fn layers_of_residual_networks() {
     );
     assert!(found[1..found.len() - 1].iter().all(|name| name.ends_with('+') && !name.contains('!')));
 
-    let config = ConvNetConfig { width: 8, ..ConvNetConfig::new(ModelKind::MobilenetV2, 3, 10) };
+    let config = ConvNetConfig { width: 8, ..ConvNetConfig::new(MOBILENET_V2, 3, 10) };
     let mut model = trace(&config.init(1, &device));
     let found = layers(&mut model);
     // What blocks make is not cut off at zero; the first is without an expansion.
@@ -73,7 +72,7 @@ fn layers_of_residual_networks() {
 
 #[test]
 fn layers_of_pyramids() {
-    let config = DenseConfig { kind: ModelKind::Resnet8, width: 8, channels: 3, classes: 4 };
+    let config = ConvNetConfig { kind: RESNET8, width: 8, channels: 3, classes: 4 };
     let sorted = |mut names: Vec<String>| {
         names.sort_unstable();
         names
@@ -151,10 +150,10 @@ fn graphs_compute_what_networks_do() {
     let normal = Distribution::Normal(0.0, 1.0);
     let images = TensorData::random::<f32, _, _>([2, 3, 24, 20], normal, rng);
     let images = || Tensor::<4>::from_data(images.clone(), &device).into();
-    for kind in [ModelKind::Resnet8, ModelKind::Resnet18, ModelKind::Resnet50, ModelKind::MobilenetV2] {
+    for kind in [RESNET8, RESNET18, RESNET50, MOBILENET_V2] {
         assert_same(&ConvNetConfig { width: 8, ..ConvNetConfig::new(kind, 3, 5) }.init(1, &device), images());
     }
-    let config = DenseConfig { kind: ModelKind::Resnet18, width: 8, channels: 3, classes: 4 };
+    let config = ConvNetConfig { kind: RESNET18, width: 8, channels: 3, classes: 4 };
     assert_same(&config.init_segmenter(1, &device), images());
     assert_same(&config.init_detector(1, &device), images());
     let tokens = Tensor::<2, Int>::from_data(TensorData::from([[1, 7, 3], [0, 2, 9]]), &device);
@@ -167,10 +166,10 @@ fn graphs_compute_what_networks_do() {
 #[test]
 fn files_without_a_graph_are_those_of_the_networks_that_they_name() {
     let device = Device::flex();
-    let config = ConvNetConfig::new(ModelKind::Resnet8, 1, 10);
+    let config = ConvNetConfig::new(RESNET8, 1, 10);
     let input = InputShape { channels: 1, height: 8, width: 8 };
     let set = PrecisionSet::default();
-    let description = Description::new(DatasetKind::Digits, ModelKind::Resnet8, input, 10, set.clone());
+    let description = Description::new("digits", &RESNET8, input, 10, set.clone());
     let images = Tensor::<4>::random([4, 1, 8, 8], Distribution::Normal(0.0, 1.0), &device);
     let artifact = Artifact::of(&trace(&config.init(1, &device)), description).unwrap();
     let artifact = artifact.quantize(set.clone(), vec![images.clone()], &device).unwrap();

@@ -1,15 +1,15 @@
 //! [`Described`]: what files say about the networks of this crate.
 
 use super::{ArtifactError, ArtifactKind, Description, FORMAT_VERSION, InputShape};
-use crate::config::{BatchNormKind, DatasetKind, ModelKind, TaskKind};
-use crate::data::{DataSource, ImageShape, Normalization};
-use crate::models::{ConvNetConfig, DenseConfig, LlamaConfig};
+use crate::config::BatchNormKind;
+use crate::config::task::{CLASSIFY, LANGUAGE};
+use crate::data::{ImageShape, Normalization};
+use crate::models::{LlamaConfig, LlamaKind, ModelKind, Sizes, models};
 use crate::nn::{Model, QuantConfig};
 use burn::tensor::Device;
 use dr_precision::PrecisionSet;
 use dr_runtime::graph::Graph;
 use std::collections::BTreeMap;
-use std::path::Path;
 
 impl From<ImageShape> for InputShape {
     fn from(shape: ImageShape) -> Self {
@@ -22,7 +22,7 @@ pub trait Described: Sized {
     /// A float network of the usual width, with pixels left as they are, a BatchNorm for each precision and the seed 0.
     #[must_use]
     fn new(
-        dataset: DatasetKind, model: ModelKind, input: InputShape, classes: usize, precisions: PrecisionSet,
+        dataset: &str, model: &dyn ModelKind, input: InputShape, classes: usize, precisions: PrecisionSet,
     ) -> Self;
 
     /// A float language model of these sizes, with the seed 0.
@@ -32,32 +32,14 @@ pub trait Described: Sized {
     /// How the network inside is quantized; `None` for a float one.
     fn quantization(&self) -> Option<QuantConfig>;
 
-    /// The task.
-    ///
-    /// # Errors
-    /// One that this program does not have.
-    fn task(&self) -> Result<TaskKind, ArtifactError>;
-
     /// Whether the network does what is asked for.
     ///
     /// # Errors
     /// If it does something else.
-    fn check_task(&self, expected: TaskKind) -> Result<(), ArtifactError>;
+    fn check_task(&self, expected: &str) -> Result<(), ArtifactError>;
 
-    /// The data that it was trained on.
-    ///
-    /// # Errors
-    /// Data that this program does not know.
-    fn dataset(&self) -> Result<DatasetKind, ArtifactError>;
-
-    /// The images of a dataset, as the model takes them.
-    fn images<'a>(&self, dataset: DatasetKind, data_dir: Option<&'a Path>) -> DataSource<'a>;
-
-    /// The network of this crate that it names.
-    ///
-    /// # Errors
-    /// Another name.
-    fn network(&self) -> Result<ModelKind, ArtifactError>;
+    /// What its network is made for.
+    fn sizes(&self) -> Sizes<'_>;
 
     /// The sizes of a Llama.
     ///
@@ -78,14 +60,14 @@ pub trait Described: Sized {
 
 impl Described for Description {
     fn new(
-        dataset: DatasetKind, model: ModelKind, input: InputShape, classes: usize, precisions: PrecisionSet,
+        dataset: &str, model: &dyn ModelKind, input: InputShape, classes: usize, precisions: PrecisionSet,
     ) -> Self {
         let channels = input.channels;
         Self {
             format_version: FORMAT_VERSION,
             kind: ArtifactKind::Float,
-            task: TaskKind::Classify.to_string(),
-            model: model.to_string(),
+            task: CLASSIFY.to_owned(),
+            model: model.name().to_owned(),
             width: model.usual_width(),
             input,
             classes,
@@ -108,10 +90,9 @@ impl Described for Description {
 
     fn of_language(config: &LlamaConfig, precisions: PrecisionSet) -> Self {
         let input = InputShape { channels: 1, height: 1, width: config.context };
-        let network = Self::new(DatasetKind::Text, ModelKind::Llama, input, config.vocabulary, precisions);
-        let (task, width) = (TaskKind::Language.to_string(), config.hidden);
-        let language = serde_json::to_value(config).expect("numbers and names");
-        Self { width, task, language: Some(language), ..network }
+        let network = Self::new("text", &LlamaKind, input, config.vocabulary, precisions);
+        let (task, width) = (LANGUAGE.to_owned(), config.hidden);
+        Self { width, task, language: Some(config.to_json()), ..network }
     }
 
     fn quantization(&self) -> Option<QuantConfig> {
@@ -126,25 +107,14 @@ impl Described for Description {
         })
     }
 
-    fn task(&self) -> Result<TaskKind, ArtifactError> {
-        self.task.parse().map_err(ArtifactError::network)
-    }
-
-    fn check_task(&self, expected: TaskKind) -> Result<(), ArtifactError> {
+    fn check_task(&self, expected: &str) -> Result<(), ArtifactError> {
         let (found, expected) = (self.task.clone(), expected.to_string());
         if found == expected { Ok(()) } else { Err(ArtifactError::Task { found, expected }) }
     }
 
-    fn dataset(&self) -> Result<DatasetKind, ArtifactError> {
-        self.dataset.parse().map_err(ArtifactError::network)
-    }
-
-    fn images<'a>(&self, dataset: DatasetKind, data_dir: Option<&'a Path>) -> DataSource<'a> {
-        DataSource { image_size: self.input.height, ..DataSource::new(dataset, data_dir, self.seed) }
-    }
-
-    fn network(&self) -> Result<ModelKind, ArtifactError> {
-        self.model.parse().map_err(|_| ArtifactError::UnknownModel(self.model.clone()))
+    fn sizes(&self) -> Sizes<'_> {
+        let Self { input, classes, width, .. } = *self;
+        Sizes { task: &self.task, input, classes, width, layers: 0 }
     }
 
     fn llama(&self) -> Result<LlamaConfig, ArtifactError> {
@@ -161,28 +131,18 @@ impl Described for Description {
     }
 
     fn traced(&self, bytes: usize) -> Result<Graph, ArtifactError> {
-        let (width, channels, classes) = (self.width, self.input.channels, self.classes);
-        let (device, seed, task) = (Device::flex(), self.seed, self.task()?);
-        let conv_net = || {
-            Ok::<_, ArtifactError>(ConvNetConfig {
-                width,
-                ..ConvNetConfig::new(self.network()?, channels, classes)
-            })
-        };
-        let dense =
-            || Ok::<_, ArtifactError>(DenseConfig { kind: self.network()?, width, channels, classes });
+        let (device, sizes, models) = (Device::flex(), self.sizes(), models());
+        let check_size = |elements: usize| super::network::check_size(bytes, elements / 4);
         // No memory is taken for a network that cannot be in the file.
-        let elements = match task {
-            TaskKind::Classify => conv_net()?.largest_weight(),
-            TaskKind::Segment | TaskKind::Detect => dense()?.largest_weight(),
-            TaskKind::Language => self.llama()?.elements(),
-        };
-        super::network::check_size(bytes, elements / 4)?;
-        let traced = match task {
-            TaskKind::Classify => Model::trace(&conv_net()?.init(seed, &device)),
-            TaskKind::Segment => Model::trace(&dense()?.init_segmenter(seed, &device)),
-            TaskKind::Detect => Model::trace(&dense()?.init_detector(seed, &device)),
-            TaskKind::Language => Model::trace(&self.llama()?.zeros(&device)),
+        let traced = if sizes.task == LANGUAGE {
+            let config = self.llama()?;
+            check_size(config.elements())?;
+            Model::trace(&config.zeros(&device))
+        } else {
+            let unknown = |_| ArtifactError::UnknownModel(self.model.clone());
+            let kind = models.get(&self.model).map_err(unknown)?;
+            check_size(kind.largest_weight(&sizes))?;
+            kind.init(&sizes, self.seed, &device)
         };
         Ok(traced.map_err(ArtifactError::network)?.graph().clone())
     }

@@ -3,7 +3,7 @@
 use super::{
     Artifact, ArtifactError, ArtifactKind, Described, Description, TOKENIZER, TensorEntry, TensorValues,
 };
-use crate::config::TaskKind;
+use crate::config::task::{CLASSIFY, DETECT, LANGUAGE, SEGMENT};
 use crate::data::Input;
 use crate::files::write_atomically;
 use crate::models::BOX_OUTPUTS;
@@ -220,11 +220,11 @@ impl SavedModel for Artifact {
     fn checked_graph(&self) -> Result<&Graph, ArtifactError> {
         let graph = self.graph()?;
         check_size(self.payload_bytes(), least_bytes(graph))?;
-        let expected = match self.description.task() {
-            Ok(TaskKind::Detect) => self.description.classes + BOX_OUTPUTS,
-            Ok(_) => self.description.classes,
+        let expected = match self.description.task.as_str() {
+            DETECT => self.description.classes + BOX_OUTPUTS,
+            CLASSIFY | SEGMENT | LANGUAGE => self.description.classes,
             // Of other programs.
-            Err(_) => return Ok(graph),
+            _ => return Ok(graph),
         };
         match graph.result_kind() {
             Some(Kind::Rows(Some(found))) if found == expected => Ok(graph),

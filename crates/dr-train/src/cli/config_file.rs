@@ -1,14 +1,16 @@
 //! `--config FILE.toml`: its keys are the names of flags, and its values are read as if they were given to the flags.
 
 use super::usage;
+use super::values::with_names;
 use super::{CommandError, Settings};
+use crate::experiment::Registry;
 use clap::{Args, Command, FromArgMatches};
 use std::fs;
 use std::path::Path;
 use toml::{Table, Value};
 
 /// The settings in a file.
-pub(super) fn read(path: &Path) -> Result<Settings, CommandError> {
+pub(super) fn read(registry: &Registry, path: &Path) -> Result<Settings, CommandError> {
     let in_file = |message: String| CommandError::new(format!("`{}`: {message}", path.display()));
     let text = fs::read_to_string(path).map_err(|error| in_file(format!("cannot be read: {error}")))?;
     let table: Table = text.parse().map_err(|error: toml::de::Error| {
@@ -19,6 +21,7 @@ pub(super) fn read(path: &Path) -> Result<Settings, CommandError> {
 
     let command =
         Settings::augment_args(Command::new("settings").no_binary_name(true).disable_help_flag(true));
+    let command = with_names(command, registry);
     let known: Vec<&str> = command
         .get_arguments()
         .flat_map(|argument| argument.get_long_and_visible_aliases().unwrap_or_default())

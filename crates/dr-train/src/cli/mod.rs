@@ -20,21 +20,18 @@ pub use error::CommandError;
 pub use memory::keep_freed_memory;
 pub use resolve::ResolvedTraining;
 
-use clap::Parser;
+use crate::experiment::Registry;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-/// Runs the program with the arguments of the process.
+/// Runs the program with the arguments of the process, and what the registry knows.
 #[must_use]
-pub fn run() -> ExitCode {
+pub fn run(registry: &Registry) -> ExitCode {
     keep_freed_memory();
-    run_with(std::env::args_os())
-}
-
-fn run_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let result = match Cli::try_parse_from(args) {
-        Ok(cli) => execute(cli),
+    let result = match Cli::read(registry, std::env::args_os()) {
+        Ok(cli) => execute(registry, cli),
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             // A closed pipe is no reason to complain.
             let _ = error.print();
@@ -51,25 +48,37 @@ fn run_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn execute(cli: Cli) -> Result<(), CommandError> {
+impl Cli {
+    /// The arguments of a program, whose first is its name.
+    ///
+    /// # Errors
+    /// What clap says of them, that help is asked for, too.
+    pub fn read(
+        registry: &Registry, args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    ) -> Result<Self, clap::Error> {
+        Self::from_arg_matches(&values::with_names(Self::command(), registry).try_get_matches_from(args)?)
+    }
+}
+
+fn execute(registry: &Registry, cli: Cli) -> Result<(), CommandError> {
     match cli.command.unwrap_or_default() {
-        Command::Train(args) => commands::train(args.resolve()?, args.dashboard),
-        Command::Eval(args) => commands::eval(&args),
+        Command::Train(args) => commands::train(registry, args.resolve(registry)?, args.dashboard),
+        Command::Eval(args) => commands::eval(registry, &args),
         Command::Export(args) => {
             let files = [("out", Some(args.out.as_path())), ("samples", args.samples.as_deref())];
             resolve::check_output_files(files, &args.model)?;
-            commands::export(&args)
+            commands::export(registry, &args)
         }
         Command::Quantize(args) => {
             resolve::check_output_file(&args.out, &args.model)?;
-            commands::quantize(&args)
+            commands::quantize(registry, &args)
         }
         Command::Import(args) => {
             resolve::check_output_file(&args.out, &args.weights)?;
-            commands::import(&args)
+            commands::import(registry, &args)
         }
         Command::ImportCheck(args) => commands::import_check(&args),
-        Command::Scenes(args) => commands::scenes(&args),
+        Command::Scenes(args) => commands::scenes(registry, &args),
         Command::Draw(args) => commands::draw(&args),
         Command::Generate(args) => commands::generate(&args),
         Command::Info(args) => commands::info(&args),
@@ -79,14 +88,14 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
                 [("out", args.out.as_deref()), ("plot", args.plot.as_deref())],
                 &args.model,
             )?;
-            commands::hessian(&args)
+            commands::hessian(registry, &args)
         }
         Command::Search(args) => {
             resolve::check_output_files(
                 [("out", args.out.as_deref()), ("pareto", args.pareto.as_deref())],
                 &args.model,
             )?;
-            commands::search(&args)
+            commands::search(registry, &args)
         }
     }
 }

@@ -1,12 +1,15 @@
 //! From arguments to a checked configuration. Nothing is written here.
 
 use super::{CommandError, Settings, TrainArgs, config_file};
-use crate::config::{BatchNormKind, Batches, DatasetKind, Distill, TrainConfig};
-use crate::experiment::CONFIG;
+use crate::config::{BatchNormKind, Batches, Distill, TrainConfig};
+use crate::experiment::{CONFIG, Registry};
 use crate::report::Report;
 use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+/// What is learned if nothing else is asked for: it needs no files.
+const DEFAULT_DATASET: &str = "digits";
 
 /// What `dr-train train` does.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,15 +28,21 @@ impl TrainArgs {
     /// # Errors
     /// If a file cannot be read, a setting is out of range or contradicts the run that is resumed, or `--out` cannot be
     /// a folder.
-    pub fn resolve(&self) -> Result<ResolvedTraining, CommandError> {
-        let file = self.config.as_deref().map(config_file::read).transpose()?.unwrap_or_default();
+    pub fn resolve(&self, registry: &Registry) -> Result<ResolvedTraining, CommandError> {
+        let file = self
+            .config
+            .as_deref()
+            .map(|path| config_file::read(registry, path))
+            .transpose()?
+            .unwrap_or_default();
         let layers = [&file, &self.settings];
         let resume = last(layers, |settings| settings.resume.clone());
         let mut config = match &resume {
             Some(folder) => resumed_config(folder)?,
-            None => TrainConfig::for_dataset(
-                last(layers, |settings| settings.dataset).unwrap_or(DatasetKind::Digits),
-            ),
+            None => {
+                let dataset = last(layers, |settings| settings.dataset.clone());
+                registry.datasets.get(dataset.as_deref().unwrap_or(DEFAULT_DATASET))?.settings()
+            }
         };
         let before = config.clone();
         for settings in layers {

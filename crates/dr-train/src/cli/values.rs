@@ -1,5 +1,7 @@
 //! How the values of flags are parsed.
 
+use crate::experiment::Registry;
+use clap::Command;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use dr_precision::Precision;
 use std::error::Error;
@@ -14,6 +16,20 @@ where
 {
     let names: Vec<String> = all.iter().map(ToString::to_string).collect();
     PossibleValuesParser::new(names).try_map(|name| name.parse::<T>())
+}
+
+/// A command and its subcommands, whose `MODEL`s, `DATASET`s and `TASK`s are names of the registry.
+pub(super) fn with_names(command: Command, registry: &Registry) -> Command {
+    let command = command.mut_args(|argument| {
+        let value = argument.get_value_names().and_then(<[_]>::first).map(|name| name.as_str());
+        match value {
+            Some("MODEL") => argument.value_parser(PossibleValuesParser::new(registry.models.all())),
+            Some("DATASET") => argument.value_parser(PossibleValuesParser::new(registry.datasets.all())),
+            Some("TASK") => argument.value_parser(PossibleValuesParser::new(registry.tasks.all())),
+            _ => argument,
+        }
+    });
+    command.mut_subcommands(|command| with_names(command, registry))
 }
 
 /// `on` or `off`.

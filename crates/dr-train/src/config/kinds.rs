@@ -3,66 +3,6 @@
 use dr_runtime::named;
 
 named! {
-    /// A dataset the program can read.
-    DatasetKind, "dataset" {
-        /// The UCI optical digits (8x8), embedded in the program.
-        Digits = "digits",
-        /// MNIST (28x28), from IDX files.
-        Mnist = "mnist",
-        /// Fashion-MNIST (28x28), from IDX files.
-        FashionMnist = "fashion-mnist",
-        /// CIFAR-10 (32x32, colour), from its binary files.
-        Cifar10 = "cifar10",
-        /// CIFAR-100 (32x32, colour, fine labels), from its binary files.
-        Cifar100 = "cifar100",
-        /// JPEG and PNG files in a folder for each class.
-        Folder = "folder",
-        /// A text, for language models; without a file, the one that the program carries with it.
-        Text = "text",
-        /// Images with objects in them, and annotations in COCO's format.
-        Coco = "coco",
-    }
-}
-
-named! {
-    /// A network.
-    ModelKind, "model" {
-        /// Three stages of one block.
-        Resnet8 = "resnet8",
-        /// Three stages of three blocks.
-        Resnet20 = "resnet20",
-        /// Three stages of five blocks.
-        Resnet32 = "resnet32",
-        /// Four stages of two blocks, as torchvision has it.
-        Resnet18 = "resnet18",
-        /// Four stages of three, four, six and three blocks, as torchvision has it.
-        Resnet34 = "resnet34",
-        /// The same of bottleneck blocks, as torchvision has it.
-        Resnet50 = "resnet50",
-        /// Inverted residual blocks, as torchvision has it.
-        MobilenetV2 = "mobilenet_v2",
-        /// A language model of the Llama family.
-        Llama = "llama",
-    }
-}
-
-named! {
-    /// What a network does.
-    #[derive(Default)]
-    TaskKind, "task" {
-        /// Gives each image a class.
-        #[default]
-        Classify = "classify",
-        /// Gives each pixel of an image a class.
-        Segment = "segment",
-        /// Finds objects in an image and their boxes.
-        Detect = "detect",
-        /// Predicts the next token of a text: a language model.
-        Language = "lm",
-    }
-}
-
-named! {
     /// How a step of mixed training draws the precision of a layer.
     #[derive(Default)]
     Sampling, "sampling" {
@@ -97,19 +37,14 @@ named! {
 }
 
 named! {
-    /// What the passes of a step of joint training see.
+    /// What the passes of a step of joint training see. The default is what runs had before there was a choice.
+    #[derive(Default)]
     Batches, "kind of batches" {
         /// All the same images.
+        #[default]
         Same = "same",
         /// Each images of its own: in an epoch, each goes over all of them.
         Separate = "separate",
-    }
-}
-
-impl Default for Batches {
-    /// What runs had before there was a choice.
-    fn default() -> Self {
-        Self::Same
     }
 }
 
@@ -126,19 +61,14 @@ named! {
 }
 
 named! {
-    /// What the forward pass of joint training multiplies.
+    /// What the forward pass of joint training multiplies. The default is what runs had before there was a choice.
+    #[derive(Default)]
     ForwardKind, "forward pass" {
         /// Fake-quantized floats.
+        #[default]
         Float = "float",
         /// Their codes, where there are kernels for that (`flex`): the same values up to rounding.
         Integer = "integer",
-    }
-}
-
-impl Default for ForwardKind {
-    /// What runs had before there was a choice.
-    fn default() -> Self {
-        Self::Float
     }
 }
 

@@ -3,6 +3,7 @@
 mod check;
 mod devices;
 mod kinds;
+pub mod task;
 mod text;
 mod train;
 
@@ -11,7 +12,7 @@ pub use devices::{Devices, DevicesError};
 pub use dr_runtime::UnknownName;
 pub use dr_runtime::file::{BatchNormKind, MixedNorm};
 pub use kinds::{
-    Baseline, Batches, ComputeKind, DatasetKind, DeviceKind, Distill, Engine, ForwardKind, LossTerms,
-    ModelKind, OptimizerKind, Sampling, TaskKind, Widths,
+    Baseline, Batches, ComputeKind, DeviceKind, Distill, Engine, ForwardKind, LossTerms, OptimizerKind,
+    Sampling, Widths,
 };
 pub use train::{IMAGE_SIZE, LanguageSettings, TrainConfig};

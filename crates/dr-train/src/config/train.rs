@@ -2,13 +2,13 @@
 
 use super::devices::Devices;
 use super::kinds::{
-    Baseline, Batches, ComputeKind, DatasetKind, DeviceKind, Distill, ForwardKind, ModelKind, OptimizerKind,
-    Sampling, TaskKind, Widths,
+    Baseline, Batches, ComputeKind, DeviceKind, Distill, ForwardKind, OptimizerKind, Sampling, Widths,
 };
+use super::task::{CLASSIFY, before};
 use super::text;
 use super::{BatchNormKind, MixedNorm};
 use dr_kernels::ScaleGradient;
-use dr_precision::{BitWidth, Precision, PrecisionSet};
+use dr_precision::PrecisionSet;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -18,14 +18,14 @@ use std::path::PathBuf;
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
     /// What the network is to do.
-    #[serde(default)]
-    pub task: TaskKind,
+    #[serde(default = "before")]
+    pub task: String,
     /// The dataset.
-    pub dataset: DatasetKind,
+    pub dataset: String,
     /// Where its files are, if not where they are usually found.
     pub data_dir: Option<PathBuf>,
     /// The network.
-    pub model: ModelKind,
+    pub model: String,
     /// A state dict with torchvision's names that training starts from.
     #[serde(default)]
     pub weights: Option<PathBuf>,
@@ -121,13 +121,6 @@ const fn anneal() -> bool {
     true
 }
 
-/// What language models are trained for.
-fn language_precisions() -> PrecisionSet {
-    let bits = [BitWidth::B8, BitWidth::B6, BitWidth::B4];
-    let set = PrecisionSet::new(bits.map(|bits| Precision::new(bits, bits)));
-    set.expect("three of them, each once")
-}
-
 /// With the highest and the lowest precision, as many passes as joint training has at four precisions.
 const fn default_draws() -> usize {
     2
@@ -145,66 +138,34 @@ const fn default_image_size() -> usize {
 }
 
 impl TrainConfig {
-    /// The settings for a dataset, where flags and files say nothing else.
+    /// The settings for a dataset of images with a class each that has no reason for others.
     #[must_use]
-    pub fn for_dataset(dataset: DatasetKind) -> Self {
-        let (epochs, float_epochs) = match dataset {
-            DatasetKind::Digits => (40, 20),
-            DatasetKind::Mnist | DatasetKind::FashionMnist => (10, 10),
-            DatasetKind::Cifar10 | DatasetKind::Cifar100 => (60, 60),
-            DatasetKind::Folder => (30, 30),
-            DatasetKind::Text => (5, 5),
-            DatasetKind::Coco => (20, 20),
-        };
-        let model = match dataset {
-            DatasetKind::Cifar10 | DatasetKind::Cifar100 => ModelKind::Resnet20,
-            DatasetKind::Folder => ModelKind::Resnet18,
-            DatasetKind::Text => ModelKind::Llama,
-            _ => ModelKind::Resnet8,
-        };
-        let text = dataset == DatasetKind::Text;
-        let adam = text || dataset == DatasetKind::Coco;
+    pub fn new(dataset: &str) -> Self {
         Self {
-            task: match dataset {
-                DatasetKind::Text => TaskKind::Language,
-                DatasetKind::Coco => TaskKind::Detect,
-                _ => TaskKind::Classify,
-            },
-            dataset,
+            task: CLASSIFY.to_owned(),
+            dataset: dataset.to_owned(),
             data_dir: None,
-            model,
+            model: "resnet8".to_owned(),
             weights: None,
-            precisions: if text { language_precisions() } else { PrecisionSet::default() },
-            epochs,
-            float_epochs,
-            batch_size: match dataset {
-                DatasetKind::Digits => 32,
-                DatasetKind::Text | DatasetKind::Coco => 16,
-                _ => 64,
-            },
+            precisions: PrecisionSet::default(),
+            epochs: 10,
+            float_epochs: 10,
+            batch_size: 64,
             accumulate: one(),
-            optimizer: if adam { OptimizerKind::AdamW } else { OptimizerKind::Sgd },
-            lr: match dataset {
-                DatasetKind::Text => 2e-3,
-                DatasetKind::Coco => 4e-3,
-                _ => 0.1,
-            },
-            joint_lr: match dataset {
-                DatasetKind::Text => 1e-3,
-                DatasetKind::Coco => 4e-3,
-                _ => 0.02,
-            },
-            scale_lr: if adam { 1e-5 } else { 0.01 },
-            weight_decay: if text { 0.1 } else { 5e-4 },
-            warmup_epochs: if text { 0.1 } else { 1.0 },
+            optimizer: OptimizerKind::Sgd,
+            lr: 0.1,
+            joint_lr: 0.02,
+            scale_lr: 0.01,
+            weight_decay: 5e-4,
+            warmup_epochs: 1.0,
             anneal_float: anneal(),
-            clip_norm: if text { 1.0 } else { 0.0 },
+            clip_norm: 0.0,
             alrs: false,
             scale_gradient: ScaleGradient::default(),
             group_size: None,
             switch_edge: false,
             batch_norm: BatchNormKind::PerPrecision,
-            batches: if text { Batches::Same } else { Batches::Separate },
+            batches: Batches::Separate,
             distill: Distill::Off,
             forward: ForwardKind::Float,
             mixed: false,
@@ -212,7 +173,7 @@ impl TrainConfig {
             sampling: Sampling::default(),
             widths: Widths::default(),
             mixed_norm: MixedNorm::default(),
-            image_size: if dataset == DatasetKind::Coco { 64 } else { default_image_size() },
+            image_size: default_image_size(),
             language: LanguageSettings::default(),
             limit_train: None,
             device: DeviceKind::Auto,

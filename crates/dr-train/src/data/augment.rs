@@ -1,7 +1,6 @@
 //! [`Augmentation`]: random changes to training images that leave their class as it is.
 
 use super::images::ImageShape;
-use crate::config::DatasetKind;
 use rand::{Rng, RngExt};
 
 /// A random shift, with black coming in, and perhaps a reflection.
@@ -14,19 +13,6 @@ pub struct Augmentation {
 }
 
 impl Augmentation {
-    /// What is usual for a dataset.
-    #[must_use]
-    pub const fn usual(dataset: DatasetKind) -> Self {
-        match dataset {
-            // What images in files become is decided when they are read.
-            DatasetKind::Folder | DatasetKind::Text | DatasetKind::Coco => Self { max_shift: 0, flip: false },
-            DatasetKind::Digits => Self { max_shift: 1, flip: false },
-            DatasetKind::Mnist => Self { max_shift: 2, flip: false },
-            DatasetKind::FashionMnist => Self { max_shift: 2, flip: true },
-            DatasetKind::Cifar10 | DatasetKind::Cifar100 => Self { max_shift: 4, flip: true },
-        }
-    }
-
     /// Writes a changed `image` to `out`, both `[c, h, w]`. The random numbers decide alone.
     ///
     /// # Panics

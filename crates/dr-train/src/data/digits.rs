@@ -1,11 +1,13 @@
 //! The UCI optical digits, embedded in the program (see `data/README.md` for where they are from).
 
 use super::{
+    Augmentation, DataSource, DatasetKind, ImageSet,
     error::{DataError, FormatError},
     images::{ImageShape, Images},
     random,
     records::{self, RecordFormat},
 };
+use crate::config::TrainConfig;
 use chacha20::ChaCha8Rng;
 use flate2::read::GzDecoder;
 use rand::seq::SliceRandom;
@@ -34,21 +36,31 @@ pub fn all() -> Result<Images, DataError> {
     Ok(images)
 }
 
-/// The test images; the same for every seed.
-pub(super) fn test() -> Result<Images, DataError> {
-    let images = all()?;
-    let indices: Vec<usize> = (0..images.len()).collect();
-    let (test, _) = take_per_class(&images, &indices, TEST_PER_CLASS, random::of_split(TEST_SEED));
-    Ok(images.subset(&test))
-}
+/// The UCI optical digits (8x8), embedded in the program.
+#[derive(Clone, Copy, Debug)]
+pub struct Digits;
 
-/// Training and validation images, of which the seed decides.
-pub(super) fn training(seed: u64) -> Result<(Images, Images), DataError> {
-    let images = all()?;
-    let indices: Vec<usize> = (0..images.len()).collect();
-    let (_, rest) = take_per_class(&images, &indices, TEST_PER_CLASS, random::of_split(TEST_SEED));
-    let (valid, train) = take_per_class(&images, &rest, VALID_PER_CLASS, random::of_split(seed));
-    Ok((images.subset(&train), images.subset(&valid)))
+impl DatasetKind for Digits {
+    fn name(&self) -> &'static str {
+        "digits"
+    }
+
+    fn settings(&self) -> TrainConfig {
+        TrainConfig { epochs: 40, float_epochs: 20, batch_size: 32, ..TrainConfig::new(self.name()) }
+    }
+
+    fn augmentation(&self) -> Augmentation {
+        Augmentation { max_shift: 1, flip: false }
+    }
+
+    fn load(&self, source: &DataSource) -> Result<[ImageSet; 3], DataError> {
+        let images = all()?;
+        let indices: Vec<usize> = (0..images.len()).collect();
+        // The test images are the same for every seed.
+        let (test, rest) = take_per_class(&images, &indices, TEST_PER_CLASS, random::of_split(TEST_SEED));
+        let (valid, train) = take_per_class(&images, &rest, VALID_PER_CLASS, random::of_split(source.seed));
+        Ok([train, valid, test].map(|part| images.subset(&part).into()))
+    }
 }
 
 /// `count` random indices of each class, and the others; both ascending.

@@ -6,13 +6,12 @@ use super::{
     idx::{CLASSES, SHAPE},
     images::Images,
 };
-use crate::config::DatasetKind;
 use burn::data::dataset::{Dataset, DatasetError, vision::MnistDataset};
 use std::panic::catch_unwind;
 
 /// Downloads training or test images, or takes them from the cache.
 pub(super) fn mnist(part: Part) -> Result<Images, DataError> {
-    let failed = |reason: String| DataError::Download { dataset: DatasetKind::Mnist, reason };
+    let failed = |reason: String| DataError::Download { dataset: super::MNIST.name, reason };
     // Burn's downloader panics where it cannot go on, for example without a network.
     let (pixels, labels) = catch_unwind(|| read(part))
         .map_err(|_| failed("Burn's downloader gave up, expected it to reach its server".into()))?

@@ -2,7 +2,6 @@
 
 #[cfg(feature = "program")]
 use super::folder::FolderError;
-use crate::config::DatasetKind;
 use std::{io, path::PathBuf};
 
 /// What is wrong with the content of one file.
@@ -95,15 +94,15 @@ pub enum FormatError {
 pub enum DataError {
     /// Images in colour, or in files.
     #[error("dataset {0}: expected one of grey images: digits, mnist or fashion-mnist")]
-    NotGrey(DatasetKind),
+    NotGrey(&'static str),
     /// No images.
     #[error("dataset {0}: expected one of images with a class each")]
-    NoImages(DatasetKind),
+    NoImages(&'static str),
     /// Nobody said where it is.
     #[error("{dataset}: no directory given, expected --data-dir to name one with {file}; {hint}")]
     NoDirectory {
         /// The dataset.
-        dataset: DatasetKind,
+        dataset: &'static str,
         /// A file it needs.
         file: String,
         /// Where to get it.
@@ -113,7 +112,7 @@ pub enum DataError {
     #[error("{dataset}: found no {file} in {searched}; {hint}")]
     Missing {
         /// The dataset.
-        dataset: DatasetKind,
+        dataset: &'static str,
         /// The file, with its usual names.
         file: String,
         /// The directories it was expected in.
@@ -147,7 +146,7 @@ pub enum DataError {
     #[error("{dataset}: has {found} training images, expected at least 2 (one is kept for validation)")]
     TooFew {
         /// The dataset.
-        dataset: DatasetKind,
+        dataset: &'static str,
         /// Images found.
         found: usize,
     },
@@ -155,7 +154,7 @@ pub enum DataError {
     #[error("{dataset}: a limit of {limit} training images, expected 1 to {available}")]
     Limit {
         /// The dataset.
-        dataset: DatasetKind,
+        dataset: &'static str,
         /// The limit asked for.
         limit: usize,
         /// Training images without it.
@@ -170,7 +169,7 @@ pub enum DataError {
     #[error("{dataset}: download failed: {reason}")]
     Download {
         /// The dataset.
-        dataset: DatasetKind,
+        dataset: &'static str,
         /// What the downloader said.
         reason: String,
     },

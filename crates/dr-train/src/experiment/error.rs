@@ -1,7 +1,7 @@
 //! [`RunError`]: why a run did not end well.
 
 use crate::artifact::ArtifactError;
-use crate::config::{ComputeKind, DatasetKind, DeviceKind, ModelKind, TaskKind};
+use crate::config::{ComputeKind, DeviceKind, UnknownName};
 use crate::data::{DataError, SceneError};
 use crate::device::DeviceError;
 use crate::evaluation::EvaluationError;
@@ -19,6 +19,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RunError {
+    /// A name that the program does not know.
+    #[error(transparent)]
+    Name(#[from] UnknownName),
     /// The data.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -52,6 +55,14 @@ pub enum RunError {
     /// A network that is none.
     #[error(transparent)]
     Trace(#[from] TraceError),
+    /// A saved model, and data that do not fit it.
+    #[error("`{}`: {error}", path.display())]
+    InModel {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The float network of the run that is resumed is another one.
     #[error("`{}`: a {found} model: expected {expected}, as the run's settings say", path.display())]
     OtherModel {
@@ -77,11 +88,11 @@ pub enum RunError {
     #[error("--task {task} with --dataset {dataset} and --model {model}: expected {expected}")]
     Task {
         /// The task.
-        task: TaskKind,
+        task: &'static str,
         /// The data.
-        dataset: DatasetKind,
+        dataset: String,
         /// The network.
-        model: ModelKind,
+        model: String,
         /// What goes with the task.
         expected: &'static str,
     },
@@ -89,7 +100,7 @@ pub enum RunError {
     #[error("--task {task}: {setting}: expected without it")]
     Setting {
         /// The task.
-        task: TaskKind,
+        task: &'static str,
         /// The setting.
         setting: &'static str,
     },

@@ -1,14 +1,17 @@
 //! [`ImageTask`]: images are classified.
 
 use super::error::RunError;
-use super::task::{Evaluation, Part, Task};
+use super::registry::Registry;
+use super::source::Source;
+use super::task::{Answer, Evaluation, Part, Task};
 use crate::artifact::{Artifact, Described, Description};
+use crate::config::task::CLASSIFY;
 use crate::config::{Engine, TrainConfig};
-use crate::data::{self, Augmentation, DataSource, ImageLoader, ImageSet, Normalization, Splits};
-use crate::evaluation::{EVAL_BATCH, EvaluationError, check_images, measure};
-use crate::models::ConvNetConfig;
+use crate::data::{self, DataSource, DatasetKind, ImageLoader, ImageSet, Normalization, Splits};
+use crate::evaluation::{EVAL_BATCH, EvaluationError, check_batch, check_images, check_size, measure};
+use crate::models::ModelKind;
 use crate::nn::Model;
-use crate::report::{Measured, NumberFormat};
+use crate::report::{Measured, NumberFormat, Report};
 use crate::weights::{StateDict, WeightsError, import};
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
@@ -17,11 +20,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A dataset of images, whose classes a network learns.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ImageTask {
-    train: ImageSet,
-    valid: ImageSet,
-    test: ImageSet,
+    dataset: &'static dyn DatasetKind,
+    model: &'static dyn ModelKind,
+    /// By [`Part`].
+    parts: [ImageSet; 3],
     normalization: Normalization,
 }
 
@@ -30,21 +34,25 @@ impl Task for ImageTask {
     type Target = Tensor<1, Int>;
     type Loader = ImageLoader;
 
+    const NAME: &'static str = CLASSIFY;
+    const GOES_WITH: &'static str = "images with a class each and a network for images";
     const ITEMS: &'static str = "images";
+    const BY_LOSS: bool = false;
 
-    fn load(config: &TrainConfig) -> Result<Self, RunError> {
+    fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError> {
+        let (dataset, model) = (registry.datasets.get(&config.dataset)?, registry.models.get(&config.model)?);
         let source = DataSource {
             image_size: config.image_size,
-            ..DataSource::new(config.dataset, config.data_dir.as_deref(), config.seed)
+            ..DataSource::new(dataset, config.data_dir.as_deref(), config.seed)
         };
         let Splits { train, valid, test, normalization } = data::load(&source, config.limit_train)?;
-        Ok(Self { train, valid, test, normalization })
+        Ok(Self { dataset, model, parts: [train, valid, test], normalization })
     }
 
     fn imported(&self, config: &TrainConfig) -> Result<Option<Artifact>, RunError> {
         let Some(weights) = &config.weights else { return Ok(None) };
         let dict = StateDict::load(weights).map_err(WeightsError::from)?;
-        let imported = import(dict, self.description(config))?;
+        let imported = import(dict, self.model, self.description(config))?;
         for problem in &imported.new_head {
             eprintln!("{}: {problem}, so that layer starts anew", weights.display());
         }
@@ -52,27 +60,25 @@ impl Task for ImageTask {
     }
 
     fn init(&self, config: &TrainConfig, device: &Device) -> Result<Model, RunError> {
-        let (channels, classes) = (self.train.shape().channels, self.train.classes());
-        let network = ConvNetConfig::new(config.model, channels, classes).init(config.seed, device);
-        Ok(Model::trace(&network)?)
+        Ok(self.model.init(&self.description(config).sizes(), config.seed, device)?)
     }
 
     fn description(&self, config: &TrainConfig) -> Description {
-        let (input, classes) = (self.train.shape().into(), self.train.classes());
+        let (input, classes) = (self.parts[0].shape().into(), self.parts[0].classes());
         Description {
             normalization: self.normalization.clone(),
-            ..Description::new(config.dataset, config.model, input, classes, config.precisions.clone())
+            ..Description::new(self.dataset.name(), self.model, input, classes, config.precisions.clone())
         }
     }
 
     fn check(&self, artifact: &Artifact) -> Result<(), EvaluationError> {
-        check_images(artifact, &self.train)
+        check_images(artifact, &self.parts[0])
     }
 
     fn training(
         &self, config: &TrainConfig, batch_size: usize, device: &Device,
     ) -> Result<ImageLoader, RunError> {
-        let (images, augmentation) = (self.train.clone(), Augmentation::usual(config.dataset));
+        let (images, augmentation) = (self.parts[0].clone(), self.dataset.augmentation());
         let (normalization, device) = (self.normalization.clone(), device.clone());
         Ok(ImageLoader::training(images, normalization, batch_size, config.seed, augmentation, device))
     }
@@ -80,33 +86,63 @@ impl Task for ImageTask {
     fn evaluation(
         &self, part: Part, batch_size: usize, device: &Device,
     ) -> Result<Evaluation<Self>, RunError> {
-        let images = match part {
-            Part::Train => &self.train,
-            Part::Valid => &self.valid,
-            Part::Test => &self.test,
-        };
-        let normalization = self.normalization.clone();
-        Ok(Arc::new(ImageLoader::evaluation(images.clone(), normalization, batch_size, device.clone())))
+        let (images, normalization) = (self.parts[part as usize].clone(), self.normalization.clone());
+        Ok(Arc::new(ImageLoader::evaluation(images, normalization, batch_size, device.clone())))
     }
 
     fn calibration(&self, device: &Device) -> Result<Vec<Tensor<4>>, DatasetError> {
-        calibration_batches(&self.train, &self.normalization, device)
+        calibration_batches(&self.parts[0], &self.normalization, device)
     }
 
     fn measure(
         &self, artifact: &Artifact, formats: &[NumberFormat], device: &Device,
     ) -> Result<Vec<Measured>, EvaluationError> {
-        measure(artifact, formats, &self.test, Engine::Fake, device)
+        measure(artifact, formats, &self.parts[2], Engine::Fake, device)
     }
 
     fn test_items(&self) -> usize {
-        self.test.len()
+        self.parts[2].len()
     }
 
     fn skipped(&self) -> usize {
-        let skipped = [&self.train, &self.valid, &self.test].into_iter().flat_map(ImageSet::skipped);
+        let skipped = self.parts.iter().flat_map(ImageSet::skipped);
         skipped.collect::<BTreeMap<_, _>>().len()
     }
+
+    fn measure_saved(source: &Source, formats: &[NumberFormat], engine: Engine) -> Result<Answer, RunError> {
+        let test = data::load_test(&source.data()?)?;
+        let measured = measure(source.artifact, formats, &test, engine, source.device);
+        Ok((measured.map_err(|error| source.wrong(error))?, [test.len(), test.skipped().len()]))
+    }
+
+    fn batches(source: &Source, batch_size: usize) -> Result<(Evaluation<Self>, usize), RunError> {
+        let (train, artifact) = (training_images(source)?, source.artifact);
+        check_images(artifact, &train).map_err(|error| source.wrong(error))?;
+        check_batch(artifact, batch_size, MOST_PIXELS)?;
+        let batch_size = batch_size.min(train.len());
+        let images = train.range(0..train.len() - train.len() % batch_size);
+        let (count, normalization) = (images.len(), artifact.description.normalization.clone());
+        let loader = ImageLoader::evaluation(images, normalization, batch_size, source.device.clone());
+        Ok((Arc::new(loader), count))
+    }
+
+    fn calibration_saved(source: &Source) -> Result<Vec<Tensor<4>>, RunError> {
+        let normalization = &source.artifact.description.normalization;
+        Ok(calibration_batches(&training_images(source)?, normalization, source.device)?)
+    }
+
+    fn table(report: &Report) -> String {
+        report.table()
+    }
+}
+
+/// Pixels of a batch: the gradients of a ResNet-20 keep 16 channels of them some 60 times, which are 4 GiB.
+pub(super) const MOST_PIXELS: usize = 1 << 20;
+
+fn training_images(source: &Source) -> Result<ImageSet, RunError> {
+    let images = data::load(&source.data()?, source.limit)?.train;
+    check_size(source.artifact, &images).map_err(|error| source.wrong(error))?;
+    Ok(images)
 }
 
 /// Training images that the activations' scales are fitted to.

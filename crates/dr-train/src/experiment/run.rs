@@ -1,12 +1,11 @@
 //! [`Experiment`]: one run, from data to report.
 
 use super::error::RunError;
+use super::registry::Registry;
 use super::settings::{check_task, passes, quantization};
 use super::task::{Part, Task};
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description, SavedModel};
-use crate::config::{
-    Baseline, Batches, DeviceKind, Devices, Distill, ForwardKind, MixedNorm, TaskKind, TrainConfig,
-};
+use crate::config::{Baseline, Batches, DeviceKind, Devices, Distill, ForwardKind, MixedNorm, TrainConfig};
 use crate::device;
 use crate::evaluation::{EVAL_BATCH, formats};
 use crate::files::{remove_leftovers, write_atomically};
@@ -78,8 +77,10 @@ impl<T: Task> Experiment<T> {
     ///
     /// # Errors
     /// Data or a device that is not there; a run to go on with that is of another network.
-    pub fn new(config: TrainConfig, out: &Path, options: RunOptions) -> Result<Self, RunError> {
-        check_task(&config)?;
+    pub fn new(
+        registry: &Registry, config: TrainConfig, out: &Path, options: RunOptions,
+    ) -> Result<Self, RunError> {
+        check_task(registry, &config)?;
         let first = Devices::Numbers(vec![0]);
         let (devices, device_kind) =
             device::open_several(config.device, config.devices.as_ref().unwrap_or(&first))?;
@@ -94,7 +95,7 @@ impl<T: Task> Experiment<T> {
             let (batch, devices) = (config.batch_size, devices.len());
             return Err(RunError::Devices { batch, devices });
         }
-        let (task, out) = (T::load(&config)?, out.to_path_buf());
+        let (task, out) = (T::load(registry, &config)?, out.to_path_buf());
         let mut run = Self { config, out, options, devices, device, device_kind, task, imported: None };
         if run.saved_float(FLOAT)?.is_none() {
             run.imported = run.task.imported(&run.config)?;
@@ -122,9 +123,9 @@ impl<T: Task> Experiment<T> {
         let result =
             |(precision, measured): (Precision, _)| PrecisionResult { precision: precision.into(), measured };
         let mut report = Report {
-            task: config.task,
-            dataset: config.dataset,
-            model: config.model.to_string(),
+            task: config.task.clone(),
+            dataset: config.dataset.clone(),
+            model: config.model.clone(),
             seed: config.seed,
             device: self.device_kind.to_string(),
             seconds: seconds + started.elapsed().as_secs_f64(),
@@ -321,7 +322,7 @@ impl<T: Task> Experiment<T> {
         let config = &self.config;
         Phase {
             items: T::ITEMS,
-            by_loss: self.config.task != TaskKind::Classify,
+            by_loss: T::BY_LOSS,
             accumulate: config.accumulate,
             devices: self.devices.iter().map(|device| device.clone().autodiff()).collect(),
             optimizer: config.optimizer,

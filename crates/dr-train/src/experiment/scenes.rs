@@ -1,15 +1,19 @@
 //! [`SceneTask`]: something is said about every part of an image.
 
 use super::error::RunError;
-use super::task::{Evaluation, Part, Task};
+use super::images::MOST_PIXELS;
+use super::registry::Registry;
+use super::source::Source;
+use super::task::{Answer, Evaluation, Part, Task};
 use crate::artifact::{Artifact, Described, Description};
-use crate::config::{Engine, TaskKind, TrainConfig};
+use crate::config::task::{DETECT, SEGMENT};
+use crate::config::{Engine, TrainConfig};
 use crate::data::{Normalization, SceneLoader, SceneSet, SceneTarget};
 use crate::detection::{BoxTargets, Positions};
-use crate::evaluation::{EvaluationError, check_scenes, measure_boxes, measure_pixels};
-use crate::models::DenseConfig;
-use crate::nn::{Model, TraceError};
-use crate::report::{Measured, NumberFormat};
+use crate::evaluation::{EvaluationError, check_batch, check_scenes, measure_boxes, measure_pixels, nowhere};
+use crate::models::{ModelKind, Sizes};
+use crate::nn::Model;
+use crate::report::{Measured, NumberFormat, Report};
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Int, Tensor};
@@ -22,13 +26,13 @@ const CALIBRATION: [usize; 2] = [256, 32];
 /// What can be learned from scenes.
 pub trait SceneGoal: SceneTarget {
     /// What a network that learns it does.
-    const TASK: TaskKind;
+    const TASK: &'static str;
 
-    /// A float network.
-    ///
-    /// # Errors
-    /// Those of [`Model::trace`].
-    fn init(config: &DenseConfig, seed: u64, device: &Device) -> Result<Model, TraceError>;
+    /// Whether lower precisions can learn from the outputs of higher ones.
+    const DISTILLS: bool;
+
+    /// What the columns of [`Measured::quality`] and [`Measured::top1`] are called.
+    const COLUMNS: [&'static str; 2];
 
     /// How many classes it tells apart, of so many of objects.
     fn classes(objects: usize) -> usize;
@@ -48,11 +52,9 @@ pub trait SceneGoal: SceneTarget {
 
 /// A class for each pixel.
 impl SceneGoal for Tensor<1, Int> {
-    const TASK: TaskKind = TaskKind::Segment;
-
-    fn init(config: &DenseConfig, seed: u64, device: &Device) -> Result<Model, TraceError> {
-        Model::trace(&config.init_segmenter(seed, device))
-    }
+    const TASK: &'static str = SEGMENT;
+    const DISTILLS: bool = true;
+    const COLUMNS: [&'static str; 2] = ["mIoU (%)", "pixels (%)"];
 
     fn classes(objects: usize) -> usize {
         objects + 1
@@ -72,11 +74,9 @@ impl SceneGoal for Tensor<1, Int> {
 
 /// Boxes around objects.
 impl SceneGoal for BoxTargets {
-    const TASK: TaskKind = TaskKind::Detect;
-
-    fn init(config: &DenseConfig, seed: u64, device: &Device) -> Result<Model, TraceError> {
-        Model::trace(&config.init_detector(seed, device))
-    }
+    const TASK: &'static str = DETECT;
+    const DISTILLS: bool = false;
+    const COLUMNS: [&'static str; 2] = ["mAP (%)", "classes (%)"];
 
     fn classes(objects: usize) -> usize {
         objects
@@ -95,25 +95,21 @@ impl SceneGoal for BoxTargets {
 }
 
 /// Scenes, and what is learned from them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SceneTask<T: SceneTarget> {
-    /// Those to learn from, to choose by, and to measure the result on.
+    /// By [`Part`].
     parts: [Arc<SceneSet>; 3],
     /// That of the first.
     normalization: Normalization,
-    network: DenseConfig,
+    model: &'static dyn ModelKind,
+    sizes: Sizes<'static>,
     around: T::Around,
 }
 
 impl<T: SceneGoal> SceneTask<T> {
     fn loader(&self, part: Part, batch_size: usize, seed: Option<u64>, device: &Device) -> SceneLoader<T> {
-        let scenes = match part {
-            Part::Train => &self.parts[0],
-            Part::Valid => &self.parts[1],
-            Part::Test => &self.parts[2],
-        };
-        let around = self.around.clone();
-        SceneLoader::new(scenes.clone(), &self.normalization, around, batch_size, seed, device.clone())
+        let (scenes, around) = (self.parts[part as usize].clone(), self.around.clone());
+        SceneLoader::new(scenes, &self.normalization, around, batch_size, seed, device.clone())
     }
 }
 
@@ -122,42 +118,48 @@ impl<T: SceneGoal> Task for SceneTask<T> {
     type Target = T;
     type Loader = SceneLoader<T>;
 
+    const NAME: &'static str = T::TASK;
+    const GOES_WITH: &'static str = "--dataset coco and a residual network";
     const ITEMS: &'static str = "images";
+    const DISTILLS: bool = T::DISTILLS;
 
-    fn load(config: &TrainConfig) -> Result<Self, RunError> {
+    fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError> {
+        let model = registry.models.get(&config.model)?;
         let dir = config.data_dir.as_deref().ok_or(RunError::NoScenes)?;
         let [train, valid, test] = SceneSet::load(dir, [config.image_size; 2])?;
         let train = config.limit_train.map_or_else(|| train.clone(), |limit| train.first(limit));
-        let network = DenseConfig {
-            kind: config.model,
-            width: config.model.usual_width(),
-            channels: 3,
+        let sizes = Sizes {
+            task: T::TASK,
+            input: train.shape().into(),
             classes: T::classes(train.names.len()),
+            width: model.usual_width(),
+            layers: 0,
         };
         let normalization = train.normalization();
         // Only to ask it what its targets depend on.
-        let model = T::init(&network, 0, &Device::flex())?;
-        let around = T::around(model.graph(), train.size).expect("the networks of this crate are for this");
-        Ok(Self { parts: [train, valid, test].map(Arc::new), normalization, network, around })
+        let network = model.init(&sizes, 0, &Device::flex())?;
+        let around = T::around(network.graph(), train.size);
+        let around = around.ok_or_else(nowhere)?;
+        Ok(Self { parts: [train, valid, test].map(Arc::new), normalization, model, sizes, around })
     }
 
     fn imported(&self, config: &TrainConfig) -> Result<Option<Artifact>, RunError> {
         match config.weights {
             None => Ok(None),
-            Some(_) => Err(RunError::Setting { task: config.task, setting: "--weights" }),
+            Some(_) => Err(RunError::Setting { task: T::TASK, setting: "--weights" }),
         }
     }
 
     fn init(&self, config: &TrainConfig, device: &Device) -> Result<Model, RunError> {
-        Ok(T::init(&self.network, config.seed, device)?)
+        Ok(self.model.init(&self.sizes, config.seed, device)?)
     }
 
     fn description(&self, config: &TrainConfig) -> Description {
-        let (input, classes) = (self.parts[0].shape().into(), self.network.classes);
+        let Sizes { input, classes, .. } = self.sizes;
         Description {
             task: T::TASK.to_string(),
             normalization: self.normalization.clone(),
-            ..Description::new(config.dataset, config.model, input, classes, config.precisions.clone())
+            ..Description::new(&config.dataset, self.model, input, classes, config.precisions.clone())
         }
     }
 
@@ -190,6 +192,49 @@ impl<T: SceneGoal> Task for SceneTask<T> {
     fn test_items(&self) -> usize {
         self.parts[2].len()
     }
+
+    fn measure_saved(source: &Source, formats: &[NumberFormat], engine: Engine) -> Result<Answer, RunError> {
+        let [.., test] = load(source)?;
+        let test = Arc::new(test);
+        let measured = T::measure(source.artifact, formats, &test, engine, source.device);
+        Ok((measured.map_err(|error| source.wrong(error))?, [test.len(), 0]))
+    }
+
+    fn batches(source: &Source, batch_size: usize) -> Result<(Evaluation<Self>, usize), RunError> {
+        let (artifact, input) = (source.artifact, source.artifact.description.input);
+        let graph = artifact.graph().map_err(|error| error.in_file(source.model))?;
+        let around = T::around(graph, [input.height, input.width]);
+        let around = around.ok_or_else(|| nowhere().in_file(source.model))?;
+        check_batch(artifact, batch_size, MOST_PIXELS)?;
+        let scenes = training_scenes::<T>(source)?;
+        let batch_size = batch_size.min(scenes.len());
+        let count = scenes.len() - scenes.len() % batch_size;
+        let (scenes, normalization) = (Arc::new(scenes.first(count)), &artifact.description.normalization);
+        let loader =
+            SceneLoader::<T>::new(scenes, normalization, around, batch_size, None, source.device.clone());
+        Ok((Arc::new(loader), count))
+    }
+
+    fn calibration_saved(source: &Source) -> Result<Vec<Tensor<4>>, RunError> {
+        let normalization = &source.artifact.description.normalization;
+        Ok(calibration_scenes(&training_scenes::<T>(source)?, normalization, source.device))
+    }
+
+    fn table(report: &Report) -> String {
+        report.qualities(T::COLUMNS)
+    }
+}
+
+/// All parts, in the size that the network takes.
+fn load(source: &Source) -> Result<[SceneSet; 3], RunError> {
+    let (dir, input) = (source.data_dir.ok_or(RunError::NoScenes)?, source.artifact.description.input);
+    Ok(SceneSet::load(dir, [input.height, input.width])?)
+}
+
+fn training_scenes<T: SceneGoal>(source: &Source) -> Result<SceneSet, RunError> {
+    let [train, ..] = load(source)?;
+    check_scenes(source.artifact, T::TASK, &train).map_err(|error| source.wrong(error))?;
+    Ok(source.limit.map_or_else(|| train.clone(), |limit| train.first(limit)))
 }
 
 /// The first training images, to fit the activations' scales to.

@@ -1,32 +1,23 @@
 //! What the settings of a run say about its networks.
 
 use super::error::RunError;
-use crate::config::{BatchNormKind, DatasetKind, Distill, ModelKind, TaskKind, TrainConfig};
+use super::registry::Registry;
+use crate::config::{BatchNormKind, Distill, TrainConfig};
 use crate::nn::QuantConfig;
 use crate::report::NumberFormat;
 use dr_precision::PrecisionSet;
 
 /// Whether task, data and network go together.
-pub(super) fn check_task(config: &TrainConfig) -> Result<(), RunError> {
-    let TrainConfig { task, dataset, model, .. } = *config;
-    let pyramid = !matches!(model, ModelKind::Llama | ModelKind::MobilenetV2);
-    let (fits, expected) = match task {
-        TaskKind::Classify => (
-            !matches!(dataset, DatasetKind::Text | DatasetKind::Coco) && model != ModelKind::Llama,
-            "images with a class each and a network for images",
-        ),
-        TaskKind::Language => {
-            (dataset == DatasetKind::Text && model == ModelKind::Llama, "--dataset text and --model llama")
-        }
-        TaskKind::Segment | TaskKind::Detect => {
-            (dataset == DatasetKind::Coco && pyramid, "--dataset coco and a residual network")
-        }
-    };
-    if !fits {
-        return Err(RunError::Task { task, dataset, model, expected });
+pub(super) fn check_task(registry: &Registry, config: &TrainConfig) -> Result<(), RunError> {
+    let TrainConfig { task, dataset, model, .. } = config;
+    let task = registry.tasks.get(task)?;
+    let (name, expected) = (task.name(), task.goes_with());
+    let does = [registry.datasets.get(dataset)?.tasks(), registry.models.get(model)?.tasks()];
+    if !does.iter().all(|tasks| tasks.contains(&name)) {
+        return Err(RunError::Task { task: name, dataset: dataset.clone(), model: model.clone(), expected });
     }
-    if task == TaskKind::Detect && config.distill != Distill::Off {
-        return Err(RunError::Setting { task, setting: "--distill" });
+    if !task.distills() && config.distill != Distill::Off {
+        return Err(RunError::Setting { task: name, setting: "--distill" });
     }
     Ok(())
 }

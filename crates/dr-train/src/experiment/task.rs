@@ -1,15 +1,21 @@
 //! [`Task`]: what a run is about.
 
 use super::error::RunError;
-use crate::artifact::{Artifact, Description, TensorEntry};
-use crate::config::TrainConfig;
+use super::registry::Registry;
+use super::run::{Experiment, RunOptions};
+use super::source::Source;
+use crate::artifact::{Artifact, Description, SavedModel, TensorEntry};
+use crate::config::{Engine, TrainConfig};
 use crate::data::{Batch, Input, Target, TrainingLoader};
 use crate::evaluation::EvaluationError;
+use crate::mixed::{HessianOptions, Traces, traces};
 use crate::nn::{Model, Value};
-use crate::report::{Measured, NumberFormat};
+use crate::report::{Measured, NumberFormat, Report};
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
+use std::marker::PhantomData;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Loaders of a task's data for evaluation.
@@ -37,14 +43,26 @@ pub trait Task: Sized + Send + Sync {
     /// Makes batches to learn from.
     type Loader: TrainingLoader<Self::Input, Self::Target>;
 
+    /// The name in flags, files and messages.
+    const NAME: &'static str;
+
+    /// Data and networks that go with it.
+    const GOES_WITH: &'static str;
+
     /// What the items of a batch are called.
     const ITEMS: &'static str;
+
+    /// Whether the best epoch is the one with the least loss; else it is the one with the most right classes.
+    const BY_LOSS: bool = true;
+
+    /// Whether lower precisions can learn from the outputs of higher ones.
+    const DISTILLS: bool = true;
 
     /// Reads the data.
     ///
     /// # Errors
-    /// Data that are not there or wrong.
-    fn load(config: &TrainConfig) -> Result<Self, RunError>;
+    /// Data that are not there or wrong, and names that are not in the registry.
+    fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError>;
 
     /// The float network that training starts from, if there are weights to start from.
     ///
@@ -108,5 +126,136 @@ pub trait Task: Sized + Send + Sync {
     /// Items that could not be read.
     fn skipped(&self) -> usize {
         0
+    }
+
+    /// Measures a saved network on its test data.
+    ///
+    /// # Errors
+    /// Data that are not there, or do not fit it.
+    fn measure_saved(source: &Source, formats: &[NumberFormat], engine: Engine) -> Result<Answer, RunError>;
+
+    /// Batches of at most `batch_size` training items of a saved network, all of the same size, so that each item counts the same;
+    /// and how many items they have.
+    ///
+    /// # Errors
+    /// Data that are not there, or do not fit it.
+    fn batches(source: &Source, batch_size: usize) -> Result<(Evaluation<Self>, usize), RunError>;
+
+    /// Inputs of a saved network that scales of activations and statistics of BatchNorm are taken from.
+    ///
+    /// # Errors
+    /// Data that are not there, or do not fit it.
+    fn calibration_saved(source: &Source) -> Result<Vec<Self::Input>, RunError>;
+
+    /// The results as aligned text.
+    fn table(report: &Report) -> String;
+}
+
+/// What was measured in each format; and of how many items, and how many that could not be read.
+pub type Answer = (Vec<Measured>, [usize; 2]);
+
+/// A run that is ready: it trains, and writes the model, the report and the checkpoints into its folder. What was complete before
+/// an error is kept, and can be resumed.
+pub type Run = Box<dyn FnOnce() -> Result<Report, RunError>>;
+
+/// A task by its name, whatever its inputs and targets. A program adds its own to those of this crate ([`Registry`]).
+pub trait TaskKind: Sync {
+    /// [`Task::NAME`].
+    fn name(&self) -> &'static str;
+
+    /// [`Task::GOES_WITH`].
+    fn goes_with(&self) -> &'static str;
+
+    /// [`Task::ITEMS`].
+    fn items(&self) -> &'static str;
+
+    /// [`Task::DISTILLS`].
+    fn distills(&self) -> bool;
+
+    /// [`Experiment::new`].
+    ///
+    /// # Errors
+    /// Settings or data that are not sound.
+    fn prepare(
+        &self, registry: &Registry, config: TrainConfig, out: &Path, options: RunOptions,
+    ) -> Result<Run, RunError>;
+
+    /// [`Task::measure_saved`].
+    ///
+    /// # Errors
+    /// Data that are not there, or do not fit the network.
+    fn measure(&self, source: &Source, formats: &[NumberFormat], engine: Engine) -> Result<Answer, RunError>;
+
+    /// The Hessian traces of a saved network, with its stored codes dequantized, and of how many items of its training data.
+    ///
+    /// # Errors
+    /// Data that are not there, or do not fit the network.
+    fn traces(
+        &self, source: &Source, batch_size: usize, options: &HessianOptions,
+        progress: &mut dyn FnMut(usize, f64),
+    ) -> Result<(Traces, usize), RunError>;
+
+    /// [`Task::calibration_saved`].
+    ///
+    /// # Errors
+    /// Data that are not there, or do not fit the network.
+    fn calibration(&self, source: &Source) -> Result<Vec<Value>, RunError>;
+
+    /// [`Task::table`].
+    fn table(&self, report: &Report) -> String;
+}
+
+/// The entry of a [`Task`] in the registry.
+pub struct Kind<T>(PhantomData<fn() -> T>);
+
+impl<T> Kind<T> {
+    /// The only one.
+    pub const ENTRY: Self = Self(PhantomData);
+}
+
+impl<T: Task + 'static> TaskKind for Kind<T> {
+    fn name(&self) -> &'static str {
+        T::NAME
+    }
+
+    fn goes_with(&self) -> &'static str {
+        T::GOES_WITH
+    }
+
+    fn items(&self) -> &'static str {
+        T::ITEMS
+    }
+
+    fn distills(&self) -> bool {
+        T::DISTILLS
+    }
+
+    fn prepare(
+        &self, registry: &Registry, config: TrainConfig, out: &Path, options: RunOptions,
+    ) -> Result<Run, RunError> {
+        let experiment = Experiment::<T>::new(registry, config, out, options)?;
+        Ok(Box::new(move || experiment.run()))
+    }
+
+    fn measure(&self, source: &Source, formats: &[NumberFormat], engine: Engine) -> Result<Answer, RunError> {
+        T::measure_saved(source, formats, engine)
+    }
+
+    fn traces(
+        &self, source: &Source, batch_size: usize, options: &HessianOptions,
+        progress: &mut dyn FnMut(usize, f64),
+    ) -> Result<(Traces, usize), RunError> {
+        let (batches, count) = T::batches(source, batch_size)?;
+        let model = source.artifact.network(source.device).map_err(|error| source.wrong(error))?;
+        let traces = traces(&model, &*batches, options, progress);
+        Ok((traces.map_err(|error| source.wrong(error))?, count))
+    }
+
+    fn calibration(&self, source: &Source) -> Result<Vec<Value>, RunError> {
+        Ok(T::calibration_saved(source)?.into_iter().map(Into::into).collect())
+    }
+
+    fn table(&self, report: &Report) -> String {
+        T::table(report)
     }
 }

@@ -1,13 +1,16 @@
 //! [`TextTask`]: the next token of a text is predicted.
 
 use super::error::RunError;
-use super::task::{Evaluation, Part, Task};
-use crate::artifact::{Artifact, Described, Description, TOKENIZER, TensorEntry};
+use super::registry::Registry;
+use super::source::Source;
+use super::task::{Answer, Evaluation, Part, Task};
+use crate::artifact::{Artifact, Described, Description, InputShape, TOKENIZER, TensorEntry};
+use crate::config::task::LANGUAGE;
 use crate::config::{Engine, TrainConfig};
 use crate::evaluation::{EvaluationError, check_tokens, measure_text, text_batch};
-use crate::models::LlamaConfig;
+use crate::models::{ModelKind, Sizes};
 use crate::nn::Model;
-use crate::report::{Measured, NumberFormat};
+use crate::report::{Measured, NumberFormat, Report};
 use crate::text::{self, TextError, TextLoader, TextSplits, Tokenizer};
 use crate::weights::load_hugging_face;
 use burn::data::dataloader::DataLoader;
@@ -19,13 +22,13 @@ use std::sync::Arc;
 const CALIBRATION_TOKENS: usize = 1 << 12;
 
 /// A text, whose next token a network learns.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct TextTask {
-    train: Arc<[u32]>,
-    valid: Arc<[u32]>,
-    test: Arc<[u32]>,
+    /// By [`Part`].
+    parts: [Arc<[u32]>; 3],
     tokenizer: Tokenizer,
-    network: LlamaConfig,
+    model: &'static dyn ModelKind,
+    sizes: Sizes<'static>,
     /// Tokens of a piece of the text.
     length: usize,
     /// What training starts from.
@@ -37,9 +40,11 @@ impl Task for TextTask {
     type Target = Tensor<1, Int>;
     type Loader = TextLoader;
 
+    const NAME: &'static str = LANGUAGE;
+    const GOES_WITH: &'static str = "--dataset text and --model llama";
     const ITEMS: &'static str = "pieces of text";
 
-    fn load(config: &TrainConfig) -> Result<Self, RunError> {
+    fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError> {
         let text = text::read(config.data_dir.as_deref())?;
         let TextSplits { train, valid, test } = text::split(&text, config.limit_train);
         let language = &config.language;
@@ -47,21 +52,27 @@ impl Task for TextTask {
             Some(dir) => Some(load_hugging_face(dir, config.precisions.clone())?),
             None => None,
         };
-        let (tokenizer, network) = match &imported {
+        let tokenizer = match &imported {
+            Some(artifact) => Tokenizer::from_json(artifact.tokenizer()?)?,
+            None => Tokenizer::train(&train, language.vocabulary)?,
+        };
+        let sizes = match &imported {
             Some(artifact) => {
-                (Tokenizer::from_json(artifact.tokenizer()?)?, artifact.description.llama()?.clone())
+                let Description { input, classes, width, .. } = artifact.description;
+                Sizes { task: LANGUAGE, input, classes, width, layers: 0 }
             }
-            None => {
-                let tokenizer = Tokenizer::train(&train, language.vocabulary)?;
-                let vocabulary = tokenizer.vocabulary();
-                let (hidden, layers) = (language.hidden, language.layers);
-                (tokenizer, LlamaConfig::small(vocabulary, hidden, layers, language.context))
-            }
+            None => Sizes {
+                task: LANGUAGE,
+                input: InputShape { channels: 1, height: 1, width: language.context },
+                classes: tokenizer.vocabulary(),
+                width: language.hidden,
+                layers: language.layers,
+            },
         };
         let tokens = |text: &str| Ok::<_, RunError>(tokenizer.encode(text, false)?.into());
-        let (train, valid, test) = (tokens(&train)?, tokens(&valid)?, tokens(&test)?);
-        let length = language.context.min(network.context);
-        let task = Self { train, valid, test, tokenizer, network, length, imported };
+        let parts = [tokens(&train)?, tokens(&valid)?, tokens(&test)?];
+        let (length, model) = (language.context.min(sizes.input.width), registry.models.get(&config.model)?);
+        let task = Self { parts, tokenizer, model, sizes, length, imported };
         // Too short a text is found now, before anything is written.
         let device = Device::flex();
         task.training(config, config.batch_size, &device)?;
@@ -76,11 +87,18 @@ impl Task for TextTask {
     }
 
     fn init(&self, config: &TrainConfig, device: &Device) -> Result<Model, RunError> {
-        Ok(Model::trace(&self.network.init(config.seed, device))?)
+        Ok(self.model.init(&self.sizes, config.seed, device)?)
     }
 
     fn description(&self, config: &TrainConfig) -> Description {
-        Description::of_language(&self.network, config.precisions.clone())
+        let Sizes { task, input, classes, width, .. } = self.sizes;
+        let language = match &self.imported {
+            Some(artifact) => artifact.description.language.clone(),
+            None => self.model.language(&self.sizes),
+        };
+        let network =
+            Description::new(&config.dataset, self.model, input, classes, config.precisions.clone());
+        Description { task: task.to_string(), width, language, ..network }
     }
 
     fn attachments(&self) -> Vec<(String, TensorEntry)> {
@@ -94,38 +112,72 @@ impl Task for TextTask {
     fn training(
         &self, config: &TrainConfig, batch_size: usize, device: &Device,
     ) -> Result<TextLoader, RunError> {
-        let (tokens, device) = (self.train.clone(), device.clone());
+        let (tokens, device) = (self.parts[0].clone(), device.clone());
         Ok(TextLoader::training(tokens, self.length, batch_size, config.seed, device)?)
     }
 
     fn evaluation(
         &self, part: Part, batch_size: usize, device: &Device,
     ) -> Result<Evaluation<Self>, RunError> {
-        let tokens = match part {
-            Part::Train => &self.train,
-            Part::Valid => &self.valid,
-            Part::Test => &self.test,
-        };
-        let batch_size = batch_size.min(text_batch(self.network.vocabulary, self.length));
-        let loader = TextLoader::evaluation(tokens.clone(), self.length, batch_size, device.clone())?;
+        let tokens = self.parts[part as usize].clone();
+        let batch_size = batch_size.min(text_batch(self.sizes.classes, self.length));
+        let loader = TextLoader::evaluation(tokens, self.length, batch_size, device.clone())?;
         Ok(Arc::new(loader))
     }
 
     fn calibration(&self, device: &Device) -> Result<Vec<Tensor<2, Int>>, DatasetError> {
-        calibration_tokens(&self.train, self.length, device)
+        calibration_tokens(&self.parts[0], self.length, device)
             .map_err(|error| DatasetError::new(std::io::Error::other(error)))
     }
 
     fn measure(
         &self, artifact: &Artifact, formats: &[NumberFormat], device: &Device,
     ) -> Result<Vec<Measured>, EvaluationError> {
-        measure_text(artifact, formats, &self.test, self.length, Engine::Fake, device)
+        measure_text(artifact, formats, &self.parts[2], self.length, Engine::Fake, device)
     }
 
     /// Tokens.
     fn test_items(&self) -> usize {
-        self.test.len().saturating_sub(1)
+        self.parts[2].len().saturating_sub(1)
     }
+
+    fn measure_saved(source: &Source, formats: &[NumberFormat], engine: Engine) -> Result<Answer, RunError> {
+        let text = match source.text {
+            Some(path) => text::read(Some(path))?,
+            None => text::split(&text::read(source.data_dir)?, None).test,
+        };
+        let tokens: Arc<[u32]> = source.tokenizer()?.encode(&text, false)?.into();
+        let context = source.artifact.description.input.width;
+        let measured = measure_text(source.artifact, formats, &tokens, context, engine, source.device);
+        Ok((measured.map_err(|error| source.wrong(error))?, [tokens.len().saturating_sub(1), 0]))
+    }
+
+    fn batches(source: &Source, batch_size: usize) -> Result<(Evaluation<Self>, usize), RunError> {
+        let Description { input, classes, .. } = source.artifact.description;
+        let mut tokens = training_tokens(source)?;
+        let length = input.width.min(tokens.len().saturating_sub(1)).max(1);
+        let pieces = tokens.len().saturating_sub(1) / length;
+        let batch_size = batch_size.min(text_batch(classes, length)).min(pieces.max(1));
+        let pieces = pieces - pieces % batch_size;
+        tokens.truncate(pieces * length + 1);
+        let loader = TextLoader::evaluation(tokens, length, batch_size, source.device.clone())?;
+        Ok((Arc::new(loader), pieces))
+    }
+
+    fn calibration_saved(source: &Source) -> Result<Vec<Tensor<2, Int>>, RunError> {
+        let length = source.artifact.description.input.width;
+        Ok(calibration_tokens(&training_tokens(source)?, length, source.device)?)
+    }
+
+    fn table(report: &Report) -> String {
+        report.perplexities()
+    }
+}
+
+fn training_tokens(source: &Source) -> Result<Vec<u32>, RunError> {
+    let tokenizer = source.tokenizer()?;
+    let text = text::split(&text::read(source.data_dir)?, source.limit).train;
+    Ok(tokenizer.encode(&text, false)?)
 }
 
 /// The first tokens of a text, in pieces of at most `length`, to fit the activations' scales to.

@@ -1,7 +1,6 @@
 //! What `dr-train hessian` says.
 
 use super::Traces;
-use crate::config::DatasetKind;
 use crate::report::{Bar, aligned, draw_bars, thousands};
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +10,7 @@ pub struct HessianReport {
     /// The file, as the user named it.
     pub model: String,
     /// Whose training images they were.
-    pub dataset: DatasetKind,
+    pub dataset: String,
     /// Images that there were to take.
     pub images: usize,
     /// Images for each direction.
@@ -30,9 +29,9 @@ pub struct HessianReport {
 }
 
 impl HessianReport {
-    /// As aligned text: a row for each layer, and how sure they are.
+    /// As aligned text: a row for each layer, and how sure they are; `items` is what a direction looks at.
     #[must_use]
-    pub fn table(&self) -> String {
+    pub fn table(&self, items: &str) -> String {
         let traces = &self.traces;
         let mut rows =
             vec![["layer", "weights", "average trace", "standard error"].map(str::to_owned).to_vec()];
@@ -43,7 +42,6 @@ impl HessianReport {
         let mut text = aligned(&rows);
         let Self { batch_size, tolerance, dataset, device, seconds, .. } = self;
         let percent = |part: f64| format!("{:.1} %", 100.0 * part);
-        let items = if *dataset == DatasetKind::Text { "pieces of text" } else { "images" };
         text += &format!("\nup to {} directions of {batch_size} {items} ({dataset}), ", traces.samples);
         text += &match traces.converged {
             true => format!("standard errors up to {}\n", percent(traces.uncertainty())),
@@ -99,7 +97,7 @@ mod tests {
         };
         HessianReport {
             model: "m".to_owned(),
-            dataset: DatasetKind::Digits,
+            dataset: "digits".to_owned(),
             images: 1000,
             batch_size: 64,
             seed: 1,
@@ -128,11 +126,15 @@ up to 24 directions of 64 images (digits), standard errors up to 4.0 %
 step 2^-6 of the weights' root mean square; with 4 times or a quarter of it the first direction differs by 0.2 %
 device flex, 12 s
 ";
-        assert_eq!(report().table(), expected);
+        assert_eq!(report().table("images"), expected);
         let mut stopped = report();
         stopped.tolerance = 0.01;
         stopped.traces.converged = false;
-        assert!(stopped.table().contains("standard errors up to 4.0 %: not yet the 1.0 % of --tolerance\n"));
+        assert!(
+            stopped
+                .table("images")
+                .contains("standard errors up to 4.0 %: not yet the 1.0 % of --tolerance\n")
+        );
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! [`Architecture`]: what the networks of each name are made of, in one table.
 
-use crate::config::ModelKind;
 use dr_runtime::graph::Activation;
 
 /// What a network is made of, from images to features; a linear layer follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Architecture {
+pub struct Architecture {
     pub stem: Stem,
     /// Groups of blocks of the same channels.
     pub stages: Vec<Stage>,
@@ -52,47 +51,65 @@ pub(super) enum BlockKind {
     Inverted { expansion: usize },
 }
 
+/// Channels of the first convolution in networks for small images.
+const SMALL_WIDTH: usize = 16;
+
 /// The first stage of residual networks for ImageNet-sized images is this many channels wide.
 const IMAGENET_WIDTH: usize = 64;
-
-/// Features of a position in small language models.
-const LLAMA_WIDTH: usize = 128;
 
 /// The first convolution of MobileNetV2 makes this many channels.
 const MOBILE_WIDTH: usize = 32;
 
-impl ModelKind {
-    /// Channels that the first convolution makes, or features of a position in a language model, if nothing else is asked for.
-    #[must_use]
-    pub const fn usual_width(self) -> usize {
-        match self {
-            Self::Resnet8 | Self::Resnet20 | Self::Resnet32 => 16,
-            Self::Resnet18 | Self::Resnet34 | Self::Resnet50 => IMAGENET_WIDTH,
-            Self::MobilenetV2 => MOBILE_WIDTH,
-            Self::Llama => LLAMA_WIDTH,
-        }
+/// The name and the parts of a [`ConvNet`](super::ConvNet).
+#[derive(Clone, Copy, Debug)]
+pub struct ConvNetKind {
+    /// The name in flags, files and messages.
+    pub name: &'static str,
+    pub(super) usual_width: usize,
+    /// Whether networks that say something about every part of an image can stand on it.
+    pub(super) pyramid: bool,
+    /// With so many channels after the first convolution; all others are in proportion.
+    pub(super) architecture: fn(usize) -> Architecture,
+}
+
+impl ConvNetKind {
+    const fn residual(
+        name: &'static str, usual_width: usize, architecture: fn(usize) -> Architecture,
+    ) -> Self {
+        Self { name, usual_width, pyramid: true, architecture }
     }
 }
 
-impl Architecture {
-    /// That of the network of this name with so many channels after the first convolution; all others are in proportion.
-    ///
-    /// # Panics
-    /// If it is no network for images.
-    pub(super) fn new(model: ModelKind, width: usize) -> Self {
-        let small = |blocks| Self::residual(width, BlockKind::Basic, [blocks; 3]).with_small_stem();
-        match model {
-            ModelKind::Resnet8 => small(1),
-            ModelKind::Resnet20 => small(3),
-            ModelKind::Resnet32 => small(5),
-            ModelKind::Resnet18 => Self::residual(width, BlockKind::Basic, [2, 2, 2, 2]),
-            ModelKind::Resnet34 => Self::residual(width, BlockKind::Basic, [3, 4, 6, 3]),
-            ModelKind::Resnet50 => Self::residual(width, BlockKind::Bottleneck, [3, 4, 6, 3]),
-            ModelKind::MobilenetV2 => Self::mobilenet_v2(width),
-            ModelKind::Llama => panic!("{model}: expected a network for images"),
-        }
-    }
+/// Three stages of one block.
+pub const RESNET8: ConvNetKind =
+    ConvNetKind::residual("resnet8", SMALL_WIDTH, |width| Architecture::small(width, 1));
+/// Three stages of three blocks.
+pub const RESNET20: ConvNetKind =
+    ConvNetKind::residual("resnet20", SMALL_WIDTH, |width| Architecture::small(width, 3));
+/// Three stages of five blocks.
+pub const RESNET32: ConvNetKind =
+    ConvNetKind::residual("resnet32", SMALL_WIDTH, |width| Architecture::small(width, 5));
+/// Four stages of two blocks, as torchvision has it.
+pub const RESNET18: ConvNetKind = ConvNetKind::residual("resnet18", IMAGENET_WIDTH, |width| {
+    Architecture::residual(width, BlockKind::Basic, [2, 2, 2, 2])
+});
+/// Four stages of three, four, six and three blocks, as torchvision has it.
+pub const RESNET34: ConvNetKind = ConvNetKind::residual("resnet34", IMAGENET_WIDTH, |width| {
+    Architecture::residual(width, BlockKind::Basic, [3, 4, 6, 3])
+});
+/// The same of bottleneck blocks, as torchvision has it.
+pub const RESNET50: ConvNetKind = ConvNetKind::residual("resnet50", IMAGENET_WIDTH, |width| {
+    Architecture::residual(width, BlockKind::Bottleneck, [3, 4, 6, 3])
+});
+/// Inverted residual blocks, as torchvision has it.
+pub const MOBILENET_V2: ConvNetKind = ConvNetKind {
+    name: "mobilenet_v2",
+    usual_width: MOBILE_WIDTH,
+    pyramid: false,
+    architecture: Architecture::mobilenet_v2,
+};
 
+impl Architecture {
     /// Twice the channels at half the resolution from stage to stage.
     fn residual<const N: usize>(width: usize, kind: BlockKind, blocks: [usize; N]) -> Self {
         let expansion = if kind == BlockKind::Bottleneck { BOTTLENECK } else { 1 };
@@ -108,9 +125,9 @@ impl Architecture {
     }
 
     /// For images of some 32 pixels (arXiv:1512.03385, section 4.2).
-    fn with_small_stem(mut self) -> Self {
-        self.stem = Stem { kernel: 3, stride: 1, max_pool: false, ..self.stem };
-        self
+    fn small(width: usize, blocks: usize) -> Self {
+        let Self { stem, stages, tail } = Self::residual(width, BlockKind::Basic, [blocks; 3]);
+        Self { stem: Stem { kernel: 3, stride: 1, max_pool: false, ..stem }, stages, tail }
     }
 
     /// arXiv:1801.04381, table 2.
@@ -198,22 +215,21 @@ mod tests {
     #[test]
     fn narrow_mobile_networks() {
         let channels = |width| {
-            let architecture = Architecture::new(ModelKind::MobilenetV2, width);
+            let architecture = Architecture::mobilenet_v2(width);
             architecture.stages.iter().map(|stage| stage.channels).collect::<Vec<_>>()
         };
         assert_eq!(channels(32), [16, 24, 32, 64, 96, 160, 320]);
         assert_eq!(channels(24), [16, 24, 24, 48, 72, 120, 240]);
         assert_eq!(channels(8), [8, 8, 8, 16, 24, 40, 80]);
-        assert_eq!(Architecture::new(ModelKind::MobilenetV2, 24).features(), 1280);
+        assert_eq!(Architecture::mobilenet_v2(24).features(), 1280);
     }
 
     #[test]
     fn the_largest_weight() {
-        let largest =
-            |model: ModelKind| Architecture::new(model, model.usual_width()).largest_weight(3, 1000);
-        assert_eq!(largest(ModelKind::Resnet8), 64 * 1000);
-        assert_eq!(largest(ModelKind::Resnet18), 512 * 512 * 9);
-        assert_eq!(largest(ModelKind::Resnet50), 512 * 512 * 9);
-        assert_eq!(largest(ModelKind::MobilenetV2), 1280 * 1000);
+        let largest = |kind: ConvNetKind| (kind.architecture)(kind.usual_width).largest_weight(3, 1000);
+        assert_eq!(largest(RESNET8), 64 * 1000);
+        assert_eq!(largest(RESNET18), 512 * 512 * 9);
+        assert_eq!(largest(RESNET50), 512 * 512 * 9);
+        assert_eq!(largest(MOBILENET_V2), 1280 * 1000);
     }
 }

@@ -1,6 +1,6 @@
 //! [`Block`]: two or three convolutions and what goes around them.
 
-use super::architecture::{BlockKind, Stage};
+use super::architecture::{Architecture, BlockKind, Stage};
 use crate::nn::{Executor, PrecisionNorm, PrecisionNormConfig, QuantConv2d, QuantConv2dConfig};
 use burn::module::Module;
 use burn::tensor::Device;
@@ -27,6 +27,32 @@ pub(super) struct Block {
     /// What follows the block.
     #[module(skip)]
     after: Option<Activation>,
+}
+
+impl Architecture {
+    /// The first convolution, for images of so many channels, with its BatchNorm, and the blocks of all stages.
+    pub(super) fn init(
+        &self, channels: usize, rng: &mut impl Rng, device: &Device,
+    ) -> (QuantConv2d, PrecisionNorm, Vec<Vec<Block>>) {
+        let stem = self.stem;
+        let config = QuantConv2dConfig {
+            stride: stem.stride,
+            ..QuantConv2dConfig::new([channels, stem.channels], stem.kernel)
+        };
+        let (first, norm) = (config.init(rng, device), PrecisionNormConfig::new(stem.channels).init(device));
+        let mut input = stem.channels;
+        let mut stages = vec![];
+        for stage in &self.stages {
+            let mut blocks = vec![];
+            for position in 0..stage.blocks {
+                let stride = if position == 0 { stage.stride } else { 1 };
+                blocks.push(Block::new(stage, input, stride, stem.activation, rng, device));
+                input = stage.channels;
+            }
+            stages.push(blocks);
+        }
+        (first, norm, stages)
+    }
 }
 
 impl Block {

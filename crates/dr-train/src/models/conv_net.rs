@@ -1,73 +1,51 @@
 //! [`ConvNet`]: a convolutional network of residual blocks.
 
-use super::architecture::Architecture;
+use super::architecture::{Architecture, ConvNetKind};
 use super::block::Block;
-use crate::config::ModelKind;
+use super::kind::{ModelKind, Sizes};
+use crate::config::task::{CLASSIFY, DETECT, SEGMENT};
 use crate::nn::{
-    Executor, Network, PrecisionNorm, PrecisionNormConfig, QuantConv2d, QuantConv2dConfig, QuantLinear,
-    QuantLinearConfig,
+    Executor, Model, Network, PrecisionNorm, PrecisionNormConfig, QuantConv2d, QuantConv2dConfig,
+    QuantLinear, QuantLinearConfig, TraceError,
 };
 use burn::module::Module;
 use burn::tensor::Device;
 use dr_runtime::graph::{Activation, Op};
 use rand::SeedableRng;
 
-/// Configuration of [`ConvNet`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Configuration of [`ConvNet`], [`Segmenter`](super::Segmenter) and [`Detector`](super::Detector).
+#[derive(Clone, Copy, Debug)]
 pub struct ConvNetConfig {
-    /// Which network.
-    pub kind: ModelKind,
+    /// Which network, or which one it stands on.
+    pub kind: ConvNetKind,
     /// Channels that the first convolution makes; all others are in proportion.
     pub width: usize,
     /// Channels of an image.
     pub channels: usize,
-    /// Classes.
+    /// Classes; of a segmentation with the background.
     pub classes: usize,
 }
 
 impl ConvNetConfig {
     /// The network of that name, of its usual width.
     #[must_use]
-    pub const fn new(kind: ModelKind, channels: usize, classes: usize) -> Self {
-        Self { kind, width: kind.usual_width(), channels, classes }
+    pub const fn new(kind: ConvNetKind, channels: usize, classes: usize) -> Self {
+        Self { kind, width: kind.usual_width, channels, classes }
     }
 
-    /// Elements of the network's largest weight.
-    ///
-    /// # Panics
-    /// If it is no network for images.
-    #[must_use]
-    pub fn largest_weight(&self) -> usize {
-        Architecture::new(self.kind, self.width).largest_weight(self.channels, self.classes)
+    pub(super) fn architecture(&self) -> Architecture {
+        (self.kind.architecture)(self.width)
     }
 
     /// A float network; the same `seed` gives the same weights on every device.
-    ///
-    /// # Panics
-    /// If it is no network for images.
     #[must_use]
     pub fn init(&self, seed: u64, device: &Device) -> ConvNet {
         let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(seed);
         let norm = |channels| PrecisionNormConfig::new(channels).init(device);
-        let architecture = Architecture::new(self.kind, self.width);
-        let stem = architecture.stem;
-        let config = QuantConv2dConfig {
-            stride: stem.stride,
-            ..QuantConv2dConfig::new([self.channels, stem.channels], stem.kernel)
-        };
-        let (first, stem_norm) = (config.init(rng, device), norm(stem.channels));
-        let mut input = stem.channels;
-        let mut stages = vec![];
-        for stage in &architecture.stages {
-            let mut blocks = vec![];
-            for position in 0..stage.blocks {
-                let stride = if position == 0 { stage.stride } else { 1 };
-                blocks.push(Block::new(stage, input, stride, stem.activation, rng, device));
-                input = stage.channels;
-            }
-            stages.push(blocks);
-        }
+        let architecture = self.architecture();
+        let (stem, stem_norm, stages) = architecture.init(self.channels, rng, device);
         let tail = architecture.tail.map(|channels| {
+            let input = architecture.stages.last().map_or(architecture.stem.channels, |stage| stage.channels);
             let config = QuantConv2dConfig::new([input, channels], 1);
             (config.init(rng, device), norm(channels))
         });
@@ -75,16 +53,51 @@ impl ConvNetConfig {
         let features = [architecture.features(), self.classes];
         let head = QuantLinearConfig::new(features).init(rng, device);
         ConvNet {
-            stem: first,
+            stem,
             stem_norm,
             stages,
             tail,
             tail_norm,
             head,
             channels: self.channels,
-            max_pool: stem.max_pool,
-            activation: stem.activation,
+            max_pool: architecture.stem.max_pool,
+            activation: architecture.stem.activation,
         }
+    }
+}
+
+impl ModelKind for ConvNetKind {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn tasks(&self) -> &'static [&'static str] {
+        let tasks = &[CLASSIFY, SEGMENT, DETECT];
+        if self.pyramid { tasks } else { &tasks[..1] }
+    }
+
+    fn usual_width(&self) -> usize {
+        self.usual_width
+    }
+
+    fn init(&self, sizes: &Sizes, seed: u64, device: &Device) -> Result<Model, TraceError> {
+        let Sizes { task, input, classes, width, .. } = *sizes;
+        let config = ConvNetConfig { kind: *self, width, channels: input.channels, classes };
+        match task {
+            SEGMENT => Model::trace(&config.init_segmenter(seed, device)),
+            DETECT => Model::trace(&config.init_detector(seed, device)),
+            _ => Model::trace(&config.init(seed, device)),
+        }
+    }
+
+    fn largest_weight(&self, sizes: &Sizes) -> usize {
+        // Networks that say something about every part of an image have a head for features of another number.
+        let classes = if sizes.task == CLASSIFY { sizes.classes } else { 1 };
+        (self.architecture)(sizes.width).largest_weight(sizes.input.channels, classes)
+    }
+
+    fn state_dict_name(&self, name: &str) -> Option<String> {
+        self.torchvision_name(name)
     }
 }
 

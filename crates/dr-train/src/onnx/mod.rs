@@ -15,7 +15,7 @@ mod graph;
 mod proto;
 
 use crate::artifact::{Described, Description};
-use crate::config::TaskKind;
+use crate::config::task::CLASSIFY;
 use dr_kernels::integer::CodeQuantizer;
 use dr_precision::BitWidth;
 use dr_runtime::LayerParts;
@@ -115,7 +115,7 @@ pub fn export(network: &Network, description: &Description, opset: Opset) -> Res
     let mut writer = Writer { onnx: GraphBuilder::default(), opset, network, graph, sizes, weights: vec![] };
     writer.network()?;
     let name = format!("{} {}", description.model, network.precision());
-    let rows = if description.check_task(TaskKind::Classify).is_ok() { "batch" } else { "positions" };
+    let rows = if description.check_task(CLASSIFY).is_ok() { "batch" } else { "positions" };
     let images = (INPUT, "batch", &[input.channels, input.height, input.width][..]);
     let logits = (OUTPUT, rows, &[graph.outputs().unwrap_or(description.classes)][..]);
     let graph = writer.onnx.finish(&name, images, logits);
@@ -348,8 +348,7 @@ mod tests {
     use super::*;
     use crate::artifact::InputShape;
     use crate::artifact::{Artifact, SavedModel};
-    use crate::config::{DatasetKind, ModelKind};
-    use crate::models::ConvNetConfig;
+    use crate::models::{ConvNetConfig, ConvNetKind, MOBILENET_V2, RESNET8, RESNET18, RESNET50};
     use crate::nn::Model;
     use burn::tensor::{Device, Distribution, Tensor};
     use dr_precision::PrecisionSet;
@@ -358,12 +357,12 @@ mod tests {
     use std::collections::HashSet;
 
     /// The graph of a small network, as read back from its file.
-    fn graph(model: ModelKind, precision: &str, opset: u8) -> GraphProto {
+    fn graph(model: ConvNetKind, precision: &str, opset: u8) -> GraphProto {
         let (device, set) = (Device::flex(), PrecisionSet::of(precision.parse().unwrap()));
         let config = ConvNetConfig { width: 8, ..ConvNetConfig::new(model, 3, 5) };
         let images = Tensor::<4>::random([2, 3, 16, 16], Distribution::Normal(0.0, 1.0), &device);
         let input = InputShape { channels: 3, height: 16, width: 16 };
-        let description = Description::new(DatasetKind::Folder, model, input, 5, set.clone());
+        let description = Description::new("folder", &model, input, 5, set.clone());
         let description = Description { width: 8, ..description };
         let float = Artifact::of(&Model::trace(&config.init(1, &device)).unwrap(), description).unwrap();
         let artifact = float.quantize(set.clone(), vec![images], &device).unwrap();
@@ -380,12 +379,7 @@ mod tests {
 
     #[test]
     fn every_value_is_made_once_and_before_it_is_used() {
-        for (model, convs) in [
-            (ModelKind::Resnet8, 10),
-            (ModelKind::Resnet18, 21),
-            (ModelKind::Resnet50, 54),
-            (ModelKind::MobilenetV2, 53),
-        ] {
+        for (model, convs) in [(RESNET8, 10), (RESNET18, 21), (RESNET50, 54), (MOBILENET_V2, 53)] {
             let graph = graph(model, "w4a8", 21);
             let mut known: HashSet<&str> = HashSet::from([INPUT]);
             assert!(graph.initializer.iter().all(|constant| known.insert(&constant.name)));
@@ -394,12 +388,12 @@ mod tests {
                 assert!(node.output.iter().all(|output| known.insert(output)), "{node:?}");
             }
             assert!(known.contains(OUTPUT));
-            assert_eq!(count(&graph, "Conv"), convs, "{model}");
+            assert_eq!(count(&graph, "Conv"), convs, "{}", model.name);
             assert_eq!(count(&graph, "QuantizeLinear"), convs);
             assert_eq!(count(&graph, "DequantizeLinear"), 2 * convs);
             assert_eq!(
                 count(&graph, "MaxPool"),
-                usize::from(model != ModelKind::Resnet8 && model != ModelKind::MobilenetV2)
+                usize::from(![RESNET8.name, MOBILENET_V2.name].contains(&model.name))
             );
         }
     }
@@ -407,7 +401,7 @@ mod tests {
     #[test]
     fn the_narrowest_type_that_holds_the_codes() {
         let types = |precision, opset| {
-            let graph = graph(ModelKind::Resnet8, precision, opset);
+            let graph = graph(RESNET8, precision, opset);
             let of = |name: &str| {
                 graph.initializer.iter().find(|constant| constant.name == name).unwrap().data_type
             };

@@ -3,7 +3,8 @@
 use super::NumberFormat;
 #[cfg(feature = "program")]
 use super::plot;
-use crate::config::{DatasetKind, TaskKind, TrainConfig};
+use crate::config::TrainConfig;
+use crate::config::task::before;
 #[cfg(feature = "program")]
 use crate::files::write_atomically;
 use crate::files::{FileError, at};
@@ -21,10 +22,10 @@ const JSON_FILE: &str = "report.json";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// What the network does.
-    #[serde(default)]
-    pub task: TaskKind,
+    #[serde(default = "before")]
+    pub task: String,
     /// The dataset.
-    pub dataset: DatasetKind,
+    pub dataset: String,
     /// The network.
     pub model: String,
     /// The seed.

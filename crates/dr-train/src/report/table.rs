@@ -1,68 +1,69 @@
 //! The table at the end of a run.
 
 use super::{Measured, NumberFormat, Report};
-use crate::config::TaskKind;
 use std::fmt::Write;
 
 impl Report {
-    /// The results as aligned text: one row for each format, float first. With separately trained networks, if the
+    /// The results of a classification as aligned text: one row for each format, float first. With separately trained networks, if the
     /// report has them.
     #[must_use]
     pub fn table(&self) -> String {
-        let quality = |measured: &Measured| measured.quality.unwrap_or(f64::NAN);
-        match self.task {
-            // Between how many equally likely tokens a language model is as unsure.
-            TaskKind::Language => self.rows(
-                &["perplexity", "vs. float (%)", "top-1 (%)"],
-                |measured| format!("{:.3}", measured.loss.exp()),
-                |a, b| 100.0 * ((a.loss - b.loss).exp() - 1.0),
-            ),
-            // What is said about every part of an image.
-            TaskKind::Segment | TaskKind::Detect => self.rows(
-                match self.task {
-                    TaskKind::Segment => &["mIoU (%)", "vs. float", "pixels (%)"],
-                    _ => &["mAP (%)", "vs. float", "classes (%)"],
-                },
-                |measured| format!("{:.2}", quality(measured)),
-                |a, b| quality(a) - quality(b),
-            ),
-            TaskKind::Classify => self.rows(
-                &["top-1 (%)", "vs. float"],
-                |measured| format!("{:.2}", measured.top1),
-                |a, b| a.top1 - b.top1,
-            ),
-        }
-    }
-
-    /// A row for each format: what `value` shows, how much better that is than in floats, `top1` if that is something else, and
-    /// bytes; of classes separately trained networks, too, if there are some.
-    fn rows(
-        &self, columns: &[&str], value: impl Fn(&Measured) -> String,
-        difference: impl Fn(&Measured, &Measured) -> f64,
-    ) -> String {
-        let classes = self.task == TaskKind::Classify;
-        let separate = classes && !self.single.is_empty();
-        let mut header = [&["precision"][..], columns, &["model bytes"]].concat();
-        if separate {
-            header.extend(["separate (%)", "vs. separate"]);
-        }
-        let mut rows = vec![header.into_iter().map(str::to_owned).collect()];
-        let float = self.float.map(|measured| (NumberFormat::Float, measured));
-        let precisions = self.precisions.iter().map(|result| (result.precision, result.measured));
-        for (format, measured) in float.into_iter().chain(precisions) {
-            let float = self.float.filter(|_| format != NumberFormat::Float);
-            let difference = float.map(|float| signed(difference(&measured, &float)));
-            let mut row = vec![format.to_string(), value(&measured), or_none(difference)];
-            if !classes {
-                row.push(format!("{:.2}", measured.top1));
-            }
-            row.push(thousands(measured.model_bytes));
-            if separate {
+        let value = |measured: &Measured| format!("{:.2}", measured.top1);
+        let mut rows = self.rows(["top-1 (%)", "vs. float"], value, |a, b| a.top1 - b.top1);
+        if !self.single.is_empty() {
+            rows[0].extend(["separate (%)", "vs. separate"].map(str::to_owned));
+            for (row, (format, measured)) in rows[1..].iter_mut().zip(self.measured()) {
                 let single = self.single_top1(format);
                 row.push(or_none(single.map(|top1| format!("{top1:.2}"))));
                 row.push(or_none(single.map(|top1| signed(measured.top1 - top1))));
             }
-            rows.push(row);
+        }
+        aligned(&rows)
+    }
+
+    /// All formats, float first.
+    fn measured(&self) -> impl Iterator<Item = (NumberFormat, Measured)> {
+        let float = self.float.map(|measured| (NumberFormat::Float, measured));
+        float.into_iter().chain(self.precisions.iter().map(|result| (result.precision, result.measured)))
+    }
+
+    /// The table of a language model: between how many equally likely tokens it is as unsure.
+    pub(crate) fn perplexities(&self) -> String {
+        let difference = |a: &Measured, b: &Measured| 100.0 * ((a.loss - b.loss).exp() - 1.0);
+        let value = |measured: &Measured| format!("{:.3}", measured.loss.exp());
+        self.with_top1("top-1 (%)", self.rows(["perplexity", "vs. float (%)"], value, difference))
+    }
+
+    /// The table of a network that says something about every part of an image.
+    pub(crate) fn qualities(&self, [quality, top1]: [&str; 2]) -> String {
+        let of = |measured: &Measured| measured.quality.unwrap_or(f64::NAN);
+        let value = |measured: &Measured| format!("{:.2}", of(measured));
+        self.with_top1(top1, self.rows([quality, "vs. float"], value, |a, b| of(a) - of(b)))
+    }
+
+    /// A row for each format: what `value` shows, how much better that is than in floats, and bytes.
+    fn rows(
+        &self, header: [&str; 2], value: impl Fn(&Measured) -> String,
+        difference: impl Fn(&Measured, &Measured) -> f64,
+    ) -> Vec<Vec<String>> {
+        let row = |(format, measured): (NumberFormat, Measured)| {
+            let difference = match (format, &self.float) {
+                (NumberFormat::Quantized(_) | NumberFormat::Mixed, Some(float)) => {
+                    signed(difference(&measured, float))
+                }
+                _ => "-".to_owned(),
+            };
+            vec![format.to_string(), value(&measured), difference, thousands(measured.model_bytes)]
+        };
+        let header = ["precision", header[0], header[1], "model bytes"].map(str::to_owned).to_vec();
+        std::iter::once(header).chain(self.measured().map(row)).collect()
+    }
+
+    /// The table with one more column before the last.
+    fn with_top1(&self, name: &str, mut rows: Vec<Vec<String>>) -> String {
+        let values = self.measured().map(|(_, measured)| format!("{:.2}", measured.top1));
+        for (row, value) in rows.iter_mut().zip(std::iter::once(name.to_owned()).chain(values)) {
+            row.insert(3, value);
         }
         aligned(&rows)
     }

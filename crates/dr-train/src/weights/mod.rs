@@ -10,8 +10,7 @@ pub use state_dict::{StateDict, StateDictError};
 use crate::artifact::{
     Artifact, ArtifactError, ArtifactKind, Described, Description, SavedModel, TensorEntry,
 };
-use crate::models::{ConvNetConfig, LlamaConfigError};
-use crate::nn::Model;
+use crate::models::{LlamaConfigError, ModelKind, Sizes};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -139,22 +138,20 @@ pub struct Imported {
 /// The parts of the network that may differ: they are for other classes.
 const HEAD: &str = "head.";
 
-/// The model that `description` says, with the tensors of a state dict that has torchvision's names.
+/// The network of `kind` that `description` says, with the tensors of a state dict that has [its names](ModelKind::state_dict_name).
 ///
 /// The last layer is left as it was initialised if it is for another number of classes.
 ///
 /// # Errors
 /// [`WeightsError::Mismatch`] with every tensor that is missing, unknown, or of another shape.
-pub fn import(dict: StateDict, description: Description) -> Result<Imported, WeightsError> {
-    let kind = description.network()?;
-    let config = ConvNetConfig {
-        width: description.width,
-        ..ConvNetConfig::new(kind, description.input.channels, description.classes)
-    };
+pub fn import(
+    dict: StateDict, kind: &dyn ModelKind, description: Description,
+) -> Result<Imported, WeightsError> {
     let StateDict { path, tensors: mut theirs } = dict;
     let description = Description { kind: ArtifactKind::Float, ..description };
-    let model = kind.to_string();
-    let ends = ["stem.weight", "head.weight"].map(|name| config.torchvision_name(name).unwrap_or_default());
+    let sizes = description.sizes();
+    let model = kind.name().to_owned();
+    let ends = ["stem.weight", "head.weight"].map(|name| kind.state_dict_name(name).unwrap_or_default());
     if !ends.iter().any(|name| theirs.contains_key(name)) {
         let [expected, _] = ends;
         return Err(WeightsError::OtherNetwork { path, model, expected });
@@ -162,19 +159,19 @@ pub fn import(dict: StateDict, description: Description) -> Result<Imported, Wei
     // No memory is taken for a network that cannot be in the file.
     description.check()?;
     let (expected, found) = (
-        ConvNetConfig { classes: 1, ..config }.largest_weight(),
+        kind.largest_weight(&Sizes { classes: 1, ..sizes }),
         theirs.values().map(|tensor| tensor.data.len()).sum::<usize>(),
     );
     if found < expected {
         return Err(WeightsError::Size { path, model, found, expected });
     }
-    let network = config.init(description.seed, &burn::tensor::Device::flex());
-    let network = Model::trace(&network).map_err(ArtifactError::network)?;
+    let network = kind.init(&sizes, description.seed, &burn::tensor::Device::flex());
+    let network = network.map_err(ArtifactError::network)?;
     let initial = Artifact::of(&network, description)?;
     let (mut problems, mut new_head) = (vec![], vec![]);
     let mut tensors: BTreeMap<String, TensorEntry> = BTreeMap::new();
     for (name, own) in initial.tensors {
-        let Some(their_name) = config.torchvision_name(&name) else { continue };
+        let Some(their_name) = kind.state_dict_name(&name) else { continue };
         let entry = take(&mut theirs, their_name, &own.shape).unwrap_or_else(|problem| {
             let same_inputs = |shape: &[usize]| shape.get(1..) == own.shape.get(1..);
             let other_classes = match &problem {

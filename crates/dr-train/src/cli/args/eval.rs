@@ -1,7 +1,7 @@
 //! The arguments of `dr-train eval`.
 
 use crate::cli::values::one_of;
-use crate::config::{DatasetKind, DeviceKind, Engine};
+use crate::config::{DeviceKind, Engine};
 use clap::Args;
 use dr_precision::Precision;
 use std::path::PathBuf;
@@ -30,8 +30,8 @@ pub struct EvalArgs {
     #[arg(long)]
     pub all: bool,
     /// Other images than those of the dataset the model was trained on
-    #[arg(long, value_parser = one_of(DatasetKind::ALL))]
-    pub dataset: Option<DatasetKind>,
+    #[arg(long)]
+    pub dataset: Option<String>,
     /// Where the dataset's files are, if not in the usual places; the file of a text
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,

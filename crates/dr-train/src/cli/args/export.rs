@@ -1,7 +1,6 @@
 //! The arguments of `dr-train export`.
 
-use crate::cli::values::{at_least_one, one_of};
-use crate::config::DatasetKind;
+use crate::cli::values::at_least_one;
 use crate::onnx::Opset;
 use clap::Args;
 use dr_precision::Precision;
@@ -26,8 +25,8 @@ pub struct ExportArgs {
     #[arg(long, value_name = "FILE.toml", conflicts_with = "precision")]
     pub plan: Option<PathBuf>,
     /// Other images than those of the dataset the model was trained on
-    #[arg(long, value_parser = one_of(DatasetKind::ALL))]
-    pub dataset: Option<DatasetKind>,
+    #[arg(long)]
+    pub dataset: Option<String>,
     /// Where the dataset's files are, if not in the usual places
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,

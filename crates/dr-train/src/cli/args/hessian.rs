@@ -1,7 +1,7 @@
 //! The arguments of `dr-train hessian`.
 
 use crate::cli::values::{at_least_one, between, count, one_of, part, seed};
-use crate::config::{DatasetKind, DeviceKind};
+use crate::config::DeviceKind;
 use crate::mixed::HessianOptions;
 use clap::Args;
 use std::path::PathBuf;
@@ -22,8 +22,8 @@ pub struct HessianArgs {
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
     /// Other images than the training images of the dataset the model was trained on
-    #[arg(long, value_parser = one_of(DatasetKind::ALL))]
-    pub dataset: Option<DatasetKind>,
+    #[arg(long)]
+    pub dataset: Option<String>,
     /// Where the dataset's files are, if not in the usual places
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,

@@ -1,7 +1,6 @@
 //! The arguments of `dr-train import`.
 
-use crate::cli::values::{at_least_one, one_of};
-use crate::config::ModelKind;
+use crate::cli::values::at_least_one;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -17,8 +16,8 @@ Example:
   dr-train quantize --model float.safetensors --data-dir imagenet --out model.safetensors")]
 pub struct ImportArgs {
     /// The network
-    #[arg(long, value_parser = one_of(ModelKind::ALL))]
-    pub model: ModelKind,
+    #[arg(long)]
+    pub model: String,
     /// A state dict, as safetensors or as PyTorch saves it; of a llama, a folder of Hugging Face
     #[arg(long, value_name = "FILE|DIR")]
     pub weights: PathBuf,

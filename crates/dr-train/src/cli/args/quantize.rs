@@ -1,7 +1,7 @@
 //! The arguments of `dr-train quantize`.
 
 use crate::cli::values::{group_size, one_of};
-use crate::config::{DatasetKind, DeviceKind};
+use crate::config::DeviceKind;
 use clap::Args;
 use dr_precision::{BitWidth, PrecisionSet};
 use std::num::NonZeroUsize;
@@ -30,8 +30,8 @@ pub struct QuantizeArgs {
     #[arg(long, value_name = "BITS")]
     pub compensate: Option<BitWidth>,
     /// Fit activations to other images than the training images of the dataset the model was trained on
-    #[arg(long, value_parser = one_of(DatasetKind::ALL))]
-    pub dataset: Option<DatasetKind>,
+    #[arg(long)]
+    pub dataset: Option<String>,
     /// Where the dataset's files are, if not in the usual places
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,

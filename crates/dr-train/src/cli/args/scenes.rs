@@ -1,7 +1,6 @@
 //! The arguments of `dr-train scenes`.
 
-use crate::cli::values::{at_least_one, between, one_of, seed};
-use crate::config::DatasetKind;
+use crate::cli::values::{at_least_one, between, seed};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -17,8 +16,8 @@ Examples:
   dr-train train --dataset coco --task segment --data-dir scenes")]
 pub struct ScenesArgs {
     /// The objects: digits, mnist or fashion-mnist
-    #[arg(long, value_parser = one_of(DatasetKind::ALL), default_value_t = DatasetKind::Digits)]
-    pub dataset: DatasetKind,
+    #[arg(long, default_value = "digits")]
+    pub dataset: String,
     /// Where the dataset's files are, if not in the usual places
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,

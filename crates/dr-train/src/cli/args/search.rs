@@ -1,7 +1,7 @@
 //! The arguments of `dr-train search`.
 
 use crate::cli::values::{at_least_one, one_of, pin, seed};
-use crate::config::{DatasetKind, DeviceKind, LossTerms, Widths};
+use crate::config::{DeviceKind, LossTerms, Widths};
 use crate::mixed::{Budget, HessianOptions};
 use clap::Args;
 use dr_precision::Precision;
@@ -50,8 +50,8 @@ pub struct SearchArgs {
     #[arg(long, value_name = "LAYER=PRECISION", value_parser = pin)]
     pub pin: Vec<(String, Precision)>,
     /// Other images than the training images of the dataset the model was trained on
-    #[arg(long, value_parser = one_of(DatasetKind::ALL))]
-    pub dataset: Option<DatasetKind>,
+    #[arg(long)]
+    pub dataset: Option<String>,
     /// Where the dataset's files are, if not in the usual places
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,

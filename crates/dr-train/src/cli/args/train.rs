@@ -2,8 +2,8 @@
 
 use crate::cli::values::{count, group_size, number, one_of, seed, switch};
 use crate::config::{
-    Baseline, BatchNormKind, Batches, ComputeKind, DatasetKind, DeviceKind, Devices, Distill, ForwardKind,
-    MixedNorm, ModelKind, OptimizerKind, Sampling, TaskKind, TrainConfig, Widths,
+    Baseline, BatchNormKind, Batches, ComputeKind, DeviceKind, Devices, Distill, ForwardKind, MixedNorm,
+    OptimizerKind, Sampling, TrainConfig, Widths,
 };
 use clap::Args;
 use dr_kernels::ScaleGradient;
@@ -41,15 +41,15 @@ pub struct TrainArgs {
 }
 
 /// The settings that both flags and a file can give. What is not given is left to
-/// [`TrainConfig::for_dataset`], or to the run that is resumed.
+/// the [settings](crate::data::DatasetKind::settings) of the dataset, or to the run that is resumed.
 #[derive(Clone, Debug, Default, PartialEq, Args)]
 pub struct Settings {
     /// What the network is to do [default: what goes with the dataset; for coco detect]
-    #[arg(long, value_parser = one_of(TaskKind::ALL), help_heading = "Data")]
-    pub task: Option<TaskKind>,
+    #[arg(long, help_heading = "Data")]
+    pub task: Option<String>,
     /// The images to learn [default: digits, which need no files]
-    #[arg(long, value_parser = one_of(DatasetKind::ALL), help_heading = "Data")]
-    pub dataset: Option<DatasetKind>,
+    #[arg(long, help_heading = "Data")]
+    pub dataset: Option<String>,
     /// Where the dataset's files are, if not in the usual places; the file of a text
     #[arg(long, value_name = "DIR", help_heading = "Data")]
     pub data_dir: Option<PathBuf>,
@@ -61,8 +61,8 @@ pub struct Settings {
     pub image_size: Option<usize>,
 
     /// The network [default: resnet8; for CIFAR resnet20, for a folder resnet18, for a text llama]
-    #[arg(long, value_parser = one_of(ModelKind::ALL), help_heading = "Network")]
-    pub model: Option<ModelKind>,
+    #[arg(long, help_heading = "Network")]
+    pub model: Option<String>,
     /// Start from trained weights: a state dict with torchvision's names, as safetensors or as PyTorch saves it; for a llama,
     /// a folder of Hugging Face
     #[arg(long, value_name = "FILE", help_heading = "Network")]

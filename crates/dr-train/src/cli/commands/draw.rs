@@ -3,7 +3,8 @@
 use super::print;
 use crate::artifact::{Artifact, Described, SavedModel};
 use crate::cli::{CommandError, DrawArgs};
-use crate::config::{Engine, TaskKind};
+use crate::config::Engine;
+use crate::config::task::{DETECT, SEGMENT};
 use crate::data::{Labelled, SceneLoader, SceneSet};
 use crate::detection::{DecodeOptions, Found, decode};
 use crate::device;
@@ -27,9 +28,9 @@ const FACTOR: usize = 2;
 pub fn draw(args: &DrawArgs) -> Result<(), CommandError> {
     let artifact = Artifact::open(&args.model)?;
     let description = &artifact.description;
-    let task = description.task()?;
-    if !matches!(task, TaskKind::Segment | TaskKind::Detect) {
-        description.check_task(TaskKind::Segment).map_err(|error| error.in_file(&args.model))?;
+    let task = description.task.as_str();
+    if !matches!(task, SEGMENT | DETECT) {
+        description.check_task(SEGMENT).map_err(|error| error.in_file(&args.model))?;
     }
     let (device, _) = device::open(args.device)?;
     let dir = args.data_dir.as_deref().ok_or(RunError::NoScenes)?;
@@ -39,7 +40,7 @@ pub fn draw(args: &DrawArgs) -> Result<(), CommandError> {
     check_scenes(&artifact, task, &test).map_err(about)?;
     let formats = args.precision.map_or_else(|| formats(&artifact), |precision| vec![precision.into()]);
     let networks = networks(&artifact, &formats, Engine::Fake, &device).map_err(about)?;
-    let positions = (task == TaskKind::Detect).then(|| positions(&artifact)).transpose();
+    let positions = (task == DETECT).then(|| positions(&artifact)).transpose();
     let positions = positions.map_err(|error| error.in_file(&args.model))?;
     let [rows, columns] = test.size;
     let picture = |index: usize| enlarge(&test.picture(index), columns, rows, FACTOR);
@@ -60,7 +61,7 @@ pub fn draw(args: &DrawArgs) -> Result<(), CommandError> {
     };
     let area = rows * columns;
     let truth = |index: usize| match task {
-        TaskKind::Detect => {
+        DETECT => {
             let whole =
                 |&labelled: &Labelled| Found { rect: labelled.rect, class: labelled.class, score: 1.0 };
             boxed(index, &test.boxes[index].iter().map(whole).collect::<Vec<_>>())

@@ -1,10 +1,11 @@
 //! `dr-train export`.
 
 use super::{print, save, with_plan};
-use crate::artifact::{Artifact, ArtifactKind, Described, FORMAT_VERSION, SavedModel};
+use crate::artifact::{Artifact, ArtifactKind, FORMAT_VERSION, SavedModel};
 use crate::cli::{CommandError, ExportArgs};
 use crate::data;
 use crate::evaluation::{formats, runtime_networks};
+use crate::experiment::{Registry, Source};
 use crate::files::write_atomically;
 use crate::onnx;
 use crate::report::thousands;
@@ -17,11 +18,13 @@ use std::path::Path;
 ///
 /// # Errors
 /// If the model cannot be read, or does not have the precisions, or the result cannot be written.
-pub fn export(args: &ExportArgs) -> Result<(), CommandError> {
+pub fn export(registry: &Registry, args: &ExportArgs) -> Result<(), CommandError> {
     let (device, artifact) = (Device::flex(), Artifact::open(&args.model)?);
-    let data_dir = args.data_dir.as_deref();
     let packed = match (&args.plan, args.precision) {
-        (Some(plan), _) => with_plan(&artifact, &args.model, plan, args.dataset, data_dir, &device)?,
+        (Some(plan), _) => {
+            let (of, from) = (&args.dataset, &args.data_dir);
+            with_plan(&Source::new(registry, &artifact, &args.model, of, from, &device), plan)?
+        }
         (None, Some(precision)) => artifact.export(precision).map_err(|error| error.in_file(&args.model))?,
         (None, None) => match artifact.description.kind {
             ArtifactKind::Packed(_) | ArtifactKind::PackedPlan => artifact,
@@ -44,8 +47,8 @@ pub fn export(args: &ExportArgs) -> Result<(), CommandError> {
         }
     }
     if let Some(path) = &args.samples {
-        let dataset = args.dataset.map_or_else(|| description.dataset(), Ok)?;
-        let test = data::load_test(&description.images(dataset, data_dir))?;
+        let source = Source::new(registry, &packed, &args.model, &args.dataset, &args.data_dir, &device);
+        let test = data::load_test(&source.data()?)?;
         let test = test.range(0..args.images.min(test.len()));
         for format in formats(&packed) {
             Samples::new(&packed, format, &test, &device)?.save(path)?;

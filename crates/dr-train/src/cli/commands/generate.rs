@@ -3,7 +3,8 @@
 use super::{load_model, print};
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, SavedModel};
 use crate::cli::{CommandError, GenerateArgs};
-use crate::config::{Engine, TaskKind};
+use crate::config::Engine;
+use crate::config::task::LANGUAGE;
 use crate::device;
 use crate::evaluation::language;
 use crate::generation::FakeReader;
@@ -24,7 +25,7 @@ use std::io::Write;
 pub fn generate(args: &GenerateArgs) -> Result<(), CommandError> {
     let artifact = load_model(&args.model)?;
     let in_model = |error: ArtifactError| error.in_file(&args.model);
-    artifact.description.check_task(TaskKind::Language).map_err(in_model)?;
+    artifact.description.check_task(LANGUAGE).map_err(in_model)?;
     let tokenizer = Tokenizer::from_json(artifact.tokenizer().map_err(in_model)?)?;
     let prompt = tokenizer.encode(&args.prompt, true)?;
     let (device, device_name) = device::open(args.device)?;

@@ -1,15 +1,12 @@
 //! `dr-train hessian`.
 
 use super::print;
-use super::taught::{Batches, Source};
-use crate::artifact::{Artifact, Described, SavedModel};
+use crate::artifact::{Artifact, SavedModel};
 use crate::cli::{CommandError, HessianArgs};
-use crate::data::{Batch, Input, Target};
 use crate::device;
+use crate::experiment::{Registry, Source};
 use crate::files::write_atomically;
-use crate::mixed::{HessianError, HessianOptions, HessianReport, Traces, traces};
-use crate::nn::{Model, Value};
-use burn::data::dataloader::DataLoader;
+use crate::mixed::{HessianOptions, HessianReport, Traces};
 use std::io::{IsTerminal, Write, stderr};
 use std::path::Path;
 use std::time::Instant;
@@ -18,7 +15,7 @@ use std::time::Instant;
 ///
 /// # Errors
 /// If the model or the images cannot be read, or do not fit together, or the results cannot be written.
-pub fn hessian(args: &HessianArgs) -> Result<(), CommandError> {
+pub fn hessian(registry: &Registry, args: &HessianArgs) -> Result<(), CommandError> {
     let started = Instant::now();
     let options =
         HessianOptions { tolerance: args.tolerance, max_samples: args.max_samples, seed: args.seed };
@@ -26,18 +23,12 @@ pub fn hessian(args: &HessianArgs) -> Result<(), CommandError> {
     let artifact = Artifact::open(&args.model)?;
     let name = args.model.display().to_string();
     let (device, device_kind) = device::open(args.device)?;
-    let source = Source {
-        artifact: &artifact,
-        model: &args.model,
-        dataset: args.dataset,
-        data_dir: args.data_dir.as_deref(),
-        limit: args.limit_train,
-        device: &device,
-    };
+    let mut source = Source::new(registry, &artifact, &args.model, &args.dataset, &args.data_dir, &device);
+    source.limit = args.limit_train;
     let (traces, count) = estimate(&source, args.batch_size, &options)?;
     let report = HessianReport {
         model: name.clone(),
-        dataset: args.dataset.map_or_else(|| artifact.description.dataset(), Ok)?,
+        dataset: args.dataset.as_ref().unwrap_or(&artifact.description.dataset).clone(),
         images: count,
         batch_size: args.batch_size.min(count),
         seed: args.seed,
@@ -59,34 +50,18 @@ pub fn hessian(args: &HessianArgs) -> Result<(), CommandError> {
         return print(&json);
     }
     let wrote = if wrote.is_empty() { String::new() } else { format!("wrote {}\n", wrote.join(" and ")) };
-    print(&(report.table() + &wrote))
+    print(&(report.table(source.task()?.items()) + &wrote))
 }
 
 /// The traces of a saved network, with its stored codes dequantized, and of how many items of its training data.
 pub(super) fn estimate(
     source: &Source, batch_size: usize, options: &HessianOptions,
 ) -> Result<(Traces, usize), CommandError> {
-    fn of<I: Input + Into<Value>, T: Target>(
-        model: &Model, batches: &dyn DataLoader<Batch<I, T>>, options: &HessianOptions,
-    ) -> Result<Traces, HessianError> {
-        let progress = Progress::new(options);
-        let traces = traces(model, batches, options, |samples, uncertainty| {
-            progress.show(samples, uncertainty);
-        });
-        progress.clear();
-        traces
-    }
-    let in_model =
-        |error: &dyn std::error::Error| CommandError::new(format!("`{}`: {error}", source.model.display()));
-    let (batches, count) = source.batches(batch_size)?;
-    let model = source.artifact.network(source.device).map_err(|error| in_model(&error))?;
-    let traces = match batches {
-        Batches::Images(batches) => of(&model, &batches, options),
-        Batches::Pixels(batches) => of(&model, &batches, options),
-        Batches::Boxes(batches) => of(&model, &batches, options),
-        Batches::Text(batches) => of(&model, &batches, options),
-    };
-    Ok((traces.map_err(|error| in_model(&error))?, count))
+    let progress = Progress::new(options);
+    let mut show = |samples, uncertainty| progress.show(samples, uncertainty);
+    let traces = source.task()?.traces(source, batch_size, options, &mut show);
+    progress.clear();
+    Ok(traces?)
 }
 
 fn write(path: &Path, content: &[u8], wrote: &mut Vec<String>) -> Result<(), CommandError> {

@@ -3,9 +3,9 @@
 use super::save;
 use crate::artifact::{Described, Description, InputShape};
 use crate::cli::{CommandError, ImportArgs};
-use crate::config::{DatasetKind, ModelKind};
+use crate::config::task::LANGUAGE;
 use crate::data::Normalization;
-use crate::models::ConvNetConfig;
+use crate::experiment::Registry;
 use crate::weights::{StateDict, import as import_weights, load_hugging_face};
 use dr_precision::PrecisionSet;
 
@@ -13,20 +13,20 @@ use dr_precision::PrecisionSet;
 ///
 /// # Errors
 /// If the file cannot be read, or its tensors are not those of the model, or the result cannot be written.
-pub fn import(args: &ImportArgs) -> Result<(), CommandError> {
-    if args.model == ModelKind::Llama {
+pub fn import(registry: &Registry, args: &ImportArgs) -> Result<(), CommandError> {
+    let model = registry.models.get(&args.model)?;
+    if model.tasks().contains(&LANGUAGE) {
         return save(&load_hugging_face(&args.weights, PrecisionSet::default())?, &args.out);
     }
     let dict = StateDict::load(&args.weights)?;
     // Sizes are those of the file; what does not fit together is found by the import.
-    let config = ConvNetConfig::new(args.model, 3, 1000);
     let size = |name: &str, axis: usize, usual: usize| {
-        let tensor = config.torchvision_name(name).and_then(|name| dict.tensors.get(&name));
+        let tensor = model.state_dict_name(name).and_then(|name| dict.tensors.get(&name));
         tensor.and_then(|tensor| tensor.shape.get(axis)).copied().unwrap_or(usual)
     };
-    let channels = size("stem.weight", 1, config.channels);
-    let classes = size("head.weight", 0, config.classes);
-    let width = size("stem.weight", 0, config.width);
+    let channels = size("stem.weight", 1, 3);
+    let classes = size("head.weight", 0, 1000);
+    let width = size("stem.weight", 0, model.usual_width());
     let input = InputShape { channels, height: args.image_size, width: args.image_size };
     let normalization = match channels {
         3 => Normalization::imagenet(),
@@ -35,7 +35,7 @@ pub fn import(args: &ImportArgs) -> Result<(), CommandError> {
     let description = Description {
         width,
         normalization,
-        ..Description::new(DatasetKind::Folder, args.model, input, classes, PrecisionSet::default())
+        ..Description::new("folder", model, input, classes, PrecisionSet::default())
     };
-    save(&import_weights(dict, description)?.artifact, &args.out)
+    save(&import_weights(dict, model, description)?.artifact, &args.out)
 }

@@ -12,7 +12,6 @@ mod latency;
 mod quantize;
 mod scenes;
 mod search;
-mod taught;
 mod train;
 
 pub use draw::draw;
@@ -31,15 +30,13 @@ pub use train::train;
 
 use super::CommandError;
 use crate::artifact::{Artifact, SavedModel};
-use crate::config::DatasetKind;
+use crate::experiment::Source;
 use crate::mixed::PlanFile;
 use crate::nn::Value;
 use crate::report::thousands;
 use crate::weights::load_hugging_face;
-use burn::tensor::Device;
 use dr_precision::PrecisionSet;
 use std::path::Path;
-use taught::Source;
 
 /// Prints to the standard output. That its reader went away is no error.
 fn print(text: &str) -> Result<(), CommandError> {
@@ -52,10 +49,8 @@ fn print(text: &str) -> Result<(), CommandError> {
 }
 
 /// The model with the precisions of a plan, with BatchNorm statistics of training data.
-fn with_plan(
-    artifact: &Artifact, model: &Path, plan: &Path, dataset: Option<DatasetKind>, data_dir: Option<&Path>,
-    device: &Device,
-) -> Result<Artifact, CommandError> {
+fn with_plan(source: &Source, plan: &Path) -> Result<Artifact, CommandError> {
+    let Source { artifact, model, device, .. } = *source;
     let plan = PlanFile::load(plan)?.plan;
     let export = |batches: &[Value]| {
         artifact.export_plan(&plan, batches, device).map_err(|error| error.in_file(model))
@@ -64,7 +59,7 @@ fn with_plan(
     let empty = export(&[])?;
     match artifact.graph()?.batch_norms() {
         [] => Ok(empty),
-        _ => Ok(export(&Source { artifact, model, dataset, data_dir, limit: None, device }.calibration()?)?),
+        _ => Ok(export(&source.task()?.calibration(source)?)?),
     }
 }
 

@@ -1,10 +1,10 @@
 //! `dr-train quantize`.
 
-use super::taught::Source;
 use super::{load_model, save};
 use crate::artifact::{ArtifactError, ArtifactKind, SavedModel};
 use crate::cli::{CommandError, QuantizeArgs};
 use crate::device;
+use crate::experiment::{Registry, Source};
 use crate::nn::QuantConfig;
 
 /// Turns a float model into one for several precisions, without training: scales are fitted to its weights and to the
@@ -12,7 +12,7 @@ use crate::nn::QuantConfig;
 ///
 /// # Errors
 /// If the model cannot be read, or is not a float one, or the data do not fit it, or the result cannot be written.
-pub fn quantize(args: &QuantizeArgs) -> Result<(), CommandError> {
+pub fn quantize(registry: &Registry, args: &QuantizeArgs) -> Result<(), CommandError> {
     let artifact = load_model(&args.model)?;
     let description = &artifact.description;
     if description.kind != ArtifactKind::Float {
@@ -32,14 +32,7 @@ pub fn quantize(args: &QuantizeArgs) -> Result<(), CommandError> {
         let found = format!("--compensate {width}: the model will have no weights of {width} bits");
         return Err(CommandError::new(format!("{found}: expected a width of {}", args.precisions)));
     }
-    let source = Source {
-        artifact: &artifact,
-        model: &args.model,
-        dataset: args.dataset,
-        data_dir: args.data_dir.as_deref(),
-        limit: None,
-        device: &device,
-    };
-    let quantized = artifact.quantize_with(&quantization, source.calibration()?, &device)?;
+    let source = Source::new(registry, &artifact, &args.model, &args.dataset, &args.data_dir, &device);
+    let quantized = artifact.quantize_with(&quantization, source.task()?.calibration(&source)?, &device)?;
     save(&quantized, &args.out)
 }

@@ -2,24 +2,21 @@
 
 use super::print;
 use crate::cli::{CommandError, ScenesArgs};
-use crate::config::DatasetKind;
 use crate::data::scenes::{SceneConfig, Sprite, write_scenes};
 use crate::data::{self, DataError, DataSource, ImageSet, Images, Splits};
-
-/// What Fashion-MNIST's classes are called.
-const CLOTHES: [&str; 10] =
-    ["T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"];
+use crate::experiment::Registry;
 
 /// Writes scenes with objects of another dataset, in COCO's format.
 ///
 /// # Errors
 /// Images that are not there or not grey, and a folder that cannot be written to.
-pub fn scenes(args: &ScenesArgs) -> Result<(), CommandError> {
-    let source = DataSource::new(args.dataset, args.data_dir.as_deref(), args.seed);
+pub fn scenes(registry: &Registry, args: &ScenesArgs) -> Result<(), CommandError> {
+    let dataset = registry.datasets.get(&args.dataset)?;
+    let source = DataSource::new(dataset, args.data_dir.as_deref(), args.seed);
     let Splits { train, valid, test, .. } = data::load(&source, None)?;
     let grey = |images: ImageSet| match images {
         ImageSet::Memory(images) if images.shape.channels == 1 => Ok(images),
-        _ => Err(DataError::NotGrey(args.dataset)),
+        _ => Err(DataError::NotGrey(dataset.name())),
     };
     let (train, valid, test) = (grey(train)?, grey(valid)?, grey(test)?);
     let sprites = |part: &str| {
@@ -33,9 +30,9 @@ pub fn scenes(args: &ScenesArgs) -> Result<(), CommandError> {
             |i: usize| Sprite { pixels: images.image(i), width, height, class: images.labels[i].into() };
         (0..images.len()).map(sprite).collect()
     };
-    let names: Vec<String> = match args.dataset {
-        DatasetKind::FashionMnist => CLOTHES.map(str::to_owned).to_vec(),
-        _ => (0..train.classes).map(|class| class.to_string()).collect(),
+    let names: Vec<String> = match dataset.class_names() {
+        Some(names) => names.iter().map(|&name| name.to_owned()).collect(),
+        None => (0..train.classes).map(|class| class.to_string()).collect(),
     };
     let config =
         SceneConfig { size: args.size, objects: 1..=args.objects, seed: args.seed, ..SceneConfig::default() };

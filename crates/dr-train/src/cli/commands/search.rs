@@ -2,11 +2,11 @@
 
 use super::hessian::estimate;
 use super::print;
-use super::taught::Source;
 use crate::artifact::{Artifact, ArtifactError, SavedModel};
 use crate::cli::{CommandError, SearchArgs};
 use crate::config::LossTerms;
 use crate::device;
+use crate::experiment::{Registry, Source};
 use crate::files::write_atomically;
 use crate::latency::LatencyOptions;
 use crate::mixed::{
@@ -23,7 +23,7 @@ const BATCH: usize = 64;
 /// # Errors
 /// If the model was not trained for mixtures, the traces or pins do not fit it, no plan keeps to the budget, or something
 /// cannot be read or written.
-pub fn search(args: &SearchArgs) -> Result<(), CommandError> {
+pub fn search(registry: &Registry, args: &SearchArgs) -> Result<(), CommandError> {
     let artifact = &Artifact::open(&args.model)?;
     let kind = args.budget.kind();
     let failed = |error: SearchPlanError| in_model(error, &args.model);
@@ -43,14 +43,7 @@ pub fn search(args: &SearchArgs) -> Result<(), CommandError> {
     }
     candidates.check_budget(&args.budget)?;
 
-    let source = Source {
-        artifact,
-        model: &args.model,
-        dataset: args.dataset,
-        data_dir: args.data_dir.as_deref(),
-        limit: None,
-        device: &device,
-    };
+    let source = Source::new(registry, artifact, &args.model, &args.dataset, &args.data_dir, &device);
     let traces = match known {
         Some(traces) => traces,
         None => {
@@ -59,7 +52,7 @@ pub fn search(args: &SearchArgs) -> Result<(), CommandError> {
         }
     };
     let batches = match args.objective {
-        LossTerms::Both => source.calibration()?,
+        LossTerms::Both => source.task()?.calibration(&source)?,
         LossTerms::Weights => vec![],
     };
     let predicted = candidates.predict_losses(artifact, &traces, args.objective, batches, &device);

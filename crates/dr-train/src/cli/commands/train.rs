@@ -2,7 +2,7 @@
 
 use super::print;
 use crate::cli::{CommandError, ResolvedTraining};
-use crate::experiment::{self, RunError, RunOptions};
+use crate::experiment::{Registry, RunError, RunOptions};
 use crate::training::PhaseError;
 use burn::train::Interrupter;
 use std::path::Path;
@@ -14,34 +14,20 @@ const INTERRUPTED: u8 = 130;
 ///
 /// # Errors
 /// Anything that stops the training.
-pub fn train(training: ResolvedTraining, dashboard: bool) -> Result<(), CommandError> {
+pub fn train(registry: &Registry, training: ResolvedTraining, dashboard: bool) -> Result<(), CommandError> {
     let ResolvedTraining { config, out, resume } = training;
     let options = RunOptions { resume, dashboard, interrupter: Interrupter::new() };
     let interrupter = options.interrupter.clone();
-    let report =
-        experiment::run(config, &out, options, || stop_on_ctrl_c(interrupter).map_err(Failure::Other))
-            .map_err(|error| match error {
-                Failure::Run(error) => failure(error, &out),
-                Failure::Other(error) => error,
-            })?;
+    let task = registry.tasks.get(&config.task)?;
+    let run = task.prepare(registry, config, &out, options).map_err(|error| failure(error, &out))?;
+    stop_on_ctrl_c(interrupter)?;
+    let report = run().map_err(|error| failure(error, &out))?;
     let out = out.display();
     print(&format!(
         "{}\nwrote {out}/model.safetensors, {out}/float.safetensors, {out}/report.json and {out}/report.svg in {:.0} s\n",
-        report.table(),
+        task.table(&report),
         report.seconds
     ))
-}
-
-/// What stops the training.
-enum Failure {
-    Run(RunError),
-    Other(CommandError),
-}
-
-impl From<RunError> for Failure {
-    fn from(error: RunError) -> Self {
-        Self::Run(error)
-    }
 }
 
 fn failure(error: RunError, out: &Path) -> CommandError {

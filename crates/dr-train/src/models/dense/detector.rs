@@ -1,7 +1,8 @@
 //! [`Detector`]: boxes around objects.
 
+use super::features;
 use super::pyramid::Pyramid;
-use super::{DenseConfig, features};
+use crate::models::ConvNetConfig;
 use crate::nn::{Executor, Network, QuantConv2d, QuantConv2dConfig};
 use burn::module::Module;
 use burn::tensor::Device;
@@ -17,16 +18,13 @@ pub const BOX_OUTPUTS: usize = 5;
 /// Logits of classes at first: an object is found at one in a hundred positions (focal loss, arXiv:1708.02002).
 const RARE: f32 = -4.6;
 
-impl DenseConfig {
+impl ConvNetConfig {
     /// A float network that finds boxes; the same `seed` gives the same weights on every device.
-    ///
-    /// # Panics
-    /// If the network is no residual network for images.
     #[must_use]
     pub fn init_detector(&self, seed: u64, device: &Device) -> Detector {
         let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(seed);
         let features = features(self.width);
-        let pyramid = Pyramid::new(self.kind, self.width, self.channels, features, FIRST, rng, device);
+        let pyramid = Pyramid::new(self, features, FIRST, rng, device);
         let biased = |outputs, kernel| QuantConv2dConfig {
             bias: true,
             ..QuantConv2dConfig::new([features, outputs], kernel)

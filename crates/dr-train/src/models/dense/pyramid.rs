@@ -1,9 +1,8 @@
 //! [`Pyramid`]: features of several resolutions, each of which knows what the coarser ones found.
 
-use crate::config::ModelKind;
-use crate::models::architecture::Architecture;
+use crate::models::ConvNetConfig;
 use crate::models::block::Block;
-use crate::nn::{Executor, PrecisionNorm, PrecisionNormConfig, QuantConv2d, QuantConv2dConfig};
+use crate::nn::{Executor, PrecisionNorm, QuantConv2d, QuantConv2dConfig};
 use burn::module::Module;
 use burn::tensor::Device;
 use dr_runtime::graph::Activation;
@@ -30,30 +29,12 @@ pub(super) struct Pyramid {
 }
 
 impl Pyramid {
-    /// On the residual network of this name, from stage `first` on.
+    /// On this residual network, from stage `first` on.
     pub(super) fn new(
-        kind: ModelKind, width: usize, channels: usize, features: usize, first: usize, rng: &mut impl Rng,
-        device: &Device,
+        network: &ConvNetConfig, features: usize, first: usize, rng: &mut impl Rng, device: &Device,
     ) -> Self {
-        let architecture = Architecture::new(kind, width);
-        let stem = architecture.stem;
-        let config = QuantConv2dConfig {
-            stride: stem.stride,
-            ..QuantConv2dConfig::new([channels, stem.channels], stem.kernel)
-        };
-        let (stem_conv, stem_norm) =
-            (config.init(rng, device), PrecisionNormConfig::new(stem.channels).init(device));
-        let mut input = stem.channels;
-        let mut stages = vec![];
-        for stage in &architecture.stages {
-            let mut blocks = vec![];
-            for position in 0..stage.blocks {
-                let step = if position == 0 { stage.stride } else { 1 };
-                blocks.push(Block::new(stage, input, step, stem.activation, rng, device));
-                input = stage.channels;
-            }
-            stages.push(blocks);
-        }
+        let architecture = network.architecture();
+        let (stem, stem_norm, stages) = architecture.init(network.channels, rng, device);
         let biased =
             |channels, kernel| QuantConv2dConfig { bias: true, ..QuantConv2dConfig::new(channels, kernel) };
         let used = &architecture.stages[first..];
@@ -61,14 +42,14 @@ impl Pyramid {
             used.iter().map(|stage| biased([stage.channels, features], 1).init(rng, device)).collect();
         let outputs = used.iter().map(|_| biased([features, features], 3).init(rng, device)).collect();
         Self {
-            stem: stem_conv,
+            stem,
             stem_norm,
             stages,
             laterals,
             outputs,
-            activation: stem.activation,
+            activation: architecture.stem.activation,
             first,
-            max_pool: stem.max_pool,
+            max_pool: architecture.stem.max_pool,
         }
     }
 

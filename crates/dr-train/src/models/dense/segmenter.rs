@@ -1,23 +1,21 @@
 //! [`Segmenter`]: a class for every pixel.
 
+use super::features;
 use super::pyramid::Pyramid;
-use super::{DenseConfig, features};
+use crate::models::ConvNetConfig;
 use crate::nn::{Executor, Network, QuantConv2d, QuantConv2dConfig};
 use burn::module::Module;
 use burn::tensor::Device;
 use dr_runtime::graph::Op;
 use rand::SeedableRng;
 
-impl DenseConfig {
+impl ConvNetConfig {
     /// A float network that gives every pixel a class; the same `seed` gives the same weights on every device.
-    ///
-    /// # Panics
-    /// If the network is no residual network for images.
     #[must_use]
     pub fn init_segmenter(&self, seed: u64, device: &Device) -> Segmenter {
         let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(seed);
         let features = features(self.width);
-        let pyramid = Pyramid::new(self.kind, self.width, self.channels, features, 0, rng, device);
+        let pyramid = Pyramid::new(self, features, 0, rng, device);
         let biased =
             |channels, kernel| QuantConv2dConfig { bias: true, ..QuantConv2dConfig::new(channels, kernel) };
         Segmenter {

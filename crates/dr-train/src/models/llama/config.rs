@@ -201,6 +201,11 @@ impl LlamaConfig {
         }
     }
 
+    /// What files say.
+    pub(crate) fn to_json(&self) -> Value {
+        serde_json::to_value(self).expect("numbers and names")
+    }
+
     /// The heads of an attention.
     pub(super) const fn attention(&self) -> Attention {
         let Self { heads, kv_heads, head_dim, rope, .. } = *self;

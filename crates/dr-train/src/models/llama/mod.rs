@@ -4,12 +4,48 @@ mod config;
 
 pub use config::{LlamaConfig, LlamaConfigError};
 
-use crate::nn::{Embedding, Executor, Network, QuantLinear, QuantLinearConfig, Table, normal};
+use super::kind::{ModelKind, Sizes};
+use crate::config::task::LANGUAGE;
+use crate::nn::{
+    Embedding, Executor, Model, Network, QuantLinear, QuantLinearConfig, Table, TraceError, normal,
+};
 use burn::module::Module;
 use burn::nn::{RmsNorm, RmsNormConfig};
 use burn::tensor::Device;
 use dr_runtime::graph::{Activation, Op};
 use rand::{Rng, SeedableRng};
+
+/// Language models of the Llama family: [`LlamaConfig::small`] ones.
+#[derive(Clone, Copy, Debug)]
+pub struct LlamaKind;
+
+impl LlamaKind {
+    fn config(sizes: &Sizes) -> LlamaConfig {
+        LlamaConfig::small(sizes.classes, sizes.width, sizes.layers, sizes.input.width)
+    }
+}
+
+impl ModelKind for LlamaKind {
+    fn name(&self) -> &'static str {
+        "llama"
+    }
+
+    fn tasks(&self) -> &'static [&'static str] {
+        &[LANGUAGE]
+    }
+
+    fn usual_width(&self) -> usize {
+        128
+    }
+
+    fn init(&self, sizes: &Sizes, seed: u64, device: &Device) -> Result<Model, TraceError> {
+        Model::trace(&Self::config(sizes).init(seed, device))
+    }
+
+    fn language(&self, sizes: &Sizes) -> Option<serde_json::Value> {
+        Some(Self::config(sizes).to_json())
+    }
+}
 
 /// The deviation of random weights.
 const DEVIATION: f64 = 0.02;

@@ -1,0 +1,54 @@
+//! [`Registry`]: what a program knows by name.
+
+use super::images::ImageTask;
+use super::scenes::SceneTask;
+use super::task::{Kind, TaskKind};
+use super::text::TextTask;
+use crate::data::{DatasetKind, datasets};
+use crate::detection::BoxTargets;
+use crate::models::{ModelKind, models};
+use crate::names::Names;
+use burn::tensor::{Int, Tensor};
+
+/// What a program knows by name: at first all that this crate has, and then what the program adds of its own.
+pub struct Registry {
+    /// Networks.
+    pub models: Names<dyn ModelKind>,
+    /// Datasets.
+    pub datasets: Names<dyn DatasetKind>,
+    /// Tasks.
+    pub tasks: Names<dyn TaskKind>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        let tasks: [&dyn TaskKind; 4] = [
+            &Kind::<ImageTask>::ENTRY,
+            &Kind::<SceneTask<Tensor<1, Int>>>::ENTRY,
+            &Kind::<SceneTask<BoxTargets>>::ENTRY,
+            &Kind::<TextTask>::ENTRY,
+        ];
+        let tasks = Names::new("task", <dyn TaskKind>::name, tasks);
+        Self { models: models(), datasets: datasets(), tasks }
+    }
+}
+
+impl Registry {
+    /// The same with one more network.
+    #[must_use]
+    pub fn with_model(self, model: &'static dyn ModelKind) -> Self {
+        Self { models: self.models.with(model), ..self }
+    }
+
+    /// The same with one more dataset.
+    #[must_use]
+    pub fn with_dataset(self, dataset: &'static dyn DatasetKind) -> Self {
+        Self { datasets: self.datasets.with(dataset), ..self }
+    }
+
+    /// The same with one more task.
+    #[must_use]
+    pub fn with_task(self, task: &'static dyn TaskKind) -> Self {
+        Self { tasks: self.tasks.with(task), ..self }
+    }
+}

@@ -1,0 +1,76 @@
+//! [`Source`]: the data that a saved network learned from, looked at again.
+
+use super::error::RunError;
+use super::registry::Registry;
+use super::task::TaskKind;
+use crate::artifact::{Artifact, ArtifactError, Description};
+use crate::data::DataSource;
+use crate::text::Tokenizer;
+use burn::tensor::Device;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+
+/// A saved network, and which data are asked for.
+pub struct Source<'a> {
+    /// Where names are known.
+    pub registry: &'a Registry,
+    /// The network.
+    pub artifact: &'a Artifact,
+    /// Where it is.
+    pub model: &'a Path,
+    /// Another dataset than that of the network.
+    pub dataset: Option<&'a str>,
+    /// Where its files are.
+    pub data_dir: Option<&'a Path>,
+    /// A text to measure on, all of it.
+    pub text: Option<&'a Path>,
+    /// Only the first so many images, or characters, of those to learn from.
+    pub limit: Option<usize>,
+    /// Where it is computed.
+    pub device: &'a Device,
+}
+
+impl<'a> Source<'a> {
+    /// The data of the network, or those that are asked for.
+    #[must_use]
+    pub fn new(
+        registry: &'a Registry, artifact: &'a Artifact, model: &'a Path, dataset: &'a Option<String>,
+        data_dir: &'a Option<PathBuf>, device: &'a Device,
+    ) -> Self {
+        let (dataset, data_dir) = (dataset.as_deref(), data_dir.as_deref());
+        Self { registry, artifact, model, dataset, data_dir, text: None, limit: None, device }
+    }
+
+    /// What the network does.
+    ///
+    /// # Errors
+    /// A task that the registry does not have.
+    pub fn task(&self) -> Result<&'static dyn TaskKind, RunError> {
+        let task = self.registry.tasks.get(&self.artifact.description.task);
+        Ok(task.map_err(ArtifactError::network)?)
+    }
+
+    /// Images, as the network takes them.
+    ///
+    /// # Errors
+    /// A dataset that the registry does not have.
+    pub fn data(&self) -> Result<DataSource<'a>, RunError> {
+        let Description { dataset, input, seed, .. } = &self.artifact.description;
+        let dataset = self.registry.datasets.get(self.dataset.unwrap_or(dataset))?;
+        Ok(DataSource { image_size: input.height, ..DataSource::new(dataset, self.data_dir, *seed) })
+    }
+
+    /// The network's tokenizer.
+    ///
+    /// # Errors
+    /// If it has none that can be read.
+    pub fn tokenizer(&self) -> Result<Tokenizer, RunError> {
+        let json = self.artifact.tokenizer().map_err(|error| error.in_file(self.model))?;
+        Ok(Tokenizer::from_json(json)?)
+    }
+
+    /// What is wrong, with the name of the model.
+    pub fn wrong(&self, error: impl Error + Send + Sync + 'static) -> RunError {
+        RunError::InModel { path: self.model.to_owned(), error: Box::new(error) }
+    }
+}
