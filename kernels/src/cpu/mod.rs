@@ -42,7 +42,6 @@ pub use packed::{
     dequantize_packed, dequantize_packed_into, quantize_pack, quantize_pack_into, switch_packed,
     switch_packed_into,
 };
-#[cfg(feature = "burn")]
 pub(crate) use pages::Words;
 pub use sample::Sample;
 pub use scale_search::{search_scales, search_scales_on};
