@@ -20,6 +20,17 @@ pub struct Graph {
     parts: Parts,
     /// Of each node's value.
     kinds: Vec<Kind>,
+    /// Of each node's value.
+    readers: Vec<Readers>,
+}
+
+/// Who reads a value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Readers {
+    Nobody,
+    /// A BatchNorm, and so nobody else: the value is never made.
+    BatchNorm,
+    Others,
 }
 
 /// What a graph is made of, unchecked.
@@ -79,7 +90,7 @@ impl LayerKind {
     pub fn weight_shape(&self) -> Vec<usize> {
         match *self {
             Self::Conv2d { channels: [input, output], kernel: [rows, columns], groups, .. } => {
-                vec![output, input / groups, rows, columns]
+                vec![output, input.checked_div(groups).unwrap_or(0), rows, columns]
             }
             Self::Linear { features: [input, output] } => vec![output, input],
         }
@@ -123,13 +134,14 @@ impl LayerKind {
     }
 }
 
-/// How many positions a window has along rows and columns.
-fn window_positions(
+/// How many positions a window has along rows and columns; none if it does not fit or does not move.
+pub(crate) fn window_positions(
     input: [usize; 2], kernel: [usize; 2], stride: [usize; 2], padding: [usize; 2],
 ) -> [usize; 2] {
     std::array::from_fn(|axis| {
-        let room = (input[axis] + 2 * padding[axis]).checked_sub(kernel[axis]);
-        room.map_or(0, |room| room / stride[axis] + 1)
+        let size = input[axis].saturating_add(padding[axis].saturating_mul(2));
+        let steps = size.checked_sub(kernel[axis]).and_then(|room| room.checked_div(stride[axis]));
+        steps.map_or(0, |steps| steps.saturating_add(1))
     })
 }
 
@@ -171,6 +183,21 @@ pub struct Node {
     /// From which values.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inputs: Vec<Value>,
+}
+
+impl Node {
+    /// The inputs whose values it reads.
+    pub(crate) fn read(&self) -> &[Value] {
+        read(self.op, &self.inputs)
+    }
+}
+
+/// The inputs whose values an operation reads: of what something is enlarged to, only the size.
+fn read(op: Op, inputs: &[Value]) -> &[Value] {
+    match op {
+        Op::Enlarge => inputs.get(..1).unwrap_or_default(),
+        _ => inputs,
+    }
 }
 
 /// What a node computes. Numbers are positions in the graph's tables.
@@ -291,9 +318,10 @@ impl Rope {
         let frequencies = self.frequencies(head_dim / 2);
         [f64::cos, f64::sin].map(|of| {
             let row = |position: usize| {
-                frequencies.iter().map(move |frequency| of(position as f64 * frequency) as f32)
+                let position = start as f64 + position as f64;
+                frequencies.iter().map(move |frequency| of(position * frequency) as f32)
             };
-            (start..start + positions).flat_map(row).collect()
+            (0..positions).flat_map(row).collect()
         })
     }
 
@@ -565,6 +593,9 @@ impl Graph {
         let kind = self.result(node, op, inputs, &kinds)?;
         self.parts.nodes.push(Node { op, inputs: inputs.to_vec() });
         self.kinds.push(kind);
+        self.readers.push(Readers::Nobody);
+        let reader = if matches!(op, Op::BatchNorm(_)) { Readers::BatchNorm } else { Readers::Others };
+        read(op, inputs).iter().for_each(|&value| self.readers[value] = reader);
         Ok(node)
     }
 
@@ -575,6 +606,9 @@ impl Graph {
             Err(GraphError::Inputs { node, op, found, expected })
         };
         let missing = |what, found, count| Err(GraphError::Table { node, what, found, count });
+        if read(op, inputs).iter().any(|&value| self.readers[value] == Readers::BatchNorm) {
+            return wrong("values that no BatchNorm reads".into());
+        }
         let fits = |found: Option<usize>, wanted: usize| found.is_none_or(|found| found == wanted);
         match (op, kinds) {
             (Op::Images { channels }, []) if node == 0 && (1..=LARGEST).contains(&channels) => {
@@ -604,12 +638,17 @@ impl Graph {
                 let Some(of) = self.parts.batch_norms.get(norm) else {
                     return missing("BatchNorm", norm, self.parts.batch_norms.len());
                 };
-                let after = |value: &Value| matches!(self.nodes()[*value].op, Op::Layer(_));
+                let after = |value: &Value| {
+                    matches!(self.nodes()[*value].op, Op::Layer(_)) && self.readers[*value] == Readers::Nobody
+                };
                 match kinds {
                     [Kind::Images(found)] if *found == of.features && inputs.iter().all(after) => {
                         Ok(kinds[0])
                     }
-                    _ => wrong(format!("the result of a convolution with {} channels", of.features)),
+                    _ => wrong(format!(
+                        "the result of a convolution with {} channels, that nothing else reads",
+                        of.features
+                    )),
                 }
             }
             (Op::RmsNorm(norm), _) => {
@@ -650,7 +689,8 @@ impl Graph {
                     && heads.is_multiple_of(kv_heads)
                     && head_dim.is_multiple_of(2)
                     && rope.theta > 0.0
-                    && rope.theta.is_finite();
+                    && rope.theta.is_finite()
+                    && self.input() == Some(Op::Tokens);
                 let (queries, keys) = (heads.saturating_mul(head_dim), kv_heads.saturating_mul(head_dim));
                 match kinds {
                     [Kind::Rows(Some(q)), Kind::Rows(Some(k)), Kind::Rows(Some(v))]
@@ -658,7 +698,9 @@ impl Graph {
                     {
                         Ok(kinds[0])
                     }
-                    _ => wrong(format!("rows of {queries}, {keys} and {keys} features, even heads")),
+                    _ => {
+                        wrong(format!("rows of {queries}, {keys} and {keys} features of tokens, even heads"))
+                    }
                 }
             }
             (Op::Concat, [Kind::Images(_), ..]) => {
@@ -666,9 +708,10 @@ impl Graph {
                     Kind::Images(channels) => Some(*channels),
                     _ => None,
                 });
-                match channels.sum::<Option<usize>>() {
+                let sum = channels.fold(Some(0usize), |sum, channels| sum?.checked_add(channels?));
+                match sum.filter(|channels| *channels <= LARGEST) {
                     Some(channels) => Ok(Kind::Images(channels)),
-                    None => wrong("images".into()),
+                    None => wrong(format!("images, of at most {LARGEST} channels in all")),
                 }
             }
             (Op::Rows, [Kind::Images(channels), rest @ ..]) if rest.iter().all(|kind| *kind == kinds[0]) => {
@@ -808,7 +851,7 @@ impl TryFrom<Parts> for Graph {
         parts.rms_norms.into_iter().try_for_each(|norm| graph.add_rms_norm(norm).map(|_| ()))?;
         parts.embeddings.into_iter().try_for_each(|table| graph.add_embedding(table).map(|_| ()))?;
         parts.nodes.into_iter().try_for_each(|node| graph.push(node.op, &node.inputs).map(|_| ()))?;
-        if graph.nodes().is_empty() { Err(GraphError::Empty) } else { Ok(graph) }
+        if graph.nodes().len() < 2 { Err(GraphError::Empty) } else { Ok(graph) }
     }
 }
 

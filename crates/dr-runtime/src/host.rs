@@ -3,13 +3,13 @@
 use crate::RuntimeError;
 use crate::file::{Artifact, Values, elements};
 use crate::float::FloatLayer;
-use crate::graph::{Activation, Attention, Graph, LayerKind, Norm, Op, Value};
+use crate::graph::{Activation, Attention, Graph, LayerKind, Norm, Op, Value, window_positions};
 use crate::layers::{Affine, Codes, Quantization, Table};
-use crate::program::{Product, Program, Step};
+use crate::program::{Product, Program, Step, checked_sizes};
 use dr_kernels::host::language::{AttentionCache, attention, rms_norm, rotate, swiglu};
 use dr_kernels::host::{self, Job, Results, StoredWeight, WeightOnly, code_len, run_together};
 use dr_kernels::integer::CodeQuantizer;
-use dr_kernels::{Conv2dOptions, integer};
+use dr_kernels::{Conv2dOptions, KernelError, integer};
 use dr_precision::Precision;
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex, TryLockError};
@@ -152,6 +152,7 @@ impl Network {
     pub fn load_with(
         artifact: &Artifact, precision: Option<Precision>, arithmetic: Arithmetic,
     ) -> Result<Self, RuntimeError> {
+        artifact.description.check()?;
         let graph = artifact.graph()?.clone();
         let set = artifact.description.precisions();
         match (precision, &set) {
@@ -372,12 +373,25 @@ struct Workspace {
     dims: Vec<[usize; 4]>,
 }
 
-/// Room for `len` elements, of which the first ones may have been written before.
-fn room<T: Default + Clone>(memory: &mut Vec<T>, len: usize) -> &mut [T] {
+/// Room for values of these sizes, of which the first ones may have been written before.
+fn room<'a, T: Default + Clone>(
+    memory: &'a mut Vec<T>, sizes: &[usize],
+) -> Result<&'a mut [T], RuntimeError> {
+    let len = count(sizes)?;
     if memory.len() < len {
+        memory.try_reserve(len - memory.len()).map_err(|_| too_large(sizes))?;
         memory.resize(len, T::default());
     }
-    &mut memory[..len]
+    Ok(&mut memory[..len])
+}
+
+/// How many values of these sizes there are.
+fn count(sizes: &[usize]) -> Result<usize, RuntimeError> {
+    elements(sizes).ok_or_else(|| too_large(sizes))
+}
+
+fn too_large(sizes: &[usize]) -> RuntimeError {
+    KernelError::TooLarge { what: "values of a network", sizes: sizes.to_vec() }.into()
 }
 
 /// Where in texts the tokens are.
@@ -422,8 +436,8 @@ impl Pass<'_> {
                     return wrong(format!("{} values for images {shape:?}", values.len()));
                 }
                 if workspace.images != shape {
+                    workspace.sizes = checked_sizes(graph, [rows, columns])?;
                     workspace.images = shape;
-                    workspace.sizes = graph.sizes([rows, columns]);
                     workspace.values.clear();
                     workspace.codes.clear();
                 }
@@ -453,7 +467,7 @@ impl Pass<'_> {
         if !program.input_as_it_comes {
             let dims = workspace.dims[0];
             let mut out = self.take(0);
-            channels_last(images, dims, room(&mut out, images.len()));
+            channels_last(images, dims, room(&mut out, &dims)?);
             self.put(0, out, dims);
         }
         for step in &program.steps {
@@ -489,6 +503,16 @@ impl Pass<'_> {
         &self.workspace.values[slot][..self.workspace.dims[value].iter().product()]
     }
 
+    /// The values of a node that are combined with `len` others: of a text of which only the end is computed, the end.
+    fn beside(&self, value: Value, len: usize) -> Result<&[f32], RuntimeError> {
+        let values = self.value(value);
+        if values.len() < len || (values.len() > len && self.text.positions == 0) {
+            let found = format!("images from which {} values come beside {len}", values.len());
+            return Err(RuntimeError::Input { found, expected: "as many on both sides".to_owned() });
+        }
+        Ok(tail(values, len))
+    }
+
     /// The memory of a node's values, to be written to.
     fn take(&mut self, value: Value) -> Vec<f32> {
         std::mem::take(&mut self.workspace.values[self.network.shared.program.values[value]])
@@ -512,7 +536,7 @@ impl Pass<'_> {
                 let mut codes = std::mem::take(&mut self.workspace.codes[program.codes[product.of]]);
                 let as_it_comes = product.input == 0 && program.input_as_it_comes;
                 let x = if as_it_comes { images } else { self.value(product.input) };
-                kernel.quantize(x, input, !as_it_comes, room(&mut codes, code_len(input)))?;
+                kernel.quantize(x, input, !as_it_comes, room(&mut codes, &[code_len(input)])?)?;
                 self.workspace.codes[program.codes[product.of]] = codes;
             }
             dims[at] = match kernel {
@@ -551,22 +575,22 @@ impl Pass<'_> {
         let Shared { program, .. } = &*self.network.shared;
         let mut jobs: Vec<Job> = Vec::with_capacity(products.len());
         for ((product, (values, codes)), &dims) in products.iter().zip(outs).zip(dims) {
-            let (input, len) = (self.workspace.dims[product.input], dims.iter().product());
-            // Of a text of which only the end is computed, the end.
-            let residual = product.residual.map(|residual| tail(self.value(residual), len));
+            let (input, len) = (self.workspace.dims[product.input], count(&dims)?);
+            let residual = product.residual.map(|residual| self.beside(residual, len)).transpose()?;
             match &*self.network.kernels[product.of] {
                 Kernel::Integer(kernel) => {
                     let next = product.codes_for.map(|next| &*self.network.kernels[next]);
                     let to = match next {
-                        Some(Kernel::Integer(next)) => Some((room(codes, code_len(dims)), next.input())),
+                        Some(Kernel::Integer(next)) => Some((room(codes, &[code_len(dims)])?, next.input())),
                         _ => None,
                     };
-                    let results = Results { values: product.values.then(|| room(values, len)), codes: to };
+                    let values = if product.values { Some(room(values, &dims)?) } else { None };
+                    let results = Results { values, codes: to };
                     let codes = &self.workspace.codes[program.codes[product.of]][..code_len(input)];
                     jobs.push(Job { product: kernel, codes, dims: input, residual, results });
                 }
                 Kernel::WeightOnly(kernel) => {
-                    let out = room(values, len);
+                    let out = room(values, &dims)?;
                     kernel.run(self.value(product.input), input[0], out)?;
                     finish(out, residual, program.uses[product.of].activation);
                 }
@@ -574,12 +598,12 @@ impl Pass<'_> {
                     let as_it_comes = product.input == 0 && program.input_as_it_comes;
                     let mut turned = vec![];
                     let x = if as_it_comes {
-                        channels_last(images, input, room(&mut turned, images.len()));
+                        channels_last(images, input, room(&mut turned, &input)?);
                         &turned
                     } else {
                         self.value(product.input)
                     };
-                    layer.run(x, input, residual, room(values, len))?;
+                    layer.run(x, input, residual, room(values, &dims)?)?;
                 }
             }
         }
@@ -598,30 +622,31 @@ impl Pass<'_> {
         let dims = match op {
             Op::Embedding(table) => {
                 let table = &self.network.shared.tables[table];
-                table.write(ids, room(&mut out, ids.len() * table.features()))?;
+                table.write(ids, room(&mut out, &[ids.len(), table.features()])?)?;
                 [ids.len(), 1, 1, table.features()]
             }
             Op::RmsNorm(norm) => {
                 let Shared { gains, graph, .. } = &*self.network.shared;
                 let x = self.value(inputs[0]);
-                rms_norm(x, &gains[norm], graph.rms_norms()[norm].epsilon as f32, room(&mut out, x.len()))?;
+                let epsilon = graph.rms_norms()[norm].epsilon as f32;
+                rms_norm(x, &gains[norm], epsilon, room(&mut out, &from)?)?;
                 from
             }
             Op::Activation(activation) => {
                 let x = self.value(inputs[0]);
-                let out = room(&mut out, x.len());
+                let out = room(&mut out, &from)?;
                 out.copy_from_slice(x);
                 finish(out, None, Some(activation));
                 from
             }
             Op::Add | Op::Multiply => {
-                let [a, b] = [self.value(inputs[0]), self.value(inputs[1])];
-                let (len, dims) = match a.len() <= b.len() {
-                    true => (a.len(), from),
-                    false => (b.len(), self.workspace.dims[inputs[1]]),
+                let [a, b] = [0, 1].map(|at| self.value(inputs[at]).len());
+                let (len, dims) = match a <= b {
+                    true => (a, from),
+                    false => (b, self.workspace.dims[inputs[1]]),
                 };
-                let pairs = tail(a, len).iter().zip(tail(b, len));
-                let out = room(&mut out, len).iter_mut().zip(pairs);
+                let pairs = self.beside(inputs[0], len)?.iter().zip(self.beside(inputs[1], len)?);
+                let out = room(&mut out, &dims)?.iter_mut().zip(pairs);
                 match op {
                     Op::Add => out.for_each(|(out, (a, b))| *out = a + b),
                     _ => out.for_each(|(out, (a, b))| *out = a * b),
@@ -630,18 +655,15 @@ impl Pass<'_> {
             }
             Op::MaxPool { kernel, stride, padding } => {
                 let x = self.value(inputs[0]);
-                let at = |size: usize, axis: usize| {
-                    let room = (size + 2 * padding[axis]).checked_sub(kernel[axis]);
-                    room.map_or(0, |room| room / stride[axis] + 1)
-                };
-                let dims = [batch, at(rows, 0), at(columns, 1), channels];
-                let out = room(&mut out, dims.iter().product());
+                let [to_rows, to_columns] = window_positions([rows, columns], kernel, stride, padding);
+                let dims = [batch, to_rows, to_columns, channels];
+                let out = room(&mut out, &dims)?;
                 max_pool(x, from, dims, [kernel, stride, padding], out);
                 dims
             }
             Op::Mean => {
                 let x = self.value(inputs[0]);
-                let out = room(&mut out, batch * channels);
+                let out = room(&mut out, &[batch, channels])?;
                 out.fill(f32::NAN); // of no pixels
                 let image = (rows * columns * channels).max(1);
                 for (out, image) in out.chunks_exact_mut(channels.max(1)).zip(x.chunks_exact(image)) {
@@ -657,7 +679,7 @@ impl Pass<'_> {
                 let [to_rows, to_columns] = self.workspace.sizes[inputs[1]];
                 let x = self.value(inputs[0]);
                 let dims = [batch, to_rows, to_columns, channels];
-                let out = room(&mut out, dims.iter().product());
+                let out = room(&mut out, &dims)?;
                 let times = [to_rows.div_ceil(rows.max(1)), to_columns.div_ceil(columns.max(1))];
                 for (at, out) in out.chunks_exact_mut(channels.max(1)).enumerate() {
                     let (image, row, column) =
@@ -673,7 +695,7 @@ impl Pass<'_> {
             }
             Op::Concat => {
                 let all: usize = inputs.iter().map(|&input| self.workspace.dims[input][3]).sum();
-                let out = room(&mut out, batch * rows * columns * all);
+                let out = room(&mut out, &[batch, rows, columns, all])?;
                 let mut first = 0;
                 for &input in inputs {
                     let channels = self.workspace.dims[input][3];
@@ -687,8 +709,8 @@ impl Pass<'_> {
             }
             Op::Rows => {
                 let item = |&input: &Value| self.workspace.dims[input][1..].iter().product::<usize>();
-                let all: usize = inputs.iter().map(item).sum();
-                let out = room(&mut out, batch * all);
+                let all = inputs.iter().map(item).fold(0, usize::saturating_add);
+                let out = room(&mut out, &[batch, all])?;
                 let mut first = 0;
                 for input in inputs {
                     let len = item(input);
@@ -702,7 +724,7 @@ impl Pass<'_> {
             }
             Op::Flatten => {
                 let len = rows * columns * channels;
-                let out = room(&mut out, batch * len);
+                let out = room(&mut out, &[batch, len])?;
                 if inputs[0] == 0 && self.network.shared.program.input_as_it_comes {
                     out.copy_from_slice(images);
                 } else {
@@ -742,7 +764,7 @@ impl Pass<'_> {
         let rows = if last { 1 } else { positions };
         let mut cache = self.cache.take();
         let [q, k, v] = [0, 1, 2].map(|i| self.value(inputs[i]));
-        let texts = room(&mut out, batch * rows * features).chunks_exact_mut((rows * features).max(1));
+        let texts = room(&mut out, &[batch, rows, features])?.chunks_exact_mut((rows * features).max(1));
         let of =
             |text: usize, features: usize| text * positions * features..(text + 1) * positions * features;
         let attend = |(text, out): (usize, &mut [f32])| {

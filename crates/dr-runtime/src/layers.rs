@@ -33,7 +33,7 @@ impl Quantization {
         let Some(format) = artifact.description.layer_format(graph, layer) else { return Ok(None) };
         let Layer { name, kind, .. } = &graph.layers()[layer];
         let part = |part: &str, i: usize| format!("{name}.quantizers.{part}.{i}");
-        let count = ScaleLayout::weights(&kind.weight_shape(), format.granularity).scales();
+        let count = ScaleLayout::weights(&kind.weight_shape(), format.granularity)?.scales();
         let scales = (0..format.weights.len())
             .map(|i| artifact.values(&part("weight_scales", i), &[count]))
             .collect::<Result<_, _>>()?;
@@ -51,7 +51,8 @@ impl Quantization {
         let (name, shape) = (format!("{}.weight", of.name), of.kind.weight_shape());
         Ok(match artifact.description.is_packed() {
             true => {
-                let words = packed_words(shape.iter().product(), self.format.weights[0]);
+                let elements = ScaleLayout::weights(&shape, self.format.granularity)?.elements();
+                let words = packed_words(elements, self.format.weights[0]);
                 Codes::Words(artifact.u32(&name, &[words])?)
             }
             false => Codes::Bytes(artifact.i8(&name, &shape)?),
@@ -146,7 +147,7 @@ impl Table {
             None => Rows::Floats(artifact.values(&name, &shape)?),
             Some(quantization) => {
                 let groups =
-                    ScaleLayout::weights(&shape, quantization.format.granularity).scales() / vocabulary;
+                    ScaleLayout::weights(&shape, quantization.format.granularity)?.scales() / vocabulary;
                 let codes = match quantization.codes(artifact, of)? {
                     Codes::Bytes(_) => match &artifact.tensors[&name].data {
                         TensorValues::I8(codes) => codes.clone(),

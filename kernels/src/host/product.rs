@@ -182,7 +182,7 @@ impl Product {
 
     /// What is added at each position.
     fn addend(&self, shape: &IntConv2dShape) -> Arc<[f32]> {
-        if self.input.zero_point == 0.0 {
+        if self.input.zero_point == 0.0 || shape.results() == 0 || shape.weight().cols() == 0 {
             return self.shift.clone();
         }
         // Without padding, all sizes have the same.
@@ -236,12 +236,13 @@ pub fn run_together(jobs: &mut [Job]) -> Result<(), KernelError> {
 fn run<const N: usize>(jobs: [&mut Job; N]) -> Result<(), KernelError> {
     let mut shapes = [IntConv2dShape::gemm(0, *jobs[0].product.weight.layout())?; N];
     for (shape, job) in shapes.iter_mut().zip(&jobs) {
-        *shape = job.product.shape(job.dims)?;
+        *shape = job.work()?;
     }
     let addends: [Arc<[f32]>; N] = std::array::from_fn(|at| jobs[at].product.addend(&shapes[at]));
     let epilogues: [Epilogue; N] = std::array::from_fn(|at| {
         let Product { multiplier, activation, .. } = jobs[at].product;
-        Epilogue { multiplier, addend: &addends[at], residual: jobs[at].residual, activation: *activation }
+        let residual = jobs[at].residual.map(|residual| &residual[..shapes[at].results()]);
+        Epilogue { multiplier, addend: &addends[at], residual, activation: *activation }
     });
     let mut at = 0..N;
     integer::int_conv2d_together(
@@ -251,6 +252,7 @@ fn run<const N: usize>(jobs: [&mut Job; N]) -> Result<(), KernelError> {
             let to = to.as_mut().map(|(out, to)| (&mut **out, *to));
             let results = integer::Results { values: values.as_deref_mut(), codes: to };
             let weights = product.weight.words();
+            let codes = &codes[..shapes[at].code_bytes()];
             integer::Job { codes, weights, shape: &shapes[at], epilogue: &epilogues[at], results }
         }),
     );
@@ -258,6 +260,13 @@ fn run<const N: usize>(jobs: [&mut Job; N]) -> Result<(), KernelError> {
 }
 
 impl Job<'_> {
+    /// The convolution that is left to do once all sizes are checked: one of no image if nobody wants results.
+    fn work(&self) -> Result<IntConv2dShape, KernelError> {
+        let shape = self.product.shape(self.dims)?;
+        let wanted = self.results.values.is_some() || self.results.codes.is_some();
+        if wanted && shape.results() > 0 { Ok(shape) } else { IntConv2dShape::gemm(0, *shape.weight()) }
+    }
+
     /// Checks all sizes.
     fn check(&self) -> Result<IntConv2dShape, KernelError> {
         let Self { product, codes, dims, residual, results } = self;

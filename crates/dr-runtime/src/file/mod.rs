@@ -146,6 +146,7 @@ impl Artifact {
 
     fn entry(&self, name: &str, shape: &[usize]) -> Result<&TensorEntry, ArtifactError> {
         let entry = self.tensors.get(name).ok_or_else(|| ArtifactError::MissingTensor(name.to_owned()))?;
+        entry.check(name)?;
         if entry.shape != shape {
             return Err(ArtifactError::Shape {
                 name: name.to_owned(),

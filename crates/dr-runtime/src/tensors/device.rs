@@ -7,7 +7,7 @@ use crate::file::{Artifact, Values};
 use crate::graph::{Activation, Embedding, Graph, LayerKind, Norm, Op};
 use crate::host::Arithmetic;
 use crate::layers::{Affine, Codes as StoredCodes, Quantization, Table};
-use crate::program::{Product, Program, Step, Use};
+use crate::program::{Product, Program, Step, Use, checked_sizes};
 use burn::tensor::activation::{relu, silu};
 use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
@@ -52,6 +52,7 @@ impl OnDevice {
     pub fn load(
         artifact: &Artifact, precision: Precision, arithmetic: Arithmetic, device: &Device,
     ) -> Result<Self, RuntimeError> {
+        artifact.description.check()?;
         let graph = artifact.graph()?.clone();
         let set = artifact.description.precisions().ok_or(RuntimeError::Float)?;
         if set.position(precision).is_none() {
@@ -157,10 +158,13 @@ impl OnDevice {
             (found, _) => return Err(wrong(found.name(), &format!("{:?}", graph.input()))),
         }
         // Rows and columns that values are enlarged to, whether they are there or not.
-        let sizes = images.as_ref().map_or_else(Vec::new, |images: &Tensor<4>| {
-            let [_, _, rows, columns] = images.dims();
-            graph.sizes([rows, columns])
-        });
+        let sizes = images.as_ref().map_or_else(
+            || Ok(vec![]),
+            |images: &Tensor<4>| {
+                let [_, _, rows, columns] = images.dims();
+                checked_sizes(graph, [rows, columns])
+            },
+        )?;
         for (at, step) in program.steps.iter().enumerate() {
             let started = Instant::now();
             match step {
