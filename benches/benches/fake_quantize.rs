@@ -29,7 +29,7 @@ fn weight_forward(criterion: &mut Criterion) {
         let (w, stored_scale, scale) = (weights(rows * cols), scales(rows, 0.02), scales(rows, 0.3));
         let mut group = group(criterion, "fake_quantize/forward w8->w4", shape, rows * cols * 8);
         if on_host() {
-            let layout = ScaleLayout::weights(&shape, Granularity::Channel);
+            let layout = ScaleLayout::weights(&shape, Granularity::Channel).unwrap();
             let mut out = vec![1.0; w.len()];
             group.bench_function("dr-kernels, slices", |bencher| {
                 bencher.iter(|| {
@@ -71,7 +71,7 @@ fn activation_forward(criterion: &mut Criterion) {
         let x = weights(rows * cols);
         let mut group = group(criterion, "fake_quantize/forward a4", shape, rows * cols * 8);
         if on_host() {
-            let layout = ScaleLayout::activations(&shape, Granularity::Tensor);
+            let layout = ScaleLayout::activations(&shape, Granularity::Tensor).unwrap();
             let mut out = vec![1.0; x.len()];
             group.bench_function("dr-kernels, slices", |bencher| {
                 bencher.iter(|| {
@@ -105,7 +105,7 @@ fn weight_backward(criterion: &mut Criterion) {
         let (stored_scale, scale) = (scales(rows, 0.02), scales(rows, 0.3));
         let mut group = group(criterion, "fake_quantize/backward w8->w4", shape, rows * cols * 12);
         if on_host() {
-            let layout = ScaleLayout::weights(&shape, Granularity::Channel);
+            let layout = ScaleLayout::weights(&shape, Granularity::Channel).unwrap();
             let mut dw = vec![1.0; w.len()];
             group.bench_function("dr-kernels, slices", |bencher| {
                 bencher.iter(|| {

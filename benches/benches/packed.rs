@@ -19,7 +19,7 @@ fn tensors([rows, cols]: [usize; 2], device: &Device) -> (Tensor<2>, Tensor<1>) 
 
 /// The same weights, quantized to `bits` bits by this machine's CPU.
 fn packed_slice(shape: [usize; 2], bits: BitWidth) -> Vec<u32> {
-    let layout = ScaleLayout::weights(&shape, Granularity::Channel);
+    let layout = ScaleLayout::weights(&shape, Granularity::Channel).unwrap();
     cpu::quantize_pack(&weights(layout.elements()), &vec![SCALE; shape[0]], None, &layout, bits)
 }
 
@@ -41,7 +41,7 @@ fn quantizing(criterion: &mut Criterion) {
         [(LARGE, BitWidth::B8), (LARGE, BitWidth::B4), (LAYER, BitWidth::B8), (LAYER, BitWidth::B4)]
     {
         let [rows, cols] = shape;
-        let layout = ScaleLayout::weights(&shape, Granularity::Channel);
+        let layout = ScaleLayout::weights(&shape, Granularity::Channel).unwrap();
         let bytes = rows * cols * 4 + packed_words(rows * cols, bits) * 4;
         let mut group = group(criterion, &format!("quantize_pack/w{bits}"), shape, bytes);
         if on_host() {
@@ -104,7 +104,7 @@ fn dequantizing(criterion: &mut Criterion) {
         [(LARGE, BitWidth::B8), (LARGE, BitWidth::B4), (LAYER, BitWidth::B8), (LAYER, BitWidth::B4)]
     {
         let [rows, cols] = shape;
-        let layout = ScaleLayout::weights(&shape, Granularity::Channel);
+        let layout = ScaleLayout::weights(&shape, Granularity::Channel).unwrap();
         let bytes = rows * cols * 4 + packed_words(rows * cols, bits) * 4;
         let mut group = group(criterion, &format!("dequantize/w{bits}"), shape, bytes);
         if on_host() {

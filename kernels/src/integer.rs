@@ -42,10 +42,10 @@ pub const fn offset(bits: BitWidth) -> i32 {
     if bits.bits() == 8 { 0 } else { 1 << (bits.bits() - 1) }
 }
 
-/// Channels padded to whole words.
+/// Channels padded to whole words; `usize::MAX` for more than can be.
 #[must_use]
 pub const fn padded_channels(channels: usize) -> usize {
-    channels.next_multiple_of(STEP)
+    channels.div_ceil(STEP).saturating_mul(STEP)
 }
 
 /// What an integer layer does to its results last, before they become codes.
@@ -103,7 +103,8 @@ impl WeightLayout {
     /// # Errors
     /// - [`KernelError::WeightShape`] for another number of axes, or groups that do not divide the outputs;
     /// - [`KernelError::Zero`] for a kernel without taps;
-    /// - [`KernelError::TooLarge`] for more than 2^24 codes of an output, or more codes than can be addressed;
+    /// - [`KernelError::TooLarge`] for more than 2^24 codes of an output, or as many taps of all its scale groups, or more
+    ///   codes than can be addressed;
     /// - [`KernelError::DepthwiseGroups`] for a kernel of a depthwise convolution with several scales;
     /// - [`KernelError::SumOverflow`] for sums that may overflow 32 bits.
     pub fn new(
@@ -121,12 +122,16 @@ impl WeightLayout {
             return Err(KernelError::Zero("kernel"));
         }
         let too_large = || KernelError::TooLarge { what: "weight", sizes: shape.to_vec() };
-        let cols = product("weight", &[inputs, kernel[0], kernel[1]])?;
+        // Each tap has a sum of weights, if only of none.
+        let cols = product("weight", &[inputs.max(1), kernel[0], kernel[1]])?;
         if cols > MOST_COLUMNS {
             return Err(too_large());
         }
         product("input channels", &[inputs, groups])?.checked_next_multiple_of(STEP).ok_or_else(too_large)?;
         let layout = Self { outputs, inputs, kernel, groups, bits, granularity };
+        if product("weight", &[layout.scale_groups(), layout.taps()])? > MOST_COLUMNS {
+            return Err(too_large());
+        }
         // A row of padded codes: each scale group fills the step of each of its taps, and its last block.
         let group = product("weight", &[STEP, layout.taps().min(layout.run())])? + BLOCK;
         let row =
@@ -304,12 +309,12 @@ impl WeightLayout {
         groups * self.group_panels() * PANEL
     }
 
-    /// The output channel that a row is.
+    /// The output channel that a row is; `None` for rows of padding, and where there is no row.
     #[must_use]
     pub const fn output_of(&self, row: usize) -> Option<usize> {
         let outputs = if self.is_depthwise() { self.outputs } else { self.outputs / self.groups };
         let rows = self.group_panels() * PANEL;
-        if row % rows < outputs { Some(row / rows * outputs + row % rows) } else { None }
+        if row < self.rows() && row % rows < outputs { Some(row / rows * outputs + row % rows) } else { None }
     }
 
     /// Codes with those of padding.
@@ -385,6 +390,13 @@ impl IntConv2dShape {
         let shape = Self { batch, input, options, weight };
         let pixel = padded_channels(shape.channels());
         product("padded input", &[batch.max(1), padded[0], padded[1], pixel])?;
+        // Images are copied with their padding.
+        if padding != [0, 0]
+            && u32::try_from(product("padded image", &[padded[0], padded[1], pixel])?).is_err()
+        {
+            let sizes = vec![padded[0], padded[1], pixel];
+            return Err(KernelError::TooLarge { what: "padded image", sizes });
+        }
         // Steps of a window count in 32 bits.
         let reach = (weight.kernel[0] - 1) * dilation[0] + 1;
         let window = product("window of the kernel", &[reach, padded[1], pixel])?;
@@ -486,7 +498,8 @@ impl IntConv2dShape {
     pub fn tapped(&self, output: [usize; 2], tap: usize) -> Option<[usize; 2]> {
         let (cols, Conv2dOptions { stride, padding, dilation }) = (self.weight.kernel[1], self.options);
         let at = |axis: usize, tap: usize| {
-            let padded = output[axis] * stride[axis] + tap * dilation[axis];
+            let padded =
+                output[axis].checked_mul(stride[axis])?.checked_add(tap.checked_mul(dilation[axis])?)?;
             padded.checked_sub(padding[axis]).filter(|&at| at < self.input[axis])
         };
         Some([at(0, tap / cols)?, at(1, tap % cols)?])

@@ -22,6 +22,7 @@
 //! fields after the last code are zero.
 
 use crate::KernelError;
+use crate::error::product;
 use dr_precision::{BitWidth, Granularity};
 
 /// How many codes make a block: every plane of a block is a whole number of words.
@@ -117,46 +118,56 @@ pub fn unpack(words: &[u32], elements: usize, bits: BitWidth) -> Result<Vec<i8>,
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ScaleLayout {
     /// How often all scales repeat: the batch, for activations with more than one scale; else 1.
-    pub outer: usize,
+    pub(crate) outer: usize,
     /// Rows with scales of their own.
-    pub rows: usize,
+    pub(crate) rows: usize,
     /// Elements of a row.
-    pub cols: usize,
+    pub(crate) cols: usize,
     /// Consecutive elements of a row that share a scale; at least 1.
-    pub group: usize,
+    pub(crate) group: usize,
 }
 
 impl ScaleLayout {
     /// For weights `[channels out, channels in, ..]`: a channel is an index of the first axis, a group is a run of
     /// elements of one channel (the input axis and what follows it, flattened).
-    #[must_use]
-    pub fn weights(shape: &[usize], granularity: Granularity) -> Self {
-        let all: usize = shape.iter().product();
+    ///
+    /// # Errors
+    /// [`KernelError::TooLarge`] for more elements than can be addressed.
+    pub fn weights(shape: &[usize], granularity: Granularity) -> Result<Self, KernelError> {
+        let all = product("tensor", shape)?;
         let rows = shape.first().copied().unwrap_or(1);
         let cols = shape.iter().skip(1).product::<usize>();
-        match granularity {
+        Ok(match granularity {
             Granularity::Tensor => Self { outer: 1, rows: 1, cols: all, group: all.max(1) },
             Granularity::Channel => Self { outer: 1, rows, cols, group: cols.max(1) },
             Granularity::Group(n) => Self { outer: 1, rows, cols, group: n.get() },
-        }
+        })
     }
 
     /// For activations `[batch, channels, ..]`: a channel is an index of the second axis, a group is a run of
     /// channels. Scales do not depend on the batch.
-    #[must_use]
-    pub fn activations(shape: &[usize], granularity: Granularity) -> Self {
-        let all: usize = shape.iter().product();
+    ///
+    /// # Errors
+    /// [`KernelError::TooLarge`] for more elements than can be addressed.
+    pub fn activations(shape: &[usize], granularity: Granularity) -> Result<Self, KernelError> {
+        let all = product("tensor", shape)?;
         let batch = shape.first().copied().unwrap_or(1);
         let inner: usize = shape.iter().skip(2).product();
         let cols = shape.get(1).copied().unwrap_or(1) * inner;
         let channels_per_scale = match granularity {
-            Granularity::Tensor => return Self { outer: 1, rows: 1, cols: all, group: all.max(1) },
+            Granularity::Tensor => return Ok(Self { outer: 1, rows: 1, cols: all, group: all.max(1) }),
             Granularity::Channel => 1,
             Granularity::Group(n) => n.get(),
         };
         // A group may name more channels than there are.
         let group = channels_per_scale.saturating_mul(inner).clamp(1, cols.max(1));
-        Self { outer: batch, rows: 1, cols, group }
+        Ok(Self { outer: batch, rows: 1, cols, group })
+    }
+
+    /// Elements of a row.
+    #[must_use]
+    pub const fn cols(&self) -> usize {
+        self.cols
     }
 
     /// Elements of the tensor.
@@ -178,9 +189,12 @@ impl ScaleLayout {
         self.rows * self.runs()
     }
 
-    /// The scale of element `i`.
+    /// The scale of element `i`; 0 if there are no elements.
     #[must_use]
     pub const fn scale_of(&self, i: usize) -> usize {
+        if self.rows == 0 || self.cols == 0 {
+            return 0;
+        }
         i / self.cols % self.rows * self.runs() + i % self.cols / self.group
     }
 

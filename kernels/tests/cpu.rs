@@ -79,12 +79,12 @@ struct Case {
 
 impl Case {
     fn weights(shape: &[usize], granularity: Granularity) -> Self {
-        let layout = ScaleLayout::weights(shape, granularity);
+        let layout = ScaleLayout::weights(shape, granularity).unwrap();
         Self { layout, seed: layout.elements() as u64 }
     }
 
     fn activations(shape: &[usize], granularity: Granularity) -> Self {
-        let layout = ScaleLayout::activations(shape, granularity);
+        let layout = ScaleLayout::activations(shape, granularity).unwrap();
         Self { layout, seed: layout.elements() as u64 + 1 }
     }
 
@@ -339,7 +339,7 @@ fn activations_backward_for_every_width_and_shape() {
 /// Where values are so close to a code that `f32` cannot tell the residual, the sums must still be those of `f64`.
 #[test]
 fn residuals_are_accurate_far_from_zero() {
-    let layout = ScaleLayout::weights(&[20_000], Granularity::Tensor);
+    let layout = ScaleLayout::weights(&[20_000], Granularity::Tensor).unwrap();
     let w: Vec<f32> = noise(layout.elements(), 5).iter().map(|x| 0.02 * (120.0 + 1e-4 * x)).collect();
     let grad = vec![1.0; w.len()];
     let (args, bits) = ((&[0.02f32], &[0.02f32]), BitWidth::B8);
@@ -429,7 +429,7 @@ fn fields_after_the_last_code_are_zero() {
 fn every_code_dequantizes() {
     for width in BitWidth::ALL {
         let codes: Vec<i32> = (0..1000).map(|i| i & width.unsigned_max()).collect();
-        let layout = ScaleLayout::weights(&[codes.len()], Granularity::Tensor);
+        let layout = ScaleLayout::weights(&[codes.len()], Granularity::Tensor).unwrap();
         let words = reference::pack(&codes, width);
         for zero in [None, Some([0.3].as_slice())] {
             let want = reference::dequantize_packed(&words, &[0.7], zero, &layout, width);
@@ -461,7 +461,7 @@ fn scale_search_finds_the_same_scales() {
 fn scale_search_survives_degenerate_groups() {
     let widths = [BitWidth::B8, BitWidth::B2];
     let w = [[0.0; 8], [f32::NAN; 8], [f32::INFINITY; 8], [1e-30; 8]].concat();
-    let layout = ScaleLayout::weights(&[4, 8], Granularity::Channel);
+    let layout = ScaleLayout::weights(&[4, 8], Granularity::Channel).unwrap();
     let want = reference::search_scales(&w, &layout, &widths);
     for isa in isas() {
         assert_eq!(bits(&cpu::search_scales_on(isa, &w, &layout, &widths)), bits(&want), "{isa}");
@@ -470,7 +470,7 @@ fn scale_search_survives_degenerate_groups() {
 
 #[test]
 fn numbers_that_are_not_numbers_become_zero() {
-    let layout = ScaleLayout::weights(&[3], Granularity::Tensor);
+    let layout = ScaleLayout::weights(&[3], Granularity::Tensor).unwrap();
     let w = [f32::NAN, 1.0, -f32::NAN];
     let got = cpu::fake_quantize_weight(&w, &[0.5], &[0.5], &layout, BitWidth::B8, BitWidth::B8);
     assert_eq!(bits(&got), bits(&[0.0, 1.0, 0.0]));
@@ -479,7 +479,7 @@ fn numbers_that_are_not_numbers_become_zero() {
 /// Large enough that it goes past the caches, and starting at an odd place.
 #[test]
 fn large_outputs_are_written_whole() {
-    let layout = ScaleLayout::weights(&[3, (12 << 20) / 3 + 5], Granularity::Channel);
+    let layout = ScaleLayout::weights(&[3, (12 << 20) / 3 + 5], Granularity::Channel).unwrap();
     let w = noise(layout.elements(), 1);
     let (stored_scale, scale) = ([0.01, 0.02, 0.03], [0.2, 0.3, 0.4]);
     let mut got = vec![f32::NAN; layout.elements() + 1];
@@ -536,8 +536,8 @@ prop_compose! {
             _ => Granularity::Group(NonZeroUsize::new(group).unwrap()),
         };
         let layout = match weights {
-            true => ScaleLayout::weights(&shape, granularity),
-            false => ScaleLayout::activations(&shape, granularity),
+            true => ScaleLayout::weights(&shape, granularity).unwrap(),
+            false => ScaleLayout::activations(&shape, granularity).unwrap(),
         };
         Case { layout, seed }
     }

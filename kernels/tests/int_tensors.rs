@@ -1,6 +1,7 @@
 //! The integer operations over Burn tensors on `flex`: parts that fit together, and typed errors where they do not.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use dr_kernels::layout::{self, ScaleLayout};
 use dr_kernels::{
     Activation, CodeQuantizer, Codes, Conv2dOptions, IntProduct, IntWeight, KernelError, PackedTensor,
     Wanted, WeightOnlyProduct, quantize_pack,
@@ -241,6 +242,112 @@ proptest! {
                 prop_assert_eq!(results.codes.unwrap().dims(), dims);
             }
             Err(error) => prop_assert!(!residual_fits, "{}", error),
+        }
+    }
+}
+
+/// Any number, or none.
+fn any_float() -> impl Strategy<Value = f32> {
+    prop::sample::select(vec![1.0, 0.1, 0.0, -1.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX])
+}
+
+/// The right number, or another one.
+fn count(right: usize, other: Option<usize>) -> usize {
+    other.unwrap_or(right)
+}
+
+fn other() -> impl Strategy<Value = Option<usize>> {
+    prop::option::weighted(0.2, 0usize..20)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// Whatever scales are there: values, gradients and codes of the tensor's sizes, or an error.
+    #[test]
+    fn quantized_tensors_fit_or_are_refused(
+        shape in [0usize..5, 0usize..5, 0usize..4], others in [other(), other()], granularity in granularity(),
+        [stored, active] in [bit_width(), bit_width()], unsigned: bool, with_zero: bool, value in any_float(), scale in any_float(),
+    ) {
+        let device = device().autodiff();
+        let full = |count: usize| Tensor::<1>::full([count], scale, &device);
+        let x = Tensor::<3>::full(shape, value, &device);
+        let layouts = [ScaleLayout::weights(&shape, granularity), ScaleLayout::activations(&shape, granularity)];
+        let [of_weight, of_activation] = layouts.map(|layout| layout.unwrap().scales());
+        let check = |result: Result<Tensor<3>, KernelError>, fits: bool| {
+            prop_assert_eq!(result.is_ok(), fits);
+            let Ok(result) = result else { return Ok(()) };
+            prop_assert_eq!(result.dims(), shape);
+            if !shape.contains(&0) {
+                let gradients = result.sum().backward();
+                prop_assert!(x.grad(&gradients).is_none_or(|gradient| gradient.dims() == shape));
+            }
+            Ok(())
+        };
+        let [first, second] = others.map(|other| count(of_weight, other));
+        let fits = [first, second] == [of_weight; 2];
+        if let Ok(quantizer) = dr_kernels::WeightQuantizer::new(stored, active) {
+            let quantizer = quantizer.with_granularity(granularity);
+            check(dr_kernels::fake_quantize_weight(x.clone(), full(first), full(second), &quantizer), fits)?;
+        }
+        let found = dr_kernels::search_scales(x.clone(), &[stored, active], granularity);
+        prop_assert_eq!(found.is_ok(), stored > active);
+        prop_assert!(found.into_iter().flatten().all(|scales| scales.dims() == [of_weight]));
+
+        let [first, second] = others.map(|other| count(of_activation, other));
+        let quantizer = dr_kernels::ActivationQuantizer::new(active).with_granularity(granularity);
+        let fits = [first, second] == [of_activation; 2];
+        check(dr_kernels::fake_quantize_activation(x.clone(), full(first), full(second), &quantizer), fits)?;
+
+        let spec = if unsigned { QuantSpec::activations(stored) } else { QuantSpec::weights(stored) };
+        let right = if unsigned { of_activation } else { of_weight };
+        let [first, second] = others.map(|other| count(right, other));
+        let zero = with_zero.then(|| full(second));
+        let packed = quantize_pack(x, full(first), zero, spec.with_granularity(granularity));
+        prop_assert_eq!(packed.is_ok(), first == right && with_zero == unsigned && (!with_zero || second == right));
+        let Ok(packed) = packed else { return Ok(()) };
+        prop_assert_eq!(dr_kernels::dequantize::<3>(&packed).unwrap().dims(), shape);
+        prop_assert!(matches!(dr_kernels::dequantize::<2>(&packed), Err(KernelError::Rank { .. })));
+        let switched = dr_kernels::switch(&packed, active, full(second));
+        prop_assert_eq!(switched.is_ok(), !unsigned && active <= stored && second == right);
+        if let Ok(switched) = switched {
+            prop_assert_eq!(dr_kernels::dequantize::<3>(&switched).unwrap().dims(), shape);
+        }
+    }
+
+    /// Whatever weights and inputs there are: as many codes and results as they have, or an error.
+    #[test]
+    fn weights_and_inputs_fit_or_are_refused(
+        shape in [0usize..6, 0usize..40], convolution in [0usize..4, 0usize..4], linear: bool, groups in any_size(),
+        [stored, active] in [bit_width(), bit_width()], granularity in granularity(), [scales, biases] in [other(), other()],
+        rows in 0usize..4, inputs in other(), dims in [0usize..3, 0usize..7, 0usize..4, 0usize..4], channels_last: bool,
+        scale in any_float(), zero_point in any_float(),
+    ) {
+        let quantizer = CodeQuantizer { bits: active, scale, zero_point };
+        let codes = Codes::quantize(Tensor::full(dims, scale, &device()), channels_last, quantizer).unwrap();
+        let [batch, second, third, last] = dims;
+        let expected = if channels_last { dims } else { [batch, third, last, second] };
+        prop_assert_eq!(codes.dims(), expected);
+        prop_assert_eq!(codes.words().dims(), [expected[..3].iter().product::<usize>() * expected[3].div_ceil(4)]);
+
+        let spec = QuantSpec::weights(stored).with_granularity(granularity);
+        let [outputs, features] = shape;
+        let shape = if linear { vec![outputs, features] } else { [&shape[..], &convolution].concat() };
+        let right = ScaleLayout::weights(&shape, granularity).unwrap().scales();
+        let words = layout::packed_words(shape.iter().product(), stored);
+        let words = Tensor::<1, Int>::zeros([words], (&device(), DType::U32));
+        let packed = PackedTensor::new(words, ones(right), None, &shape, spec).unwrap();
+        let Ok(weight) = IntWeight::new(&packed, groups) else { return Ok(()) };
+        prop_assert_eq!(weight.codes().unwrap().len(), shape.iter().product::<usize>());
+        let scales = count(right, scales);
+        let switched = weight.at(active, ones(scales));
+        prop_assert_eq!(switched.is_ok(), active <= stored && scales == right);
+        let bias = vec![scale; count(outputs, biases)];
+        let Ok(product) = WeightOnlyProduct::new(&weight, Some(&bias)) else { return Ok(()) };
+        let inputs = count(features, inputs);
+        match product.run(Tensor::full([rows, inputs], zero_point, &device())) {
+            Ok(out) => prop_assert!(inputs == features && out.dims() == [rows, outputs]),
+            Err(_) => prop_assert_ne!(inputs, features),
         }
     }
 }

@@ -69,7 +69,7 @@ fn expected(
 ) -> (Gradients, [Vec<f64>; 2]) {
     let [x, first, second, grad] = inputs;
     let spread = |values: &[f32]| (0..x.len()).map(|i| values[layout.scale_of(i)]).collect::<Vec<_>>();
-    let alone = ScaleLayout { outer: 1, rows: 1, cols: x.len(), group: 1 };
+    let alone = ScaleLayout::weights(&[1, x.len()], group(1)).unwrap();
     let terms = match x.len() {
         0 => (vec![], vec![], vec![]),
         _ => gradients([x, &spread(first), &spread(second), grad], &alone),
@@ -113,7 +113,7 @@ fn check_weight(
     shape: [usize; 3], granularity: Granularity, (h, l): (BitWidth, BitWidth), mode: ScaleGradient,
     device: &Device,
 ) {
-    let layout = ScaleLayout::weights(&shape, granularity);
+    let layout = ScaleLayout::weights(&shape, granularity).unwrap();
     let inputs = weight_data(shape, &layout, h, l);
     let quantizer =
         WeightQuantizer::new(h, l).expect("l <= h").with_granularity(granularity).with_gradient(mode);
@@ -159,7 +159,8 @@ fn large_weight(device: &Device) {
             check_weight(shape, Granularity::Tensor, (h, l), mode, device);
             let quantizer = WeightQuantizer::new(h, l).expect("l <= h").with_granularity(Granularity::Tensor);
             let quantizer = quantizer.with_gradient(mode);
-            let inputs = weight_data(shape, &ScaleLayout::weights(&shape, Granularity::Tensor), h, l);
+            let inputs =
+                weight_data(shape, &ScaleLayout::weights(&shape, Granularity::Tensor).unwrap(), h, l);
             let run = || weight_gradients(&inputs, shape, &quantizer, device).1.map(|values| bits(&values));
             assert_eq!(run(), run());
         }
@@ -167,7 +168,7 @@ fn large_weight(device: &Device) {
 }
 
 fn check_activation(shape: [usize; 4], granularity: Granularity, b: BitWidth, device: &Device) {
-    let layout = ScaleLayout::activations(&shape, granularity);
+    let layout = ScaleLayout::activations(&shape, granularity).unwrap();
     let n = shape.iter().product();
     let (x, g) = (noise(n as u64, n), noise(7, n));
     let s = scales(8, layout.scales(), 1.4 / (1 << b.bits()) as f32);
@@ -217,7 +218,7 @@ fn all_codes_fake_quantized(device: &Device) {
             .flat_map(|w| [w.next_down(), w, w.next_up()])
             .chain([0.0, -0.0, 1e30, -1e30])
             .collect();
-        let layout = ScaleLayout::weights(&[w.len()], Granularity::Tensor);
+        let layout = ScaleLayout::weights(&[w.len()], Granularity::Tensor).unwrap();
         let quantizer = WeightQuantizer::new(h, l).expect("l <= h").with_granularity(Granularity::Tensor);
         let y = dr_kernels::fake_quantize_weight(
             float(&w, device),
@@ -282,8 +283,8 @@ fn typed(values: &[f32], shape: [usize; 3], dtype: DType, device: &Device) -> (T
 fn check_pack(shape: [usize; 3], spec: QuantSpec, dtype: DType, device: &Device) {
     let unsigned = spec.signedness == Signedness::Unsigned;
     let layout = match unsigned {
-        true => ScaleLayout::activations(&shape, spec.granularity),
-        false => ScaleLayout::weights(&shape, spec.granularity),
+        true => ScaleLayout::activations(&shape, spec.granularity).unwrap(),
+        false => ScaleLayout::weights(&shape, spec.granularity).unwrap(),
     };
     let (x, values) = typed(&noise(11, layout.elements()), shape, dtype, device);
     assert_eq!(x.dtype(), dtype);
@@ -351,7 +352,7 @@ fn empty(device: &Device) {
             let w = Tensor::<3>::zeros(shape, device);
             let widths = [BitWidth::B8, BitWidth::B2];
             let found = dr_kernels::search_scales(w, &widths, granularity).expect("widths");
-            let layout = ScaleLayout::weights(&shape, granularity);
+            let layout = ScaleLayout::weights(&shape, granularity).unwrap();
             let want = reference::search_scales(&[], &layout, &widths);
             assert_eq!(found.into_iter().flat_map(read).collect::<Vec<_>>(), want);
         }
@@ -369,7 +370,7 @@ fn empty(device: &Device) {
 /// Transposed, with offsets, between operations that Fusion may fuse, and with only some inputs tracked.
 fn views(device: &Device) {
     let shape = [7, 5, 3];
-    let layout = ScaleLayout::weights(&shape, Granularity::Channel);
+    let layout = ScaleLayout::weights(&shape, Granularity::Channel).unwrap();
     let (h, l) = (BitWidth::B8, BitWidth::B3);
     let [w, s_h, s_l, _] = weight_data(shape, &layout, h, l);
     let ones = vec![1.0; w.len()];
@@ -402,7 +403,7 @@ fn views(device: &Device) {
 
 /// The objective of [`reference::search_scales`] for the scales of one group, in f64.
 fn objective(w: &[f32], scales: &[f32], widths: &[BitWidth]) -> f64 {
-    let layout = ScaleLayout { outer: 1, rows: 1, cols: w.len(), group: w.len() };
+    let layout = ScaleLayout::weights(&[w.len()], Granularity::Tensor).unwrap();
     let error = |(&b, &s): (&BitWidth, &f32)| {
         let values = reference::fake_quantize_weight(w, &scales[..1], &[s], &layout, widths[0], b);
         let errors = w.iter().zip(values).map(|(&w, y)| (f64::from(w) - f64::from(y)).powi(2));
@@ -417,7 +418,7 @@ fn scale_search(device: &Device) {
     for widths in sets {
         for shape in [[5, 7, 3], [3, 37, 1], [1, 1, 1], [4, 64, 9], [1, 1, 9001]] {
             for granularity in [Granularity::Tensor, Granularity::Channel, group(16)] {
-                let layout = ScaleLayout::weights(&shape, granularity);
+                let layout = ScaleLayout::weights(&shape, granularity).unwrap();
                 // Bell-shaped, with channels of different sizes, and zeros.
                 let [a, b, c] = [21, 22, 23].map(|seed| noise(seed, layout.elements()));
                 let mut w: Vec<f32> = (0..a.len()).map(|i| (a[i] + b[i] + c[i]) * 0.1).collect();

@@ -1,6 +1,7 @@
 //! [`Program`]: the steps that a graph becomes. Passes over the graph fold normalizations, residual additions and activations into the
 //! products before them, hand codes from product to product, put products of one input together, and assign memory once.
 
+use crate::RuntimeError;
 use crate::graph::{Activation, Graph, Node, Op, Value};
 
 /// Steps in order, and where their values lie.
@@ -140,6 +141,26 @@ impl Program {
     }
 }
 
+/// [`Graph::sizes`], if the values that are joined have as many rows and columns, and what is enlarged has some.
+pub(crate) fn checked_sizes(graph: &Graph, image: [usize; 2]) -> Result<Vec<[usize; 2]>, RuntimeError> {
+    let sizes = graph.sizes(image);
+    for (node, Node { op, inputs }) in graph.nodes().iter().enumerate() {
+        let first = inputs.first().map_or([1; 2], |&input| sizes[input]);
+        let fits = match op {
+            Op::Add | Op::Multiply | Op::Concat => inputs.iter().all(|&input| sizes[input] == first),
+            Op::Enlarge => sizes[node].contains(&0) || !first.contains(&0),
+            _ => true,
+        };
+        if !fits {
+            let [rows, columns] = image;
+            let found = format!("images of {rows} rows and {columns} columns");
+            let expected = format!("a size for which the inputs of node {node}, {op:?}, fit together");
+            return Err(RuntimeError::Input { found, expected });
+        }
+    }
+    Ok(sizes)
+}
+
 /// Slots of memory.
 #[derive(Default)]
 struct Slots {
@@ -170,9 +191,8 @@ fn fold(graph: &Graph) -> Folded {
     let nodes = graph.nodes();
     // Those that read more than a size.
     let mut readers: Vec<Vec<Value>> = vec![vec![]; nodes.len()];
-    for (at, Node { op, inputs }) in nodes.iter().enumerate() {
-        let read = if *op == Op::Enlarge { &inputs[..1] } else { &inputs[..] };
-        read.iter().for_each(|&input| readers[input].push(at));
+    for (at, node) in nodes.iter().enumerate() {
+        node.read().iter().for_each(|&input| readers[input].push(at));
     }
     let only_reader = |value: Value| match readers[value][..] {
         [reader] => Some((reader, &nodes[reader])),

@@ -37,6 +37,7 @@ impl Source {
     pub fn new(
         artifact: &Artifact, precision: Option<Precision>, arithmetic: Arithmetic,
     ) -> Result<Self, RuntimeError> {
+        artifact.description.check()?;
         let graph = artifact.graph()?.clone();
         match (precision, artifact.description.precisions()) {
             (None, None) => {}
@@ -166,7 +167,7 @@ impl Quantization {
         let Some(format) = artifact.description.layer_format(graph, layer) else { return Ok(None) };
         let Layer { name, kind, .. } = &graph.layers()[layer];
         let part = |part: &str, i: usize| format!("{name}.quantizers.{part}.{i}");
-        let count = ScaleLayout::weights(&kind.weight_shape(), format.granularity).scales();
+        let count = ScaleLayout::weights(&kind.weight_shape(), format.granularity)?.scales();
         let scales = (0..format.weights.len())
             .map(|i| artifact.values::<f32>(&part("weight_scales", i), &[count]))
             .collect::<Result<_, _>>()?;
@@ -184,7 +185,8 @@ impl Quantization {
         let (name, shape) = (format!("{}.weight", of.name), of.kind.weight_shape());
         Ok(match artifact.description.is_packed() {
             true => {
-                let words = packed_words(shape.iter().product(), self.format.weights[0]);
+                let elements = ScaleLayout::weights(&shape, self.format.granularity)?.elements();
+                let words = packed_words(elements, self.format.weights[0]);
                 Codes::Words(artifact.values(&name, &[words])?)
             }
             false => Codes::Bytes(artifact.values(&name, &shape)?),

@@ -142,25 +142,44 @@ impl ModuleMapper for Nudge {
     }
 }
 
-/// The trace of a layer's block divided by its size, from the gradient's difference at each of the layer's weights.
-fn by_columns(model: &Model, layer: usize, batch: &ImageBatch, step: f32) -> f64 {
+/// A layer's block of the Hessian, from the gradient's difference at each of the layer's weights.
+fn block(model: &Model, layer: usize, batch: &ImageBatch, step: f32) -> Vec<Vec<f64>> {
     let mut model = model.valid().freeze().train();
     let (id, shape) = {
         let layer = model.layers().remove(layer).layer;
         (layer.weight_id(), layer.weight_shape())
     };
-    let at = |index: usize, by: f32| -> f64 {
+    let at = |index: usize, by: f32| {
         let model = model.clone().map(&mut Nudge { layer: id, index, by });
         let gradients = GradientsParams::from_grads(loss(&model, batch).backward(), &model);
         let gradient = match shape.len() {
             2 => gradients.get::<2>(id).expect("a gradient").into_data(),
             _ => gradients.get::<4>(id).expect("a gradient").into_data(),
         };
-        f64::from(gradient.try_into_vec::<f32>().expect("f32")[index])
+        gradient.try_into_vec::<f32>().expect("f32")
     };
-    let count: usize = shape.iter().product();
-    let entry = |index| (at(index, step) - at(index, -step)) / (2.0 * f64::from(step));
-    (0..count).map(entry).sum::<f64>() / count as f64
+    let column = |index| {
+        let pairs = at(index, step).into_iter().zip(at(index, -step));
+        pairs.map(|(plus, minus)| f64::from(plus - minus) / (2.0 * f64::from(step))).collect()
+    };
+    (0..shape.iter().product()).map(column).collect()
+}
+
+/// The trace of a layer's block divided by its size.
+fn by_columns(model: &Model, layer: usize, batch: &ImageBatch, step: f32) -> f64 {
+    average_trace(&block(model, layer, batch, step))
+}
+
+fn average_trace(block: &[Vec<f64>]) -> f64 {
+    (0..block.len()).map(|i| block[i][i]).sum::<f64>() / block.len() as f64
+}
+
+/// The variance of `v . H v / n` for random signs `v`: `2 / n^2` times the sum of squares beside the diagonal.
+fn variance(block: &[Vec<f64>]) -> f64 {
+    let beside = |(i, column): (usize, &Vec<f64>)| {
+        column.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, entry)| entry * entry).sum::<f64>()
+    };
+    2.0 * block.iter().enumerate().map(beside).sum::<f64>() / (block.len() as f64).powi(2)
 }
 
 #[track_caller]
@@ -195,11 +214,22 @@ fn softmax_regression_is_as_derived() {
 fn a_smooth_network_is_as_by_columns() {
     let loader = digits(64, 32);
     let model = train(Model::trace(&Smooth::new(&Device::flex().autodiff())).unwrap(), &loader, 60);
-    let all = batches(&digits(64, 64)).remove(0);
-    let exact: Vec<f64> = (0..3).map(|layer| by_columns(&model, layer, &all, 0.01)).collect();
+    let (parts, tolerance) = (batches(&loader), 0.04);
+    // How many directions the estimator needs follows from what is beside the diagonal: within each part, since parts take turns.
+    let known = |layer: usize| {
+        let blocks: Vec<_> = parts.iter().map(|part| block(&model, layer, part, 0.01)).collect();
+        let mean = |of: fn(&[Vec<f64>]) -> f64| {
+            blocks.iter().map(|block| of(block)).sum::<f64>() / blocks.len() as f64
+        };
+        (mean(average_trace), mean(variance))
+    };
+    let (exact, variances): (Vec<f64>, Vec<f64>) = (0..3).map(known).unzip();
+    let needed = exact.iter().zip(variances).map(|(exact, variance)| variance / (tolerance * exact).powi(2));
+    let needed = needed.fold(0.0, f64::max);
     for seed in 1..=4 {
-        let options = HessianOptions { max_samples: 400, ..options(0.04, seed) };
+        let options = HessianOptions { max_samples: (1.4 * needed) as usize, ..options(tolerance, seed) };
         let traces = estimate(&model, &loader, options);
+        println!("{} directions, {needed:.0} by the variance", traces.samples);
         assert!(traces.converged && traces.layers.len() == 3, "{traces:?}");
         println!("step {}: {:?}", traces.relative_step, traces.disagreement());
         assert!(traces.disagreement() < Some(0.05), "{traces:?}");

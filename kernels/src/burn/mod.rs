@@ -108,7 +108,7 @@ pub fn fake_quantize_weight<const D: usize>(
     let (shape, device, granularity) = (weight.dims(), weight.device(), quantizer.granularity);
     require_f32("weight", weight.dtype())?;
     addressable("weight", &shape, &device)?;
-    let layout = ScaleLayout::weights(&shape, granularity);
+    let layout = ScaleLayout::weights(&shape, granularity)?;
     for (what, values) in [("stored scale", &stored_scale), ("scale", &scale)] {
         check_scales(what, values, layout.scales(), &shape, granularity, &device)?;
     }
@@ -143,7 +143,7 @@ pub fn fake_quantize_activation<const D: usize>(
     let (shape, device, granularity) = (x.dims(), x.device(), quantizer.granularity);
     require_f32("activation", x.dtype())?;
     addressable("activation", &shape, &device)?;
-    let layout = ScaleLayout::activations(&shape, granularity);
+    let layout = ScaleLayout::activations(&shape, granularity)?;
     for (what, values) in [("scale", &scale), ("zero point", &zero_point)] {
         check_scales(what, values, layout.scales(), &shape, granularity, &device)?;
     }
@@ -171,7 +171,7 @@ pub fn search_scales<const D: usize>(
     }
     let (shape, device) = (weight.dims(), weight.device());
     addressable("weight", &shape, &device)?;
-    let layout = ScaleLayout::weights(&shape, granularity);
+    let layout = ScaleLayout::weights(&shape, granularity)?;
     addressable("scales", &[widths.len(), layout.scales()], &device)?;
     let found = Dispatch::search_scales(weight.inner().into_dispatch(), layout, widths.to_vec());
     let (scales, n) = (Tensor::<1>::from_dispatch(found), layout.scales());

@@ -23,6 +23,7 @@ pub struct PackedTensor<C = Stored> {
     zero_point: Option<Tensor<1>>,
     shape: Vec<usize>,
     spec: QuantSpec,
+    layout: ScaleLayout,
     state: PhantomData<C>,
 }
 
@@ -47,8 +48,8 @@ impl PackedTensor {
             let found = format!("{:?}", words.dtype());
             return Err(KernelError::DataType { what: "packed words", found, expected: "U32" });
         }
-        check_format(&spec, &scale, zero_point.as_ref(), shape, &device)?;
-        Ok(Self { words, scale, zero_point, shape: shape.to_vec(), spec, state: PhantomData })
+        let layout = checked_layout(&spec, &scale, zero_point.as_ref(), shape, &device)?;
+        Ok(Self { words, scale, zero_point, shape: shape.to_vec(), spec, layout, state: PhantomData })
     }
 }
 
@@ -86,24 +87,17 @@ impl<C> PackedTensor<C> {
     fn format(&self) -> PackFormat {
         PackFormat {
             bits: self.spec.bits,
-            layout: layout(&self.shape, &self.spec),
+            layout: self.layout,
             unsigned: self.spec.signedness == Signedness::Unsigned,
         }
     }
 }
 
-/// Weights lie as weights, activations as activations.
-fn layout(shape: &[usize], spec: &QuantSpec) -> ScaleLayout {
-    match spec.signedness {
-        Signedness::Signed => ScaleLayout::weights(shape, spec.granularity),
-        Signedness::Unsigned => ScaleLayout::activations(shape, spec.granularity),
-    }
-}
-
-/// Whether the scales and zero points are those of a tensor of this shape.
-fn check_format(
+/// The layout of a tensor of this shape, if the scales and zero points are those of one: weights lie as weights, activations as
+/// activations.
+fn checked_layout(
     spec: &QuantSpec, scale: &Tensor<1>, zero_point: Option<&Tensor<1>>, shape: &[usize], device: &Device,
-) -> Result<(), KernelError> {
+) -> Result<ScaleLayout, KernelError> {
     match (spec.signedness, zero_point) {
         (Signedness::Signed, Some(_)) => {
             return Err(KernelError::ZeroPoint("given, but signed codes have none"));
@@ -113,13 +107,16 @@ fn check_format(
         }
         _ => {}
     }
-    let expected = layout(shape, spec).scales();
+    let layout = match spec.signedness {
+        Signedness::Signed => ScaleLayout::weights(shape, spec.granularity)?,
+        Signedness::Unsigned => ScaleLayout::activations(shape, spec.granularity)?,
+    };
     for (what, values) in [("scale", Some(scale)), ("zero point", zero_point)] {
         if let Some(values) = values {
-            check_scales(what, values, expected, shape, spec.granularity, device)?;
+            check_scales(what, values, layout.scales(), shape, spec.granularity, device)?;
         }
     }
-    Ok(())
+    Ok(layout)
 }
 
 /// Quantizes and packs in one pass: the code of each element, in `spec.bits` bits of memory.
@@ -137,9 +134,8 @@ pub fn quantize_pack<const D: usize>(
     let (shape, device) = (x.dims().to_vec(), x.device());
     require_float("tensor", x.dtype())?;
     addressable("tensor", &shape, &device)?;
-    check_format(&spec, &scale, zero_point.as_ref(), &shape, &device)?;
-    let format =
-        PackFormat { bits: spec.bits, layout: layout(&shape, &spec), unsigned: zero_point.is_some() };
+    let layout = checked_layout(&spec, &scale, zero_point.as_ref(), &shape, &device)?;
+    let format = PackFormat { bits: spec.bits, layout, unsigned: zero_point.is_some() };
     let zero = zero_point.clone().unwrap_or_else(|| scale.clone());
     let words = Dispatch::quantize_pack(
         x.into_dispatch(),
@@ -153,6 +149,7 @@ pub fn quantize_pack<const D: usize>(
         zero_point,
         shape,
         spec,
+        layout,
         state: PhantomData,
     })
 }
@@ -184,17 +181,17 @@ pub fn switch(
         return Err(KernelError::SwitchUnsigned);
     }
     let (spec, scale) = (packed.spec.switched(bits)?, scale.inner());
-    check_format(&spec, &scale, None, &packed.shape, &packed.words.device())?;
+    let layout = checked_layout(&spec, &scale, None, &packed.shape, &packed.words.device())?;
     let words = match bits == packed.spec.bits {
         true => packed.words.clone(),
         false => {
-            let elements = packed.format().layout.elements();
+            let elements = layout.elements();
             let words = packed.words.clone().into_dispatch();
             Tensor::from_dispatch(Dispatch::switch_packed(words, elements, packed.spec.bits, bits))
         }
     };
     let shape = packed.shape.clone();
-    Ok(PackedTensor { words, scale, zero_point: None, shape, spec, state: PhantomData })
+    Ok(PackedTensor { words, scale, zero_point: None, shape, spec, layout, state: PhantomData })
 }
 
 /// The values of packed codes: `s * q`, or `s * q + z` for unsigned ones, in f32.

@@ -195,7 +195,7 @@ pub fn attention(
     let before = cache.positions - positions;
     let isa = Isa::detect();
     // A task: one position's queries that share their keys.
-    let sharing = heads / kv_heads * head_dim;
+    let sharing = (heads / kv_heads).saturating_mul(head_dim);
     team::for_each_chunk(out, sharing.max(1), |task, out| {
         let (position, head) = (task / kv_heads, task % kv_heads);
         let (queries, count) = (&queries[task * sharing..][..sharing], before + position + 1);

@@ -54,10 +54,5 @@ pub mod language {
 /// are `usize::MAX`.
 #[must_use]
 pub const fn code_len([batch, rows, columns, channels]: [usize; 4]) -> usize {
-    match channels.checked_next_multiple_of(4) {
-        Some(_) => {
-            batch.saturating_mul(rows).saturating_mul(columns).saturating_mul(padded_channels(channels))
-        }
-        None => usize::MAX,
-    }
+    batch.saturating_mul(rows).saturating_mul(columns).saturating_mul(padded_channels(channels))
 }

@@ -216,11 +216,13 @@ impl Product {
 
     /// What is added at each position.
     fn addend(&self, shape: &IntConv2dShape) -> Arc<[f32]> {
-        if self.input.zero_point == 0.0 {
+        if self.input.zero_point == 0.0 || shape.results() == 0 || shape.weight().cols() == 0 {
             return self.shift.clone();
         }
         // Without padding, all sizes have the same.
-        let same = |of: &IntConv2dShape| shape.padding() == [0, 0] || of.input() == shape.input();
+        let same = |of: &IntConv2dShape| {
+            of.results() > 0 && (shape.padding() == [0, 0] || of.input() == shape.input())
+        };
         if let Some(planned) = self.known().iter().find(|planned| same(planned.plan.shape())) {
             return planned.addend.clone();
         }
@@ -267,7 +269,8 @@ fn run<const N: usize>(jobs: [&mut Job; N]) -> Result<(), KernelError> {
     }
     let epilogues: [Epilogue; N] = std::array::from_fn(|at| {
         let Product { multiplier, activation, .. } = jobs[at].product;
-        let (addend, residual) = (&planned[at].addend, jobs[at].residual);
+        let addend = &planned[at].addend;
+        let residual = jobs[at].residual.map(|residual| &residual[..planned[at].plan.shape().results()]);
         Epilogue { multiplier, addend, residual, activation: *activation }
     });
     let mut at = 0..N;
@@ -277,6 +280,7 @@ fn run<const N: usize>(jobs: [&mut Job; N]) -> Result<(), KernelError> {
             let to = to.as_mut().map(|(out, to)| (&mut **out, *to));
             let results = integer::Results { values: values.as_deref_mut(), codes: to };
             let (plan, weights, epilogue) = (&planned[at].plan, product.weight.words(), &epilogues[at]);
+            let codes = &codes[..plan.shape().code_bytes()];
             integer::Job { plan, codes, weights, epilogue, results }
         },
     ));
@@ -284,7 +288,7 @@ fn run<const N: usize>(jobs: [&mut Job; N]) -> Result<(), KernelError> {
 }
 
 impl Job<'_> {
-    /// Checks all sizes.
+    /// Checks all sizes, and says how the job is computed: as one of no image if nobody wants results.
     fn check(&self) -> Result<Arc<Planned>, KernelError> {
         let Self { product, codes, dims, residual, results } = self;
         let planned = product.planned(*dims);
@@ -302,6 +306,11 @@ impl Job<'_> {
         if let Some((out, _)) = &results.codes {
             size("codes of a product", &[out.len()], &[code_len(output)])?;
         }
-        Ok(planned.unwrap_or_else(|| product.plan(*dims, shape)))
+        let wanted = results.values.is_some() || results.codes.is_some();
+        if wanted && values > 0 {
+            return Ok(planned.unwrap_or_else(|| product.plan(*dims, shape)));
+        }
+        let (dims, shape) = ([0; 4], IntConv2dShape::gemm(0, *shape.weight())?);
+        Ok(product.planned(dims).unwrap_or_else(|| product.plan(dims, shape)))
     }
 }

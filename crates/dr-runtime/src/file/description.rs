@@ -1,7 +1,7 @@
 //! [`Description`]: what an artifact says about itself.
 
 use super::{ArtifactError, FIRST_VERSION, FORMAT_VERSION};
-use crate::graph::{Graph, LayerKind, Op};
+use crate::graph::{Graph, GraphError, LayerKind, Op};
 use dr_precision::{BitWidth, Granularity, Precision, PrecisionPlan, PrecisionSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -284,8 +284,8 @@ impl Description {
                         self.input.channels
                     ));
                 }
-                Some(_) => {}
-                None => return wrong("a graph without nodes".to_owned()),
+                Some(_) if graph.nodes().len() > 1 => {}
+                _ => return wrong(GraphError::Empty.to_string()),
             }
         }
         let Normalization { mean, std } = &self.normalization;

@@ -128,6 +128,7 @@ impl Artifact {
 
     fn find<T: Element>(&self, name: &str, shape: &[usize]) -> Result<&Values<T>, ArtifactError> {
         let entry = self.tensors.get(name).ok_or_else(|| ArtifactError::MissingTensor(name.to_owned()))?;
+        entry.check(name)?;
         if entry.shape != shape {
             let (found, expected) = (entry.shape.clone(), shape.to_vec());
             return Err(ArtifactError::Shape { name: name.to_owned(), found, expected });

@@ -1,6 +1,7 @@
 //! What a graph may be: [`GraphError`] says what it may not.
 
-use super::{Attention, Embedding, Graph, Kind, LayerKind, Norm, Op, Parts, Value};
+use super::node::read;
+use super::{Attention, Embedding, Graph, Kind, LayerKind, Norm, Op, Parts, Readers, Value};
 use thiserror::Error;
 
 /// Why something is no graph.
@@ -69,6 +70,9 @@ impl Graph {
             let (op, found) = (format!("{op:?}"), format!("{kinds:?}"));
             Err(GraphError::Inputs { node, op, found, expected })
         };
+        if read(op, inputs).iter().any(|&value| self.readers[value] == Readers::BatchNorm) {
+            return wrong("values that no BatchNorm reads".into());
+        }
         let fits = |found: Option<usize>, wanted: usize| found.is_none_or(|found| found == wanted);
         match (op, kinds) {
             (Op::Images { channels }, []) if node == 0 && (1..=LARGEST).contains(&channels) => {
@@ -94,12 +98,17 @@ impl Graph {
             }
             (Op::BatchNorm(norm), _) => {
                 let of = entry(&self.parts.batch_norms, node, "BatchNorm", norm)?;
-                let after = |value: &Value| matches!(self.nodes()[*value].op, Op::Layer(_));
+                let after = |value: &Value| {
+                    matches!(self.nodes()[*value].op, Op::Layer(_)) && self.readers[*value] == Readers::Nobody
+                };
                 match kinds {
                     [Kind::Images(found)] if *found == of.features && inputs.iter().all(after) => {
                         Ok(kinds[0])
                     }
-                    _ => wrong(format!("the result of a convolution with {} channels", of.features)),
+                    _ => wrong(format!(
+                        "the result of a convolution with {} channels, that nothing else reads",
+                        of.features
+                    )),
                 }
             }
             (Op::RmsNorm(norm), _) => {
@@ -136,7 +145,8 @@ impl Graph {
                     && heads.is_multiple_of(kv_heads)
                     && head_dim.is_multiple_of(2)
                     && rope.theta > 0.0
-                    && rope.theta.is_finite();
+                    && rope.theta.is_finite()
+                    && self.input() == Some(Op::Tokens);
                 let (queries, keys) = (heads.saturating_mul(head_dim), kv_heads.saturating_mul(head_dim));
                 match kinds {
                     [Kind::Rows(Some(q)), Kind::Rows(Some(k)), Kind::Rows(Some(v))]
@@ -144,7 +154,9 @@ impl Graph {
                     {
                         Ok(kinds[0])
                     }
-                    _ => wrong(format!("rows of {queries}, {keys} and {keys} features, even heads")),
+                    _ => {
+                        wrong(format!("rows of {queries}, {keys} and {keys} features of tokens, even heads"))
+                    }
                 }
             }
             (Op::Concat, [Kind::Images(_), ..]) => {
@@ -152,9 +164,10 @@ impl Graph {
                     Kind::Images(channels) => Some(*channels),
                     _ => None,
                 });
-                match channels.sum::<Option<usize>>() {
+                let sum = channels.fold(Some(0usize), |sum, channels| sum?.checked_add(channels?));
+                match sum.filter(|channels| *channels <= LARGEST) {
                     Some(channels) => Ok(Kind::Images(channels)),
-                    None => wrong("images".into()),
+                    None => wrong(format!("images, of at most {LARGEST} channels in all")),
                 }
             }
             (Op::Rows, [Kind::Images(channels), rest @ ..]) if rest.iter().all(|kind| *kind == kinds[0]) => {

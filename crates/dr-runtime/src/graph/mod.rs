@@ -16,6 +16,7 @@ pub use node::{Activation, Attention, Embedding, Layer, LayerKind, Node, Norm, O
 pub use rope::{Rope, RopeScaling};
 
 use check::LARGEST;
+use node::read;
 use serde::{Deserialize, Serialize};
 
 /// The number of a node, and of the value that it makes.
@@ -28,6 +29,17 @@ pub struct Graph {
     parts: Parts,
     /// Of each node's value.
     kinds: Vec<Kind>,
+    /// Of each node's value.
+    readers: Vec<Readers>,
+}
+
+/// Who reads a value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Readers {
+    Nobody,
+    /// A BatchNorm, and so nobody else: the value is never made.
+    BatchNorm,
+    Others,
 }
 
 /// What a graph is made of, unchecked.
@@ -200,6 +212,9 @@ impl Graph {
         let kind = self.result(node, op, inputs, &kinds)?;
         self.parts.nodes.push(Node { op, inputs: inputs.to_vec() });
         self.kinds.push(kind);
+        self.readers.push(Readers::Nobody);
+        let reader = if matches!(op, Op::BatchNorm(_)) { Readers::BatchNorm } else { Readers::Others };
+        read(op, inputs).iter().for_each(|&value| self.readers[value] = reader);
         Ok(node)
     }
 }
@@ -214,7 +229,7 @@ impl TryFrom<Parts> for Graph {
         parts.rms_norms.into_iter().try_for_each(|norm| graph.add_rms_norm(norm).map(|_| ()))?;
         parts.embeddings.into_iter().try_for_each(|table| graph.add_embedding(table).map(|_| ()))?;
         parts.nodes.into_iter().try_for_each(|node| graph.push(node.op, &node.inputs).map(|_| ()))?;
-        if graph.nodes().is_empty() { Err(GraphError::Empty) } else { Ok(graph) }
+        if graph.nodes().len() < 2 { Err(GraphError::Empty) } else { Ok(graph) }
     }
 }
 

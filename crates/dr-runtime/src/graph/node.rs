@@ -46,7 +46,7 @@ impl LayerKind {
     pub fn weight_shape(&self) -> Vec<usize> {
         match *self {
             Self::Conv2d { channels: [input, output], kernel: [rows, columns], groups, .. } => {
-                vec![output, input / groups, rows, columns]
+                vec![output, input.checked_div(groups).unwrap_or(0), rows, columns]
             }
             Self::Linear { features: [input, output] } => vec![output, input],
         }
@@ -90,13 +90,14 @@ impl LayerKind {
     }
 }
 
-/// How many positions a window has along rows and columns.
+/// How many positions a window has along rows and columns; none if it does not fit or does not move.
 pub(super) fn window_positions(
     input: [usize; 2], kernel: [usize; 2], stride: [usize; 2], padding: [usize; 2],
 ) -> [usize; 2] {
     std::array::from_fn(|axis| {
-        let room = (input[axis] + 2 * padding[axis]).checked_sub(kernel[axis]);
-        room.map_or(0, |room| room / stride[axis] + 1)
+        let size = input[axis].saturating_add(padding[axis].saturating_mul(2));
+        let steps = size.checked_sub(kernel[axis]).and_then(|room| room.checked_div(stride[axis]));
+        steps.map_or(0, |steps| steps.saturating_add(1))
     })
 }
 
@@ -138,6 +139,21 @@ pub struct Node {
     /// From which values.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inputs: Vec<Value>,
+}
+
+impl Node {
+    /// The inputs whose values it reads.
+    pub(crate) fn read(&self) -> &[Value] {
+        read(self.op, &self.inputs)
+    }
+}
+
+/// The inputs whose values an operation reads: of what something is enlarged to, only the size.
+pub(super) fn read(op: Op, inputs: &[Value]) -> &[Value] {
+    match op {
+        Op::Enlarge => inputs.get(..1).unwrap_or_default(),
+        _ => inputs,
+    }
 }
 
 /// What a node computes. Numbers are positions in the graph's tables.

@@ -46,9 +46,10 @@ impl Rope {
         let frequencies = self.frequencies(head_dim / 2);
         [f64::cos, f64::sin].map(|of| {
             let row = |position: usize| {
-                frequencies.iter().map(move |frequency| of(position as f64 * frequency) as f32)
+                let position = start as f64 + position as f64;
+                frequencies.iter().map(move |frequency| of(position * frequency) as f32)
             };
-            (start..start + positions).flat_map(row).collect()
+            (0..positions).flat_map(row).collect()
         })
     }
 

@@ -5,7 +5,8 @@ use super::{Cache, Input, Network, Output, ops};
 use crate::RuntimeError;
 use crate::file::elements;
 use crate::graph::{Attention, Kind, Op, Value};
-use crate::program::{Product, Step, TOGETHER};
+use crate::program::{Product, Step, TOGETHER, checked_sizes};
+use dr_kernels::KernelError;
 use dr_kernels::host::language::{AttentionCache, attention, rms_norm, rotate, swiglu};
 use dr_kernels::host::{Job, Results, code_len, run_together};
 use std::time::{Duration, Instant};
@@ -22,11 +23,13 @@ pub(super) struct Workspace {
 }
 
 /// Room for `len` elements, of which the first ones may have been written before.
-fn room<T: Default + Clone>(memory: &mut Vec<T>, len: usize) -> &mut [T] {
+fn room<T: Default + Clone>(memory: &mut Vec<T>, len: usize) -> Result<&mut [T], RuntimeError> {
     if memory.len() < len {
+        let too_large = |_| KernelError::TooLarge { what: "values of a network", sizes: vec![len] };
+        memory.try_reserve(len - memory.len()).map_err(too_large)?;
         memory.resize(len, T::default());
     }
-    &mut memory[..len]
+    Ok(&mut memory[..len])
 }
 
 /// Where in texts the tokens are.
@@ -97,16 +100,19 @@ impl<'a> Pass<'a> {
             (Input::Tokens { .. }, _) => return wrong("tokens".to_owned()),
         };
         // What comes after the last attention is wanted for the last position only, if the text is read.
-        let input = (dims, cache.is_some());
-        if workspace.input != input || workspace.dims.is_empty() {
+        let key = (dims, cache.is_some());
+        if workspace.input != key || workspace.dims.is_empty() {
             let all = graph.dims(dims, cache.is_some());
             if all.iter().any(|dims| elements(dims).is_none()) {
                 return wrong(format!("an input of {dims:?}, which makes values that no memory has"));
             }
+            if let (Input::Images { .. }, [_, rows, columns, _]) = (input, dims) {
+                checked_sizes(graph, [rows, columns])?;
+            }
             if !images.is_empty() {
                 (workspace.values, workspace.codes) = Default::default();
             }
-            (workspace.input, workspace.dims) = (input, all);
+            (workspace.input, workspace.dims) = (key, all);
             let [values, codes] = program.slots;
             workspace.values.resize(values, vec![]);
             workspace.codes.resize(codes, vec![]);
@@ -118,7 +124,7 @@ impl<'a> Pass<'a> {
         let (graph, program) = (&self.shared.source.graph, &self.shared.source.program);
         if !program.input_as_it_comes && !self.images.is_empty() {
             let mut out = self.take(0);
-            ops::channels_last(self.images, self.workspace.dims[0], room(&mut out, self.images.len()));
+            ops::channels_last(self.images, self.workspace.dims[0], room(&mut out, self.images.len())?);
             self.put(0, out);
         }
         for step in &program.steps {
@@ -135,7 +141,7 @@ impl<'a> Pass<'a> {
                 Step::Op { op: Op::Attention(of), inputs, output } => self.attend(*of, inputs, *output)?,
                 Step::Op { op, inputs, output } => {
                     let mut out = self.take(*output);
-                    self.op(*op, inputs, *output, room(&mut out, self.len(*output)))?;
+                    self.op(*op, inputs, *output, room(&mut out, self.len(*output))?)?;
                     self.put(*output, out);
                 }
             }
@@ -192,7 +198,7 @@ impl<'a> Pass<'a> {
                 let mut codes = std::mem::take(self.codes(product.of));
                 let as_it_comes = self.as_it_comes(product.input);
                 let x = if as_it_comes { self.images } else { self.value(product.input) };
-                kernel.quantize(x, dims, !as_it_comes, room(&mut codes, code_len(dims)))?;
+                kernel.quantize(x, dims, !as_it_comes, room(&mut codes, code_len(dims))?)?;
                 *self.codes(product.of) = codes;
             }
             if product.values {
@@ -232,10 +238,11 @@ impl<'a> Pass<'a> {
                 Kernel::Integer(kernel) => {
                     let next = product.codes_for.map(|next| &*self.network.kernels[next]);
                     let to = match next {
-                        Some(Kernel::Integer(next)) => Some((room(codes, code_len(output)), next.input())),
+                        Some(Kernel::Integer(next)) => Some((room(codes, code_len(output))?, next.input())),
                         _ => None,
                     };
-                    let results = Results { values: product.values.then(|| room(values, len)), codes: to };
+                    let values = if product.values { Some(room(values, len)?) } else { None };
+                    let results = Results { values, codes: to };
                     let codes = &self.workspace.codes[program.codes[product.of]][..code_len(input)];
                     let mut job = Job { product: kernel, codes, dims: input, residual, results };
                     match products.len() {
@@ -244,19 +251,19 @@ impl<'a> Pass<'a> {
                     }
                 }
                 Kernel::WeightOnly(kernel) => {
-                    let out = room(values, len);
+                    let out = room(values, len)?;
                     kernel.run(self.value(product.input), input[0], out)?;
                     ops::finish(out, residual, program.uses[product.of].activation);
                 }
                 Kernel::Float(layer) => {
                     let mut turned = vec![];
                     let x = if self.as_it_comes(product.input) {
-                        ops::channels_last(self.images, input, room(&mut turned, self.images.len()));
+                        ops::channels_last(self.images, input, room(&mut turned, self.images.len())?);
                         &turned
                     } else {
                         self.value(product.input)
                     };
-                    layer.run(x, input, residual, room(values, len))?;
+                    layer.run(x, input, residual, room(values, len)?)?;
                 }
             }
         }
@@ -320,7 +327,7 @@ impl<'a> Pass<'a> {
         let rows = self.workspace.dims[output][0] / batch;
         let mut cache = self.cache.take();
         let [q, k, v] = [0, 1, 2].map(|i| self.value(inputs[i]));
-        let texts = room(&mut out, batch * rows * features).chunks_exact_mut((rows * features).max(1));
+        let texts = room(&mut out, batch * rows * features)?.chunks_exact_mut((rows * features).max(1));
         let of =
             |text: usize, features: usize| text * positions * features..(text + 1) * positions * features;
         let attend = |(text, out): (usize, &mut [f32])| {

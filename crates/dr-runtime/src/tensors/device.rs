@@ -5,7 +5,7 @@ use super::{Value, wrong};
 use crate::RuntimeError;
 use crate::file::Artifact;
 use crate::graph::{Activation, Embedding, Graph, Layer, Norm, Op};
-use crate::program::{Product, Step, Use};
+use crate::program::{Product, Step, Use, checked_sizes};
 use crate::source::{Arithmetic, Codes as StoredCodes, Quantization, Source};
 use crate::table::Table;
 use burn::tensor::activation::{relu, silu};
@@ -143,10 +143,13 @@ impl OnDevice {
             (found, _) => return Err(wrong(found.name(), &format!("{:?}", graph.input()))),
         }
         // Rows and columns that values are enlarged to, whether they are there or not.
-        let sizes = images.as_ref().map_or_else(Vec::new, |images: &Tensor<4>| {
-            let [_, _, rows, columns] = images.dims();
-            graph.sizes([rows, columns])
-        });
+        let sizes = images.as_ref().map_or_else(
+            || Ok(vec![]),
+            |images: &Tensor<4>| {
+                let [_, _, rows, columns] = images.dims();
+                checked_sizes(graph, [rows, columns])
+            },
+        )?;
         for (at, step) in program.steps.iter().enumerate() {
             let started = Instant::now();
             match step {

@@ -43,7 +43,7 @@ const DAMPING: f64 = 0.01;
 /// `None` if the products are not those of finite inputs.
 #[must_use]
 pub fn compensated(weights: &[f32], products: &[f32], rounding: &Rounding) -> Option<Vec<f32>> {
-    let features = rounding.layout.cols;
+    let features = rounding.layout.cols();
     if features == 0 || products.len() != features * features {
         return None;
     }
@@ -96,7 +96,7 @@ mod tests {
         let x = inputs(rows, features, &mut rng);
         let weights: Vec<f32> = (0..outputs * features).map(|_| rng.random_range(-1.0..1.0)).collect();
         let group = Granularity::Group(group.try_into().unwrap());
-        let layout = ScaleLayout::weights(&[outputs, features], group);
+        let layout = ScaleLayout::weights(&[outputs, features], group).unwrap();
         let (stored_scale, scale) = (vec![1.0 / 127.0; layout.scales()], vec![1.0 / 3.0; layout.scales()]);
         let rounding = Rounding {
             stored: BitWidth::B8,
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn inputs_that_say_nothing_change_nothing() {
-        let layout = ScaleLayout::weights(&[1, 2], Granularity::Channel);
+        let layout = ScaleLayout::weights(&[1, 2], Granularity::Channel).unwrap();
         let (stored_scale, scale) = (vec![0.1], vec![0.5]);
         let rounding = Rounding {
             stored: BitWidth::B8,

@@ -115,10 +115,10 @@ impl LayerSpec {
         format!("weights of {} and activations of {} bits", list(&self.weights), list(&self.activations))
     }
 
-    /// The scales that a weight of this shape has for each width.
+    /// The scales that a weight of this shape has for each width; `usize::MAX` for a shape that no memory has.
     #[must_use]
     pub fn scale_count(&self, weight_shape: &[usize]) -> usize {
-        ScaleLayout::weights(weight_shape, self.granularity).scales()
+        ScaleLayout::weights(weight_shape, self.granularity).map_or(usize::MAX, |layout| layout.scales())
     }
 
     /// The width that the layer makes up for when others do so at `width`: pinned layers at their own.
@@ -197,12 +197,13 @@ impl Quantizers {
         let Some(spec) = &self.spec else { return weight };
         let Some(at) = spec.weights.iter().position(|&bits| bits == width) else { return weight };
         let (shape, device) = (weight.dims(), weight.device());
+        let Ok(layout) = ScaleLayout::weights(&shape, spec.granularity) else { return weight };
         let rounding = Rounding {
             stored: spec.weights[0],
             active: width,
             stored_scale: &host(&self.weight_scales[0].val()),
             scale: &host(&self.weight_scales[at].val()),
-            layout: ScaleLayout::weights(&shape, spec.granularity),
+            layout,
         };
         let [values, products] = [&weight, products].map(|t| host(&t.clone().inner().flatten::<1>(0, 1)));
         match compensated(&values, &products, &rounding) {
