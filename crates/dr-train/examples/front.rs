@@ -10,9 +10,9 @@
 
 use burn::tensor::Device;
 use dr_precision::PrecisionPlan;
-use dr_train::artifact::{Artifact, Described, SavedModel};
+use dr_train::artifact::{Artifact, SavedModel};
 use dr_train::config::{Engine, LossTerms, Sampling, Widths};
-use dr_train::data;
+use dr_train::data::{self, DataSource};
 use dr_train::evaluation::measure;
 use dr_train::experiment::calibration_batches;
 use dr_train::files::write_atomically;
@@ -65,8 +65,12 @@ fn measure_run(run: &Path) -> Result<Vec<Point>, Box<dyn Error>> {
     let artifact = Artifact::open(&run.join("model.safetensors"))?;
     let traces: Traces = serde_json::from_slice(&std::fs::read(run.join("traces.json"))?)?;
     let description = &artifact.description;
-    let train = data::load(&description.images(description.dataset()?, None), None)?.train;
-    let test = data::load_test(&description.images(description.dataset()?, None))?;
+    let dataset = data::datasets().get(&description.dataset)?;
+    let source = DataSource {
+        image_size: description.input.height,
+        ..DataSource::new(dataset, None, description.seed)
+    };
+    let data::Splits { train, test, .. } = data::load(&source, None)?;
     let batches = calibration_batches(&train, &description.normalization, &device)?;
 
     let candidates = |terms| -> Result<Candidates, Box<dyn Error>> {

@@ -53,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // In floats first.
     let tracked = device.clone().autodiff();
-    let model = BranchesKind.init(&description.sizes()?, description.seed, &tracked)?;
+    let model = BranchesKind.init(&description.sizes(), description.seed, &tracked)?;
     let phase = Phase::new("float", TrainPhase::Float, folder.join("float"), 10, 0.1);
     let objective = Objective::new(vec![NumberFormat::Float]);
     let stop = Interrupter::new();

@@ -1,7 +1,6 @@
 //! The report as JSON, as a table and as a picture.
 
 use dr_precision::Precision;
-use dr_train::config::TrainConfig;
 use dr_train::config::task::CLASSIFY;
 use dr_train::data::{DatasetKind, Digits};
 use dr_train::report::{

@@ -160,11 +160,11 @@ impl Graph {
                 }
             }
             (Op::Concat, [Kind::Images(_), ..]) => {
-                let channels = kinds.iter().map(|kind| match kind {
+                let mut channels = kinds.iter().map(|kind| match kind {
                     Kind::Images(channels) => Some(*channels),
                     _ => None,
                 });
-                let sum = channels.fold(Some(0usize), |sum, channels| sum?.checked_add(channels?));
+                let sum = channels.try_fold(0usize, |sum, channels| sum.checked_add(channels?));
                 match sum.filter(|channels| *channels <= LARGEST) {
                     Some(channels) => Ok(Kind::Images(channels)),
                     None => wrong(format!("images, of at most {LARGEST} channels in all")),
