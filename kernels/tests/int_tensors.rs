@@ -271,7 +271,7 @@ proptest! {
     ) {
         let device = device().autodiff();
         let full = |count: usize| Tensor::<1>::full([count], scale, &device);
-        let x = Tensor::<3>::full(shape, value, &device);
+        let x = Tensor::<3>::full(shape, value, &device).require_grad();
         let layouts = [ScaleLayout::weights(&shape, granularity), ScaleLayout::activations(&shape, granularity)];
         let [of_weight, of_activation] = layouts.map(|layout| layout.unwrap().scales());
         let check = |result: Result<Tensor<3>, KernelError>, fits: bool| {
