@@ -1,6 +1,6 @@
 //! A network that this workspace does not have, in a program of its own.
 
-use dr_tests::Program;
+use dr_tests::{Program, supernet};
 
 #[test]
 fn a_network_of_ones_own() {
@@ -30,4 +30,12 @@ fn a_network_of_ones_own() {
         let _ = program.output(&["eval", "--model", "four.safetensors", "--engine", "integer"]);
     }
     let _ = own.outputs(&["train", "--resume", "run", "--epochs", "2"]);
+
+    // A supernet of it, for which a program that does not have the network finds a plan.
+    let _ = own.outputs(&[&supernet("1", "128", "mixed")[..], &["--model", "branches"]].concat());
+    let search = ["search", "--model", "mixed/model.safetensors", "--traces", "mixed/traces.json"];
+    let found = ours.output(&[&search[..], &["--budget", "avg-bits=5", "--out", "plan.toml"]].concat());
+    assert!(found.contains("budget             avg-bits=5\n"), "{found}");
+    let eval = ["eval", "--model", "mixed/model.safetensors", "--plan", "plan.toml", "--engine", "integer"];
+    let _ = ours.output(&eval);
 }
