@@ -8,7 +8,7 @@ use crate::integer::{Activation, CodeQuantizer, Conv2dOptions, IntConv2dShape, W
 use dr_precision::{BitWidth, Granularity};
 use rayon::prelude::*;
 
-/// [`crate::cpu::conv2d`] of fake-quantized `x` and `w`, up to rounding. `scales` has the scale and the zero point of `x`, then
+/// The convolution of fake-quantized `x` and `w`, up to rounding. `scales` has the scale and the zero point of `x`, then
 /// the scale of each output channel of `w`; `widths` are those of weights and activations.
 ///
 /// # Errors
