@@ -290,6 +290,8 @@ fn gated(graph: &Graph) -> Vec<bool> {
         if node.op == Op::Activation(Activation::Silu)
             && let [reader] = readers[at][..]
             && let Node { op: Op::Multiply, inputs } = &nodes[reader]
+            // The product is written over what the SiLU reads.
+            && readers[node.inputs[0]] == [at]
         {
             gated[at] = inputs[0] != inputs[1] && !inputs.iter().any(|&input| gated[input]);
         }
