@@ -373,7 +373,7 @@ mod tests {
                 let scaled = |(&x, &gain): (&f32, &f32)| f64::from(x) / (mean + 1e-5).sqrt() * f64::from(gain);
                 row.iter().zip(&gain).map(scaled).collect::<Vec<_>>()
             };
-            close(&out, &x.chunks(features).flat_map(norm).collect::<Vec<_>>())?;
+            close(&out, &x.chunks(features).flat_map(norm).collect::<Vec<_>>(), 1e-3)?;
             // Where exponentials are huge and where there are none, too.
             let wide: Vec<f32> = x.iter().map(|x| x * x * x * 20.0).collect();
             let mut gate = wide.clone();
