@@ -222,7 +222,7 @@ fn a_gate_that_others_read_stays() {
     let up = push(Op::Add, &[x, x]);
     let product = push(Op::Multiply, &[gate, up]);
     push(Op::Add, &[product, twice]);
-    let mut network =
+    let network =
         Network::load_with(&artifact(ArtifactKind::Float, &graph, 0.5, false), None, Arithmetic::default())
             .unwrap();
     let values = [-1.5, 0.0, 0.5, 2.0];
