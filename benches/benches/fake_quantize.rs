@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use criterion::{Criterion, criterion_group, criterion_main};
 use dr_bench::{LARGE, LAYER, copies, device, group, on_device, on_host, weights};
-use dr_kernels::cpu::{self, Isa};
+use dr_kernels::cpu::{self, Isa, Operation};
 use dr_kernels::layout::ScaleLayout;
 use dr_kernels::{ActivationQuantizer, ScaleGradient, WeightQuantizer};
 use dr_precision::{BitWidth, Granularity};
@@ -34,16 +34,8 @@ fn weight_forward(criterion: &mut Criterion) {
             group.bench_function("dr-kernels, slices", |bencher| {
                 bencher.iter(|| {
                     let isa = Isa::detect();
-                    cpu::fake_quantize_weight_into(
-                        isa,
-                        &w,
-                        &stored_scale,
-                        &scale,
-                        &layout,
-                        STORED,
-                        ACTIVE,
-                        &mut out,
-                    );
+                    cpu::fake_quantize_weight(&w, &stored_scale, &scale, &layout, STORED, ACTIVE)
+                        .fill(isa, &mut out);
                 });
             });
         }
@@ -76,7 +68,7 @@ fn activation_forward(criterion: &mut Criterion) {
             group.bench_function("dr-kernels, slices", |bencher| {
                 bencher.iter(|| {
                     let isa = Isa::detect();
-                    cpu::fake_quantize_activation_into(isa, &x, &[0.2], &[-1.0], &layout, ACTIVE, &mut out);
+                    cpu::fake_quantize_activation(&x, &[0.2], &[-1.0], &layout, ACTIVE).fill(isa, &mut out);
                 });
             });
         }
@@ -110,8 +102,7 @@ fn weight_backward(criterion: &mut Criterion) {
             group.bench_function("dr-kernels, slices", |bencher| {
                 bencher.iter(|| {
                     let (isa, mode) = (Isa::detect(), ScaleGradient::Exact);
-                    cpu::fake_quantize_weight_backward_into(
-                        isa,
+                    cpu::fake_quantize_weight_backward(
                         &w,
                         &stored_scale,
                         &scale,
@@ -120,8 +111,8 @@ fn weight_backward(criterion: &mut Criterion) {
                         STORED,
                         ACTIVE,
                         mode,
-                        &mut dw,
                     )
+                    .fill(isa, &mut dw)
                 });
             });
         }

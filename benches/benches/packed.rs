@@ -4,7 +4,7 @@
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use criterion::{Criterion, criterion_group, criterion_main};
 use dr_bench::{LARGE, LAYER, copies, device, group, on_device, on_host, weights};
-use dr_kernels::cpu::{self, Isa};
+use dr_kernels::cpu::{self, Isa, Operation};
 use dr_kernels::layout::{ScaleLayout, packed_words};
 use dr_kernels::{PackedTensor, dequantize, quantize_pack, switch};
 use dr_precision::{BitWidth, Granularity, QuantSpec};
@@ -20,7 +20,7 @@ fn tensors([rows, cols]: [usize; 2], device: &Device) -> (Tensor<2>, Tensor<1>) 
 /// The same weights, quantized to `bits` bits by this machine's CPU.
 fn packed_slice(shape: [usize; 2], bits: BitWidth) -> Vec<u32> {
     let layout = ScaleLayout::weights(&shape, Granularity::Channel).unwrap();
-    cpu::quantize_pack(&weights(layout.elements()), &vec![SCALE; shape[0]], None, &layout, bits)
+    cpu::quantize_pack(&weights(layout.elements()), &vec![SCALE; shape[0]], None, &layout, bits).collect().0
 }
 
 fn packed_tensor(shape: [usize; 2], bits: BitWidth, device: &Device) -> PackedTensor {
@@ -49,7 +49,7 @@ fn quantizing(criterion: &mut Criterion) {
             let mut out = vec![1; packed_words(w.len(), bits)];
             group.bench_function("dr-kernels, slices", |bencher| {
                 bencher.iter(|| {
-                    cpu::quantize_pack_into(Isa::detect(), &w, &scale, None, &layout, bits, &mut out);
+                    cpu::quantize_pack(&w, &scale, None, &layout, bits).fill(Isa::detect(), &mut out);
                 });
             });
         }
@@ -80,7 +80,7 @@ fn switching(criterion: &mut Criterion) {
             let mut out = vec![1; packed_words(rows * cols, active)];
             group.bench_function("dr-kernels, slices", |bencher| {
                 bencher.iter(|| {
-                    cpu::switch_packed_into(Isa::detect(), &words, rows * cols, stored, active, &mut out);
+                    cpu::switch_packed(&words, rows * cols, stored, active).fill(Isa::detect(), &mut out);
                 });
             });
         }
@@ -112,7 +112,7 @@ fn dequantizing(criterion: &mut Criterion) {
             let mut out = vec![1.0; rows * cols];
             group.bench_function("dr-kernels, slices", |bencher| {
                 bencher.iter(|| {
-                    cpu::dequantize_packed_into(Isa::detect(), &words, &scale, None, &layout, bits, &mut out);
+                    cpu::dequantize_packed(&words, &scale, None, &layout, bits).fill(Isa::detect(), &mut out);
                 });
             });
         }

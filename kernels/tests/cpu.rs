@@ -1,7 +1,7 @@
 //! The CPU kernels against the reference, for every instruction set that this machine has.
 
 use dr_kernels::ScaleGradient;
-use dr_kernels::cpu::{self, Isa, Sample};
+use dr_kernels::cpu::{self, Isa, Operation, Sample};
 use dr_kernels::layout::{ScaleLayout, packed_words};
 use dr_kernels::reference;
 use dr_precision::{BitWidth, Granularity};
@@ -145,11 +145,11 @@ fn check_weight_forward(case: &Case, stored: BitWidth, active: BitWidth) {
     let want = reference::fake_quantize_weight(&w, &stored_scale, &scale, layout, stored, active);
     for isa in isas() {
         let mut got = vec![f32::NAN; w.len()];
-        cpu::fake_quantize_weight_into(isa, &w, &stored_scale, &scale, layout, stored, active, &mut got);
+        cpu::fake_quantize_weight(&w, &stored_scale, &scale, layout, stored, active).fill(isa, &mut got);
         assert_eq!(bits(&got), bits(&want), "{isa} {stored} -> {active} {layout:?}");
     }
     assert_eq!(
-        bits(&cpu::fake_quantize_weight(&w, &stored_scale, &scale, layout, stored, active)),
+        bits(&cpu::fake_quantize_weight(&w, &stored_scale, &scale, layout, stored, active).collect().0),
         bits(&want)
     );
 }
@@ -160,10 +160,13 @@ fn check_activation_forward(case: &Case, width: BitWidth) {
     let want = reference::fake_quantize_activation(&x, &scale, &zero, layout, width);
     for isa in isas() {
         let mut got = vec![f32::NAN; x.len()];
-        cpu::fake_quantize_activation_into(isa, &x, &scale, &zero, layout, width, &mut got);
+        cpu::fake_quantize_activation(&x, &scale, &zero, layout, width).fill(isa, &mut got);
         assert_eq!(bits(&got), bits(&want), "{isa} {width} {layout:?}");
     }
-    assert_eq!(bits(&cpu::fake_quantize_activation(&x, &scale, &zero, layout, width)), bits(&want));
+    assert_eq!(
+        bits(&cpu::fake_quantize_activation(&x, &scale, &zero, layout, width).collect().0),
+        bits(&want)
+    );
 }
 
 /// `|got - want| <= 1e-5 * size`, where `size` is `|want|` or, for a sum whose terms may cancel, what its terms' absolute
@@ -201,27 +204,17 @@ fn check_weight_backward(case: &Case, stored: BitWidth, active: BitWidth, mode: 
         active,
         mode,
     );
+    let gradient =
+        cpu::fake_quantize_weight_backward(&w, &stored_scale, &scale, &grad, layout, stored, active, mode);
     for isa in isas() {
         let what = |name| format!("{name} {isa} {stored} -> {active} {mode} {layout:?}");
         let mut got = vec![f32::NAN; w.len()];
-        let (got_stored, got_scale) = cpu::fake_quantize_weight_backward_into(
-            isa,
-            &w,
-            &stored_scale,
-            &scale,
-            &grad,
-            layout,
-            stored,
-            active,
-            mode,
-            &mut got,
-        );
+        let (got_stored, got_scale) = gradient.fill(isa, &mut got);
         assert_close(&what("dw"), &got, &dw, |_| 0.0);
         assert_close(&what("dstored"), &got_stored, &dstored, |j| sums[j]);
         assert_close(&what("dscale"), &got_scale, &dscale, |j| sums[j]);
     }
-    let (got, got_stored, got_scale) =
-        cpu::fake_quantize_weight_backward(&w, &stored_scale, &scale, &grad, layout, stored, active, mode);
+    let (got, (got_stored, got_scale)) = gradient.collect();
     assert_close("dw", &got, &dw, |_| 0.0);
     assert_close("dstored", &got_stored, &dstored, |j| sums[j]);
     assert_close("dscale", &got_scale, &dscale, |j| sums[j]);
@@ -233,18 +226,16 @@ fn check_activation_backward(case: &Case, width: BitWidth) {
     let sums = sums_of_gradients(layout, &grad, width.unsigned_max());
     let (dx, dscale, dzero) =
         reference::fake_quantize_activation_backward(&x, &scale, &zero, &grad, layout, width);
+    let gradient = cpu::fake_quantize_activation_backward(&x, &scale, &zero, &grad, layout, width);
     for isa in isas() {
         let what = |name| format!("{name} {isa} {width} {layout:?}");
         let mut got = vec![f32::NAN; x.len()];
-        let (got_scale, got_zero) = cpu::fake_quantize_activation_backward_into(
-            isa, &x, &scale, &zero, &grad, layout, width, &mut got,
-        );
+        let (got_scale, got_zero) = gradient.fill(isa, &mut got);
         assert_close(&what("dx"), &got, &dx, |_| 0.0);
         assert_close(&what("dscale"), &got_scale, &dscale, |j| sums[j]);
         assert_close(&what("dzero"), &got_zero, &dzero, |j| sums[j]);
     }
-    let (got, got_scale, got_zero) =
-        cpu::fake_quantize_activation_backward(&x, &scale, &zero, &grad, layout, width);
+    let (got, (got_scale, got_zero)) = gradient.collect();
     assert_close("dx", &got, &dx, |_| 0.0);
     assert_close("dscale", &got_scale, &dscale, |j| sums[j]);
     assert_close("dzero", &got_zero, &dzero, |j| sums[j]);
@@ -258,14 +249,16 @@ fn check_pack<T: Sample>(case: &Case, samples: &[T], width: BitWidth) {
     for zero in [None, Some(zero.as_slice())] {
         let want = reference::quantize_pack(&x, &scale, zero, layout, width);
         let values = reference::dequantize_packed(&want, &scale, zero, layout, width);
-        assert_eq!(cpu::quantize_pack(samples, &scale, zero, layout, width), want, "{width} {layout:?}");
-        assert_eq!(bits(&cpu::dequantize_packed(&want, &scale, zero, layout, width)), bits(&values));
+        let pack = cpu::quantize_pack(samples, &scale, zero, layout, width);
+        let dequantize = cpu::dequantize_packed(&want, &scale, zero, layout, width);
+        assert_eq!(pack.collect().0, want, "{width} {layout:?}");
+        assert_eq!(bits(&dequantize.collect().0), bits(&values));
         for isa in isas() {
             let mut words = vec![u32::MAX; want.len()];
-            cpu::quantize_pack_into(isa, samples, &scale, zero, layout, width, &mut words);
+            pack.fill(isa, &mut words);
             assert_eq!(words, want, "{isa} {width} {layout:?}");
             let mut got = vec![f32::NAN; x.len()];
-            cpu::dequantize_packed_into(isa, &want, &scale, zero, layout, width, &mut got);
+            dequantize.fill(isa, &mut got);
             assert_eq!(bits(&got), bits(&values), "{isa} {width} {layout:?}");
         }
     }
@@ -274,10 +267,11 @@ fn check_pack<T: Sample>(case: &Case, samples: &[T], width: BitWidth) {
 fn check_switch(codes: &[i32], stored: BitWidth, active: BitWidth) {
     let words = reference::pack(codes, stored);
     let want = reference::switch_packed(&words, codes.len(), stored, active);
-    assert_eq!(cpu::switch_packed(&words, codes.len(), stored, active), want, "{stored} -> {active}");
+    let switch = cpu::switch_packed(&words, codes.len(), stored, active);
+    assert_eq!(switch.collect().0, want, "{stored} -> {active}");
     for isa in isas() {
         let mut got = vec![u32::MAX; packed_words(codes.len(), active)];
-        cpu::switch_packed_into(isa, &words, codes.len(), stored, active, &mut got);
+        switch.fill(isa, &mut got);
         assert_eq!(got, want, "{isa} {stored} -> {active}");
     }
 }
@@ -286,11 +280,10 @@ fn check_search(case: &Case, widths: &[BitWidth]) {
     let (w, layout) = (case.tame_x(), &case.layout);
     let want = reference::search_scales(&w, layout, widths);
     for isa in isas() {
-        let got = cpu::search_scales_on(isa, &w, layout, widths);
+        let got = cpu::search_scales(isa, &w, layout, widths);
         let want: Vec<f64> = want.iter().map(|&scale| f64::from(scale)).collect();
         assert_close(&format!("{isa} {widths:?} {layout:?}"), &got, &want, |_| 0.0);
     }
-    assert_eq!(cpu::search_scales(&w, layout, widths).len(), want.len());
 }
 
 #[test]
@@ -353,7 +346,7 @@ fn residuals_are_accurate_far_from_zero() {
         bits,
         ScaleGradient::Lsq,
     );
-    let (_, got, _) = cpu::fake_quantize_weight_backward(
+    let (_, (got, _)) = cpu::fake_quantize_weight_backward(
         &w,
         args.0,
         args.1,
@@ -362,7 +355,8 @@ fn residuals_are_accurate_far_from_zero() {
         bits,
         bits,
         ScaleGradient::Lsq,
-    );
+    )
+    .collect();
     assert_close("dstored", &got, &want, |_| 0.0);
 }
 
@@ -419,9 +413,9 @@ fn switching_works_for_all_lengths() {
 #[test]
 fn fields_after_the_last_code_are_zero() {
     let mut words = reference::pack(&[1; 40], BitWidth::B8);
-    let want = cpu::switch_packed(&words, 40, BitWidth::B8, BitWidth::B3);
+    let want = cpu::switch_packed(&words, 40, BitWidth::B8, BitWidth::B3).collect().0;
     words[10..].fill(u32::MAX);
-    assert_eq!(cpu::switch_packed(&words, 40, BitWidth::B8, BitWidth::B3), want);
+    assert_eq!(cpu::switch_packed(&words, 40, BitWidth::B8, BitWidth::B3).collect().0, want);
 }
 
 /// Every code of every width, dequantized: around all 256 of them, signed and unsigned.
@@ -435,7 +429,7 @@ fn every_code_dequantizes() {
             let want = reference::dequantize_packed(&words, &[0.7], zero, &layout, width);
             for isa in isas() {
                 let mut got = vec![f32::NAN; codes.len()];
-                cpu::dequantize_packed_into(isa, &words, &[0.7], zero, &layout, width, &mut got);
+                cpu::dequantize_packed(&words, &[0.7], zero, &layout, width).fill(isa, &mut got);
                 assert_eq!(bits(&got), bits(&want), "{isa} {width}");
             }
         }
@@ -464,7 +458,7 @@ fn scale_search_survives_degenerate_groups() {
     let layout = ScaleLayout::weights(&[4, 8], Granularity::Channel).unwrap();
     let want = reference::search_scales(&w, &layout, &widths);
     for isa in isas() {
-        assert_eq!(bits(&cpu::search_scales_on(isa, &w, &layout, &widths)), bits(&want), "{isa}");
+        assert_eq!(bits(&cpu::search_scales(isa, &w, &layout, &widths)), bits(&want), "{isa}");
     }
 }
 
@@ -472,7 +466,7 @@ fn scale_search_survives_degenerate_groups() {
 fn numbers_that_are_not_numbers_become_zero() {
     let layout = ScaleLayout::weights(&[3], Granularity::Tensor).unwrap();
     let w = [f32::NAN, 1.0, -f32::NAN];
-    let got = cpu::fake_quantize_weight(&w, &[0.5], &[0.5], &layout, BitWidth::B8, BitWidth::B8);
+    let got = cpu::fake_quantize_weight(&w, &[0.5], &[0.5], &layout, BitWidth::B8, BitWidth::B8).collect().0;
     assert_eq!(bits(&got), bits(&[0.0, 1.0, 0.0]));
 }
 
@@ -483,16 +477,8 @@ fn large_outputs_are_written_whole() {
     let w = noise(layout.elements(), 1);
     let (stored_scale, scale) = ([0.01, 0.02, 0.03], [0.2, 0.3, 0.4]);
     let mut got = vec![f32::NAN; layout.elements() + 1];
-    cpu::fake_quantize_weight_into(
-        Isa::detect(),
-        &w,
-        &stored_scale,
-        &scale,
-        &layout,
-        BitWidth::B8,
-        BitWidth::B4,
-        &mut got[1..],
-    );
+    cpu::fake_quantize_weight(&w, &stored_scale, &scale, &layout, BitWidth::B8, BitWidth::B4)
+        .fill(Isa::detect(), &mut got[1..]);
     let want =
         reference::fake_quantize_weight(&w, &stored_scale, &scale, &layout, BitWidth::B8, BitWidth::B4);
     assert!(got[0].is_nan());
@@ -506,14 +492,15 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let (w, s, grad, layout) = (case.tame_x(), case.scales(1), case.grad(), &case.layout);
     let (b8, b4) = (BitWidth::B8, BitWidth::B4);
     let everything = || {
-        let (dw, a, b) =
-            cpu::fake_quantize_weight_backward(&w, &s, &s, &grad, layout, b8, b4, ScaleGradient::Chained);
-        let (dx, c, d) = cpu::fake_quantize_activation_backward(&w, &s, &s, &grad, layout, b4);
-        let forward = cpu::fake_quantize_weight(&w, &s, &s, layout, b8, b4);
-        let search = cpu::search_scales(&w, layout, &[b8, b4]);
-        let words = cpu::quantize_pack(&w, &s, None, layout, b8);
-        let switched = cpu::switch_packed(&words, w.len(), b8, b4);
-        let values = cpu::dequantize_packed(&switched, &s, None, layout, b4);
+        let mode = ScaleGradient::Chained;
+        let (dw, (a, b)) =
+            cpu::fake_quantize_weight_backward(&w, &s, &s, &grad, layout, b8, b4, mode).collect();
+        let (dx, (c, d)) = cpu::fake_quantize_activation_backward(&w, &s, &s, &grad, layout, b4).collect();
+        let forward = cpu::fake_quantize_weight(&w, &s, &s, layout, b8, b4).collect().0;
+        let search = cpu::search_scales(Isa::detect(), &w, layout, &[b8, b4]);
+        let words = cpu::quantize_pack(&w, &s, None, layout, b8).collect().0;
+        let switched = cpu::switch_packed(&words, w.len(), b8, b4).collect().0;
+        let values = cpu::dequantize_packed(&switched, &s, None, layout, b4).collect().0;
         let floats = [dw, a, b, dx, c, d, forward, search, values].concat();
         [bits(&floats), words, switched].concat()
     };

@@ -3,8 +3,8 @@
 
 use dr_kernels::cpu::Isa;
 use dr_kernels::cpu::integer::{
-    DotKernel, Epilogue, Job, Plan, Results, int_conv2d_into, int_conv2d_results, int_conv2d_together,
-    prepare_panels, quantize_codes, switch_panels, unpack_panels, weight_only_into,
+    self, Codes, DotKernel, Epilogue, Job, Plan, Results, int_conv2d, int_conv2d_together, quantize_codes,
+    switch_panels, unpack_panels,
 };
 use dr_kernels::integer::{
     Activation, CodeQuantizer, Conv2dOptions, IntConv2dShape, WeightLayout, padded_channels,
@@ -54,6 +54,20 @@ fn operands(shape: &IntConv2dShape, activations: BitWidth, numbers: &mut Numbers
     (weights, codes)
 }
 
+/// Weights in panels.
+fn prepare_panels(codes: &[i32], layout: &WeightLayout) -> Vec<u32> {
+    let codes: Vec<i8> = codes.iter().map(|&code| code as i8).collect();
+    integer::prepare(Codes::Bytes(&codes), layout).unwrap()
+}
+
+/// The values of a convolution.
+fn values(
+    kernel: DotKernel, codes: &[u8], panels: &[u32], shape: &IntConv2dShape, epilogue: &Epilogue,
+    out: &mut [f32],
+) {
+    int_conv2d(kernel, codes, panels, shape, epilogue, Results { values: Some(out), codes: None });
+}
+
 /// Runs everything with scales of one and nothing to add: the results are the sums themselves, which floats hold exactly up
 /// to 2^24.
 fn check_sums(shape: &IntConv2dShape, activations: BitWidth, seed: u64) {
@@ -69,7 +83,7 @@ fn check_sums(shape: &IntConv2dShape, activations: BitWidth, seed: u64) {
         Epilogue { multiplier: &multiplier, addend: &addend, residual: None, activation: Activation::None };
     for kernel in kernels() {
         let mut out = vec![f32::NAN; shape.results()];
-        int_conv2d_into(kernel, &codes, &panels, shape, &epilogue, &mut out);
+        values(kernel, &codes, &panels, shape, &epilogue, &mut out);
         assert_eq!(out, expected, "{kernel}, {shape:?}");
     }
 }
@@ -139,7 +153,7 @@ fn products_together() {
             parts.iter().zip(&epilogues).zip(&mut alone)
         {
             let results = Results { values: Some(values), codes: Some((out, to)) };
-            int_conv2d_results(kernel, codes, panels, shape, epilogue, results);
+            int_conv2d(kernel, codes, panels, shape, epilogue, results);
             let expected: Vec<u8> = quantize_codes(values, [shape.weight().outputs(), 1], true, to);
             assert_eq!(*out, expected, "{kernel}");
         }
@@ -185,7 +199,7 @@ fn extreme_codes_do_not_saturate() {
                 };
                 for kernel in kernels() {
                     let mut out = vec![0.0; shape.results()];
-                    int_conv2d_into(kernel, &codes, &panels, &shape, &epilogue, &mut out);
+                    values(kernel, &codes, &panels, &shape, &epilogue, &mut out);
                     let expected = (300 * largest * code) as f32;
                     assert!(
                         out.iter().all(|&sum| sum == expected),
@@ -288,7 +302,7 @@ proptest! {
         let to = CodeQuantizer { bits, scale: 0.7, zero_point: -0.2 };
         for kernel in kernels() {
             let mut out = vec![f32::NAN; shape.results()];
-            int_conv2d_into(kernel, &codes, &panels, &shape, &epilogue, &mut out);
+            values(kernel, &codes, &panels, &shape, &epilogue, &mut out);
             prop_assert_eq!(&out, &expected, "{}", kernel);
             let next = [layout.outputs(), shape.positions()];
             let expected_codes = reference::quantize_codes(&expected, next, true, to);
@@ -296,7 +310,7 @@ proptest! {
                 out.fill(f32::NAN);
                 let mut codes_out = vec![0; shape.batch() * shape.positions() * padded_channels(layout.outputs())];
                 let results = Results { values: both.then_some(&mut out), codes: Some((&mut codes_out, to)) };
-                int_conv2d_results(kernel, &codes, &panels, &shape, &epilogue, results);
+                int_conv2d(kernel, &codes, &panels, &shape, &epilogue, results);
                 if shape.results() > 0 {
                     prop_assert_eq!(&codes_out, &expected_codes, "{}", kernel);
                 }
@@ -330,7 +344,7 @@ proptest! {
         let largest = (inputs as f32) * bits.unsigned_max() as f32;
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
             let mut out = vec![f32::NAN; rows * outputs];
-            weight_only_into(isa, &x, &panels, &scale, rows, &layout, &mut out);
+            integer::weight_only(isa, &x, &panels, &scale, rows, &layout, &mut out);
             for (out, expected) in out.iter().zip(&expected) {
                 prop_assert!((out - expected).abs() <= 1e-6 * largest, "{isa}: {out}, not {expected}");
             }

@@ -1,6 +1,7 @@
 //! The gradients' registration, once for every backend that has the operations.
 
 use super::ops::{ActivationFormat, FakeQuantizeGradOps, FakeQuantizeOps, WeightFormat};
+use burn::backend::Backend;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::autodiff::{Autodiff, NodeId, grads::Gradients};
@@ -48,11 +49,18 @@ impl<B: FakeQuantizeGradOps, T: Ternary<B>> Backward<B, 3> for Step<T> {
         let (inputs, format) = ops.state;
         let grad = grads.consume::<B>(&ops.node);
         let inputs = inputs.map(|node| -> FloatTensor<B> { checkpointer.retrieve_node_output(node) });
-        let gradients = T::gradients(inputs, grad, format);
-        for (node, grad) in ops.parents.into_iter().zip(gradients) {
-            if let Some(node) = node {
-                grads.register::<B>(node.id, grad); // `None` needs no gradient
-            }
+        let nodes = ops.parents.map(|node| node.map(|node| node.id));
+        register::<B, 3>(nodes, T::gradients(inputs, grad, format), grads);
+    }
+}
+
+/// Registers the gradients of an operation's inputs; `None` needs no gradient.
+pub(super) fn register<B: Backend, const N: usize>(
+    nodes: [Option<NodeId>; N], gradients: [FloatTensor<B>; N], grads: &mut Gradients,
+) {
+    for (node, grad) in nodes.into_iter().zip(gradients) {
+        if let Some(node) = node {
+            grads.register::<B>(node, grad);
         }
     }
 }

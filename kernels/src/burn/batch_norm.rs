@@ -1,13 +1,14 @@
 //! BatchNorm for training, on `flex` by the loops of [`crate::cpu`], on other backends by Burn's own.
 
-use super::conv2d::slice;
+use super::autodiff::register;
+use super::flex::{dense, slice, tensor};
 use crate::cpu::{self, BatchNormShape};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::autodiff::{Autodiff, NodeId, grads::Gradients};
-use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::flex::FlexTensor;
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension, tensor::FloatTensor};
-use burn::tensor::{Bytes, DType, Device, Shape, Tensor, module};
+use burn::tensor::{DType, Device, Tensor, module};
 
 /// The operation as a backend extension. Only `flex` has it: see [`batch_norm_train`].
 #[backend_extension(Flex, Autodiff)]
@@ -56,18 +57,14 @@ pub fn batch_norm_train<const D: usize>(
     }
 }
 
-fn tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {
-    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape), DType::F32)
-}
-
 impl BatchNormOps for Flex {
     fn planar_batch_norm(
         x: FlexTensor, gamma: FlexTensor, beta: FlexTensor, shape: BatchNormShape,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
-        let [x, gamma, beta] = [x, gamma, beta].map(|t| t.to_contiguous());
+        let [x, gamma, beta] = [x, gamma, beta].map(dense);
         let (y, mean, variance) = cpu::batch_norm(slice(&x), slice(&gamma), slice(&beta), &shape);
-        let channels = Shape::new([shape.channels]);
-        (tensor(y, x.shape()), tensor(mean, channels.clone()), tensor(variance, channels))
+        let channels = [shape.channels];
+        (tensor(y, x.shape()), tensor(mean, channels), tensor(variance, channels))
     }
 }
 
@@ -75,18 +72,11 @@ impl BatchNormGradOps for Flex {
     fn planar_batch_norm_backward(
         x: FlexTensor, gamma: FlexTensor, moments: [FlexTensor; 2], dy: FlexTensor, shape: BatchNormShape,
     ) -> [FlexTensor; 3] {
-        let [x, gamma, dy] = [x, gamma, dy].map(|t| t.to_contiguous());
-        let [mean, variance] = &moments;
-        let (dx, dgamma, dbeta) = cpu::batch_norm_backward(
-            slice(&x),
-            slice(&gamma),
-            slice(mean),
-            slice(variance),
-            slice(&dy),
-            &shape,
-        );
-        let channels = Shape::new([shape.channels]);
-        [tensor(dx, x.shape()), tensor(dgamma, channels.clone()), tensor(dbeta, channels)]
+        let [x, gamma, dy] = [x, gamma, dy].map(dense);
+        let [x_values, gamma, mean, variance, dy] = [&x, &gamma, &moments[0], &moments[1], &dy].map(slice);
+        let (dx, dgamma, dbeta) = cpu::batch_norm_backward(x_values, gamma, mean, variance, dy, &shape);
+        let channels = [shape.channels];
+        [tensor(dx, x.shape()), tensor(dgamma, channels), tensor(dbeta, channels)]
     }
 }
 
@@ -100,12 +90,8 @@ impl<B: BatchNormOps + BatchNormGradOps> Backward<B, 3> for BatchNormBackward {
         let (inputs, moments, shape) = ops.state;
         let dy = grads.consume::<B>(&ops.node);
         let [x, gamma] = inputs.map(|node| -> FloatTensor<B> { checkpointer.retrieve_node_output(node) });
-        let gradients = B::planar_batch_norm_backward(x, gamma, moments, dy, shape);
-        for (node, grad) in ops.parents.into_iter().zip(gradients) {
-            if let Some(node) = node {
-                grads.register::<B>(node.id, grad);
-            }
-        }
+        let nodes = ops.parents.map(|node| node.map(|node| node.id));
+        register::<B, 3>(nodes, B::planar_batch_norm_backward(x, gamma, moments, dy, shape), grads);
     }
 }
 

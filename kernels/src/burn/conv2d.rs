@@ -1,12 +1,13 @@
 //! Convolution for training, on `flex` by the loops of [`crate::cpu`], on other backends by Burn's own.
 
+use super::flex::{dense, slice, tensor};
 use crate::cpu::{self, Conv2dShape};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::autodiff::{Autodiff, NodeId, grads::Gradients};
-use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::flex::FlexTensor;
 use burn::backend::{Backend, Dispatch, Flex, backend_extension, tensor::FloatTensor};
-use burn::tensor::{Bytes, DType, Device, Shape, Tensor, module, ops::ConvOptions};
+use burn::tensor::{DType, Device, Tensor, module, ops::ConvOptions};
 use dr_precision::BitWidth;
 
 /// The convolution as a backend extension. Only `flex` has it: see [`conv2d`].
@@ -93,52 +94,42 @@ fn flex_shape(x: &Tensor<4>, w: &Tensor<4>, stride: usize, padding: usize) -> Op
     })
 }
 
-fn tensor(values: Vec<f32>, shape: [usize; 4]) -> FlexTensor {
-    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::new(shape)), DType::F32)
-}
-
-/// The values of a dense tensor of the data type that was checked before: f32.
-pub(super) fn slice(tensor: &FlexTensor) -> &[f32] {
-    tensor.as_slice().expect("contiguous, in f32")
+/// Sizes of the output.
+const fn output(shape: &Conv2dShape) -> [usize; 4] {
+    let [height, width] = shape.output();
+    [shape.batch, shape.channels[1], height, width]
 }
 
 impl Conv2dOps for Flex {
     fn planar_conv2d(x: FlexTensor, w: FlexTensor, shape: Conv2dShape) -> FlexTensor {
-        let [x, w] = [x, w].map(|t| t.to_contiguous());
-        let [height, width] = shape.output();
-        tensor(cpu::conv2d(slice(&x), slice(&w), &shape), [shape.batch, shape.channels[1], height, width])
+        let [x, w] = [x, w].map(dense);
+        tensor(cpu::conv2d(slice(&x), slice(&w), &shape), output(&shape))
     }
 
     fn coded_conv2d(
         x: FlexTensor, w: FlexTensor, scales: FlexTensor, shape: Conv2dShape, widths: [BitWidth; 2],
     ) -> FlexTensor {
-        let [x, w, scales] = [x, w, scales].map(|t| t.to_contiguous());
-        let [height, width] = shape.output();
+        let [x, w, scales] = [x, w, scales].map(dense);
         let (x, w, scales) = (slice(&x), slice(&w), slice(&scales));
         // What integers cannot hold is computed in floats.
         let values = cpu::integer::conv2d_of_codes(x, w, scales, &shape, widths);
-        let values = values.unwrap_or_else(|_| cpu::conv2d(x, w, &shape));
-        tensor(values, [shape.batch, shape.channels[1], height, width])
+        tensor(values.unwrap_or_else(|_| cpu::conv2d(x, w, &shape)), output(&shape))
     }
 }
 
 impl Conv2dGradOps for Flex {
     fn input_gradient(dy: FlexTensor, w: FlexTensor, shape: Conv2dShape) -> FlexTensor {
-        let [dy, w] = [dy, w].map(|t| t.to_contiguous());
-        let [rows, cols] = shape.input;
-        tensor(
-            cpu::conv2d_input_gradient(slice(&dy), slice(&w), &shape),
-            [shape.batch, shape.channels[0], rows, cols],
-        )
+        let [dy, w] = [dy, w].map(dense);
+        let (channels, [rows, cols]) = (shape.channels[0], shape.input);
+        let dx = cpu::conv2d_input_gradient(slice(&dy), slice(&w), &shape);
+        tensor(dx, [shape.batch, channels, rows, cols])
     }
 
     fn weight_gradient(x: FlexTensor, dy: FlexTensor, shape: Conv2dShape) -> FlexTensor {
-        let [x, dy] = [x, dy].map(|t| t.to_contiguous());
+        let [x, dy] = [x, dy].map(dense);
         let [channels_in, channels_out] = shape.channels;
-        tensor(
-            cpu::conv2d_weight_gradient(slice(&x), slice(&dy), &shape),
-            [channels_out, channels_in, shape.kernel, shape.kernel],
-        )
+        let dw = cpu::conv2d_weight_gradient(slice(&x), slice(&dy), &shape);
+        tensor(dw, [channels_out, channels_in, shape.kernel, shape.kernel])
     }
 }
 

@@ -5,27 +5,29 @@ use super::ops::{
     PackOps, WeightFormat, WeightOnlyFormat,
 };
 use crate::cpu::integer::{self, DotKernel, Epilogue, Results};
+use crate::cpu::{Isa, Operation};
 use crate::integer::WeightLayout;
 use crate::{cpu, layout::ScaleLayout};
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::{Flex, TensorMetadata};
-use burn::tensor::{Bytes, DType, Shape};
+use burn::tensor::{Bytes, DType, Element, Shape};
 use dr_precision::BitWidth;
 
-fn tensor<E: bytemuck::Pod + Send + Sync>(
-    values: Vec<E>, shape: impl Into<Shape>, dtype: DType,
+/// A dense tensor of these values.
+pub(super) fn tensor<E: Element + bytemuck::Pod + Send + Sync>(
+    values: Vec<E>, shape: impl Into<Shape>,
 ) -> FlexTensor {
-    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape.into()), dtype)
+    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape.into()), E::dtype())
 }
 
 /// A tensor of one axis.
-fn row<E: bytemuck::Pod + Send + Sync>(values: Vec<E>, dtype: DType) -> FlexTensor {
+fn row<E: Element + bytemuck::Pod + Send + Sync>(values: Vec<E>) -> FlexTensor {
     let length = values.len();
-    tensor(values, [length], dtype)
+    tensor(values, [length])
 }
 
 /// A tensor whose elements are in order: usually the tensor itself.
-fn dense(tensor: FlexTensor) -> FlexTensor {
+pub(super) fn dense(tensor: FlexTensor) -> FlexTensor {
     match tensor.layout().contiguous_offsets() {
         Some(_) => tensor,
         None => tensor.to_contiguous(),
@@ -33,41 +35,47 @@ fn dense(tensor: FlexTensor) -> FlexTensor {
 }
 
 /// The elements of a dense tensor. The public functions have checked the data type.
-fn slice<E: burn::tensor::Element + bytemuck::Pod>(tensor: &FlexTensor) -> &[E] {
+pub(super) fn slice<E: Element + bytemuck::Pod>(tensor: &FlexTensor) -> &[E] {
     tensor.as_slice::<E>().expect("contiguous, and of the data type that was checked")
+}
+
+/// Names the elements of a dense tensor of f32, f16 or bf16 in an expression.
+macro_rules! with_samples {
+    ($tensor:expr, |$samples:ident| $call:expr) => {
+        match $tensor.dtype() {
+            DType::F16 => {
+                let $samples = slice::<half::f16>(&$tensor);
+                $call
+            }
+            DType::BF16 => {
+                let $samples = slice::<half::bf16>(&$tensor);
+                $call
+            }
+            _ => {
+                let $samples = slice::<f32>(&$tensor);
+                $call
+            }
+        }
+    };
 }
 
 impl FakeQuantizeOps for Flex {
     fn fake_quantize_weight(
         w: FlexTensor, stored_scale: FlexTensor, scale: FlexTensor, format: WeightFormat,
     ) -> FlexTensor {
-        let shape = w.shape();
-        let [w, stored_scale, scale] = [w, stored_scale, scale].map(dense);
+        let (shape, inputs) = (w.shape(), [w, stored_scale, scale].map(dense));
+        let [w, stored_scale, scale] = inputs.each_ref().map(slice);
         let WeightFormat { stored, active, layout, .. } = format;
-        let out = cpu::fake_quantize_weight(
-            slice(&w),
-            slice(&stored_scale),
-            slice(&scale),
-            &layout,
-            stored,
-            active,
-        );
-        tensor(out, shape, DType::F32)
+        tensor(cpu::fake_quantize_weight(w, stored_scale, scale, &layout, stored, active).collect().0, shape)
     }
 
     fn fake_quantize_activation(
         x: FlexTensor, scale: FlexTensor, zero_point: FlexTensor, format: ActivationFormat,
     ) -> FlexTensor {
-        let shape = x.shape();
-        let [x, scale, zero] = [x, scale, zero_point].map(dense);
-        let out = cpu::fake_quantize_activation(
-            slice(&x),
-            slice(&scale),
-            slice(&zero),
-            &format.layout,
-            format.bits,
-        );
-        tensor(out, shape, DType::F32)
+        let (shape, inputs) = (x.shape(), [x, scale, zero_point].map(dense));
+        let [x, scale, zero] = inputs.each_ref().map(slice);
+        let ActivationFormat { bits, layout } = format;
+        tensor(cpu::fake_quantize_activation(x, scale, zero, &layout, bits).collect().0, shape)
     }
 }
 
@@ -75,69 +83,45 @@ impl FakeQuantizeGradOps for Flex {
     fn fake_quantize_weight_backward(
         w: FlexTensor, stored_scale: FlexTensor, scale: FlexTensor, grad: FlexTensor, format: WeightFormat,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
-        let (shape, scales) = (w.shape(), scale.shape());
-        let [w, stored_scale, scale, grad] = [w, stored_scale, scale, grad].map(dense);
+        let (shape, inputs) = (w.shape(), [w, stored_scale, scale, grad].map(dense));
+        let [w, stored_scale, scale, grad] = inputs.each_ref().map(slice);
         let WeightFormat { stored, active, layout, gradient } = format;
-        let (dw, dstored, dscale) = cpu::fake_quantize_weight_backward(
-            slice(&w),
-            slice(&stored_scale),
-            slice(&scale),
-            slice(&grad),
-            &layout,
-            stored,
-            active,
-            gradient,
-        );
-        (
-            tensor(dw, shape, DType::F32),
-            tensor(dstored, scales.clone(), DType::F32),
-            tensor(dscale, scales, DType::F32),
-        )
+        #[rustfmt::skip]
+        let gradients =
+            cpu::fake_quantize_weight_backward(w, stored_scale, scale, grad, &layout, stored, active, gradient);
+        with_gradients(gradients, shape)
     }
 
     fn fake_quantize_activation_backward(
         x: FlexTensor, scale: FlexTensor, zero_point: FlexTensor, grad: FlexTensor, format: ActivationFormat,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
-        let (shape, scales) = (x.shape(), scale.shape());
-        let [x, scale, zero, grad] = [x, scale, zero_point, grad].map(dense);
-        let (dx, dscale, dzero) = cpu::fake_quantize_activation_backward(
-            slice(&x),
-            slice(&scale),
-            slice(&zero),
-            slice(&grad),
-            &format.layout,
-            format.bits,
-        );
-        (
-            tensor(dx, shape, DType::F32),
-            tensor(dscale, scales.clone(), DType::F32),
-            tensor(dzero, scales, DType::F32),
-        )
+        let (shape, inputs) = (x.shape(), [x, scale, zero_point, grad].map(dense));
+        let [x, scale, zero, grad] = inputs.each_ref().map(slice);
+        let ActivationFormat { bits, layout } = format;
+        with_gradients(cpu::fake_quantize_activation_backward(x, scale, zero, grad, &layout, bits), shape)
     }
+}
+
+/// Gradients of a tensor of `shape` and of two vectors.
+fn with_gradients(
+    gradients: impl Operation<f32, Rest = (Vec<f32>, Vec<f32>)>, shape: Shape,
+) -> (FlexTensor, FlexTensor, FlexTensor) {
+    let (dx, (first, second)) = gradients.collect();
+    (tensor(dx, shape), row(first), row(second))
 }
 
 impl PackOps for Flex {
     fn quantize_pack(
         x: FlexTensor, scale: FlexTensor, zero_point: FlexTensor, format: PackFormat,
     ) -> FlexTensor {
-        let dtype = x.dtype();
         let [x, scale, zero] = [x, scale, zero_point].map(dense);
         let (scale, zero) = (slice(&scale), format.unsigned.then(|| slice(&zero)));
-        let words = match dtype {
-            DType::F16 => {
-                cpu::quantize_pack::<half::f16>(slice(&x), scale, zero, &format.layout, format.bits)
-            }
-            DType::BF16 => {
-                cpu::quantize_pack::<half::bf16>(slice(&x), scale, zero, &format.layout, format.bits)
-            }
-            _ => cpu::quantize_pack::<f32>(slice(&x), scale, zero, &format.layout, format.bits),
-        };
-        row(words, DType::U32)
+        row(with_samples!(x, |x| cpu::quantize_pack(x, scale, zero, &format.layout, format.bits).collect().0))
     }
 
     fn switch_packed(words: FlexTensor, elements: usize, stored: BitWidth, active: BitWidth) -> FlexTensor {
         let words = dense(words);
-        row(cpu::switch_packed(slice(&words), elements, stored, active), DType::U32)
+        row(cpu::switch_packed(slice(&words), elements, stored, active).collect().0)
     }
 
     fn dequantize_packed(
@@ -145,52 +129,46 @@ impl PackOps for Flex {
     ) -> FlexTensor {
         let [words, scale, zero] = [words, scale, zero_point].map(dense);
         let zero = format.unsigned.then(|| slice(&zero));
-        let values = cpu::dequantize_packed(slice(&words), slice(&scale), zero, &format.layout, format.bits);
-        row(values, DType::F32)
+        let PackFormat { layout, bits, .. } = format;
+        row(cpu::dequantize_packed(slice(&words), slice(&scale), zero, &layout, bits).collect().0)
     }
 
     fn search_scales(w: FlexTensor, layout: ScaleLayout, widths: Vec<BitWidth>) -> FlexTensor {
         let w = dense(w);
-        row(cpu::search_scales(slice(&w), &layout, &widths), DType::F32)
+        row(cpu::search_scales(Isa::detect(), slice(&w), &layout, &widths))
     }
 }
 
 impl IntOps for Flex {
     fn quantize_codes(x: FlexTensor, format: CodesFormat) -> FlexTensor {
-        let (dtype, x) = (x.dtype(), dense(x));
+        let x = dense(x);
         let CodesFormat { channels, positions, channels_last, to, .. } = format;
         let sizes = [channels, positions];
         let mut words = vec![0u32; format.words()];
         let out = bytemuck::cast_slice_mut(&mut words);
-        match dtype {
-            DType::F16 => integer::quantize_codes_into::<half::f16>(slice(&x), sizes, channels_last, to, out),
-            DType::BF16 => {
-                integer::quantize_codes_into::<half::bf16>(slice(&x), sizes, channels_last, to, out)
-            }
-            _ => integer::quantize_codes_into::<f32>(slice(&x), sizes, channels_last, to, out),
-        }
-        row(words, DType::U32)
+        with_samples!(x, |x| integer::quantize_codes_into(x, sizes, channels_last, to, out));
+        row(words)
     }
 
     fn prepare_weight(words: FlexTensor, layout: WeightLayout) -> FlexTensor {
         let words = dense(words);
         let panels = integer::prepare(integer::Codes::Packed(slice(&words)), &layout);
-        row(panels.expect("as many words as the packed tensor was checked to have"), DType::U32)
+        row(panels.expect("as many words as the packed tensor was checked to have"))
     }
 
     fn switch_weight(words: FlexTensor, layout: WeightLayout, active: BitWidth) -> FlexTensor {
         let words = dense(words);
-        row(integer::switch_panels(slice(&words), layout.bits(), active), DType::U32)
+        row(integer::switch_panels(slice(&words), layout.bits(), active))
     }
 
     fn weight_codes(words: FlexTensor, layout: WeightLayout) -> FlexTensor {
         let words = dense(words);
-        row(integer::codes_of(slice(&words), &layout), DType::I32)
+        row(integer::codes_of(slice(&words), &layout))
     }
 
     fn tap_sums(words: FlexTensor, scale: FlexTensor, layout: WeightLayout) -> FlexTensor {
         let [words, scale] = [words, scale].map(dense);
-        row(integer::tap_sums(slice(&words), slice(&scale), &layout), DType::F32)
+        row(integer::tap_sums(slice(&words), slice(&scale), &layout))
     }
 
     fn int_conv2d(
@@ -211,7 +189,7 @@ impl IntOps for Flex {
             values: format.values.then_some(&mut values[..]),
             codes: format.codes.map(|to| (bytemuck::cast_slice_mut(&mut words), to)),
         };
-        integer::int_conv2d_results(
+        integer::int_conv2d(
             DotKernel::detect(),
             bytemuck::cast_slice::<u32, u8>(slice(&codes)),
             slice(&weight),
@@ -219,20 +197,17 @@ impl IntOps for Flex {
             &epilogue,
             results,
         );
-        (row(values, DType::F32), row(words, DType::U32))
+        (row(values), row(words))
     }
 
     fn weight_only(
         x: FlexTensor, weight: FlexTensor, scale: FlexTensor, format: WeightOnlyFormat,
     ) -> FlexTensor {
-        let dtype = x.dtype();
         let [x, weight, scale] = [x, weight, scale].map(dense);
         let (weight, scale, layout) = (slice(&weight), slice(&scale), &format.weight);
-        let values = match dtype {
-            DType::F16 => integer::weight_only::<half::f16>(slice(&x), weight, scale, format.rows, layout),
-            DType::BF16 => integer::weight_only::<half::bf16>(slice(&x), weight, scale, format.rows, layout),
-            _ => integer::weight_only::<f32>(slice(&x), weight, scale, format.rows, layout),
-        };
-        row(values, DType::F32)
+        let mut out = vec![0.0f32; format.rows * layout.outputs()];
+        let isa = Isa::detect();
+        with_samples!(x, |x| integer::weight_only(isa, x, weight, scale, format.rows, layout, &mut out));
+        row(out)
     }
 }

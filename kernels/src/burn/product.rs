@@ -84,16 +84,8 @@ pub struct Results {
 
 /// A convolution or matrix product in integers, ready to run: a weight, how its input is quantized, and what follows.
 ///
-/// With `x` and `q` the codes of input and weight, `s` and `z` the scale and zero point of the input, and `w` the scales of the
-/// weight, a result is
-///
-/// ```text
-/// activation(s w gain * sum(x q)  +  shift + z * sum(w gain q)  (+ residual))
-/// ```
-///
-/// with sums for each group of inputs that has a scale of its own, and the last one over the taps that are inside the image.
-/// `gain` and `shift` are those of each output: a bias with a gain of 1, or BatchNorm in evaluation mode. A matrix product
-/// `[rows, inputs]` is a convolution of `rows` images of one pixel.
+/// Results are those of [`host::Product`](crate::host::Product). A matrix product `[rows, inputs]` is a convolution of `rows`
+/// images of one pixel.
 #[derive(Clone, Debug)]
 pub struct IntProduct {
     weight: Prepared,

@@ -1,7 +1,7 @@
 //! BatchNorm in training, on a CPU: in each direction one pass over memory for the sums of each channel and one for the
 //! result. Of single operations, as Burn has it on `flex`, it takes a pass for each.
 
-use super::isa::{Isa, Kernel};
+use super::isa::{Isa, run_on};
 use rayon::prelude::*;
 
 /// A tensor `[images, channels, positions]` whose channels are normalized.
@@ -53,16 +53,16 @@ pub fn batch_norm(
         let mean = sum / shape.count();
         (mean as f32, (squares / shape.count() - mean * mean).max(0.0) as f32)
     };
-    let (mean, variance): (Vec<f32>, Vec<f32>) =
-        sums(shape, |image, out| Isa::detect().run(Moments { x: part(x, shape, image), shape, out }))
-            .into_iter()
-            .map(moments)
-            .unzip();
+    let sums = sums(shape, |image, out| {
+        let x = part(x, shape, image);
+        run_on!(Isa::detect(), |_| moment_sums(x, shape.positions, out));
+    });
+    let (mean, variance): (Vec<f32>, Vec<f32>) = sums.into_iter().map(moments).unzip();
     let gain = |c: usize| (f64::from(gamma[c]) * shape.inverse_deviation(variance[c])) as f32;
     let terms: Vec<[f32; 3]> = (0..shape.channels).map(|c| [mean[c], gain(c), beta[c]]).collect();
     let mut y = vec![0.0; x.len()];
     y.par_chunks_mut(shape.image()).zip(x.par_chunks(shape.image())).for_each(|(out, x)| {
-        Isa::detect().run(Scale { x, shape, terms: &terms, out });
+        run_on!(Isa::detect(), |_| scale(x, shape.positions, &terms, out));
     });
     (y, mean, variance)
 }
@@ -78,7 +78,7 @@ pub fn batch_norm_backward(
     assert_eq!((x.len(), dy.len()), (shape.elements(), shape.elements()), "values of another number");
     let sums = sums(shape, |image, out| {
         let (x, dy) = (part(x, shape, image), part(dy, shape, image));
-        Isa::detect().run(Products { x, dy, mean, shape, out });
+        run_on!(Isa::detect(), |_| product_sums(x, dy, mean, shape.positions, out));
     });
     // With `x^ = (x - mean) i`: dx = gamma i (dy - sum(dy) / n - x^ sum(dy x^) / n).
     let terms = |c: usize| {
@@ -92,7 +92,7 @@ pub fn batch_norm_backward(
     let mut dx = vec![0.0; x.len()];
     let images = dx.par_chunks_mut(shape.image()).zip(x.par_chunks(shape.image()));
     images.zip(dy.par_chunks(shape.image())).for_each(|((out, x), dy)| {
-        Isa::detect().run(InputGradient { x, dy, shape, terms: &terms, out });
+        run_on!(Isa::detect(), |_| input_gradient([x, dy], shape.positions, &terms, out));
     });
     let dgamma = |c: usize| (sums[c][1] * shape.inverse_deviation(variance[c])) as f32;
     let dbeta = sums.iter().map(|sums| sums[0] as f32).collect();
@@ -120,6 +120,13 @@ fn sums(shape: &BatchNormShape, of_image: impl Fn(usize, &mut [[f64; 2]]) + Sync
 
 const LANES: usize = 8;
 
+/// Adds terms to the sums of a lane.
+#[inline(always)]
+fn add(lanes: &mut [[f64; LANES]; 2], lane: usize, terms: [f64; 2]) {
+    lanes[0][lane] += terms[0];
+    lanes[1][lane] += terms[1];
+}
+
 /// The sums of the lanes.
 #[inline(always)]
 fn add_up(lanes: [[f64; LANES]; 2]) -> [f64; 2] {
@@ -133,115 +140,65 @@ fn add_up(lanes: [[f64; LANES]; 2]) -> [f64; 2] {
 }
 
 /// The sums of `x` and of its squares.
-struct Moments<'a> {
-    x: &'a [f32],
-    shape: &'a BatchNormShape,
-    out: &'a mut [[f64; 2]],
-}
-
-impl Kernel for Moments<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self, _: Isa) {
-        for (x, out) in self.x.chunks_exact(self.shape.positions).zip(self.out) {
-            let mut lanes = [[0.0; LANES]; 2];
-            let (chunks, rest) = x.as_chunks::<LANES>();
-            for x in chunks {
-                for lane in 0..LANES {
-                    let x = f64::from(x[lane]);
-                    lanes[0][lane] += x;
-                    lanes[1][lane] += x * x;
-                }
+#[inline(always)]
+fn moment_sums(x: &[f32], positions: usize, out: &mut [[f64; 2]]) {
+    for (x, out) in x.chunks_exact(positions).zip(out) {
+        let mut lanes = [[0.0; LANES]; 2];
+        let (chunks, rest) = x.as_chunks::<LANES>();
+        for x in chunks {
+            for lane in 0..LANES {
+                let x = f64::from(x[lane]);
+                add(&mut lanes, lane, [x, x * x]);
             }
-            for (lane, &x) in rest.iter().enumerate() {
-                let x = f64::from(x);
-                lanes[0][lane] += x;
-                lanes[1][lane] += x * x;
-            }
-            *out = add_up(lanes);
         }
+        for (lane, &x) in rest.iter().enumerate() {
+            let x = f64::from(x);
+            add(&mut lanes, lane, [x, x * x]);
+        }
+        *out = add_up(lanes);
     }
 }
 
 /// The sums of `dy` and of `dy (x - mean)`.
-struct Products<'a> {
-    x: &'a [f32],
-    dy: &'a [f32],
-    mean: &'a [f32],
-    shape: &'a BatchNormShape,
-    out: &'a mut [[f64; 2]],
-}
-
-impl Kernel for Products<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self, _: Isa) {
-        let planes =
-            self.x.chunks_exact(self.shape.positions).zip(self.dy.chunks_exact(self.shape.positions));
-        for (((x, dy), &mean), out) in planes.zip(self.mean).zip(self.out) {
-            let mut lanes = [[0.0; LANES]; 2];
-            let ((xs, x_rest), (dys, dy_rest)) = (x.as_chunks::<LANES>(), dy.as_chunks::<LANES>());
-            for (x, dy) in xs.iter().zip(dys) {
-                for lane in 0..LANES {
-                    let dy = f64::from(dy[lane]);
-                    lanes[0][lane] += dy;
-                    lanes[1][lane] += dy * f64::from(x[lane] - mean);
-                }
+#[inline(always)]
+fn product_sums(x: &[f32], dy: &[f32], mean: &[f32], positions: usize, out: &mut [[f64; 2]]) {
+    let planes = x.chunks_exact(positions).zip(dy.chunks_exact(positions));
+    for (((x, dy), &mean), out) in planes.zip(mean).zip(out) {
+        let mut lanes = [[0.0; LANES]; 2];
+        let ((xs, x_rest), (dys, dy_rest)) = (x.as_chunks::<LANES>(), dy.as_chunks::<LANES>());
+        for (x, dy) in xs.iter().zip(dys) {
+            for lane in 0..LANES {
+                let dy = f64::from(dy[lane]);
+                add(&mut lanes, lane, [dy, dy * f64::from(x[lane] - mean)]);
             }
-            for (lane, (&x, &dy)) in x_rest.iter().zip(dy_rest).enumerate() {
-                lanes[0][lane] += f64::from(dy);
-                lanes[1][lane] += f64::from(dy) * f64::from(x - mean);
-            }
-            *out = add_up(lanes);
         }
+        for (lane, (&x, &dy)) in x_rest.iter().zip(dy_rest).enumerate() {
+            let dy = f64::from(dy);
+            add(&mut lanes, lane, [dy, dy * f64::from(x - mean)]);
+        }
+        *out = add_up(lanes);
     }
 }
 
 /// `gain (x - mean) + beta` of an image.
-struct Scale<'a> {
-    x: &'a [f32],
-    shape: &'a BatchNormShape,
-    terms: &'a [[f32; 3]],
-    out: &'a mut [f32],
-}
-
-impl Kernel for Scale<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self, _: Isa) {
-        let n = self.shape.positions;
-        let planes = self.x.chunks_exact(n).zip(self.out.chunks_exact_mut(n));
-        for ((x, out), &[mean, gain, beta]) in planes.zip(self.terms) {
-            for (out, x) in out.iter_mut().zip(x) {
-                *out = gain * (x - mean) + beta;
-            }
+#[inline(always)]
+fn scale(x: &[f32], positions: usize, terms: &[[f32; 3]], out: &mut [f32]) {
+    let planes = x.chunks_exact(positions).zip(out.chunks_exact_mut(positions));
+    for ((x, out), &[mean, gain, beta]) in planes.zip(terms) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = gain * (x - mean) + beta;
         }
     }
 }
 
 /// `gain (dy - mean of dy - slope (x - mean))` of an image.
-struct InputGradient<'a> {
-    x: &'a [f32],
-    dy: &'a [f32],
-    shape: &'a BatchNormShape,
-    terms: &'a [[f32; 4]],
-    out: &'a mut [f32],
-}
-
-impl Kernel for InputGradient<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self, _: Isa) {
-        let n = self.shape.positions;
-        let planes = self.x.chunks_exact(n).zip(self.dy.chunks_exact(n)).zip(self.out.chunks_exact_mut(n));
-        for (((x, dy), out), &[mean, gain, mean_dy, slope]) in planes.zip(self.terms) {
-            for ((out, x), dy) in out.iter_mut().zip(x).zip(dy) {
-                *out = gain * (dy - mean_dy - slope * (x - mean));
-            }
+#[inline(always)]
+fn input_gradient([x, dy]: [&[f32]; 2], positions: usize, terms: &[[f32; 4]], out: &mut [f32]) {
+    let inputs = x.chunks_exact(positions).zip(dy.chunks_exact(positions));
+    let planes = inputs.zip(out.chunks_exact_mut(positions));
+    for (((x, dy), out), &[mean, gain, mean_dy, slope]) in planes.zip(terms) {
+        for ((out, x), dy) in out.iter_mut().zip(x).zip(dy) {
+            *out = gain * (dy - mean_dy - slope * (x - mean));
         }
     }
 }

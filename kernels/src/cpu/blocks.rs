@@ -1,7 +1,8 @@
 //! Outputs in pieces: each is computed in a buffer of the first-level cache and written out from there, by tasks that run
 //! in parallel.
 
-use super::isa::{Isa, Kernel};
+use super::isa::{Isa, run_on};
+use super::pages::Huge;
 use bytemuck::Pod;
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
@@ -26,45 +27,61 @@ pub(super) trait Pieces<T>: Sync {
     fn piece(&self, state: &mut Self::State, start: usize, out: &mut [T]);
 }
 
-/// Makes a vector of `len` elements. Gives also the final states, in the order of the tasks.
-pub(super) fn collect<T: Pod + Send, P: Pieces<T>>(
-    isa: Isa, len: usize, pieces: &P,
-) -> (Vec<T>, Vec<P::State>) {
-    let mut values = with_capacity(len);
-    let states = fill_uninit(isa, &mut values.spare_capacity_mut()[..len], pieces);
-    // SAFETY: `fill_uninit` has initialised the first `len` elements, which is within the capacity.
-    unsafe { values.set_len(len) };
-    (values, states)
+/// An operation whose output is computed where it is wanted.
+///
+/// # Safety
+/// [`Operation::compute`] writes all of its output.
+#[must_use]
+pub unsafe trait Operation<T: Pod + Send> {
+    /// What it gives besides the output.
+    type Rest;
+
+    /// Elements of the output.
+    fn elements(&self) -> usize;
+
+    /// Writes the output, which has so many elements.
+    ///
+    /// # Panics
+    /// If the machine has no `isa`.
+    fn compute(&self, isa: Isa, out: &mut [MaybeUninit<T>]) -> Self::Rest;
+
+    /// Computes it to a new vector.
+    fn collect(&self) -> (Vec<T>, Self::Rest) {
+        let len = self.elements();
+        let mut values = with_capacity(len);
+        let rest = self.compute(Isa::detect(), &mut values.spare_capacity_mut()[..len]);
+        // SAFETY: `compute` has initialised the first `len` elements, which is within the capacity.
+        unsafe { values.set_len(len) };
+        (values, rest)
+    }
+
+    /// Computes it on `isa` to `out`.
+    ///
+    /// # Panics
+    /// If `out` has another length, or the machine has no `isa`.
+    fn fill(&self, isa: Isa, out: &mut [T]) -> Self::Rest {
+        assert_eq!(out.len(), self.elements(), "an output of another size");
+        // SAFETY: The two have the same layout, and `compute` writes nothing uninitialised.
+        self.compute(isa, unsafe { &mut *(std::ptr::from_mut(out) as *mut [MaybeUninit<T>]) })
+    }
 }
 
 /// An empty vector with room for `len` elements. A large one gets huge pages where there are any: it is fresh from the
 /// operating system, which takes far longer to hand over its 4-KiB pages than the kernels here take to fill them.
 pub(super) fn with_capacity<T: Pod>(len: usize) -> Vec<T> {
     let values: Vec<T> = Vec::with_capacity(len);
-    #[cfg(target_os = "linux")]
     if streams(len * size_of::<T>()) {
-        const PAGE: usize = 4096;
-        let start = values.as_ptr().addr().next_multiple_of(PAGE);
-        let end = (values.as_ptr().addr() + len * size_of::<T>()) / PAGE * PAGE;
-        let pages = values.as_ptr().with_addr(start).cast_mut();
-        // SAFETY: These are whole pages of memory that is ours, and advice changes no contents. Nothing depends on it, so its
-        // result does not matter (it fails where pages are larger or there are no huge ones).
-        let _ = unsafe { libc::madvise(pages.cast(), end - start, libc::MADV_HUGEPAGE) };
+        Huge::Fresh.ask(values.as_ptr().cast(), len * size_of::<T>() / size_of::<u32>());
     }
     values
 }
 
-/// [`collect`] into a slice that exists.
-pub(super) fn fill<T: Pod + Send, P: Pieces<T>>(isa: Isa, out: &mut [T], pieces: &P) -> Vec<P::State> {
-    fill_uninit(isa, as_uninit(out), pieces)
-}
-
 /// Writes all of `out`.
-fn fill_uninit<T: Pod + Send, P: Pieces<T>>(
+pub(super) fn fill<T: Pod + Send, P: Pieces<T>>(
     isa: Isa, out: &mut [MaybeUninit<T>], pieces: &P,
 ) -> Vec<P::State> {
     let streams = streams(size_of_val(out));
-    let run = |(index, out)| isa.run(Task { pieces, start: index * TASK, out, streams });
+    let run = |(index, out)| run_on!(isa, |isa| task(isa, pieces, index * TASK, out, streams));
     match out.len() {
         0 => vec![],
         1..=TASK => vec![run((0, out))],
@@ -72,40 +89,26 @@ fn fill_uninit<T: Pod + Send, P: Pieces<T>>(
     }
 }
 
-struct Task<'a, T, P> {
-    pieces: &'a P,
-    start: usize,
-    out: &'a mut [MaybeUninit<T>],
-    streams: bool,
-}
-
-impl<T: Pod, P: Pieces<T>> Kernel for Task<'_, T, P> {
-    type Output = P::State;
-
-    #[inline(always)]
-    fn run(self, isa: Isa) -> P::State {
-        let Self { pieces, start, out, streams } = self;
-        let mut state = pieces.begin(start, out.len());
-        let end = start + out.len();
-        let mut writer = Writer::<T, { PIECE + LINE }>::new(out, streams, isa);
-        for start in (start..end).step_by(PIECE) {
-            let len = PIECE.min(end - start);
-            pieces.piece(&mut state, start, writer.room(len));
-            writer.write(len);
-        }
-        writer.finish();
-        state
+/// Computes the elements of one task, those from number `start` on.
+#[inline(always)]
+fn task<T: Pod, P: Pieces<T>>(
+    isa: Isa, pieces: &P, start: usize, out: &mut [MaybeUninit<T>], streams: bool,
+) -> P::State {
+    let mut state = pieces.begin(start, out.len());
+    let end = start + out.len();
+    let mut writer = Writer::<T, { PIECE + LINE }>::new(out, streams, isa);
+    for start in (start..end).step_by(PIECE) {
+        let len = PIECE.min(end - start);
+        pieces.piece(&mut state, start, writer.room(len));
+        writer.write(len);
     }
+    writer.finish();
+    state
 }
 
 /// Whether an output of `bytes` bytes bypasses the caches.
 pub(super) const fn streams(bytes: usize) -> bool {
     bytes >= STREAM_FROM
-}
-
-pub(super) fn as_uninit<T: Pod>(out: &mut [T]) -> &mut [MaybeUninit<T>] {
-    // SAFETY: The two have the same layout, and this module and `packed`, the only users, write nothing uninitialised.
-    unsafe { &mut *(std::ptr::from_mut(out) as *mut [MaybeUninit<T>]) }
 }
 
 /// Elements `start..start + len` of an input. Those a page further on are fetched meanwhile: the hardware fetches ahead

@@ -10,7 +10,7 @@
 //! Both gradients are of the same form: that of the input correlates the output's gradient with the turned kernel,
 //! once for each residue; that of the weight is a dot product of two windows.
 
-use super::isa::{Isa, Kernel};
+use super::isa::{Isa, run_on};
 use rayon::prelude::*;
 
 /// Sizes of a convolution with square kernels, without dilation and groups.
@@ -216,14 +216,12 @@ pub fn conv2d_weight_gradient(x: &[f32], dy: &[f32], shape: &Conv2dShape) -> Vec
             let (planes, buffer) = split_input(x, shape);
             let bases = bases(shape, &planes);
             let gradient = scatter(dy, &planes, [channels_out, height, width], 0);
-            let kernel = Dots {
-                buffer: &buffer,
-                bases: &bases,
-                gradient: &gradient,
-                positions: planes.positions(),
-                channels_out,
-            };
-            Isa::detect().run(kernel)
+            let (positions, windows) = (planes.positions(), Windows { buffer: &buffer, bases: &bases });
+            run_on!(Isa::detect(), |isa| match isa {
+                Isa::Portable => windows.dots::<false, 8, 4, 3>(&gradient, positions, channels_out),
+                Isa::Avx2 => windows.dots::<true, 8, 4, 3>(&gradient, positions, channels_out),
+                Isa::Avx512 => windows.dots::<true, 16, 4, 6>(&gradient, positions, channels_out),
+            })
         })
         .collect();
     for part in parts {
@@ -326,37 +324,26 @@ impl Weights {
         assert_eq!(bases.len(), self.rows, "a window for each row");
         let farthest = bases.iter().max().map_or(0, |base| base + padded(positions));
         assert!(farthest <= buffer.len(), "windows end inside the buffer");
-        let kernel = Correlate { weights: self, buffer, bases, positions, out };
-        Isa::detect().run(kernel);
+        run_on!(Isa::detect(), |isa| match isa {
+            Isa::Portable => self.tiles::<false, 4, 1>(buffer, bases, positions, out),
+            Isa::Avx2 => self.tiles::<true, 4, 1>(buffer, bases, positions, out),
+            Isa::Avx512 => self.tiles::<true, 8, 2>(buffer, bases, positions, out),
+        });
     }
-}
 
-/// Multiplies and adds, in one rounding where that is one instruction.
-#[inline(always)]
-fn fma<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
-    if FUSED { a.mul_add(b, c) } else { a * b + c }
-}
-
-struct Correlate<'a> {
-    weights: &'a Weights,
-    buffer: &'a [f32],
-    bases: &'a [usize],
-    positions: usize,
-    out: &'a mut [f32],
-}
-
-impl Correlate<'_> {
-    /// In tiles of `CHANNELS` output channels and `VECTORS` vectors.
+    /// [`Weights::correlate`] in tiles of `CHANNELS` output channels and `VECTORS` vectors.
     #[inline(always)]
-    fn tiles<const FUSED: bool, const CHANNELS: usize, const VECTORS: usize>(self) {
-        let length = padded(self.positions);
-        let tiles = self.weights.packed.chunks_exact(self.weights.rows);
+    fn tiles<const FUSED: bool, const CHANNELS: usize, const VECTORS: usize>(
+        &self, buffer: &[f32], bases: &[usize], positions: usize, out: &mut [f32],
+    ) {
+        let length = padded(positions);
+        let tiles = self.packed.chunks_exact(self.rows);
         for start in (0..length).step_by(LANES * VECTORS) {
-            for (tile, out) in tiles.clone().zip(self.out.chunks_exact_mut(TILE[0] * length)) {
+            for (tile, out) in tiles.clone().zip(out.chunks_exact_mut(TILE[0] * length)) {
                 for first in (0..TILE[0]).step_by(CHANNELS) {
                     let mut sums = [[[0f32; LANES]; VECTORS]; CHANNELS];
-                    for (weights, &base) in tile.iter().zip(self.bases) {
-                        let window = &self.buffer[base + start..base + start + LANES * VECTORS];
+                    for (weights, &base) in tile.iter().zip(bases) {
+                        let window = &buffer[base + start..base + start + LANES * VECTORS];
                         let weights = &weights[first..first + CHANNELS];
                         for v in 0..VECTORS {
                             let x: Lanes = std::array::from_fn(|lane| window[v * LANES + lane]);
@@ -377,16 +364,10 @@ impl Correlate<'_> {
     }
 }
 
-impl Kernel for Correlate<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run(self, isa: Isa) {
-        match isa {
-            Isa::Portable => self.tiles::<false, 4, 1>(),
-            Isa::Avx2 => self.tiles::<true, 4, 1>(),
-            Isa::Avx512 => self.tiles::<true, 8, 2>(),
-        }
-    }
+/// Multiplies and adds, in one rounding where that is one instruction.
+#[inline(always)]
+fn fma<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
 /// The sum of all lanes, by halves.
@@ -402,36 +383,33 @@ fn total<const N: usize>(mut lanes: [f32; N]) -> f32 {
     lanes[0]
 }
 
-/// `dw[o][r] = sum over positions p of gradient[o][p] * buffer[bases[r] + p]`.
+/// Rows of an `im2col` matrix.
 #[derive(Clone, Copy)]
-struct Dots<'a> {
+struct Windows<'a> {
     buffer: &'a [f32],
     bases: &'a [usize],
-    gradient: &'a [f32],
-    positions: usize,
-    channels_out: usize,
 }
 
-impl Dots<'_> {
-    /// In tiles of `CHANNELS` output channels and `WINDOWS` windows, with `N` lanes.
+impl Windows<'_> {
+    /// `dw[o][r] = sum over positions p of gradient[o][p] * buffer[bases[r] + p]`, in tiles of `CHANNELS` output channels and
+    /// `WINDOWS` windows, with `N` lanes.
     #[inline(always)]
-    fn tiles<const FUSED: bool, const N: usize, const CHANNELS: usize, const WINDOWS: usize>(
-        self,
+    fn dots<const FUSED: bool, const N: usize, const CHANNELS: usize, const WINDOWS: usize>(
+        self, gradient: &[f32], positions: usize, channels_out: usize,
     ) -> Vec<f32> {
         let rows = self.bases.len();
-        let mut dw = vec![0.0; self.channels_out * rows];
+        let mut dw = vec![0.0; channels_out * rows];
         for row in (0..rows).step_by(WINDOWS) {
-            for channel in (0..self.channels_out).step_by(CHANNELS) {
+            for channel in (0..channels_out).step_by(CHANNELS) {
                 // Past the ends the last one is computed again, and not used.
-                let windows: [&[f32]; WINDOWS] = std::array::from_fn(|r| {
-                    &self.buffer[self.bases[(row + r).min(rows - 1)]..][..self.positions]
-                });
+                let windows: [&[f32]; WINDOWS] =
+                    std::array::from_fn(|r| &self.buffer[self.bases[(row + r).min(rows - 1)]..][..positions]);
                 let gradients: [&[f32]; CHANNELS] = std::array::from_fn(|c| {
-                    let channel = (channel + c).min(self.channels_out - 1);
-                    &self.gradient[channel * self.positions..][..self.positions]
+                    let channel = (channel + c).min(channels_out - 1);
+                    &gradient[channel * positions..][..positions]
                 });
                 let mut sums = [[[0f32; N]; WINDOWS]; CHANNELS];
-                for p in (0..self.positions).step_by(N) {
+                for p in (0..positions).step_by(N) {
                     let x: [[f32; N]; WINDOWS] =
                         std::array::from_fn(|r| std::array::from_fn(|lane| windows[r][p..p + N][lane]));
                     for (sums, gradient) in sums.iter_mut().zip(&gradients) {
@@ -443,7 +421,7 @@ impl Dots<'_> {
                         }
                     }
                 }
-                for c in 0..CHANNELS.min(self.channels_out - channel) {
+                for c in 0..CHANNELS.min(channels_out - channel) {
                     for r in 0..WINDOWS.min(rows - row) {
                         dw[(channel + c) * rows + row + r] = total(sums[c][r]);
                     }
@@ -451,18 +429,6 @@ impl Dots<'_> {
             }
         }
         dw
-    }
-}
-
-impl Kernel for Dots<'_> {
-    type Output = Vec<f32>;
-    #[inline(always)]
-    fn run(self, isa: Isa) -> Vec<f32> {
-        match isa {
-            Isa::Portable => self.tiles::<false, 8, 4, 3>(),
-            Isa::Avx2 => self.tiles::<true, 8, 4, 3>(),
-            Isa::Avx512 => self.tiles::<true, 16, 4, 6>(),
-        }
     }
 }
 

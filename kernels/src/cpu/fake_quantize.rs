@@ -1,55 +1,30 @@
 //! Fake quantization and its gradients, each one pass over memory.
 
-use super::blocks::{collect, fill};
+use super::blocks::Operation;
 use super::codes::{Quantizer, Switch};
-use super::isa::Isa;
-use super::runs::{Gradient, GradientPieces, Map, MapPieces, RunSums, Runs};
+use super::runs::{Gradient, GradientPieces, Map, MapPieces};
 use crate::{ScaleGradient, layout::ScaleLayout};
 use dr_precision::BitWidth;
 
 /// [`crate::reference::fake_quantize_weight`].
-#[must_use]
-pub fn fake_quantize_weight(
-    w: &[f32], stored_scale: &[f32], scale: &[f32], layout: &ScaleLayout, stored: BitWidth, active: BitWidth,
-) -> Vec<f32> {
-    let map = WeightMap::new(stored_scale, scale, stored, active);
-    collect(Isa::detect(), w.len(), &forward(map, w, layout)).0
-}
-
-/// [`fake_quantize_weight`] on `isa` into `out`.
 ///
 /// # Panics
-/// If `out` is not as long as `w`, or the machine has no `isa`.
-#[expect(clippy::too_many_arguments, reason = "four tensors and a format")]
-pub fn fake_quantize_weight_into(
-    isa: Isa, w: &[f32], stored_scale: &[f32], scale: &[f32], layout: &ScaleLayout, stored: BitWidth,
-    active: BitWidth, out: &mut [f32],
-) {
-    assert_eq!(out.len(), w.len());
-    let map = WeightMap::new(stored_scale, scale, stored, active);
-    fill(isa, out, &forward(map, w, layout));
+/// If `w` has not as many elements as `layout`.
+pub fn fake_quantize_weight<'a>(
+    w: &'a [f32], stored_scale: &'a [f32], scale: &'a [f32], layout: &'a ScaleLayout, stored: BitWidth,
+    active: BitWidth,
+) -> impl Operation<f32, Rest = ()> + 'a {
+    forward(WeightMap::new(stored_scale, scale, stored, active), w, layout)
 }
 
 /// [`crate::reference::fake_quantize_activation`].
-#[must_use]
-pub fn fake_quantize_activation(
-    x: &[f32], scale: &[f32], zero_point: &[f32], layout: &ScaleLayout, bits: BitWidth,
-) -> Vec<f32> {
-    let map = ActivationMap { scale, zero_point, bits };
-    collect(Isa::detect(), x.len(), &forward(map, x, layout)).0
-}
-
-/// [`fake_quantize_activation`] on `isa` into `out`.
 ///
 /// # Panics
-/// If `out` is not as long as `x`, or the machine has no `isa`.
-pub fn fake_quantize_activation_into(
-    isa: Isa, x: &[f32], scale: &[f32], zero_point: &[f32], layout: &ScaleLayout, bits: BitWidth,
-    out: &mut [f32],
-) {
-    assert_eq!(out.len(), x.len());
-    let map = ActivationMap { scale, zero_point, bits };
-    fill(isa, out, &forward(map, x, layout));
+/// If `x` has not as many elements as `layout`.
+pub fn fake_quantize_activation<'a>(
+    x: &'a [f32], scale: &'a [f32], zero_point: &'a [f32], layout: &'a ScaleLayout, bits: BitWidth,
+) -> impl Operation<f32, Rest = ()> + 'a {
+    forward(ActivationMap { scale, zero_point, bits }, x, layout)
 }
 
 fn forward<'a, M: Map>(map: M, x: &'a [M::In], layout: &'a ScaleLayout) -> MapPieces<'a, M> {
@@ -110,60 +85,27 @@ impl Map for ActivationMap<'_> {
     }
 }
 
-/// [`crate::reference::fake_quantize_weight_backward`]: `(dL/dw, dL/ds_h, dL/ds_l)`.
-#[must_use]
+/// [`crate::reference::fake_quantize_weight_backward`]: `dL/dw`, with `(dL/ds_h, dL/ds_l)`.
+///
+/// # Panics
+/// If `w` or `grad` has not as many elements as `layout`.
 #[expect(clippy::too_many_arguments, reason = "three tensors, a gradient and a format")]
-pub fn fake_quantize_weight_backward(
-    w: &[f32], stored_scale: &[f32], scale: &[f32], grad: &[f32], layout: &ScaleLayout, stored: BitWidth,
-    active: BitWidth, mode: ScaleGradient,
-) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-    let gradient = WeightGradient { stored_scale, scale, stored, active, mode };
-    let pieces = backward(gradient, w, grad, layout);
-    let (dw, sums) = collect(Isa::detect(), w.len(), &pieces);
-    let (dstored, dscale) = pieces.gradient.of_scales(&sums, layout);
-    (dw, dstored, dscale)
+pub fn fake_quantize_weight_backward<'a>(
+    w: &'a [f32], stored_scale: &'a [f32], scale: &'a [f32], grad: &'a [f32], layout: &'a ScaleLayout,
+    stored: BitWidth, active: BitWidth, mode: ScaleGradient,
+) -> impl Operation<f32, Rest = (Vec<f32>, Vec<f32>)> + 'a {
+    backward(WeightGradient { stored_scale, scale, stored, active, mode }, w, grad, layout)
 }
 
-/// [`fake_quantize_weight_backward`] on `isa`, `dL/dw` into `dw`; gives `(dL/ds_h, dL/ds_l)`.
+/// [`crate::reference::fake_quantize_activation_backward`]: `dL/dx`, with `(dL/ds, dL/dz)`.
 ///
 /// # Panics
-/// If `dw` or `grad` is not as long as `w`, or the machine has no `isa`.
-#[expect(clippy::too_many_arguments, reason = "four tensors, a gradient and a format")]
-pub fn fake_quantize_weight_backward_into(
-    isa: Isa, w: &[f32], stored_scale: &[f32], scale: &[f32], grad: &[f32], layout: &ScaleLayout,
-    stored: BitWidth, active: BitWidth, mode: ScaleGradient, dw: &mut [f32],
-) -> (Vec<f32>, Vec<f32>) {
-    assert_eq!(dw.len(), w.len());
-    let gradient = WeightGradient { stored_scale, scale, stored, active, mode };
-    let pieces = backward(gradient, w, grad, layout);
-    let sums = fill(isa, dw, &pieces);
-    pieces.gradient.of_scales(&sums, layout)
-}
-
-/// [`crate::reference::fake_quantize_activation_backward`]: `(dL/dx, dL/ds, dL/dz)`.
-#[must_use]
-pub fn fake_quantize_activation_backward(
-    x: &[f32], scale: &[f32], zero_point: &[f32], grad: &[f32], layout: &ScaleLayout, bits: BitWidth,
-) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-    let pieces = backward(ActivationGradient { scale, zero_point, bits }, x, grad, layout);
-    let (dx, sums) = collect(Isa::detect(), x.len(), &pieces);
-    let (dscale, dzero) = pieces.gradient.of_scales(&sums, layout);
-    (dx, dscale, dzero)
-}
-
-/// [`fake_quantize_activation_backward`] on `isa`, `dL/dx` into `dx`; gives `(dL/ds, dL/dz)`.
-///
-/// # Panics
-/// If `dx` or `grad` is not as long as `x`, or the machine has no `isa`.
-#[expect(clippy::too_many_arguments, reason = "four tensors, a gradient and a format")]
-pub fn fake_quantize_activation_backward_into(
-    isa: Isa, x: &[f32], scale: &[f32], zero_point: &[f32], grad: &[f32], layout: &ScaleLayout,
-    bits: BitWidth, dx: &mut [f32],
-) -> (Vec<f32>, Vec<f32>) {
-    assert_eq!(dx.len(), x.len());
-    let pieces = backward(ActivationGradient { scale, zero_point, bits }, x, grad, layout);
-    let sums = fill(isa, dx, &pieces);
-    pieces.gradient.of_scales(&sums, layout)
+/// If `x` or `grad` has not as many elements as `layout`.
+pub fn fake_quantize_activation_backward<'a>(
+    x: &'a [f32], scale: &'a [f32], zero_point: &'a [f32], grad: &'a [f32], layout: &'a ScaleLayout,
+    bits: BitWidth,
+) -> impl Operation<f32, Rest = (Vec<f32>, Vec<f32>)> + 'a {
+    backward(ActivationGradient { scale, zero_point, bits }, x, grad, layout)
 }
 
 fn backward<'a, G: Gradient>(
@@ -171,19 +113,6 @@ fn backward<'a, G: Gradient>(
 ) -> GradientPieces<'a, G> {
     assert_eq!((x.len(), grad.len()), (layout.elements(), layout.elements()));
     GradientPieces { gradient, layout, x, grad }
-}
-
-/// The sums of every task.
-type Sums = [(Runs, Vec<RunSums>)];
-
-/// The two sums of every scale: those of its runs, added up in their order.
-fn sums_of_scales(sums: &Sums, layout: &ScaleLayout) -> Vec<(f64, f64)> {
-    let mut total = vec![(0.0, 0.0); layout.scales()];
-    for run in sums.iter().flat_map(|(_, runs)| runs) {
-        total[run.scale].0 += run.first;
-        total[run.scale].1 += run.second;
-    }
-    total
 }
 
 /// The gradient of weights. The first sum is LSQ's, of `g (q_l - v)` where in range, `g q_l` outside (where `q_l` is the end
@@ -207,24 +136,6 @@ impl WeightGradient<'_> {
     #[inline(always)]
     fn inverse(&self, j: usize) -> f64 {
         f64::from(Switch::new(self.stored, self.active).step) / f64::from(self.stored_scale[j])
-    }
-
-    /// `(dL/ds_h, dL/ds_l)`.
-    fn of_scales(&self, sums: &Sums, layout: &ScaleLayout) -> (Vec<f32>, Vec<f32>) {
-        let gradients = |(j, (first, second)): (usize, (f64, f64))| {
-            let factor = f64::from(layout.gradient_factor(j, self.active.signed_max()));
-            let first = (first * factor) as f32;
-            match self.mode() {
-                _ if self.active == self.stored => (first, 0.0),
-                ScaleGradient::Lsq | ScaleGradient::Exact => (0.0, first),
-                ScaleGradient::Chained => {
-                    let of_stored =
-                        second * self.inverse(j) * f64::from(self.scale[j]) / f64::from(self.stored_scale[j]);
-                    ((-of_stored * factor) as f32, first)
-                }
-            }
-        };
-        sums_of_scales(sums, layout).into_iter().enumerate().map(gradients).unzip()
     }
 }
 
@@ -270,6 +181,20 @@ impl Gradient for WeightGradient<'_> {
         let (g, w) = (f64::from(g), f64::from(w));
         (inner, g * (code - w * c.inverse), g * w)
     }
+
+    fn of_scale(&self, j: usize, [first, second]: [f64; 2], layout: &ScaleLayout) -> (f32, f32) {
+        let factor = f64::from(layout.gradient_factor(j, self.active.signed_max()));
+        let first = (first * factor) as f32;
+        match self.mode() {
+            _ if self.active == self.stored => (first, 0.0),
+            ScaleGradient::Lsq | ScaleGradient::Exact => (0.0, first),
+            ScaleGradient::Chained => {
+                let of_stored =
+                    second * self.inverse(j) * f64::from(self.scale[j]) / f64::from(self.stored_scale[j]);
+                ((-of_stored * factor) as f32, first)
+            }
+        }
+    }
 }
 
 /// The gradient of activations. The sums are of `g (code - v)` where in range, `g code` outside; and of `g` outside.
@@ -277,17 +202,6 @@ struct ActivationGradient<'a> {
     scale: &'a [f32],
     zero_point: &'a [f32],
     bits: BitWidth,
-}
-
-impl ActivationGradient<'_> {
-    /// `(dL/ds, dL/dz)`.
-    fn of_scales(&self, sums: &Sums, layout: &ScaleLayout) -> (Vec<f32>, Vec<f32>) {
-        let gradients = |(j, (first, second)): (usize, (f64, f64))| {
-            let factor = f64::from(layout.gradient_factor(j, self.bits.unsigned_max()));
-            ((first * factor) as f32, (second * factor) as f32)
-        };
-        sums_of_scales(sums, layout).into_iter().enumerate().map(gradients).unzip()
-    }
 }
 
 impl Gradient for ActivationGradient<'_> {
@@ -308,5 +222,10 @@ impl Gradient for ActivationGradient<'_> {
         let code = f64::from(quantizer.code(v));
         let (inner, outer, x) = if inside { (g, 0.0, x) } else { (0.0, g, 0.0) };
         (inner, f64::from(g) * (code - f64::from(x) * inverse), f64::from(outer))
+    }
+
+    fn of_scale(&self, j: usize, [first, second]: [f64; 2], layout: &ScaleLayout) -> (f32, f32) {
+        let factor = f64::from(layout.gradient_factor(j, self.bits.unsigned_max()));
+        ((first * factor) as f32, (second * factor) as f32)
     }
 }

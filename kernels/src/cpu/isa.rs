@@ -45,11 +45,11 @@ impl Isa {
         }
     }
 
-    /// Runs `kernel` as compiled for this instruction set.
+    /// Calls `kernel` as compiled for this instruction set: for [`run_on`].
     ///
     /// # Panics
     /// If the machine does not have it.
-    pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+    pub(super) fn run<R>(self, kernel: impl FnOnce(Self) -> R) -> R {
         assert!(self.is_available(), "this machine has no {self}");
         match self {
             // SAFETY: The machine has the instructions: asserted above.
@@ -58,7 +58,7 @@ impl Isa {
             // SAFETY: As above.
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => unsafe { avx2(kernel) },
-            _ => kernel.run(Isa::Portable),
+            _ => kernel(Self::Portable),
         }
     }
 }
@@ -73,22 +73,27 @@ impl fmt::Display for Isa {
     }
 }
 
-/// A loop that is written once, in plain Rust, and compiled (vectorised) for each [`Isa`]. `run` and all that it calls
-/// must be `#[inline(always)]`, not closures: only what is inlined is compiled for the caller's instruction set.
-pub(super) trait Kernel {
-    type Output;
-    /// `isa` is what it is compiled for.
-    fn run(self, isa: Isa) -> Self::Output;
+/// `run_on!(isa, |isa| kernel(isa, ..))`: calls a function that is written once, in plain Rust, as compiled (vectorised) for an
+/// [`Isa`], which it may be told. It and all that it calls must be `#[inline(always)]`, not closures: only what is inlined is
+/// compiled for the instruction set.
+macro_rules! run_on {
+    ($isa:expr, |$compiled_for:pat_param| $call:expr) => {
+        $isa.run(
+            #[inline(always)]
+            |$compiled_for| $call,
+        )
+    };
 }
+pub(super) use run_on;
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-fn avx512<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Isa::Avx512)
+fn avx512<R>(kernel: impl FnOnce(Isa) -> R) -> R {
+    kernel(Isa::Avx512)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn avx2<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Isa::Avx2)
+fn avx2<R>(kernel: impl FnOnce(Isa) -> R) -> R {
+    kernel(Isa::Avx2)
 }

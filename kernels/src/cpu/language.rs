@@ -4,7 +4,7 @@
 //! run on slices. They are in this crate, although nothing in them is quantized, because they share with the products the team
 //! of threads, which a token wakes once, and the choice of the instruction set.
 
-use super::isa::{Isa, Kernel};
+use super::isa::{Isa, run_on};
 use super::team;
 use crate::KernelError;
 use crate::error::size;
@@ -29,30 +29,18 @@ pub fn rms_norm(x: &[f32], gain: &[f32], epsilon: f32, out: &mut [f32]) -> Resul
     let isa = Isa::detect();
     team::for_each_chunk(out, rows * features, |task, out| {
         let x = &x[task * rows * features..][..out.len()];
-        isa.run(Norm { x, gain, epsilon, out });
+        run_on!(isa, |_| norm(x, gain, epsilon, out));
     });
     Ok(())
 }
 
-struct Norm<'a> {
-    x: &'a [f32],
-    gain: &'a [f32],
-    epsilon: f32,
-    out: &'a mut [f32],
-}
-
-impl Kernel for Norm<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self, _: Isa) {
-        let Self { x, gain, epsilon, out } = self;
-        let features = gain.len().max(1);
-        for (x, out) in x.chunks_exact(features).zip(out.chunks_exact_mut(features)) {
-            let root = (squares(x) / features as f32 + epsilon).sqrt();
-            for ((out, x), gain) in out.iter_mut().zip(x).zip(gain) {
-                *out = x / root * gain;
-            }
+#[inline(always)]
+fn norm(x: &[f32], gain: &[f32], epsilon: f32, out: &mut [f32]) {
+    let features = gain.len().max(1);
+    for (x, out) in x.chunks_exact(features).zip(out.chunks_exact_mut(features)) {
+        let root = (squares(x) / features as f32 + epsilon).sqrt();
+        for ((out, x), gain) in out.iter_mut().zip(x).zip(gain) {
+            *out = x / root * gain;
         }
     }
 }
@@ -202,7 +190,7 @@ pub fn attention(
         WEIGHTS.with_borrow_mut(|weights| {
             weights.clear();
             weights.resize(sharing / head_dim * count.next_multiple_of(LANES), 0.0);
-            isa.run(Attention { queries, cache, head, count, weights, out });
+            run_on!(isa, |_| attend(queries, cache, head, count, weights, out));
         });
     });
     Ok(())
@@ -213,44 +201,32 @@ thread_local! {
     static WEIGHTS: RefCell<Vec<f32>> = RefCell::default();
 }
 
-/// The queries of one position that share a head of keys, of which they look at `count`.
-struct Attention<'a> {
-    queries: &'a [f32],
-    cache: &'a AttentionCache,
-    head: usize,
-    count: usize,
-    weights: &'a mut [f32],
-    out: &'a mut [f32],
-}
-
-impl Kernel for Attention<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self, _: Isa) {
-        let Self { queries, cache, head, count, weights, out } = self;
-        let (dim, features) = (cache.head_dim, cache.features());
-        let room = count.next_multiple_of(LANES);
-        let root = (dim as f32).sqrt();
-        for block in 0..count.div_ceil(LANES) {
-            let keys = &cache.keys[block * features + head * dim..][..dim];
-            for (query, weights) in queries.chunks_exact(dim).zip(weights.chunks_exact_mut(room)) {
-                let scores = products(query, keys);
-                for (weight, score) in weights[block * LANES..][..LANES].iter_mut().zip(scores) {
-                    *weight = score / root;
-                }
+/// Attention of the queries of one position that share a head of keys, of which they look at `count`.
+#[inline(always)]
+fn attend(
+    queries: &[f32], cache: &AttentionCache, head: usize, count: usize, weights: &mut [f32], out: &mut [f32],
+) {
+    let (dim, features) = (cache.head_dim, cache.features());
+    let room = count.next_multiple_of(LANES);
+    let root = (dim as f32).sqrt();
+    for block in 0..count.div_ceil(LANES) {
+        let keys = &cache.keys[block * features + head * dim..][..dim];
+        for (query, weights) in queries.chunks_exact(dim).zip(weights.chunks_exact_mut(room)) {
+            let scores = products(query, keys);
+            for (weight, score) in weights[block * LANES..][..LANES].iter_mut().zip(scores) {
+                *weight = score / root;
             }
         }
-        for scores in weights.chunks_exact_mut(room) {
-            softmax(&mut scores[..count]);
-        }
-        let values = &cache.values[head * dim..];
-        out.fill(0.0);
-        for first in (0..count).step_by(ROWS) {
-            let end = count.min(first + ROWS);
-            for (out, weights) in out.chunks_exact_mut(dim).zip(weights.chunks_exact(room)) {
-                mix(&weights[first..end], &values[first * features..], features, out);
-            }
+    }
+    for scores in weights.chunks_exact_mut(room) {
+        softmax(&mut scores[..count]);
+    }
+    let values = &cache.values[head * dim..];
+    out.fill(0.0);
+    for first in (0..count).step_by(ROWS) {
+        let end = count.min(first + ROWS);
+        for (out, weights) in out.chunks_exact_mut(dim).zip(weights.chunks_exact(room)) {
+            mix(&weights[first..end], &values[first * features..], features, out);
         }
     }
 }

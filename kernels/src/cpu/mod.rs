@@ -1,7 +1,7 @@
 //! The operations on a CPU: in parallel (rayon) over blocks, vectorised for the instruction set of the machine.
 //!
-//! Each function here has a sibling that takes an [`Isa`] and, where the result is large, a slice to write it to. What is
-//! computed does not depend on the number of threads, and codes and values not on the instruction set.
+//! Large results are [`Operation`]s: new vectors, or slices that are written to. What is computed does not depend on the
+//! number of threads, and codes and values not on the instruction set.
 //!
 //! | file | what |
 //! |---|---|
@@ -31,17 +31,14 @@ mod scale_search;
 mod team;
 
 pub use batch_norm::{BatchNormShape, batch_norm, batch_norm_backward};
+pub use blocks::Operation;
 pub use conv2d::{Conv2dShape, conv2d, conv2d_input_gradient, conv2d_weight_gradient};
 pub use fake_quantize::{
-    fake_quantize_activation, fake_quantize_activation_backward, fake_quantize_activation_backward_into,
-    fake_quantize_activation_into, fake_quantize_weight, fake_quantize_weight_backward,
-    fake_quantize_weight_backward_into, fake_quantize_weight_into,
+    fake_quantize_activation, fake_quantize_activation_backward, fake_quantize_weight,
+    fake_quantize_weight_backward,
 };
 pub use isa::Isa;
-pub use packed::{
-    dequantize_packed, dequantize_packed_into, quantize_pack, quantize_pack_into, switch_packed,
-    switch_packed_into,
-};
+pub use packed::{dequantize_packed, quantize_pack, switch_packed};
 pub(crate) use pages::Words;
 pub use sample::Sample;
-pub use scale_search::{search_scales, search_scales_on};
+pub use scale_search::search_scales;

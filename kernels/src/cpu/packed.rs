@@ -1,10 +1,8 @@
 //! Quantizing to packed codes, switching and dequantizing them.
 
-use super::blocks::{
-    LINE, PIECE, Pieces, TASK, Writer, as_uninit, collect, fill, input, streams, with_capacity,
-};
+use super::blocks::{LINE, Operation, PIECE, Pieces, TASK, Writer, fill, input, streams};
 use super::codes::Quantizer;
-use super::isa::{Isa, Kernel};
+use super::isa::{Isa, run_on};
 use super::planes::{pack, switch, unpack};
 use super::runs::{Map, Runs, map_runs};
 use super::sample::Sample;
@@ -17,63 +15,29 @@ use std::{marker::PhantomData, mem::MaybeUninit};
 const BATCH: usize = 1024;
 
 /// [`crate::reference::quantize_pack`], for f32, f16 and bf16.
-#[must_use]
-pub fn quantize_pack<T: Sample>(
-    x: &[T], scale: &[f32], zero_point: Option<&[f32]>, layout: &ScaleLayout, bits: BitWidth,
-) -> Vec<u32> {
-    assert_eq!(x.len(), layout.elements());
-    let codes = QuantizeCodes { x, scale, zero_point, layout, bits };
-    collect_packed(Isa::detect(), &codes, x.len(), bits)
-}
-
-/// [`quantize_pack`] on `isa` into `out`.
 ///
 /// # Panics
-/// If `out` has not [`packed_words`] words, or the machine has no `isa`.
-pub fn quantize_pack_into<T: Sample>(
-    isa: Isa, x: &[T], scale: &[f32], zero_point: Option<&[f32]>, layout: &ScaleLayout, bits: BitWidth,
-    out: &mut [u32],
-) {
+/// If `x` has not as many elements as `layout`.
+pub fn quantize_pack<'a, T: Sample>(
+    x: &'a [T], scale: &'a [f32], zero_point: Option<&'a [f32]>, layout: &'a ScaleLayout, bits: BitWidth,
+) -> impl Operation<u32, Rest = ()> + 'a {
     assert_eq!(x.len(), layout.elements());
-    let codes = QuantizeCodes { x, scale, zero_point, layout, bits };
-    fill_packed(isa, &codes, x.len(), bits, as_uninit(out));
+    Pack { codes: QuantizeCodes { x, scale, zero_point, layout, bits }, elements: x.len(), bits }
 }
 
 /// [`crate::reference::switch_packed`].
-#[must_use]
-pub fn switch_packed(words: &[u32], elements: usize, stored: BitWidth, active: BitWidth) -> Vec<u32> {
-    collect_packed(Isa::detect(), &SwitchCodes { words, stored, active }, elements, active)
-}
-
-/// [`switch_packed`] on `isa` into `out`.
-///
-/// # Panics
-/// If `out` has not [`packed_words`] words, or the machine has no `isa`.
-pub fn switch_packed_into(
-    isa: Isa, words: &[u32], elements: usize, stored: BitWidth, active: BitWidth, out: &mut [u32],
-) {
-    fill_packed(isa, &SwitchCodes { words, stored, active }, elements, active, as_uninit(out));
+pub fn switch_packed(
+    words: &[u32], elements: usize, stored: BitWidth, active: BitWidth,
+) -> impl Operation<u32, Rest = ()> {
+    Pack { codes: SwitchCodes { words, stored, active }, elements, bits: active }
 }
 
 /// [`crate::reference::dequantize_packed`].
-#[must_use]
-pub fn dequantize_packed(
-    words: &[u32], scale: &[f32], zero_point: Option<&[f32]>, layout: &ScaleLayout, bits: BitWidth,
-) -> Vec<f32> {
-    let dequantize = Dequantize { words, scale, zero_point, layout, bits };
-    collect(Isa::detect(), layout.elements(), &dequantize).0
-}
-
-/// [`dequantize_packed`] on `isa` into `out`.
-///
-/// # Panics
-/// If `out` has not as many elements as `layout`, or the machine has no `isa`.
-pub fn dequantize_packed_into(
-    isa: Isa, words: &[u32], scale: &[f32], zero_point: Option<&[f32]>, layout: &ScaleLayout, bits: BitWidth,
-    out: &mut [f32],
-) {
-    assert_eq!(out.len(), layout.elements());
-    fill(isa, out, &Dequantize { words, scale, zero_point, layout, bits });
+pub fn dequantize_packed<'a>(
+    words: &'a [u32], scale: &'a [f32], zero_point: Option<&'a [f32]>, layout: &'a ScaleLayout,
+    bits: BitWidth,
+) -> impl Operation<f32, Rest = ()> + 'a {
+    Dequantize { words, scale, zero_point, layout, bits }
 }
 
 /// Where codes to pack come from.
@@ -90,79 +54,72 @@ trait Codes: Sync {
 /// The planes of some codes, those that a width has not being empty.
 type Planes<'a> = [&'a mut [MaybeUninit<u32>]; 3];
 
-fn collect_packed(isa: Isa, codes: &impl Codes, elements: usize, bits: BitWidth) -> Vec<u32> {
-    let len = packed_words(elements, bits);
-    let mut words = with_capacity(len);
-    fill_packed(isa, codes, elements, bits, &mut words.spare_capacity_mut()[..len]);
-    // SAFETY: `fill_packed` has initialised the first `len` words, which is within the capacity.
-    unsafe { words.set_len(len) };
-    words
-}
-
-/// Writes all of `out`.
-fn fill_packed(
-    isa: Isa, codes: &impl Codes, elements: usize, bits: BitWidth, mut out: &mut [MaybeUninit<u32>],
-) {
-    assert_eq!(out.len(), packed_words(elements, bits));
-    let streams = streams(size_of_val(out));
-    let padded = elements.next_multiple_of(WORD_BLOCK);
-    let mut whole = Planes::default();
-    for (plane, of_width) in whole.iter_mut().zip(planes_of(bits)) {
-        *plane = out.split_off_mut(..padded / WORD_BLOCK * of_width.bits as usize).expect("counted above");
-    }
-    let run = |(index, planes): (usize, Planes)| {
-        let start = index * TASK;
-        let len = TASK.min(elements - start);
-        isa.run(PackTask { codes, bits, start, len, planes, streams });
-    };
-    if padded <= TASK {
-        return run((0, whole));
-    }
-    let task = || {
-        let mut part = Planes::default();
-        for ((part, left), plane) in part.iter_mut().zip(&mut whole).zip(planes_of(bits)) {
-            let words = left.len().min(TASK / WORD_BLOCK * plane.bits as usize);
-            *part = left.split_off_mut(..words)?;
-        }
-        (!part[0].is_empty()).then_some(part)
-    };
-    let tasks: Vec<Planes> = std::iter::from_fn(task).collect();
-    tasks.into_par_iter().enumerate().for_each(run);
-}
-
-/// Computes and packs the codes of one task.
-struct PackTask<'a, C> {
-    codes: &'a C,
+/// Codes to be packed in `bits` bits each.
+struct Pack<C> {
+    codes: C,
+    elements: usize,
     bits: BitWidth,
-    start: usize,
-    len: usize,
-    planes: Planes<'a>,
-    streams: bool,
 }
 
-impl<C: Codes> Kernel for PackTask<'_, C> {
-    type Output = ();
+// SAFETY: The writers of all tasks are finished: they have written all words of every plane, and there is nothing else.
+unsafe impl<C: Codes> Operation<u32> for Pack<C> {
+    type Rest = ();
 
-    #[inline(always)]
-    fn run(self, isa: Isa) {
-        let Self { codes, bits, start, len, planes, streams } = self;
-        let mut buffer = [0u64; BATCH / 8];
-        let mut writers = planes.map(|plane| Writer::<u32, { BATCH / 4 + LINE }>::new(plane, streams, isa));
-        let mut state = codes.begin(start);
-        for first in (0..len).step_by(BATCH) {
-            let len = BATCH.min(len - first);
-            let buffer = &mut buffer[..len.next_multiple_of(WORD_BLOCK) / 8];
-            codes.codes(&mut state, start + first, len, buffer);
-            bytemuck::cast_slice_mut::<u64, u8>(buffer)[len..].fill(0);
-            for (writer, plane) in writers.iter_mut().zip(planes_of(bits)) {
-                let words = buffer.len() * plane.bits as usize / 4;
-                pack(buffer, plane, writer.room(words));
-                writer.write(words);
+    fn elements(&self) -> usize {
+        packed_words(self.elements, self.bits)
+    }
+
+    fn compute(&self, isa: Isa, mut out: &mut [MaybeUninit<u32>]) {
+        let Self { ref codes, elements, bits } = *self;
+        let streams = streams(size_of_val(out));
+        let padded = elements.next_multiple_of(WORD_BLOCK);
+        let mut whole = Planes::default();
+        for (plane, of_width) in whole.iter_mut().zip(planes_of(bits)) {
+            *plane =
+                out.split_off_mut(..padded / WORD_BLOCK * of_width.bits as usize).expect("counted above");
+        }
+        let run = |(index, planes): (usize, Planes)| {
+            let start = index * TASK;
+            let len = TASK.min(elements - start);
+            run_on!(isa, |isa| pack_task(isa, codes, bits, start, len, planes, streams));
+        };
+        if padded <= TASK {
+            return run((0, whole));
+        }
+        let task = || {
+            let mut part = Planes::default();
+            for ((part, left), plane) in part.iter_mut().zip(&mut whole).zip(planes_of(bits)) {
+                let words = left.len().min(TASK / WORD_BLOCK * plane.bits as usize);
+                *part = left.split_off_mut(..words)?;
             }
+            (!part[0].is_empty()).then_some(part)
+        };
+        let tasks: Vec<Planes> = std::iter::from_fn(task).collect();
+        tasks.into_par_iter().enumerate().for_each(run);
+    }
+}
+
+/// Computes and packs the `len` codes of one task, those from number `start` on.
+#[inline(always)]
+fn pack_task(
+    isa: Isa, codes: &impl Codes, bits: BitWidth, start: usize, len: usize, planes: Planes, streams: bool,
+) {
+    let mut buffer = [0u64; BATCH / 8];
+    let mut writers = planes.map(|plane| Writer::<u32, { BATCH / 4 + LINE }>::new(plane, streams, isa));
+    let mut state = codes.begin(start);
+    for first in (0..len).step_by(BATCH) {
+        let len = BATCH.min(len - first);
+        let buffer = &mut buffer[..len.next_multiple_of(WORD_BLOCK) / 8];
+        codes.codes(&mut state, start + first, len, buffer);
+        bytemuck::cast_slice_mut::<u64, u8>(buffer)[len..].fill(0);
+        for (writer, plane) in writers.iter_mut().zip(planes_of(bits)) {
+            let words = buffer.len() * plane.bits as usize / 4;
+            pack(buffer, plane, writer.room(words));
+            writer.write(words);
         }
-        for writer in writers {
-            writer.finish();
-        }
+    }
+    for writer in writers {
+        writer.finish();
     }
 }
 
@@ -184,63 +141,46 @@ impl<T: Sample> Codes for QuantizeCodes<'_, T> {
     #[inline(always)]
     fn codes(&self, runs: &mut Runs, start: usize, len: usize, out: &mut [u64]) {
         let Self { x, scale, zero_point, bits, .. } = *self;
+        let sample = PhantomData;
         let out = &mut bytemuck::cast_slice_mut(out)[..len];
         for (index, out) in out.chunks_mut(PIECE).enumerate() {
             let x = input(x, start + index * PIECE, out.len());
             match zero_point {
-                None => map_runs(&SignedByte { scale, bits, sample: PhantomData }, runs, x, out),
+                None => map_runs(&ToByte::<T, false> { scale, zero_point: &[], bits, sample }, runs, x, out),
                 Some(zero_point) => {
-                    map_runs(&UnsignedByte { scale, zero_point, bits, sample: PhantomData }, runs, x, out);
+                    map_runs(&ToByte::<T, true> { scale, zero_point, bits, sample }, runs, x, out);
                 }
             }
         }
     }
 }
 
-/// To signed codes.
-struct SignedByte<'a, T> {
-    scale: &'a [f32],
-    bits: BitWidth,
-    sample: PhantomData<T>,
-}
-
-impl<T: Sample> Map for SignedByte<'_, T> {
-    type In = T;
-    type Out = u8;
-    type Constants = Quantizer;
-
-    #[inline(always)]
-    fn constants(&self, j: usize) -> Quantizer {
-        Quantizer::signed(self.scale[j], self.bits)
-    }
-
-    #[inline(always)]
-    fn apply(quantizer: Quantizer, x: T) -> u8 {
-        quantizer.byte(quantizer.quotient(x.widen()))
-    }
-}
-
-/// To unsigned codes.
-struct UnsignedByte<'a, T> {
+/// To signed codes, or to unsigned ones with zero points.
+struct ToByte<'a, T, const UNSIGNED: bool> {
     scale: &'a [f32],
     zero_point: &'a [f32],
     bits: BitWidth,
     sample: PhantomData<T>,
 }
 
-impl<T: Sample> Map for UnsignedByte<'_, T> {
+impl<T: Sample, const UNSIGNED: bool> Map for ToByte<'_, T, UNSIGNED> {
     type In = T;
     type Out = u8;
+    /// With the zero point.
     type Constants = (Quantizer, f32);
 
     #[inline(always)]
     fn constants(&self, j: usize) -> (Quantizer, f32) {
-        (Quantizer::unsigned(self.scale[j], self.bits), self.zero_point[j])
+        match UNSIGNED {
+            false => (Quantizer::signed(self.scale[j], self.bits), 0.0),
+            true => (Quantizer::unsigned(self.scale[j], self.bits), self.zero_point[j]),
+        }
     }
 
     #[inline(always)]
     fn apply((quantizer, zero): (Quantizer, f32), x: T) -> u8 {
-        quantizer.byte(quantizer.quotient(x.widen() - zero))
+        let x = if UNSIGNED { x.widen() - zero } else { x.widen() };
+        quantizer.byte(quantizer.quotient(x))
     }
 }
 
@@ -296,54 +236,49 @@ impl Pieces<f32> for Dequantize<'_> {
         unpack(words, bits, start, 0, codes);
         let codes = &bytemuck::cast_slice(codes)[..out.len()];
         match zero_point {
-            None => map_runs(&SignedValue { scale, bits }, runs, codes, out),
-            Some(zero_point) => map_runs(&UnsignedValue { scale, zero_point }, runs, codes, out),
+            None => map_runs(&ToValue::<false> { scale, zero_point: &[], bits }, runs, codes, out),
+            Some(zero_point) => map_runs(&ToValue::<true> { scale, zero_point, bits }, runs, codes, out),
         }
     }
 }
 
-/// From signed codes without their sign's extension.
-struct SignedValue<'a> {
+// SAFETY: `fill` writes all.
+unsafe impl Operation<f32> for Dequantize<'_> {
+    type Rest = ();
+
+    fn elements(&self) -> usize {
+        self.layout.elements()
+    }
+
+    fn compute(&self, isa: Isa, out: &mut [MaybeUninit<f32>]) {
+        fill(isa, out, self);
+    }
+}
+
+/// From signed codes without their sign's extension, or from unsigned ones with zero points.
+struct ToValue<'a, const UNSIGNED: bool> {
     scale: &'a [f32],
+    zero_point: &'a [f32],
     bits: BitWidth,
 }
 
-impl Map for SignedValue<'_> {
+impl<const UNSIGNED: bool> Map for ToValue<'_, UNSIGNED> {
     type In = u8;
     type Out = f32;
-    /// The scale, and the bit that is the sign.
-    type Constants = (f32, u8);
+    /// The scale, the zero point, and the bit that is the sign.
+    type Constants = (f32, f32, u8);
 
     #[inline(always)]
-    fn constants(&self, j: usize) -> (f32, u8) {
-        (self.scale[j], 1 << (self.bits.bits() - 1))
+    fn constants(&self, j: usize) -> Self::Constants {
+        let zero = if UNSIGNED { self.zero_point[j] } else { 0.0 };
+        (self.scale[j], zero, 1 << (self.bits.bits() - 1))
     }
 
     #[inline(always)]
-    fn apply((scale, sign): (f32, u8), code: u8) -> f32 {
-        scale * (i32::from(code ^ sign) - i32::from(sign)) as f32
-    }
-}
-
-/// From unsigned codes.
-struct UnsignedValue<'a> {
-    scale: &'a [f32],
-    zero_point: &'a [f32],
-}
-
-impl Map for UnsignedValue<'_> {
-    type In = u8;
-    type Out = f32;
-    /// The scale and the zero point.
-    type Constants = (f32, f32);
-
-    #[inline(always)]
-    fn constants(&self, j: usize) -> (f32, f32) {
-        (self.scale[j], self.zero_point[j])
-    }
-
-    #[inline(always)]
-    fn apply((scale, zero): (f32, f32), code: u8) -> f32 {
-        scale * f32::from(code) + zero
+    fn apply((scale, zero, sign): Self::Constants, code: u8) -> f32 {
+        match UNSIGNED {
+            false => scale * (i32::from(code ^ sign) - i32::from(sign)) as f32,
+            true => scale * f32::from(code) + zero,
+        }
     }
 }

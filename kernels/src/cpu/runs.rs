@@ -1,7 +1,10 @@
 //! Loops over the runs of elements that share a scale.
 
-use super::blocks::{Pieces, input};
+use super::blocks::{Operation, Pieces, fill, input};
+use super::isa::Isa;
 use crate::layout::ScaleLayout;
+use bytemuck::Pod;
+use std::mem::MaybeUninit;
 
 /// Consecutive elements with one scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +104,19 @@ impl<M: Map> Pieces<M::Out> for MapPieces<'_, M> {
     }
 }
 
+// SAFETY: `fill` writes all.
+unsafe impl<M: Map<Out: Pod + Send>> Operation<M::Out> for MapPieces<'_, M> {
+    type Rest = ();
+
+    fn elements(&self) -> usize {
+        self.x.len()
+    }
+
+    fn compute(&self, isa: Isa, out: &mut [MaybeUninit<M::Out>]) {
+        fill(isa, out, self);
+    }
+}
+
 /// The gradient of an elementwise operation, with constants for each scale and two sums over the elements that
 /// share it.
 pub(super) trait Gradient: Sync {
@@ -108,14 +124,16 @@ pub(super) trait Gradient: Sync {
     fn constants(&self, scale: usize) -> Self::Constants;
     /// The gradient of `x` and the terms of the sums, `g` being the incoming gradient. Must be `#[inline(always)]`.
     fn apply(constants: Self::Constants, x: f32, g: f32) -> (f32, f64, f64);
+    /// The gradients of the two vectors of scales, or of scales and zero points, for scale `scale` with these sums.
+    fn of_scale(&self, scale: usize, sums: [f64; 2], layout: &ScaleLayout) -> (f32, f32);
 }
 
 /// The sums of a run within one task.
 #[derive(Clone, Copy)]
 pub(super) struct RunSums {
-    pub scale: usize,
-    pub first: f64,
-    pub second: f64,
+    scale: usize,
+    first: f64,
+    second: f64,
 }
 
 /// The gradient of a whole tensor.
@@ -153,6 +171,27 @@ impl<G: Gradient> Pieces<f32> for GradientPieces<'_, G> {
             }
             (x, grad, dx) = (rest_x, rest_grad, rest_dx);
         }
+    }
+}
+
+// SAFETY: `fill` writes all.
+unsafe impl<G: Gradient> Operation<f32> for GradientPieces<'_, G> {
+    /// The gradients of the two vectors of scales, or of scales and zero points.
+    type Rest = (Vec<f32>, Vec<f32>);
+
+    fn elements(&self) -> usize {
+        self.x.len()
+    }
+
+    fn compute(&self, isa: Isa, out: &mut [MaybeUninit<f32>]) -> Self::Rest {
+        // Those of the runs, added up in their order.
+        let mut total = vec![[0.0; 2]; self.layout.scales()];
+        for run in fill(isa, out, self).iter().flat_map(|(_, runs)| runs) {
+            total[run.scale][0] += run.first;
+            total[run.scale][1] += run.second;
+        }
+        let of_scale = |(j, sums)| self.gradient.of_scale(j, sums, self.layout);
+        total.into_iter().enumerate().map(of_scale).unzip()
     }
 }
 

@@ -3,17 +3,10 @@
 use half::{bf16, f16};
 
 /// A floating-point type that can be quantized: `f32`, `f16` or `bf16`.
-pub trait Sample: sealed::Sealed + Copy + Send + Sync + 'static {
+pub trait Sample: Copy + Send + Sync + 'static {
     /// The value, exactly.
     #[must_use]
     fn widen(self) -> f32;
-}
-
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for f32 {}
-    impl Sealed for half::f16 {}
-    impl Sealed for half::bf16 {}
 }
 
 impl Sample for f32 {

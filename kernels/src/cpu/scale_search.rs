@@ -1,7 +1,7 @@
 //! The search for scales.
 
 use super::codes::{Quantizer, Switch};
-use super::isa::{Isa, Kernel};
+use super::isa::{Isa, run_on};
 use crate::candidates::{CANDIDATES, candidate};
 use crate::layout::ScaleLayout;
 use dr_precision::BitWidth;
@@ -16,18 +16,12 @@ const BUFFER: usize = 256;
 /// Lanes of sums.
 const LANES: usize = 16;
 
-/// [`crate::reference::search_scales`].
-#[must_use]
-pub fn search_scales(w: &[f32], layout: &ScaleLayout, widths: &[BitWidth]) -> Vec<f32> {
-    search_scales_on(Isa::detect(), w, layout, widths)
-}
-
-/// [`search_scales`] on `isa`.
+/// [`crate::reference::search_scales`] on `isa`.
 ///
 /// # Panics
 /// If the machine has no `isa`.
 #[must_use]
-pub fn search_scales_on(isa: Isa, w: &[f32], layout: &ScaleLayout, widths: &[BitWidth]) -> Vec<f32> {
+pub fn search_scales(isa: Isa, w: &[f32], layout: &ScaleLayout, widths: &[BitWidth]) -> Vec<f32> {
     assert_eq!(w.len(), layout.elements());
     let scales = layout.scales();
     let group = |j: usize| search_group(isa, &chunks_of(w, layout, j), widths);
@@ -58,8 +52,7 @@ fn search_group(isa: Isa, chunks: &[&[f32]], widths: &[BitWidth]) -> Vec<f32> {
     let rms = (energy / elements.max(1) as f64).sqrt() as f32;
     let candidates: Vec<f32> = (0..CANDIDATES).map(|k| candidate(k, rms, stored)).collect();
 
-    // Of each candidate, of each width.
-    let of_chunk = |w: &&[f32]| isa.run(ChunkMoments { w, candidates: &candidates, widths });
+    let of_chunk = |w: &&[f32]| run_on!(isa, |_| moments_of(w, &candidates, widths));
     let parts: Vec<Vec<Moments>> = match chunks {
         [chunk] => vec![of_chunk(chunk)],
         _ => chunks.par_iter().map(of_chunk).collect(),
@@ -101,41 +94,31 @@ fn search_group(isa: Isa, chunks: &[&[f32]], widths: &[BitWidth]) -> Vec<f32> {
     }
 }
 
-struct ChunkMoments<'a> {
-    w: &'a [f32],
-    candidates: &'a [f32],
-    widths: &'a [BitWidth],
-}
-
-impl Kernel for ChunkMoments<'_> {
-    type Output = Vec<Moments>;
-
-    #[inline(always)]
-    fn run(self, _: Isa) -> Vec<Moments> {
-        let Self { w, candidates, widths } = self;
-        let stored = widths[0];
-        let mut moments = vec![Moments::default(); candidates.len() * widths.len()];
-        // Zeros in the rest of a buffer add nothing.
-        let (mut weights, mut codes) = ([0.0f32; BUFFER], [0.0f32; BUFFER]);
-        for w in w.chunks(BUFFER) {
-            let padded = w.len().next_multiple_of(LANES);
-            let (weights, codes) = (&mut weights[..padded], &mut codes[..padded]);
-            weights[..w.len()].copy_from_slice(w);
-            weights[w.len()..].fill(0.0);
-            for (&scale, moments) in candidates.iter().zip(moments.chunks_exact_mut(widths.len())) {
-                let quantizer = Quantizer::signed(scale, stored);
-                for (code, &w) in codes.iter_mut().zip(&*weights) {
-                    *code = quantizer.code(quantizer.quotient(w));
-                }
-                for (&bits, moments) in widths.iter().zip(moments) {
-                    let (wq, qq) = products(weights, codes, Switch::new(stored, bits));
-                    moments.wq += wq;
-                    moments.qq += qq;
-                }
+/// Of each candidate, of each width.
+#[inline(always)]
+fn moments_of(w: &[f32], candidates: &[f32], widths: &[BitWidth]) -> Vec<Moments> {
+    let stored = widths[0];
+    let mut moments = vec![Moments::default(); candidates.len() * widths.len()];
+    // Zeros in the rest of a buffer add nothing.
+    let (mut weights, mut codes) = ([0.0f32; BUFFER], [0.0f32; BUFFER]);
+    for w in w.chunks(BUFFER) {
+        let padded = w.len().next_multiple_of(LANES);
+        let (weights, codes) = (&mut weights[..padded], &mut codes[..padded]);
+        weights[..w.len()].copy_from_slice(w);
+        weights[w.len()..].fill(0.0);
+        for (&scale, moments) in candidates.iter().zip(moments.chunks_exact_mut(widths.len())) {
+            let quantizer = Quantizer::signed(scale, stored);
+            for (code, &w) in codes.iter_mut().zip(&*weights) {
+                *code = quantizer.code(quantizer.quotient(w));
+            }
+            for (&bits, moments) in widths.iter().zip(moments) {
+                let (wq, qq) = products(weights, codes, Switch::new(stored, bits));
+                moments.wq += wq;
+                moments.qq += qq;
             }
         }
-        moments
     }
+    moments
 }
 
 /// `<w, q>` and `<q, q>` with `q` the switched `codes`.

@@ -9,7 +9,7 @@ use super::launch::{cubes, empty, index, summing_units, vector_size};
 use super::reduce::sum_over_cube;
 use super::runs::{Runs, runs};
 use crate::candidates::{CANDIDATES, candidate};
-use crate::cpu;
+use crate::cpu::{self, Isa};
 use crate::layout::ScaleLayout;
 use burn::tensor::DType;
 use burn_cubecl::cubecl::{self, prelude::*};
@@ -117,7 +117,7 @@ pub(super) fn search(w: CubeTensor, layout: &ScaleLayout, widths: Vec<BitWidth>)
     let (w, scales) = (into_contiguous(w), layout.scales());
     let client = w.client.clone();
     if layout.elements() == 0 {
-        let values = cpu::search_scales(&[], layout, &widths);
+        let values = cpu::search_scales(Isa::detect(), &[], layout, &widths);
         let handle = client.create_from_slice(bytemuck::cast_slice(&values));
         let shape = [values.len()].into();
         return CubeTensor::new_contiguous(client, w.device.clone(), shape, handle, DType::F32);

@@ -2,6 +2,7 @@
 
 use super::{Weight, code_len};
 use crate::KernelError;
+pub use crate::cpu::integer::Results;
 use crate::cpu::integer::{self, DotKernel, Epilogue, Plan, quantize_codes_into, tap_sums};
 use crate::error::size;
 use crate::integer::{Activation, CodeQuantizer, Conv2dOptions, IntConv2dShape};
@@ -49,15 +50,6 @@ const KEPT_PLANS: usize = 16;
 
 /// Products that [`run_together`] computes in one loop.
 const TOGETHER: usize = 4;
-
-/// Where results go: as values, as codes of the next layer, or both.
-#[derive(Debug)]
-pub struct Results<'a> {
-    /// `[batch, rows, columns, outputs]`.
-    pub values: Option<&'a mut [f32]>,
-    /// The codes, [`code_len`] of them, and how they are quantized. The codes of padding are left as they are.
-    pub codes: Option<(&'a mut [u8], CodeQuantizer)>,
-}
 
 /// One of the products of [`run_together`].
 #[derive(Debug)]
@@ -278,7 +270,7 @@ fn run<const N: usize>(jobs: [&mut Job; N]) -> Result<(), KernelError> {
         |Job { product, codes, results: Results { values, codes: to }, .. }| {
             let at = at.next().unwrap_or_default();
             let to = to.as_mut().map(|(out, to)| (&mut **out, *to));
-            let results = integer::Results { values: values.as_deref_mut(), codes: to };
+            let results = Results { values: values.as_deref_mut(), codes: to };
             let (plan, weights, epilogue) = (&planned[at].plan, product.weight.words(), &epilogues[at]);
             let codes = &codes[..plan.shape().code_bytes()];
             integer::Job { plan, codes, weights, epilogue, results }

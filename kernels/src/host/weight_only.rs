@@ -58,7 +58,7 @@ impl WeightOnly {
             &[product("output of a product", &[rows, layout.outputs()])?],
         )?;
         let (words, scales) = (self.weight.words(), self.weight.scales_by_group());
-        integer::weight_only_into(Isa::detect(), x, words, scales, rows, layout, out);
+        integer::weight_only(Isa::detect(), x, words, scales, rows, layout, out);
         if let Some(bias) = &self.bias {
             for out in out.chunks_exact_mut(bias.len().max(1)) {
                 out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);

@@ -22,7 +22,6 @@ fn moments(values: &[f64]) -> (f64, f64) {
 }
 
 /// `y`, mean and variance, as [`crate::cpu::batch_norm`].
-#[must_use]
 pub fn batch_norm(
     x: &[f32], gamma: &[f32], beta: &[f32], shape: &BatchNormShape,
 ) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
@@ -37,7 +36,6 @@ pub fn batch_norm(
 }
 
 /// `dx`, `dgamma` and `dbeta`, as [`crate::cpu::batch_norm_backward`].
-#[must_use]
 pub fn batch_norm_backward(
     x: &[f32], gamma: &[f32], dy: &[f32], shape: &BatchNormShape,
 ) -> (Vec<f64>, Vec<f64>, Vec<f64>) {

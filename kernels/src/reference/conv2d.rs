@@ -25,7 +25,6 @@ fn products(shape: &Conv2dShape, mut f: impl FnMut(usize, usize, usize)) {
 }
 
 /// See [`crate::cpu::conv2d`].
-#[must_use]
 pub fn conv2d(x: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<f64> {
     let [height, width] = shape.output();
     let mut out = vec![0.0; shape.batch * shape.channels[1] * height * width];
@@ -34,7 +33,6 @@ pub fn conv2d(x: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<f64> {
 }
 
 /// See [`crate::cpu::conv2d_input_gradient`].
-#[must_use]
 pub fn conv2d_input_gradient(dy: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<f64> {
     let mut dx = vec![0.0; shape.batch * shape.channels[0] * shape.input[0] * shape.input[1]];
     products(shape, |i, j, o| dx[i] += f64::from(dy[o]) * f64::from(w[j]));
@@ -42,7 +40,6 @@ pub fn conv2d_input_gradient(dy: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<
 }
 
 /// See [`crate::cpu::conv2d_weight_gradient`].
-#[must_use]
 pub fn conv2d_weight_gradient(x: &[f32], dy: &[f32], shape: &Conv2dShape) -> Vec<f64> {
     let mut dw = vec![0.0; shape.channels[0] * shape.channels[1] * shape.kernel * shape.kernel];
     products(shape, |i, j, o| dw[j] += f64::from(x[i]) * f64::from(dy[o]));

@@ -5,7 +5,6 @@ use crate::{ScaleGradient, layout::ScaleLayout};
 use dr_precision::{BitWidth, semantics};
 
 /// `w^ = s_l * clip(round(clip(round(w / s_h)) / 2^d))`. At `l = h` this is `s_h * q_h`, and `scale` is not read.
-#[must_use]
 pub fn fake_quantize_weight(
     w: &[f32], stored_scale: &[f32], scale: &[f32], layout: &ScaleLayout, stored: BitWidth, active: BitWidth,
 ) -> Vec<f32> {
@@ -20,7 +19,6 @@ pub fn fake_quantize_weight(
 
 /// The gradients `(dL/dw, dL/ds_h, dL/ds_l)` of [`fake_quantize_weight`], as the table at [`ScaleGradient`] has them.
 /// At `l = h` the last one is zero: the one scale is `s_h`.
-#[must_use]
 #[expect(clippy::too_many_arguments, reason = "three tensors, a gradient and a format")]
 pub fn fake_quantize_weight_backward(
     w: &[f32], stored_scale: &[f32], scale: &[f32], grad: &[f32], layout: &ScaleLayout, stored: BitWidth,
@@ -63,7 +61,6 @@ pub fn fake_quantize_weight_backward(
 }
 
 /// `x^ = s * clip(round((x - z) / s), 0, 2^b - 1) + z`.
-#[must_use]
 pub fn fake_quantize_activation(
     x: &[f32], scale: &[f32], zero_point: &[f32], layout: &ScaleLayout, bits: BitWidth,
 ) -> Vec<f32> {
@@ -78,7 +75,6 @@ pub fn fake_quantize_activation(
 /// The gradients `(dL/dx, dL/ds, dL/dz)` of [`fake_quantize_activation`] (LSQ+, arXiv:2004.09576): with `v = (x - z) / s`
 /// inside the range `g`, `sum g * (code - v)` and 0; outside 0, `g` times the code and `g`. Those of scales and zero points
 /// are multiplied by `1 / sqrt(N * (2^b - 1))`.
-#[must_use]
 pub fn fake_quantize_activation_backward(
     x: &[f32], scale: &[f32], zero_point: &[f32], grad: &[f32], layout: &ScaleLayout, bits: BitWidth,
 ) -> (Vec<f64>, Vec<f64>, Vec<f64>) {

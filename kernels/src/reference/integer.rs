@@ -9,7 +9,6 @@ use crate::reference::pack;
 use dr_precision::semantics;
 
 /// Codes `[images, rows * columns, padded channels]` of `x`: `[images, channels, positions]`, or with the channels last.
-#[must_use]
 pub fn quantize_codes(
     x: &[f32], [channels, positions]: [usize; 2], channels_last: bool, to: CodeQuantizer,
 ) -> Vec<u8> {
@@ -38,13 +37,11 @@ fn ordered(codes: &[i32], layout: &WeightLayout) -> Vec<i32> {
 }
 
 /// Weights `[outputs, cols]` as prepared for GPUs.
-#[must_use]
 pub fn prepare_rows(codes: &[i32], layout: &WeightLayout) -> Vec<u32> {
     pack(&ordered(codes, layout), layout.bits())
 }
 
 /// Weights `[outputs, cols]` as prepared for CPUs.
-#[must_use]
 pub fn prepare_panels(codes: &[i32], layout: &WeightLayout) -> Vec<u32> {
     let (ordered, blocks) = (ordered(codes, layout), layout.blocks());
     let mut words = vec![0; layout.words()];
@@ -66,7 +63,6 @@ pub fn prepare_panels(codes: &[i32], layout: &WeightLayout) -> Vec<u32> {
 
 /// The sums of products of an integer convolution: `[batch, rows, columns, outputs, scale groups]`, from codes and weights
 /// `[outputs, cols]`.
-#[must_use]
 pub fn int_conv2d(codes: &[u8], weights: &[i32], shape: &IntConv2dShape) -> Vec<i32> {
     let layout = shape.weight();
     let (cols, taps, groups) = (layout.cols(), layout.taps(), layout.scale_groups());
@@ -92,7 +88,6 @@ pub fn int_conv2d(codes: &[u8], weights: &[i32], shape: &IntConv2dShape) -> Vec<
 /// What becomes of the sums: `sum over groups of multiplier * sum`, plus `addend`, plus `residual`, and an activation.
 ///
 /// `multiplier` is `[scale groups, outputs]`, `addend` `[1 or positions, outputs]`, `residual` as the result.
-#[must_use]
 pub fn epilogue(
     sums: &[i32], shape: &IntConv2dShape, multiplier: &[f32], addend: &[f32], residual: Option<&[f32]>,
     activation: Activation,
@@ -111,7 +106,6 @@ pub fn epilogue(
 
 /// The addends that make up for the zero point of the input: `zero_point * sum of scale * weight` over the taps that are
 /// inside the image, `[positions, outputs]`; or `[1, outputs]` where every tap always is. `scale` is `[outputs, scale groups]`.
-#[must_use]
 pub fn zero_point_addends(
     weights: &[i32], scale: &[f32], zero_point: f32, shape: &IntConv2dShape,
 ) -> Vec<f32> {
@@ -138,7 +132,6 @@ pub fn zero_point_addends(
 
 /// The product of `x` `[rows, inputs]` with weights `[outputs, inputs]`, in f64 and rounded once: `[rows, outputs]`. `scale` is `[scale
 /// groups, outputs]`.
-#[must_use]
 pub fn weight_only(
     x: &[f32], weights: &[i32], scale: &[f32], rows: usize, layout: &WeightLayout,
 ) -> Vec<f32> {

@@ -4,7 +4,6 @@ use crate::layout::{ScaleLayout, packed_words, planes};
 use dr_precision::{BitWidth, Signedness, semantics};
 
 /// Packs the lowest `bits` bits of every code.
-#[must_use]
 pub fn pack(codes: &[i32], bits: BitWidth) -> Vec<u32> {
     let mut words = vec![0; packed_words(codes.len(), bits)];
     let blocks = words.len() / bits.bits() as usize;
@@ -20,7 +19,6 @@ pub fn pack(codes: &[i32], bits: BitWidth) -> Vec<u32> {
 }
 
 /// The first `elements` codes of `words`.
-#[must_use]
 pub fn unpack(words: &[u32], elements: usize, bits: BitWidth, signedness: Signedness) -> Vec<i32> {
     let blocks = words.len() / bits.bits() as usize;
     let code = |i: usize| {
@@ -37,7 +35,6 @@ pub fn unpack(words: &[u32], elements: usize, bits: BitWidth, signedness: Signed
 }
 
 /// The code of every element: signed and around zero without zero points, else unsigned.
-#[must_use]
 pub fn quantize(
     x: &[f32], scale: &[f32], zero_point: Option<&[f32]>, layout: &ScaleLayout, bits: BitWidth,
 ) -> Vec<i32> {
@@ -52,7 +49,6 @@ pub fn quantize(
 }
 
 /// [`quantize`], then [`pack`].
-#[must_use]
 pub fn quantize_pack(
     x: &[f32], scale: &[f32], zero_point: Option<&[f32]>, layout: &ScaleLayout, bits: BitWidth,
 ) -> Vec<u32> {
@@ -60,7 +56,6 @@ pub fn quantize_pack(
 }
 
 /// Packed signed codes of `stored` bits to packed ones of `active` bits.
-#[must_use]
 pub fn switch_packed(words: &[u32], elements: usize, stored: BitWidth, active: BitWidth) -> Vec<u32> {
     let codes = unpack(words, elements, stored, Signedness::Signed);
     let codes: Vec<i32> = codes.into_iter().map(|code| semantics::switch(code, stored, active)).collect();
@@ -68,7 +63,6 @@ pub fn switch_packed(words: &[u32], elements: usize, stored: BitWidth, active: B
 }
 
 /// The values of packed codes: `scale * code` for signed ones, `scale * code + zero_point` for unsigned ones.
-#[must_use]
 pub fn dequantize_packed(
     words: &[u32], scale: &[f32], zero_point: Option<&[f32]>, layout: &ScaleLayout, bits: BitWidth,
 ) -> Vec<f32> {

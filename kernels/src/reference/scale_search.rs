@@ -10,7 +10,6 @@ use dr_precision::{BitWidth, semantics};
 /// that of the best `s_l`, which has a closed form: `s_l = <w, q_l> / <q_l, q_l>`, error `|w|^2 - <w, q_l>^2 / <q_l, q_l>`. The
 /// candidate with the least `sum over b of error_b * 4^b` is taken: each error is measured in what a quantizer of that
 /// width alone can about attain.
-#[must_use]
 pub fn search_scales(w: &[f32], layout: &ScaleLayout, widths: &[BitWidth]) -> Vec<f32> {
     let scales = layout.scales();
     let mut found = vec![0.0; widths.len() * scales];

@@ -27,12 +27,12 @@ mod training;
 mod weight_only;
 mod zero_point;
 
-pub use conv::{Job, Plan, Results, int_conv2d_into, int_conv2d_results, int_conv2d_together};
+pub use conv::{Job, Plan, Results, int_conv2d, int_conv2d_together};
 pub use dot::DotKernel;
 pub use epilogue::Epilogue;
-pub(crate) use panels::{Codes, codes_of, prepare, prepare_words, switch_words};
-pub use panels::{prepare_panels, switch_panels, switch_panels_into, unpack_panels};
+pub use panels::{Codes, prepare, switch_panels, unpack_panels};
+pub(crate) use panels::{codes_of, prepare_words, switch_words};
 pub use quantize::{quantize_codes, quantize_codes_into};
 pub use training::conv2d_of_codes;
-pub use weight_only::{weight_only, weight_only_into};
+pub use weight_only::weight_only;
 pub(crate) use zero_point::{addends, tap_sums};

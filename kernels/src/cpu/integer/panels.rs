@@ -1,10 +1,10 @@
 //! Weights in panels: preparing, unpacking and switching them. The layout is in [`crate::integer`].
 
 use super::super::blocks::with_capacity;
-use super::super::isa::{Isa, Kernel};
+use super::super::isa::{Isa, run_on};
 use super::super::pages::{self, Fill, Huge, Words};
-use super::super::{planes, team};
-use super::decode::{self, Bytes};
+use super::super::planes;
+use super::decode::{self, Bytes, for_width};
 use crate::KernelError;
 use crate::error::size;
 use crate::integer::{BLOCK_STEPS, PANEL, STEP, WeightLayout, offset};
@@ -22,18 +22,18 @@ type Block = [u8; CODES];
 
 /// Where the codes of a weight come from: `[outputs, cols]`.
 #[derive(Clone, Copy)]
-pub(crate) enum Codes<'a> {
+pub enum Codes<'a> {
     /// A byte each.
     Bytes(&'a [i8]),
     /// Words in the order of [`crate::layout`].
     Packed(&'a [u32]),
 }
 
-/// A weight's codes in panels, as elements of a tensor.
+/// A weight's codes in panels, as elements of a tensor: [`crate::reference::prepare_panels`].
 ///
 /// # Errors
 /// Those of [`prepared`].
-pub(crate) fn prepare(codes: Codes, layout: &WeightLayout) -> Result<Vec<u32>, KernelError> {
+pub fn prepare(codes: Codes, layout: &WeightLayout) -> Result<Vec<u32>, KernelError> {
     prepared(codes, layout, |part, fill| vec_of(layout.words(), part, fill))
 }
 
@@ -70,8 +70,9 @@ fn prepared<M>(
         let first = layout.output_of(panel * PANEL).unwrap_or_default();
         let rows = (panel * PANEL..(panel + 1) * PANEL).filter_map(|row| layout.output_of(row)).count();
         let range = first * cols..(first + rows) * cols;
-        let fill = FillPanel { codes, range, cols, steps: &steps, bits, out: bytemuck::cast_slice_mut(out) };
-        seen.fetch_or(isa.run(fill), Ordering::Relaxed);
+        let out = bytemuck::cast_slice_mut(out);
+        let bits_of = run_on!(isa, |_| fill_panel(codes, range, cols, &steps, bits, out));
+        seen.fetch_or(bits_of, Ordering::Relaxed);
     });
     match codes {
         Codes::Bytes(codes) if bits != BitWidth::B8 && seen.into_inner() >> bits.bits() != 0 => {
@@ -118,58 +119,45 @@ impl Steps {
 }
 
 /// Puts up to 16 rows of codes into a panel, and says which bits their codes have, with offsets.
-struct FillPanel<'a> {
-    codes: Codes<'a>,
-    range: Range<usize>,
-    cols: usize,
-    steps: &'a Steps,
-    bits: BitWidth,
-    out: &'a mut [u8],
-}
-
-impl Kernel for FillPanel<'_> {
-    type Output = u8;
-
-    #[inline(always)]
-    fn run(self, _: Isa) -> u8 {
-        let Self { codes, range, cols, steps, bits, out } = self;
-        let mut unpacked = vec![];
-        let codes = match codes {
-            Codes::Bytes(codes) => &codes[range],
-            Codes::Packed(words) => unpack_range(words, bits, range, &mut unpacked),
-        };
-        let low = offset(bits) as u8;
-        let mut seen = 0;
-        let blocks = steps.steps.as_chunks::<BLOCK_STEPS>().0;
-        for (steps_of, out) in blocks.iter().zip(out.chunks_exact_mut(VECTOR * bits.bits() as usize)) {
-            let mut block = [0u8; CODES];
-            let first = steps_of[0].0;
-            let in_a_row = steps.apart == 1
-                && steps_of.iter().enumerate().all(|(at, step)| *step == (first + at * STEP, STEP));
-            for (lane, row) in codes.chunks_exact(cols.max(1)).enumerate() {
-                if in_a_row {
-                    let row: &[[i8; STEP]; BLOCK_STEPS] =
-                        bytemuck::from_bytes(bytemuck::cast_slice(&row[first..][..BLOCK]));
-                    for (step, codes) in row.iter().enumerate() {
-                        block[step * VECTOR + lane * STEP..][..STEP]
-                            .copy_from_slice(bytemuck::cast_slice(codes));
-                    }
-                    continue;
+#[inline(always)]
+fn fill_panel(
+    codes: Codes, range: Range<usize>, cols: usize, steps: &Steps, bits: BitWidth, out: &mut [u8],
+) -> u8 {
+    let mut unpacked = vec![];
+    let codes = match codes {
+        Codes::Bytes(codes) => &codes[range],
+        Codes::Packed(words) => unpack_range(words, bits, range, &mut unpacked),
+    };
+    let low = offset(bits) as u8;
+    let mut seen = 0;
+    let blocks = steps.steps.as_chunks::<BLOCK_STEPS>().0;
+    for (steps_of, out) in blocks.iter().zip(out.chunks_exact_mut(VECTOR * bits.bits() as usize)) {
+        let mut block = [0u8; CODES];
+        let first = steps_of[0].0;
+        let in_a_row = steps.apart == 1
+            && steps_of.iter().enumerate().all(|(at, step)| *step == (first + at * STEP, STEP));
+        for (lane, row) in codes.chunks_exact(cols.max(1)).enumerate() {
+            if in_a_row {
+                let row: &[[i8; STEP]; BLOCK_STEPS] =
+                    bytemuck::from_bytes(bytemuck::cast_slice(&row[first..][..BLOCK]));
+                for (step, codes) in row.iter().enumerate() {
+                    block[step * VECTOR + lane * STEP..][..STEP].copy_from_slice(bytemuck::cast_slice(codes));
                 }
-                for (step, &(first, count)) in steps_of.iter().enumerate() {
-                    for code in 0..count {
-                        block[step * VECTOR + lane * STEP + code] = row[first + code * steps.apart] as u8;
-                    }
+                continue;
+            }
+            for (step, &(first, count)) in steps_of.iter().enumerate() {
+                for code in 0..count {
+                    block[step * VECTOR + lane * STEP + code] = row[first + code * steps.apart] as u8;
                 }
             }
-            for code in &mut block {
-                *code = code.wrapping_add(low);
-                seen |= *code;
-            }
-            pack_block(&block, bits, out);
         }
-        seen
+        for code in &mut block {
+            *code = code.wrapping_add(low);
+            seen |= *code;
+        }
+        pack_block(&block, bits, out);
     }
+    seen
 }
 
 /// `len` words, filled in parts.
@@ -182,16 +170,6 @@ fn vec_of(len: usize, part: usize, fill: Fill) -> Vec<u32> {
     out
 }
 
-/// [`crate::reference::prepare_panels`].
-///
-/// # Panics
-/// If there are not as many codes as the weight has, or one does not fit its width.
-#[must_use]
-pub fn prepare_panels(codes: &[i32], layout: &WeightLayout) -> Vec<u32> {
-    let codes: Vec<i8> = codes.iter().map(|&code| code as i8).collect();
-    prepare(Codes::Bytes(&codes), layout).expect("as many codes as the weight has, of its width")
-}
-
 /// The codes of panels, without offsets, in the order of their steps: 512 bytes for each block.
 ///
 /// # Panics
@@ -199,11 +177,7 @@ pub fn prepare_panels(codes: &[i32], layout: &WeightLayout) -> Vec<u32> {
 pub fn unpack_panels(words: &[u32], bits: BitWidth, out: &mut [i8]) {
     let blocks = words.len() / (PANEL * bits.bits() as usize);
     assert_eq!(out.len(), blocks * CODES, "512 codes for each block");
-    Isa::detect().run(Unpack {
-        words: bytemuck::cast_slice(words),
-        bits,
-        out: bytemuck::cast_slice_mut(out),
-    });
+    run_on!(Isa::detect(), |_| unpack_into(words, bits, out));
 }
 
 /// Panels of `stored`-bit codes to panels of `active`-bit ones: the second rounding.
@@ -223,29 +197,12 @@ fn switched<M>(
     let [from_words, to_words] = [stored, active].map(|bits| PANEL * bits.bits() as usize);
     make(words.len() / from_words * to_words, to_words * BLOCK, &|index, out| {
         let from = &words[index * from_words * BLOCK..][..out.len() / to_words * from_words];
-        switch_blocks(from, stored, active, bytemuck::cast_slice_mut(out));
+        if stored == active {
+            return out.copy_from_slice(from);
+        }
+        let (from, out) = (bytemuck::cast_slice(from), bytemuck::cast_slice_mut(out));
+        run_on!(Isa::detect(), |_| switch_into(from, stored, active, out));
     })
-}
-
-/// [`switch_panels`] into `out`.
-///
-/// # Panics
-/// If `out` has another size.
-pub fn switch_panels_into(words: &[u32], stored: BitWidth, active: BitWidth, out: &mut [u32]) {
-    let [from_words, to_words] = [stored, active].map(|bits| PANEL * bits.bits() as usize);
-    assert_eq!(out.len(), words.len() / from_words * to_words, "as many codes as there are");
-    team::for_each_chunk(out, to_words * BLOCK, |index, out| {
-        let from = &words[index * from_words * BLOCK..][..out.len() / to_words * from_words];
-        switch_blocks(from, stored, active, bytemuck::cast_slice_mut(out));
-    });
-}
-
-fn switch_blocks(words: &[u32], stored: BitWidth, active: BitWidth, out: &mut [u8]) {
-    let words = bytemuck::cast_slice(words);
-    if stored == active {
-        return out.copy_from_slice(words);
-    }
-    Isa::detect().run(Switch { words, out, stored, active });
 }
 
 /// The codes of panels, `[outputs, cols]`.
@@ -269,21 +226,6 @@ pub(crate) fn codes_of(words: &[u32], layout: &WeightLayout) -> Vec<i32> {
     codes
 }
 
-struct Unpack<'a> {
-    words: &'a [u32],
-    bits: BitWidth,
-    out: &'a mut [i8],
-}
-
-impl Kernel for Unpack<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self, _: Isa) {
-        unpack_into(self.words, self.bits, self.out);
-    }
-}
-
 /// [`unpack_panels`], compiled into whatever calls it.
 #[inline(always)]
 pub(super) fn unpack_into(words: &[u32], bits: BitWidth, out: &mut [i8]) {
@@ -295,37 +237,25 @@ pub(super) fn unpack_into(words: &[u32], bits: BitWidth, out: &mut [i8]) {
     }
 }
 
-struct Switch<'a> {
-    words: &'a [u8],
-    out: &'a mut [u8],
-    stored: BitWidth,
-    active: BitWidth,
-}
-
-impl Kernel for Switch<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self, _: Isa) {
-        let Self { words, out, stored, active } = self;
-        let (mut block, mut rounded) = ([0u8; CODES], [0u64; CODES / 8]);
-        let above = 8 - stored.bits();
-        // Inverting the highest bit adds or takes away the offset; codes of 8 bits are stored without it.
-        let signed = if stored == BitWidth::B8 { 0 } else { low_bits(1) << 7 };
-        let offset = low_bits(1) << (active.bits() - 1);
-        let blocks = words.chunks_exact(VECTOR * stored.bits() as usize);
-        for (words, out) in blocks.zip(out.chunks_exact_mut(VECTOR * active.bits() as usize)) {
-            unpack_block(words, stored, 0, &mut block);
-            let mut top: [u64; CODES / 8] = bytemuck::cast(block);
-            for codes in &mut top {
-                *codes = (*codes << above) ^ signed;
-            }
-            planes::switch(bytemuck::cast_slice(&top), stored, active, &mut rounded);
-            for codes in &mut rounded {
-                *codes ^= offset;
-            }
-            pack_block(bytemuck::cast_ref(&rounded), active, out);
+#[inline(always)]
+fn switch_into(words: &[u8], stored: BitWidth, active: BitWidth, out: &mut [u8]) {
+    let (mut block, mut rounded) = ([0u8; CODES], [0u64; CODES / 8]);
+    let above = 8 - stored.bits();
+    // Inverting the highest bit adds or takes away the offset; codes of 8 bits are stored without it.
+    let signed = if stored == BitWidth::B8 { 0 } else { low_bits(1) << 7 };
+    let offset = low_bits(1) << (active.bits() - 1);
+    let blocks = words.chunks_exact(VECTOR * stored.bits() as usize);
+    for (words, out) in blocks.zip(out.chunks_exact_mut(VECTOR * active.bits() as usize)) {
+        unpack_block(words, stored, 0, &mut block);
+        let mut top: [u64; CODES / 8] = bytemuck::cast(block);
+        for codes in &mut top {
+            *codes = (*codes << above) ^ signed;
         }
+        planes::switch(bytemuck::cast_slice(&top), stored, active, &mut rounded);
+        for codes in &mut rounded {
+            *codes ^= offset;
+        }
+        pack_block(bytemuck::cast_ref(&rounded), active, out);
     }
 }
 
@@ -346,13 +276,8 @@ const fn low_bits(bits: u32) -> u64 {
 #[inline(always)]
 fn unpack_block(words: &[u8], bits: BitWidth, low: u8, out: &mut [u8]) {
     match bits {
-        BitWidth::B2 => unpack_planes::<2>(words, low, out),
-        BitWidth::B3 => unpack_planes::<3>(words, low, out),
-        BitWidth::B4 => unpack_planes::<4>(words, low, out),
-        BitWidth::B5 => unpack_planes::<5>(words, low, out),
-        BitWidth::B6 => unpack_planes::<6>(words, low, out),
-        BitWidth::B7 => unpack_planes::<7>(words, low, out),
         BitWidth::B8 => out.copy_from_slice(words),
+        _ => for_width!(bits, BITS, unpack_planes::<BITS>(words, low, out)),
     }
 }
 
@@ -369,17 +294,6 @@ fn unpack_planes<const BITS: u32>(words: &[u8], low: u8, out: &mut [u8]) {
 }
 
 impl Bytes for Lanes {
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        [0; VECTOR / 8]
-    }
-
-    #[inline(always)]
-    unsafe fn load(at: *const u8) -> Self {
-        // SAFETY: The caller promises the bytes.
-        unsafe { at.cast::<Self>().read_unaligned() }
-    }
-
     #[inline(always)]
     unsafe fn or(mut self, other: Self) -> Self {
         self.iter_mut().zip(other).for_each(|(word, other)| *word |= other);

@@ -1,7 +1,7 @@
 //! From floats to codes, channels last.
 
 use super::super::codes::Quantizer;
-use super::super::isa::{Isa, Kernel};
+use super::super::isa::{Isa, run_on};
 use super::super::sample::Sample;
 use super::super::team;
 use crate::integer::{CodeQuantizer, padded_channels};
@@ -37,7 +37,7 @@ pub fn quantize_codes_into<T: Sample>(
         let pixels = (TASK / padded).max(1);
         team::for_each_chunk(codes, pixels * padded, |task, codes| {
             let x = &x[task * pixels * channels..][..codes.len() / padded * channels];
-            isa.run(Rows { x, channels, padded, to, codes });
+            run_on!(isa, |_| quantize_rows(x, channels, to, codes));
         });
     } else {
         let code_len = positions * padded;
@@ -45,68 +45,44 @@ pub fn quantize_codes_into<T: Sample>(
         team::for_each_chunk(codes, images * code_len, |task, codes| {
             let x = x[task * images * len..].chunks_exact(len);
             for (x, codes) in x.zip(codes.chunks_exact_mut(code_len)) {
-                isa.run(Image { x, positions, padded, to, codes });
+                run_on!(isa, |_| quantize_planes(x, positions, padded, to, codes));
             }
         });
     }
 }
 
-/// Pixels whose channels follow each other.
-struct Rows<'a, T> {
-    x: &'a [T],
-    channels: usize,
-    padded: usize,
-    to: CodeQuantizer,
-    codes: &'a mut [u8],
+/// The codes of values that follow each other.
+#[inline(always)]
+fn quantize<T: Sample>(x: &[T], quantizer: Quantizer, zero: f32, codes: &mut [u8]) {
+    for (code, x) in codes.iter_mut().zip(x) {
+        *code = quantizer.byte(quantizer.quotient(x.widen() - zero));
+    }
 }
 
-impl<T: Sample> Kernel for Rows<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self, _: Isa) {
-        let quantizer = Quantizer::unsigned(self.to.scale, self.to.bits);
-        let zero = self.to.zero_point;
-        if self.channels == self.padded {
-            for (code, x) in self.codes.iter_mut().zip(self.x) {
-                *code = quantizer.byte(quantizer.quotient(x.widen() - zero));
-            }
-            return;
-        }
-        for (codes, x) in self.codes.chunks_exact_mut(self.padded).zip(self.x.chunks_exact(self.channels)) {
-            for (code, x) in codes.iter_mut().zip(x) {
-                *code = quantizer.byte(quantizer.quotient(x.widen() - zero));
-            }
-        }
+/// Pixels whose channels follow each other.
+#[inline(always)]
+fn quantize_rows<T: Sample>(x: &[T], channels: usize, to: CodeQuantizer, codes: &mut [u8]) {
+    let (quantizer, zero) = (Quantizer::unsigned(to.scale, to.bits), to.zero_point);
+    let padded = padded_channels(channels);
+    if channels == padded {
+        return quantize(x, quantizer, zero, codes);
+    }
+    for (codes, x) in codes.chunks_exact_mut(padded).zip(x.chunks_exact(channels)) {
+        quantize(x, quantizer, zero, codes);
     }
 }
 
 /// An image whose channels are planes.
-struct Image<'a, T> {
-    x: &'a [T],
-    positions: usize,
-    padded: usize,
-    to: CodeQuantizer,
-    codes: &'a mut [u8],
-}
-
-impl<T: Sample> Kernel for Image<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self, _: Isa) {
-        const PIECE: usize = 64;
-        let quantizer = Quantizer::unsigned(self.to.scale, self.to.bits);
-        let zero = self.to.zero_point;
-        let mut buffer = [0u8; PIECE];
-        for (channel, plane) in self.x.chunks_exact(self.positions).enumerate() {
-            for (x, codes) in plane.chunks(PIECE).zip(self.codes.chunks_mut(PIECE * self.padded)) {
-                for (code, x) in buffer.iter_mut().zip(x) {
-                    *code = quantizer.byte(quantizer.quotient(x.widen() - zero));
-                }
-                for (code, pixel) in buffer.iter().zip(codes.chunks_exact_mut(self.padded)) {
-                    pixel[channel] = *code;
-                }
+#[inline(always)]
+fn quantize_planes<T: Sample>(x: &[T], positions: usize, padded: usize, to: CodeQuantizer, codes: &mut [u8]) {
+    const PIECE: usize = 64;
+    let (quantizer, zero) = (Quantizer::unsigned(to.scale, to.bits), to.zero_point);
+    let mut buffer = [0u8; PIECE];
+    for (channel, plane) in x.chunks_exact(positions).enumerate() {
+        for (x, codes) in plane.chunks(PIECE).zip(codes.chunks_mut(PIECE * padded)) {
+            quantize(x, quantizer, zero, &mut buffer);
+            for (code, pixel) in buffer.iter().zip(codes.chunks_exact_mut(padded)) {
+                pixel[channel] = *code;
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The convolution of values that were fake-quantized, from their codes: integers are exact and much faster than floats.
 
-use super::{Codes, DotKernel, Epilogue, addends, int_conv2d_into, prepare, quantize_codes, tap_sums};
+use super::{Codes, DotKernel, Epilogue, Results, addends, int_conv2d, prepare, quantize_codes, tap_sums};
 use crate::KernelError;
 use crate::cpu::Conv2dShape;
 use crate::error::size;
@@ -48,7 +48,8 @@ pub fn conv2d_of_codes(
     let epilogue =
         Epilogue { multiplier: &multiplier, addend: &addend, residual: None, activation: Activation::None };
     let mut last = vec![0.0; out.len()];
-    int_conv2d_into(DotKernel::detect(), &codes, &panels, &int, &epilogue, &mut last);
+    let results = Results { values: Some(&mut last), codes: None };
+    int_conv2d(DotKernel::detect(), &codes, &panels, &int, &epilogue, results);
     // From channels last to channels first.
     let positions = int.positions();
     let images = out

@@ -4,7 +4,7 @@
 //! rows. The 16 lanes are output channels, so nothing is summed across lanes, and a group's scale is applied to the sum of
 //! the group. That the codes of a lane are the lanes' neighbours, four by four, costs a shift for each vector.
 
-use super::super::isa::{Isa, Kernel};
+use super::super::isa::{Isa, run_on};
 use super::super::sample::Sample;
 use super::super::team;
 use super::panels::unpack_into;
@@ -17,21 +17,11 @@ const ROWS: usize = 4;
 /// Blocks that are unpacked together: 16 KiB.
 const CHUNK: usize = 32;
 
-/// [`crate::reference::weight_only`], in f32, with weights in panels.
-#[must_use]
-pub fn weight_only<T: Sample>(
-    x: &[T], weights: &[u32], scale: &[f32], rows: usize, layout: &WeightLayout,
-) -> Vec<f32> {
-    let mut out = vec![0.0; rows * layout.outputs()];
-    weight_only_into(Isa::detect(), x, weights, scale, rows, layout, &mut out);
-    out
-}
-
-/// [`weight_only`] on `isa` into `out`.
+/// [`crate::reference::weight_only`] in f32, with weights in panels, on `isa` into `out`.
 ///
 /// # Panics
 /// If a slice has not the length of the layout, the weight is that of a convolution, or the machine has no `isa`.
-pub fn weight_only_into<T: Sample>(
+pub fn weight_only<T: Sample>(
     isa: Isa, x: &[T], weights: &[u32], scale: &[f32], rows: usize, layout: &WeightLayout, out: &mut [f32],
 ) {
     let (outputs, inputs) = (layout.outputs(), layout.inputs());
@@ -56,7 +46,7 @@ pub fn weight_only_into<T: Sample>(
     let mut panels = vec![[0.0f32; PANEL]; layout.group_panels() * rows];
     team::for_each_chunk(&mut panels, rows, |panel, out| {
         let words = &weights[panel * panel_words..][..panel_words];
-        isa.run(Panel { ordered: &ordered, words, scale, layout, groups: &groups, panel, out });
+        run_on!(isa, |isa| panel_rows(isa, &ordered, words, scale, layout, &groups, panel, out));
     });
     for (row, out) in out.chunks_exact_mut(outputs).enumerate() {
         for (panel, out) in out.chunks_mut(PANEL).enumerate() {
@@ -66,52 +56,41 @@ pub fn weight_only_into<T: Sample>(
 }
 
 /// All rows of one panel.
-struct Panel<'a> {
-    ordered: &'a [f32],
-    words: &'a [u32],
-    scale: &'a [f32],
-    layout: &'a WeightLayout,
-    groups: &'a [usize],
-    panel: usize,
-    out: &'a mut [[f32; PANEL]],
-}
-
-impl Kernel for Panel<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self, isa: Isa) {
-        let Self { ordered, words, scale, layout, groups, panel, out } = self;
-        let rows = out.len();
-        let row_len = layout.blocks() * BLOCK;
-        let block_words = PANEL * layout.bits().bits() as usize;
-        let mut codes = [0i8; CHUNK * PANEL * BLOCK];
-        out.fill([0.0; PANEL]);
-        let mut block = 0;
-        for (group, &blocks) in groups.iter().enumerate() {
-            let first = group * layout.outputs() + panel * PANEL;
-            let count = PANEL.min(layout.outputs() - panel * PANEL);
-            let mut scales = [0.0; PANEL];
-            scales[..count].copy_from_slice(&scale[first..][..count]);
-            let end = block + blocks;
-            while block < end {
-                let chunk = CHUNK.min(end - block);
-                let codes = &mut codes[..chunk * PANEL * BLOCK];
-                unpack_into(&words[block * block_words..][..chunk * block_words], layout.bits(), codes);
-                let x = |row: usize| &ordered[row * row_len + block * BLOCK..][..chunk * BLOCK];
-                let mut row = 0;
-                while row < rows {
-                    if row + ROWS <= rows {
-                        let x = [x(row), x(row + 1), x(row + 2), x(row + 3)];
-                        add(&mut out[row..row + ROWS], &products(isa, x, codes), &scales);
-                        row += ROWS;
-                    } else {
-                        add(&mut out[row..=row], &products(isa, [x(row)], codes), &scales);
-                        row += 1;
-                    }
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "two matrices, one of them packed, and a result")]
+fn panel_rows(
+    isa: Isa, ordered: &[f32], words: &[u32], scale: &[f32], layout: &WeightLayout, groups: &[usize],
+    panel: usize, out: &mut [[f32; PANEL]],
+) {
+    let rows = out.len();
+    let row_len = layout.blocks() * BLOCK;
+    let block_words = PANEL * layout.bits().bits() as usize;
+    let mut codes = [0i8; CHUNK * PANEL * BLOCK];
+    out.fill([0.0; PANEL]);
+    let mut block = 0;
+    for (group, &blocks) in groups.iter().enumerate() {
+        let first = group * layout.outputs() + panel * PANEL;
+        let count = PANEL.min(layout.outputs() - panel * PANEL);
+        let mut scales = [0.0; PANEL];
+        scales[..count].copy_from_slice(&scale[first..][..count]);
+        let end = block + blocks;
+        while block < end {
+            let chunk = CHUNK.min(end - block);
+            let codes = &mut codes[..chunk * PANEL * BLOCK];
+            unpack_into(&words[block * block_words..][..chunk * block_words], layout.bits(), codes);
+            let x = |row: usize| &ordered[row * row_len + block * BLOCK..][..chunk * BLOCK];
+            let mut row = 0;
+            while row < rows {
+                if row + ROWS <= rows {
+                    let x = [x(row), x(row + 1), x(row + 2), x(row + 3)];
+                    add(&mut out[row..row + ROWS], &products(isa, x, codes), &scales);
+                    row += ROWS;
+                } else {
+                    add(&mut out[row..=row], &products(isa, [x(row)], codes), &scales);
+                    row += 1;
                 }
-                block += chunk;
             }
+            block += chunk;
         }
     }
 }

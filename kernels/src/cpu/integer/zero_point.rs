@@ -1,7 +1,7 @@
 //! What makes up for the zero point of an input: with code 0 standing for the value `z`, every sum lacks `z` times the sum of
 //! its weights, over the taps that are inside the image.
 
-use super::super::isa::{Isa, Kernel};
+use super::super::isa::{Isa, run_on};
 use super::super::team;
 use super::panels::{Steps, unpack_into};
 use crate::integer::{BLOCK_STEPS, IntConv2dShape, PANEL, STEP, WeightLayout};
@@ -17,7 +17,7 @@ pub(crate) fn tap_sums(words: &[u32], scale: &[f32], layout: &WeightLayout) -> V
     let mut sums = vec![[0.0f32; PANEL]; panels * taps];
     team::for_each_chunk(&mut sums, taps.max(1), |panel, sums| {
         let words = &words[panel * panel_words..][..panel_words];
-        isa.run(PanelSums { words, scale, layout, steps: &steps, groups: &groups, panel, sums });
+        run_on!(isa, |_| panel_sums(words, scale, layout, &steps, &groups, panel, sums));
     });
     let mut by_tap = vec![0.0; taps * outputs];
     for row in 0..layout.rows() {
@@ -30,42 +30,30 @@ pub(crate) fn tap_sums(words: &[u32], scale: &[f32], layout: &WeightLayout) -> V
 }
 
 /// The sums of a panel, in the order of its columns.
-struct PanelSums<'a> {
-    words: &'a [u32],
-    scale: &'a [f32],
-    layout: &'a WeightLayout,
-    steps: &'a Steps,
-    groups: &'a [usize],
-    panel: usize,
-    sums: &'a mut [[f32; PANEL]],
-}
-
-impl Kernel for PanelSums<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self, _: Isa) {
-        let Self { words, scale, layout, steps, groups, panel, sums } = self;
-        let block_words = PANEL * layout.bits().bits() as usize;
-        let mut blocks = words.chunks_exact(block_words).zip(steps.steps.as_chunks::<BLOCK_STEPS>().0);
-        let mut codes = [0i8; PANEL * BLOCK];
-        for (group, &count) in groups.iter().enumerate() {
-            let mut scales = [0.0f32; PANEL];
-            for (lane, lane_scale) in scales.iter_mut().enumerate() {
-                if let Some(output) = layout.output_of(panel * PANEL + lane) {
-                    *lane_scale = scale[group * layout.outputs() + output];
-                }
+#[inline(always)]
+fn panel_sums(
+    words: &[u32], scale: &[f32], layout: &WeightLayout, steps: &Steps, groups: &[usize], panel: usize,
+    sums: &mut [[f32; PANEL]],
+) {
+    let block_words = PANEL * layout.bits().bits() as usize;
+    let mut blocks = words.chunks_exact(block_words).zip(steps.steps.as_chunks::<BLOCK_STEPS>().0);
+    let mut codes = [0i8; PANEL * BLOCK];
+    for (group, &count) in groups.iter().enumerate() {
+        let mut scales = [0.0f32; PANEL];
+        for (lane, lane_scale) in scales.iter_mut().enumerate() {
+            if let Some(output) = layout.output_of(panel * PANEL + lane) {
+                *lane_scale = scale[group * layout.outputs() + output];
             }
-            for _ in 0..count {
-                let Some((words, steps_of)) = blocks.next() else { return };
-                unpack_into(words, layout.bits(), &mut codes);
-                for (codes, &(first, count)) in codes.as_chunks::<{ PANEL * STEP }>().0.iter().zip(steps_of) {
-                    let lanes: [i32; PANEL] = bytemuck::cast(*codes);
-                    for code in 0..count {
-                        let sums = &mut sums[(first + code * steps.apart) % layout.taps()];
-                        for lane in 0..PANEL {
-                            sums[lane] += scales[lane] * (lanes[lane] << (24 - 8 * code) >> 24) as f32;
-                        }
+        }
+        for _ in 0..count {
+            let Some((words, steps_of)) = blocks.next() else { return };
+            unpack_into(words, layout.bits(), &mut codes);
+            for (codes, &(first, count)) in codes.as_chunks::<{ PANEL * STEP }>().0.iter().zip(steps_of) {
+                let lanes: [i32; PANEL] = bytemuck::cast(*codes);
+                for code in 0..count {
+                    let sums = &mut sums[(first + code * steps.apart) % layout.taps()];
+                    for lane in 0..PANEL {
+                        sums[lane] += scales[lane] * (lanes[lane] << (24 - 8 * code) >> 24) as f32;
                     }
                 }
             }

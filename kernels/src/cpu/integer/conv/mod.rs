@@ -24,12 +24,13 @@ use crate::integer::{CodeQuantizer, IntConv2dShape, padded_channels};
 pub use plan::Plan;
 use plan::Problem;
 
-/// Where a product puts its results: as values, as codes, or as both.
+/// Where the results of a product go: as values, as codes of the next layer, or both.
 #[derive(Debug)]
 pub struct Results<'a> {
-    /// `[batch, positions, outputs]`.
+    /// `[batch, rows, columns, outputs]`.
     pub values: Option<&'a mut [f32]>,
-    /// `[batch, positions, padded outputs]`, where only the codes of padding are left as they are, and the quantizer.
+    /// The codes, with their channels padded to whole words, and how they are quantized. The codes of padding are left as they
+    /// are.
     pub codes: Option<(&'a mut [u8], CodeQuantizer)>,
 }
 
@@ -49,51 +50,35 @@ pub struct Job<'a> {
 }
 
 /// Several convolutions in one loop of all threads: those of one input (the queries, keys and values of a language model) need
-/// not wait for each other.
+/// not wait for each other. Each is [`crate::reference::int_conv2d`] and [`crate::reference::epilogue`]; codes are
+/// [`quantize_codes`](super::quantize_codes) of the values.
 ///
 /// # Panics
 /// If a slice has not the length of its shape.
 pub fn int_conv2d_together<const N: usize>(jobs: [Job; N]) {
     plan::run(jobs.map(|Job { plan, codes, weights, epilogue, results }| {
+        let shape = plan.shape();
         let values = results.values.map(|out| {
-            assert_eq!(out.len(), plan.shape().results(), "an output of another size");
+            assert_eq!(out.len(), shape.results(), "an output of another size");
             out.as_mut_ptr()
         });
-        let to = results.codes.map(|(out, to)| (code_pointer(out, plan.shape()), to));
+        let code_len = shape.batch() * shape.positions() * padded_channels(shape.weight().outputs());
+        let to = results.codes.map(|(out, to)| {
+            assert_eq!(out.len(), code_len, "an output of another size");
+            (out.as_mut_ptr(), to)
+        });
         Problem::new(plan, codes, weights, epilogue, Output { values, codes: to })
     }));
 }
 
-/// [`crate::reference::int_conv2d`] and [`crate::reference::epilogue`] with `kernel`, with weights in panels; codes are
-/// [`quantize_codes`](super::quantize_codes) of the values.
+/// [`int_conv2d_together`] of one.
 ///
 /// # Panics
-/// If a slice has not the length of the shape, or the machine has no `kernel`.
-pub fn int_conv2d_results(
+/// As that.
+pub fn int_conv2d(
     kernel: DotKernel, codes: &[u8], weights: &[u32], shape: &IntConv2dShape, epilogue: &Epilogue,
     results: Results,
 ) {
     let plan = &Plan::new(kernel, *shape);
     int_conv2d_together([Job { plan, codes, weights, epilogue, results }]);
-}
-
-/// [`int_conv2d_results`] of values only.
-///
-/// # Panics
-/// If a slice has not the length of the shape, or the machine has no `kernel`.
-pub fn int_conv2d_into(
-    kernel: DotKernel, codes: &[u8], weights: &[u32], shape: &IntConv2dShape, epilogue: &Epilogue,
-    out: &mut [f32],
-) {
-    int_conv2d_results(kernel, codes, weights, shape, epilogue, Results { values: Some(out), codes: None });
-}
-
-/// Codes of the results.
-fn code_len(shape: &IntConv2dShape) -> usize {
-    shape.batch() * shape.positions() * padded_channels(shape.weight().outputs())
-}
-
-fn code_pointer(out: &mut [u8], shape: &IntConv2dShape) -> *mut u8 {
-    assert_eq!(out.len(), code_len(shape), "an output of another size");
-    out.as_mut_ptr()
 }

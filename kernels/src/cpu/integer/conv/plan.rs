@@ -1,17 +1,15 @@
 //! Products, their tasks, and the threads' loop over these.
 
-use super::super::super::isa::{Isa, Kernel};
+use super::super::super::isa::{Isa, run_on};
 use super::super::super::team;
 use super::super::dot::{DotKernel, Form, MicroKernel, pair_steps};
 use super::super::epilogue::{Epilogue, Output};
 use super::cut::Cut;
-use super::tile::Corrections;
 use super::window::{copies_codes, window_offsets};
 use super::workspace::Workspace;
 use crate::integer::{IntConv2dShape, STEP};
 use std::cell::RefCell;
 use std::fmt;
-use std::ops::Range;
 
 thread_local! {
     static WORKSPACE: RefCell<Workspace> = RefCell::default();
@@ -128,12 +126,7 @@ impl<'a> Problem<'a> {
         let one_row = cut.lines * shape.output()[1] == 1 && !copied;
         if one_row && kernel.form(layout.bits(), pair_steps, 1) == Form::Packed {
             let mut corrections = vec![];
-            Isa::detect().run(Corrections {
-                problem: &problem,
-                bases: &[0],
-                codes,
-                corrections: &mut corrections,
-            });
+            run_on!(Isa::detect(), |_| problem.correct(codes, &[0], &mut corrections));
             problem.of_one_row = corrections;
         }
         problem
@@ -145,27 +138,9 @@ impl<'a> Problem<'a> {
         let panel = index % self.plan.cut.panel_tasks() * chunk_panels;
         let lines = line..lines.min(line + chunk_lines);
         let panels = panel..panels.min(panel + chunk_panels);
-        let task = |workspace: &mut Workspace| {
-            Isa::detect().run(Task { problem: self, lines, panels, workspace });
-        };
-        WORKSPACE.with_borrow_mut(task);
-    }
-}
-
-/// Lines of output, all images' lines in one count, and panels of weights.
-struct Task<'a> {
-    problem: &'a Problem<'a>,
-    lines: Range<usize>,
-    panels: Range<usize>,
-    workspace: &'a mut Workspace,
-}
-
-impl Kernel for Task<'_> {
-    type Output = ();
-
-    // Epilogues are compiled for the machine; tiles are by themselves.
-    #[inline(always)]
-    fn run(self, _: Isa) {
-        self.problem.task(self.lines, self.panels, self.workspace);
+        // Epilogues are compiled for the machine; tiles are by themselves.
+        WORKSPACE.with_borrow_mut(|workspace| {
+            run_on!(Isa::detect(), |_| self.task(lines, panels, workspace));
+        });
     }
 }

@@ -1,6 +1,5 @@
 //! The tiles of a task.
 
-use super::super::super::isa::{Isa, Kernel};
 use super::super::dot::{Form, Operands, correction};
 use super::super::epilogue::{Channels, PanelSums, added, scaled};
 use super::super::panels::unpack_panels;
@@ -11,32 +10,6 @@ use crate::integer::{BLOCK_STEPS, PANEL, STEP};
 use crate::layout::BLOCK;
 use dr_precision::BitWidth;
 use std::ops::Range;
-
-/// What the sums of some rows are too large by.
-pub(super) struct Corrections<'a> {
-    pub(super) problem: &'a Problem<'a>,
-    pub(super) bases: &'a [usize],
-    pub(super) codes: &'a [u8],
-    pub(super) corrections: &'a mut Vec<i32>,
-}
-
-impl Kernel for Corrections<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self, _: Isa) {
-        let Self { problem, bases, codes, corrections } = self;
-        corrections.clear();
-        for &base in bases {
-            let mut offsets = problem.offsets;
-            for &blocks in problem.groups {
-                let (group, rest) = offsets.split_at(blocks * BLOCK_STEPS);
-                corrections.push(correction(&codes[base..], group, problem.shape.weight().bits()));
-                offsets = rest;
-            }
-        }
-    }
-}
 
 /// The left side of a tile.
 pub(super) struct Rows<'a> {
@@ -78,6 +51,20 @@ impl Place {
 }
 
 impl Problem<'_> {
+    /// What the sums of rows, whose windows start at `bases` in `codes`, are too large by.
+    #[inline(always)]
+    pub(super) fn correct(&self, codes: &[u8], bases: &[usize], corrections: &mut Vec<i32>) {
+        corrections.clear();
+        for &base in bases {
+            let mut offsets = self.offsets;
+            for &blocks in self.groups {
+                let (group, rest) = offsets.split_at(blocks * BLOCK_STEPS);
+                corrections.push(correction(&codes[base..], group, self.shape.weight().bits()));
+                offsets = rest;
+            }
+        }
+    }
+
     /// Computes `panels` of a segment.
     #[inline(always)]
     pub(super) fn segment(&self, segment: &Segment, panels: Range<usize>, workspace: &mut PanelWorkspace) {
@@ -111,8 +98,7 @@ impl Problem<'_> {
             assert!(farthest <= codes.len(), "windows end inside the codes");
             corrections.clear();
             if form == Form::Packed && self.of_one_row.is_empty() {
-                let bases = segment.bases;
-                Corrections { problem: self, bases, codes, corrections }.run(Isa::Portable);
+                self.correct(codes, segment.bases, corrections);
             }
             let corrections = if self.of_one_row.is_empty() { &*corrections } else { &self.of_one_row };
             let codes = match form {

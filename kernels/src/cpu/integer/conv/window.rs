@@ -51,6 +51,7 @@ pub(super) struct Segment<'a> {
 }
 
 impl Problem<'_> {
+    /// Computes `panels` of weights for lines of output, all images' lines in one count.
     #[inline(always)]
     pub(super) fn task(&self, lines: Range<usize>, panels: Range<usize>, workspace: &mut Workspace) {
         let shape = self.shape;

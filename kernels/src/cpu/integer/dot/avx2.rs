@@ -4,7 +4,7 @@
 //! sum must be widened depends on how large codes can be, so fewer bits make a faster product. Only 8 bits times 8 bits do
 //! not fit at all; they are multiplied as words of 16 bits by `vpmaddwd`, half as many in an instruction.
 
-use super::super::decode::{self, Bytes};
+use super::super::decode::{self, for_width};
 use super::{AHEAD, Form, MicroKernel, Operands, Sums};
 use crate::integer::{BLOCK_STEPS, PANEL, STEP};
 use dr_precision::BitWidth;
@@ -193,36 +193,6 @@ impl<const BITS: u32> Source for Packed<BITS> {
     }
 }
 
-impl Bytes for __m256i {
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        // SAFETY: The caller enables AVX2.
-        unsafe { _mm256_setzero_si256() }
-    }
-
-    #[inline(always)]
-    unsafe fn load(at: *const u8) -> Self {
-        // SAFETY: The caller promises the bytes.
-        unsafe { at.cast::<Self>().read_unaligned() }
-    }
-
-    #[inline(always)]
-    unsafe fn or(self, other: Self) -> Self {
-        // SAFETY: The caller enables AVX2.
-        unsafe { _mm256_or_si256(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn field(self, up: i32, mask: u8) -> Self {
-        // SAFETY: The caller enables AVX2.
-        unsafe {
-            let count = _mm_cvtsi32_si128(up.abs());
-            let moved = if up < 0 { _mm256_srl_epi16(self, count) } else { _mm256_sll_epi16(self, count) };
-            _mm256_and_si256(moved, _mm256_set1_epi8(mask as i8))
-        }
-    }
-}
-
 /// A tile of so many rows; rows that are missing repeat the first.
 #[inline(always)]
 unsafe fn tile<S: Source, A: Sum, const ROWS: usize>(operands: &Operands, sums: &mut Sums) {
@@ -335,13 +305,8 @@ unsafe fn avx2(operands: &Operands, sums: &mut Sums) {
 unsafe fn avx_vnni(operands: &Operands, sums: &mut Sums) {
     // SAFETY: As promised by the caller.
     unsafe {
-        match (operands.form, operands.bits) {
-            (Form::Packed, BitWidth::B2) => tile::<Packed<2>, Vnni, 1>(operands, sums),
-            (Form::Packed, BitWidth::B3) => tile::<Packed<3>, Vnni, 1>(operands, sums),
-            (Form::Packed, BitWidth::B4) => tile::<Packed<4>, Vnni, 1>(operands, sums),
-            (Form::Packed, BitWidth::B5) => tile::<Packed<5>, Vnni, 1>(operands, sums),
-            (Form::Packed, BitWidth::B6) => tile::<Packed<6>, Vnni, 1>(operands, sums),
-            (Form::Packed, BitWidth::B7) => tile::<Packed<7>, Vnni, 1>(operands, sums),
+        match operands.form {
+            Form::Packed => for_width!(operands.bits, BITS, tile::<Packed<BITS>, Vnni, 1>(operands, sums)),
             _ => tile_of_rows::<Plain<1>, Vnni>(operands, sums),
         }
     }

@@ -1,6 +1,6 @@
 //! Tiles in AVX-512 VNNI: 24 vectors of sums in up to three panels, with weights of any width unpacked in registers.
 
-use super::super::decode::{self, Bytes};
+use super::super::decode::{self, for_width};
 use super::{AHEAD, Form, MicroKernel, Operands, Sums};
 use crate::integer::BLOCK_STEPS;
 use dr_precision::BitWidth;
@@ -39,17 +39,7 @@ impl MicroKernel for Avx512Vnni {
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn avx512_vnni(operands: &Operands, sums: &mut Sums) {
     // SAFETY: As promised by the caller.
-    unsafe {
-        match operands.bits {
-            BitWidth::B2 => tile_512_rows::<2>(operands, sums),
-            BitWidth::B3 => tile_512_rows::<3>(operands, sums),
-            BitWidth::B4 => tile_512_rows::<4>(operands, sums),
-            BitWidth::B5 => tile_512_rows::<5>(operands, sums),
-            BitWidth::B6 => tile_512_rows::<6>(operands, sums),
-            BitWidth::B7 => tile_512_rows::<7>(operands, sums),
-            BitWidth::B8 => tile_512_rows::<8>(operands, sums),
-        }
-    }
+    unsafe { for_width!(operands.bits, BITS, tile_512_rows::<BITS>(operands, sums)) }
 }
 
 #[inline]
@@ -162,36 +152,6 @@ unsafe fn add_products<const PANELS: usize>(
                     *sum = _mm512_dpbusd_epi32(*sum, x, *w);
                 }
             }
-        }
-    }
-}
-
-impl Bytes for __m512i {
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        // SAFETY: The caller enables AVX-512.
-        unsafe { _mm512_setzero_si512() }
-    }
-
-    #[inline(always)]
-    unsafe fn load(at: *const u8) -> Self {
-        // SAFETY: The caller promises the bytes.
-        unsafe { at.cast::<Self>().read_unaligned() }
-    }
-
-    #[inline(always)]
-    unsafe fn or(self, other: Self) -> Self {
-        // SAFETY: The caller enables AVX-512.
-        unsafe { _mm512_or_si512(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn field(self, up: i32, mask: u8) -> Self {
-        // SAFETY: The caller enables AVX-512.
-        unsafe {
-            let count = _mm_cvtsi32_si128(up.abs());
-            let moved = if up < 0 { _mm512_srl_epi16(self, count) } else { _mm512_sll_epi16(self, count) };
-            _mm512_and_si512(moved, _mm512_set1_epi8(mask as i8))
         }
     }
 }

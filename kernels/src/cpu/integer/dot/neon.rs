@@ -4,7 +4,7 @@
 //! both sides are unsigned. Weights of 8 bits are signed: codes are made signed too by taking 128 from each, and one more
 //! row, of nothing but -128, gives what that takes from the sums.
 
-use super::super::decode::{self, Bytes};
+use super::super::decode::{self, Bytes, for_width};
 use super::{Form, MicroKernel, Operands, Sums};
 use crate::integer::BLOCK_STEPS;
 use dr_precision::BitWidth;
@@ -37,17 +37,7 @@ impl MicroKernel for NeonDot {
 #[target_feature(enable = "neon,dotprod")]
 unsafe fn neon_dot(operands: &Operands, sums: &mut Sums) {
     // SAFETY: As promised by the caller.
-    unsafe {
-        match operands.bits {
-            BitWidth::B2 => tile_of_rows::<2>(operands, sums),
-            BitWidth::B3 => tile_of_rows::<3>(operands, sums),
-            BitWidth::B4 => tile_of_rows::<4>(operands, sums),
-            BitWidth::B5 => tile_of_rows::<5>(operands, sums),
-            BitWidth::B6 => tile_of_rows::<6>(operands, sums),
-            BitWidth::B7 => tile_of_rows::<7>(operands, sums),
-            BitWidth::B8 => tile_of_rows::<8>(operands, sums),
-        }
-    }
+    unsafe { for_width!(operands.bits, BITS, tile_of_rows::<BITS>(operands, sums)) }
 }
 
 /// [`tile`] with as many rows as there are.
@@ -138,18 +128,6 @@ unsafe fn operand<const BITS: u32, const STEP: u32>(block: *const u8) -> [uint8x
 }
 
 impl Bytes for uint8x16_t {
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        // SAFETY: The caller enables NEON.
-        unsafe { vdupq_n_u8(0) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(at: *const u8) -> Self {
-        // SAFETY: The caller promises the bytes, and enables NEON.
-        unsafe { vld1q_u8(at) }
-    }
-
     #[inline(always)]
     unsafe fn or(self, other: Self) -> Self {
         // SAFETY: The caller enables NEON.
