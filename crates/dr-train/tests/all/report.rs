@@ -135,7 +135,7 @@ fn odd_results_are_drawn_too() {
     report.to_svg().unwrap();
 }
 
-/// For looking at: `REPORT_SVG=FILE cargo test -p dr-train --test report`.
+/// For looking at: `REPORT_SVG=FILE cargo test -p dr-train --test all report`.
 #[test]
 fn an_example_to_look_at() {
     if let Some(path) = std::env::var_os("REPORT_SVG") {

@@ -1,0 +1,18 @@
+//! The tests of `dr-train` from outside, in one program: what they share is linked once.
+
+mod artifact;
+mod data;
+mod devices;
+mod folder;
+mod hessian;
+mod integer_network;
+mod llama;
+mod metrics;
+mod mixed;
+mod report;
+mod samples;
+mod scenes;
+mod search;
+mod settings;
+mod torchvision;
+mod trace;

@@ -1,0 +1,12 @@
+//! The tests of the program, of files of other networks and of the workspace, in one program.
+
+mod bad_input;
+mod cli;
+mod hessian;
+mod mixed;
+mod modules;
+mod own;
+mod resume;
+mod search;
+mod tasks;
+mod training;
