@@ -8,17 +8,15 @@ mod config_file;
 mod error;
 mod memory;
 mod resolve;
+mod settings;
 mod usage;
 mod values;
 
-pub use args::{
-    Cli, Command, DrawArgs, EvalArgs, ExportArgs, GenerateArgs, HessianArgs, ImportArgs, ImportCheckArgs,
-    InfoArgs, LatencyArgs, QuantizeArgs, ScenesArgs, SearchArgs, Settings, SwitchAfter, SwitchAfterError,
-    TrainArgs,
-};
+pub use args::{Cli, Command};
 pub use error::CommandError;
 pub use memory::keep_freed_memory;
 pub use resolve::ResolvedTraining;
+pub use settings::{Settings, TrainArgs};
 
 use crate::experiment::Registry;
 use clap::error::ErrorKind;

@@ -1,4 +1,4 @@
-//! What the commands do, once their arguments are checked.
+//! The commands: their arguments, and what they do once these are checked.
 
 mod draw;
 mod eval;
@@ -14,18 +14,18 @@ mod scenes;
 mod search;
 mod train;
 
-pub use draw::draw;
-pub use eval::eval;
-pub use export::export;
-pub use generate::generate;
-pub use hessian::hessian;
-pub use import::import;
-pub use import_check::import_check;
-pub use info::info;
-pub use latency::latency;
-pub use quantize::quantize;
-pub use scenes::scenes;
-pub use search::search;
+pub use draw::{DrawArgs, draw};
+pub use eval::{EvalArgs, eval};
+pub use export::{ExportArgs, export};
+pub use generate::{GenerateArgs, SwitchAfter, SwitchAfterError, generate};
+pub use hessian::{HessianArgs, hessian};
+pub use import::{ImportArgs, import};
+pub use import_check::{ImportCheckArgs, import_check};
+pub use info::{InfoArgs, info};
+pub use latency::{LatencyArgs, latency};
+pub use quantize::{QuantizeArgs, quantize};
+pub use scenes::{ScenesArgs, scenes};
+pub use search::{SearchArgs, search};
 pub use train::train;
 
 use super::CommandError;
