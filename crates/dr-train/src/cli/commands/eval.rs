@@ -83,7 +83,7 @@ pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
     let mut source = Source::new(registry, &artifact, &args.model, &args.dataset, &args.data_dir, &device);
     source.text = args.text.as_deref();
     let task = source.task()?;
-    let (measured, [items, skipped]) = task.measure(&source, &formats, args.engine)?;
+    let (measured, [items, skipped]) = (task.measure)(&source, &formats, args.engine)?;
     let description = &artifact.description;
     let mut report = Report {
         task: description.task.clone(),
@@ -108,7 +108,7 @@ pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
             precision => report.precisions.push(PrecisionResult { precision, measured }),
         }
     }
-    print(&if args.json { report.to_json()? } else { task.table(&report) })?;
+    print(&if args.json { report.to_json()? } else { (task.table)(&report) })?;
     match &args.questions {
         Some(path) => questions(&source, path, &formats, args),
         None => Ok(()),

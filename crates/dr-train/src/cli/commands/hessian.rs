@@ -103,7 +103,7 @@ pub fn hessian(registry: &Registry, args: &HessianArgs) -> Result<(), CommandErr
         return print(&json);
     }
     let wrote = if wrote.is_empty() { String::new() } else { format!("wrote {}\n", wrote.join(" and ")) };
-    print(&(report.table(source.task()?.items()) + &wrote))
+    print(&(report.table(source.task()?.items) + &wrote))
 }
 
 /// The traces of a saved network, with its stored codes dequantized, and of how many items of its training data.
@@ -112,7 +112,7 @@ pub(super) fn estimate(
 ) -> Result<(Traces, usize), CommandError> {
     let progress = Progress::new(options);
     let mut show = |samples, uncertainty| progress.show(samples, uncertainty);
-    let traces = source.task()?.traces(source, batch_size, options, &mut show);
+    let traces = (source.task()?.traces)(source, batch_size, options, &mut show);
     progress.clear();
     Ok(traces?)
 }

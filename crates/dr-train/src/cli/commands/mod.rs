@@ -59,7 +59,7 @@ fn with_plan(source: &Source, plan: &Path) -> Result<Artifact, CommandError> {
     let empty = export(&[])?;
     match artifact.graph()?.batch_norms() {
         [] => Ok(empty),
-        _ => Ok(export(&source.task()?.calibration(source)?)?),
+        _ => Ok(export(&(source.task()?.calibration)(source)?)?),
     }
 }
 

@@ -75,6 +75,6 @@ pub fn quantize(registry: &Registry, args: &QuantizeArgs) -> Result<(), CommandE
         return Err(CommandError::new(format!("{found}: expected a width of {}", args.precisions)));
     }
     let source = Source::new(registry, &artifact, &args.model, &args.dataset, &args.data_dir, &device);
-    let quantized = artifact.quantize_with(&quantization, source.task()?.calibration(&source)?, &device)?;
+    let quantized = artifact.quantize_with(&quantization, (source.task()?.calibration)(&source)?, &device)?;
     save(&quantized, &args.out)
 }

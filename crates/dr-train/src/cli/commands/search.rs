@@ -129,7 +129,7 @@ pub fn search(registry: &Registry, args: &SearchArgs) -> Result<(), CommandError
         }
     };
     let batches = match args.objective {
-        LossTerms::Both => source.task()?.calibration(&source)?,
+        LossTerms::Both => (source.task()?.calibration)(&source)?,
         LossTerms::Weights => vec![],
     };
     let predicted = candidates.predict_losses(artifact, &traces, args.objective, batches, &device);
