@@ -17,9 +17,7 @@ crate::named! {
         /// One set for all.
         Shared = "shared",
     }
-}
 
-crate::named! {
     /// Which BatchNorm a layer has in mixed passes.
     #[derive(Default)]
     MixedNorm, "BatchNorm of mixed passes" {
