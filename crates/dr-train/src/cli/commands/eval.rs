@@ -94,13 +94,7 @@ pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
         seconds: started.elapsed().as_secs_f64(),
         test_images: items,
         skipped_images: skipped,
-        float: None,
-        precisions: vec![],
-        single: vec![],
-        float_epoch_seconds: None,
-        joint_epoch_seconds: None,
-        history: vec![],
-        config: None,
+        ..Report::default()
     };
     for (&format, measured) in formats.iter().zip(measured) {
         match format {

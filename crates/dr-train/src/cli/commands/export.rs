@@ -2,8 +2,8 @@
 
 use super::{print, save, with_plan};
 use crate::artifact::{Artifact, ArtifactKind, FORMAT_VERSION, SavedModel};
-use crate::cli::CommandError;
 use crate::cli::values::at_least_one;
+use crate::cli::{CommandError, resolve};
 use crate::data;
 use crate::evaluation::{formats, runtime_networks};
 use crate::experiment::{Registry, Source};
@@ -60,6 +60,8 @@ pub struct ExportArgs {
 /// # Errors
 /// If the model cannot be read, or does not have the precisions, or the result cannot be written.
 pub fn export(registry: &Registry, args: &ExportArgs) -> Result<(), CommandError> {
+    let files = [("out", Some(args.out.as_path())), ("samples", args.samples.as_deref())];
+    resolve::check_output_files(files, &args.model)?;
     let (device, artifact) = (Device::flex(), Artifact::open(&args.model)?);
     let packed = match (&args.plan, args.precision) {
         (Some(plan), _) => {

@@ -1,17 +1,16 @@
 //! `dr-train hessian`.
 
-use super::print;
+use super::{print, write};
 use crate::artifact::{Artifact, SavedModel};
-use crate::cli::CommandError;
 use crate::cli::values::{at_least_one, between, count, one_of, part, seed};
+use crate::cli::{CommandError, resolve};
 use crate::config::DeviceKind;
 use crate::device;
 use crate::experiment::{Registry, Source};
-use crate::files::write_atomically;
 use crate::mixed::{HessianOptions, HessianReport, Traces};
 use clap::Args;
 use std::io::{IsTerminal, Write, stderr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// `dr-train hessian`.
@@ -69,6 +68,8 @@ pub struct HessianArgs {
 /// # Errors
 /// If the model or the images cannot be read, or do not fit together, or the results cannot be written.
 pub fn hessian(registry: &Registry, args: &HessianArgs) -> Result<(), CommandError> {
+    let files = [("out", args.out.as_deref()), ("plot", args.plot.as_deref())];
+    resolve::check_output_files(files, &args.model)?;
     let started = Instant::now();
     let options =
         HessianOptions { tolerance: args.tolerance, max_samples: args.max_samples, seed: args.seed };
@@ -110,47 +111,22 @@ pub fn hessian(registry: &Registry, args: &HessianArgs) -> Result<(), CommandErr
 pub(super) fn estimate(
     source: &Source, batch_size: usize, options: &HessianOptions,
 ) -> Result<(Traces, usize), CommandError> {
-    let progress = Progress::new(options);
-    let mut show = |samples, uncertainty| progress.show(samples, uncertainty);
+    let HessianOptions { tolerance, max_samples, .. } = *options;
+    let mut show = |samples: usize, uncertainty: f64| {
+        let (found, wanted) = (100.0 * uncertainty, 100.0 * tolerance);
+        say(&format!(
+            "{samples} of at most {max_samples} directions, standard errors up to {found:.1} % (stops at {wanted:.1} %)"
+        ));
+    };
     let traces = (source.task()?.traces)(source, batch_size, options, &mut show);
-    progress.clear();
+    say("");
     Ok(traces?)
 }
 
-fn write(path: &Path, content: &[u8], wrote: &mut Vec<String>) -> Result<(), CommandError> {
-    let name = path.display().to_string();
-    write_atomically(path, content).map_err(|error| CommandError::new(format!("`{name}`: {error}")))?;
-    wrote.push(name);
-    Ok(())
-}
-
-/// A line that is written over, if there is a terminal to do so.
-struct Progress {
-    options: HessianOptions,
-    terminal: bool,
-}
-
-impl Progress {
-    fn new(options: &HessianOptions) -> Self {
-        Self { options: *options, terminal: stderr().is_terminal() }
-    }
-
-    fn show(&self, samples: usize, uncertainty: f64) {
-        let HessianOptions { tolerance, max_samples, .. } = self.options;
-        let (found, wanted) = (100.0 * uncertainty, 100.0 * tolerance);
-        self.line(&format!(
-            "{samples} of at most {max_samples} directions, standard errors up to {found:.1} % (stops at {wanted:.1} %)"
-        ));
-    }
-
-    fn clear(&self) {
-        self.line("");
-    }
-
-    fn line(&self, text: &str) {
-        if self.terminal {
-            // That nobody sees it is no reason to stop.
-            let _ = write!(stderr(), "\r\x1b[2K{text}").and_then(|()| stderr().flush());
-        }
+/// Writes over the line that was said before, if there is a terminal to do so.
+fn say(text: &str) {
+    if stderr().is_terminal() {
+        // That nobody sees it is no reason to stop.
+        let _ = write!(stderr(), "\r\x1b[2K{text}").and_then(|()| stderr().flush());
     }
 }

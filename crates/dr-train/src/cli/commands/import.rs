@@ -2,8 +2,8 @@
 
 use super::save;
 use crate::artifact::{Described, Description, InputShape};
-use crate::cli::CommandError;
 use crate::cli::values::at_least_one;
+use crate::cli::{CommandError, resolve};
 use crate::config::task::LANGUAGE;
 use crate::data::Normalization;
 use crate::experiment::Registry;
@@ -42,6 +42,7 @@ pub struct ImportArgs {
 /// # Errors
 /// If the file cannot be read, or its tensors are not those of the model, or the result cannot be written.
 pub fn import(registry: &Registry, args: &ImportArgs) -> Result<(), CommandError> {
+    resolve::check_output_file("out", &args.out, &args.weights)?;
     let model = registry.models.get(&args.model)?;
     if model.tasks().contains(&LANGUAGE) {
         return save(&load_hugging_face(&args.weights, PrecisionSet::default())?, &args.out);

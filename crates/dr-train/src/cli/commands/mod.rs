@@ -31,6 +31,7 @@ pub use train::train;
 use super::CommandError;
 use crate::artifact::{Artifact, SavedModel};
 use crate::experiment::Source;
+use crate::files::{at, write_atomically};
 use crate::mixed::PlanFile;
 use crate::nn::Value;
 use crate::report::thousands;
@@ -69,6 +70,13 @@ fn load_model(path: &Path) -> Result<Artifact, CommandError> {
         true => Ok(load_hugging_face(path, PrecisionSet::default())?),
         false => Ok(Artifact::open(path)?),
     }
+}
+
+/// Writes a file, and adds its name to those of what was written.
+fn write(path: &Path, content: &[u8], wrote: &mut Vec<String>) -> Result<(), CommandError> {
+    write_atomically(path, content).map_err(at(path))?;
+    wrote.push(path.display().to_string());
+    Ok(())
 }
 
 /// Writes a model file, and says so.

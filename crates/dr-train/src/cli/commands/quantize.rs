@@ -2,8 +2,8 @@
 
 use super::{load_model, save};
 use crate::artifact::{ArtifactError, ArtifactKind, SavedModel};
-use crate::cli::CommandError;
 use crate::cli::values::{group_size, one_of};
+use crate::cli::{CommandError, resolve};
 use crate::config::DeviceKind;
 use crate::device;
 use crate::experiment::{Registry, Source};
@@ -55,6 +55,7 @@ pub struct QuantizeArgs {
 /// # Errors
 /// If the model cannot be read, or is not a float one, or the data do not fit it, or the result cannot be written.
 pub fn quantize(registry: &Registry, args: &QuantizeArgs) -> Result<(), CommandError> {
+    resolve::check_output_file("out", &args.out, &args.model)?;
     let artifact = load_model(&args.model)?;
     let description = &artifact.description;
     if description.kind != ArtifactKind::Float {
@@ -75,6 +76,6 @@ pub fn quantize(registry: &Registry, args: &QuantizeArgs) -> Result<(), CommandE
         return Err(CommandError::new(format!("{found}: expected a width of {}", args.precisions)));
     }
     let source = Source::new(registry, &artifact, &args.model, &args.dataset, &args.data_dir, &device);
-    let quantized = artifact.quantize_with(&quantization, (source.task()?.calibration)(&source)?, &device)?;
+    let quantized = artifact.quantize(&quantization, (source.task()?.calibration)(&source)?, &device)?;
     save(&quantized, &args.out)
 }

@@ -1,14 +1,13 @@
 //! `dr-train search`.
 
 use super::hessian::estimate;
-use super::print;
+use super::{print, write};
 use crate::artifact::{Artifact, ArtifactError, SavedModel};
-use crate::cli::CommandError;
 use crate::cli::values::{at_least_one, one_of, pin, seed};
+use crate::cli::{CommandError, resolve};
 use crate::config::{DeviceKind, LossTerms, Widths};
 use crate::device;
 use crate::experiment::{Registry, Source};
-use crate::files::write_atomically;
 use crate::latency::LatencyOptions;
 use crate::mixed::{
     Budget, BudgetKind, Candidates, Front, HessianOptions, LayerTimes, SearchPlanError, SearchReport, Traces,
@@ -101,6 +100,8 @@ const BATCH: usize = 64;
 /// If the model was not trained for mixtures, the traces or pins do not fit it, no plan keeps to the budget, or something
 /// cannot be read or written.
 pub fn search(registry: &Registry, args: &SearchArgs) -> Result<(), CommandError> {
+    let files = [("out", args.out.as_deref()), ("pareto", args.pareto.as_deref())];
+    resolve::check_output_files(files, &args.model)?;
     let artifact = &Artifact::open(&args.model)?;
     let kind = args.budget.kind();
     let failed = |error: SearchPlanError| in_model(error, &args.model);
@@ -154,9 +155,7 @@ pub fn search(registry: &Registry, args: &SearchArgs) -> Result<(), CommandError
         let title =
             format!("{} on {}, the best plans for all budgets", description.model, description.dataset);
         let svg = front.svg(&title).map_err(CommandError::new)?;
-        write_atomically(path, svg.as_bytes())
-            .map_err(|error| CommandError::new(format!("`{}`: {error}", path.display())))?;
-        wrote.push(path.display().to_string());
+        write(path, svg.as_bytes(), &mut wrote)?;
     }
     if args.json {
         return print(&(serde_json::to_string_pretty(&report)? + "\n"));
