@@ -10,7 +10,7 @@ use dr_runtime::tensors::Network;
 use dr_train::artifact::{Artifact, Described, Description, InputShape, SavedModel};
 use dr_train::cli::keep_freed_memory;
 use dr_train::models::{ConvNetConfig, RESNET20};
-use dr_train::nn::{Model, Pass};
+use dr_train::nn::{Model, Pass, QuantConfig};
 use std::time::Duration;
 
 fn tensor<const D: usize>(shape: [usize; D], scale: f32, device: &Device) -> Tensor<D> {
@@ -80,7 +80,8 @@ fn network(criterion: &mut Criterion) {
     let input = InputShape { channels: 3, height: 32, width: 32 };
     let description = Description::new("cifar10", &RESNET20, input, 10, precisions.clone());
     let artifact = Artifact::of(&model, description).expect("an artifact");
-    let artifact = artifact.quantize(precisions.clone(), calibration, &device).expect("a float model");
+    let config = QuantConfig::new(precisions.clone());
+    let artifact = artifact.quantize(&config, calibration, &device).expect("a float model");
     let model = artifact.network(&device).expect("the model");
     let floats = Floats::new(&device);
     for batch in [1, 64] {

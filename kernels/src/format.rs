@@ -85,12 +85,6 @@ impl WeightQuantizer {
         self.gradient = gradient;
         self
     }
-
-    /// `d = h - l`.
-    #[must_use]
-    pub const fn shift(&self) -> u32 {
-        self.stored.bits() - self.active.bits()
-    }
 }
 
 /// How activations are fake-quantized: asymmetric, with a learned scale and zero point (LSQ+, arXiv:2004.09576).

@@ -429,22 +429,10 @@ impl IntConv2dShape {
         self.input
     }
 
-    /// Steps along rows and columns; at least 1.
+    /// How the kernel moves; strides and dilations are at least 1.
     #[must_use]
-    pub const fn stride(&self) -> [usize; 2] {
-        self.options.stride
-    }
-
-    /// Rows and columns of zeros on each side.
-    #[must_use]
-    pub const fn padding(&self) -> [usize; 2] {
-        self.options.padding
-    }
-
-    /// Distance of a kernel's taps; at least 1.
-    #[must_use]
-    pub const fn dilation(&self) -> [usize; 2] {
-        self.options.dilation
+    pub const fn options(&self) -> Conv2dOptions {
+        self.options
     }
 
     /// The weight.
@@ -487,7 +475,14 @@ impl IntConv2dShape {
         self.batch * self.input[0] * self.input[1] * padded_channels(self.channels())
     }
 
-    /// Values of the result, `[batch, rows, columns, output channels]`.
+    /// Sizes of the result, `[batch, rows, columns, output channels]`.
+    #[must_use]
+    pub const fn result(&self) -> [usize; 4] {
+        let [rows, columns] = self.output();
+        [self.batch, rows, columns, self.weight.outputs]
+    }
+
+    /// Values of the result.
     #[must_use]
     pub const fn results(&self) -> usize {
         self.batch * self.positions() * self.weight.outputs
@@ -569,12 +564,6 @@ impl GpuKernel {
         Self { tiling: Tiling::Split, dot: Dot::Dp4a },
         Self { tiling: Tiling::Split, dot: Dot::Mma },
     ];
-
-    /// The kernel of this name, such as `tiled-dp4a`.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kernel| kernel.to_string() == name)
-    }
 }
 
 impl fmt::Display for GpuKernel {

@@ -6,7 +6,7 @@ mod common;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData, s};
 use common::{float, noise, read, shaped};
 use dr_kernels::integer::{
-    Activation, CodeQuantizer, Dot, GpuKernel, IntConv2dShape, WeightLayout, padded_channels,
+    Activation, CodeQuantizer, Dot, GpuKernel, IntConv2dShape, Tiling, WeightLayout, padded_channels,
 };
 use dr_kernels::{
     Codes, Conv2dOptions, IntProduct, IntWeight, PackedTensor, Results, Wanted, WeightOnlyProduct, reference,
@@ -196,7 +196,8 @@ fn int_matrix_products(device: &Device) {
         check_sums(&Case::gemm(m, k, n), B4, B8, device);
     }
     // Enough positions for larger tiles.
-    check_sums_of(&[None, GpuKernel::named("tiled-dp4a")], &Case::gemm(33_000, 5, 3), B4, B8, device);
+    let tiled = GpuKernel { tiling: Tiling::Tiled, dot: Dot::Dp4a };
+    check_sums_of(&[None, Some(tiled)], &Case::gemm(33_000, 5, 3), B4, B8, device);
     // Enough positions and rows for the largest tiles of tensor cores, and tails of them.
     for (m, n, bits) in [(1400, 1500, B8), (1100, 1030, B4), (520, 1100, B3)] {
         check_sums_of(&[None], &Case::gemm(m, 100, n), bits, B8, device);

@@ -1,7 +1,9 @@
-/// An enum whose values have one name each, in text, flags, files and messages alike.
+/// Enums whose values have one name each, in text, flags, files and messages alike.
 #[macro_export]
 macro_rules! named {
-    ($(#[$doc:meta])* $type:ident, $what:literal { $($(#[$variant_doc:meta])* $variant:ident = $name:literal,)* }) => {
+    ($(
+        $(#[$doc:meta])* $type:ident, $what:literal { $($(#[$variant_doc:meta])* $variant:ident = $name:literal,)* }
+    )*) => {$(
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
         pub enum $type {
@@ -37,7 +39,7 @@ macro_rules! named {
                 })
             }
         }
-    };
+    )*};
 }
 
 /// A name that stands for nothing.

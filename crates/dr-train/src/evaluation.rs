@@ -2,22 +2,20 @@
 
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, InputShape, SavedModel};
 use crate::config::Engine;
-use crate::config::task::{DETECT, LANGUAGE, SEGMENT};
-use crate::data::{Batch, ImageLoader, ImageSet, Input, Labelled, SceneLoader, SceneSet, Target};
-use crate::detection::{BoxTargets, DecodeOptions, Found, Positions, decode};
+use crate::config::task::{LANGUAGE, SEGMENT};
+use crate::data::{Batch, ImageLoader, ImageSet, ImageShape, Input, SceneSet, Target};
+use crate::detection::Positions;
 use crate::generation::{ChoiceScore, GenerationError, score_choices};
-use crate::metrics::{Confusion, Detection, Rect, Truth, mean_ap};
 use crate::nn::{Pass, Value};
 use crate::report::{Measured, NumberFormat};
 use crate::text::{Choices, TextError, TextLoader, Tokenizer};
 use crate::training::{Score, score};
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Tensor};
 use dr_precision::{Precision, PrecisionSet};
 use dr_runtime::tensors::Network;
 use dr_runtime::{Arithmetic, RuntimeError};
-use std::cell::RefCell;
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -71,9 +69,6 @@ pub enum EvaluationError {
     /// The text or the tokenizer.
     #[error(transparent)]
     Text(#[from] TextError),
-    /// The tokenizer.
-    #[error(transparent)]
-    Tokenizer(#[from] dr_runtime::text::TextError),
     /// The network cannot compute with integers.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -87,21 +82,22 @@ pub enum EvaluationError {
 /// # Errors
 /// If their size or number of classes is another.
 pub fn check_images(artifact: &Artifact, images: &ImageSet) -> Result<(), EvaluationError> {
-    check_size(artifact, images)?;
-    let description = &artifact.description;
-    if images.classes() != description.classes {
-        return Err(EvaluationError::Classes { found: images.classes(), expected: description.classes });
-    }
-    Ok(())
+    check_size(artifact, images.shape())?;
+    check_classes(artifact, images.classes())
 }
 
 /// Whether a model takes images of such a size, whatever they show.
 ///
 /// # Errors
 /// If their size is another.
-pub fn check_size(artifact: &Artifact, images: &ImageSet) -> Result<(), EvaluationError> {
-    let (found, expected) = (InputShape::from(images.shape()), artifact.description.input);
+pub fn check_size(artifact: &Artifact, shape: ImageShape) -> Result<(), EvaluationError> {
+    let (found, expected) = (InputShape::from(shape), artifact.description.input);
     if found == expected { Ok(()) } else { Err(EvaluationError::Shape { found, expected }) }
+}
+
+fn check_classes(artifact: &Artifact, found: usize) -> Result<(), EvaluationError> {
+    let expected = artifact.description.classes;
+    if found == expected { Ok(()) } else { Err(EvaluationError::Classes { found, expected }) }
 }
 
 /// Whether a batch of images of the model's size has at most `most_pixels`.
@@ -155,7 +151,8 @@ pub fn measure_text(
     let [vocabulary, context] = language(artifact)?;
     if let Some(&token) = tokens.iter().max().filter(|&&token| token as usize >= vocabulary) {
         let found = token as usize + 1;
-        return Err(dr_runtime::text::TextError::Vocabulary { found, expected: vocabulary }.into());
+        let error = dr_runtime::text::TextError::Vocabulary { found, expected: vocabulary };
+        return Err(TextError::from(error).into());
     }
     let length = length.min(context);
     let batch = text_batch(vocabulary, length);
@@ -237,21 +234,10 @@ pub(crate) fn text_batch(vocabulary: usize, length: usize) -> usize {
 /// # Errors
 /// If it does something else, or their size or classes are others.
 pub fn check_scenes(artifact: &Artifact, task: &str, scenes: &SceneSet) -> Result<(), EvaluationError> {
-    let description = &artifact.description;
-    description.check_task(task)?;
-    let (found, expected) = (InputShape::from(scenes.shape()), description.input);
-    if found != expected {
-        return Err(EvaluationError::Shape { found, expected });
-    }
-    let found = scenes.names.len() + usize::from(task == SEGMENT);
-    match found == description.classes {
-        true => Ok(()),
-        false => Err(EvaluationError::Classes { found, expected: description.classes }),
-    }
+    artifact.description.check_task(task)?;
+    check_size(artifact, scenes.shape())?;
+    check_classes(artifact, scenes.names.len() + usize::from(task == SEGMENT))
 }
-
-/// Scenes in a batch of evaluation.
-const SCENE_BATCH: usize = 32;
 
 /// Where a detector looks for objects.
 ///
@@ -268,114 +254,16 @@ pub(crate) fn nowhere() -> ArtifactError {
     ArtifactError::network("a detector without rows of positions of images")
 }
 
-/// Measures a segmentation in each of `formats`: `top1` is of pixels, `quality` the mean IoU.
-///
-/// # Errors
-/// A model that is not for these scenes, or not sound.
-pub fn measure_pixels(
-    artifact: &Artifact, formats: &[NumberFormat], scenes: &Arc<SceneSet>, engine: Engine, device: &Device,
-) -> Result<Vec<Measured>, EvaluationError> {
-    check_scenes(artifact, SEGMENT, scenes)?;
-    let networks = networks(artifact, formats, engine, device)?;
-    let normalization = &artifact.description.normalization;
-    let loader = SceneLoader::<Tensor<1, Int>>::new(
-        scenes.clone(),
-        normalization,
-        (),
-        SCENE_BATCH,
-        None,
-        device.clone(),
-    );
-    measured(artifact, formats, || {
-        let confusions = RefCell::new(vec![Confusion::new(artifact.description.classes); networks.len()]);
-        let truth = RefCell::new(scenes.classes.chunks(SCENE_BATCH * scenes.size[0] * scenes.size[1]));
-        let current = RefCell::new(vec![]);
-        let numbers: Vec<usize> = (0..networks.len()).collect();
-        let mut scores = score(&loader, &numbers, |&number, images: Tensor<4>| {
-            if number == 0 {
-                let next = truth.borrow_mut().next().unwrap_or_default();
-                *current.borrow_mut() = next.iter().map(|&class| u32::from(class)).collect::<Vec<u32>>();
-            }
-            let output = networks[number](images.into())?;
-            let guesses = output.clone().argmax(1).into_data().convert::<u32>().try_into_vec::<u32>();
-            confusions.borrow_mut()[number].add(&guesses.unwrap_or_default(), &current.borrow());
-            Ok::<_, EvaluationError>(output)
-        })?;
-        for (score, confusion) in scores.iter_mut().zip(confusions.into_inner()) {
-            score.quality = Some(100.0 * confusion.mean_iou());
-        }
-        Ok(scores)
-    })
-}
-
-/// Measures a detection in each of `formats`: `top1` is of the positions with an object, `quality` COCO's mean average precision.
-///
-/// # Errors
-/// A model that is not for these scenes, or not sound.
-pub fn measure_boxes(
-    artifact: &Artifact, formats: &[NumberFormat], scenes: &Arc<SceneSet>, engine: Engine, device: &Device,
-) -> Result<Vec<Measured>, EvaluationError> {
-    check_scenes(artifact, DETECT, scenes)?;
-    let (networks, positions) = (networks(artifact, formats, engine, device)?, positions(artifact)?);
-    let normalization = &artifact.description.normalization;
-    let loader = SceneLoader::<BoxTargets>::new(
-        scenes.clone(),
-        normalization,
-        positions.clone(),
-        SCENE_BATCH,
-        None,
-        device.clone(),
-    );
-    let truths: Vec<Truth> =
-        scenes.boxes.iter().enumerate().flat_map(|(image, boxes)| truths(image, boxes)).collect();
-    measured(artifact, formats, || {
-        let found = RefCell::new(vec![(0, vec![]); networks.len()]);
-        let numbers: Vec<usize> = (0..networks.len()).collect();
-        let mut scores = score(&loader, &numbers, |&number, images: Tensor<4>| {
-            let output = networks[number](images.into())?;
-            let (first, detections) = &mut found.borrow_mut()[number];
-            for boxes in decode(output.clone(), &positions, &DecodeOptions::default()) {
-                detections.extend(boxes.iter().map(|found| detection(*first, found)));
-                *first += 1;
-            }
-            Ok::<_, EvaluationError>(output)
-        })?;
-        for (score, (images, detections)) in scores.iter_mut().zip(found.into_inner()) {
-            let precision = mean_ap(&truths, &detections, images, artifact.description.classes);
-            score.quality = precision.ap.map(|ap| 100.0 * ap);
-        }
-        Ok(scores)
-    })
-}
-
-fn truths(image: usize, boxes: &[Labelled]) -> impl Iterator<Item = Truth> {
-    boxes.iter().map(move |&Labelled { rect, class }| {
-        let bbox = corner_and_size(rect);
-        Truth { image, class, bbox, area: bbox[2] * bbox[3], crowd: false }
-    })
-}
-
-fn detection(image: usize, found: &Found) -> Detection {
-    let Found { rect, class, score } = *found;
-    Detection { image, class, bbox: corner_and_size(rect), score: score.into() }
-}
-
-/// Left, top, width and height.
-fn corner_and_size(rect: Rect) -> [f64; 4] {
-    let [left, top, right, bottom] = rect.map(f64::from);
-    [left, top, right - left, bottom - top]
-}
-
 /// Whether a model knows all tokens of a tokenizer.
 ///
 /// # Errors
 /// If it does not, or is no language model.
 pub fn check_tokens(artifact: &Artifact, tokenizer: &Tokenizer) -> Result<(), EvaluationError> {
-    Ok(tokenizer.check(language(artifact)?[0])?)
+    Ok(tokenizer.check(language(artifact)?[0]).map_err(TextError::from)?)
 }
 
 /// The scores of a model in each of `formats`, with its size in each.
-fn measured(
+pub(crate) fn measured(
     artifact: &Artifact, formats: &[NumberFormat],
     scores: impl FnOnce() -> Result<Vec<Score>, EvaluationError>,
 ) -> Result<Vec<Measured>, EvaluationError> {

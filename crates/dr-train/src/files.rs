@@ -36,15 +36,17 @@ pub(crate) fn remove_leftovers(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Where a file is.
+pub(crate) fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Replaces a file: writes a temporary file in the same folder, flushes it to the disk and renames it.
 ///
 /// # Errors
 /// Those of the file system. The old content, if there was one, is then still there.
 pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(path);
     let mut builder = tempfile::Builder::new();
     builder.prefix(UNFINISHED);
     #[cfg(unix)]

@@ -105,19 +105,15 @@ fn read<E: Element>(what: &'static str, tensor: Tensor<1, Int>) -> Result<Vec<E>
 pub fn fake_quantize_weight<const D: usize>(
     weight: Tensor<D>, stored_scale: Tensor<1>, scale: Tensor<1>, quantizer: &WeightQuantizer,
 ) -> Result<Tensor<D>, KernelError> {
-    let (shape, device, granularity) = (weight.dims(), weight.device(), quantizer.granularity);
+    let (shape, device) = (weight.dims(), weight.device());
+    let WeightQuantizer { stored, active, granularity, gradient } = *quantizer;
     require_f32("weight", weight.dtype())?;
     addressable("weight", &shape, &device)?;
     let layout = ScaleLayout::weights(&shape, granularity)?;
     for (what, values) in [("stored scale", &stored_scale), ("scale", &scale)] {
         check_scales(what, values, layout.scales(), &shape, granularity, &device)?;
     }
-    let format = WeightFormat {
-        stored: quantizer.stored,
-        active: quantizer.active,
-        layout,
-        gradient: quantizer.gradient,
-    };
+    let format = WeightFormat { stored, active, layout, gradient };
     Ok(Tensor::from_dispatch(Dispatch::fake_quantize_weight(
         weight.into_dispatch(),
         stored_scale.into_dispatch(),

@@ -66,12 +66,6 @@ impl<C> PackedTensor<C> {
         &self.scale
     }
 
-    /// The zero points, if the codes are unsigned.
-    #[must_use]
-    pub fn zero_point(&self) -> Option<&Tensor<1>> {
-        self.zero_point.as_ref()
-    }
-
     /// The shape of the tensor that was packed.
     #[must_use]
     pub fn shape(&self) -> &[usize] {

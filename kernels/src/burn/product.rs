@@ -6,9 +6,7 @@ use super::weight::{IntWeight, Prepared};
 use super::{addressable, floats, require_f32, require_float, same_device};
 use crate::KernelError;
 use crate::error::size;
-use crate::integer::{
-    Activation, CodeQuantizer, Conv2dOptions, IntConv2dShape, WeightLayout, padded_channels,
-};
+use crate::integer::{Activation, CodeQuantizer, Conv2dOptions, IntConv2dShape, padded_channels};
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use std::collections::HashMap;
@@ -145,12 +143,6 @@ impl IntProduct {
         self.input
     }
 
-    /// Shape, width and granularity of its weight.
-    #[must_use]
-    pub const fn layout(&self) -> &WeightLayout {
-        &self.weight.layout
-    }
-
     /// Bytes that a pass reads: the codes with their padding, a multiplier for each scale and an addend for each output, the
     /// scale and zero point of the input.
     #[must_use]
@@ -165,7 +157,7 @@ impl IntProduct {
     /// [`KernelError::Size`] for another number of channels, [`KernelError::TooLarge`] for more elements than the device can
     /// address.
     pub fn output(&self, input: [usize; 4]) -> Result<[usize; 4], KernelError> {
-        self.shape(input).map(|shape| result_dims(&shape))
+        Ok(self.shape(input)?.result())
     }
 
     /// The input as codes. `x` is `[batch, rows, columns, channels]` if `channels_last`, else `[batch, channels, rows, columns]`;
@@ -198,7 +190,7 @@ impl IntProduct {
         }
         same_device("codes", &codes.words.device(), &device)?;
         let shape = self.shape(codes.dims)?;
-        let (dims, residual) = (result_dims(&shape), residual.map(Tensor::inner));
+        let (dims, residual) = (shape.result(), residual.map(Tensor::inner));
         if let Some(residual) = &residual {
             size("residual", &residual.dims(), &dims)?;
             same_device("residual", &residual.device(), &device)?;
@@ -247,7 +239,7 @@ impl IntProduct {
         let (layout, device) = (self.weight.layout, self.weight.device());
         let shape = IntConv2dShape::new(batch, [rows, columns], self.options, layout)?;
         size("input channels", &[channels], &[shape.channels()])?;
-        let padded = [0, 1].map(|axis| shape.input()[axis] + 2 * shape.padding()[axis]);
+        let padded = [0, 1].map(|axis| shape.input()[axis] + 2 * shape.options().padding[axis]);
         addressable("padded input", &[batch, padded[0], padded[1], padded_channels(channels)], &device)?;
         let [rows, columns] = shape.output();
         addressable("output", &[batch, rows, columns, padded_channels(layout.outputs())], &device)?;
@@ -259,7 +251,7 @@ impl IntProduct {
         if self.input.zero_point == 0.0 {
             return self.shift.clone();
         }
-        let padded = shape.padding() != [0, 0];
+        let padded = shape.options().padding != [0, 0];
         let key = if padded { shape.input() } else { [0, 0] };
         let mut addends = self.addends.lock().unwrap_or_else(PoisonError::into_inner);
         let Addends { sums, by_input } = &mut *addends;
@@ -290,10 +282,4 @@ impl IntProduct {
         };
         by_input.entry(key).or_insert_with(addend).clone()
     }
-}
-
-/// `[batch, rows, columns, outputs]`.
-fn result_dims(shape: &IntConv2dShape) -> [usize; 4] {
-    let [rows, columns] = shape.output();
-    [shape.batch(), rows, columns, shape.weight().outputs()]
 }

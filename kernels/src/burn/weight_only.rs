@@ -6,7 +6,7 @@ use super::weight::{IntWeight, Prepared};
 use super::{addressable, floats, require_float, same_device};
 use crate::KernelError;
 use crate::error::size;
-use crate::integer::{WeightLayout, padded_channels};
+use crate::integer::padded_channels;
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Tensor};
 
@@ -35,12 +35,6 @@ impl WeightOnlyProduct {
         let prepared = weight.prepared().clone();
         let bias = bias.map(|bias| floats(bias, &prepared.device()));
         Ok(Self { weight: prepared, scales: weight.scales_by_group(None), bias })
-    }
-
-    /// Shape, width and granularity of its weight.
-    #[must_use]
-    pub const fn layout(&self) -> &WeightLayout {
-        &self.weight.layout
     }
 
     /// Bytes that a pass reads: the codes with their padding, the scales and the bias.

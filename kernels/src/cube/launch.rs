@@ -2,7 +2,7 @@
 
 use crate::layout::ScaleLayout;
 use burn::backend::TensorMetadata;
-use burn::tensor::{DType, Shape};
+use burn::tensor::{DType, Element, Shape};
 use burn_cubecl::cubecl::{calculate_cube_count_elemwise, client::Client, prelude::*};
 use burn_cubecl::tensor::CubeTensor;
 
@@ -37,11 +37,11 @@ pub(super) fn vector_size(tensor: &CubeTensor, layout: &ScaleLayout) -> usize {
     tensor.client.io_optimized_vector_sizes(tensor.dtype.size()).find(divides).unwrap_or(1)
 }
 
-/// A tensor of these words on the device of `like`.
-pub(super) fn upload(like: &CubeTensor, words: &[u32]) -> CubeTensor {
-    let handle = like.client.create_from_slice(bytemuck::cast_slice(words));
+/// A tensor of these values on the device of `like`.
+pub(super) fn upload<E: Element>(like: &CubeTensor, values: &[E]) -> CubeTensor {
+    let handle = like.client.create_from_slice(bytemuck::cast_slice(values));
     let (client, device) = (like.client.clone(), like.device.clone());
-    CubeTensor::new_contiguous(client, device, [words.len()].into(), handle, DType::U32)
+    CubeTensor::new_contiguous(client, device, [values.len()].into(), handle, E::dtype())
 }
 
 /// Cubes for one unit per item, as many or some more: the kernels check their position. They are spread over

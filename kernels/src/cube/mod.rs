@@ -57,11 +57,8 @@ impl FakeQuantizeGradOps for CubeBackend {
         w: CubeTensor, stored_scale: CubeTensor, scale: CubeTensor, grad: CubeTensor, format: WeightFormat,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
         let WeightFormat { stored, active, layout, gradient } = format;
-        gradient::backward(
-            [w, stored_scale, scale, grad],
-            &layout,
-            Backward::Weight { stored, active, mode: gradient },
-        )
+        let operation = Backward::Weight { stored, active, mode: gradient };
+        gradient::backward([w, stored_scale, scale, grad], &layout, operation)
     }
 
     fn fake_quantize_activation_backward(

@@ -5,7 +5,7 @@
 //! `<e, e> - <e, q>^2 / <q, q>`.
 
 use super::code::{Rule, code_of, second_rounding};
-use super::launch::{cubes, empty, index, summing_units, vector_size};
+use super::launch::{cubes, empty, index, summing_units, upload, vector_size};
 use super::reduce::sum_over_cube;
 use super::runs::{Runs, runs};
 use crate::candidates::{CANDIDATES, candidate};
@@ -115,17 +115,11 @@ fn weight(bits: BitWidth) -> f32 {
 /// Scales `[widths, scales]` for `w`.
 pub(super) fn search(w: CubeTensor, layout: &ScaleLayout, widths: Vec<BitWidth>) -> CubeTensor {
     let (w, scales) = (into_contiguous(w), layout.scales());
-    let client = w.client.clone();
     if layout.elements() == 0 {
-        let values = cpu::search_scales(Isa::detect(), &[], layout, &widths);
-        let handle = client.create_from_slice(bytemuck::cast_slice(&values));
-        let shape = [values.len()].into();
-        return CubeTensor::new_contiguous(client, w.device.clone(), shape, handle, DType::F32);
+        return upload(&w, &cpu::search_scales(Isa::detect(), &[], layout, &widths));
     }
     let multipliers: Vec<f32> = (0..CANDIDATES).map(|k| candidate(k, 1.0, widths[0])).collect();
-    let handle = client.create_from_slice(bytemuck::cast_slice(&multipliers));
-    // SAFETY: the buffer was just made from this many values.
-    let multipliers = unsafe { BufferArg::from_raw_parts(handle, multipliers.len()) };
+    let (client, multipliers) = (w.client.clone(), upload(&w, &multipliers));
     let found = empty(&w, [widths.len() * scales], DType::F32);
     let lanes = vector_size(&w, layout);
     let units = summing_units(&client, layout.elements_of(0) / lanes);
@@ -133,7 +127,7 @@ pub(super) fn search(w: CubeTensor, layout: &ScaleLayout, widths: Vec<BitWidth>)
     #[rustfmt::skip]
     search_kernel::launch(
         &client, count, dim, lanes,
-        w.into_buffer_arg(), multipliers, found.clone().into_buffer_arg(),
+        w.into_buffer_arg(), multipliers.into_buffer_arg(), found.clone().into_buffer_arg(),
         runs(layout, lanes), index(scales), CANDIDATES, widths, units,
     );
     found

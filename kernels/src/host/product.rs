@@ -105,12 +105,6 @@ impl Product {
         &self.weight
     }
 
-    /// How its kernel moves.
-    #[must_use]
-    pub const fn options(&self) -> Conv2dOptions {
-        self.options
-    }
-
     /// What each output is multiplied by.
     #[must_use]
     pub fn gain(&self) -> &[f32] {
@@ -121,12 +115,6 @@ impl Product {
     #[must_use]
     pub fn shift(&self) -> &[f32] {
         &self.shift
-    }
-
-    /// What is done last.
-    #[must_use]
-    pub const fn activation(&self) -> Activation {
-        self.activation
     }
 
     /// Bytes that a pass reads: the codes with their padding, a multiplier for each scale and an addend for each output, the
@@ -141,9 +129,7 @@ impl Product {
     /// # Errors
     /// [`KernelError::Size`] for another number of channels, [`KernelError::TooLarge`] for sizes that overflow.
     pub fn output(&self, input: [usize; 4]) -> Result<[usize; 4], KernelError> {
-        let shape = self.shape(input)?;
-        let [rows, columns] = shape.output();
-        Ok([shape.batch(), rows, columns, shape.weight().outputs()])
+        Ok(self.shape(input)?.result())
     }
 
     /// The input as codes. `x` is `[batch, rows, columns, channels]` if `channels_last`, else `[batch, channels, rows,
@@ -213,7 +199,7 @@ impl Product {
         }
         // Without padding, all sizes have the same.
         let same = |of: &IntConv2dShape| {
-            of.results() > 0 && (shape.padding() == [0, 0] || of.input() == shape.input())
+            of.results() > 0 && (shape.options().padding == [0, 0] || of.input() == shape.input())
         };
         if let Some(planned) = self.known().iter().find(|planned| same(planned.plan.shape())) {
             return planned.addend.clone();
@@ -286,9 +272,7 @@ impl Job<'_> {
         let planned = product.planned(*dims);
         let shape = planned.as_ref().map_or_else(|| product.shape(*dims), |of| Ok(*of.plan.shape()))?;
         size("codes of a product's input", &[codes.len()], &[code_len(*dims)])?;
-        let [rows, columns] = shape.output();
-        let output = [shape.batch(), rows, columns, shape.weight().outputs()];
-        let values = shape.results();
+        let (output, values) = (shape.result(), shape.results());
         if let Some(residual) = residual {
             size("residual", &[residual.len()], &[values])?;
         }

@@ -26,18 +26,6 @@ impl WeightOnly {
         Ok(Self { weight, bias: bias.map(<[f32]>::to_vec) })
     }
 
-    /// Its weight.
-    #[must_use]
-    pub const fn weight(&self) -> &Weight {
-        &self.weight
-    }
-
-    /// What is added to each output.
-    #[must_use]
-    pub fn bias(&self) -> Option<&[f32]> {
-        self.bias.as_deref()
-    }
-
     /// Bytes that a pass reads: the codes with their padding, the scales and the bias.
     #[must_use]
     pub fn bytes(&self) -> usize {

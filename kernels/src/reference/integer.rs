@@ -5,7 +5,6 @@ use crate::integer::{
     padded_channels,
 };
 use crate::layout::{BLOCK, planes};
-use crate::reference::pack;
 use dr_precision::semantics;
 
 /// Codes `[images, rows * columns, padded channels]` of `x`: `[images, channels, positions]`, or with the channels last.
@@ -34,11 +33,6 @@ fn ordered(codes: &[i32], layout: &WeightLayout) -> Vec<i32> {
         _ => 0,
     };
     (0..layout.rows()).flat_map(|row| columns.iter().map(move |column| code(row, column))).collect()
-}
-
-/// Weights `[outputs, cols]` as prepared for GPUs.
-pub fn prepare_rows(codes: &[i32], layout: &WeightLayout) -> Vec<u32> {
-    pack(&ordered(codes, layout), layout.bits())
 }
 
 /// Weights `[outputs, cols]` as prepared for CPUs.
@@ -118,7 +112,7 @@ pub fn zero_point_addends(
         sums[output * taps + col % taps] += scale[output * groups + col / run] * code as f32;
     }
     let [_, out_cols] = shape.output();
-    let everywhere = shape.padding() == [0, 0] || zero_point == 0.0;
+    let everywhere = shape.options().padding == [0, 0] || zero_point == 0.0;
     let positions = if everywhere { 1 } else { shape.positions() };
     let addend = |i: usize| {
         let (position, output) = (i / layout.outputs(), i % layout.outputs());

@@ -18,8 +18,6 @@ pub use fake_quantize::{
     fake_quantize_activation, fake_quantize_activation_backward, fake_quantize_weight,
     fake_quantize_weight_backward,
 };
-pub use integer::{
-    epilogue, int_conv2d, prepare_panels, prepare_rows, quantize_codes, weight_only, zero_point_addends,
-};
+pub use integer::{epilogue, int_conv2d, prepare_panels, quantize_codes, weight_only, zero_point_addends};
 pub use pack::{dequantize_packed, pack, quantize, quantize_pack, switch_packed, unpack};
 pub use scale_search::search_scales;

@@ -2,7 +2,7 @@
 
 use super::{ArtifactError, FIRST_VERSION, FORMAT_VERSION};
 use crate::graph::{Graph, GraphError, LayerKind, Op};
-use dr_precision::{BitWidth, Granularity, Precision, PrecisionPlan, PrecisionSet};
+use dr_precision::{BitWidth, Granularity, Precision, PrecisionPlan, PrecisionSet, QuantSpec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -17,9 +17,7 @@ crate::named! {
         /// One set for all.
         Shared = "shared",
     }
-}
 
-crate::named! {
     /// Which BatchNorm a layer has in mixed passes.
     #[derive(Default)]
     MixedNorm, "BatchNorm of mixed passes" {
@@ -179,6 +177,34 @@ pub struct LayerFormat {
 }
 
 impl LayerFormat {
+    /// That of a layer of `graph` in a network of these precisions: a layer of a plan at its precision, one at an edge at that of
+    /// edges, if they have one.
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    #[must_use]
+    pub fn new(
+        graph: &Graph, layer: usize, precisions: &PrecisionSet, edge: Option<Precision>,
+        plan: Option<&PrecisionPlan>, group_size: Option<NonZeroUsize>,
+    ) -> Self {
+        let of = &graph.layers()[layer];
+        let planned = plan.and_then(|plan| plan.get(&of.name));
+        let only = planned.or(edge.filter(|_| graph.is_edge(layer)));
+        let set = only.map_or_else(|| precisions.clone(), PrecisionSet::of);
+        let granularity = match (of.kind, group_size) {
+            (LayerKind::Linear { .. }, Some(size)) => Granularity::Group(size),
+            _ => Granularity::Channel,
+        };
+        let (weights, activations) = (set.weights(), set.activations());
+        Self { weights, activations, pinned: only.is_some(), granularity }
+    }
+
+    /// The format of weights of `bits` bits.
+    #[must_use]
+    pub fn spec(&self, bits: BitWidth) -> QuantSpec {
+        QuantSpec { granularity: self.granularity, ..QuantSpec::weights(bits) }
+    }
+
     /// Positions of a precision's widths among the layer's: `(weights, activations)`. `None` if it does not have them.
     #[must_use]
     pub fn positions(&self, precision: Precision) -> Option<(usize, usize)> {
@@ -206,16 +232,9 @@ impl Description {
     /// How a layer of `graph` is stored; `None` in floats.
     #[must_use]
     pub fn layer_format(&self, graph: &Graph, layer: usize) -> Option<LayerFormat> {
-        let (precisions, of) = (self.precisions()?, &graph.layers()[layer]);
-        let planned = self.plan.as_ref().and_then(|plan| plan.get(&of.name));
-        let only = planned.or((graph.is_edge(layer) && !self.switch_edge).then_some(self.edge));
-        let set = only.map_or(precisions, PrecisionSet::of);
-        let granularity = match (of.kind, self.group_size) {
-            (LayerKind::Linear { .. }, Some(size)) => Granularity::Group(size),
-            _ => Granularity::Channel,
-        };
-        let (weights, activations) = (set.weights(), set.activations());
-        Some(LayerFormat { weights, activations, pinned: only.is_some(), granularity })
+        let edge = (!self.switch_edge).then_some(self.edge);
+        let (precisions, plan) = (self.precisions()?, self.plan.as_ref());
+        Some(LayerFormat::new(graph, layer, &precisions, edge, plan, self.group_size))
     }
 
     /// The number of the BatchNorm that passes at a precision use.

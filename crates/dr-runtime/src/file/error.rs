@@ -90,11 +90,8 @@ pub enum ArtifactError {
         found: usize,
     },
     /// A tensor that the model has no place for.
-    #[error("tensor `{name}` is not part of the model: expected only those that the description calls for")]
-    Superfluous {
-        /// Its name.
-        name: String,
-    },
+    #[error("tensor `{0}` is not part of the model: expected only those that the description calls for")]
+    Superfluous(String),
     /// A code that its width cannot hold.
     #[error("tensor `{name}` holds the code {code}: expected {expected}")]
     Code {

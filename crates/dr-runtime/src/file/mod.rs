@@ -101,22 +101,6 @@ impl Artifact {
         self.find::<f32>(name, shape).map(|values| &**values)
     }
 
-    /// The values of a tensor of bytes: quantized codes.
-    ///
-    /// # Errors
-    /// If it is missing or of another type or shape.
-    pub fn i8(&self, name: &str, shape: &[usize]) -> Result<&[i8], ArtifactError> {
-        self.find::<i8>(name, shape).map(|values| &**values)
-    }
-
-    /// The values of a tensor of 32-bit words: packed codes.
-    ///
-    /// # Errors
-    /// If it is missing or of another type or shape.
-    pub fn u32(&self, name: &str, shape: &[usize]) -> Result<&[u32], ArtifactError> {
-        self.find::<u32>(name, shape).map(|values| &**values)
-    }
-
     /// The tokenizer of a language model, as `tokenizer.json` has it.
     ///
     /// # Errors

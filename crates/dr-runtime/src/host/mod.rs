@@ -101,18 +101,10 @@ impl Network {
         Self::load_with(artifact, Some(precision), Arithmetic::Integer)
     }
 
-    /// The network of a file with float weights.
-    ///
-    /// # Errors
-    /// A file without a graph, a quantized network, tensors that are missing or of another shape.
-    pub fn load_float(artifact: &Artifact) -> Result<Self, RuntimeError> {
-        Self::load_with(artifact, None, Arithmetic::Integer)
-    }
-
     /// The network of a file at `precision`, which float networks do not have.
     ///
     /// # Errors
-    /// Those of [`Network::load`] and [`Network::load_float`]; convolutions with [`Arithmetic::WeightOnly`].
+    /// Those of [`Network::load`]; convolutions with [`Arithmetic::WeightOnly`].
     pub fn load_with(
         artifact: &Artifact, precision: Option<Precision>, arithmetic: Arithmetic,
     ) -> Result<Self, RuntimeError> {

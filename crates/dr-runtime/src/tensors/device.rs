@@ -13,7 +13,7 @@ use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use dr_kernels::{Codes, IntProduct, IntWeight, PackedTensor, Wanted, WeightOnlyProduct, layout};
-use dr_precision::{Precision, QuantSpec};
+use dr_precision::Precision;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -57,7 +57,7 @@ impl OnDevice {
                 StoredCodes::Bytes(codes) => layout::pack(&codes, bits)?,
             };
             let words = Tensor::<1, Int>::from_data(TensorData::from(&words[..]), (device, DType::U32));
-            let spec = QuantSpec { granularity: quantization.format.granularity, ..QuantSpec::weights(bits) };
+            let spec = quantization.format.spec(bits);
             let packed =
                 PackedTensor::new(words, floats(&quantization.scales[0], device), None, &shape, spec)?;
             Ok::<_, RuntimeError>(IntWeight::new(&packed, of.kind.groups())?)

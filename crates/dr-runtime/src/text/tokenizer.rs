@@ -92,12 +92,6 @@ impl Tokenizer {
         }
     }
 
-    /// The token of this name, `</s>` for example.
-    #[must_use]
-    pub fn token(&self, name: &str) -> Option<u32> {
-        self.inner.token_to_id(name)
-    }
-
     /// The tokens of a text; with `special`, those that mark its beginning, for example, too.
     ///
     /// # Errors

@@ -7,11 +7,11 @@ use crate::config::task::{CLASSIFY, DETECT, LANGUAGE, SEGMENT};
 use crate::data::Input;
 use crate::files::write_atomically;
 use crate::models::BOX_OUTPUTS;
-use crate::nn::{Assignment, LayerSpec, Model, Pass, QuantConfig, Value, subnet};
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use crate::nn::{Assignment, EachParameter, LayerSpec, Model, Pass, QuantConfig, Value, subnet};
+use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use dr_kernels::{CodeState, PackedTensor, dequantize, layout, quantize_pack, switch};
-use dr_precision::{Precision, PrecisionPlan, PrecisionSet};
+use dr_precision::{Precision, PrecisionPlan};
 use dr_runtime::graph::{self, Embedding, Graph, Kind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -25,19 +25,12 @@ pub trait SavedModel: Sized {
     /// [`ArtifactError::Network`] if the model is not quantized as the description says.
     fn of(model: &Model, description: Description) -> Result<Self, ArtifactError>;
 
-    /// Training-free quantization of a float model, with its activations' scales fitted to what `batches` cause.
+    /// Training-free quantization of a float model as `config` says, which must not have a plan, nor be for mixed passes; the
+    /// activations' scales are fitted to what `batches` cause.
     ///
     /// # Errors
     /// If this is not a float artifact.
     fn quantize<I: Into<Value>>(
-        &self, precisions: PrecisionSet, batches: Vec<I>, device: &Device,
-    ) -> Result<Self, ArtifactError>;
-
-    /// [`Artifact::quantize`] in groups, or with compensation, as `config` says; it must not have a plan, nor be for mixed passes.
-    ///
-    /// # Errors
-    /// If this is not a float artifact.
-    fn quantize_with<I: Into<Value>>(
         &self, config: &QuantConfig, batches: Vec<I>, device: &Device,
     ) -> Result<Self, ArtifactError>;
 
@@ -99,8 +92,8 @@ impl SavedModel for Artifact {
             for Quantized { name, spec, shape } in quantized_layers(model.graph(), &config) {
                 let words = words(&stored_codes(&tensors, &name, &spec)?)?;
                 let elements = shape.iter().product();
-                let codes =
-                    layout::unpack(&words, elements, spec.weights[0]).map_err(ArtifactError::network)?;
+                let codes = layout::unpack(&words, elements, spec.format.weights[0])
+                    .map_err(ArtifactError::network)?;
                 tensors.insert(weight_name(&name), TensorEntry::i8(shape, codes));
             }
         }
@@ -108,12 +101,6 @@ impl SavedModel for Artifact {
     }
 
     fn quantize<I: Into<Value>>(
-        &self, precisions: PrecisionSet, batches: Vec<I>, device: &Device,
-    ) -> Result<Self, ArtifactError> {
-        self.quantize_with(&QuantConfig::new(precisions), batches, device)
-    }
-
-    fn quantize_with<I: Into<Value>>(
         &self, config: &QuantConfig, batches: Vec<I>, device: &Device,
     ) -> Result<Self, ArtifactError> {
         let found = self.description.kind;
@@ -139,10 +126,7 @@ impl SavedModel for Artifact {
         let position = description.precisions.position(precision).ok_or_else(|| {
             ArtifactError::Precision { precision, expected: description.precisions.clone() }
         })?;
-        let (ArtifactKind::MultiPrecision, Some(config)) = (description.kind, description.quantization())
-        else {
-            return Err(ArtifactError::Kind { found: description.kind, expected: "multi-precision" });
-        };
+        let config = several_precisions(description)?;
         let graph = self.graph()?.clone();
         let mut tensors = packed(self, &graph, &config, |_| precision)?;
         if !config.share_norm {
@@ -152,10 +136,8 @@ impl SavedModel for Artifact {
                 .collect();
             norms.iter().for_each(|prefix| keep_only(&mut tensors, prefix, position));
         }
-        let mut description = description.clone();
-        description.kind = ArtifactKind::Packed(precision);
-        description.shapes = weight_shapes(&graph);
-        let description = description.of_graph(graph);
+        let (kind, shapes) = (ArtifactKind::Packed(precision), weight_shapes(&graph));
+        let description = Description { kind, shapes, ..description.clone() }.of_graph(graph);
         Ok(Self { description, tensors })
     }
 
@@ -163,10 +145,7 @@ impl SavedModel for Artifact {
         &self, plan: &PrecisionPlan, batches: &[I], device: &Device,
     ) -> Result<Self, ArtifactError> {
         let description = &self.description;
-        let (ArtifactKind::MultiPrecision, Some(config)) = (description.kind, description.quantization())
-        else {
-            return Err(ArtifactError::Kind { found: description.kind, expected: "multi-precision" });
-        };
+        let config = several_precisions(description)?;
         if description.mixed.is_none() {
             return Err(ArtifactError::NotMixed);
         }
@@ -184,11 +163,8 @@ impl SavedModel for Artifact {
         tensors.retain(|name, _| !is_norm(name));
         let subnet = subnet(network, &Pass::mixed(&assignment), batches);
         tensors.extend(collect(&subnet).into_iter().filter(|(name, _)| is_norm(name)));
-        let mut description = description.clone();
-        description.kind = ArtifactKind::PackedPlan;
-        description.shapes = weight_shapes(&graph);
-        let mut description = description.of_graph(graph);
-        description.plan = Some(in_order);
+        let (kind, shapes, plan) = (ArtifactKind::PackedPlan, weight_shapes(&graph), Some(in_order));
+        let description = Description { kind, shapes, plan, ..description.clone() }.of_graph(graph);
         Ok(Self { description, tensors })
     }
 
@@ -212,7 +188,7 @@ impl SavedModel for Artifact {
         }
         let is_left = |name: &&String| !loader.used.contains(*name) && *name != TOKENIZER;
         match self.tensors.keys().find(is_left) {
-            Some(name) => Err(ArtifactError::Superfluous { name: name.clone() }),
+            Some(name) => Err(ArtifactError::Superfluous(name.clone())),
             None => Ok(network.valid()),
         }
     }
@@ -263,6 +239,13 @@ impl SavedModel for Artifact {
     }
 }
 
+/// How a model with several precisions was quantized.
+fn several_precisions(description: &Description) -> Result<QuantConfig, ArtifactError> {
+    let found = description.kind;
+    let config = description.quantization().filter(|_| found == ArtifactKind::MultiPrecision);
+    config.ok_or(ArtifactError::Kind { found, expected: "multi-precision" })
+}
+
 /// The tensors with the codes of each layer switched to its precision of `precision` and packed, and with no other
 /// scales.
 fn packed(
@@ -272,9 +255,9 @@ fn packed(
     for layer in quantized_layers(graph, config) {
         let stored = stored(artifact, &layer)?;
         let Quantized { name, spec, shape } = layer;
-        let (wi, ai) = spec.positions(precision(&name)).unwrap_or((0, 0));
+        let (wi, ai) = spec.format.positions(precision(&name)).unwrap_or((0, 0));
         let scale = scales(artifact, &name, wi, spec.scale_count(&shape))?;
-        let packed = switch(&stored, spec.weights[wi], scale).map_err(ArtifactError::network)?;
+        let packed = switch(&stored, spec.format.weights[wi], scale).map_err(ArtifactError::network)?;
         let words = words(&packed)?;
         tensors.insert(weight_name(&name), TensorEntry::u32([words.len()], words));
         for (part, kept) in [("weight_scales", wi), ("activation_scales", ai), ("zero_points", ai)] {
@@ -295,21 +278,21 @@ fn scales(
 /// A layer's stored codes, packed, with their scales. Of a packed artifact: the only codes there are.
 fn stored(artifact: &Artifact, layer: &Quantized) -> Result<PackedTensor, ArtifactError> {
     let Quantized { name: layer, spec, shape } = layer;
-    let (name, bits) = (weight_name(layer), spec.weights[0]);
+    let (name, bits) = (weight_name(layer), spec.format.weights[0]);
     if let Some(found) = artifact.description.shapes.get(&name).filter(|found| *found != shape) {
         return Err(ArtifactError::Shape { name, found: found.clone(), expected: shape.clone() });
     }
     let words = match artifact.description.kind {
         ArtifactKind::Packed(_) | ArtifactKind::PackedPlan => {
             let elements = shape.iter().product();
-            artifact.u32(&name, &[dr_kernels::layout::packed_words(elements, bits)])?.to_vec()
+            artifact.values::<u32>(&name, &[dr_kernels::layout::packed_words(elements, bits)])?.to_vec()
         }
-        _ => layout::pack(artifact.i8(&name, shape)?, bits).map_err(ArtifactError::network)?,
+        _ => layout::pack(&artifact.values::<i8>(&name, shape)?, bits).map_err(ArtifactError::network)?,
     };
     let device = Device::flex();
     let words = Tensor::<1, Int>::from_data(TensorData::from(words.as_slice()), (&device, DType::U32));
     let scale = scales(artifact, layer, 0, spec.scale_count(shape))?;
-    PackedTensor::new(words, scale, None, shape, spec.format(bits)).map_err(ArtifactError::network)
+    PackedTensor::new(words, scale, None, shape, spec.format.spec(bits)).map_err(ArtifactError::network)
 }
 
 /// Whether tensors of so many bytes can be those of a network that takes at least so many.
@@ -398,7 +381,7 @@ fn stored_codes(
     let weight = Tensor::<1>::from_data(TensorData::from(&weight[..]), &device);
     let weight = weight.reshape([rows as i32, -1]);
     let scale = Tensor::from_data(TensorData::from(&scale[..]), &device);
-    let packed = quantize_pack::<2>(weight, scale.clone(), None, spec.format(spec.weights[0]))
+    let packed = quantize_pack::<2>(weight, scale.clone(), None, spec.format.spec(spec.format.weights[0]))
         .map_err(ArtifactError::network)?;
     PackedTensor::new(packed.words().clone(), scale, None, &shape, *packed.spec())
         .map_err(ArtifactError::network)
@@ -410,61 +393,20 @@ fn words<C: CodeState>(packed: &PackedTensor<C>) -> Result<Vec<u32>, ArtifactErr
 
 /// All float parameters and statistics by path.
 fn collect(model: &Model) -> BTreeMap<String, TensorEntry> {
-    let mut collector = Collector::default();
-    model.visit_named(&mut collector);
-    collector.tensors
+    let mut tensors = BTreeMap::new();
+    model.visit_named(&mut EachParameter::new(|path, _, shape, values| {
+        let values = values().convert::<f32>().try_into_vec().unwrap_or_default();
+        tensors.insert(path, TensorEntry::f32(shape, values));
+    }));
+    tensors
 }
 
 /// The names of all float parameters and statistics, and their shapes.
 #[cfg(feature = "program")]
 pub(crate) fn parameter_shapes(model: &Model) -> Vec<(String, Vec<usize>)> {
-    let mut shapes = Shapes::default();
-    model.visit_named(&mut shapes);
-    shapes.found
-}
-
-#[cfg(feature = "program")]
-#[derive(Default)]
-struct Shapes {
-    path: Vec<String>,
-    found: Vec<(String, Vec<usize>)>,
-}
-
-#[cfg(feature = "program")]
-impl ModuleVisitor for Shapes {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_string());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.found.push((self.path.join("."), param.lazy_shape().to_vec()));
-    }
-}
-
-#[derive(Default)]
-struct Collector {
-    path: Vec<String>,
-    tensors: BTreeMap<String, TensorEntry>,
-}
-
-impl ModuleVisitor for Collector {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_string());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let value = param.val();
-        let values = value.clone().into_data().convert::<f32>().try_into_vec().unwrap_or_default();
-        self.tensors.insert(self.path.join("."), TensorEntry::f32(value.dims(), values));
-    }
+    let mut found = vec![];
+    model.visit_named(&mut EachParameter::new(|path, _, shape, _| found.push((path, shape))));
+    found
 }
 
 /// Replaces every parameter by what the artifact has under its path.

@@ -8,17 +8,15 @@ mod config_file;
 mod error;
 mod memory;
 mod resolve;
+mod settings;
 mod usage;
 mod values;
 
-pub use args::{
-    Cli, Command, DrawArgs, EvalArgs, ExportArgs, GenerateArgs, HessianArgs, ImportArgs, ImportCheckArgs,
-    InfoArgs, LatencyArgs, QuantizeArgs, ScenesArgs, SearchArgs, Settings, SwitchAfter, SwitchAfterError,
-    TrainArgs,
-};
+pub use args::{Cli, Command};
 pub use error::CommandError;
 pub use memory::keep_freed_memory;
 pub use resolve::ResolvedTraining;
+pub use settings::{Settings, TrainArgs};
 
 use crate::experiment::Registry;
 use clap::error::ErrorKind;
@@ -64,38 +62,16 @@ fn execute(registry: &Registry, cli: Cli) -> Result<(), CommandError> {
     match cli.command.unwrap_or_default() {
         Command::Train(args) => commands::train(registry, args.resolve(registry)?, args.dashboard),
         Command::Eval(args) => commands::eval(registry, &args),
-        Command::Export(args) => {
-            let files = [("out", Some(args.out.as_path())), ("samples", args.samples.as_deref())];
-            resolve::check_output_files(files, &args.model)?;
-            commands::export(registry, &args)
-        }
-        Command::Quantize(args) => {
-            resolve::check_output_file(&args.out, &args.model)?;
-            commands::quantize(registry, &args)
-        }
-        Command::Import(args) => {
-            resolve::check_output_file(&args.out, &args.weights)?;
-            commands::import(registry, &args)
-        }
+        Command::Export(args) => commands::export(registry, &args),
+        Command::Quantize(args) => commands::quantize(registry, &args),
+        Command::Import(args) => commands::import(registry, &args),
         Command::ImportCheck(args) => commands::import_check(&args),
         Command::Scenes(args) => commands::scenes(registry, &args),
         Command::Draw(args) => commands::draw(&args),
         Command::Generate(args) => commands::generate(&args),
         Command::Info(args) => commands::info(&args),
         Command::Latency(args) => commands::latency(&args),
-        Command::Hessian(args) => {
-            resolve::check_output_files(
-                [("out", args.out.as_deref()), ("plot", args.plot.as_deref())],
-                &args.model,
-            )?;
-            commands::hessian(registry, &args)
-        }
-        Command::Search(args) => {
-            resolve::check_output_files(
-                [("out", args.out.as_deref()), ("pareto", args.pareto.as_deref())],
-                &args.model,
-            )?;
-            commands::search(registry, &args)
-        }
+        Command::Hessian(args) => commands::hessian(registry, &args),
+        Command::Search(args) => commands::search(registry, &args),
     }
 }

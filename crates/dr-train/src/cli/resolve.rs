@@ -3,6 +3,7 @@
 use super::{CommandError, Settings, TrainArgs, config_file};
 use crate::config::{BatchNormKind, Batches, Distill, TrainConfig};
 use crate::experiment::{CONFIG, Registry};
+use crate::files::folder_of;
 use crate::report::Report;
 use std::fmt::Display;
 use std::fs;
@@ -203,7 +204,7 @@ pub(super) fn check_output_files(
     files: [(&str, Option<&Path>); 2], input: &Path,
 ) -> Result<(), CommandError> {
     for (flag, file) in files {
-        file.map_or(Ok(()), |file| check_output_flag(flag, file, input))?;
+        file.map_or(Ok(()), |file| check_output_file(flag, file, input))?;
     }
     match files {
         [(a, Some(file)), (b, Some(other))] if same_output(file, other) => Err(CommandError::new(format!(
@@ -216,28 +217,16 @@ pub(super) fn check_output_files(
 
 /// Whether two files that may not exist yet, in folders that do, are one.
 fn same_output(a: &Path, b: &Path) -> bool {
-    let parent = |path: &Path| match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    a == b || (a.file_name() == b.file_name() && same_folder(&parent(a), &parent(b)))
+    a == b || (a.file_name() == b.file_name() && same_folder(folder_of(a), folder_of(b)))
 }
 
 /// A file to write: not a folder, in a folder that exists, and not the file that is read.
-pub(super) fn check_output_file(out: &Path, input: &Path) -> Result<(), CommandError> {
-    check_output_flag("out", out, input)
-}
-
-fn check_output_flag(flag: &str, out: &Path, input: &Path) -> Result<(), CommandError> {
+pub(super) fn check_output_file(flag: &str, out: &Path, input: &Path) -> Result<(), CommandError> {
     let wrong = |what: &str| Err(CommandError::new(format!("--{flag} `{}`: {what}", out.display())));
     if out.is_dir() {
         return wrong("is a folder: expected the name of a file");
     }
-    let folder = match out.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    if out.file_name().is_none() || !folder.is_dir() {
+    if out.file_name().is_none() || !folder_of(out).is_dir() {
         return wrong("its folder does not exist: expected a file in a folder that does");
     }
     if let (Ok(out_file), Ok(in_file)) = (out.canonicalize(), input.canonicalize())

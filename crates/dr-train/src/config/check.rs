@@ -1,6 +1,7 @@
 //! Which settings make sense.
 
-use super::train::TrainConfig;
+use super::train::{LanguageSettings, TrainConfig};
+use std::ops::RangeInclusive;
 use thiserror::Error;
 
 /// A setting outside what makes sense.
@@ -27,66 +28,36 @@ impl TrainConfig {
         let rate = |value: f64| value > 0.0 && value <= 1.0;
         let non_negative = |value: f64| value.is_finite() && value >= 0.0;
         // `as f64`: only shown.
+        let within = |value: usize, range: RangeInclusive<usize>| (value as f64, range.contains(&value));
+        let number = |value: f64, is_sound: fn(f64) -> bool| (value, is_sound(value));
+        let LanguageSettings { vocabulary, hidden, layers, context } = self.language;
+        let heads = (hidden as f64, (64..=1 << 14).contains(&hidden) && hidden.is_multiple_of(64));
+        let pairs = "a whole number of at least 2, for BatchNorm's statistics";
+        let limit = self.limit_train.unwrap_or(usize::MAX);
         let checks = [
-            ("epochs", self.epochs as f64, self.epochs >= 1, at_least_one),
-            (
-                "batch-size",
-                self.batch_size as f64,
-                self.batch_size >= 2,
-                "a whole number of at least 2, for BatchNorm's statistics",
-            ),
-            ("accumulate", self.accumulate as f64, self.accumulate >= 1, at_least_one),
-            ("lr", self.lr, rate(self.lr), rate_range),
-            ("joint-lr", self.joint_lr, rate(self.joint_lr), rate_range),
-            ("scale-lr", self.scale_lr, non_negative(self.scale_lr), not_negative),
-            ("weight-decay", self.weight_decay, non_negative(self.weight_decay), not_negative),
-            ("warmup-epochs", self.warmup_epochs, non_negative(self.warmup_epochs), not_negative),
-            ("clip-norm", self.clip_norm, non_negative(self.clip_norm), not_negative),
-            (
-                "vocabulary",
-                self.language.vocabulary as f64,
-                (257..=1 << 17).contains(&self.language.vocabulary),
-                "257 to 131072 tokens",
-            ),
-            (
-                "hidden",
-                self.language.hidden as f64,
-                (64..=1 << 14).contains(&self.language.hidden) && self.language.hidden.is_multiple_of(64),
-                "a multiple of 64 up to 16384",
-            ),
-            (
-                "layers",
-                self.language.layers as f64,
-                (1..=256).contains(&self.language.layers),
-                "1 to 256 blocks",
-            ),
-            (
-                "context",
-                self.language.context as f64,
-                (2..=1 << 17).contains(&self.language.context),
-                "2 to 131072 positions",
-            ),
-            (
-                "draws",
-                self.draws as f64,
-                (1..=MOST_DRAWS).contains(&self.draws),
-                "a whole number from 1 to 64",
-            ),
-            (
-                "image-size",
-                self.image_size as f64,
-                (8..=MOST_PIXELS).contains(&self.image_size),
-                "8 to 4096 pixels",
-            ),
+            ("epochs", within(self.epochs, 1..=usize::MAX), at_least_one),
+            ("batch-size", within(self.batch_size, 2..=usize::MAX), pairs),
+            ("accumulate", within(self.accumulate, 1..=usize::MAX), at_least_one),
+            ("lr", number(self.lr, rate), rate_range),
+            ("joint-lr", number(self.joint_lr, rate), rate_range),
+            ("scale-lr", number(self.scale_lr, non_negative), not_negative),
+            ("weight-decay", number(self.weight_decay, non_negative), not_negative),
+            ("warmup-epochs", number(self.warmup_epochs, non_negative), not_negative),
+            ("clip-norm", number(self.clip_norm, non_negative), not_negative),
+            ("vocabulary", within(vocabulary, 257..=1 << 17), "257 to 131072 tokens"),
+            ("hidden", heads, "a multiple of 64 up to 16384"),
+            ("layers", within(layers, 1..=256), "1 to 256 blocks"),
+            ("context", within(context, 2..=1 << 17), "2 to 131072 positions"),
+            ("draws", within(self.draws, 1..=MOST_DRAWS), "a whole number from 1 to 64"),
+            ("image-size", within(self.image_size, 8..=MOST_PIXELS), "8 to 4096 pixels"),
             (
                 "limit-train",
-                self.limit_train.unwrap_or(usize::MAX) as f64,
-                self.limit_train.is_none_or(|limit| limit >= self.batch_size),
+                within(limit, self.batch_size..=usize::MAX),
                 "at least as many images as the batch size",
             ),
         ];
-        match checks.into_iter().find(|check| !check.2) {
-            Some((name, value, _, expected)) => Err(ConfigError { name, value, expected }),
+        match checks.into_iter().find(|(_, (_, is_sound), _)| !is_sound) {
+            Some((name, (value, _), expected)) => Err(ConfigError { name, value, expected }),
             None => Ok(()),
         }
     }

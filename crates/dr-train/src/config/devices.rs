@@ -1,12 +1,12 @@
 //! [`Devices`]: which devices of a kind train together.
 
-use super::text;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 use thiserror::Error;
 
 /// Which devices of a kind train together.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Devices {
     /// All there are.
     All,
@@ -45,14 +45,4 @@ impl FromStr for Devices {
     }
 }
 
-impl Serialize for Devices {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        text::serialize(self, serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Devices {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        text::deserialize(deserializer)
-    }
-}
+dr_precision::serde_as_text!(Devices, DevicesError);

@@ -12,9 +12,7 @@ named! {
         /// Every layer draws uniformly.
         Uniform = "uniform",
     }
-}
 
-named! {
     /// Which precisions a layer can have in a mixture.
     #[derive(Default)]
     Widths, "widths" {
@@ -24,9 +22,7 @@ named! {
         /// Every width of weights with every width of activations.
         Separate = "separate",
     }
-}
 
-named! {
     /// Whose quantization a search takes to cost loss.
     LossTerms, "objective" {
         /// That of the weights.
@@ -34,9 +30,7 @@ named! {
         /// That of the weights and of the activations.
         Both = "both",
     }
-}
 
-named! {
     /// What the passes of a step of joint training see. The default is what runs had before there was a choice.
     #[derive(Default)]
     Batches, "kind of batches" {
@@ -46,9 +40,7 @@ named! {
         /// Each images of its own: in an epoch, each goes over all of them.
         Separate = "separate",
     }
-}
 
-named! {
     /// Whose logits the lower precisions also learn from.
     Distill, "distillation" {
         /// Labels only.
@@ -58,9 +50,7 @@ named! {
         /// Those of the float network that training started from.
         Float = "float",
     }
-}
 
-named! {
     /// What the forward pass of joint training multiplies. The default is what runs had before there was a choice.
     #[derive(Default)]
     ForwardKind, "forward pass" {
@@ -70,9 +60,7 @@ named! {
         /// Their codes, where there are kernels for that (`flex`): the same values up to rounding.
         Integer = "integer",
     }
-}
 
-named! {
     /// Where to compute.
     DeviceKind, "device" {
         /// The first of cuda, vulkan, wgpu that is compiled in and there; else flex.
@@ -88,9 +76,7 @@ named! {
         /// The processor, through CubeCL.
         Cpu = "cpu",
     }
-}
 
-named! {
     /// How a quantized network is computed.
     Engine, "engine" {
         /// In floats, quantized and dequantized before each layer, as in training.
@@ -100,9 +86,7 @@ named! {
         /// With packed weights and activations in floats: language models.
         WeightOnly = "weight-only",
     }
-}
 
-named! {
     /// The rule that turns gradients into steps.
     OptimizerKind, "optimizer" {
         /// Stochastic gradient descent with Nesterov momentum 0.9.
@@ -112,9 +96,7 @@ named! {
         /// Adam with decoupled weight decay.
         AdamW = "adamw",
     }
-}
 
-named! {
     /// The numbers that convolutions and linear layers multiply in training; everything else stays in 32 bits.
     #[derive(Default)]
     ComputeKind, "type to compute in" {
@@ -126,9 +108,7 @@ named! {
         /// 16-bit floats with the exponents of 32-bit ones.
         Bf16 = "bf16",
     }
-}
 
-named! {
     /// What the joint training is compared to.
     Baseline, "baseline" {
         /// Nothing.

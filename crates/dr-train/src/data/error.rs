@@ -45,16 +45,12 @@ pub enum FormatError {
         limit: u64,
     },
     /// Images of another size.
-    #[error("has images of {found_height}x{found_width} pixels, expected {expected_height}x{expected_width}")]
+    #[error("has images of {}x{} pixels, expected {}x{}", found[0], found[1], expected[0], expected[1])]
     ImageSize {
-        /// Rows found.
-        found_height: usize,
-        /// Columns found.
-        found_width: usize,
-        /// Rows expected.
-        expected_height: usize,
-        /// Columns expected.
-        expected_width: usize,
+        /// Rows and columns found.
+        found: [usize; 2],
+        /// Rows and columns expected.
+        expected: [usize; 2],
     },
     /// A class that does not exist.
     #[error("has label {found} for image {index}, expected less than {classes}")]

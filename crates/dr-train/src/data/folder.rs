@@ -88,11 +88,8 @@ pub enum FolderError {
         found: usize,
     },
     /// A class without images.
-    #[error("`{}`: has no images: expected .jpg, .jpeg or .png files of the class", path.display())]
-    EmptyClass {
-        /// The folder of the class.
-        path: PathBuf,
-    },
+    #[error("`{}`: has no images: expected .jpg, .jpeg or .png files of the class", .0.display())]
+    EmptyClass(PathBuf),
     /// A class that only one of two folders has.
     #[error("`{}`: has no class `{class}`: expected the classes of `{}`", without.display(), with.display())]
     MissingClass {
@@ -104,11 +101,8 @@ pub enum FolderError {
         without: PathBuf,
     },
     /// Training images without test images.
-    #[error("`{}`: has `train` but neither `val` nor `test`: expected one of them", path.display())]
-    NoTest {
-        /// The folder.
-        path: PathBuf,
-    },
+    #[error("`{}`: has `train` but neither `val` nor `test`: expected one of them", .0.display())]
+    NoTest(PathBuf),
 }
 
 /// One of so many training images is for validation, and of a folder without parts one of so many for testing.
@@ -146,7 +140,7 @@ fn parts(dir: &Path, side: usize, seed: u64) -> Result<[ImageFiles; 3], DataErro
     let (classes, mut train, test) = if train_dir.is_dir() {
         let names = ["val", "test"].map(|name| dir.join(name));
         let test_dir = names.into_iter().find(|path| path.is_dir());
-        let test_dir = test_dir.ok_or_else(|| FolderError::NoTest { path: dir.into() })?;
+        let test_dir = test_dir.ok_or_else(|| FolderError::NoTest(dir.into()))?;
         let (classes, mut train) = class_folders(&train_dir)?;
         let (test_classes, test) = class_folders(&test_dir)?;
         same_classes((&train_dir, &classes), (&test_dir, &test_classes))?;
@@ -186,7 +180,7 @@ fn class_folders(dir: &Path) -> Result<(Vec<String>, Vec<LabelledFile>), FolderE
         let before = files.len();
         files.extend(list(&folder)?.into_iter().filter(|path| is_image(path)).map(|path| (path, class)));
         if files.len() == before {
-            return Err(FolderError::EmptyClass { path: folder });
+            return Err(FolderError::EmptyClass(folder));
         }
         classes.push(folder.file_name().unwrap_or_default().to_string_lossy().into_owned());
     }

@@ -125,14 +125,9 @@ impl IdxKind {
         let image_file = places.find(&names(stem, "images", 3))?;
         let label_file = places.find(&names(stem, "labels", 1))?;
         let images = files::parse(&image_file, parse_images)?;
-        if (images.height, images.width) != (SHAPE.height, SHAPE.width) {
-            return Err(FormatError::ImageSize {
-                found_height: images.height,
-                found_width: images.width,
-                expected_height: SHAPE.height,
-                expected_width: SHAPE.width,
-            }
-            .in_file(image_file));
+        let (found, expected) = ([images.height, images.width], [SHAPE.height, SHAPE.width]);
+        if found != expected {
+            return Err(FormatError::ImageSize { found, expected }.in_file(image_file));
         }
         let labels = files::parse(&label_file, parse_labels)?;
         if images.count != labels.len() {

@@ -5,6 +5,7 @@ use crate::config::{ComputeKind, DeviceKind, UnknownName};
 use crate::data::{DataError, SceneError};
 use crate::device::DeviceError;
 use crate::evaluation::EvaluationError;
+use crate::files::FileError;
 use crate::mixed::HessianError;
 use crate::nn::TraceError;
 use crate::report::ReportError;
@@ -77,13 +78,8 @@ pub enum RunError {
     #[error(transparent)]
     Report(#[from] ReportError),
     /// A file or folder of the run.
-    #[error("`{}`: {source}", path.display())]
-    File {
-        /// The file or folder.
-        path: PathBuf,
-        /// What is wrong.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Settings that do not go together.
     #[error("--task {task} with --dataset {dataset} and --model {model}: expected {expected}")]
     Task {

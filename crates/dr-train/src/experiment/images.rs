@@ -141,7 +141,7 @@ pub(super) const MOST_PIXELS: usize = 1 << 20;
 
 fn training_images(source: &Source) -> Result<ImageSet, RunError> {
     let images = data::load(&source.data()?, source.limit)?.train;
-    check_size(source.artifact, &images).map_err(|error| source.wrong(error))?;
+    check_size(source.artifact, images.shape()).map_err(|error| source.wrong(error))?;
     Ok(images)
 }
 

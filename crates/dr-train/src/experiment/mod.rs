@@ -16,5 +16,5 @@ pub use registry::Registry;
 pub use run::{CONFIG, Experiment, RunOptions};
 pub use scenes::{SceneGoal, SceneTask, calibration_scenes};
 pub use source::Source;
-pub use task::{Answer, Evaluation, Kind, Part, Run, Task, TaskKind};
+pub use task::{Answer, Evaluation, Part, Run, Task, TaskKind};
 pub use text::{TextTask, calibration_tokens};

@@ -2,7 +2,7 @@
 
 use super::images::ImageTask;
 use super::scenes::SceneTask;
-use super::task::{Kind, TaskKind};
+use super::task::{Task, TaskKind};
 use super::text::TextTask;
 use crate::data::{DatasetKind, datasets};
 use crate::detection::BoxTargets;
@@ -17,18 +17,18 @@ pub struct Registry {
     /// Datasets.
     pub datasets: Names<dyn DatasetKind>,
     /// Tasks.
-    pub tasks: Names<dyn TaskKind>,
+    pub tasks: Names<TaskKind>,
 }
 
 impl Default for Registry {
     fn default() -> Self {
-        let tasks: [&dyn TaskKind; 4] = [
-            &Kind::<ImageTask>::ENTRY,
-            &Kind::<SceneTask<Tensor<1, Int>>>::ENTRY,
-            &Kind::<SceneTask<BoxTargets>>::ENTRY,
-            &Kind::<TextTask>::ENTRY,
+        let tasks = [
+            TaskKind::of::<ImageTask>(),
+            TaskKind::of::<SceneTask<Tensor<1, Int>>>(),
+            TaskKind::of::<SceneTask<BoxTargets>>(),
+            TaskKind::of::<TextTask>(),
         ];
-        let tasks = Names::new("task", <dyn TaskKind>::name, tasks);
+        let tasks = Names::new("task", |task: &TaskKind| task.name, tasks);
         Self { models: models(), datasets: datasets(), tasks }
     }
 }
@@ -48,7 +48,7 @@ impl Registry {
 
     /// The same with one more task.
     #[must_use]
-    pub fn with_task(self, task: &'static dyn TaskKind) -> Self {
-        Self { tasks: self.tasks.with(task), ..self }
+    pub fn with_task<T: Task + 'static>(self) -> Self {
+        Self { tasks: self.tasks.with(TaskKind::of::<T>()), ..self }
     }
 }

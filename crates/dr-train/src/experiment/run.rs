@@ -8,7 +8,7 @@ use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description, SavedM
 use crate::config::{Baseline, Batches, DeviceKind, Devices, Distill, ForwardKind, MixedNorm, TrainConfig};
 use crate::device;
 use crate::evaluation::{EVAL_BATCH, formats};
-use crate::files::{remove_leftovers, write_atomically};
+use crate::files::{at, remove_leftovers, write_atomically};
 use crate::mixed::{DrawLog, Hasb, HessianOptions, Traces, traces};
 use crate::nn::{Model, Pass, finish};
 use crate::report::{EpochRecord, Measured, NumberFormat, PrecisionResult, Report, SingleResult, TrainPhase};
@@ -152,12 +152,12 @@ impl<T: Task> Experiment<T> {
     fn open_folder(&self) -> Result<(), RunError> {
         let path = self.out.join(CONFIG);
         let json = serde_json::to_vec_pretty(&self.config).map_err(std::io::Error::other);
-        json.and_then(|json| {
+        let written = json.and_then(|json| {
             std::fs::create_dir_all(&self.out)?;
             remove_leftovers(&self.out)?;
             write_atomically(&path, &json)
-        })
-        .map_err(|source| RunError::File { path, source })
+        });
+        Ok(written.map_err(at(&path))?)
     }
 
     /// Trains a float network for `epochs`, or takes the one that is there.
@@ -264,8 +264,7 @@ impl<T: Task> Experiment<T> {
         let options = HessianOptions { tolerance: 0.1, max_samples: TRACE_SAMPLES, seed: self.config.seed };
         let traces = traces(float, &*data, &options, |_, _| {})?;
         let json = serde_json::to_vec_pretty(&traces).map_err(std::io::Error::other);
-        json.and_then(|json| write_atomically(&path, &json))
-            .map_err(|source| RunError::File { path, source })?;
+        json.and_then(|json| write_atomically(&path, &json)).map_err(at(&path))?;
         Ok(traces)
     }
 

@@ -8,16 +8,19 @@ use super::task::{Answer, Evaluation, Part, Task};
 use crate::artifact::{Artifact, Described, Description};
 use crate::config::task::{DETECT, SEGMENT};
 use crate::config::{Engine, TrainConfig};
-use crate::data::{Normalization, SceneLoader, SceneSet, SceneTarget};
-use crate::detection::{BoxTargets, Positions};
-use crate::evaluation::{EvaluationError, check_batch, check_scenes, measure_boxes, measure_pixels, nowhere};
+use crate::data::{Labelled, Normalization, SceneLoader, SceneSet, SceneTarget};
+use crate::detection::{BoxTargets, DecodeOptions, Found, Positions, decode};
+use crate::evaluation::{EvaluationError, check_batch, check_scenes, measured, networks, nowhere, positions};
+use crate::metrics::{Confusion, Detection, Rect, Truth, mean_ap};
 use crate::models::{ModelKind, Sizes};
 use crate::nn::Model;
 use crate::report::{Measured, NumberFormat, Report};
+use crate::training::score;
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Int, Tensor};
 use dr_runtime::graph::Graph;
+use std::cell::RefCell;
 use std::sync::Arc;
 
 /// Images that the scales of activations are fitted to, and how many at once.
@@ -40,7 +43,7 @@ pub trait SceneGoal: SceneTarget {
     /// What the targets depend on, of a network for images of this size; `None` if it is none for this.
     fn around(network: &Graph, image: [usize; 2]) -> Option<Self::Around>;
 
-    /// Measures a saved one.
+    /// Measures a saved one in each of `formats`; what its quality is, and of what `top1`, the columns say.
     ///
     /// # Errors
     /// A model that is not for these scenes, or not sound.
@@ -68,7 +71,29 @@ impl SceneGoal for Tensor<1, Int> {
         artifact: &Artifact, formats: &[NumberFormat], scenes: &Arc<SceneSet>, engine: Engine,
         device: &Device,
     ) -> Result<Vec<Measured>, EvaluationError> {
-        measure_pixels(artifact, formats, scenes, engine, device)
+        check_scenes(artifact, SEGMENT, scenes)?;
+        let networks = networks(artifact, formats, engine, device)?;
+        let loader = scene_loader::<Tensor<1, Int>>(artifact, scenes, (), device);
+        measured(artifact, formats, || {
+            let confusions = RefCell::new(vec![Confusion::new(artifact.description.classes); networks.len()]);
+            let truth = RefCell::new(scenes.classes.chunks(SCENE_BATCH * scenes.size[0] * scenes.size[1]));
+            let current = RefCell::new(vec![]);
+            let numbers: Vec<usize> = (0..networks.len()).collect();
+            let mut scores = score(&loader, &numbers, |&number, images: Tensor<4>| {
+                if number == 0 {
+                    let next = truth.borrow_mut().next().unwrap_or_default();
+                    *current.borrow_mut() = next.iter().map(|&class| u32::from(class)).collect::<Vec<u32>>();
+                }
+                let output = networks[number](images.into())?;
+                let guesses = output.clone().argmax(1).into_data().convert::<u32>().try_into_vec::<u32>();
+                confusions.borrow_mut()[number].add(&guesses.unwrap_or_default(), &current.borrow());
+                Ok::<_, EvaluationError>(output)
+            })?;
+            for (score, confusion) in scores.iter_mut().zip(confusions.into_inner()) {
+                score.quality = Some(100.0 * confusion.mean_iou());
+            }
+            Ok(scores)
+        })
     }
 }
 
@@ -90,8 +115,58 @@ impl SceneGoal for BoxTargets {
         artifact: &Artifact, formats: &[NumberFormat], scenes: &Arc<SceneSet>, engine: Engine,
         device: &Device,
     ) -> Result<Vec<Measured>, EvaluationError> {
-        measure_boxes(artifact, formats, scenes, engine, device)
+        check_scenes(artifact, DETECT, scenes)?;
+        let (networks, positions) = (networks(artifact, formats, engine, device)?, positions(artifact)?);
+        let loader = scene_loader::<BoxTargets>(artifact, scenes, positions.clone(), device);
+        let truths: Vec<Truth> =
+            scenes.boxes.iter().enumerate().flat_map(|(image, boxes)| truths(image, boxes)).collect();
+        measured(artifact, formats, || {
+            let found = RefCell::new(vec![(0, vec![]); networks.len()]);
+            let numbers: Vec<usize> = (0..networks.len()).collect();
+            let mut scores = score(&loader, &numbers, |&number, images: Tensor<4>| {
+                let output = networks[number](images.into())?;
+                let (first, detections) = &mut found.borrow_mut()[number];
+                for boxes in decode(output.clone(), &positions, &DecodeOptions::default()) {
+                    detections.extend(boxes.iter().map(|found| detection(*first, found)));
+                    *first += 1;
+                }
+                Ok::<_, EvaluationError>(output)
+            })?;
+            for (score, (images, detections)) in scores.iter_mut().zip(found.into_inner()) {
+                let precision = mean_ap(&truths, &detections, images, artifact.description.classes);
+                score.quality = precision.ap.map(|ap| 100.0 * ap);
+            }
+            Ok(scores)
+        })
     }
+}
+
+/// Scenes in a batch of evaluation.
+const SCENE_BATCH: usize = 32;
+
+fn scene_loader<T: SceneTarget>(
+    artifact: &Artifact, scenes: &Arc<SceneSet>, around: T::Around, device: &Device,
+) -> SceneLoader<T> {
+    let normalization = &artifact.description.normalization;
+    SceneLoader::new(scenes.clone(), normalization, around, SCENE_BATCH, None, device.clone())
+}
+
+fn truths(image: usize, boxes: &[Labelled]) -> impl Iterator<Item = Truth> {
+    boxes.iter().map(move |&Labelled { rect, class }| {
+        let bbox = corner_and_size(rect);
+        Truth { image, class, bbox, area: bbox[2] * bbox[3], crowd: false }
+    })
+}
+
+fn detection(image: usize, found: &Found) -> Detection {
+    let Found { rect, class, score } = *found;
+    Detection { image, class, bbox: corner_and_size(rect), score: score.into() }
+}
+
+/// Left, top, width and height.
+fn corner_and_size(rect: Rect) -> [f64; 4] {
+    let [left, top, right, bottom] = rect.map(f64::from);
+    [left, top, right - left, bottom - top]
 }
 
 /// Scenes, and what is learned from them.

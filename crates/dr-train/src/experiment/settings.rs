@@ -11,12 +11,12 @@ use dr_precision::PrecisionSet;
 pub(super) fn check_task(registry: &Registry, config: &TrainConfig) -> Result<(), RunError> {
     let TrainConfig { task, dataset, model, .. } = config;
     let task = registry.tasks.get(task)?;
-    let (name, expected) = (task.name(), task.goes_with());
+    let (name, expected) = (task.name, task.goes_with);
     let does = [registry.datasets.get(dataset)?.tasks(), registry.models.get(model)?.tasks()];
     if !does.iter().all(|tasks| tasks.contains(&name)) {
         return Err(RunError::Task { task: name, dataset: dataset.clone(), model: model.clone(), expected });
     }
-    if !task.distills() && config.distill != Distill::Off {
+    if !task.distills && config.distill != Distill::Off {
         return Err(RunError::Setting { task: name, setting: "--distill" });
     }
     Ok(())

@@ -45,7 +45,7 @@ impl<'a> Source<'a> {
     ///
     /// # Errors
     /// A task that the registry does not have.
-    pub fn task(&self) -> Result<&'static dyn TaskKind, RunError> {
+    pub fn task(&self) -> Result<&'static TaskKind, RunError> {
         let task = self.registry.tasks.get(&self.artifact.description.task);
         Ok(task.map_err(ArtifactError::network)?)
     }

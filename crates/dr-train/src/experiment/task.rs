@@ -14,7 +14,6 @@ use crate::report::{Measured, NumberFormat, Report};
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
-use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -158,104 +157,56 @@ pub type Answer = (Vec<Measured>, [usize; 2]);
 /// an error is kept, and can be resumed.
 pub type Run = Box<dyn FnOnce() -> Result<Report, RunError>>;
 
-/// A task by its name, whatever its inputs and targets. A program adds its own to those of this crate ([`Registry`]).
-pub trait TaskKind: Sync {
+/// A task by its name, whatever its inputs and targets: the entry of a [`Task`] in the [`Registry`].
+pub struct TaskKind {
     /// [`Task::NAME`].
-    fn name(&self) -> &'static str;
-
+    pub name: &'static str,
     /// [`Task::GOES_WITH`].
-    fn goes_with(&self) -> &'static str;
-
+    pub goes_with: &'static str,
     /// [`Task::ITEMS`].
-    fn items(&self) -> &'static str;
-
+    pub items: &'static str,
     /// [`Task::DISTILLS`].
-    fn distills(&self) -> bool;
-
+    pub distills: bool,
     /// [`Experiment::new`].
-    ///
-    /// # Errors
-    /// Settings or data that are not sound.
-    fn prepare(
-        &self, registry: &Registry, config: TrainConfig, out: &Path, options: RunOptions,
-    ) -> Result<Run, RunError>;
-
+    pub prepare: fn(&Registry, TrainConfig, &Path, RunOptions) -> Result<Run, RunError>,
     /// [`Task::measure_saved`].
-    ///
-    /// # Errors
-    /// Data that are not there, or do not fit the network.
-    fn measure(&self, source: &Source, formats: &[NumberFormat], engine: Engine) -> Result<Answer, RunError>;
-
-    /// The Hessian traces of a saved network, with its stored codes dequantized, and of how many items of its training data.
-    ///
-    /// # Errors
-    /// Data that are not there, or do not fit the network.
-    fn traces(
-        &self, source: &Source, batch_size: usize, options: &HessianOptions,
-        progress: &mut dyn FnMut(usize, f64),
-    ) -> Result<(Traces, usize), RunError>;
-
+    pub measure: fn(&Source, &[NumberFormat], Engine) -> Result<Answer, RunError>,
+    /// The Hessian traces of a saved network, with its stored codes dequantized, and of how many items of its training data: from
+    /// batches of so many items, with what is told of the progress.
+    #[expect(clippy::type_complexity, reason = "as long as a method's signature is")]
+    pub traces:
+        fn(&Source, usize, &HessianOptions, &mut dyn FnMut(usize, f64)) -> Result<(Traces, usize), RunError>,
     /// [`Task::calibration_saved`].
-    ///
-    /// # Errors
-    /// Data that are not there, or do not fit the network.
-    fn calibration(&self, source: &Source) -> Result<Vec<Value>, RunError>;
-
+    pub calibration: fn(&Source) -> Result<Vec<Value>, RunError>,
     /// [`Task::table`].
-    fn table(&self, report: &Report) -> String;
+    pub table: fn(&Report) -> String,
 }
 
-/// The entry of a [`Task`] in the registry.
-pub struct Kind<T>(PhantomData<fn() -> T>);
-
-impl<T> Kind<T> {
-    /// The only one.
-    pub const ENTRY: Self = Self(PhantomData);
-}
-
-impl<T: Task + 'static> TaskKind for Kind<T> {
-    fn name(&self) -> &'static str {
-        T::NAME
-    }
-
-    fn goes_with(&self) -> &'static str {
-        T::GOES_WITH
-    }
-
-    fn items(&self) -> &'static str {
-        T::ITEMS
-    }
-
-    fn distills(&self) -> bool {
-        T::DISTILLS
-    }
-
-    fn prepare(
-        &self, registry: &Registry, config: TrainConfig, out: &Path, options: RunOptions,
-    ) -> Result<Run, RunError> {
-        let experiment = Experiment::<T>::new(registry, config, out, options)?;
-        Ok(Box::new(move || experiment.run()))
-    }
-
-    fn measure(&self, source: &Source, formats: &[NumberFormat], engine: Engine) -> Result<Answer, RunError> {
-        T::measure_saved(source, formats, engine)
-    }
-
-    fn traces(
-        &self, source: &Source, batch_size: usize, options: &HessianOptions,
-        progress: &mut dyn FnMut(usize, f64),
-    ) -> Result<(Traces, usize), RunError> {
-        let (batches, count) = T::batches(source, batch_size)?;
-        let model = source.artifact.network(source.device).map_err(|error| source.wrong(error))?;
-        let traces = traces(&model, &*batches, options, progress);
-        Ok((traces.map_err(|error| source.wrong(error))?, count))
-    }
-
-    fn calibration(&self, source: &Source) -> Result<Vec<Value>, RunError> {
-        Ok(T::calibration_saved(source)?.into_iter().map(Into::into).collect())
-    }
-
-    fn table(&self, report: &Report) -> String {
-        T::table(report)
+impl TaskKind {
+    /// The entry of a task.
+    #[must_use]
+    pub const fn of<T: Task + 'static>() -> &'static Self {
+        const {
+            &Self {
+                name: T::NAME,
+                goes_with: T::GOES_WITH,
+                items: T::ITEMS,
+                distills: T::DISTILLS,
+                prepare: |registry, config, out, options| {
+                    let experiment = Experiment::<T>::new(registry, config, out, options)?;
+                    Ok(Box::new(move || experiment.run()))
+                },
+                measure: T::measure_saved,
+                traces: |source, batch_size, options, progress| {
+                    let (batches, count) = T::batches(source, batch_size)?;
+                    let model =
+                        source.artifact.network(source.device).map_err(|error| source.wrong(error))?;
+                    let traces = traces(&model, &*batches, options, progress);
+                    Ok((traces.map_err(|error| source.wrong(error))?, count))
+                },
+                calibration: |source| Ok(T::calibration_saved(source)?.into_iter().map(Into::into).collect()),
+                table: T::table,
+            }
+        }
     }
 }

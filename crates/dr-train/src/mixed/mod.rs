@@ -24,23 +24,18 @@ mod search_report;
 mod times;
 mod traces;
 
-#[cfg(feature = "program")]
-pub use best::{Found, SearchPlanError, Totals};
-#[cfg(feature = "program")]
-pub use budget::{Budget, BudgetError, BudgetKind};
-#[cfg(feature = "program")]
-pub use candidates::{Candidate, Candidates, LayerCandidates};
 pub use draws::DrawLog;
-#[cfg(feature = "program")]
-pub use front::{Front, Uniform};
 pub use hasb::{Hasb, choices};
 pub use hessian::traces;
-#[cfg(feature = "program")]
-pub use hessian_report::HessianReport;
-#[cfg(feature = "program")]
-pub use plan_file::{PlanError, PlanFile};
-#[cfg(feature = "program")]
-pub use search_report::{LayerChoice, SearchReport};
-#[cfg(feature = "program")]
-pub use times::{LayerTimes, measure_plan};
 pub use traces::{HessianError, HessianOptions, LayerTrace, StepTrial, Traces};
+#[cfg(feature = "program")]
+pub use {
+    best::{Found, SearchPlanError, Totals},
+    budget::{Budget, BudgetError, BudgetKind},
+    candidates::{Candidate, Candidates, LayerCandidates},
+    front::{Front, Uniform},
+    hessian_report::HessianReport,
+    plan_file::{PlanError, PlanFile},
+    search_report::{LayerChoice, SearchReport},
+    times::{LayerTimes, measure_plan},
+};

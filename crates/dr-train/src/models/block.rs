@@ -1,6 +1,6 @@
 //! [`Block`]: two or three convolutions and what goes around them.
 
-use super::architecture::{Architecture, BlockKind, Stage};
+use super::architecture::{Architecture, BlockKind, Stage, Stem};
 use crate::nn::{Executor, PrecisionNorm, PrecisionNormConfig, QuantConv2d, QuantConv2dConfig};
 use burn::module::Module;
 use burn::tensor::Device;
@@ -35,10 +35,7 @@ impl Architecture {
         &self, channels: usize, rng: &mut impl Rng, device: &Device,
     ) -> (QuantConv2d, PrecisionNorm, Vec<Vec<Block>>) {
         let stem = self.stem;
-        let config = QuantConv2dConfig {
-            stride: stem.stride,
-            ..QuantConv2dConfig::new([channels, stem.channels], stem.kernel)
-        };
+        let config = QuantConv2dConfig::new([channels, stem.channels], stem.kernel).with_stride(stem.stride);
         let (first, norm) = (config.init(rng, device), PrecisionNormConfig::new(stem.channels).init(device));
         let mut input = stem.channels;
         let mut stages = vec![];
@@ -55,6 +52,17 @@ impl Architecture {
     }
 }
 
+impl Stem {
+    /// What the first convolution makes of images, up to the blocks.
+    pub(super) fn forward<E: Executor>(
+        &self, on: &mut E, images: E::Value, conv: &QuantConv2d, norm: &PrecisionNorm,
+    ) -> E::Value {
+        let x = on.conv2d(images, conv, Some(norm));
+        let x = on.activation(x, self.activation);
+        if self.max_pool { on.max_pool(x, 3, 2, 1) } else { x }
+    }
+}
+
 impl Block {
     /// The block of a stage after `input` channels.
     pub(super) fn new(
@@ -62,10 +70,7 @@ impl Block {
     ) -> Self {
         let (inner, output) = (stage.inner(input), stage.channels);
         let norm = |channels| PrecisionNormConfig::new(channels).init(device);
-        let config = |channels, kernel, stride| QuantConv2dConfig {
-            stride,
-            ..QuantConv2dConfig::new(channels, kernel)
-        };
+        let config = |channels, kernel, stride| QuantConv2dConfig::new(channels, kernel).with_stride(stride);
         let mut convs = match stage.kind {
             BlockKind::Basic => vec![config([input, output], 3, stride), config([output, output], 3, 1)],
             BlockKind::Bottleneck => {
@@ -76,7 +81,7 @@ impl Block {
                 ]
             }
             BlockKind::Inverted { expansion } => {
-                let each = QuantConv2dConfig { groups: inner, ..config([inner, inner], 3, stride) };
+                let each = config([inner, inner], 3, stride).with_groups(inner);
                 let expand = (expansion != 1).then(|| config([input, inner], 1, 1));
                 expand.into_iter().chain([each, config([inner, output], 1, 1)]).collect()
             }

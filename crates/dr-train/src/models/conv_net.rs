@@ -1,6 +1,6 @@
 //! [`ConvNet`]: a convolutional network of residual blocks.
 
-use super::architecture::{Architecture, ConvNetKind};
+use super::architecture::{Architecture, ConvNetKind, Stem};
 use super::block::Block;
 use super::kind::{ModelKind, Sizes};
 use crate::config::task::{CLASSIFY, DETECT, SEGMENT};
@@ -10,7 +10,7 @@ use crate::nn::{
 };
 use burn::module::Module;
 use burn::tensor::Device;
-use dr_runtime::graph::{Activation, Op};
+use dr_runtime::graph::Op;
 use rand::SeedableRng;
 
 /// Configuration of [`ConvNet`], [`Segmenter`](super::Segmenter) and [`Detector`](super::Detector).
@@ -52,17 +52,8 @@ impl ConvNetConfig {
         let (tail, tail_norm) = tail.unzip();
         let features = [architecture.features(), self.classes];
         let head = QuantLinearConfig::new(features).init(rng, device);
-        ConvNet {
-            stem,
-            stem_norm,
-            stages,
-            tail,
-            tail_norm,
-            head,
-            channels: self.channels,
-            max_pool: architecture.stem.max_pool,
-            activation: architecture.stem.activation,
-        }
+        let (channels, kind) = (self.channels, architecture.stem);
+        ConvNet { stem, stem_norm, stages, tail, tail_norm, head, channels, kind }
     }
 }
 
@@ -114,12 +105,9 @@ pub struct ConvNet {
     /// Of an image.
     #[module(skip)]
     channels: usize,
-    /// Whether there is a maximum after the first convolution.
+    /// What follows the first convolution; its activation follows the last, too.
     #[module(skip)]
-    max_pool: bool,
-    /// What follows the first and the last convolution.
-    #[module(skip)]
-    activation: Activation,
+    kind: Stem,
 }
 
 impl Network for ConvNet {
@@ -129,17 +117,13 @@ impl Network for ConvNet {
 
     /// `[batch, channels, height, width]` to logits `[batch, classes]`.
     fn forward<E: Executor>(&self, on: &mut E, images: E::Value) -> E::Value {
-        let mut x = on.conv2d(images, &self.stem, Some(&self.stem_norm));
-        x = on.activation(x, self.activation);
-        if self.max_pool {
-            x = on.max_pool(x, 3, 2, 1);
-        }
+        let mut x = self.kind.forward(on, images, &self.stem, &self.stem_norm);
         for block in self.stages.iter().flatten() {
             x = block.forward(on, x);
         }
         if let Some(conv) = &self.tail {
             x = on.conv2d(x, conv, self.tail_norm.as_ref());
-            x = on.activation(x, self.activation);
+            x = on.activation(x, self.kind.activation);
         }
         let features = on.mean(x);
         on.linear(features, &self.head)

@@ -28,8 +28,8 @@ impl Quantizers {
         let stored = self.weight_scales[0].val().inner();
         let of_weights = |(&bits, scale): (&BitWidth, &Param<Tensor<1>>)| {
             let quantizer =
-                WeightQuantizer::new(spec.weights[0], bits).expect("the stored width is the highest");
-            let quantizer = quantizer.with_granularity(spec.granularity);
+                WeightQuantizer::new(spec.format.weights[0], bits).expect("the stored width is the highest");
+            let quantizer = quantizer.with_granularity(spec.format.granularity);
             let quantized =
                 fake_quantize_weight(weight.clone(), stored.clone(), scale.val().inner(), &quantizer)
                     .expect("scales were made for this weight");
@@ -45,10 +45,10 @@ impl Quantizers {
             // Without any input, there is nothing to get wrong.
             (bits, if total > 0.0 { squares(sample.iter().map(error)) / total } else { 0.0 })
         };
-        let inputs = spec.activations.iter().zip(&self.activation_scales).zip(&self.zero_points);
+        let inputs = spec.format.activations.iter().zip(&self.activation_scales).zip(&self.zero_points);
         Some(QuantizationErrors {
             weight: squares(original.iter().copied()),
-            weights: spec.weights.iter().zip(&self.weight_scales).map(of_weights).collect(),
+            weights: spec.format.weights.iter().zip(&self.weight_scales).map(of_weights).collect(),
             inputs: inputs.map(of_inputs).collect(),
         })
     }

@@ -5,7 +5,7 @@ use super::compensated;
 use super::compute::product;
 #[cfg(feature = "program")]
 use super::errors::QuantizationErrors;
-use super::{LayerSpec, Observer, Pass, PrecisionNorm, Quantizers};
+use super::{LayerSpec, Observer, Pass, Quantizers};
 use burn::config::Config;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::ops::ConvOptions;
@@ -161,11 +161,6 @@ impl QuantConv2d {
     #[must_use]
     pub const fn weight_id(&self) -> ParamId {
         self.weight.id
-    }
-
-    /// The same, followed by the BatchNorm of `norm` that is for this pass.
-    pub fn forward_norm(&self, x: Tensor<4>, norm: &PrecisionNorm, pass: &Pass) -> Tensor<4> {
-        norm.forward(self.forward(x, pass), pass, self.weight.id)
     }
 }
 
@@ -341,7 +336,8 @@ impl Layer<'_> {
     /// Fits scales to the weights and to what the observer saw; linear layers are [`compensated`] at a width that they have.
     pub(crate) fn fit(&mut self, spec: LayerSpec, observer: &Observer, compensate: Option<BitWidth>) {
         let inputs = observer.take(self.weight_id());
-        let width = spec.compensated_width(compensate);
+        // Pinned layers make up for their own width.
+        let width = compensate.map(|width| if spec.format.pinned { spec.format.weights[0] } else { width });
         with_layer!(self, layer => {
             layer.quantizers = Quantizers::fitted(spec, layer.weight.val(), &inputs.sample);
         });

@@ -29,6 +29,7 @@ pub use norm::{MixedNorm, PrecisionNorm, PrecisionNormConfig};
 pub use quantizers::{LayerSpec, QuantConfig, Quantizers};
 pub use subnet::{finish, subnet};
 pub use tensors::{TensorCache, Tensors, Value};
+pub(crate) use tracer::EachParameter;
 pub use tracer::TraceError;
 
 use crate::config::ComputeKind;

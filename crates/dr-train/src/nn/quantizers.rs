@@ -9,8 +9,9 @@ use dr_kernels::{
     ActivationQuantizer, ScaleGradient, WeightQuantizer, fake_quantize_activation, fake_quantize_weight,
     search_scales,
 };
-use dr_precision::{BitWidth, Granularity, Precision, PrecisionPlan, PrecisionSet, QuantSpec};
-use dr_runtime::graph::{Graph, LayerKind};
+use dr_precision::{BitWidth, Precision, PrecisionPlan, PrecisionSet};
+use dr_runtime::file::LayerFormat;
+use dr_runtime::graph::Graph;
 use std::num::NonZeroUsize;
 
 /// How a network is quantized.
@@ -58,18 +59,12 @@ impl QuantConfig {
 /// How one layer is quantized.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerSpec {
-    /// Widths of the weights, highest (the stored one) first.
-    pub weights: Vec<BitWidth>,
-    /// Widths of the inputs, highest first.
-    pub activations: Vec<BitWidth>,
-    /// At the first of its widths in every pass: the first and the last layer, and every layer of a plan.
-    pub pinned: bool,
+    /// Its widths, and which weights share a scale.
+    pub format: LayerFormat,
     /// The input comes out of a ReLU: zero points are 0 and stay so.
     pub after_relu: bool,
     /// Gradient mode of the weights' scales.
     pub gradient: ScaleGradient,
-    /// Which weights share a scale: those of an output channel, or of a part of it.
-    pub granularity: Granularity,
 }
 
 impl LayerSpec {
@@ -79,67 +74,43 @@ impl LayerSpec {
     /// If there is no such layer.
     #[must_use]
     pub fn new(config: &QuantConfig, graph: &Graph, layer: usize) -> Self {
-        let of = &graph.layers()[layer];
-        let planned = config.plan.as_ref().and_then(|plan| plan.get(&of.name));
-        let pinned = !config.switch_edge && graph.is_edge(layer);
-        let only = planned.or(pinned.then_some(config.edge));
-        let set = only.map_or_else(|| config.precisions.clone(), PrecisionSet::of);
+        let edge = (!config.switch_edge).then_some(config.edge);
+        let QuantConfig { precisions, plan, group_size, gradient, .. } = config;
         Self {
-            weights: set.weights(),
-            activations: set.activations(),
-            pinned: only.is_some(),
+            format: LayerFormat::new(graph, layer, precisions, edge, plan.as_ref(), *group_size),
             after_relu: graph.after_relu(layer),
-            gradient: config.gradient,
-            granularity: match (of.kind, config.group_size) {
-                (LayerKind::Linear { .. }, Some(size)) => Granularity::Group(size),
-                _ => Granularity::Channel,
-            },
+            gradient: *gradient,
         }
-    }
-
-    /// The format of weights of `bits` bits.
-    #[must_use]
-    pub fn format(&self, bits: BitWidth) -> QuantSpec {
-        QuantSpec { granularity: self.granularity, ..QuantSpec::weights(bits) }
     }
 
     /// Whether the layer was prepared for the widths of a precision.
     #[must_use]
     pub fn has(&self, precision: Precision) -> bool {
-        self.weights.contains(&precision.weights) && self.activations.contains(&precision.activations)
+        self.format.weights.contains(&precision.weights)
+            && self.format.activations.contains(&precision.activations)
     }
 
     /// What the layer was prepared for, as messages say it.
     pub(crate) fn widths(&self) -> String {
         let list = |bits: &[BitWidth]| bits.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        format!("weights of {} and activations of {} bits", list(&self.weights), list(&self.activations))
+        format!(
+            "weights of {} and activations of {} bits",
+            list(&self.format.weights),
+            list(&self.format.activations)
+        )
     }
 
     /// The scales that a weight of this shape has for each width; `usize::MAX` for a shape that no memory has.
     #[must_use]
     pub fn scale_count(&self, weight_shape: &[usize]) -> usize {
-        ScaleLayout::weights(weight_shape, self.granularity).map_or(usize::MAX, |layout| layout.scales())
-    }
-
-    /// The width that the layer makes up for when others do so at `width`: pinned layers at their own.
-    pub(super) fn compensated_width(&self, width: Option<BitWidth>) -> Option<BitWidth> {
-        width.map(|width| if self.pinned { self.weights[0] } else { width })
+        ScaleLayout::weights(weight_shape, self.format.granularity)
+            .map_or(usize::MAX, |layout| layout.scales())
     }
 
     /// The precision that the layer has in every pass, if it is pinned.
     #[must_use]
     pub fn only(&self) -> Option<Precision> {
-        self.pinned.then(|| Precision::new(self.weights[0], self.activations[0]))
-    }
-
-    /// Positions of a precision's widths among the layer's: `(weights, activations)`. `None` if it was not prepared for
-    /// them.
-    pub(crate) fn positions(&self, precision: Precision) -> Option<(usize, usize)> {
-        if self.pinned {
-            return Some((0, 0));
-        }
-        let find = |widths: &[BitWidth], bits| widths.iter().position(|&width| width == bits);
-        Some((find(&self.weights, precision.weights)?, find(&self.activations, precision.activations)?))
+        self.format.pinned.then(|| Precision::new(self.format.weights[0], self.format.activations[0]))
     }
 }
 
@@ -165,9 +136,9 @@ impl Quantizers {
             (0..count).map(one).collect::<Vec<_>>()
         };
         Self {
-            weight_scales: params(spec.weights.len(), spec.scale_count(weight_shape), 1.0),
-            activation_scales: params(spec.activations.len(), 1, 1.0),
-            zero_points: params(spec.activations.len(), 1, 0.0),
+            weight_scales: params(spec.format.weights.len(), spec.scale_count(weight_shape), 1.0),
+            activation_scales: params(spec.format.activations.len(), 1, 1.0),
+            zero_points: params(spec.format.activations.len(), 1, 0.0),
             spec: Some(spec),
         }
     }
@@ -180,13 +151,13 @@ impl Quantizers {
     #[must_use]
     pub fn fitted<const D: usize>(spec: LayerSpec, weight: Tensor<D>, inputs: &[f32]) -> Self {
         let device = weight.device();
-        let weight_scales = search_scales(weight, &spec.weights, spec.granularity)
+        let weight_scales = search_scales(weight, &spec.format.weights, spec.format.granularity)
             .expect("widths come sorted out of a `LayerSpec`")
             .into_iter()
             // Tracked if the device tracks gradients.
             .map(|scale| Param::from_tensor(Tensor::from_data(scale.into_data(), &device)))
             .collect();
-        let fits = spec.activations.iter().map(|&bits| fit_activation(inputs, bits, spec.after_relu));
+        let fits = spec.format.activations.iter().map(|&bits| fit_activation(inputs, bits, spec.after_relu));
         let param = |value: f32| Param::from_tensor(Tensor::from_data(TensorData::from([value]), &device));
         let (activation_scales, zero_points) = fits.map(|(scale, zero)| (param(scale), param(zero))).unzip();
         Self { weight_scales, activation_scales, zero_points, spec: Some(spec) }
@@ -195,11 +166,11 @@ impl Quantizers {
     /// A linear layer's weight [`compensated`] at one of its widths; as it is if it has no such width.
     pub(super) fn compensate(&self, weight: Tensor<2>, products: &Tensor<2>, width: BitWidth) -> Tensor<2> {
         let Some(spec) = &self.spec else { return weight };
-        let Some(at) = spec.weights.iter().position(|&bits| bits == width) else { return weight };
+        let Some(at) = spec.format.weights.iter().position(|&bits| bits == width) else { return weight };
         let (shape, device) = (weight.dims(), weight.device());
-        let Ok(layout) = ScaleLayout::weights(&shape, spec.granularity) else { return weight };
+        let Ok(layout) = ScaleLayout::weights(&shape, spec.format.granularity) else { return weight };
         let rounding = Rounding {
-            stored: spec.weights[0],
+            stored: spec.format.weights[0],
             active: width,
             stored_scale: &host(&self.weight_scales[0].val()),
             scale: &host(&self.weight_scales[at].val()),
@@ -224,10 +195,10 @@ impl Quantizers {
         &self, weight: ParamId, pass: &Pass,
     ) -> Option<(Tensor<1>, Tensor<1>, [BitWidth; 2])> {
         let spec = self.spec.as_ref()?;
-        let (wi, ai) = spec.positions(pass.precision(weight)?)?;
+        let (wi, ai) = spec.format.positions(pass.precision(weight)?)?;
         let activation = vec![self.activation_scales[ai].val().inner(), self.zero_points[ai].val().inner()];
         let weight = self.weight_scales[wi].val().inner();
-        Some((Tensor::cat(activation, 0), weight, [spec.weights[wi], spec.activations[ai]]))
+        Some((Tensor::cat(activation, 0), weight, [spec.format.weights[wi], spec.format.activations[ai]]))
     }
 
     /// The input and the weight as the pass wants them: fake-quantized, or as they are.
@@ -244,17 +215,18 @@ impl Quantizers {
         let Some(precision) = pass.precision(weight.id) else { return (x, w) };
         let spec = self.spec.as_ref().expect("a float network has no quantized pass");
         let (wi, ai) = spec
+            .format
             .positions(precision)
             .unwrap_or_else(|| panic!("precision {precision}: the layer was not prepared for it: {spec:?}"));
-        let quantizer = WeightQuantizer::new(spec.weights[0], spec.weights[wi])
+        let quantizer = WeightQuantizer::new(spec.format.weights[0], spec.format.weights[wi])
             .expect("the stored width is the highest")
-            .with_granularity(spec.granularity)
+            .with_granularity(spec.format.granularity)
             .with_gradient(spec.gradient);
         let (stored, scale) = (self.weight_scales[0].val(), self.weight_scales[wi].val());
         let w = fake_quantize_weight(w, stored, scale, &quantizer).expect("scales were made for this weight");
         let zero = self.zero_points[ai].val();
         let zero = if spec.after_relu { zero.detach() } else { zero };
-        let quantizer = ActivationQuantizer::new(spec.activations[ai]);
+        let quantizer = ActivationQuantizer::new(spec.format.activations[ai]);
         let x = fake_quantize_activation(x, self.activation_scales[ai].val(), zero, &quantizer)
             .expect("one scale and zero point for the tensor");
         (x, w)
@@ -276,7 +248,7 @@ impl Quantizers {
             };
             widths.iter().zip(params).map(one).collect::<Vec<_>>()
         };
-        let (weights, activations) = (&spec.weights, &spec.activations);
+        let (weights, activations) = (&spec.format.weights, &spec.format.activations);
         [
             list(Operand::Weights, Kind::Scale, weights, &self.weight_scales),
             list(Operand::Activations, Kind::Scale, activations, &self.activation_scales),

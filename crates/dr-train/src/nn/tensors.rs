@@ -96,7 +96,7 @@ impl Executor for Tensors<'_> {
     fn conv2d(&mut self, x: Value, layer: &QuantConv2d, norm: Option<&PrecisionNorm>) -> Value {
         let x = images(x);
         Value::Images(match norm {
-            Some(norm) => layer.forward_norm(x, norm, self.pass),
+            Some(norm) => norm.forward(layer.forward(x, self.pass), self.pass, layer.weight_id()),
             None => layer.forward(x, self.pass),
         })
     }

@@ -4,7 +4,7 @@ use super::executor::{Embedding, Executor, Network, Table};
 use super::{PrecisionNorm, QuantConv2d, QuantLinear};
 use burn::module::{ModuleVisitor, Param, ParamId};
 use burn::nn::RmsNorm;
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use dr_runtime::graph::{self, Graph, GraphError, LayerKind, Norm, Op};
 use std::collections::HashMap;
 use thiserror::Error;
@@ -39,9 +39,8 @@ pub(super) struct Tracer {
 
 impl Tracer {
     pub(super) fn trace<N: Network>(network: &N) -> Result<Self, TraceError> {
-        let mut paths = Paths::default();
-        network.visit(&mut paths);
-        let mut tracer = Self { names: paths.found, ..Self::default() };
+        let mut tracer = Self::default();
+        network.visit(&mut EachParameter::new(|path, id, _, _| _ = tracer.names.insert(id, path)));
         let input = tracer.graph.push(network.input(), &[])?;
         network.forward(&mut tracer, input);
         match tracer.error.take() {
@@ -151,14 +150,20 @@ impl Executor for Tracer {
     }
 }
 
-/// The paths of all float parameters.
-#[derive(Default)]
-struct Paths {
+/// Calls a function for each parameter and statistic of floats, with its path, what tells it from others, its shape, and what gives
+/// its values.
+pub(crate) struct EachParameter<F> {
     path: Vec<String>,
-    found: HashMap<ParamId, String>,
+    each: F,
 }
 
-impl ModuleVisitor for Paths {
+impl<F: FnMut(String, ParamId, Vec<usize>, &dyn Fn() -> TensorData)> EachParameter<F> {
+    pub(crate) fn new(each: F) -> Self {
+        Self { path: vec![], each }
+    }
+}
+
+impl<F: FnMut(String, ParamId, Vec<usize>, &dyn Fn() -> TensorData)> ModuleVisitor for EachParameter<F> {
     fn enter_module(&mut self, name: &str, _: &str) {
         self.path.push(name.to_string());
     }
@@ -168,6 +173,7 @@ impl ModuleVisitor for Paths {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.found.insert(param.id, self.path.join("."));
+        let values = || param.val().into_data();
+        (self.each)(self.path.join("."), param.id, param.lazy_shape().to_vec(), &values);
     }
 }

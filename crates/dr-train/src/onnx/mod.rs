@@ -349,7 +349,7 @@ mod tests {
     use crate::artifact::InputShape;
     use crate::artifact::{Artifact, SavedModel};
     use crate::models::{ConvNetConfig, ConvNetKind, MOBILENET_V2, RESNET8, RESNET18, RESNET50};
-    use crate::nn::Model;
+    use crate::nn::{Model, QuantConfig};
     use burn::tensor::{Device, Distribution, Tensor};
     use dr_precision::PrecisionSet;
     use dr_runtime::Arithmetic;
@@ -365,7 +365,7 @@ mod tests {
         let description = Description::new("folder", &model, input, 5, set.clone());
         let description = Description { width: 8, ..description };
         let float = Artifact::of(&Model::trace(&config.init(1, &device)).unwrap(), description).unwrap();
-        let artifact = float.quantize(set.clone(), vec![images], &device).unwrap();
+        let artifact = float.quantize(&QuantConfig::new(set.clone()), vec![images], &device).unwrap();
         let network = Network::load(&artifact, set.highest(), Arithmetic::Integer, &device).unwrap();
         let bytes = export(&network, &artifact.description, Opset(opset)).unwrap();
         let file = ModelProto::decode(bytes.as_slice()).unwrap();

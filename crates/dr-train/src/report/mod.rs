@@ -14,11 +14,11 @@ mod results;
 mod table;
 
 #[cfg(feature = "program")]
-pub(crate) use bars::{Bar, draw as draw_bars};
-#[cfg(feature = "program")]
-pub(crate) use front::{Mark, draw as draw_front};
-#[cfg(feature = "program")]
-pub(crate) use table::{aligned, thousands};
+pub(crate) use {
+    bars::{Bar, draw as draw_bars},
+    front::{Mark, draw as draw_front},
+    table::{aligned, thousands},
+};
 
 #[cfg(feature = "program")]
 pub use draw::{colour, draw_boxes, enlarge, overlay, save_grid};

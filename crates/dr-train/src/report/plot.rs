@@ -6,6 +6,7 @@ use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
+use std::collections::BTreeMap;
 use std::error::Error;
 
 pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -165,33 +166,22 @@ fn bars(area: &Area, report: &Report) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A training curve: x is the epoch over both phases.
-struct Line {
-    format: NumberFormat,
-    points: Vec<(f64, f64)>,
-}
+/// Training curves: x is the epoch over both phases.
+type Lines = BTreeMap<NumberFormat, Vec<(f64, f64)>>;
 
-fn lines(report: &Report) -> Vec<Line> {
-    let mut lines: Vec<Line> = Vec::new();
+fn lines(report: &Report) -> Lines {
+    let mut lines = Lines::new();
     for (i, record) in report.history.iter().enumerate() {
         for (&format, point) in record.curves.iter().filter(|(_, point)| point.valid_top1.is_finite()) {
-            let point = ((i + 1) as f64, point.valid_top1);
-            match lines.iter_mut().find(|line| line.format == format) {
-                Some(line) => line.points.push(point),
-                None => lines.push(Line { format, points: vec![point] }),
-            }
+            lines.entry(format).or_default().push(((i + 1) as f64, point.valid_top1));
         }
     }
-    lines.sort_by_key(|line| line.format);
     lines
 }
 
 /// The lower end of the curves' axis: the first epochs may run out of it, so that the last ones can be told apart.
-fn curve_range(lines: &[Line]) -> (f64, f64) {
-    let late = lines.iter().flat_map(|line| {
-        let skip = line.points.len() / 4;
-        line.points.iter().skip(skip).map(|point| point.1)
-    });
+fn curve_range(lines: &Lines) -> (f64, f64) {
+    let late = lines.values().flat_map(|points| points.iter().skip(points.len() / 4).map(|point| point.1));
     let (low, high) = (late.clone().fold(100.0, f64::min), late.fold(0.0, f64::max));
     let room = ((high - low) * 0.1).max(0.5);
     let low = (low - room).floor().clamp(0.0, 99.0);
@@ -227,9 +217,9 @@ fn curves(area: &Area, report: &Report) -> Result<(), Box<dyn Error>> {
     }
     let (low, high) = curve_range(&lines);
     let epochs = report.history.len() as f64;
-    let keys = lines.iter().map(|line| {
-        let style = colour(report, line.format).stroke_width(2);
-        (line.format.to_string(), Key::Line(style))
+    let keys = lines.keys().map(|&format| {
+        let style = colour(report, format).stroke_width(2);
+        (format.to_string(), Key::Line(style))
     });
     let area = &legend(area, &keys.collect::<Vec<_>>())?;
     let mut chart = ChartBuilder::on(area)
@@ -257,12 +247,12 @@ fn curves(area: &Area, report: &Report) -> Result<(), Box<dyn Error>> {
             chart.draw_series([EmptyElement::at((x, high)) + Text::new(text, (shift, 4), style)])?;
         }
     }
-    for line in &lines {
-        let style = colour(report, line.format).stroke_width(2);
-        for part in clip(&line.points, low) {
+    for (&format, points) in &lines {
+        let style = colour(report, format).stroke_width(2);
+        for part in clip(points, low) {
             chart.draw_series(LineSeries::new(part, style))?;
         }
-        let dots: Vec<_> = line.points.iter().filter(|(_, y)| *y >= low).collect();
+        let dots: Vec<_> = points.iter().filter(|(_, y)| *y >= low).collect();
         if dots.len() <= 30 {
             chart.draw_series(dots.into_iter().map(|&point| Circle::new(point, 3, style.color.filled())))?;
         }

@@ -19,7 +19,7 @@ const JSON_FILE: &str = "report.json";
 /// The results of a training run or of an evaluation; `report.json`.
 ///
 /// Accuracies (`top1`) are in percent. Those outside `history` are on the test split.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// What the network does.
     #[serde(default = "before")]

@@ -94,6 +94,7 @@ mod tests {
     use crate::nn::{LayerSpec, QuantConfig};
     use burn::tensor::Device;
     use dr_precision::{Granularity, PrecisionSet};
+    use dr_runtime::file::LayerFormat;
 
     #[test]
     fn eta_has_the_values_of_the_paper() {
@@ -117,14 +118,9 @@ mod tests {
         let (mut learned, mut grads) = (vec![], GradientsParams::new());
         for (pinned, grad) in [(true, 0.0), (false, 0.1), (false, 0.3)] {
             let only = if pinned { PrecisionSet::of(config.edge) } else { config.precisions.clone() };
-            let spec = LayerSpec {
-                weights: only.weights(),
-                activations: only.activations(),
-                pinned,
-                after_relu: false,
-                gradient: config.gradient,
-                granularity: Granularity::Channel,
-            };
+            let (weights, activations) = (only.weights(), only.activations());
+            let format = LayerFormat { weights, activations, pinned, granularity: Granularity::Channel };
+            let spec = LayerSpec { format, after_relu: false, gradient: config.gradient };
             let parameters = Quantizers::placeholder(spec, &[3, 2], &device).parameters();
             let scales = parameters.iter().filter(|parameter| parameter.kind == Kind::Scale);
             for scale in scales {

@@ -12,7 +12,6 @@ use crate::artifact::{
 };
 use crate::models::{LlamaConfigError, ModelKind, Sizes};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 use thiserror::Error;
 
@@ -80,13 +79,16 @@ pub enum WeightsError {
 }
 
 /// A tensor that does not fit.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Problem {
     /// The network has it, the file does not.
+    #[error("`{0}` is missing")]
     Missing(String),
     /// The file has it, the network does not.
+    #[error("`{0}` is unknown")]
     Unknown(String),
     /// Both have it, in other shapes.
+    #[error("`{name}` is {found:?}: expected {expected:?}")]
     Shape {
         /// Its name in the file.
         name: String,
@@ -95,18 +97,6 @@ pub enum Problem {
         /// In the network.
         expected: Vec<usize>,
     },
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Missing(name) => write!(f, "`{name}` is missing"),
-            Self::Unknown(name) => write!(f, "`{name}` is unknown"),
-            Self::Shape { name, found, expected } => {
-                write!(f, "`{name}` is {found:?}: expected {expected:?}")
-            }
-        }
-    }
 }
 
 fn list(problems: &[Problem]) -> String {

@@ -63,16 +63,16 @@ fn any_safetensors_reader_can_read_it() {
 #[test]
 fn tensors_are_asked_for_by_name_type_and_shape() {
     let artifact = artifact();
-    assert_eq!(artifact.i8("conv1.weight", &[2, 3]).unwrap()[5], 127);
+    assert_eq!(artifact.values::<i8>("conv1.weight", &[2, 3]).unwrap()[5], 127);
     assert_eq!(artifact.f32("conv1.scale", &[2]).unwrap()[0], 0.1);
-    assert_eq!(artifact.u32("fc.packed", &[1, 2]).unwrap()[1], 7);
+    assert_eq!(artifact.values::<u32>("fc.packed", &[1, 2]).unwrap()[1], 7);
     let message = |error: ArtifactError| error.to_string();
     assert_eq!(
-        message(artifact.i8("fc.bias", &[2]).unwrap_err()),
+        message(artifact.values::<i8>("fc.bias", &[2]).unwrap_err()),
         "tensor `fc.bias` is missing: expected by the model that the file describes"
     );
     assert_eq!(
-        message(artifact.i8("conv1.weight", &[3, 2]).unwrap_err()),
+        message(artifact.values::<i8>("conv1.weight", &[3, 2]).unwrap_err()),
         "tensor `conv1.weight` has shape [2, 3]: expected [3, 2]"
     );
     assert_eq!(

@@ -69,7 +69,7 @@ fn saved_and_quantized_models_compute_the_same_again() {
         let compensate = (name == "tied").then_some(BitWidth::B4);
         let switch_edge = name == "grouped";
         let config = QuantConfig { group_size, compensate, switch_edge, ..QuantConfig::new(set.clone()) };
-        let quantized = float.quantize_with(&config, vec![tokens.clone()], &device).unwrap();
+        let quantized = float.quantize(&config, vec![tokens.clone()], &device).unwrap();
         assert_eq!(quantized.description.group_size, group_size);
         assert_eq!(quantized.description.switch_edge, switch_edge);
         let read = Artifact::from_bytes(&quantized.to_bytes().unwrap()).unwrap();

@@ -7,7 +7,7 @@ use dr_train::data::{DataSource, Digits, Splits, load};
 use dr_train::evaluation::formats;
 use dr_train::experiment::calibration_batches;
 use dr_train::models::{ConvNetConfig, RESNET8};
-use dr_train::nn::Model;
+use dr_train::nn::{Model, QuantConfig};
 use dr_train::samples::{Samples, compare};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,7 +29,7 @@ fn samples(path: &Path) {
     let batches = calibration_batches(&train, &normalization, &device).unwrap();
     let artifact = Artifact::of(&Model::trace(&network).unwrap(), description)
         .unwrap()
-        .quantize(set, batches, &device)
+        .quantize(&QuantConfig::new(set), batches, &device)
         .unwrap();
     let format = formats(&artifact)[0];
     Samples::new(&artifact, format, &test.range(0..IMAGES), &device).unwrap().save(path).unwrap();

@@ -11,7 +11,7 @@ use dr_train::config::task::{DETECT, SEGMENT};
 use dr_train::data::scenes::{SceneConfig, Sprite, write_scenes};
 use dr_train::data::{Batch, Normalization, SceneLoader, SceneSet, TrainingLoader};
 use dr_train::detection::{BoxTargets, DecodeOptions, Positions, decode};
-use dr_train::evaluation::{measure_boxes, measure_pixels};
+use dr_train::experiment::SceneGoal;
 use dr_train::models::{ConvNetConfig, RESNET8};
 use dr_train::nn::{Model, Pass, QuantConfig};
 use rand::SeedableRng;
@@ -169,8 +169,8 @@ fn saved_models_are_measured() {
         let (_, artifact) = quantized(task, 2, train.normalization());
         let artifact = Artifact::from_bytes(&artifact.to_bytes().unwrap()).unwrap();
         let measure = |artifact: &Artifact, formats: &[_], engine| match task {
-            SEGMENT => measure_pixels(artifact, formats, &test, engine, &device).unwrap(),
-            _ => measure_boxes(artifact, formats, &test, engine, &device).unwrap(),
+            SEGMENT => <Tensor<1, Int>>::measure(artifact, formats, &test, engine, &device).unwrap(),
+            _ => BoxTargets::measure(artifact, formats, &test, engine, &device).unwrap(),
         };
         let fake = measure(&artifact, &formats, Engine::Fake);
         let integers = measure(&artifact, &formats, Engine::Integer);
@@ -182,8 +182,8 @@ fn saved_models_are_measured() {
         let packed = measure(&packed, &formats[3..], Engine::Fake);
         assert_eq!(packed[0].loss, fake[3].loss);
         let error = match task {
-            SEGMENT => measure_boxes(&artifact, &formats, &test, Engine::Fake, &device),
-            _ => measure_pixels(&artifact, &formats, &test, Engine::Fake, &device),
+            SEGMENT => BoxTargets::measure(&artifact, &formats, &test, Engine::Fake, &device),
+            _ => <Tensor<1, Int>>::measure(&artifact, &formats, &test, Engine::Fake, &device),
         };
         let error = error.unwrap_err().to_string();
         assert!(error.starts_with(&format!("a model for the task {task}: expected one for")), "{error}");

@@ -102,8 +102,8 @@ fn predicted_losses_are_traces_times_squared_errors() {
     };
     for (l, name) in named.iter().enumerate() {
         let layer = &weights_only.layers[l];
-        let codes =
-            supernet().i8(&format!("{name}.weight"), &supernet().tensors[&format!("{name}.weight")].shape);
+        let codes = supernet()
+            .values::<i8>(&format!("{name}.weight"), &supernet().tensors[&format!("{name}.weight")].shape);
         let codes: Vec<i32> = codes.unwrap().iter().map(|&code| i32::from(code)).collect();
         let scales = |i: usize| f32s(format!("{name}.quantizers.weight_scales.{i}")).into_data();
         let value = |bits, i: usize| -> Vec<f64> {
@@ -145,11 +145,11 @@ fn the_errors_of_inputs_are_relative_to_them() {
     let mut network = supernet().network(&Device::flex()).unwrap();
     let last = network.layers().pop().unwrap();
     let quantizers = last.layer.quantizers();
-    assert_eq!(quantizers.spec().unwrap().activations, [BitWidth::B8]);
+    assert_eq!(quantizers.spec().unwrap().format.activations, [BitWidth::B8]);
     let weight: f64 = {
         let name = "head.weight";
         let scales = supernet().f32("head.quantizers.weight_scales.0", &[10]).unwrap();
-        let codes = supernet().i8(name, &[10, 64]).unwrap();
+        let codes = supernet().values::<i8>(name, &[10, 64]).unwrap();
         codes.iter().enumerate().map(|(i, &code)| f64::from(f32::from(code) * scales[i / 64]).powi(2)).sum()
     };
     let layer = both().layers.last().unwrap();

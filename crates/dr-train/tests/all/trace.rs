@@ -5,7 +5,7 @@ use dr_precision::PrecisionSet;
 use dr_runtime::graph::Graph;
 use dr_train::artifact::{Artifact, Described, Description, InputShape, SavedModel};
 use dr_train::models::{ConvNetConfig, LlamaConfig, MOBILENET_V2, RESNET8, RESNET18, RESNET50};
-use dr_train::nn::{Model, Network, Pass, Tensors, Value};
+use dr_train::nn::{Model, Network, Pass, QuantConfig, Tensors, Value};
 use rand::SeedableRng;
 
 /// The names of the layers with what they are: `!` at an edge, `+` after a ReLU.
@@ -172,7 +172,7 @@ fn files_without_a_graph_are_those_of_the_networks_that_they_name() {
     let description = Description::new("digits", &RESNET8, input, 10, set.clone());
     let images = Tensor::<4>::random([4, 1, 8, 8], Distribution::Normal(0.0, 1.0), &device);
     let artifact = Artifact::of(&trace(&config.init(1, &device)), description).unwrap();
-    let artifact = artifact.quantize(set.clone(), vec![images.clone()], &device).unwrap();
+    let artifact = artifact.quantize(&QuantConfig::new(set.clone()), vec![images.clone()], &device).unwrap();
     let mut old = artifact.clone();
     (old.description.format_version, old.description.graph) = (1, None);
     let old = Artifact::from_bytes(&old.to_bytes().unwrap()).unwrap().with_graph().unwrap();

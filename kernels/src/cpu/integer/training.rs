@@ -17,33 +17,27 @@ pub fn conv2d_of_codes(
     x: &[f32], w: &[f32], scales: &[f32], shape: &Conv2dShape, widths: [BitWidth; 2],
 ) -> Result<Vec<f32>, KernelError> {
     let ([channels_in, channels_out], [rows, cols]) = (shape.channels, shape.input);
-    let [activation, zero_point, weight_scale @ ..] = scales else {
-        return Err(KernelError::Size {
-            what: "scales",
-            found: vec![scales.len()],
-            expected: vec![2 + channels_out],
-        });
-    };
+    size("scales", &[scales.len()], &[2 + channels_out])?;
+    let (activation, zero_point, weight_scale) = (scales[0], scales[1], &scales[2..]);
     let kernel = [channels_out, channels_in, shape.kernel, shape.kernel];
     let weight = WeightLayout::new(&kernel, 1, widths[0], Granularity::Channel)?;
     let options =
         Conv2dOptions { stride: [shape.stride; 2], padding: [shape.padding; 2], ..Conv2dOptions::default() };
     let int = IntConv2dShape::new(shape.batch, [rows, cols], options, weight)?;
-    size("scales", &[weight_scale.len()], &[channels_out])?;
     size("input", &[x.len()], &[shape.batch * channels_in * rows * cols])?;
     let mut out = vec![0.0; int.results()];
     if out.is_empty() || weight.cols() == 0 {
         return Ok(out);
     }
-    let to = CodeQuantizer { bits: widths[1], scale: *activation, zero_point: *zero_point };
+    let to = CodeQuantizer { bits: widths[1], scale: activation, zero_point };
     let codes = quantize_codes(x, [channels_in, rows * cols], false, to);
     let of_row = |(w, scale): (&[f32], &f32)| w.iter().map(|w| (w / scale).round() as i8).collect::<Vec<_>>();
     let weights: Vec<i8> = w.chunks_exact(weight.cols()).zip(weight_scale).flat_map(of_row).collect();
     let panels: Vec<u32> = prepare(Codes::Bytes(&weights), &weight)?;
     let multiplier: Vec<f32> = weight_scale.iter().map(|scale| scale * activation).collect();
     let mut addend = vec![0.0; channels_out];
-    if *zero_point != 0.0 {
-        addend = addends(&tap_sums(&panels, weight_scale, &weight), *zero_point, &addend, &int);
+    if zero_point != 0.0 {
+        addend = addends(&tap_sums(&panels, weight_scale, &weight), zero_point, &addend, &int);
     }
     let epilogue =
         Epilogue { multiplier: &multiplier, addend: &addend, residual: None, activation: Activation::None };

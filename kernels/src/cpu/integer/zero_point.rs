@@ -66,7 +66,7 @@ fn panel_sums(
 pub(crate) fn addends(sums: &[f32], zero_point: f32, shift: &[f32], shape: &IntConv2dShape) -> Vec<f32> {
     let outputs = shape.weight().outputs();
     let [_, out_cols] = shape.output();
-    let everywhere = shape.padding() == [0, 0];
+    let everywhere = shape.options().padding == [0, 0];
     let positions = if everywhere { 1 } else { shape.positions() };
     let mut addends = vec![0.0; positions * outputs];
     team::for_each_chunk(&mut addends, outputs.max(1), |position, addends| {

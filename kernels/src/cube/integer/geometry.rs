@@ -20,7 +20,7 @@ impl Walk {
     /// That of `shape`.
     pub(super) fn of(shape: &IntConv2dShape) -> Self {
         let (order, single_tap) = (Order::of(shape), shape.weight().taps() == 1);
-        let straight = single_tap && order.is_quads() && shape.padding() == [0, 0];
+        let straight = single_tap && order.is_quads() && shape.options().padding == [0, 0];
         Self { order, single_tap, straight }
     }
 }
@@ -150,12 +150,12 @@ pub(super) fn geometry(shape: &IntConv2dShape) -> GeometryLaunch {
         out_cols: index(shape.output()[1]),
         in_rows: index(shape.input()[0]),
         in_cols: index(shape.input()[1]),
-        stride_rows: index(shape.stride()[0]),
-        stride_cols: index(shape.stride()[1]),
-        padding_rows: index(shape.padding()[0]),
-        padding_cols: index(shape.padding()[1]),
-        dilation_rows: index(shape.dilation()[0]),
-        dilation_cols: index(shape.dilation()[1]),
+        stride_rows: index(shape.options().stride[0]),
+        stride_cols: index(shape.options().stride[1]),
+        padding_rows: index(shape.options().padding[0]),
+        padding_cols: index(shape.options().padding[1]),
+        dilation_rows: index(shape.options().dilation[0]),
+        dilation_cols: index(shape.options().dilation[1]),
         kernel_cols: index(layout.kernel()[1]),
         taps: index(layout.taps()),
         pixel_words: index(padded_channels(shape.channels()) / STEP),
@@ -322,6 +322,12 @@ impl Geometry {
             words.insert(step, vector.extract(step));
         }
         words
+    }
+
+    /// Tiles of `rows` rows: those of a group of channels, and all.
+    pub(super) fn row_tiles(&self, rows: u32) -> (u32, u32) {
+        let tiles = self.group_outputs.div_ceil(rows);
+        (tiles, self.outputs / self.group_outputs * tiles)
     }
 
     /// The first input channel of the rows of a group of channels.

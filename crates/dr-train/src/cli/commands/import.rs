@@ -2,18 +2,47 @@
 
 use super::save;
 use crate::artifact::{Described, Description, InputShape};
-use crate::cli::{CommandError, ImportArgs};
+use crate::cli::values::at_least_one;
+use crate::cli::{CommandError, resolve};
 use crate::config::task::LANGUAGE;
 use crate::data::Normalization;
 use crate::experiment::Registry;
 use crate::weights::{StateDict, import as import_weights, load_hugging_face};
+use clap::Args;
 use dr_precision::PrecisionSet;
+use std::path::PathBuf;
+
+/// `dr-train import`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The names of the tensors are torchvision's; every one that is missing, unknown or of another shape
+is reported. The result is a float model, for `dr-train quantize`. To train on, give the weights to
+`dr-train train --weights`.
+
+Example:
+  dr-train import --model resnet18 --weights resnet18.pth --out float.safetensors
+  dr-train quantize --model float.safetensors --data-dir imagenet --out model.safetensors")]
+pub struct ImportArgs {
+    /// The network
+    #[arg(long)]
+    pub model: String,
+    /// A state dict, as safetensors or as PyTorch saves it; of a llama, a folder of Hugging Face
+    #[arg(long, value_name = "FILE|DIR")]
+    pub weights: PathBuf,
+    /// Rows and columns of the images that the model takes
+    #[arg(long, value_name = "N", value_parser = at_least_one(4096), allow_negative_numbers = true, default_value_t = 224)]
+    pub image_size: usize,
+    /// The file to write
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
 
 /// Turns a state dict with torchvision's names, or a folder of Hugging Face, into a float model.
 ///
 /// # Errors
 /// If the file cannot be read, or its tensors are not those of the model, or the result cannot be written.
 pub fn import(registry: &Registry, args: &ImportArgs) -> Result<(), CommandError> {
+    resolve::check_output_file("out", &args.out, &args.weights)?;
     let model = registry.models.get(&args.model)?;
     if model.tasks().contains(&LANGUAGE) {
         return save(&load_hugging_face(&args.weights, PrecisionSet::default())?, &args.out);

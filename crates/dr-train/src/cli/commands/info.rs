@@ -2,11 +2,27 @@
 
 use super::print;
 use crate::artifact::{Artifact, Description};
-use crate::cli::{CommandError, InfoArgs};
+use crate::cli::CommandError;
 use crate::report::thousands;
+use clap::Args;
 use dr_precision::PrecisionPlan;
 use serde::Serialize;
 use std::fmt::Write;
+use std::path::PathBuf;
+
+/// `dr-train info`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  dr-train info runs/digits-resnet8/model.safetensors")]
+pub struct InfoArgs {
+    /// The model
+    #[arg(value_name = "FILE")]
+    pub model: PathBuf,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Shows what a model file holds.
 ///

@@ -1,4 +1,4 @@
-//! What the commands do, once their arguments are checked.
+//! The commands: their arguments, and what they do once these are checked.
 
 mod draw;
 mod eval;
@@ -14,23 +14,24 @@ mod scenes;
 mod search;
 mod train;
 
-pub use draw::draw;
-pub use eval::eval;
-pub use export::export;
-pub use generate::generate;
-pub use hessian::hessian;
-pub use import::import;
-pub use import_check::import_check;
-pub use info::info;
-pub use latency::latency;
-pub use quantize::quantize;
-pub use scenes::scenes;
-pub use search::search;
+pub use draw::{DrawArgs, draw};
+pub use eval::{EvalArgs, eval};
+pub use export::{ExportArgs, export};
+pub use generate::{GenerateArgs, SwitchAfter, SwitchAfterError, generate};
+pub use hessian::{HessianArgs, hessian};
+pub use import::{ImportArgs, import};
+pub use import_check::{ImportCheckArgs, import_check};
+pub use info::{InfoArgs, info};
+pub use latency::{LatencyArgs, latency};
+pub use quantize::{QuantizeArgs, quantize};
+pub use scenes::{ScenesArgs, scenes};
+pub use search::{SearchArgs, search};
 pub use train::train;
 
 use super::CommandError;
 use crate::artifact::{Artifact, SavedModel};
 use crate::experiment::Source;
+use crate::files::{at, write_atomically};
 use crate::mixed::PlanFile;
 use crate::nn::Value;
 use crate::report::thousands;
@@ -59,7 +60,7 @@ fn with_plan(source: &Source, plan: &Path) -> Result<Artifact, CommandError> {
     let empty = export(&[])?;
     match artifact.graph()?.batch_norms() {
         [] => Ok(empty),
-        _ => Ok(export(&source.task()?.calibration(source)?)?),
+        _ => Ok(export(&(source.task()?.calibration)(source)?)?),
     }
 }
 
@@ -69,6 +70,13 @@ fn load_model(path: &Path) -> Result<Artifact, CommandError> {
         true => Ok(load_hugging_face(path, PrecisionSet::default())?),
         false => Ok(Artifact::open(path)?),
     }
+}
+
+/// Writes a file, and adds its name to those of what was written.
+fn write(path: &Path, content: &[u8], wrote: &mut Vec<String>) -> Result<(), CommandError> {
+    write_atomically(path, content).map_err(at(path))?;
+    wrote.push(path.display().to_string());
+    Ok(())
 }
 
 /// Writes a model file, and says so.

@@ -19,13 +19,13 @@ pub fn train(registry: &Registry, training: ResolvedTraining, dashboard: bool) -
     let options = RunOptions { resume, dashboard, interrupter: Interrupter::new() };
     let interrupter = options.interrupter.clone();
     let task = registry.tasks.get(&config.task)?;
-    let run = task.prepare(registry, config, &out, options).map_err(|error| failure(error, &out))?;
+    let run = (task.prepare)(registry, config, &out, options).map_err(|error| failure(error, &out))?;
     stop_on_ctrl_c(interrupter)?;
     let report = run().map_err(|error| failure(error, &out))?;
     let out = out.display();
     print(&format!(
         "{}\nwrote {out}/model.safetensors, {out}/float.safetensors, {out}/report.json and {out}/report.svg in {:.0} s\n",
-        task.table(&report),
+        (task.table)(&report),
         report.seconds
     ))
 }

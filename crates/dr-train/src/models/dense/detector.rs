@@ -25,16 +25,13 @@ impl ConvNetConfig {
         let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(seed);
         let features = features(self.width);
         let pyramid = Pyramid::new(self, features, FIRST, rng, device);
-        let biased = |outputs, kernel| QuantConv2dConfig {
-            bias: true,
-            ..QuantConv2dConfig::new([features, outputs], kernel)
-        };
+        let biased = |outputs| QuantConv2dConfig::new([features, outputs], 3).with_bias(true);
         Detector {
             pyramid,
-            class_tower: biased(features, 3).init(rng, device),
-            box_tower: biased(features, 3).init(rng, device),
-            classes: biased(self.classes, 3).init(rng, device).with_bias(RARE),
-            boxes: biased(BOX_OUTPUTS, 3).init(rng, device),
+            class_tower: biased(features).init(rng, device),
+            box_tower: biased(features).init(rng, device),
+            classes: biased(self.classes).init(rng, device).with_bias(RARE),
+            boxes: biased(BOX_OUTPUTS).init(rng, device),
             channels: self.channels,
         }
     }

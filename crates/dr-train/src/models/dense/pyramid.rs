@@ -1,11 +1,11 @@
 //! [`Pyramid`]: features of several resolutions, each of which knows what the coarser ones found.
 
 use crate::models::ConvNetConfig;
+use crate::models::architecture::Stem;
 use crate::models::block::Block;
 use crate::nn::{Executor, PrecisionNorm, QuantConv2d, QuantConv2dConfig};
 use burn::module::Module;
 use burn::tensor::Device;
-use dr_runtime::graph::Activation;
 use rand::Rng;
 
 /// A residual network whose stages' features are joined from coarse to fine (feature pyramid network, arXiv:1612.03144).
@@ -19,13 +19,10 @@ pub(super) struct Pyramid {
     /// After the join.
     outputs: Vec<QuantConv2d>,
     #[module(skip)]
-    activation: Activation,
+    kind: Stem,
     /// The number of the first stage that is used.
     #[module(skip)]
     first: usize,
-    /// Whether a maximum follows the stem.
-    #[module(skip)]
-    max_pool: bool,
 }
 
 impl Pyramid {
@@ -35,31 +32,17 @@ impl Pyramid {
     ) -> Self {
         let architecture = network.architecture();
         let (stem, stem_norm, stages) = architecture.init(network.channels, rng, device);
-        let biased =
-            |channels, kernel| QuantConv2dConfig { bias: true, ..QuantConv2dConfig::new(channels, kernel) };
+        let biased = |channels, kernel| QuantConv2dConfig::new(channels, kernel).with_bias(true);
         let used = &architecture.stages[first..];
         let laterals =
             used.iter().map(|stage| biased([stage.channels, features], 1).init(rng, device)).collect();
         let outputs = used.iter().map(|_| biased([features, features], 3).init(rng, device)).collect();
-        Self {
-            stem,
-            stem_norm,
-            stages,
-            laterals,
-            outputs,
-            activation: architecture.stem.activation,
-            first,
-            max_pool: architecture.stem.max_pool,
-        }
+        Self { stem, stem_norm, stages, laterals, outputs, kind: architecture.stem, first }
     }
 
     /// Images to maps of `features` channels, one for each level, finest first.
     pub(super) fn forward<E: Executor>(&self, on: &mut E, images: E::Value) -> Vec<E::Value> {
-        let mut x = on.conv2d(images, &self.stem, Some(&self.stem_norm));
-        x = on.activation(x, self.activation);
-        if self.max_pool {
-            x = on.max_pool(x, 3, 2, 1);
-        }
+        let mut x = self.kind.forward(on, images, &self.stem, &self.stem_norm);
         let mut found = vec![];
         for stage in &self.stages {
             for block in stage {

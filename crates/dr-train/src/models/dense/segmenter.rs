@@ -16,8 +16,7 @@ impl ConvNetConfig {
         let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(seed);
         let features = features(self.width);
         let pyramid = Pyramid::new(self, features, 0, rng, device);
-        let biased =
-            |channels, kernel| QuantConv2dConfig { bias: true, ..QuantConv2dConfig::new(channels, kernel) };
+        let biased = |channels, kernel| QuantConv2dConfig::new(channels, kernel).with_bias(true);
         Segmenter {
             pyramid,
             mix: biased([features, features], 3).init(rng, device),

@@ -41,8 +41,10 @@ impl Plan {
         let groups = shape.weight().group_blocks();
         let blocks = groups.iter().sum();
         let copied = copies_codes(&shape);
-        let offsets =
-            window_offsets(&shape, shape.input()[1] + if copied { 2 * shape.padding()[1] } else { 0 });
+        let offsets = window_offsets(
+            &shape,
+            shape.input()[1] + if copied { 2 * shape.options().padding[1] } else { 0 },
+        );
         let reach = offsets.iter().max().map_or(0, |&offset| offset as usize + STEP);
         Self { kernel, shape, cut: Cut::new(kernel, &shape, blocks), copied, offsets, reach, groups, blocks }
     }

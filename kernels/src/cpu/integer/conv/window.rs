@@ -10,12 +10,12 @@ use std::ops::Range;
 pub(super) fn copies_codes(shape: &IntConv2dShape) -> bool {
     let layout = shape.weight();
     let cut = layout.scale_groups() > 1 && (layout.taps() > 1 || !layout.run().is_multiple_of(STEP));
-    shape.padding() != [0, 0] || layout.groups() > 1 || cut
+    shape.options().padding != [0, 0] || layout.groups() > 1 || cut
 }
 
 /// Where the codes of each step are in a window of rows of `cols` pixels: tap and channels, in the order of prepared weights.
 pub(super) fn window_offsets(shape: &IntConv2dShape, cols: usize) -> Vec<u32> {
-    let (layout, dilation) = (shape.weight(), shape.dilation());
+    let (layout, dilation) = (shape.weight(), shape.options().dilation);
     let (taps, kernel_cols) = (layout.taps(), layout.kernel()[1]);
     let pixel_bytes = padded_channels(shape.channels());
     let row_bytes = cols * pixel_bytes;
@@ -62,14 +62,15 @@ impl Problem<'_> {
             let [rows, cols] = shape.input();
             bases.clear();
             for line in lines.clone() {
-                let first = (line / out_rows * rows + line % out_rows * shape.stride()[0]) * cols * pitch;
-                bases.extend((0..out_cols).map(|col| first + col * shape.stride()[1] * pitch));
+                let first =
+                    (line / out_rows * rows + line % out_rows * shape.options().stride[0]) * cols * pitch;
+                bases.extend((0..out_cols).map(|col| first + col * shape.options().stride[1] * pitch));
             }
             let segment = Segment { start: lines.start * out_cols, codes: self.codes, bases };
             return self.segment(&segment, panels, workspace);
         }
         // All images' lines are one segment: small images fill tiles together, and weights are unpacked once for them.
-        let cols = shape.input()[1] + 2 * shape.padding()[1];
+        let cols = shape.input()[1] + 2 * shape.options().padding[1];
         padded.clear();
         bases.clear();
         let mut line = lines.start;
@@ -79,8 +80,8 @@ impl Problem<'_> {
             let start = padded.len();
             self.pad(image, row, count, cols, padded);
             for line in 0..count {
-                let first = start + line * shape.stride()[0] * cols * pitch;
-                bases.extend((0..out_cols).map(|col| first + col * shape.stride()[1] * pitch));
+                let first = start + line * shape.options().stride[0] * cols * pitch;
+                bases.extend((0..out_cols).map(|col| first + col * shape.options().stride[1] * pitch));
             }
             line += count;
         }
@@ -94,10 +95,10 @@ impl Problem<'_> {
     fn pad(&self, image: usize, row: usize, count: usize, cols: usize, padded: &mut Vec<u8>) {
         let shape = self.shape;
         let pitch = padded_channels(shape.channels());
-        let ([in_rows, in_cols], [pad_rows, pad_cols]) = (shape.input(), shape.padding());
-        let reach = (shape.weight().kernel()[0] - 1) * shape.dilation()[0];
-        let rows = (count - 1) * shape.stride()[0] + reach + 1;
-        let first = row * shape.stride()[0];
+        let ([in_rows, in_cols], [pad_rows, pad_cols]) = (shape.input(), shape.options().padding);
+        let reach = (shape.weight().kernel()[0] - 1) * shape.options().dilation[0];
+        let rows = (count - 1) * shape.options().stride[0] + reach + 1;
+        let first = row * shape.options().stride[0];
         let image = &self.codes[image * in_rows * in_cols * pitch..][..in_rows * in_cols * pitch];
         let (row_bytes, left) = (in_cols * pitch, pad_cols * pitch);
         padded.reserve(rows * cols * pitch);

@@ -1,33 +1,10 @@
-//! The arguments of the program, as clap reads them.
+//! The arguments of the program, as clap reads them; each command says its own.
 
-mod draw;
-mod eval;
-mod export;
-mod generate;
-mod hessian;
-mod import;
-mod import_check;
-mod info;
-mod latency;
-mod quantize;
-mod scenes;
-mod search;
-mod train;
-
-pub use draw::DrawArgs;
-pub use eval::EvalArgs;
-pub use export::ExportArgs;
-pub use generate::{GenerateArgs, SwitchAfter, SwitchAfterError};
-pub use hessian::HessianArgs;
-pub use import::ImportArgs;
-pub use import_check::ImportCheckArgs;
-pub use info::InfoArgs;
-pub use latency::LatencyArgs;
-pub use quantize::QuantizeArgs;
-pub use scenes::ScenesArgs;
-pub use search::SearchArgs;
-pub use train::{Settings, TrainArgs};
-
+use super::commands::{
+    DrawArgs, EvalArgs, ExportArgs, GenerateArgs, HessianArgs, ImportArgs, ImportCheckArgs, InfoArgs,
+    LatencyArgs, QuantizeArgs, ScenesArgs, SearchArgs,
+};
+use super::settings::TrainArgs;
 use clap::{Parser, Subcommand};
 
 /// Trains one network that runs at 8, 6, 4 or 2 bits, switched at run time.

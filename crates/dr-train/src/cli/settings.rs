@@ -194,41 +194,12 @@ impl Settings {
                 $(if let Some(value) = &self.$field { config.$field = value.clone(); })*
             };
         }
-        set!(
-            task,
-            dataset,
-            image_size,
-            model,
-            precisions,
-            batch_norm,
-            epochs,
-            float_epochs,
-            batch_size,
-            accumulate,
-            optimizer,
-            lr,
-            joint_lr,
-            scale_lr,
-            weight_decay,
-            warmup_epochs,
-            anneal_float,
-            clip_norm,
-            alrs,
-            scale_gradient,
-            switch_edge,
-            batches,
-            distill,
-            forward,
-            mixed,
-            draws,
-            sampling,
-            widths,
-            mixed_norm,
-            baseline,
-            device,
-            compute,
-            seed,
-        );
+        set! {
+            task, dataset, image_size, model, precisions, batch_norm, epochs, float_epochs,
+            batch_size, accumulate, optimizer, lr, joint_lr, scale_lr, weight_decay, warmup_epochs,
+            anneal_float, clip_norm, alrs, scale_gradient, switch_edge, batches, distill, forward,
+            mixed, draws, sampling, widths, mixed_norm, baseline, device, compute, seed,
+        }
         let language = &mut config.language;
         language.vocabulary = self.vocabulary.unwrap_or(language.vocabulary);
         language.hidden = self.hidden.unwrap_or(language.hidden);
