@@ -18,11 +18,19 @@ impl Rule {
         if unsigned { Self::Activation { bits } } else { Self::Weight { stored: bits, active: bits } }
     }
 
-    /// The first rounding alone.
-    const fn first(self) -> Self {
+    /// The first rounding's lowest code.
+    pub(super) const fn first_low(self) -> i64 {
         match self {
-            Self::Weight { stored, .. } => Self::Weight { stored, active: stored },
-            Self::Activation { .. } => self,
+            Self::Weight { stored, .. } => stored.signed_min() as i64,
+            Self::Activation { .. } => 0,
+        }
+    }
+
+    /// The first rounding's highest code.
+    pub(super) const fn first_high(self) -> i64 {
+        match self {
+            Self::Weight { stored, .. } => stored.signed_max() as i64,
+            Self::Activation { bits } => bits.unsigned_max() as i64,
         }
     }
 
@@ -70,8 +78,7 @@ pub(super) fn round_half_even<N: Size>(v: Vector<f32, N>) -> Vector<f32, N> {
 /// The code of `ratio`, a value divided by its scale (the stored one, for weights).
 #[cube]
 pub(super) fn code_of<N: Size>(ratio: Vector<f32, N>, #[comptime] rule: Rule) -> Vector<f32, N> {
-    let first = comptime!(rule.first());
-    let (low, high) = (Vector::from_int(first.low()), Vector::from_int(first.high()));
+    let (low, high) = (Vector::from_int(rule.first_low()), Vector::from_int(rule.first_high()));
     let number = select_many(ratio.is_nan(), Vector::from_int(0), ratio);
     let stored = round_half_even(clamp(number, low, high));
     second_rounding(stored, rule)

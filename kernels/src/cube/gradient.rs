@@ -151,19 +151,10 @@ fn backward_kernel<N: Size>(
     let mut totals = Array::<f32>::new(2usize);
     totals[0] = sum_first.vector_sum();
     totals[1] = sum_second.vector_sum();
-    write_sums(&mut totals, dfirst, dsecond, place, runs.is_last(j), &factors, units);
-}
-
-/// Writes the sums over a cube of both totals of its units, times a factor, at `place`.
-#[cube]
-fn write_sums(
-    totals: &mut Array<f32>, dfirst: &mut [f32], dsecond: &mut [f32], place: u32, is_last: bool,
-    factors: &Factors, #[comptime] units: u32,
-) {
     let mut shared = Shared::<[f32]>::new_slice(2 * units as usize);
-    sum_over_cube(totals, &mut shared, 2usize, units);
+    sum_over_cube(&mut totals, &mut shared, 2usize, units);
     if UNIT_POS == 0 {
-        let factor = select(is_last, factors.last, factors.full);
+        let factor = select(runs.is_last(j), factors.last, factors.full);
         dfirst[place as usize] = totals[0] * factor;
         dsecond[place as usize] = totals[1] * factor;
     }
@@ -187,7 +178,13 @@ fn add_parts_kernel(
         totals[0] += first[at];
         totals[1] += second[at];
     }
-    write_sums(&mut totals, dfirst, dsecond, j, runs.is_last(j), &factors, units);
+    let mut shared = Shared::<[f32]>::new_slice(2 * units as usize);
+    sum_over_cube(&mut totals, &mut shared, 2usize, units);
+    if UNIT_POS == 0 {
+        let factor = select(runs.is_last(j), factors.last, factors.full);
+        dfirst[j as usize] = totals[0] * factor;
+        dsecond[j as usize] = totals[1] * factor;
+    }
 }
 
 /// The gradients of `[x, first, second]`, given those and the gradient of the output.

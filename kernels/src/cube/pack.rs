@@ -41,15 +41,6 @@ fn bit(bits: BitWidth, n: usize, i: usize) -> u32 {
     i as u32 * plane(bits, n).bits % 32
 }
 
-/// Where word `k` of a span is among all spans' words: the words of earlier planes for each block, those of a span in its own
-/// plane, and its number among the latter.
-fn place(bits: BitWidth, k: usize, span: usize) -> (usize, usize, usize) {
-    let of_plane = |plane: Plane| (plane.offset as usize, span_words(span, plane.bits as usize));
-    let before = |&(offset, _): &(usize, usize)| span_words(span, offset) <= k;
-    let (offset, size) = layout::planes(bits).map(of_plane).take_while(before).last().unwrap_or((0, 1));
-    (offset, size, k - span_words(span, offset))
-}
-
 fn mask(bits: BitWidth, n: usize) -> u32 {
     (1 << plane(bits, n).bits) - 1
 }
@@ -108,12 +99,15 @@ pub(super) fn sign_extend(code: u32, #[comptime] bits: BitWidth) -> i32 {
 fn read_span(
     words: &[u32], at: usize, blocks: usize, #[comptime] span: usize, #[comptime] bits: BitWidth,
 ) -> Array<u32> {
-    let words_of_span = comptime!(span_words(span, bits.bits() as usize));
-    let mut read = Array::<u32>::new(words_of_span);
+    let mut read = Array::<u32>::new(comptime!(span_words(span, bits.bits() as usize)));
     #[unroll]
-    for k in 0..words_of_span {
-        let (offset, size, in_plane) = comptime!(place(bits, k, span));
-        read[k] = words[blocks * offset + at * size + in_plane];
+    for n in 0..comptime!(count_planes(bits)) {
+        let offset = comptime!(plane(bits, n).offset as usize);
+        let size = comptime!(span_words(span, plane(bits, n).bits as usize));
+        #[unroll]
+        for k in 0..size {
+            read[comptime!(span_words(span, offset) + k)] = words[blocks * offset + at * size + k];
+        }
     }
     read
 }
@@ -125,9 +119,13 @@ pub(super) fn write_span(
     #[comptime] bits: BitWidth,
 ) {
     #[unroll]
-    for k in 0..comptime!(span_words(span, bits.bits() as usize)) {
-        let (offset, size, in_plane) = comptime!(place(bits, k, span));
-        words[blocks * offset + at * size + in_plane] = written[k];
+    for n in 0..comptime!(count_planes(bits)) {
+        let offset = comptime!(plane(bits, n).offset as usize);
+        let size = comptime!(span_words(span, plane(bits, n).bits as usize));
+        #[unroll]
+        for k in 0..size {
+            words[blocks * offset + at * size + k] = written[comptime!(span_words(span, offset) + k)];
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::Quad4;
 use super::codes::Quantizer;
-use super::epilogue::{Epilogue, Output, OutputExpand};
+use super::epilogue::{Epilogue, finish};
 use super::geometry::{Geometry, Places, Walk};
 use super::words::{BLOCK_QUADS, Quad, add_weights, corrected, dot_quad, operand, weight_quad};
 use crate::integer::{Dot, STEP};
@@ -47,155 +47,30 @@ pub(super) fn rows(geometry: &Geometry, channel_group: u32, row: u32) -> Rows {
     }
 }
 
-/// What a convolution reads.
-#[derive(CubeType)]
-pub(super) struct Operands<'a, N: Size, W: Size> {
-    pub(super) codes: &'a [Vector<u32, N>],
-    pub(super) weight: &'a [Vector<u32, W>],
-    pub(super) table: &'a [u32],
-    pub(super) multiplier: &'a [f32],
-    pub(super) geometry: &'a Geometry,
-    #[cube(comptime)]
-    pub(super) plan: Plan,
-}
-
+/// Adds the products of quad `quad` at `count` places with four rows to `sums`, `[count, 4]`, and the weights to
+/// `corrections`, `[4]`.
 #[cube]
-impl<'a, N: Size, W: Size> Operands<'a, N, W> {
-    pub(super) fn new(
-        codes: &'a [Vector<u32, N>], weight: &'a [Vector<u32, W>], table: &'a [u32], multiplier: &'a [f32],
-        geometry: &'a Geometry, #[comptime] plan: Plan,
-    ) -> Operands<'a, N, W> {
-        Operands::<'a, N, W> { codes, weight, table, multiplier, geometry, plan }
+#[allow(clippy::too_many_arguments)]
+fn add_quad<N: Size, W: Size>(
+    sums: &mut Array<i32>, corrections: &mut Array<i32>, codes: &[Vector<u32, N>], weight: &[Vector<u32, W>],
+    table: &[u32], geometry: &Geometry, places: &Places, rows: &Rows, group: u32, quad: u32,
+    #[comptime] count: usize, #[comptime] plan: Plan,
+) {
+    let mut weights = Array::<Quad>::new(STEP);
+    #[unroll]
+    for j in 0..STEP {
+        let row = rows.row + comptime!(j as u32);
+        let at = row * geometry.row_blocks * comptime!(BLOCK_QUADS as u32) + quad;
+        weights[j] = weight_quad(weight, geometry.blocks, at, plan.bits);
+        corrections[j] = add_weights(weights[j], corrections[j], plan.dot);
     }
-
-    /// The first quad of scale group `group`, and the one after its last.
-    pub(super) fn quads(&self, group: u32) -> (u32, u32) {
-        let order = comptime!(self.plan.walk.order);
-        let begin = self.geometry.first_quad(self.table, group, order);
-        let end = self.geometry.end_quad(self.table, group, order);
-        (begin, end)
-    }
-
-    /// The place of quad `quad` of row `row` among the weights.
-    pub(super) fn weight_at(&self, row: u32, quad: u32) -> u32 {
-        row * self.geometry.row_blocks * comptime!(BLOCK_QUADS as u32) + quad
-    }
-
-    /// The codes that quad `quad` of rows, whose first input channel is `channel`, is multiplied with at a place.
-    pub(super) fn code_quad(
-        &self, places: &Places, #[comptime] place: usize, channel: u32, group: u32, quad: u32,
-    ) -> Quad {
-        let walk = comptime!(self.plan.walk);
-        self.geometry.code_quad(self.codes, self.table, places, place, channel, group, quad, walk)
-    }
-
-    /// Quad `quad` of row `row`, as signed bytes.
-    pub(super) fn weight_quad(&self, row: u32, quad: u32) -> Quad {
-        let at = self.weight_at(row, quad);
-        weight_quad(self.weight, self.geometry.blocks, at, comptime!(self.plan.bits))
-    }
-
-    /// The factor of the sums of output `output` in a scale group.
-    pub(super) fn factor(&self, group: u32, output: u32) -> f32 {
-        self.multiplier[(group * self.geometry.outputs + output) as usize]
-    }
-
-    /// Adds the products of quad `quad` at `count` places with four rows to `sums`, `[count, 4]`, and the weights to
-    /// `corrections`, `[4]`.
-    #[allow(clippy::too_many_arguments)]
-    fn add_quad(
-        &self, sums: &mut Array<i32>, corrections: &mut Array<i32>, places: &Places, rows: &Rows, group: u32,
-        quad: u32, #[comptime] count: usize,
-    ) {
-        let dot = comptime!(self.plan.dot);
-        let mut weights = Array::<Quad>::new(STEP);
+    #[unroll]
+    for i in 0..count {
+        let quad = geometry.code_quad(codes, table, places, i, rows.channel, group, quad, plan.walk);
+        let quad = operand(quad, plan.dot);
         #[unroll]
         for j in 0..STEP {
-            weights[j] = self.weight_quad(rows.row + comptime!(j as u32), quad);
-            corrections[j] = add_weights(weights[j], corrections[j], dot);
-        }
-        #[unroll]
-        for i in 0..count {
-            let quad = operand(self.code_quad(places, i, rows.channel, group, quad), dot);
-            #[unroll]
-            for j in 0..STEP {
-                sums[i * STEP + j] = dot_quad(quad, weights[j], sums[i * STEP + j], dot);
-            }
-        }
-    }
-
-    /// Adds the scaled sums of a scale group to `values`.
-    fn fold(
-        &self, values: &mut Array<f32>, sums: &Array<i32>, corrections: &Array<i32>, rows: &Rows, group: u32,
-        #[comptime] tile: usize,
-    ) {
-        #[unroll]
-        for j in 0..STEP {
-            if comptime!(j as u32) < rows.valid {
-                let factor = self.factor(group, rows.output + comptime!(j as u32));
-                #[unroll]
-                for t in 0..tile {
-                    let sum = corrected(sums[t * STEP + j], corrections[j], comptime!(self.plan.dot));
-                    values[t * STEP + j] += factor * f32::cast_from(sum);
-                }
-            }
-        }
-    }
-
-    /// What a unit puts into shared memory next: quads from `first` on, zeros from `end` on. First those of codes, as
-    /// operands, and then those of weights, which are also added to `partial`.
-    #[allow(clippy::too_many_arguments)]
-    fn load(
-        &self, loaded: &mut Array<Quad>, partial: &mut Array<i32>, places: &Places, rows: &TileRows,
-        group: u32, first: u32, end: u32, #[comptime] tile: Tile,
-    ) {
-        let (units, depth) = comptime!((tile.all_units() as u32, Tile::DEPTH as u32));
-        let (code_quads, weight_quads) = comptime!((tile.code_quads(), tile.weight_quads()));
-        let dot = comptime!(self.plan.dot);
-        #[unroll]
-        for k in 0..code_quads {
-            let quad = first + (UNIT_POS + comptime!(k as u32) * units) % depth;
-            let mut codes_of_quad = Quad::from_int(0);
-            if quad < end {
-                codes_of_quad = self.code_quad(places, k, rows.channel, group, quad);
-            }
-            loaded[k] = operand(codes_of_quad, dot);
-        }
-        #[unroll]
-        for k in 0..weight_quads {
-            let item = UNIT_POS + comptime!(k as u32) * units;
-            let (row, quad) = (item / depth, first + item % depth);
-            let mut weights = Quad::from_int(0);
-            if quad < end && row < rows.count {
-                weights = self.weight_quad(rows.first + row, quad);
-            }
-            partial[k] = add_weights(weights, partial[k], dot);
-            loaded[code_quads + k] = weights;
-        }
-    }
-}
-
-#[cube]
-impl<'a, M: Size> Output<'a, M> {
-    /// Writes the results of four rows at `position`, if it exists.
-    pub(super) fn write_rows(&mut self, values: Vector<f32, Quad4>, position: u32, rows: &Rows) {
-        if position < self.geometry.positions && rows.valid > 0 {
-            self.write(values, position, rows.output, rows.valid);
-        }
-    }
-
-    /// Writes the results of four rows at positions `first`, `first + stride`, ...
-    fn write_tile(
-        &mut self, values: &Array<f32>, first: u32, stride: u32, rows: &Rows, #[comptime] tile: usize,
-    ) {
-        #[unroll]
-        for t in 0..tile {
-            let mut four = Vector::<f32, Quad4>::from_int(0);
-            #[unroll]
-            for j in 0..STEP {
-                four.insert(j, values[t * STEP + j]);
-            }
-            self.write_rows(four, first + comptime!(t as u32) * stride, rows);
+            sums[i * STEP + j] = dot_quad(quad, weights[j], sums[i * STEP + j], plan.dot);
         }
     }
 }
@@ -216,10 +91,9 @@ pub(super) fn direct_kernel<N: Size, W: Size, M: Size>(
     residual: &[f32], out: &mut [Vector<u32, M>], geometry: Geometry, quantizer: Quantizer,
     #[comptime] tile: usize, #[comptime] plan: Plan,
 ) {
-    let operands = Operands::<N, W>::new(codes, weight, table, multiplier, &geometry, plan);
-    let mut output = Output::<M>::new(addend, residual, quantizer, out, &geometry, plan.epilogue);
     // Rows first, so that neighbours share codes and write side by side.
-    let (quads, all_quads) = geometry.row_tiles(4u32);
+    let quads = geometry.group_outputs.div_ceil(4);
+    let all_quads = geometry.outputs / geometry.group_outputs * quads;
     let i = ABSOLUTE_POS as u32;
     let first = i / all_quads * comptime!(tile as u32);
     if first >= geometry.positions {
@@ -238,13 +112,103 @@ pub(super) fn direct_kernel<N: Size, W: Size, M: Size>(
     for group in 0..geometry.scale_groups {
         set_to_zero(&mut sums, comptime!(tile * STEP));
         set_to_zero(&mut corrections, STEP);
-        let (begin, end) = operands.quads(group);
+        let begin = geometry.first_quad(table, group, plan.walk.order);
+        let end = geometry.end_quad(table, group, plan.walk.order);
         for quad in begin..end {
-            operands.add_quad(&mut sums, &mut corrections, &places, &rows, group, quad, tile);
+            add_quad(
+                &mut sums,
+                &mut corrections,
+                codes,
+                weight,
+                table,
+                &geometry,
+                &places,
+                &rows,
+                group,
+                quad,
+                tile,
+                plan,
+            );
         }
-        operands.fold(&mut values, &sums, &corrections, &rows, group, tile);
+        fold(&mut values, &sums, &corrections, multiplier, &geometry, &rows, group, tile, plan.dot);
     }
-    output.write_tile(&values, first, 1u32, &rows, tile);
+    finish_tile(
+        &values,
+        first,
+        1u32,
+        &rows,
+        addend,
+        residual,
+        &quantizer,
+        out,
+        &geometry,
+        tile,
+        plan.epilogue,
+    );
+}
+
+/// Adds the scaled sums of a scale group to `values`.
+#[cube]
+#[allow(clippy::too_many_arguments)]
+fn fold(
+    values: &mut Array<f32>, sums: &Array<i32>, corrections: &Array<i32>, multiplier: &[f32],
+    geometry: &Geometry, rows: &Rows, group: u32, #[comptime] tile: usize, #[comptime] dot: Dot,
+) {
+    #[unroll]
+    for j in 0..STEP {
+        if comptime!(j as u32) < rows.valid {
+            let at = group * geometry.outputs + rows.output + comptime!(j as u32);
+            let factor = multiplier[at as usize];
+            #[unroll]
+            for t in 0..tile {
+                let sum = corrected(sums[t * STEP + j], corrections[j], dot);
+                values[t * STEP + j] += factor * f32::cast_from(sum);
+            }
+        }
+    }
+}
+
+/// Writes the results of four rows at `position`, if it exists.
+#[cube]
+#[allow(clippy::too_many_arguments)]
+pub(super) fn finish_four<M: Size>(
+    values: Vector<f32, Quad4>, position: u32, rows: &Rows, addend: &[f32], residual: &[f32],
+    quantizer: &Quantizer, out: &mut [Vector<u32, M>], geometry: &Geometry, #[comptime] epilogue: Epilogue,
+) {
+    if position < geometry.positions && rows.valid > 0 {
+        finish(
+            values,
+            position,
+            rows.output,
+            rows.valid,
+            addend,
+            residual,
+            quantizer,
+            out,
+            geometry,
+            epilogue,
+        );
+    }
+}
+
+/// Writes the results of four rows at positions `first`, `first + stride`, ...
+#[cube]
+#[allow(clippy::too_many_arguments)]
+fn finish_tile<M: Size>(
+    values: &Array<f32>, first: u32, stride: u32, rows: &Rows, addend: &[f32], residual: &[f32],
+    quantizer: &Quantizer, out: &mut [Vector<u32, M>], geometry: &Geometry, #[comptime] tile: usize,
+    #[comptime] epilogue: Epilogue,
+) {
+    #[unroll]
+    for t in 0..tile {
+        let mut four = Vector::<f32, Quad4>::from_int(0);
+        #[unroll]
+        for j in 0..STEP {
+            four.insert(j, values[t * STEP + j]);
+        }
+        let position = first + comptime!(t as u32) * stride;
+        finish_four(four, position, rows, addend, residual, quantizer, out, geometry, epilogue);
+    }
 }
 
 /// The tile of a cube: `units[0]` times `units[1]` units, with `positions` positions and four rows each.
@@ -293,21 +257,44 @@ impl Tile {
     }
 }
 
-/// Rows of weights of a cube: the first one, how many there are from it on, and their first input channel.
+/// Rows of weights of a cube: the first one, and how many there are from it on.
 #[derive(CubeType, Clone, Copy)]
-pub(super) struct TileRows {
-    pub(super) first: u32,
-    pub(super) count: u32,
-    pub(super) channel: u32,
+struct TileRows {
+    first: u32,
+    count: u32,
 }
 
-/// Those of group of channels `channel_group` from row `row` on.
+/// What a unit puts into shared memory next: quads from `first` on, zeros from `end` on. First those of codes, as
+/// operands, and then those of weights, which are also added to `partial`.
 #[cube]
-pub(super) fn tile_rows(geometry: &Geometry, channel_group: u32, row: u32) -> TileRows {
-    TileRows {
-        first: channel_group * geometry.group_rows + row,
-        count: geometry.group_rows - row,
-        channel: geometry.first_channel(channel_group),
+#[allow(clippy::too_many_arguments)]
+fn load_quads<N: Size, W: Size>(
+    loaded: &mut Array<Quad>, partial: &mut Array<i32>, codes: &[Vector<u32, N>], weight: &[Vector<u32, W>],
+    table: &[u32], geometry: &Geometry, places: &Places, rows: &Rows, tile_rows: &TileRows, group: u32,
+    first: u32, end: u32, #[comptime] tile: Tile, #[comptime] plan: Plan,
+) {
+    let (units, depth) = comptime!((tile.all_units() as u32, Tile::DEPTH as u32));
+    let (code_quads, weight_quads) = comptime!((tile.code_quads(), tile.weight_quads()));
+    #[unroll]
+    for k in 0..code_quads {
+        let quad = first + (UNIT_POS + comptime!(k as u32) * units) % depth;
+        let mut codes_of_quad = Quad::from_int(0);
+        if quad < end {
+            codes_of_quad = geometry.code_quad(codes, table, places, k, rows.channel, group, quad, plan.walk);
+        }
+        loaded[k] = operand(codes_of_quad, plan.dot);
+    }
+    #[unroll]
+    for k in 0..weight_quads {
+        let item = UNIT_POS + comptime!(k as u32) * units;
+        let (row, quad) = (item / depth, first + item % depth);
+        let mut weights = Quad::from_int(0);
+        if quad < end && row < tile_rows.count {
+            let at = (tile_rows.first + row) * geometry.row_blocks * comptime!(BLOCK_QUADS as u32) + quad;
+            weights = weight_quad(weight, geometry.blocks, at, plan.bits);
+        }
+        partial[k] = add_weights(weights, partial[k], plan.dot);
+        loaded[code_quads + k] = weights;
     }
 }
 
@@ -322,15 +309,14 @@ pub(super) fn tiled_kernel<N: Size, W: Size, M: Size>(
     residual: &[f32], out: &mut [Vector<u32, M>], geometry: Geometry, quantizer: Quantizer,
     #[comptime] tile: Tile, #[comptime] plan: Plan,
 ) {
-    let operands = Operands::<N, W>::new(codes, weight, table, multiplier, &geometry, plan);
-    let mut output = Output::<M>::new(addend, residual, quantizer, out, &geometry, plan.epilogue);
     let (units, depth, pitch) = comptime!((tile.all_units() as u32, Tile::DEPTH as u32, Tile::PITCH as u32));
     let (units_y, units_x) = comptime!((tile.units[0] as u32, tile.units[1] as u32));
     let (cube_positions, cube_rows) = comptime!((tile.cube_positions() as u32, tile.cube_rows() as u32));
     let (count, code_quads, weight_quads) =
         comptime!((tile.positions, tile.code_quads(), tile.weight_quads()));
 
-    let (row_tiles, all_row_tiles) = geometry.row_tiles(cube_rows);
+    let row_tiles = geometry.group_outputs.div_ceil(cube_rows);
+    let all_row_tiles = geometry.outputs / geometry.group_outputs * row_tiles;
     let cube = CUBE_POS as u32;
     let first_position = cube / all_row_tiles * cube_positions;
     if first_position >= geometry.positions {
@@ -338,7 +324,10 @@ pub(super) fn tiled_kernel<N: Size, W: Size, M: Size>(
     }
     let channel_group = cube % all_row_tiles / row_tiles;
     let first_row = cube % row_tiles * cube_rows;
-    let tile_rows = tile_rows(&geometry, channel_group, first_row);
+    let tile_rows = TileRows {
+        first: channel_group * geometry.group_rows + first_row,
+        count: geometry.group_rows - first_row,
+    };
     let (x, y) = (UNIT_POS % units_x, UNIT_POS / units_x);
     let rows = rows(&geometry, channel_group, first_row + 4 * x);
 
@@ -362,8 +351,24 @@ pub(super) fn tiled_kernel<N: Size, W: Size, M: Size>(
         set_to_zero(&mut sums, comptime!(count * STEP));
         set_to_zero(&mut corrections, STEP);
         set_to_zero(&mut partial, weight_quads);
-        let (begin, end) = operands.quads(group);
-        operands.load(&mut loaded, &mut partial, &places, &tile_rows, group, begin, end, tile);
+        let begin = geometry.first_quad(table, group, plan.walk.order);
+        let end = geometry.end_quad(table, group, plan.walk.order);
+        load_quads(
+            &mut loaded,
+            &mut partial,
+            codes,
+            weight,
+            table,
+            &geometry,
+            &places,
+            &rows,
+            &tile_rows,
+            group,
+            begin,
+            end,
+            tile,
+            plan,
+        );
         for first in range_stepped(begin, end, depth) {
             sync_cube(); // the last quads may still be read
             #[unroll]
@@ -379,7 +384,22 @@ pub(super) fn tiled_kernel<N: Size, W: Size, M: Size>(
                 shared_weights[(place * pitch + quad) as usize] = loaded[code_quads + k];
             }
             // The next ones come from memory while these are multiplied.
-            operands.load(&mut loaded, &mut partial, &places, &tile_rows, group, first + depth, end, tile);
+            load_quads(
+                &mut loaded,
+                &mut partial,
+                codes,
+                weight,
+                table,
+                &geometry,
+                &places,
+                &rows,
+                &tile_rows,
+                group,
+                first + depth,
+                end,
+                tile,
+                plan,
+            );
             sync_cube();
             for quad in 0..depth {
                 let mut weights = Array::<Quad>::new(STEP);
@@ -417,9 +437,21 @@ pub(super) fn tiled_kernel<N: Size, W: Size, M: Size>(
                 }
             }
         }
-        operands.fold(&mut values, &sums, &corrections, &rows, group, count);
+        fold(&mut values, &sums, &corrections, multiplier, &geometry, &rows, group, count, plan.dot);
     }
-    output.write_tile(&values, first_position + y, units_y, &rows, count);
+    finish_tile(
+        &values,
+        first_position + y,
+        units_y,
+        &rows,
+        addend,
+        residual,
+        &quantizer,
+        out,
+        &geometry,
+        count,
+        plan.epilogue,
+    );
 }
 
 /// How a cube of [`split_kernel`] works: `units` units for `positions` positions and four rows, `groups` scale groups of
@@ -447,11 +479,10 @@ pub(super) fn split_kernel<N: Size, W: Size, M: Size>(
     residual: &[f32], out: &mut [Vector<u32, M>], geometry: Geometry, quantizer: Quantizer,
     #[comptime] split: Split, #[comptime] plan: Plan,
 ) {
-    let operands = Operands::<N, W>::new(codes, weight, table, multiplier, &geometry, plan);
-    let mut output = Output::<M>::new(addend, residual, quantizer, out, &geometry, plan.epilogue);
     let (units, parts) = comptime!((split.units as u32, split.parts as u32));
     let (count, segments) = comptime!((split.positions, (split.groups * split.parts) as u32));
-    let (quads, all_quads) = geometry.row_tiles(4u32);
+    let quads = geometry.group_outputs.div_ceil(4);
+    let all_quads = geometry.outputs / geometry.group_outputs * quads;
     let cube = CUBE_POS as u32;
     let first = cube / all_quads * comptime!(count as u32);
     if first >= geometry.positions {
@@ -471,9 +502,23 @@ pub(super) fn split_kernel<N: Size, W: Size, M: Size>(
         let (group, part) = (segment / parts, segment % parts);
         set_to_zero(&mut sums, comptime!(count * STEP));
         set_to_zero(&mut corrections, STEP);
-        let (begin, end) = operands.quads(group);
+        let begin = geometry.first_quad(table, group, plan.walk.order);
+        let end = geometry.end_quad(table, group, plan.walk.order);
         for quad in range_stepped(begin + part, end, parts) {
-            operands.add_quad(&mut sums, &mut corrections, &places, &rows, group, quad, count);
+            add_quad(
+                &mut sums,
+                &mut corrections,
+                codes,
+                weight,
+                table,
+                &geometry,
+                &places,
+                &rows,
+                group,
+                quad,
+                count,
+                plan,
+            );
         }
         #[unroll]
         for k in 0..comptime!(count * STEP) {
@@ -502,11 +547,24 @@ pub(super) fn split_kernel<N: Size, W: Size, M: Size>(
                 if comptime!(j as u32) < rows.valid {
                     let row = t * 4 + comptime!(j as u32);
                     let sum = shared[(row * segments + group * parts) as usize];
-                    let factor = operands.factor(group, rows.output + comptime!(j as u32));
+                    let factor =
+                        multiplier[(group * geometry.outputs + rows.output + comptime!(j as u32)) as usize];
                     values[j] += factor * f32::cast_from(sum);
                 }
             }
         }
-        output.write_tile(&values, first + t, 1u32, &rows, 1usize);
+        finish_tile(
+            &values,
+            first + t,
+            1u32,
+            &rows,
+            addend,
+            residual,
+            &quantizer,
+            out,
+            &geometry,
+            1usize,
+            plan.epilogue,
+        );
     }
 }

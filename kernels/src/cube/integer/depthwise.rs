@@ -3,7 +3,7 @@
 
 use super::Quad4;
 use super::codes::Quantizer;
-use super::epilogue::{Epilogue, Output};
+use super::epilogue::{Epilogue, finish};
 use super::geometry::{Geometry, Places};
 use super::words::{BLOCK_QUADS, QUAD, byte, signed_byte, weight_quad};
 use crate::integer::STEP;
@@ -18,7 +18,6 @@ pub(super) fn depthwise_kernel<W: Size, M: Size>(
     out: &mut [Vector<u32, M>], geometry: Geometry, quantizer: Quantizer, #[comptime] tile: usize,
     #[comptime] bits: BitWidth, #[comptime] epilogue: Epilogue,
 ) {
-    let mut results = Output::<M>::new(addend, residual, quantizer, out, &geometry, epilogue);
     let words = geometry.pixel_words;
     let i = ABSOLUTE_POS as u32;
     let (first, word) = (i / words * comptime!(tile as u32), i % words);
@@ -80,7 +79,7 @@ pub(super) fn depthwise_kernel<W: Size, M: Size>(
                     values.insert(lane, factor * f32::cast_from(sums[t * STEP + lane]));
                 }
             }
-            results.write(values, position, output, valid);
+            finish(values, position, output, valid, addend, residual, &quantizer, out, &geometry, epilogue);
         }
     }
 }

@@ -41,69 +41,52 @@ impl Epilogue {
     }
 }
 
-/// What becomes of the sums of a convolution, and where its results go.
-#[derive(CubeType)]
-pub(super) struct Output<'a, M: Size> {
-    pub(super) addend: &'a [f32],
-    pub(super) residual: &'a [f32],
-    pub(super) quantizer: Quantizer,
-    pub(super) out: &'a mut [Vector<u32, M>],
-    pub(super) geometry: &'a Geometry,
-    #[cube(comptime)]
-    pub(super) epilogue: Epilogue,
-}
-
+/// Writes the results of four outputs at `position`, of which `valid` exist. `values` are the scaled sums. Results are
+/// f32, one by one or in vectors of four; or codes, and then `output` is a multiple of four.
 #[cube]
-impl<'a, M: Size> Output<'a, M> {
-    pub(super) fn new(
-        addend: &'a [f32], residual: &'a [f32], quantizer: Quantizer, out: &'a mut [Vector<u32, M>],
-        geometry: &'a Geometry, #[comptime] epilogue: Epilogue,
-    ) -> Output<'a, M> {
-        Output::<'a, M> { addend, residual, quantizer, out, geometry, epilogue }
+#[allow(clippy::too_many_arguments)]
+pub(super) fn finish<M: Size>(
+    values: Vector<f32, Quad4>, position: u32, output: u32, valid: u32, addend: &[f32], residual: &[f32],
+    quantizer: &Quantizer, out: &mut [Vector<u32, M>], geometry: &Geometry, #[comptime] epilogue: Epilogue,
+) {
+    let lanes = M::value();
+    let vectors = comptime!(lanes == STEP);
+    let mut results = values;
+    let at = position * geometry.outputs + output;
+    let mut addend_at = output;
+    if comptime!(epilogue.by_position) {
+        addend_at = position % geometry.image_positions * geometry.outputs + output;
     }
-
-    /// Writes the results of four outputs at `position`, of which `valid` exist. `values` are the scaled sums. Results are
-    /// f32, one by one or in vectors of four; or codes, and then `output` is a multiple of four.
-    pub(super) fn write(&mut self, values: Vector<f32, Quad4>, position: u32, output: u32, valid: u32) {
-        let lanes = M::value();
-        let vectors = comptime!(lanes == STEP);
-        let mut results = values;
-        let at = position * self.geometry.outputs + output;
-        let mut addend_at = output;
-        if comptime!(self.epilogue.by_position) {
-            addend_at = position % self.geometry.image_positions * self.geometry.outputs + output;
+    #[unroll]
+    for lane in 0..STEP {
+        let lane_u32 = comptime!(lane as u32);
+        if lane_u32 < valid {
+            let mut value = values.extract(lane) + addend[(addend_at + lane_u32) as usize];
+            if comptime!(epilogue.residual) {
+                value += residual[(at + lane_u32) as usize];
+            }
+            if comptime!(epilogue.activation != Activation::None) {
+                value = max(value, 0.0f32);
+            }
+            if comptime!(epilogue.activation == Activation::Relu6) {
+                value = min(value, 6.0f32);
+            }
+            if comptime!(epilogue.is_codes() || vectors) {
+                results.insert(lane, value);
+            } else {
+                out[(at + lane_u32) as usize] = Vector::new(u32::reinterpret(value));
+            }
         }
+    }
+    if comptime!(epilogue.is_codes()) {
+        let word = code_word(results, valid, quantizer, comptime!(epilogue.bits()));
+        out[(position * geometry.out_words + output / 4) as usize] = Vector::new(word);
+    } else if comptime!(vectors) {
+        let mut words = Vector::<u32, M>::from_int(0);
         #[unroll]
         for lane in 0..STEP {
-            let lane_u32 = comptime!(lane as u32);
-            if lane_u32 < valid {
-                let mut value = values.extract(lane) + self.addend[(addend_at + lane_u32) as usize];
-                if comptime!(self.epilogue.residual) {
-                    value += self.residual[(at + lane_u32) as usize];
-                }
-                if comptime!(self.epilogue.activation != Activation::None) {
-                    value = max(value, 0.0f32);
-                }
-                if comptime!(self.epilogue.activation == Activation::Relu6) {
-                    value = min(value, 6.0f32);
-                }
-                if comptime!(self.epilogue.is_codes() || vectors) {
-                    results.insert(lane, value);
-                } else {
-                    self.out[(at + lane_u32) as usize] = Vector::new(u32::reinterpret(value));
-                }
-            }
+            words.insert(lane, u32::reinterpret(results.extract(lane)));
         }
-        if comptime!(self.epilogue.is_codes()) {
-            let word = code_word(results, valid, &self.quantizer, comptime!(self.epilogue.bits()));
-            self.out[(position * self.geometry.out_words + output / 4) as usize] = Vector::new(word);
-        } else if comptime!(vectors) {
-            let mut words = Vector::<u32, M>::from_int(0);
-            #[unroll]
-            for lane in 0..STEP {
-                words.insert(lane, u32::reinterpret(results.extract(lane)));
-            }
-            self.out[(at / 4) as usize] = words;
-        }
+        out[(at / 4) as usize] = words;
     }
 }

@@ -324,12 +324,6 @@ impl Geometry {
         words
     }
 
-    /// Tiles of `rows` rows: those of a group of channels, and all.
-    pub(super) fn row_tiles(&self, rows: u32) -> (u32, u32) {
-        let tiles = self.group_outputs.div_ceil(rows);
-        (tiles, self.outputs / self.group_outputs * tiles)
-    }
-
     /// The first input channel of the rows of a group of channels.
     pub(super) fn first_channel(&self, channel_group: u32) -> u32 {
         channel_group * self.inputs

@@ -10,10 +10,9 @@
 
 use super::Quad4;
 use super::codes::Quantizer;
-use super::conv::{Operands, OperandsExpand, Plan, TileRows, rows, tile_rows};
-use super::epilogue::Output;
+use super::conv::{Plan, finish_four, rows};
 use super::geometry::{Geometry, Places};
-use super::words::{Quad, bytes_of, in_order, packed_quad, raw_quad};
+use super::words::{BLOCK_QUADS, Quad, bytes_of, in_order, packed_quad, raw_quad, weight_quad};
 use crate::integer::STEP;
 use burn_cubecl::cubecl::cmma::MmaDefinition;
 use burn_cubecl::cubecl::{self, prelude::*};
@@ -139,72 +138,43 @@ fn row_of(place: u32) -> u32 {
     place / 16 * 16 + column / 2 * 4 + second * 2 + column % 2
 }
 
-/// `count` pairs of pairs of sums, which are zero.
+/// What a unit puts into shared memory next: quads from `first` on, zeros from `end` on.
 #[cube]
-fn zeros(#[comptime] count: usize) -> Sequence<Array<Pair>> {
-    let mut sums = Sequence::<Array<Pair>>::new();
+#[allow(clippy::too_many_arguments)]
+fn load<N: Size, W: Size>(
+    next_codes: &mut Array<Quad>, next_weights: &mut Array<Quad>, codes: &[Vector<u32, N>],
+    weight: &[Vector<u32, W>], table: &[u32], geometry: &Geometry, places: &Places, bases: &Array<u32>,
+    channel: u32, first_row: u32, row_count: u32, group: u32, first: u32, end: u32,
+    #[comptime] tile: MmaTile, #[comptime] plan: Plan,
+) {
+    let (units, depth) = comptime!((tile.units() as u32, DEPTH as u32));
+    // The number of units is a multiple of the depth.
+    let quad = first + UNIT_POS % depth;
     #[unroll]
-    for _ in 0..count {
-        let mut pair = Array::<Pair>::new(2usize);
-        pair[0] = Pair::from_int(0);
-        pair[1] = Pair::from_int(0);
-        sums.push(pair);
+    for k in 0..comptime!(tile.code_quads()) {
+        next_codes[k] = Quad::from_int(0);
     }
-    sums
-}
-
-/// What a unit puts into shared memory next.
-#[derive(CubeType)]
-struct Next {
-    codes: Array<Quad>,
-    weights: Array<Quad>,
-}
-
-#[cube]
-impl<'a, N: Size, W: Size> Operands<'a, N, W> {
-    /// [`Operands::code_quad`]; `base` is the [`Geometry::straight_base`] of the place.
-    #[allow(clippy::too_many_arguments)]
-    fn code_quad_from(
-        &self, base: u32, places: &Places, #[comptime] place: usize, channel: u32, group: u32, quad: u32,
-    ) -> Quad {
-        if comptime!(self.plan.walk.straight) {
-            self.geometry.straight_quad(self.codes, base, group, quad)
-        } else {
-            self.code_quad(places, place, channel, group, quad)
-        }
+    #[unroll]
+    for k in 0..comptime!(tile.weight_quads()) {
+        next_weights[k] = Quad::from_int(0);
     }
-
-    /// Makes `next` the quads from `first` on, with zeros from `end` on.
-    #[allow(clippy::too_many_arguments)]
-    fn fetch(
-        &self, next: &mut Next, places: &Places, bases: &Array<u32>, rows: &TileRows, group: u32, first: u32,
-        end: u32, #[comptime] tile: MmaTile,
-    ) {
-        let (units, depth) = comptime!((tile.units() as u32, DEPTH as u32));
-        // The number of units is a multiple of the depth.
-        let quad = first + UNIT_POS % depth;
-        #[unroll]
-        for k in 0..comptime!(tile.code_quads()) {
-            next.codes[k] = Quad::from_int(0);
-        }
+    // All in one branch: the loads are issued here, and not where there is room for them among the products.
+    if quad < end {
         #[unroll]
         for k in 0..comptime!(tile.weight_quads()) {
-            next.weights[k] = Quad::from_int(0);
+            let place = UNIT_POS / depth + comptime!(k as u32 * units / depth);
+            // Rows that do not exist are not written either.
+            let row = min(row_of(place), row_count - 1);
+            let at = (first_row + row) * geometry.row_blocks * comptime!(BLOCK_QUADS as u32) + quad;
+            next_weights[k] = raw_quad(weight, geometry.blocks, at, plan.bits);
         }
-        // All in one branch: the loads are issued here, and not where there is room for them among the products.
-        if quad < end {
-            #[unroll]
-            for k in 0..comptime!(tile.weight_quads()) {
-                let place = UNIT_POS / depth + comptime!(k as u32 * units / depth);
-                // Rows that do not exist are not written either.
-                let row = min(row_of(place), rows.count - 1);
-                let at = self.weight_at(rows.first + row, quad);
-                next.weights[k] = raw_quad(self.weight, self.geometry.blocks, at, comptime!(self.plan.bits));
-            }
-            #[unroll]
-            for k in 0..comptime!(tile.code_quads()) {
-                next.codes[k] = self.code_quad_from(bases[k], places, k, rows.channel, group, quad);
-            }
+        #[unroll]
+        for k in 0..comptime!(tile.code_quads()) {
+            next_codes[k] = if comptime!(plan.walk.straight) {
+                geometry.straight_quad(codes, bases[k], group, quad)
+            } else {
+                geometry.code_quad(codes, table, places, k, channel, group, quad, plan.walk)
+            };
         }
     }
 }
@@ -217,8 +187,6 @@ pub(super) fn mma_kernel<N: Size, W: Size, M: Size, S: Size>(
     residual: &[f32], out: &mut [Vector<u32, M>], geometry: Geometry, quantizer: Quantizer,
     #[comptime] scaled: bool, #[comptime] tile: MmaTile, #[comptime] plan: Plan,
 ) {
-    let operands = Operands::<N, W>::new(codes, weight, table, multiplier, &geometry, plan);
-    let mut output = Output::<M>::new(addend, residual, quantizer, out, &geometry, plan.epilogue);
     let (units, depth) = comptime!((tile.units() as u32, DEPTH as u32));
     let (cube_positions, cube_rows) = comptime!((tile.cube_positions() as u32, tile.cube_rows() as u32));
     let (code_quads, weight_quads, products) =
@@ -226,7 +194,8 @@ pub(super) fn mma_kernel<N: Size, W: Size, M: Size, S: Size>(
 
     // Cubes go through bands of tiles of positions, and in a band through the tiles of rows.
     let position_tiles = geometry.positions.div_ceil(cube_positions);
-    let (row_tiles, all_row_tiles) = geometry.row_tiles(cube_rows);
+    let row_tiles = geometry.group_outputs.div_ceil(cube_rows);
+    let all_row_tiles = geometry.outputs / geometry.group_outputs * row_tiles;
     let cube = CUBE_POS as u32;
     let first_tile = cube / (all_row_tiles * BAND) * BAND;
     if first_tile >= position_tiles {
@@ -241,7 +210,9 @@ pub(super) fn mma_kernel<N: Size, W: Size, M: Size, S: Size>(
     }
     let channel_group = row_tile / row_tiles;
     let cube_row = row_tile % row_tiles * cube_rows;
-    let tile_rows = tile_rows(&geometry, channel_group, cube_row);
+    let first_row = channel_group * geometry.group_rows + cube_row;
+    let row_count = geometry.group_rows - cube_row;
+    let channel = geometry.first_channel(channel_group);
 
     let plane = UNIT_POS / PLANE_U32;
     let (plane_y, plane_x) =
@@ -264,27 +235,53 @@ pub(super) fn mma_kernel<N: Size, W: Size, M: Size, S: Size>(
         let item = UNIT_POS + comptime!(k as u32 / 2) * units;
         let position = item / PLANE_U32 * 16 + item % PLANE_U32 / depth + comptime!(k as u32 % 2 * 8);
         places.set(&geometry, k, first_position + position);
-        bases[k] = geometry.straight_base(&places, k, tile_rows.channel);
+        bases[k] = geometry.straight_base(&places, k, channel);
     }
     let definition = MmaDefinition::<u8, i8, i32>::new(SHAPE[0], SHAPE[1], SHAPE[2]);
-    let mut sums = zeros(products);
+    let mut sums = Sequence::<Array<Pair>>::new();
+    #[unroll]
+    for _ in 0..products {
+        let mut pair = Array::<Pair>::new(2usize);
+        pair[0] = Pair::from_int(0);
+        pair[1] = Pair::from_int(0);
+        sums.push(pair);
+    }
     let mut values = Array::<f32>::new(comptime!(if scaled { products * 4 } else { 1 }));
     #[unroll]
     for i in 0..comptime!(if scaled { products * 4 } else { 0 }) {
         values[i] = 0.0;
     }
-    let mut next = Next { codes: Array::new(code_quads), weights: Array::new(weight_quads) };
+    let mut next_codes = Array::<Quad>::new(code_quads);
+    let mut next_weights = Array::<Quad>::new(weight_quads);
     let mut stage = 0u32;
     let groups = select(comptime!(scaled), geometry.scale_groups, 1u32);
     for group in 0..groups {
-        let (begin, end) = operands.quads(group);
-        operands.fetch(&mut next, &places, &bases, &tile_rows, group, begin, end, tile);
+        let begin = geometry.first_quad(table, group, plan.walk.order);
+        let end = geometry.end_quad(table, group, plan.walk.order);
+        load(
+            &mut next_codes,
+            &mut next_weights,
+            codes,
+            weight,
+            table,
+            &geometry,
+            &places,
+            &bases,
+            channel,
+            first_row,
+            row_count,
+            group,
+            begin,
+            end,
+            tile,
+            plan,
+        );
         for first in range_stepped(begin, end, depth) {
             let (code_stage, weight_stage) = (stage * cube_positions * depth, stage * cube_rows * depth);
             #[unroll]
             for k in 0..comptime!(code_quads / 2) {
-                let low = in_order(next.codes[comptime!(2 * k)], comptime!(shared_bits(plan.bits)));
-                let high = in_order(next.codes[comptime!(2 * k + 1)], comptime!(shared_bits(plan.bits)));
+                let low = in_order(next_codes[comptime!(2 * k)], comptime!(shared_bits(plan.bits)));
+                let high = in_order(next_codes[comptime!(2 * k + 1)], comptime!(shared_bits(plan.bits)));
                 let item = UNIT_POS + comptime!(k as u32) * units;
                 let at = code_stage + item / PLANE_U32 * 2 * PLANE_U32 + item % PLANE_U32;
                 #[unroll]
@@ -302,7 +299,7 @@ pub(super) fn mma_kernel<N: Size, W: Size, M: Size, S: Size>(
             for k in 0..weight_quads {
                 let item = UNIT_POS + comptime!(k as u32) * units;
                 if item < cube_rows * depth {
-                    let mut quad = next.weights[k];
+                    let mut quad = next_weights[k];
                     if comptime!(!is_packed(plan.bits)) {
                         quad = bytes_of(quad, UNIT_POS % 2, plan.bits);
                     }
@@ -311,7 +308,24 @@ pub(super) fn mma_kernel<N: Size, W: Size, M: Size, S: Size>(
             }
             // The one barrier: a unit that fills the other stage has waited for all that read it.
             sync_cube();
-            operands.fetch(&mut next, &places, &bases, &tile_rows, group, first + depth, end, tile);
+            load(
+                &mut next_codes,
+                &mut next_weights,
+                codes,
+                weight,
+                table,
+                &geometry,
+                &places,
+                &bases,
+                channel,
+                first_row,
+                row_count,
+                group,
+                first + depth,
+                end,
+                tile,
+                plan,
+            );
             let mut rows_of_plane = Sequence::<Array<Bytes<i8>>>::new();
             #[unroll]
             for r in 0..comptime!(tile.rows * 2) {
@@ -357,7 +371,8 @@ pub(super) fn mma_kernel<N: Size, W: Size, M: Size, S: Size>(
                 for j in 0..STEP {
                     let mut factor = 0.0f32;
                     if comptime!(j as u32) < rows.valid {
-                        factor = operands.factor(group, rows.output + comptime!(j as u32));
+                        let at = group * geometry.outputs + rows.output + comptime!(j as u32);
+                        factor = multiplier[at as usize];
                     }
                     #[unroll]
                     for i in 0..comptime!(tile.positions * 2) {
@@ -386,7 +401,7 @@ pub(super) fn mma_kernel<N: Size, W: Size, M: Size, S: Size>(
         for j in 0..STEP {
             factors[j] = 0.0;
             if comptime!(!scaled) && comptime!(j as u32) < rows.valid {
-                factors[j] = operands.factor(0u32, rows.output + comptime!(j as u32));
+                factors[j] = multiplier[(rows.output + comptime!(j as u32)) as usize];
             }
         }
         #[unroll]
@@ -409,7 +424,7 @@ pub(super) fn mma_kernel<N: Size, W: Size, M: Size, S: Size>(
                 + plane_y * comptime!((tile.positions * SHAPE[0]) as u32)
                 + comptime!((i / 2 * SHAPE[0] + i % 2 * 8) as u32)
                 + g;
-            output.write_rows(four, position, &rows);
+            finish_four(four, position, &rows, addend, residual, &quantizer, out, &geometry, plan.epilogue);
         }
     }
 }
@@ -448,12 +463,11 @@ pub(super) fn mma_split_kernel<N: Size, W: Size, M: Size>(
     residual: &[f32], out: &mut [Vector<u32, M>], geometry: Geometry, quantizer: Quantizer,
     #[comptime] split: MmaSplit, #[comptime] plan: Plan,
 ) {
-    let operands = Operands::<N, W>::new(codes, weight, table, multiplier, &geometry, plan);
-    let mut output = Output::<M>::new(addend, residual, quantizer, out, &geometry, plan.epilogue);
     let cube_rows = comptime!(split.cube_rows() as u32);
     let bits = comptime!(shared_bits(plan.bits));
     let packed = comptime!(is_packed(plan.bits));
-    let (row_tiles, all_row_tiles) = geometry.row_tiles(cube_rows);
+    let row_tiles = geometry.group_outputs.div_ceil(cube_rows);
+    let all_row_tiles = geometry.outputs / geometry.group_outputs * row_tiles;
     let cube = CUBE_POS as u32;
     let first_position = cube / all_row_tiles * comptime!(SHAPE[1] as u32);
     if first_position >= geometry.positions {
@@ -470,8 +484,17 @@ pub(super) fn mma_split_kernel<N: Size, W: Size, M: Size>(
     places.set(&geometry, 0usize, first_position + g);
     let valid = first_position + g < geometry.positions;
     let definition = MmaDefinition::<i8, u8, i32>::new(SHAPE[0], SHAPE[1], SHAPE[2]);
-    let mut sums = zeros(comptime!(split.rows));
-    let (begin, end) = operands.quads(0u32);
+    let mut sums = Sequence::<Array<Pair>>::new();
+    #[unroll]
+    for _ in 0..split.rows {
+        let mut pair = Array::<Pair>::new(2usize);
+        pair[0] = Pair::from_int(0);
+        pair[1] = Pair::from_int(0);
+        sums.push(pair);
+    }
+    let begin = geometry.first_quad(table, 0u32, plan.walk.order);
+    let end = geometry.end_quad(table, 0u32, plan.walk.order);
+    let row_quads = geometry.row_blocks * comptime!(BLOCK_QUADS as u32);
     let piece = comptime!(4 * split.quads as u32);
     let base = geometry.straight_base(&places, 0usize, channel);
     // The units of a plane stay together.
@@ -484,10 +507,10 @@ pub(super) fn mma_split_kernel<N: Size, W: Size, M: Size>(
             #[unroll]
             for r in 0..comptime!(split.rows * 2) {
                 let row = min(cube_row + g + comptime!(8 * r as u32), geometry.group_rows - 1);
-                let at = operands.weight_at(channel_group * geometry.group_rows + row, quad);
+                let at = (channel_group * geometry.group_rows + row) * row_quads + quad;
                 vectors[r] = Vector::from_int(0);
                 if inside {
-                    vectors[r] = operands.weight[(at / comptime!(split.quads as u32)) as usize];
+                    vectors[r] = weight[(at / comptime!(split.quads as u32)) as usize];
                 }
             }
         }
@@ -496,7 +519,11 @@ pub(super) fn mma_split_kernel<N: Size, W: Size, M: Size>(
             let mut quad_of_codes = Quad::from_int(0);
             if valid && inside {
                 let quad = quad + comptime!(q as u32);
-                let natural = operands.code_quad_from(base, &places, 0usize, channel, 0u32, quad);
+                let natural = if comptime!(plan.walk.straight) {
+                    geometry.straight_quad(codes, base, 0u32, quad)
+                } else {
+                    geometry.code_quad(codes, table, &places, 0usize, channel, 0u32, quad, plan.walk)
+                };
                 quad_of_codes = in_order(natural, bits);
             }
             #[unroll]
@@ -510,10 +537,10 @@ pub(super) fn mma_split_kernel<N: Size, W: Size, M: Size>(
                     } else {
                         let row =
                             min(cube_row + g + comptime!((16 * r + 8 * i) as u32), geometry.group_rows - 1);
+                        let at = (channel_group * geometry.group_rows + row) * row_quads + quad;
                         rows_of_unit[i] = Quad::from_int(0);
                         if inside {
-                            rows_of_unit[i] =
-                                operands.weight_quad(channel_group * geometry.group_rows + row, quad);
+                            rows_of_unit[i] = weight_quad(weight, geometry.blocks, at, plan.bits);
                         }
                     }
                 }
@@ -564,10 +591,20 @@ pub(super) fn mma_split_kernel<N: Size, W: Size, M: Size>(
                 sum += shared[(at + comptime!((p * split.sums() * PLANE) as u32)) as usize];
             }
             if comptime!(j as u32) < rows.valid {
-                let factor = operands.factor(0u32, rows.output + comptime!(j as u32));
+                let factor = multiplier[(rows.output + comptime!(j as u32)) as usize];
                 values.insert(j, factor * f32::cast_from(sum >> comptime!(8 - bits as i32)));
             }
         }
-        output.write_rows(values, first_position + position, &rows);
+        finish_four(
+            values,
+            first_position + position,
+            &rows,
+            addend,
+            residual,
+            &quantizer,
+            out,
+            &geometry,
+            plan.epilogue,
+        );
     }
 }
