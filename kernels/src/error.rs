@@ -112,6 +112,14 @@ pub enum KernelError {
         /// What it must be.
         expected: Vec<usize>,
     },
+    /// A scale or offset that does not fit 16 bits.
+    #[error("{what} {found}: expected a number that a half holds, at most 65504")]
+    Half {
+        /// `scale` or `offset`.
+        what: &'static str,
+        /// The number, as text.
+        found: String,
+    },
     /// A code that its width does not have.
     #[error("weight code {found}: expected {low} to {high} at {bits} bits")]
     CodeRange {

@@ -1,0 +1,301 @@
+//! Tiles of products in groups: rows and weights have scales of their own for every block of 32 inputs, so the sums of a block
+//! become values before the next one is summed.
+//!
+//! A loop is written once, over the decoder of packed codes, for vectors ([`Vectors`]) of each instruction set. Weights are
+//! unsigned here, `u = q + 2^(b-1)`: that is how they lie in memory, and what `vpdpbusd` takes. With `s` and `z` the scale and the
+//! offset of a group of weights, `t` the scale of a row's group and `c` its codes,
+//!
+//! ```text
+//! value += t * (s * sum(u c) + (z - s * 2^(b-1)) * sum(c))
+//! ```
+//!
+//! Both sums are exact. The offset is made up for in `f32`, from halves: the product of `s` with a power of two is exact.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+
+use super::super::decode::{self, Bytes, for_width};
+use crate::integer::PANEL;
+use crate::layout::BLOCK;
+use bytemuck::{Pod, Zeroable};
+use dr_precision::BitWidth;
+
+/// 32 codes of a row, with a scale of their own: what a block of weights is multiplied with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct RowGroup {
+    /// From -127 to 127; zeros where there are no inputs.
+    pub codes: [i8; BLOCK],
+    pub scale: f32,
+    /// Of the codes: an integer.
+    pub sum: f32,
+}
+
+/// Rows of the largest tile there is.
+pub(in super::super) const GROUP_ROWS: usize = 6;
+/// Panels of the largest tile there is.
+pub(in super::super) const GROUP_PANELS: usize = 3;
+
+/// What products are added to: `[rows, panels, 16]`.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(in super::super) struct Values(pub [[[f32; PANEL]; GROUP_PANELS]; GROUP_ROWS]);
+
+/// How the blocks of weights lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum GroupForm {
+    /// As they are stored: `b` vectors of codes, 16 scales and 16 offsets in halves.
+    Packed,
+    /// Unpacked for several tiles: 8 vectors of codes, 16 scales and 16 offsets, less what makes codes unsigned, in `f32`.
+    Bytes,
+}
+
+impl GroupForm {
+    /// Bytes of a block.
+    pub(in super::super) const fn block_bytes(self, bits: BitWidth) -> usize {
+        match self {
+            Self::Packed => (bits.bits() as usize + 1) * 64,
+            Self::Bytes => 10 * 64,
+        }
+    }
+}
+
+/// What a tile is computed from.
+pub(in super::super) struct GroupOperands {
+    /// The first group of the first row.
+    pub rows: *const RowGroup,
+    /// How many rows there are, at most as many as the tile has, and groups from one to the next.
+    pub row_count: usize,
+    pub row_groups: usize,
+    /// The first block of the first panel.
+    pub weights: *const u8,
+    /// How many panels there are, at most as many as the tile has, and bytes from one to the next.
+    pub panel_count: usize,
+    pub panel_bytes: usize,
+    pub form: GroupForm,
+    /// Blocks that are summed.
+    pub blocks: usize,
+    /// Width of the weights.
+    pub bits: BitWidth,
+}
+
+/// How one instruction set computes tiles in groups.
+pub(in super::super) trait GroupKernel: Sync {
+    /// Rows and panels of a tile.
+    fn group_tile(&self, form: GroupForm) -> [usize; 2];
+
+    /// What is to be taken from the weights of `bits` bits as they are multiplied, so that they are the codes.
+    fn group_offset(&self, bits: BitWidth) -> i32 {
+        1 << (bits.bits() - 1)
+    }
+
+    /// Adds the products of a tile.
+    ///
+    /// # Safety
+    /// The machine has the instructions. All that `operands` says can be read.
+    unsafe fn add_groups(&self, operands: &GroupOperands, values: &mut Values);
+}
+
+/// Bytes between what is used and what is fetched from memory.
+const AHEAD: usize = 2048;
+
+/// The vectors of an instruction set, which is enabled by the function that all of this is compiled into.
+trait Vectors {
+    /// 64 bytes: four weights of each output of a panel.
+    type Codes: Bytes;
+    /// A sum for each output.
+    type Sums: Copy;
+    /// A value for each output.
+    type Values: Copy;
+
+    /// What is to be taken from weights: [`GroupKernel::group_offset`].
+    #[inline(always)]
+    fn offset(bits: u32) -> f32 {
+        (1u32 << (bits - 1)) as f32
+    }
+
+    /// Has memory fetched.
+    #[inline(always)]
+    unsafe fn prefetch(_at: *const u8) {}
+
+    unsafe fn zero() -> Self::Sums;
+
+    /// Adds the products of the four codes at `codes + 4 STEP` with weights of at most `bits` bits, which is a constant where this
+    /// is compiled into; steps are taken in order.
+    unsafe fn add<const STEP: usize, const PANELS: usize>(
+        bits: u32, sums: &mut [Self::Sums; PANELS], codes: *const i8, weights: [Self::Codes; PANELS],
+    );
+
+    unsafe fn load(at: *const f32) -> Self::Values;
+
+    unsafe fn store(values: Self::Values, at: *mut f32);
+
+    /// From halves.
+    unsafe fn widen(at: *const u16) -> Self::Values;
+
+    /// `values + factor * other`.
+    unsafe fn multiply_add(values: Self::Values, factor: f32, other: Self::Values) -> Self::Values;
+
+    /// `values + row.scale * (scale * sums + offset * row.sum)`.
+    unsafe fn scaled(
+        values: Self::Values, sums: Self::Sums, scale: Self::Values, offset: Self::Values,
+        row: *const RowGroup,
+    ) -> Self::Values;
+}
+
+/// How blocks lie in memory.
+trait Source<V: Vectors> {
+    /// Width of the weights, or a larger one.
+    const BITS: u32;
+    /// Bytes of a block.
+    const BYTES: usize;
+    /// Whether weights come from memory.
+    const STREAMED: bool;
+    /// The weights of a step.
+    unsafe fn step<const STEP: usize>(block: *const u8) -> V::Codes;
+    /// Scales, and offsets less what makes weights unsigned.
+    unsafe fn scales(block: *const u8) -> [V::Values; 2];
+}
+
+/// [`GroupForm::Packed`].
+struct Packed<const BITS: u32>;
+
+impl<V: Vectors, const BITS: u32> Source<V> for Packed<BITS> {
+    const BITS: u32 = BITS;
+    const BYTES: usize = (BITS as usize + 1) * 64;
+    const STREAMED: bool = true;
+
+    #[inline(always)]
+    unsafe fn step<const STEP: usize>(block: *const u8) -> V::Codes {
+        // SAFETY: The caller promises the block.
+        unsafe { decode::step::<V::Codes, BITS>(block, STEP as u32) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales(block: *const u8) -> [V::Values; 2] {
+        // SAFETY: The caller promises the block: these are behind its codes, aligned as it is.
+        unsafe {
+            let halves = block.add(BITS as usize * 64).cast::<u16>();
+            let scale = V::widen(halves);
+            [scale, V::multiply_add(V::widen(halves.add(PANEL)), -V::offset(BITS), scale)]
+        }
+    }
+}
+
+/// [`GroupForm::Bytes`], of weights of at most so many bits.
+struct Unpacked<const BITS: u32>;
+
+impl<V: Vectors, const BITS: u32> Source<V> for Unpacked<BITS> {
+    const BITS: u32 = BITS;
+    const BYTES: usize = 10 * 64;
+    const STREAMED: bool = false;
+
+    #[inline(always)]
+    unsafe fn step<const STEP: usize>(block: *const u8) -> V::Codes {
+        // SAFETY: The caller promises the block.
+        unsafe { block.add(STEP * 64).cast::<V::Codes>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn scales(block: *const u8) -> [V::Values; 2] {
+        // SAFETY: The caller promises the block.
+        unsafe { [V::load(block.add(8 * 64).cast()), V::load(block.add(9 * 64).cast())] }
+    }
+}
+
+/// A tile of so many rows and panels; what is missing repeats the first.
+#[inline(always)]
+unsafe fn tile<V: Vectors, S: Source<V>, const ROWS: usize, const PANELS: usize>(
+    operands: &GroupOperands, values: &mut Values,
+) {
+    // SAFETY: The caller promises that the operands can be read, and enables the instructions.
+    unsafe {
+        let mut rows = [operands.rows; ROWS];
+        for (row, groups) in rows.iter_mut().enumerate().take(operands.row_count) {
+            *groups = groups.add(row * operands.row_groups);
+        }
+        let mut panels = [operands.weights; PANELS];
+        for (panel, weights) in panels.iter_mut().enumerate().take(operands.panel_count) {
+            *weights = weights.add(panel * operands.panel_bytes);
+        }
+        let mut tile = [[V::load(values.0[0][0].as_ptr()); PANELS]; ROWS];
+        for (tile, values) in tile.iter_mut().zip(&values.0) {
+            for (tile, values) in tile.iter_mut().zip(values) {
+                *tile = V::load(values.as_ptr());
+            }
+        }
+        for _ in 0..operands.blocks {
+            if S::STREAMED {
+                for panel in panels {
+                    for vector in 0..S::BYTES / 64 {
+                        V::prefetch(panel.wrapping_add(vector * 64 + AHEAD));
+                    }
+                }
+            }
+            let mut sums = [[V::zero(); PANELS]; ROWS];
+            macro_rules! steps {
+                ($($step:literal)*) => {$({
+                    let mut weights = [S::step::<$step>(panels[0]); PANELS];
+                    for (weights, panel) in weights.iter_mut().zip(panels).skip(1) {
+                        *weights = S::step::<$step>(panel);
+                    }
+                    for (sums, row) in sums.iter_mut().zip(rows) {
+                        V::add::<$step, PANELS>(S::BITS, sums, row.cast(), weights);
+                    }
+                })*};
+            }
+            steps!(0 1 2 3 4 5 6 7);
+            for (panel, block) in panels.iter_mut().enumerate() {
+                let [scale, offset] = S::scales(*block);
+                for ((tile, sums), row) in tile.iter_mut().zip(&sums).zip(rows) {
+                    tile[panel] = V::scaled(tile[panel], sums[panel], scale, offset, row);
+                }
+                *block = block.add(S::BYTES);
+            }
+            for row in &mut rows {
+                *row = row.add(1);
+            }
+        }
+        for (tile, values) in tile.iter().zip(&mut values.0) {
+            for (tile, values) in tile.iter().zip(values) {
+                V::store(*tile, values.as_mut_ptr());
+            }
+        }
+    }
+}
+
+/// [`tile`] of packed weights.
+#[inline(always)]
+unsafe fn packed<V: Vectors, const ROWS: usize, const PANELS: usize>(
+    operands: &GroupOperands, values: &mut Values,
+) {
+    // SAFETY: As promised by the caller.
+    unsafe {
+        for_width!(operands.bits, BITS, tile::<V, Packed<BITS>, ROWS, PANELS>(operands, values))
+    }
+}
+
+impl<V: Bytes, const N: usize> Bytes for [V; N] {
+    #[inline(always)]
+    unsafe fn or(mut self, other: Self) -> Self {
+        for (vector, other) in self.iter_mut().zip(other) {
+            // SAFETY: As promised by the caller.
+            *vector = unsafe { vector.or(other) };
+        }
+        self
+    }
+
+    #[inline(always)]
+    unsafe fn field(mut self, up: i32, mask: u8) -> Self {
+        for vector in &mut self {
+            // SAFETY: As promised by the caller.
+            *vector = unsafe { vector.field(up, mask) };
+        }
+        self
+    }
+}
