@@ -4,6 +4,7 @@ use super::super::avx2::{Avx2, AvxVnni};
 use super::{GroupForm, GroupKernel, GroupOperands, RowGroup, Unpacked, Values, Vectors, packed, tile};
 use crate::integer::STEP;
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
 impl GroupKernel for Avx2 {
     fn group_tile(&self, _: GroupForm) -> [usize; 2] {
@@ -37,13 +38,13 @@ unsafe fn avx2(operands: &GroupOperands, values: &mut Values) {
     // SAFETY: As promised by the caller.
     unsafe {
         match (operands.form, operands.row_count, operands.bits.bits()) {
-            (GroupForm::Packed, 1, _) => packed::<Pairs, 1, 1>(operands, values),
-            (GroupForm::Packed, _, _) => packed::<Pairs, 4, 1>(operands, values),
-            (GroupForm::Bytes, _, ..=4) => tile::<Pairs, Unpacked<4>, 4, 1>(operands, values),
-            (GroupForm::Bytes, _, 5) => tile::<Pairs, Unpacked<5>, 4, 1>(operands, values),
-            (GroupForm::Bytes, _, 6) => tile::<Pairs, Unpacked<6>, 4, 1>(operands, values),
-            (GroupForm::Bytes, _, 7) => tile::<Pairs, Unpacked<7>, 4, 1>(operands, values),
-            (GroupForm::Bytes, _, _) => tile::<Pairs, Unpacked<8>, 4, 1>(operands, values),
+            (GroupForm::Packed, 1, _) => packed::<Halves<Pairs>, 1, 1>(operands, values),
+            (GroupForm::Packed, _, _) => packed::<Halves<Pairs>, 4, 1>(operands, values),
+            (GroupForm::Bytes, _, ..=4) => tile::<Halves<Pairs>, Unpacked<4>, 4, 1>(operands, values),
+            (GroupForm::Bytes, _, 5) => tile::<Halves<Pairs>, Unpacked<5>, 4, 1>(operands, values),
+            (GroupForm::Bytes, _, 6) => tile::<Halves<Pairs>, Unpacked<6>, 4, 1>(operands, values),
+            (GroupForm::Bytes, _, 7) => tile::<Halves<Pairs>, Unpacked<7>, 4, 1>(operands, values),
+            (GroupForm::Bytes, _, _) => tile::<Halves<Pairs>, Unpacked<8>, 4, 1>(operands, values),
         }
     }
 }
@@ -55,15 +56,15 @@ unsafe fn avx_vnni(operands: &GroupOperands, values: &mut Values) {
     // SAFETY: As promised by the caller.
     unsafe {
         match (operands.form, operands.row_count) {
-            (GroupForm::Packed, 1) => packed::<Vnni, 1, 1>(operands, values),
-            (GroupForm::Packed, _) => packed::<Vnni, 4, 1>(operands, values),
-            (GroupForm::Bytes, _) => tile::<Vnni, Unpacked<8>, 4, 1>(operands, values),
+            (GroupForm::Packed, 1) => packed::<Halves<Vnni>, 1, 1>(operands, values),
+            (GroupForm::Packed, _) => packed::<Halves<Vnni>, 4, 1>(operands, values),
+            (GroupForm::Bytes, _) => tile::<Halves<Vnni>, Unpacked<8>, 4, 1>(operands, values),
         }
     }
 }
 
 /// How products of bytes are summed.
-trait Products {
+pub(super) trait Products {
     /// A sum for each of eight outputs, under way.
     type Sum: Copy;
 
@@ -149,7 +150,10 @@ impl Products for Pairs {
     }
 }
 
-impl<P: Products> Vectors for P {
+/// Two vectors of eight outputs each.
+pub(super) struct Halves<P>(PhantomData<P>);
+
+impl<P: Products> Vectors for Halves<P> {
     type Codes = [__m256i; 2];
     type Sums = [P::Sum; 2];
     type Values = [__m256; 2];

@@ -275,9 +275,7 @@ unsafe fn packed<V: Vectors, const ROWS: usize, const PANELS: usize>(
     operands: &GroupOperands, values: &mut Values,
 ) {
     // SAFETY: As promised by the caller.
-    unsafe {
-        for_width!(operands.bits, BITS, tile::<V, Packed<BITS>, ROWS, PANELS>(operands, values))
-    }
+    unsafe { for_width!(operands.bits, BITS, tile::<V, Packed<BITS>, ROWS, PANELS>(operands, values)) }
 }
 
 impl<V: Bytes, const N: usize> Bytes for [V; N] {
