@@ -215,18 +215,19 @@ unsafe fn tile<V: Vectors, S: Source<V>, const ROWS: usize, const PANELS: usize>
 ) {
     // SAFETY: The caller promises that the operands can be read, and enables the instructions.
     unsafe {
-        let mut rows = [operands.rows; ROWS];
-        for (row, groups) in rows.iter_mut().enumerate().take(operands.row_count) {
-            *groups = groups.add(row * operands.row_groups);
+        // Loops over constants, by index: iterators are not always unrolled, and vectors would be in memory.
+        let (mut rows, mut panels) = ([operands.rows; ROWS], [operands.weights; PANELS]);
+        for row in 1..ROWS {
+            rows[row] = rows[row].add(if row < operands.row_count { row * operands.row_groups } else { 0 });
         }
-        let mut panels = [operands.weights; PANELS];
-        for (panel, weights) in panels.iter_mut().enumerate().take(operands.panel_count) {
-            *weights = weights.add(panel * operands.panel_bytes);
+        for panel in 1..PANELS {
+            let start = if panel < operands.panel_count { panel * operands.panel_bytes } else { 0 };
+            panels[panel] = panels[panel].add(start);
         }
         let mut tile = [[V::load(values.0[0][0].as_ptr()); PANELS]; ROWS];
-        for (tile, values) in tile.iter_mut().zip(&values.0) {
-            for (tile, values) in tile.iter_mut().zip(values) {
-                *tile = V::load(values.as_ptr());
+        for row in 0..ROWS {
+            for panel in 0..PANELS {
+                tile[row][panel] = V::load(values.0[row][panel].as_ptr());
             }
         }
         for _ in 0..operands.blocks {
@@ -241,29 +242,29 @@ unsafe fn tile<V: Vectors, S: Source<V>, const ROWS: usize, const PANELS: usize>
             macro_rules! steps {
                 ($($step:literal)*) => {$({
                     let mut weights = [S::step::<$step>(panels[0]); PANELS];
-                    for (weights, panel) in weights.iter_mut().zip(panels).skip(1) {
-                        *weights = S::step::<$step>(panel);
+                    for panel in 1..PANELS {
+                        weights[panel] = S::step::<$step>(panels[panel]);
                     }
-                    for (sums, row) in sums.iter_mut().zip(rows) {
-                        V::add::<$step, PANELS>(S::BITS, sums, row.cast(), weights);
+                    for row in 0..ROWS {
+                        V::add::<$step, PANELS>(S::BITS, &mut sums[row], rows[row].cast(), weights);
                     }
                 })*};
             }
             steps!(0 1 2 3 4 5 6 7);
-            for (panel, block) in panels.iter_mut().enumerate() {
-                let [scale, offset] = S::scales(*block);
-                for ((tile, sums), row) in tile.iter_mut().zip(&sums).zip(rows) {
-                    tile[panel] = V::scaled(tile[panel], sums[panel], scale, offset, row);
+            for panel in 0..PANELS {
+                let [scale, offset] = S::scales(panels[panel]);
+                for row in 0..ROWS {
+                    tile[row][panel] = V::scaled(tile[row][panel], sums[row][panel], scale, offset, rows[row]);
                 }
-                *block = block.add(S::BYTES);
+                panels[panel] = panels[panel].add(S::BYTES);
             }
             for row in &mut rows {
                 *row = row.add(1);
             }
         }
-        for (tile, values) in tile.iter().zip(&mut values.0) {
-            for (tile, values) in tile.iter().zip(values) {
-                V::store(*tile, values.as_mut_ptr());
+        for row in 0..ROWS {
+            for panel in 0..PANELS {
+                V::store(tile[row][panel], values.0[row][panel].as_mut_ptr());
             }
         }
     }
