@@ -10,14 +10,14 @@ use crate::error::{product, size};
 use crate::integer::WeightLayout;
 use crate::layout::BLOCK;
 use dr_precision::{BitWidth, Granularity};
-use half::f16;
 use std::fmt;
 use std::sync::Arc;
 
 #[cfg(test)]
 mod tests;
 
-/// The codes `q` of a linear layer at one width, with a scale `s` and an offset `z` for each output and 32 inputs: weights are `s q + z`.
+/// The codes `q` of a linear layer at one width, with a scale `s` and an offset `z` for each output and group of
+/// inputs: weights are `s q + z`.
 /// Cheap to clone. It cannot be switched: a second switch is another rounding.
 #[derive(Clone)]
 pub struct GroupedWeight {
@@ -26,45 +26,51 @@ pub struct GroupedWeight {
 }
 
 impl StoredWeight {
-    /// The second rounding, by shifts: the codes of `bits` bits, with scales and offsets of that width, `[outputs, groups]`, which are
-    /// rounded to halves. (Codes and scales lie together, so they are copied at the stored width, too.)
+    /// The second rounding, by shifts: the codes of `bits` bits, with scales and offsets of that width, `[outputs, groups]`, for each group
+    /// of [`GroupedWeight::GROUP`] inputs or a multiple of them (the last group may have fewer): what this weight's granularity says.
+    ///
+    /// Scales and offsets are rounded: to halves of the largest one of their output; at up to 4 bits offsets to 127 steps up to the
+    /// largest, and scales to the squares of 255 steps. [`GroupedWeight::scales`] and [`GroupedWeight::offsets`] are what becomes of them.
+    /// (They lie with the codes, which are copied at the stored width, too.)
     ///
     /// # Errors
-    /// [`KernelError::Size`] for the weight of a convolution, or other groups than those of 32 inputs; [`KernelError::Precision`]
-    /// for a width above the stored one, [`KernelError::ScaleCount`] for another number of scales or offsets, and
-    /// [`KernelError::Half`] for those that no half is near to.
+    /// [`KernelError::Size`] for the weight of a convolution, [`KernelError::GroupSize`] for a granularity without such groups,
+    /// [`KernelError::Precision`] for a width above the stored one, [`KernelError::ScaleCount`] for another number of scales or
+    /// offsets, [`KernelError::GroupScale`] for an infinity, a NaN or a negative scale.
     pub fn with_offsets(
         &self, bits: BitWidth, scales: &[f32], offsets: &[f32],
     ) -> Result<GroupedWeight, KernelError> {
         self.layout().bits().shift_to(bits)?;
         let layout = self.layout().at(bits)?;
         size("taps of the weight and its groups", &[layout.taps(), layout.groups()], &[1, 1])?;
-        size("inputs that share a scale", &[layout.run()], &[BLOCK.min(layout.inputs().max(1))])?;
-        let halves = [("scale", scales), ("offset", offsets)].map(|(what, values)| {
-            let expected = layout.outputs() * layout.blocks();
+        match layout.granularity() {
+            Granularity::Group(inputs) if inputs.get() % GroupedWeight::GROUP == 0 => (),
+            other => {
+                return Err(KernelError::GroupSize { found: other.to_string(), unit: GroupedWeight::GROUP });
+            }
+        }
+        for (what, values) in [("scale", scales), ("offset", offsets)] {
+            let expected = layout.outputs() * layout.scale_groups();
             if values.len() != expected {
                 let (found, shape) = (values.len(), vec![layout.outputs(), layout.inputs()]);
                 let granularity = layout.granularity().to_string();
                 return Err(KernelError::ScaleCount { what, found, expected, shape, granularity });
             }
-            let halves: Vec<f16> = values.iter().map(|&value| f16::from_f32(value)).collect();
-            match halves.iter().zip(values).find(|(half, _)| !half.is_finite()) {
-                Some((_, &found)) => Err(KernelError::Half { what, found: found.to_string() }),
-                None => Ok(halves),
+            let usable = |value: f32| value.is_finite() && (value >= 0.0 || what == "offset");
+            if let Some(&found) = values.iter().find(|&&value| !usable(value)) {
+                return Err(KernelError::GroupScale { what, found: found.to_string() });
             }
-        });
-        let [scales, offsets] = halves;
-        let (scales, offsets) = (scales?, offsets?);
-        let words = group_words(self.words(), self.layout().bits(), &layout, [&scales, &offsets]);
+        }
+        let words = group_words(self.words(), self.layout().bits(), &layout, [scales, offsets]);
         Ok(GroupedWeight { layout, words: Arc::new(words) })
     }
 }
 
 impl GroupedWeight {
-    /// Inputs that share a scale, of a weight and of [`Rows`].
+    /// Inputs that share a scale in [`Rows`], and in a weight, where multiples of them may, too.
     pub const GROUP: usize = BLOCK;
 
-    /// How the codes of such a weight are grouped: what [`StoredWeight::from_codes`] is to be told.
+    /// The smallest groups: a granularity for [`StoredWeight::from_codes`].
     pub const GRANULARITY: Granularity = match std::num::NonZeroUsize::new(BLOCK) {
         Some(group) => Granularity::Group(group),
         None => Granularity::Tensor,
@@ -94,14 +100,14 @@ impl GroupedWeight {
         group_codes(&self.words, &self.layout)
     }
 
-    /// The scales, `[outputs, groups]`, as products take them: rounded to halves.
+    /// The scales, `[outputs, groups]`, as products take them: rounded.
     #[must_use]
     pub fn scales(&self) -> Vec<f32> {
         let [scales, _] = group_scales(&self.words, &self.layout);
         scales
     }
 
-    /// The offsets, `[outputs, groups]`, as products take them: rounded to halves.
+    /// The offsets, `[outputs, groups]`, as products take them: rounded.
     #[must_use]
     pub fn offsets(&self) -> Vec<f32> {
         let [_, offsets] = group_scales(&self.words, &self.layout);

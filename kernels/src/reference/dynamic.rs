@@ -23,22 +23,25 @@ pub struct Grouped<'a> {
     pub codes: &'a [i32],
     /// The scales.
     pub scales: &'a [f32],
+    /// Inputs that share a scale.
+    pub group: usize,
 }
 
-/// The product of `x` with a weight, `[rows, outputs]`, in f64 and rounded once. `offsets` are `[outputs, groups]`, the bias is `[outputs]`.
+/// The product of `x` with a weight, `[rows, outputs]`, in f64. `offsets` are `[outputs, groups]`, the bias is `[outputs]`.
 #[must_use]
 pub fn dynamic_product(
     x: Grouped, weight: Grouped, offsets: &[f32], bias: &[f32], [rows, inputs]: [usize; 2],
-) -> Vec<f32> {
-    let (groups, outputs) = (inputs.div_ceil(BLOCK), bias.len());
+) -> Vec<f64> {
+    let outputs = bias.len();
     let value = |row: usize, output: usize| {
         let product = |input: usize| {
-            let (of_row, of_weight) = (row * groups + input / BLOCK, output * groups + input / BLOCK);
+            let group = |of: &Grouped, row: usize| row * inputs.div_ceil(of.group) + input / of.group;
+            let (of_row, of_weight) = (group(&x, row), group(&weight, output));
             let value = f64::from(x.scales[of_row]) * f64::from(x.codes[row * inputs + input]);
             let code = f64::from(weight.codes[output * inputs + input]);
             value * (f64::from(weight.scales[of_weight]) * code + f64::from(offsets[of_weight]))
         };
-        ((0..inputs).map(product).sum::<f64>() + f64::from(bias[output])) as f32
+        (0..inputs).map(product).sum::<f64>() + f64::from(bias[output])
     };
     (0..rows).flat_map(|row| (0..outputs).map(move |output| value(row, output))).collect()
 }

@@ -32,28 +32,41 @@ fn pairs() -> impl Iterator<Item = (BitWidth, BitWidth)> {
     BitWidth::ALL.into_iter().flat_map(below).filter(|(stored, bits)| bits <= stored)
 }
 
-fn stored(codes: &[i8], shape: [usize; 2], bits: BitWidth) -> StoredWeight {
-    StoredWeight::from_codes(codes, &shape, 1, bits, GroupedWeight::GRANULARITY).unwrap()
+fn stored(codes: &[i8], shape: [usize; 2], bits: BitWidth, group: usize) -> StoredWeight {
+    let granularity = Granularity::Group(group.try_into().unwrap());
+    StoredWeight::from_codes(codes, &shape, 1, bits, granularity).unwrap()
 }
 
-fn halves(values: &[f32]) -> Vec<f32> {
-    values.iter().map(|&value| f16::from_f32(value).to_f32()).collect()
+/// Scales and offsets are near those that were asked for: `found` and `asked` are `[outputs, groups]`.
+fn check_rounding(found: &[f32], asked: &[f32], groups: usize, error: f32) {
+    for (found, asked) in found.chunks(groups.max(1)).zip(asked.chunks(groups.max(1))) {
+        let largest = asked.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        for (found, asked) in found.iter().zip(asked) {
+            assert!((found - asked).abs() <= error * largest, "{found}, {asked}");
+        }
+    }
 }
 
 /// One product, whole: codes, scales, rows and results.
-fn check(stored_bits: BitWidth, bits: BitWidth, [rows, inputs, outputs]: [usize; 3], seed: u64) {
+fn check(widths: [BitWidth; 2], [rows, inputs, outputs]: [usize; 3], group: usize, seed: u64) {
+    let [stored_bits, bits] = widths;
     let numbers = &mut Numbers(seed);
-    let groups = inputs.div_ceil(GroupedWeight::GROUP);
+    let groups = inputs.div_ceil(group).max(1);
     let codes = numbers.codes(outputs * inputs, stored_bits);
-    let (scales, offsets) = (numbers.floats(outputs * groups), numbers.floats(outputs * groups));
-    let (bias, x) = (numbers.floats(outputs), numbers.floats(rows * inputs));
-    let weight =
-        stored(&codes, [outputs, inputs], stored_bits).with_offsets(bits, &scales, &offsets).unwrap();
+    let scales: Vec<f32> = numbers.floats(outputs * groups).iter().map(|x| x.abs()).collect();
+    let (offsets, bias) = (numbers.floats(outputs * groups), numbers.floats(outputs));
+    let x = numbers.floats(rows * inputs);
+    let weight = stored(&codes, [outputs, inputs], stored_bits, group);
+    let weight = weight.with_offsets(bits, &scales, &offsets).unwrap();
     let codes: Vec<i32> =
         codes.iter().map(|&code| semantics::switch(code.into(), stored_bits, bits)).collect();
     assert_eq!(weight.codes(), codes);
-    let (scales, offsets) = (halves(&scales), halves(&offsets));
-    assert_eq!((weight.scales(), weight.offsets()), (scales.clone(), offsets.clone()));
+    if inputs > 0 {
+        let error = if bits.bits() <= 4 { 1.0 / 253.0 } else { 1.0 / 2047.0 };
+        check_rounding(&weight.scales(), &scales, groups, error);
+        check_rounding(&weight.offsets(), &offsets, groups, error);
+    }
+    let (scales, offsets) = (weight.scales(), weight.offsets());
 
     let mut of_x = Rows::new();
     of_x.quantize(&x, rows, inputs).unwrap();
@@ -61,20 +74,34 @@ fn check(stored_bits: BitWidth, bits: BitWidth, [rows, inputs, outputs]: [usize;
     assert_eq!(of_x.codes().into_iter().map(i32::from).collect::<Vec<_>>(), x_codes);
     assert_eq!(of_x.scales(), x_scales);
 
-    let of_rows = Grouped { codes: &x_codes, scales: &x_scales };
-    let of_weight = Grouped { codes: &codes, scales: &scales };
+    let of_rows = Grouped { codes: &x_codes, scales: &x_scales, group: 32 };
+    let of_weight = Grouped { codes: &codes, scales: &scales, group };
     let expected = reference::dynamic_product(of_rows, of_weight, &offsets, &bias, [rows, inputs]);
-    // What could have been added, at most.
-    let magnitude = (inputs.max(1) as f32) * (1.0 + (1 << bits.bits()) as f32);
+    // The sum of all magnitudes, with unsigned codes: what rounding errors are relative to.
+    let low = -bits.signed_min();
+    let unsigned: Vec<i32> = codes.iter().map(|code| code + low).collect();
+    let positive: Vec<i32> = x_codes.iter().map(|code| code.abs()).collect();
+    let magnitude = reference::dynamic_product(
+        Grouped { codes: &positive, ..of_rows },
+        Grouped { codes: &unsigned, ..of_weight },
+        &offsets
+            .iter()
+            .zip(&scales)
+            .map(|(offset, scale)| offset.abs() + low as f32 * scale)
+            .collect::<Vec<_>>(),
+        &bias.iter().map(|x| x.abs()).collect::<Vec<_>>(),
+        [rows, inputs],
+    );
+    // A rounding for each group, and some for its value.
+    let roundings = (inputs.div_ceil(32) + 5) as f64 * f64::from(f32::EPSILON) / 2.0;
     let product = DynamicProduct::new(weight, Some(&bias)).unwrap();
     for kernel in kernels() {
         let mut out = vec![f32::NAN; rows * outputs];
         DynamicProduct::run_on(kernel, &of_x, &mut [(&product, &mut out[..])]).unwrap();
-        for (i, (found, expected)) in out.iter().zip(&expected).enumerate() {
-            let near = (found - expected).abs() <= 2e-7 * magnitude;
+        for (i, (&found, expected)) in out.iter().zip(&expected).enumerate() {
             assert!(
-                near,
-                "{kernel}, {stored_bits} -> {bits}, {rows} x {inputs} x {outputs}, {i}: {found}, {expected}"
+                (f64::from(found) - expected).abs() <= roundings * magnitude[i],
+                "{kernel}, {stored_bits} -> {bits}, {rows} x {inputs} x {outputs} in {group}, {i}: {found}, {expected}"
             );
         }
     }
@@ -84,7 +111,7 @@ fn check(stored_bits: BitWidth, bits: BitWidth, [rows, inputs, outputs]: [usize;
 fn every_pair_of_widths() {
     for (stored, bits) in pairs() {
         for [rows, inputs, outputs] in [[1, 100, 70], [3, 64, 33], [7, 37, 16], [13, 610, 50]] {
-            check(stored, bits, [rows, inputs, outputs], 5);
+            check([stored, bits], [rows, inputs, outputs], 32, 5);
         }
     }
 }
@@ -95,31 +122,59 @@ proptest! {
     #[test]
     fn products_are_those_of_the_reference(
         pair in prop::sample::select(pairs().collect::<Vec<_>>()), rows in 0usize..41, inputs in 0usize..300,
-        outputs in 0usize..120, seed: u64,
+        outputs in 0usize..120, units in prop::sample::select(vec![1usize, 2, 3, 100]), seed: u64,
     ) {
-        check(pair.0, pair.1, [rows, inputs, outputs], seed);
+        check(pair.into(), [rows, inputs, outputs], 32 * units, seed);
     }
 }
 
-/// Panels that are read in streams, in several tasks.
+/// Panels that are read in streams, in several tasks; many rows; more blocks than are unpacked together.
 #[test]
-fn few_rows_of_many_outputs() {
+fn several_tasks() {
     for rows in [1, 2, 4] {
-        check(BitWidth::B8, BitWidth::B4, [rows, 700, 1500], 3);
+        check([BitWidth::B8, BitWidth::B4], [rows, 700, 1500], 32, 3);
     }
-    check(BitWidth::B8, BitWidth::B8, [530, 70, 40], 3);
+    check([BitWidth::B8, BitWidth::B8], [530, 70, 40], 32, 3);
+    check([BitWidth::B8, BitWidth::B3], [9, 1700, 40], 64, 3);
 }
 
-/// With scales of one, the largest and the smallest codes, results are the sums themselves.
+/// A row's results do not depend on how many others there are.
+#[test]
+fn a_row_is_the_same_among_others() {
+    let numbers = &mut Numbers(2);
+    let (rows, inputs, outputs) = (23, 850, 70);
+    let (codes, x) = (numbers.codes(outputs * inputs, BitWidth::B8), numbers.floats(rows * inputs));
+    let scales: Vec<f32> = numbers.floats(outputs * 27).iter().map(|x| x.abs()).collect();
+    let (offsets, bias) = (numbers.floats(outputs * 27), numbers.floats(outputs));
+    for bits in BitWidth::ALL {
+        let weight = stored(&codes, [outputs, inputs], BitWidth::B8, 32);
+        let weight = weight.with_offsets(bits, &scales, &offsets).unwrap();
+        let product = DynamicProduct::new(weight, Some(&bias)).unwrap();
+        for kernel in kernels() {
+            let run = |count: usize| {
+                let (mut of_x, mut out) = (Rows::new(), vec![0.0; count * outputs]);
+                of_x.quantize(&x[..count * inputs], count, inputs).unwrap();
+                DynamicProduct::run_on(kernel, &of_x, &mut [(&product, &mut out[..])]).unwrap();
+                out
+            };
+            let all = run(rows);
+            for count in [1, 3, 7] {
+                assert_eq!(run(count), all[..count * outputs], "{kernel}, w{bits}, {count}");
+            }
+        }
+    }
+}
+
+/// Of the largest and the smallest codes; with scales of one, results of a group are the sums themselves.
 #[test]
 fn sums_are_exact() {
     for bits in BitWidth::ALL {
         for rows in [1, 3, 21] {
             for code in [bits.signed_min(), bits.signed_max()] {
-                let (inputs, outputs) = (300, 33);
-                let weight = stored(&vec![code as i8; inputs * outputs], [outputs, inputs], bits);
-                let ones = vec![1.0; outputs * inputs.div_ceil(GroupedWeight::GROUP)];
-                let weight = weight.with_offsets(bits, &ones, &vec![0.0; ones.len()]).unwrap();
+                let (inputs, outputs) = (32, 33);
+                let weight = stored(&vec![code as i8; inputs * outputs], [outputs, inputs], bits, 32);
+                let weight = weight.with_offsets(bits, &[1.0; 33], &[0.0; 33]).unwrap();
+                assert_eq!(weight.scales(), [1.0; 33]);
                 let product = DynamicProduct::new(weight, None).unwrap();
                 for x in [127, -127] {
                     let mut of_x = Rows::new();
@@ -127,13 +182,24 @@ fn sums_are_exact() {
                     for kernel in kernels() {
                         let mut out = vec![0.0; rows * outputs];
                         DynamicProduct::run_on(kernel, &of_x, &mut [(&product, &mut out[..])]).unwrap();
-                        let expected = (300 * x * code) as f32;
+                        let expected = (inputs as i32 * x * code) as f32;
                         let equal = out.iter().all(|&sum| sum == expected);
                         assert!(equal, "{kernel}, {rows} rows, w{bits}, {code}: {}, {expected}", out[0]);
                     }
                 }
             }
         }
+    }
+}
+
+/// Scales of zero, and outputs without any.
+#[test]
+fn nothing_is_exact() {
+    for bits in BitWidth::ALL {
+        let weight = stored(&[1; 3 * 64], [3, 64], bits, 32);
+        let scales = [0.0, 0.0, 0.0, 2.0, f32::MIN_POSITIVE, 0.0];
+        let weight = weight.with_offsets(bits, &scales, &[0.0; 6]).unwrap();
+        assert_eq!((weight.scales()[..4].to_vec(), weight.offsets()), (scales[..4].to_vec(), vec![0.0; 6]));
     }
 }
 
@@ -168,8 +234,9 @@ fn products_together_are_those_alone() {
         let products = [(333, BitWidth::B4), (48, BitWidth::B2), (0, BitWidth::B3), (100, BitWidth::B8)].map(
             |(outputs, bits)| {
                 let codes = numbers.codes(outputs * 130, BitWidth::B8);
-                let (scales, offsets) = (numbers.floats(outputs * 5), numbers.floats(outputs * 5));
-                let weight = stored(&codes, [outputs, 130], BitWidth::B8);
+                let scales: Vec<f32> = numbers.floats(outputs * 5).iter().map(|x| x.abs()).collect();
+                let offsets = numbers.floats(outputs * 5);
+                let weight = stored(&codes, [outputs, 130], BitWidth::B8, 32);
                 let weight = weight.with_offsets(bits, &scales, &offsets).unwrap();
                 DynamicProduct::new(weight, Some(&numbers.floats(outputs))).unwrap()
             },
@@ -187,7 +254,7 @@ fn products_together_are_those_alone() {
 
 #[test]
 fn wrong_sizes_are_refused() {
-    let weight = stored(&[1; 2 * 40], [2, 40], BitWidth::B4);
+    let weight = stored(&[1; 2 * 40], [2, 40], BitWidth::B4, 32);
     let at = |bits, scales: &[f32], offsets: &[f32]| weight.with_offsets(bits, scales, offsets).map(|_| ());
     let four = BitWidth::B4;
     assert!(matches!(at(BitWidth::B8, &[1.0; 4], &[1.0; 4]), Err(KernelError::Precision(_))));
@@ -199,18 +266,22 @@ fn wrong_sizes_are_refused() {
         at(four, &[1.0; 4], &[1.0; 5]),
         Err(KernelError::ScaleCount { what: "offset", found: 5, .. })
     ));
-    for bad in [1e6, f32::NAN, f32::NEG_INFINITY] {
+    for bad in [f32::INFINITY, f32::NAN, f32::NEG_INFINITY, -1.0] {
+        let (values, ones) = ([1.0, bad, 1.0, 1.0], [1.0; 4]);
+        assert!(matches!(at(four, &values, &ones), Err(KernelError::GroupScale { what: "scale", .. })));
+        let as_offset = at(four, &ones, &values);
+        assert!(as_offset.is_ok() == bad.is_finite());
+    }
+    let groups = |inputs: usize| Granularity::Group(inputs.try_into().unwrap());
+    for granularity in [Granularity::Tensor, Granularity::Channel, groups(16), groups(40), groups(48)] {
+        let weight = StoredWeight::from_codes(&[1; 80], &[2, 40], 1, four, granularity).unwrap();
         assert!(matches!(
-            at(four, &[1.0, bad, 1.0, 1.0], &[1.0; 4]),
-            Err(KernelError::Half { what: "scale", .. })
+            weight.with_offsets(four, &[1.0; 4], &[1.0; 4]),
+            Err(KernelError::GroupSize { .. })
         ));
     }
-    for (shape, granularity) in
-        [(vec![2, 40], Granularity::Channel), (vec![2, 10, 2, 2], GroupedWeight::GRANULARITY)]
-    {
-        let weight = StoredWeight::from_codes(&[1; 80], &shape, 1, four, granularity).unwrap();
-        assert!(matches!(weight.with_offsets(four, &[1.0; 4], &[1.0; 4]), Err(KernelError::Size { .. })));
-    }
+    let convolution = StoredWeight::from_codes(&[1; 80], &[2, 10, 2, 2], 1, four, groups(32)).unwrap();
+    assert!(matches!(convolution.with_offsets(four, &[1.0; 4], &[1.0; 4]), Err(KernelError::Size { .. })));
     let weight = weight.with_offsets(four, &[1.0; 4], &[1.0; 4]).unwrap();
     assert!(DynamicProduct::new(weight.clone(), Some(&[1.0])).is_err());
     let product = DynamicProduct::new(weight, None).unwrap();

@@ -10,7 +10,9 @@ mod neon;
 mod portable;
 
 pub(crate) use groups::RowGroup;
-pub(super) use groups::{GROUP_PANELS, GROUP_ROWS, GroupForm, GroupOperands, Values};
+pub(super) use groups::{
+    GROUP_PANELS, GROUP_ROWS, GroupForm, GroupOperands, PackedPanel, UnpackedPanel, Values,
+};
 
 use crate::integer::{BLOCK_STEPS, PANEL, STEP, offset};
 use crate::layout::BLOCK;

@@ -18,15 +18,16 @@ use super::super::isa::{Isa, run_on};
 use super::super::team;
 use super::conv::{Together, Vector, together};
 use super::dot::{
-    DotKernel, GROUP_PANELS, GROUP_ROWS, GroupForm, GroupOperands, MicroKernel, RowGroup, Values,
+    DotKernel, GROUP_PANELS, GROUP_ROWS, GroupForm, GroupOperands, MicroKernel, PackedPanel, RowGroup,
+    UnpackedPanel, Values,
 };
 use crate::integer::{PANEL, WeightLayout};
 use std::cell::RefCell;
 use std::ops::Range;
-use weight::unpack_blocks;
+use weight::{packed_panel, unpack_blocks};
 
-/// Blocks that are unpacked together: with those of all panels of a tile, they stay in the first-level cache.
-const CHUNK: usize = 16;
+/// Blocks that are unpacked together, at most: with those of all panels of a tile, they stay in the first-level cache.
+const CHUNK: usize = 24;
 
 /// Rows of a task, at most: a chunk of their codes stays in the second-level cache.
 const TASK_ROWS: usize = 512;
@@ -85,7 +86,7 @@ struct Plan<'a> {
     count: usize,
     weights: &'a [u8],
     layout: &'a WeightLayout,
-    blocks: usize,
+    of_panel: PackedPanel,
     bias: Option<&'a [f32]>,
     out: *mut f32,
     form: GroupForm,
@@ -101,8 +102,8 @@ impl<'a> Plan<'a> {
         kernel: &'static dyn MicroKernel, rows: &'a [RowGroup], count: usize, job: GroupedJob<'a>,
     ) -> Self {
         let GroupedJob { words, layout, bias, out } = job;
-        let (blocks, panels) = (layout.blocks(), layout.group_panels());
-        assert_eq!(rows.len(), count * blocks, "rows of another size");
+        let (of_panel, panels) = (packed_panel(layout), layout.group_panels());
+        assert_eq!(rows.len(), count * of_panel.blocks, "rows of another size");
         assert_eq!(words.len(), grouped_words(layout), "weights of another size");
         assert_eq!(out.len(), count * layout.outputs(), "an output of another size");
         assert!(bias.is_none_or(|bias| bias.len() == layout.outputs()), "a bias for each output");
@@ -126,7 +127,7 @@ impl<'a> Plan<'a> {
             count,
             weights: bytemuck::cast_slice(words),
             layout,
-            blocks,
+            of_panel,
             bias,
             out: out.as_mut_ptr(),
             form,
@@ -157,15 +158,11 @@ impl<'a> Plan<'a> {
         });
     }
 
-    fn panel_bytes(&self) -> usize {
-        self.blocks * GroupForm::Packed.block_bytes(self.layout.bits())
-    }
-
     /// Panels of few rows.
     #[inline(always)]
     fn stream(&self, panels: Range<usize>) {
         let [_, tile_panels] = self.kernel.group_tile(GroupForm::Packed);
-        let panel_bytes = self.panel_bytes();
+        let panel_bytes = self.of_panel.bytes();
         let mut values = Values([[[0.0; PANEL]; GROUP_PANELS]; GROUP_ROWS]);
         for Together { first, count, apart } in together(panels, tile_panels) {
             let place = Place { rows: 0..self.count, first, count, apart };
@@ -174,12 +171,13 @@ impl<'a> Plan<'a> {
             let operands = GroupOperands {
                 rows: self.rows.as_ptr(),
                 row_count: self.count,
-                row_groups: self.blocks,
-                weights: bytes.as_ptr(),
+                row_groups: self.of_panel.blocks,
+                panels: bytes.as_ptr(),
                 panel_count: count,
                 panel_bytes: apart * panel_bytes,
                 form: GroupForm::Packed,
-                blocks: self.blocks,
+                codes_at: self.of_panel.codes_at(),
+                blocks: self.of_panel.blocks,
                 bits: self.layout.bits(),
             };
             // SAFETY: The machine has the kernel; there are so many rows, and panels, of so many blocks.
@@ -193,19 +191,20 @@ impl<'a> Plan<'a> {
     fn tiles(&self, rows: Range<usize>, panels: Range<usize>, unpacked: &mut Vec<Vector>) {
         let (bits, form) = (self.layout.bits(), GroupForm::Bytes);
         let [tile_rows, tile_panels] = self.kernel.group_tile(form);
-        let [packed_bytes, block_bytes] = [GroupForm::Packed, form].map(|form| form.block_bytes(bits));
+        let (all_blocks, panel_bytes) = (self.of_panel.blocks, self.of_panel.bytes());
+        // Without blocks there is the bias.
+        let chunk = all_blocks.div_ceil(all_blocks.div_ceil(CHUNK).max(1)).max(1);
         let offset = self.kernel.group_offset(bits) as f32;
         let mut values = Values([[[0.0; PANEL]; GROUP_PANELS]; GROUP_ROWS]);
-        // Without blocks there is the bias.
-        for block in (0..self.blocks.max(1)).step_by(CHUNK) {
-            let blocks = CHUNK.min(self.blocks - block);
+        for block in (0..all_blocks.max(1)).step_by(chunk) {
+            let blocks = block..all_blocks.min(block + chunk);
+            let out_bytes = blocks.len() * UnpackedPanel::BLOCK_BYTES;
             for first in panels.clone().step_by(tile_panels) {
                 let count = tile_panels.min(panels.end - first);
-                let unpacked: &mut [u8] = Vector::room(unpacked, count * blocks * block_bytes);
-                for (panel, out) in (first..).zip(unpacked.chunks_exact_mut((blocks * block_bytes).max(1))) {
-                    let start = panel * self.panel_bytes() + block * packed_bytes;
-                    let words = &self.weights[start..][..blocks * packed_bytes];
-                    unpack_blocks(words, bits, offset, out);
+                let unpacked: &mut [u8] = Vector::room(unpacked, count * out_bytes);
+                for (panel, out) in (first..).zip(unpacked.chunks_exact_mut(out_bytes.max(1))) {
+                    let packed = &self.weights[panel * panel_bytes..][..panel_bytes];
+                    unpack_blocks(packed, self.of_panel, blocks.clone(), offset, out);
                 }
                 for row in rows.clone().step_by(tile_rows) {
                     let place = Place { rows: row..rows.end.min(row + tile_rows), first, count, apart: 1 };
@@ -214,14 +213,15 @@ impl<'a> Plan<'a> {
                         _ => self.load(&place, &mut values),
                     }
                     let operands = GroupOperands {
-                        rows: self.rows[row * self.blocks + block..].as_ptr(),
+                        rows: self.rows[row * all_blocks + block..].as_ptr(),
                         row_count: place.rows.len(),
-                        row_groups: self.blocks,
-                        weights: unpacked.as_ptr(),
+                        row_groups: all_blocks,
+                        panels: unpacked.as_ptr(),
                         panel_count: count,
-                        panel_bytes: blocks * block_bytes,
+                        panel_bytes: out_bytes,
                         form,
-                        blocks,
+                        codes_at: blocks.len() * UnpackedPanel::SCALE_BYTES,
+                        blocks: blocks.len(),
                         bits,
                     };
                     // SAFETY: The machine has the kernel; there are so many rows, and panels, of so many blocks.

@@ -209,6 +209,34 @@ impl<P: Products> Vectors for Halves<P> {
     }
 
     #[inline(always)]
+    unsafe fn unsigned(at: *const u8) -> [__m256; 2] {
+        // SAFETY: The caller promises the bytes.
+        unsafe {
+            let bytes = _mm_loadu_si128(at.cast());
+            let high = _mm_srli_si128::<8>(bytes);
+            let [low, high] = [_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(high)];
+            [_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn signed(at: *const u8) -> [__m256; 2] {
+        // SAFETY: The caller promises the bytes.
+        unsafe {
+            let bytes = _mm_loadu_si128(at.cast());
+            let high = _mm_srli_si128::<8>(bytes);
+            let [low, high] = [_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(high)];
+            [_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn product([low, high]: [__m256; 2], other: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: The caller enables AVX.
+        unsafe { [_mm256_mul_ps(low, other[0]), _mm256_mul_ps(high, other[1])] }
+    }
+
+    #[inline(always)]
     unsafe fn multiply_add(values: [__m256; 2], factor: f32, other: [__m256; 2]) -> [__m256; 2] {
         let mut sums = values;
         for (sum, other) in sums.iter_mut().zip(other) {

@@ -111,6 +111,24 @@ impl Vectors for Lanes {
     }
 
     #[inline(always)]
+    unsafe fn unsigned(at: *const u8) -> __m512 {
+        // SAFETY: The caller promises the bytes.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(at.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn signed(at: *const u8) -> __m512 {
+        // SAFETY: The caller promises the bytes.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn product(values: __m512, other: __m512) -> __m512 {
+        // SAFETY: The caller enables AVX-512.
+        unsafe { _mm512_mul_ps(values, other) }
+    }
+
+    #[inline(always)]
     unsafe fn multiply_add(values: __m512, factor: f32, other: __m512) -> __m512 {
         // SAFETY: The caller enables AVX-512.
         unsafe { _mm512_fmadd_ps(_mm512_set1_ps(factor), other, values) }

@@ -46,23 +46,65 @@ pub(in super::super) const GROUP_PANELS: usize = 3;
 #[repr(align(64))]
 pub(in super::super) struct Values(pub [[[f32; PANEL]; GROUP_PANELS]; GROUP_ROWS]);
 
-/// How the blocks of weights lie in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) enum GroupForm {
-    /// As they are stored: `b` vectors of codes, 16 scales and 16 offsets in halves.
-    Packed,
-    /// Unpacked for several tiles: 8 vectors of codes, 16 scales and 16 offsets, less what makes codes unsigned, in `f32`.
-    Bytes,
+/// A packed panel: factors of its 16 scales and 16 offsets in `f32`; for each block, 16 scales and 16 offsets as parts of these; for each
+/// block, `b` vectors of codes.
+///
+/// Of up to [`SMALL`](Self::SMALL) bits a scale is the square of a byte and an offset is a signed byte: finer steps than those of the codes, in
+/// an eighth of the memory that 4-bit codes take. Of more bits both are halves.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct PackedPanel {
+    /// Width of the codes.
+    pub bits: BitWidth,
+    pub blocks: usize,
 }
 
-impl GroupForm {
-    /// Bytes of a block.
-    pub(in super::super) const fn block_bytes(self, bits: BitWidth) -> usize {
-        match self {
-            Self::Packed => (bits.bits() as usize + 1) * 64,
-            Self::Bytes => 10 * 64,
-        }
+impl PackedPanel {
+    /// The widest codes whose scales and offsets are bytes.
+    pub(in super::super) const SMALL: u32 = 4;
+    /// Bytes of all factors.
+    pub(in super::super) const FACTOR_BYTES: usize = 2 * PANEL * size_of::<f32>();
+
+    /// Bytes of the scales and offsets of a block of codes of so many bits.
+    pub(in super::super) const fn scale_bytes(bits: u32) -> usize {
+        if bits <= Self::SMALL { 2 * PANEL } else { 4 * PANEL }
     }
+
+    /// Bytes of the codes of a block.
+    pub(in super::super) const fn code_bytes(self) -> usize {
+        self.bits.bits() as usize * 64
+    }
+
+    /// Bytes before the codes.
+    pub(in super::super) const fn codes_at(self) -> usize {
+        (Self::FACTOR_BYTES + self.blocks * Self::scale_bytes(self.bits.bits())).next_multiple_of(64)
+    }
+
+    /// Bytes of the panel: whole vectors.
+    pub(in super::super) const fn bytes(self) -> usize {
+        self.codes_at() + self.blocks * self.code_bytes()
+    }
+}
+
+/// A panel that is unpacked for several tiles: for each block, 16 scales and 16 offsets, less what makes codes unsigned, in `f32`; for each
+/// block, 8 vectors of codes.
+pub(in super::super) struct UnpackedPanel;
+
+impl UnpackedPanel {
+    /// Bytes of the scales and offsets of a block.
+    pub(in super::super) const SCALE_BYTES: usize = 2 * PANEL * size_of::<f32>();
+    /// Bytes of the codes of a block.
+    pub(in super::super) const CODE_BYTES: usize = PANEL * BLOCK;
+    /// Bytes of a block.
+    pub(in super::super) const BLOCK_BYTES: usize = Self::SCALE_BYTES + Self::CODE_BYTES;
+}
+
+/// How panels lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum GroupForm {
+    /// [`PackedPanel`].
+    Packed,
+    /// [`UnpackedPanel`].
+    Bytes,
 }
 
 /// What a tile is computed from.
@@ -72,13 +114,15 @@ pub(in super::super) struct GroupOperands {
     /// How many rows there are, at most as many as the tile has, and groups from one to the next.
     pub row_count: usize,
     pub row_groups: usize,
-    /// The first block of the first panel.
-    pub weights: *const u8,
+    /// The first panel.
+    pub panels: *const u8,
     /// How many panels there are, at most as many as the tile has, and bytes from one to the next.
     pub panel_count: usize,
     pub panel_bytes: usize,
     pub form: GroupForm,
-    /// Blocks that are summed.
+    /// Where the codes of a panel start.
+    pub codes_at: usize,
+    /// Blocks that are summed: all of a panel.
     pub blocks: usize,
     /// Width of the weights.
     pub bits: BitWidth,
@@ -138,6 +182,14 @@ trait Vectors {
     /// From halves.
     unsafe fn widen(at: *const u16) -> Self::Values;
 
+    /// From bytes.
+    unsafe fn unsigned(at: *const u8) -> Self::Values;
+
+    /// From signed bytes.
+    unsafe fn signed(at: *const u8) -> Self::Values;
+
+    unsafe fn product(values: Self::Values, other: Self::Values) -> Self::Values;
+
     /// `values + factor * other`.
     unsafe fn multiply_add(values: Self::Values, factor: f32, other: Self::Values) -> Self::Values;
 
@@ -148,27 +200,41 @@ trait Vectors {
     ) -> Self::Values;
 }
 
-/// How blocks lie in memory.
+/// How panels lie in memory.
 trait Source<V: Vectors> {
     /// Width of the weights, or a larger one.
     const BITS: u32;
-    /// Bytes of a block.
-    const BYTES: usize;
+    /// Bytes of the codes of a block, of its scales and offsets, and what is before these.
+    const CODE_BYTES: usize;
+    const SCALE_BYTES: usize;
+    const FACTOR_BYTES: usize;
     /// Whether weights come from memory.
     const STREAMED: bool;
+    /// What all scales and offsets of a panel are multiplied by.
+    type Factors: Copy;
+    unsafe fn factors(panel: *const u8) -> Self::Factors;
     /// The weights of a step.
     unsafe fn step<const STEP: usize>(block: *const u8) -> V::Codes;
-    /// Scales, and offsets less what makes weights unsigned.
-    unsafe fn scales(block: *const u8) -> [V::Values; 2];
+    /// The scales of a block, and its offsets less what makes weights unsigned.
+    unsafe fn scales(at: *const u8, factors: Self::Factors) -> [V::Values; 2];
 }
 
-/// [`GroupForm::Packed`].
+/// [`PackedPanel`].
 struct Packed<const BITS: u32>;
 
 impl<V: Vectors, const BITS: u32> Source<V> for Packed<BITS> {
     const BITS: u32 = BITS;
-    const BYTES: usize = (BITS as usize + 1) * 64;
+    const CODE_BYTES: usize = BITS as usize * 64;
+    const SCALE_BYTES: usize = PackedPanel::scale_bytes(BITS);
+    const FACTOR_BYTES: usize = PackedPanel::FACTOR_BYTES;
     const STREAMED: bool = true;
+    type Factors = [V::Values; 2];
+
+    #[inline(always)]
+    unsafe fn factors(panel: *const u8) -> [V::Values; 2] {
+        // SAFETY: The caller promises the panel.
+        unsafe { [V::load(panel.cast()), V::load(panel.cast::<f32>().add(PANEL))] }
+    }
 
     #[inline(always)]
     unsafe fn step<const STEP: usize>(block: *const u8) -> V::Codes {
@@ -177,23 +243,34 @@ impl<V: Vectors, const BITS: u32> Source<V> for Packed<BITS> {
     }
 
     #[inline(always)]
-    unsafe fn scales(block: *const u8) -> [V::Values; 2] {
-        // SAFETY: The caller promises the block: these are behind its codes, aligned as it is.
+    unsafe fn scales(at: *const u8, [of_scale, of_offset]: [V::Values; 2]) -> [V::Values; 2] {
+        // SAFETY: The caller promises the block's scales; halves are aligned as all blocks are.
         unsafe {
-            let halves = block.add(BITS as usize * 64).cast::<u16>();
-            let scale = V::widen(halves);
-            [scale, V::multiply_add(V::widen(halves.add(PANEL)), -V::offset(BITS), scale)]
+            let (scale, offset) = if BITS <= PackedPanel::SMALL {
+                let root = V::unsigned(at);
+                (V::product(root, root), V::signed(at.add(PANEL)))
+            } else {
+                (V::widen(at.cast()), V::widen(at.cast::<u16>().add(PANEL)))
+            };
+            let scale = V::product(scale, of_scale);
+            [scale, V::multiply_add(V::product(offset, of_offset), -V::offset(BITS), scale)]
         }
     }
 }
 
-/// [`GroupForm::Bytes`], of weights of at most so many bits.
+/// [`UnpackedPanel`], of weights of at most so many bits.
 struct Unpacked<const BITS: u32>;
 
 impl<V: Vectors, const BITS: u32> Source<V> for Unpacked<BITS> {
     const BITS: u32 = BITS;
-    const BYTES: usize = 10 * 64;
+    const CODE_BYTES: usize = UnpackedPanel::CODE_BYTES;
+    const SCALE_BYTES: usize = UnpackedPanel::SCALE_BYTES;
+    const FACTOR_BYTES: usize = 0;
     const STREAMED: bool = false;
+    type Factors = ();
+
+    #[inline(always)]
+    unsafe fn factors(_: *const u8) {}
 
     #[inline(always)]
     unsafe fn step<const STEP: usize>(block: *const u8) -> V::Codes {
@@ -202,9 +279,9 @@ impl<V: Vectors, const BITS: u32> Source<V> for Unpacked<BITS> {
     }
 
     #[inline(always)]
-    unsafe fn scales(block: *const u8) -> [V::Values; 2] {
-        // SAFETY: The caller promises the block.
-        unsafe { [V::load(block.add(8 * 64).cast()), V::load(block.add(9 * 64).cast())] }
+    unsafe fn scales(at: *const u8, (): ()) -> [V::Values; 2] {
+        // SAFETY: The caller promises the block's scales.
+        unsafe { [V::load(at.cast()), V::load(at.cast::<f32>().add(PANEL))] }
     }
 }
 
@@ -216,13 +293,19 @@ unsafe fn tile<V: Vectors, S: Source<V>, const ROWS: usize, const PANELS: usize>
     // SAFETY: The caller promises that the operands can be read, and enables the instructions.
     unsafe {
         // Loops over constants, by index: iterators are not always unrolled, and vectors would be in memory.
-        let (mut rows, mut panels) = ([operands.rows; ROWS], [operands.weights; PANELS]);
+        let (mut rows, mut panels) = ([operands.rows; ROWS], [operands.panels; PANELS]);
         for row in 1..ROWS {
             rows[row] = rows[row].add(if row < operands.row_count { row * operands.row_groups } else { 0 });
         }
         for panel in 1..PANELS {
             let start = if panel < operands.panel_count { panel * operands.panel_bytes } else { 0 };
             panels[panel] = panels[panel].add(start);
+        }
+        let (mut factors, mut scales, mut blocks) = ([S::factors(panels[0]); PANELS], panels, panels);
+        for panel in 0..PANELS {
+            factors[panel] = S::factors(panels[panel]);
+            scales[panel] = panels[panel].add(S::FACTOR_BYTES);
+            blocks[panel] = panels[panel].add(operands.codes_at);
         }
         let mut tile = [[V::load(values.0[0][0].as_ptr()); PANELS]; ROWS];
         for row in 0..ROWS {
@@ -232,18 +315,19 @@ unsafe fn tile<V: Vectors, S: Source<V>, const ROWS: usize, const PANELS: usize>
         }
         for _ in 0..operands.blocks {
             if S::STREAMED {
-                for panel in panels {
-                    for vector in 0..S::BYTES / 64 {
-                        V::prefetch(panel.wrapping_add(vector * 64 + AHEAD));
+                for panel in 0..PANELS {
+                    for vector in 0..S::CODE_BYTES / 64 {
+                        V::prefetch(blocks[panel].wrapping_add(vector * 64 + AHEAD));
                     }
+                    V::prefetch(scales[panel].wrapping_add(AHEAD / S::CODE_BYTES * S::SCALE_BYTES));
                 }
             }
             let mut sums = [[V::zero(); PANELS]; ROWS];
             macro_rules! steps {
                 ($($step:literal)*) => {$({
-                    let mut weights = [S::step::<$step>(panels[0]); PANELS];
+                    let mut weights = [S::step::<$step>(blocks[0]); PANELS];
                     for panel in 1..PANELS {
-                        weights[panel] = S::step::<$step>(panels[panel]);
+                        weights[panel] = S::step::<$step>(blocks[panel]);
                     }
                     for row in 0..ROWS {
                         V::add::<$step, PANELS>(S::BITS, &mut sums[row], rows[row].cast(), weights);
@@ -252,11 +336,13 @@ unsafe fn tile<V: Vectors, S: Source<V>, const ROWS: usize, const PANELS: usize>
             }
             steps!(0 1 2 3 4 5 6 7);
             for panel in 0..PANELS {
-                let [scale, offset] = S::scales(panels[panel]);
+                let [scale, offset] = S::scales(scales[panel], factors[panel]);
                 for row in 0..ROWS {
-                    tile[row][panel] = V::scaled(tile[row][panel], sums[row][panel], scale, offset, rows[row]);
+                    tile[row][panel] =
+                        V::scaled(tile[row][panel], sums[row][panel], scale, offset, rows[row]);
                 }
-                panels[panel] = panels[panel].add(S::BYTES);
+                scales[panel] = scales[panel].add(S::SCALE_BYTES);
+                blocks[panel] = blocks[panel].add(S::CODE_BYTES);
             }
             for row in &mut rows {
                 *row = row.add(1);

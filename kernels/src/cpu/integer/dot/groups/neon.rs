@@ -111,6 +111,39 @@ impl Vectors for Lanes {
     }
 
     #[inline(always)]
+    unsafe fn unsigned(at: *const u8) -> [float32x4_t; 4] {
+        // SAFETY: The caller promises the bytes.
+        unsafe {
+            let bytes = vld1q_u8(at);
+            let halves = [vmovl_u8(vget_low_u8(bytes)), vmovl_u8(vget_high_u8(bytes))];
+            let low = |half: uint16x8_t| vcvtq_f32_u32(vmovl_u16(vget_low_u16(half)));
+            let high = |half: uint16x8_t| vcvtq_f32_u32(vmovl_u16(vget_high_u16(half)));
+            [low(halves[0]), high(halves[0]), low(halves[1]), high(halves[1])]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn signed(at: *const u8) -> [float32x4_t; 4] {
+        // SAFETY: The caller promises the bytes.
+        unsafe {
+            let bytes = vld1q_s8(at.cast());
+            let halves = [vmovl_s8(vget_low_s8(bytes)), vmovl_s8(vget_high_s8(bytes))];
+            let low = |half: int16x8_t| vcvtq_f32_s32(vmovl_s16(vget_low_s16(half)));
+            let high = |half: int16x8_t| vcvtq_f32_s32(vmovl_s16(vget_high_s16(half)));
+            [low(halves[0]), high(halves[0]), low(halves[1]), high(halves[1])]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn product(mut values: [float32x4_t; 4], other: [float32x4_t; 4]) -> [float32x4_t; 4] {
+        for (value, other) in values.iter_mut().zip(other) {
+            // SAFETY: The caller enables NEON.
+            *value = unsafe { vmulq_f32(*value, other) };
+        }
+        values
+    }
+
+    #[inline(always)]
     unsafe fn multiply_add(
         values: [float32x4_t; 4], factor: f32, other: [float32x4_t; 4],
     ) -> [float32x4_t; 4] {

@@ -70,6 +70,26 @@ impl Vectors for Lanes {
     }
 
     #[inline(always)]
+    unsafe fn unsigned(at: *const u8) -> [f32; PANEL] {
+        // SAFETY: The caller promises the bytes.
+        unsafe { at.cast::<[u8; PANEL]>().read() }.map(f32::from)
+    }
+
+    #[inline(always)]
+    unsafe fn signed(at: *const u8) -> [f32; PANEL] {
+        // SAFETY: The caller promises the bytes.
+        unsafe { at.cast::<[i8; PANEL]>().read() }.map(f32::from)
+    }
+
+    #[inline(always)]
+    unsafe fn product(mut values: [f32; PANEL], other: [f32; PANEL]) -> [f32; PANEL] {
+        for (value, other) in values.iter_mut().zip(other) {
+            *value *= other;
+        }
+        values
+    }
+
+    #[inline(always)]
     unsafe fn multiply_add(mut values: [f32; PANEL], factor: f32, other: [f32; PANEL]) -> [f32; PANEL] {
         for (value, other) in values.iter_mut().zip(other) {
             *value += factor * other;
