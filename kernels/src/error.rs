@@ -112,6 +112,22 @@ pub enum KernelError {
         /// What it must be.
         expected: Vec<usize>,
     },
+    /// A granularity without the groups that products in groups are made for.
+    #[error("granularity {found}: expected groups of {unit} inputs or a multiple of them")]
+    GroupSize {
+        /// The granularity.
+        found: String,
+        /// What group sizes are multiples of.
+        unit: usize,
+    },
+    /// A scale or offset of a group that is no number, infinite, or a negative scale.
+    #[error("{what} {found} of a group: expected a finite number, scales of at least 0")]
+    GroupScale {
+        /// `scale` or `offset`.
+        what: &'static str,
+        /// The number, as text.
+        found: String,
+    },
     /// A code that its width does not have.
     #[error("weight code {found}: expected {low} to {high} at {bits} bits")]
     CodeRange {

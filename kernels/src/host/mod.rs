@@ -6,6 +6,9 @@
 //! | [`Weight`] | codes of one width with their scales |
 //! | [`Product`] | a weight, how its input is quantized, and what follows: gain, shift, activation |
 //! | [`WeightOnly`] | a weight whose input stays in floats |
+//! | [`GroupedWeight`] | codes of one width with a scale and an offset for every 32 inputs |
+//! | [`Rows`] | an input in floats, quantized as it comes |
+//! | [`DynamicProduct`] | the product of the two |
 //! | [`language`] | what language models compute between their products |
 //!
 //! Values are `[batch, rows, columns, channels]` in row-major order; a matrix `[m, k]` has `m` images of one pixel. Codes are
@@ -32,6 +35,7 @@
 //! # Ok::<(), dr_kernels::KernelError>(())
 //! ```
 
+mod dynamic;
 mod product;
 #[cfg(test)]
 mod tests;
@@ -39,6 +43,7 @@ mod weight;
 mod weight_only;
 
 pub use crate::integer::Conv2dOptions;
+pub use dynamic::{DynamicProduct, GroupedWeight, Rows};
 pub use product::{Job, Product, Results, run_together};
 pub use weight::{StoredWeight, Weight};
 pub use weight_only::WeightOnly;

@@ -6,6 +6,7 @@
 
 mod batch_norm;
 mod conv2d;
+mod dynamic;
 mod fake_quantize;
 mod integer;
 mod pack;
@@ -14,6 +15,7 @@ mod scale_search;
 pub use crate::candidates::{CANDIDATES, candidate};
 pub use batch_norm::{batch_norm, batch_norm_backward};
 pub use conv2d::{conv2d, conv2d_input_gradient, conv2d_weight_gradient};
+pub use dynamic::{Grouped, dynamic_product, quantize_rows};
 pub use fake_quantize::{
     fake_quantize_activation, fake_quantize_activation_backward, fake_quantize_weight,
     fake_quantize_weight_backward,

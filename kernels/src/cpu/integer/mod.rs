@@ -11,6 +11,7 @@
 //! | `decode` | codes from the planes of a block, for each instruction set |
 //! | `panels` | weights: preparing, unpacking, switching |
 //! | `conv` | the loops around tiles: tasks, padding, depthwise convolutions |
+//! | `grouped` | rows and weights with scales for every 32 inputs |
 //! | `epilogue` | from sums to results |
 //! | `quantize` | from floats to codes |
 //! | `training` | a convolution of fake-quantized values, from their codes |
@@ -21,6 +22,7 @@ mod conv;
 mod decode;
 mod dot;
 mod epilogue;
+mod grouped;
 mod panels;
 mod quantize;
 mod training;
@@ -29,7 +31,11 @@ mod zero_point;
 
 pub use conv::{Job, Plan, Results, int_conv2d, int_conv2d_together};
 pub use dot::DotKernel;
+pub(crate) use dot::RowGroup;
 pub use epilogue::Epilogue;
+pub(crate) use grouped::{
+    GroupedJob, group_codes, group_scales, group_words, grouped_products, quantize_rows,
+};
 pub use panels::{Codes, prepare, switch_panels, unpack_panels};
 pub(crate) use panels::{codes_of, prepare_words, switch_words};
 pub use quantize::{quantize_codes, quantize_codes_into};

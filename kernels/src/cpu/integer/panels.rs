@@ -197,12 +197,17 @@ fn switched<M>(
     let [from_words, to_words] = [stored, active].map(|bits| PANEL * bits.bits() as usize);
     make(words.len() / from_words * to_words, to_words * BLOCK, &|index, out| {
         let from = &words[index * from_words * BLOCK..][..out.len() / to_words * from_words];
-        if stored == active {
-            return out.copy_from_slice(from);
-        }
-        let (from, out) = (bytemuck::cast_slice(from), bytemuck::cast_slice_mut(out));
-        run_on!(Isa::detect(), |_| switch_into(from, stored, active, out));
+        switch_blocks(from, stored, active, out);
     })
+}
+
+/// [`switch_panels`] of some blocks.
+pub(super) fn switch_blocks(words: &[u32], stored: BitWidth, active: BitWidth, out: &mut [u32]) {
+    if stored == active {
+        return out.copy_from_slice(words);
+    }
+    let (words, out) = (bytemuck::cast_slice(words), bytemuck::cast_slice_mut(out));
+    run_on!(Isa::detect(), |_| switch_into(words, stored, active, out));
 }
 
 /// The codes of panels, `[outputs, cols]`.
@@ -272,9 +277,9 @@ const fn low_bits(bits: u32) -> u64 {
     0x0101_0101_0101_0101 * ((1 << bits) - 1)
 }
 
-/// Fields of a block to bytes, less `low`.
+/// Fields of a block to bytes, less `low`, compiled into whatever calls it.
 #[inline(always)]
-fn unpack_block(words: &[u8], bits: BitWidth, low: u8, out: &mut [u8]) {
+pub(super) fn unpack_block(words: &[u8], bits: BitWidth, low: u8, out: &mut [u8]) {
     match bits {
         BitWidth::B8 => out.copy_from_slice(words),
         _ => for_width!(bits, BITS, unpack_planes::<BITS>(words, low, out)),

@@ -23,6 +23,8 @@ use super::epilogue::{Epilogue, Output};
 use crate::integer::{CodeQuantizer, IntConv2dShape, padded_channels};
 pub use plan::Plan;
 use plan::Problem;
+pub(super) use stream::{Together, together};
+pub(super) use workspace::Vector;
 
 /// Where the results of a product go: as values, as codes of the next layer, or both.
 #[derive(Debug)]

@@ -48,15 +48,15 @@ impl Problem<'_> {
 
 /// The panels of a tile: `count`, of which each is the `apart`th after the one before.
 #[derive(Clone, Copy)]
-pub(super) struct Together {
-    pub(super) first: usize,
-    pub(super) count: usize,
-    pub(super) apart: usize,
+pub(in super::super) struct Together {
+    pub(in super::super) first: usize,
+    pub(in super::super) count: usize,
+    pub(in super::super) apart: usize,
 }
 
 /// Cuts panels into tiles of up to `most`, in streams: the first panels of all tiles follow each other in memory, and so do
 /// the second ones: the processor goes on fetching them where tiles end. (At 2 bits and 2048 inputs a tenth to a fifth faster.)
-fn together(panels: Range<usize>, most: usize) -> impl Iterator<Item = Together> {
+pub(in super::super) fn together(panels: Range<usize>, most: usize) -> impl Iterator<Item = Together> {
     let stream = panels.len() / most;
     let rest = panels.start + stream * most;
     let in_streams =

@@ -17,11 +17,11 @@ pub(super) struct Workspace {
 /// What a vector instruction reads, without crossing cache lines.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
-pub(super) struct Vector([u8; 64]);
+pub(in super::super) struct Vector([u8; 64]);
 
 impl Vector {
     /// `len` elements in `vectors`.
-    pub(super) fn room<T: bytemuck::Pod>(vectors: &mut Vec<Self>, len: usize) -> &mut [T] {
+    pub(in super::super) fn room<T: bytemuck::Pod>(vectors: &mut Vec<Self>, len: usize) -> &mut [T] {
         vectors.resize((len * size_of::<T>()).div_ceil(64), Self([0; 64]));
         &mut bytemuck::cast_slice_mut(vectors)[..len]
     }

@@ -16,6 +16,8 @@ pub(super) struct Avx2;
 impl MicroKernel for Avx2 {
     fn is_available(&self) -> bool {
         is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
     }
 
     fn tile(&self) -> [usize; 2] {
@@ -49,7 +51,7 @@ pub(super) struct AvxVnni;
 
 impl MicroKernel for AvxVnni {
     fn is_available(&self) -> bool {
-        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("avxvnni")
+        Avx2.is_available() && is_x86_feature_detected!("avxvnni")
     }
 
     fn tile(&self) -> [usize; 2] {

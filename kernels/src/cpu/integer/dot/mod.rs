@@ -4,9 +4,15 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod groups;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
+
+pub(crate) use groups::RowGroup;
+pub(super) use groups::{
+    GROUP_PANELS, GROUP_ROWS, GroupForm, GroupOperands, PackedPanel, UnpackedPanel, Values,
+};
 
 use crate::integer::{BLOCK_STEPS, PANEL, STEP, offset};
 use crate::layout::BLOCK;
@@ -78,7 +84,7 @@ impl fmt::Display for DotKernel {
 }
 
 /// How one instruction set computes tiles of sums.
-pub(super) trait MicroKernel: Sync {
+pub(super) trait MicroKernel: groups::GroupKernel {
     /// Whether this machine has the instructions.
     fn is_available(&self) -> bool;
 
