@@ -44,7 +44,7 @@ impl Executor for Probe<'_> {
     fn linear(&mut self, x: Value, layer: &QuantLinear) -> Value {
         match self.tensors.linear(x, layer) {
             Value::Rows(y) if self.layers.contains(&layer.weight_id()) => {
-                let zeros = Tensor::zeros(y.dims(), &y.device()).require_grad();
+                let zeros = Tensor::<2>::zeros(y.dims(), &y.device()).require_grad();
                 self.added.push((layer.weight_id(), zeros.clone()));
                 Value::Rows(y + zeros)
             }
@@ -100,8 +100,8 @@ mod tests {
         let network = Bigrams { table, head: QuantLinearConfig::new([4, 7]).init(&mut rng, &device) };
         let model = Model::trace(&network).expect("a graph");
         let (tokens, labels) = ([3i64, 0, 6, 2, 2], [0i64, 6, 2, 2, 5]);
-        let tokens = Tensor::from_data(TensorData::new(tokens.to_vec(), [1, 5]), &device);
-        let right = Tensor::from_data(TensorData::new(labels.to_vec(), [5]), &device);
+        let tokens = Tensor::<2, Int>::from_data(TensorData::new(tokens.to_vec(), [1, 5]), &device);
+        let right = Tensor::<1, Int>::from_data(TensorData::new(labels.to_vec(), [5]), &device);
         let head = network.head.weight_id();
         let found = gradient_sizes(&model, tokens.clone(), right.clone(), &HashSet::from([head]));
         let logits = softmax(model.forward(tokens.clone(), &Pass::float()), 1);

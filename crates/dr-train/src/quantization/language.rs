@@ -122,7 +122,7 @@ pub fn quantize_language(
         return Err(QuantizationError::Short(tokens.len()));
     }
     let model = model.valid();
-    let names = Names::of(&model);
+    let names = Names::of(&model)?;
     let pass = Pass::float();
     let starts = window_starts(tokens.len(), options);
     let length = options.length.clamp(1, tokens.len() - 1);
@@ -153,15 +153,11 @@ pub fn quantize_language(
         values: 0,
         shared: None,
         layers: vec![],
-        error: None,
         progress: &mut progress,
     };
     let input = sweep.value(input, false);
     model.run(&mut sweep, input);
-    match sweep.error {
-        Some(error) => Err(error),
-        None => Ok(NestedModel { layers: sweep.layers }),
-    }
+    Ok(NestedModel { layers: sweep.layers })
 }
 
 /// Where windows begin: evenly over the text, without a token in two of them, if it is long enough for one.
@@ -192,9 +188,12 @@ struct Names {
 }
 
 impl Names {
-    fn of(model: &Model) -> Self {
+    fn of(model: &Model) -> Result<Self, QuantizationError> {
         let mut weights = Weights::default();
         model.visit_named(&mut weights);
+        if let Some(name) = weights.broken {
+            return Err(QuantizationError::Weights(name));
+        }
         let graph = model.graph();
         let id = |layer: usize| weights.ids.get(&graph.layers()[layer].name).copied();
         let last = graph.nodes().last().and_then(|node| match node.op {
@@ -205,7 +204,7 @@ impl Names {
         let switching = switching.collect();
         let device = weights.device.unwrap_or_else(Device::flex);
         let paths = weights.ids.into_iter().map(|(name, id)| (id, name)).collect();
-        Self { device, paths, switching, last, count: graph.layers().len() + own_tables(graph) }
+        Ok(Self { device, paths, switching, last, count: graph.layers().len() + own_tables(graph) })
     }
 }
 
@@ -220,6 +219,8 @@ fn own_tables(graph: &Graph) -> usize {
 struct Weights {
     path: Vec<String>,
     ids: HashMap<String, ParamId>,
+    /// The first that has numbers that are not finite.
+    broken: Option<String>,
     device: Option<Device>,
 }
 
@@ -237,7 +238,11 @@ impl ModuleVisitor for Weights {
         if let [path @ .., last] = &self.path[..]
             && last == "weight"
         {
-            self.ids.insert(path.join("."), param.id);
+            let name = path.join(".");
+            if !host(&param.val()).iter().all(|value| value.is_finite()) {
+                self.broken.get_or_insert_with(|| name.clone());
+            }
+            self.ids.insert(name, param.id);
         }
     }
 }
@@ -304,7 +309,6 @@ struct Sweep<'a, P> {
     /// The part of the Hessian that all layers with an input have in common, and which value that is.
     shared: Option<(usize, Vec<f32>)>,
     layers: Vec<NestedLayer>,
-    error: Option<QuantizationError>,
     progress: &'a mut P,
 }
 
@@ -338,10 +342,6 @@ impl<P: FnMut(Progress<'_>)> Sweep<'_, P> {
     fn quantize(&mut self, id: ParamId, weight: &Tensor<2>, x: Option<&Values>) {
         let Some(name) = self.names.paths.remove(&id) else { return };
         let (shape, values) = (weight.dims(), host(weight));
-        if !values.iter().all(|value| value.is_finite()) {
-            self.error.get_or_insert(QuantizationError::Weights(name));
-            return;
-        }
         let switches = self.names.switching.contains(&id);
         let factor = x.filter(|_| switches).and_then(|x| Factor::new(&self.hessian(x, id), shape[1]));
         let nest = &self.nests[usize::from(switches)];
