@@ -59,7 +59,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         let bits = BitWidth::try_from(bits)?;
         if bits == BitWidth::B8 || widths.contains(&bits) {
             let at = nested.dequantized(model.clone(), bits);
-            say(format!("w{bits} {:?}", perplexity(&at, test, false, &device)));
+            if number("FLOAT", 0) == 1 {
+                say(format!("w{bits} {:?}", perplexity(&at, test, false, &device)));
+            }
             say(format!("w{bits}a8 {:?}", perplexity(&at, test, true, &device)));
         }
     }
