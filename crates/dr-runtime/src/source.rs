@@ -1,7 +1,7 @@
 //! [`Source`]: a saved network as both engines start from it, and what the tensors of its file say about layers.
 
 use crate::RuntimeError;
-use crate::file::{Artifact, ArtifactError, LayerFormat, Values};
+use crate::file::{Artifact, ArtifactError, ArtifactKind, LayerFormat, Values};
 use crate::graph::{Activation, Graph, Layer, LayerKind, Norm};
 use crate::program::{Program, Use};
 use dr_kernels::Conv2dOptions;
@@ -38,6 +38,10 @@ impl Source {
         artifact: &Artifact, precision: Option<Precision>, arithmetic: Arithmetic,
     ) -> Result<Self, RuntimeError> {
         artifact.description.check()?;
+        if artifact.description.kind == ArtifactKind::Nested {
+            let (found, expected) = (ArtifactKind::Nested, "float, multi-precision or packed");
+            return Err(ArtifactError::Kind { found, expected }.into());
+        }
         let graph = artifact.graph()?.clone();
         match (precision, artifact.description.precisions()) {
             (None, None) => {}

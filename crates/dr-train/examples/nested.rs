@@ -1,16 +1,21 @@
-//! Measures what quantization without training makes of a language model of Hugging Face: perplexities at each width.
+//! Quantizes a language model of Hugging Face without training, and measures what it makes of it: perplexities at each width.
 //!
-//! `nested FOLDER CALIBRATION TEST [WIDTHS]`, where the texts are files of tokens, 32 bits each, little-endian.
+//! ```text
+//! nested quantize FOLDER TOKENS FILE [WINDOWS GRADIENT_WINDOWS]
+//! nested eval FILE TOKENS [WIDTHS]
+//! ```
+//! where texts are files of tokens, 32 bits each, little-endian.
 
 use burn::module::{ModuleMapper, Param};
 use burn::nn::RmsNorm;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use dr_precision::BitWidth;
+use dr_precision::{BitWidth, PrecisionSet};
 use dr_runtime::graph::Op;
+use dr_train::artifact::{Artifact, Described, Description, SavedModel};
 use dr_train::models::LlamaConfig;
 use dr_train::nn::{Executor, Model, Pass, PrecisionNorm, QuantConv2d, QuantLinear, Table, Tensors, Value};
-use dr_train::quantization::{CalibrationOptions, Progress, quantize_language};
+use dr_train::quantization::{CalibrationOptions, NestedModel, Progress, quantize_language};
 use safetensors::SafeTensors;
 use std::error::Error;
 use std::io::Write;
@@ -22,50 +27,55 @@ const LENGTH: usize = 512;
 const SHORT: usize = 6729;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let args: Vec<String> = std::env::args().collect();
-    let [_, folder, calibration, test, rest @ ..] = &args[..] else { return Err("four arguments".into()) };
-    let widths = rest.first().map_or("6,4,3,2", String::as_str);
-    let widths: Vec<BitWidth> = widths.split(',').map(str::parse).collect::<Result<_, _>>()?;
-    let number =
-        |name: &str, usual: usize| std::env::var(name).ok().map_or(usual, |x| x.parse().expect("a number"));
-    let device = Device::flex();
-    let model = load(Path::new(folder), &device)?;
-    let (calibration, test) = (tokens(calibration)?, tokens(test)?);
-    let test = &test[..test.len().min(number("TEST", usize::MAX))];
-    let started = Instant::now();
-    let say = |what: String| {
-        println!("{:7.1} s, {} MiB: {what}", started.elapsed().as_secs_f64(), peak());
-        std::io::stdout().flush().expect("a place to write to");
-    };
-    if number("FLOAT", 0) == 1 {
-        say(format!("float {:?}", perplexity(&model, test, false, &device)));
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args[..] {
+        ["quantize", folder, text, file] => quantize(folder, text, file, CalibrationOptions::default()),
+        ["quantize", folder, text, file, windows, gradient_windows] => {
+            let (windows, gradient_windows) = (windows.parse()?, gradient_windows.parse()?);
+            let options = CalibrationOptions { windows, gradient_windows, ..Default::default() };
+            quantize(folder, text, file, options)
+        }
+        ["eval", file, text] => eval(file, text, "8,6,4,3,2"),
+        ["eval", file, text, widths] => eval(file, text, widths),
+        _ => Err("expected `quantize` or `eval`, and their files".into()),
     }
-    let usual = CalibrationOptions::default();
-    let options = CalibrationOptions {
-        windows: number("WINDOWS", usual.windows),
-        gradient_windows: number("GRADIENTS", usual.gradient_windows),
-        ..usual
-    };
-    let mut last = Instant::now();
-    let nested = quantize_language(&model, &calibration, &widths, &options, |progress| {
-        let seconds = last.elapsed().as_secs_f64();
-        match progress {
-            Progress::Gradients { done, of } => say(format!("gradients {done} of {of}, {seconds:.1} s")),
-            Progress::Layer { name, done, of } => say(format!("{name} ({done} of {of}), {seconds:.1} s")),
-        }
-        last = Instant::now();
-    })?;
-    for bits in [4, 3, 8, 2, 6] {
-        let bits = BitWidth::try_from(bits)?;
-        if bits == BitWidth::B8 || widths.contains(&bits) {
-            let at = nested.dequantized(model.clone(), bits);
-            if number("FLOAT", 0) == 1 {
-                say(format!("w{bits} {:?}", perplexity(&at, test, false, &device)));
+}
+
+fn quantize(folder: &str, text: &str, file: &str, options: CalibrationOptions) -> Result<(), Box<dyn Error>> {
+    let (float, tokens) = (load(Path::new(folder))?, tokens(text)?);
+    let widths = [BitWidth::B6, BitWidth::B4, BitWidth::B3, BitWidth::B2];
+    let (started, mut last) = (Instant::now(), Instant::now());
+    let nested =
+        quantize_language(&float.network(&Device::flex())?, &tokens, &widths, &options, |progress| {
+            let seconds = last.elapsed().as_secs_f64();
+            match progress {
+                Progress::Gradients { done, of } => {
+                    say(started, &format!("gradients {done} of {of}, {seconds:.1} s"))
+                }
+                Progress::Layer { name, done, of } => {
+                    say(started, &format!("{name} ({done} of {of}), {seconds:.1} s"))
+                }
             }
-            say(format!("w{bits}a8 {:?}", perplexity(&at, test, true, &device)));
-        }
+            last = Instant::now();
+        })?;
+    Ok(nested.artifact(&float)?.save(Path::new(file))?)
+}
+
+fn eval(file: &str, text: &str, widths: &str) -> Result<(), Box<dyn Error>> {
+    let (artifact, tokens, device) = (Artifact::load(Path::new(file))?, tokens(text)?, Device::flex());
+    let (model, nested) = (artifact.network(&device)?, NestedModel { weights: artifact.nested()? });
+    let started = Instant::now();
+    for bits in widths.split(',') {
+        let at = nested.dequantized(model.clone(), bits.parse()?);
+        say(started, &format!("w{bits}a8 {:?}", perplexity(&at, &tokens, &device)));
     }
     Ok(())
+}
+
+fn say(since: Instant, what: &str) {
+    println!("{:7.1} s, {} MiB: {what}", since.elapsed().as_secs_f64(), peak());
+    std::io::stdout().flush().expect("a place to write to");
 }
 
 /// The most memory that the process had, in MiB.
@@ -80,11 +90,12 @@ fn tokens(path: &str) -> Result<Vec<u32>, Box<dyn Error>> {
     Ok(bytes.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
 }
 
-fn load(folder: &Path, device: &Device) -> Result<Model, Box<dyn Error>> {
+fn load(folder: &Path) -> Result<Artifact, Box<dyn Error>> {
     let config = LlamaConfig::from_hugging_face(&std::fs::read_to_string(folder.join("config.json"))?)?;
     let bytes = std::fs::read(folder.join("model.safetensors"))?;
     let mut load = Load { path: vec![], tensors: SafeTensors::deserialize(&bytes)? };
-    Ok(Model::trace(&config.zeros(device))?.map_named(&mut load))
+    let model = Model::trace(&config.zeros(&Device::flex()))?.map_named(&mut load);
+    Ok(Artifact::of(&model, Description::of_language(&config, PrecisionSet::default()))?)
 }
 
 struct Load<'a> {
@@ -111,8 +122,8 @@ impl ModuleMapper for Load<'_> {
     }
 }
 
-/// Of the short text and the whole.
-fn perplexity(model: &Model, tokens: &[u32], dynamic: bool, device: &Device) -> [f64; 2] {
+/// Of the short text and the whole, with inputs of linear layers in 8 bits.
+fn perplexity(model: &Model, tokens: &[u32], device: &Device) -> [f64; 2] {
     let pass = Pass::float();
     let mut losses: Vec<f32> = vec![];
     for start in (0..tokens.len() - 1).step_by(LENGTH) {
@@ -122,8 +133,9 @@ fn perplexity(model: &Model, tokens: &[u32], dynamic: bool, device: &Device) -> 
             TensorData::new(tokens, [1, end - start])
         };
         let input = Tensor::<2, Int>::from_data(part(0), device);
-        let mut on = Dynamic { tensors: Tensors::new(&pass), dynamic };
-        let Value::Rows(logits) = model.run(&mut on, input.into()) else { panic!("rows") };
+        let Value::Rows(logits) = model.run(&mut Dynamic(Tensors::new(&pass)), input.into()) else {
+            panic!("rows")
+        };
         let labels = Tensor::<2, Int>::from_data(part(1), device).transpose();
         let loss = log_softmax(logits, 1).gather(1, labels).neg();
         losses.extend(loss.into_data().try_into_vec::<f32>().expect("floats"));
@@ -133,40 +145,33 @@ fn perplexity(model: &Model, tokens: &[u32], dynamic: bool, device: &Device) -> 
 }
 
 /// Inputs of linear layers in 8 bits, with a scale for each 32 of a row.
-struct Dynamic<'a> {
-    tensors: Tensors<'a>,
-    dynamic: bool,
-}
+struct Dynamic<'a>(Tensors<'a>);
 
 impl Executor for Dynamic<'_> {
     type Value = Value;
 
     fn conv2d(&mut self, x: Value, layer: &QuantConv2d, norm: Option<&PrecisionNorm>) -> Value {
-        self.tensors.conv2d(x, layer, norm)
+        self.0.conv2d(x, layer, norm)
     }
 
     fn linear(&mut self, x: Value, layer: &QuantLinear) -> Value {
-        let x = match x {
-            Value::Rows(x) if self.dynamic => {
-                let [rows, features] = x.dims();
-                let x = x.reshape([rows * features / 32, 32]);
-                let scale = x.clone().abs().max_dim(1).clamp_min(1e-30) / 127.0;
-                Value::Rows(((x / scale.clone()).round() * scale).reshape([rows, features]))
-            }
-            x => x,
-        };
-        self.tensors.linear(x, layer)
+        let Value::Rows(x) = x else { panic!("rows") };
+        let [rows, features] = x.dims();
+        let x = x.reshape([rows * features / 32, 32]);
+        let scale = x.clone().abs().max_dim(1).clamp_min(1e-30) / 127.0;
+        let x = (x / scale.clone()).round() * scale;
+        self.0.linear(Value::Rows(x.reshape([rows, features])), layer)
     }
 
     fn rms_norm(&mut self, x: Value, norm: &RmsNorm) -> Value {
-        self.tensors.rms_norm(x, norm)
+        self.0.rms_norm(x, norm)
     }
 
     fn embedding(&mut self, tokens: Value, table: Table<'_>) -> Value {
-        self.tensors.embedding(tokens, table)
+        self.0.embedding(tokens, table)
     }
 
     fn op(&mut self, op: Op, inputs: Vec<Value>) -> Value {
-        self.tensors.op(op, inputs)
+        self.0.op(op, inputs)
     }
 }

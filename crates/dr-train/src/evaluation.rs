@@ -126,7 +126,9 @@ pub fn formats(artifact: &Artifact) -> Vec<NumberFormat> {
     match description.kind {
         ArtifactKind::Float => vec![NumberFormat::Float],
         ArtifactKind::Packed(precision) => vec![precision.into()],
-        ArtifactKind::MultiPrecision => description.precisions.iter().map(NumberFormat::from).collect(),
+        ArtifactKind::MultiPrecision | ArtifactKind::Nested => {
+            description.precisions.iter().map(NumberFormat::from).collect()
+        }
         ArtifactKind::PackedPlan => vec![NumberFormat::Mixed],
     }
 }

@@ -1,10 +1,7 @@
-//! What the codes of a group of weights stand for, at every width: [`Nest`], [`StoredGrid`], [`NarrowGrid`].
+//! [`Nest`]: the search for what the codes of a group of weights stand for, at every width.
 
 use dr_precision::{BitWidth, semantics};
-use half::f16;
-
-/// The width of stored codes.
-pub const STORED: BitWidth = BitWidth::B8;
+use dr_runtime::file::{Affine, NarrowGrid, STORED, StoredGrid};
 
 /// So many stored codes there are.
 const CODES: usize = 256;
@@ -83,6 +80,9 @@ impl Nest {
     }
 }
 
+/// Steps of a narrower scale.
+const STEPS: f32 = NarrowGrid::STEPS;
+
 /// How much errors of a width count beside those of the stored one.
 pub(super) fn weight_of(bits: BitWidth) -> f32 {
     1.0 / f32::from(1u16 << below(bits))
@@ -98,80 +98,6 @@ const FACTORS: [f32; 9] = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3];
 
 /// Offsets that are tried, in scales above the middle of the range.
 const SHIFTS: [f32; 4] = [-32.0, -16.0, 0.0, 16.0];
-
-/// A line from codes to weights: `scale * code + offset`.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Affine {
-    /// What a step of the code adds.
-    pub scale: f32,
-    /// What the code 0 stands for.
-    pub offset: f32,
-}
-
-impl Affine {
-    /// What a code stands for.
-    #[must_use]
-    pub fn value(self, code: f32) -> f32 {
-        self.scale * code + self.offset
-    }
-}
-
-/// What the stored codes of a group stand for, as files hold it.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct StoredGrid {
-    /// The scale; above zero.
-    pub scale: f16,
-    /// The weight of the code 0.
-    pub offset: f16,
-}
-
-impl StoredGrid {
-    /// The nearest grid that can be stored. Where all weights of a group are the same, the scale is that of what rounding their
-    /// offset leaves.
-    fn new(scale: f32, offset: f32) -> Self {
-        let offset = f16::from_f32(offset).clamp(f16::MIN, f16::MAX);
-        let least = (offset.to_f32().abs() / (1 << 18) as f32).max(f16::MIN_POSITIVE_SUBNORMAL.to_f32());
-        Self { scale: f16::from_f32(scale.max(least)).min(f16::MAX), offset }
-    }
-
-    /// The same in 32 bits.
-    #[must_use]
-    pub fn affine(self) -> Affine {
-        Affine { scale: self.scale.to_f32(), offset: self.offset.to_f32() }
-    }
-}
-
-/// What the codes of a narrower width stand for, beside the stored ones: with `d` bits less and `unit = s_h * 2^d / 256`,
-///
-/// ```text
-/// s_l = unit * (256 + scale)          half of s_h 2^d to nearly 1.5 times that
-/// z_l = z_h + unit * offset           up to half a step of the width
-/// w^  = z_h + unit * ((256 + scale) * q_l + offset)
-/// ```
-///
-/// Two bytes for each group and width, and a kernel that multiplies by one float.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NarrowGrid {
-    /// By how many 256ths the scale is larger than `s_h * 2^d`.
-    pub scale: i8,
-    /// By how many 256ths of `s_h * 2^d` the offset is larger than the stored one.
-    pub offset: i8,
-}
-
-/// Steps of [`NarrowGrid`] in a scale of the stored grid times `2^d`.
-const STEPS: f32 = 256.0;
-
-impl NarrowGrid {
-    /// The grid of a width of `bits` bits.
-    #[must_use]
-    pub fn affine(self, stored: Affine, bits: BitWidth) -> Affine {
-        let unit = stored.scale * f32::from(1u16 << below(bits)) / STEPS;
-        Affine {
-            scale: unit * (STEPS + f32::from(self.scale)),
-            offset: stored.offset + unit * f32::from(self.offset),
-        }
-    }
-}
 
 /// A group of weights while its grids are searched, padded to whole lanes.
 #[derive(Debug, Default)]
@@ -381,21 +307,6 @@ mod tests {
     }
 
     proptest! {
-        /// A kernel may compute in whole numbers and multiply once.
-        #[test]
-        fn narrow_grids_are_whole_multiples_of_a_unit(
-            scale in 1e-4f32..1.0, offset in -1.0f32..1.0, by in any::<(i8, i8)>(), at in 1usize..6, code in any::<i8>(),
-        ) {
-            let (nest, grid) = (nest(), NarrowGrid { scale: by.0, offset: by.1 });
-            let (stored, bits) = (StoredGrid::new(scale, offset), nest.widths()[at]);
-            let level = nest.level(at, code);
-            let whole = (256 + i32::from(by.0)) * level as i32 + i32::from(by.1);
-            let unit = stored.scale.to_f64() * f64::from(1u32 << below(bits)) / 256.0;
-            let expected = stored.offset.to_f64() + unit * f64::from(whole);
-            let found = f64::from(grid.affine(stored.affine(), bits).value(level));
-            prop_assert!((found - expected).abs() <= 1e-6 * (expected.abs() + unit * 65536.0));
-        }
-
         /// The stored bytes are as good as any line, nearly: the step of a scale is a 256th, which the largest code of a width
         /// multiplies.
         #[test]

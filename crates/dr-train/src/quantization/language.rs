@@ -3,15 +3,17 @@
 use super::factor::Factor;
 use super::gradients::gradient_sizes;
 use super::grid::Nest;
-use super::weight::NestedWeight;
+use super::model::NestedModel;
+use super::weight::{compensated, nearest};
 use crate::nn::quantizers::host;
 use crate::nn::{Executor, Model, Pass, PrecisionNorm, QuantConv2d, QuantLinear, Table, Tensors, Value};
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::nn::RmsNorm;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use dr_precision::BitWidth;
+use dr_runtime::file::NestedWeight;
 use dr_runtime::graph::{Graph, Op};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use thiserror::Error;
 
@@ -64,39 +66,21 @@ pub enum Progress<'a> {
 #[non_exhaustive]
 pub enum QuantizationError {
     /// Not enough text.
-    #[error("the text has {0} tokens: expected at least 2")]
-    Short(usize),
+    #[error(
+        "the text has {found} tokens: expected at least {expected}, those of a window and the one that follows"
+    )]
+    Short {
+        /// Tokens of the text.
+        found: usize,
+        /// Those of a window, and one.
+        expected: usize,
+    },
     /// A network for something else.
     #[error("the network does not take tokens: expected a language model")]
     Network,
     /// Weights that are no numbers.
     #[error("layer `{0}` has weights that are not finite")]
     Weights(String),
-}
-
-/// A layer, or a table of embeddings, by its path in the network.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NestedLayer {
-    /// The path.
-    pub name: String,
-    /// The weight, `[features out, features in]` or `[vocabulary, features]`.
-    pub weight: NestedWeight,
-}
-
-/// All layers and tables of a model, in the order in which they are computed.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NestedModel {
-    /// The layers and tables.
-    pub layers: Vec<NestedLayer>,
-}
-
-impl NestedModel {
-    /// The float model with the weights that the codes stand for at a width; those that do not have it are as they are stored.
-    #[must_use]
-    pub fn dequantized(&self, model: Model, bits: BitWidth) -> Model {
-        let weights = self.layers.iter().map(|layer| (layer.name.as_str(), &layer.weight)).collect();
-        model.map_named(&mut Dequantize { path: vec![], weights, bits })
-    }
 }
 
 /// Quantizes a float language model without training: the weights of its linear layers get stored codes of 8 bits that serve these
@@ -107,7 +91,7 @@ impl NestedModel {
 /// windows between two layers, and one Hessian for the layers that share an input.
 ///
 /// # Errors
-/// A network that takes no tokens, a text of less than two, and weights that are not finite.
+/// A network that takes no tokens, a text that is shorter than a window, and weights that are not finite.
 ///
 /// # Panics
 /// If a token is none of the model's.
@@ -118,14 +102,14 @@ pub fn quantize_language(
     if model.graph().nodes().first().is_none_or(|node| node.op != Op::Tokens) {
         return Err(QuantizationError::Network);
     }
-    if tokens.len() < 2 {
-        return Err(QuantizationError::Short(tokens.len()));
+    let length = options.length.max(1);
+    if tokens.len() <= length {
+        return Err(QuantizationError::Short { found: tokens.len(), expected: length + 1 });
     }
     let model = model.valid();
     let names = Names::of(&model)?;
     let pass = Pass::float();
-    let starts = window_starts(tokens.len(), options);
-    let length = options.length.clamp(1, tokens.len() - 1);
+    let starts = window_starts(tokens.len(), length, options.windows);
     let of = options.gradient_windows.min(starts.len());
     let mut windows: Vec<Window<'_>> = starts
         .iter()
@@ -147,23 +131,22 @@ pub fn quantize_language(
     let input = windows.iter().map(|window| Value::from(window.tokens.clone())).collect();
     let mut sweep = Sweep {
         windows,
-        group: options.group.get(),
+        group: options.group,
         nests: [Nest::new([]), Nest::new(widths.iter().copied())],
         names,
         values: 0,
         shared: None,
-        layers: vec![],
+        weights: BTreeMap::new(),
         progress: &mut progress,
     };
     let input = sweep.value(input, false);
     model.run(&mut sweep, input);
-    Ok(NestedModel { layers: sweep.layers })
+    Ok(NestedModel { weights: sweep.weights })
 }
 
-/// Where windows begin: evenly over the text, without a token in two of them, if it is long enough for one.
-fn window_starts(tokens: usize, options: &CalibrationOptions) -> Vec<usize> {
-    let length = options.length.clamp(1, tokens - 1);
-    let count = options.windows.clamp(1, (tokens - 1) / length);
+/// Where windows begin: evenly over the text, without a token in two of them.
+fn window_starts(tokens: usize, length: usize, windows: usize) -> Vec<usize> {
+    let count = windows.clamp(1, (tokens - 1) / length);
     (0..count).map(|at| at * ((tokens - 1) / count)).collect()
 }
 
@@ -247,33 +230,6 @@ impl ModuleVisitor for Weights {
     }
 }
 
-/// Puts what codes stand for in place of weights.
-struct Dequantize<'a> {
-    path: Vec<String>,
-    weights: HashMap<&'a str, &'a NestedWeight>,
-    bits: BitWidth,
-}
-
-impl ModuleMapper for Dequantize<'_> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let [path @ .., last] = &self.path[..] else { return param };
-        let Some(weight) = self.weights.get(path.join(".").as_str()).filter(|_| last == "weight") else {
-            return param;
-        };
-        let stored = || weight.dequantized(weight.widths()[0]).unwrap_or_default();
-        let values = weight.dequantized(self.bits).unwrap_or_else(stored);
-        param.map(|old| Tensor::from_data(TensorData::new(values, old.dims()), &old.device()))
-    }
-}
-
 /// Tokens that are computed together.
 struct Window<'a> {
     tensors: Tensors<'a>,
@@ -300,7 +256,7 @@ impl<'a> Window<'a> {
 /// Computes all windows, operation by operation, and quantizes each layer before it is computed.
 struct Sweep<'a, P> {
     windows: Vec<Window<'a>>,
-    group: usize,
+    group: NonZeroUsize,
     /// Of layers at the edge, and of others.
     nests: [Nest; 2],
     names: Names,
@@ -308,7 +264,7 @@ struct Sweep<'a, P> {
     values: usize,
     /// The part of the Hessian that all layers with an input have in common, and which value that is.
     shared: Option<(usize, Vec<f32>)>,
-    layers: Vec<NestedLayer>,
+    weights: BTreeMap<String, NestedWeight>,
     progress: &'a mut P,
 }
 
@@ -346,12 +302,12 @@ impl<P: FnMut(Progress<'_>)> Sweep<'_, P> {
         let factor = x.filter(|_| switches).and_then(|x| Factor::new(&self.hessian(x, id), shape[1]));
         let nest = &self.nests[usize::from(switches)];
         let weight = match factor {
-            Some(factor) => NestedWeight::compensated(&values, shape, self.group, nest, &factor),
-            None => NestedWeight::nearest(&values, shape, self.group, nest),
+            Some(factor) => compensated(&values, shape, self.group, nest, &factor),
+            None => nearest(&values, shape, self.group, nest),
         };
-        let done = self.layers.len() + 1;
+        let done = self.weights.len() + 1;
         (self.progress)(Progress::Layer { name: &name, done, of: self.names.count });
-        self.layers.push(NestedLayer { name, weight });
+        self.weights.insert(name, weight);
     }
 
     /// The Hessian of a layer's weights.

@@ -1,8 +1,8 @@
 //! Training-free quantization of trained language models: one stored 8-bit code for each weight, chosen for all widths at once.
 //!
 //! - [`Nest`] says which widths the stored codes serve, and fits what they stand for at each of them: a scale and an offset
-//!   for each group of inputs, in the few bytes of [`StoredGrid`] and [`NarrowGrid`].
-//! - [`Factor`] is made of a layer's Hessian, and [`NestedWeight`] chooses the codes of a layer with it. These need no Burn.
+//!   for each group of inputs, in the few bytes of [`StoredGrid`](dr_runtime::file::StoredGrid) and [`NarrowGrid`](dr_runtime::file::NarrowGrid).
+//! - [`Factor`] is made of a layer's Hessian, and [`compensated`] chooses the codes of a layer with it. These need no Burn.
 //! - [`quantize_language`] takes a traced language model and tokens of a text: it collects the Hessians layer by layer while it computes the
 //!   texts, and quantizes each layer as soon as its Hessian is known.
 //!
@@ -16,11 +16,11 @@ mod factor;
 mod gradients;
 mod grid;
 mod language;
+mod model;
 mod weight;
 
 pub use factor::Factor;
-pub use grid::{Affine, NarrowGrid, Nest, STORED, StoredGrid};
-pub use language::{
-    CalibrationOptions, NestedLayer, NestedModel, Progress, QuantizationError, quantize_language,
-};
-pub use weight::NestedWeight;
+pub use grid::Nest;
+pub use language::{CalibrationOptions, Progress, QuantizationError, quantize_language};
+pub use model::NestedModel;
+pub use weight::{compensated, nearest};

@@ -1,95 +1,100 @@
-//! [`NestedWeight`]: the weight of a linear layer as stored codes that serve all widths.
+//! [`nearest`] and [`compensated`]: the stored codes of a layer's weight, chosen for all widths at once.
 
 use super::factor::Factor;
-use super::grid::{Affine, NarrowGrid, Nest, Scratch, StoredGrid, weight_of};
+use super::grid::{Nest, Scratch, weight_of};
 use dr_precision::BitWidth;
+use dr_runtime::file::{Affine, NarrowGrid, NestedWeight, StoredGrid};
 use nalgebra::DMatrix;
 use rayon::prelude::*;
+use std::num::NonZeroUsize;
 
-/// The weight of a linear layer at all widths: one stored code for each weight, and for each group of inputs of an output and each
-/// width what the codes stand for.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NestedWeight {
+/// Outputs that one task computes.
+const OUTPUTS: usize = 32;
+
+/// Each weight of `[outputs, inputs]` gets the code that is best for it alone, the nearest at the stored width if there is no other: for tables and
+/// layers that stay at the stored width.
+///
+/// # Panics
+/// If there are not `outputs * inputs` weights.
+#[must_use]
+pub fn nearest(weights: &[f32], shape: [usize; 2], group: NonZeroUsize, nest: &Nest) -> NestedWeight {
+    let grids = Grids::fit(weights, shape, group, nest, &vec![1.0; shape[1]]);
+    let (inputs, group) = (shape[1].max(1), group.get());
+    let mut codes = vec![0; weights.len()];
+    let rows = codes.par_chunks_mut(inputs).zip(weights.par_chunks(inputs)).enumerate();
+    rows.for_each(|(output, (codes, weights))| {
+        let mut row = vec![0.0; nest.widths().len()];
+        for (at, (codes, weights)) in codes.chunks_mut(group).zip(weights.chunks(group)).enumerate() {
+            let lines = grids.lines(output, at);
+            for (code, &weight) in codes.iter_mut().zip(weights) {
+                row.fill(weight);
+                *code = best_code(&row, &lines, nest);
+            }
+        }
+    });
+    grids.with(codes)
+}
+
+/// Input by input, each weight gets the code that is best for all widths together, and at each width the weights of the inputs
+/// that follow make up for the error, as far as inputs are correlated: the manner of GPTQ (arXiv:2210.17323), with a copy of
+/// the weights for each width.
+///
+/// # Panics
+/// If there are not `outputs * inputs` weights, or the factor is of another number of inputs.
+#[must_use]
+pub fn compensated(
+    weights: &[f32], shape: [usize; 2], group: NonZeroUsize, nest: &Nest, factor: &Factor,
+) -> NestedWeight {
+    let grids = Grids::fit(weights, shape, group, nest, factor.importance());
+    let some = OUTPUTS * shape[1];
+    let mut codes = vec![0; weights.len()];
+    let tasks = codes.par_chunks_mut(some).zip(weights.par_chunks(some)).enumerate();
+    tasks.for_each(|(task, (codes, weights))| {
+        grids.compensate(task * OUTPUTS, weights, factor.upper(), codes);
+    });
+    grids.with(codes)
+}
+
+/// What codes of a weight stand for, before there are any.
+struct Grids<'a> {
     shape: [usize; 2],
-    group: usize,
-    nest: Nest,
-    codes: Vec<i8>,
+    group: NonZeroUsize,
+    nest: &'a Nest,
     /// `[outputs, groups]`
     stored: Vec<StoredGrid>,
     /// `[outputs, groups, narrower widths]`
     narrow: Vec<NarrowGrid>,
 }
 
-/// Outputs that one task computes.
-const OUTPUTS: usize = 32;
-
-impl NestedWeight {
-    /// Each weight gets the code that is best for it alone, the nearest at the stored width if there is no other: for tables and layers that stay
-    /// at the stored width.
-    ///
-    /// # Panics
-    /// If there are not `outputs * inputs` weights, or groups are empty.
-    #[must_use]
-    pub fn nearest(weights: &[f32], shape: [usize; 2], group: usize, nest: &Nest) -> Self {
-        let mut new = Self::fitted(weights, shape, group, nest, &vec![1.0; shape[1]]);
-        let inputs = shape[1];
-        let mut codes = vec![0; weights.len()];
-        let rows = codes.par_chunks_mut(inputs.max(1)).zip(weights.par_chunks(inputs.max(1))).enumerate();
-        rows.for_each(|(output, (codes, weights))| {
-            let mut row = vec![0.0; nest.widths().len()];
-            for (at, (codes, weights)) in codes.chunks_mut(group).zip(weights.chunks(group)).enumerate() {
-                let lines = new.lines(output, at);
-                for (code, &weight) in codes.iter_mut().zip(weights) {
-                    row.fill(weight);
-                    *code = best_code(&row, &lines, nest);
-                }
-            }
-        });
-        new.codes = codes;
-        new
-    }
-
-    /// Input by input, each weight gets the code that is best for all widths together, and at each width the weights of the inputs
-    /// that follow make up for the error, as far as inputs are correlated: the manner of GPTQ (arXiv:2210.17323), with a copy of
-    /// the weights for each width.
-    ///
-    /// # Panics
-    /// If there are not `outputs * inputs` weights, groups are empty, or the factor is of another number of inputs.
-    #[must_use]
-    pub fn compensated(
-        weights: &[f32], shape: [usize; 2], group: usize, nest: &Nest, factor: &Factor,
+impl<'a> Grids<'a> {
+    fn fit(
+        weights: &[f32], shape: [usize; 2], group: NonZeroUsize, nest: &'a Nest, importance: &[f32],
     ) -> Self {
-        let mut new = Self::fitted(weights, shape, group, nest, factor.importance());
-        let inputs = shape[1];
-        let mut codes = vec![0; weights.len()];
-        let tasks = codes.par_chunks_mut(OUTPUTS * inputs).zip(weights.par_chunks(OUTPUTS * inputs));
-        tasks.enumerate().for_each(|(task, (codes, weights))| {
-            new.compensate(task * OUTPUTS, weights, factor.upper(), codes);
-        });
-        new.codes = codes;
-        new
-    }
-
-    /// The grids of all groups, without codes.
-    fn fitted(weights: &[f32], shape: [usize; 2], group: usize, nest: &Nest, importance: &[f32]) -> Self {
         let [outputs, inputs] = shape;
         assert_eq!(weights.len(), outputs * inputs, "weights of a shape {shape:?}");
         assert_eq!(importance.len(), inputs, "one for each input");
-        assert!(group > 0, "groups have inputs");
-        let (groups, narrower) = (inputs.div_ceil(group), nest.narrower().len());
+        let narrower = nest.narrower().len();
+        let groups = inputs.div_ceil(group.get());
         let fit = |scratch: &mut Scratch, weights: &[f32]| {
             let mut narrow = vec![NarrowGrid::default(); groups * narrower];
-            let stored = (0..groups).map(|at| {
-                let range = at * group..inputs.min((at + 1) * group);
-                let narrow = &mut narrow[at * narrower..][..narrower];
-                nest.fit(&weights[range.clone()], &importance[range], narrow, scratch)
+            let of_groups = weights.chunks(group.get()).zip(importance.chunks(group.get())).enumerate();
+            let stored = of_groups.map(|(at, (weights, importance))| {
+                nest.fit(weights, importance, &mut narrow[at * narrower..][..narrower], scratch)
             });
             (stored.collect::<Vec<_>>(), narrow)
         };
-        let rows = weights.par_chunks_exact(inputs.max(1)).map_init(Scratch::default, fit);
+        let rows = weights.par_chunks(inputs.max(1)).map_init(Scratch::default, fit);
         let (stored, narrow): (Vec<_>, Vec<_>) = rows.collect();
-        let (stored, narrow) = (stored.concat(), narrow.concat());
-        Self { shape, group, nest: nest.clone(), codes: vec![], stored, narrow }
+        Self { shape, group, nest, stored: stored.concat(), narrow: narrow.concat() }
+    }
+
+    fn with(self, codes: Vec<i8>) -> NestedWeight {
+        let Self { shape, group, nest, stored, narrow } = self;
+        let narrower = nest.narrower().len();
+        let of_width = |width: usize| narrow.iter().skip(width).step_by(narrower).copied().collect();
+        let narrow: Vec<Vec<_>> = (0..narrower).map(of_width).collect();
+        NestedWeight::new(shape, group, nest.widths(), codes, &stored, &narrow)
+            .expect("as many codes and grids as there are weights and groups")
     }
 
     /// The codes of the weights of some outputs, of which `first` is the first.
@@ -99,8 +104,8 @@ impl NestedWeight {
         // A row for each output and width.
         let mut rows =
             DMatrix::from_fn(outputs * widths, inputs, |row, input| weights[row / widths * inputs + input]);
-        for group in 0..inputs.div_ceil(self.group) {
-            let (start, end) = (group * self.group, inputs.min((group + 1) * self.group));
+        for (group, start) in (0..inputs).step_by(self.group.get()).enumerate() {
+            let end = inputs.min(start + self.group.get());
             let lines: Vec<Vec<Affine>> =
                 (first..first + outputs).map(|output| self.lines(output, group)).collect();
             let mut errors = DMatrix::<f32>::zeros(outputs * widths, end - start);
@@ -110,7 +115,7 @@ impl NestedWeight {
                 let of_outputs =
                     column.as_slice().chunks_exact(widths).zip(error.as_mut_slice().chunks_exact_mut(widths));
                 for (output, (row, error)) in of_outputs.enumerate() {
-                    let code = best_code(row, &lines[output], &self.nest);
+                    let code = best_code(row, &lines[output], self.nest);
                     codes[output * inputs + input] = code;
                     for (width, error) in error.iter_mut().enumerate() {
                         let value = lines[output][width].value(self.nest.level(width, code));
@@ -128,88 +133,10 @@ impl NestedWeight {
 
     /// What codes of a group of an output stand for, at each width.
     fn lines(&self, output: usize, group: usize) -> Vec<Affine> {
-        (0..self.nest.widths().len()).map(|width| self.line(output, group, width)).collect()
-    }
-
-    fn line(&self, output: usize, group: usize, width: usize) -> Affine {
-        let at = output * self.groups() + group;
-        let stored = self.stored[at].affine();
-        let narrower = self.nest.narrower();
-        match width.checked_sub(1) {
-            None => stored,
-            Some(width) => self.narrow[at * narrower.len() + width].affine(stored, narrower[width]),
-        }
-    }
-
-    /// Outputs and inputs.
-    #[must_use]
-    pub const fn shape(&self) -> [usize; 2] {
-        self.shape
-    }
-
-    /// Inputs of a group; the last one may have less.
-    #[must_use]
-    pub const fn group(&self) -> usize {
-        self.group
-    }
-
-    /// Groups of an output.
-    #[must_use]
-    pub const fn groups(&self) -> usize {
-        self.shape[1].div_ceil(self.group)
-    }
-
-    /// The widths that it was made for, the stored one first.
-    #[must_use]
-    pub fn widths(&self) -> &[BitWidth] {
-        self.nest.widths()
-    }
-
-    /// The stored codes, `[outputs, inputs]`.
-    #[must_use]
-    pub fn codes(&self) -> &[i8] {
-        &self.codes
-    }
-
-    /// The grids of the stored codes, `[outputs, groups]`.
-    #[must_use]
-    pub fn stored(&self) -> &[StoredGrid] {
-        &self.stored
-    }
-
-    /// Those of the narrower widths, `[outputs, groups, narrower widths]`.
-    #[must_use]
-    pub fn narrow(&self) -> &[NarrowGrid] {
-        &self.narrow
-    }
-
-    /// Scales and offsets of a width, `[outputs, groups]`; `None` if it was not made for it.
-    #[must_use]
-    pub fn affine(&self, bits: BitWidth) -> Option<Vec<Affine>> {
-        let width = self.widths().iter().position(|&width| width == bits)?;
-        let (outputs, groups) = (self.shape[0], self.groups());
-        let of_output = |output| (0..groups).map(move |group| (output, group));
-        let all = (0..outputs).flat_map(of_output);
-        Some(all.map(|(output, group)| self.line(output, group, width)).collect())
-    }
-
-    /// The weights at a width, `[outputs, inputs]`; `None` if it was not made for it.
-    #[must_use]
-    pub fn dequantized(&self, bits: BitWidth) -> Option<Vec<f32>> {
-        let width = self.widths().iter().position(|&width| width == bits)?;
-        let inputs = self.shape[1].max(1);
-        let mut values = vec![0.0; self.codes.len()];
-        let rows = values.par_chunks_mut(inputs).zip(self.codes.par_chunks(inputs)).enumerate();
-        rows.for_each(|(output, (values, codes))| {
-            let groups = values.chunks_mut(self.group).zip(codes.chunks(self.group)).enumerate();
-            for (group, (values, codes)) in groups {
-                let line = self.line(output, group, width);
-                for (value, &code) in values.iter_mut().zip(codes) {
-                    *value = line.value(self.nest.level(width, code));
-                }
-            }
-        });
-        Some(values)
+        let at = output * self.shape[1].div_ceil(self.group.get()) + group;
+        let (stored, narrower) = (self.stored[at].affine(), self.nest.narrower());
+        let narrow = self.narrow[at * narrower.len()..].iter().zip(narrower);
+        std::iter::once(stored).chain(narrow.map(|(grid, &bits)| grid.affine(stored, bits))).collect()
     }
 }
 
@@ -250,6 +177,8 @@ mod tests {
     use proptest::prelude::*;
     use rand::{RngExt, SeedableRng, rngs::StdRng};
 
+    const GROUP: NonZeroUsize = NonZeroUsize::new(32).unwrap();
+
     fn nest() -> Nest {
         Nest::new([BitWidth::B6, BitWidth::B4, BitWidth::B3, BitWidth::B2])
     }
@@ -287,11 +216,12 @@ mod tests {
     #[test]
     fn outputs_are_nearer_to_the_floats_at_every_width() {
         for (outputs, inputs, group) in [(40, 96, 32), (33, 40, 16), (8, 50, 32)] {
+            let group = NonZeroUsize::new(group).expect("not zero");
             let (weights, hessian) = (random(outputs * inputs, 5), hessian(inputs, 7));
             let factor = Factor::new(&hessian, inputs).expect("a factor");
             let shape = [outputs, inputs];
-            let plain = NestedWeight::nearest(&weights, shape, group, &nest());
-            let better = NestedWeight::compensated(&weights, shape, group, &nest(), &factor);
+            let plain = nearest(&weights, shape, group, &nest());
+            let better = compensated(&weights, shape, group, &nest(), &factor);
             let [plain, better] = [plain, better].map(|of| errors(&weights, &of, &hessian));
             for (width, (better, plain)) in better.iter().zip(&plain).enumerate() {
                 let most = if width < 3 { 0.7 } else { 0.95 };
@@ -308,15 +238,15 @@ mod tests {
         (0..inputs).for_each(|i| identity[i * inputs + i] = 3.0);
         let factor = Factor::new(&identity, inputs).expect("a factor");
         let shape = [outputs, inputs];
-        let compensated = NestedWeight::compensated(&weights, shape, 32, &nest(), &factor);
-        assert_eq!(compensated.codes(), NestedWeight::nearest(&weights, shape, 32, &nest()).codes());
+        let compensated = compensated(&weights, shape, GROUP, &nest(), &factor);
+        assert_eq!(compensated.codes(), nearest(&weights, shape, GROUP, &nest()).codes());
     }
 
     #[test]
     fn each_width_is_a_line_of_its_switched_codes() {
         let shape = [3, 75];
-        let weight = NestedWeight::nearest(&random(3 * 75, 2), shape, 32, &nest());
-        assert_eq!((weight.groups(), weight.stored().len(), weight.narrow().len()), (3, 9, 36));
+        let weight = nearest(&random(3 * 75, 2), shape, GROUP, &nest());
+        assert_eq!(weight.groups(), 3);
         for &bits in weight.widths() {
             let (values, lines) = (weight.dequantized(bits).unwrap(), weight.affine(bits).unwrap());
             for (at, (value, &code)) in values.iter().zip(weight.codes()).enumerate() {
@@ -331,19 +261,19 @@ mod tests {
     #[test]
     fn at_the_stored_width_alone_codes_are_the_nearest() {
         let (weights, shape) = (random(64 * 4, 9), [4, 64]);
-        let weight = NestedWeight::nearest(&weights, shape, 32, &Nest::new([]));
+        let weight = nearest(&weights, shape, GROUP, &Nest::new([]));
         let lines = weight.affine(BitWidth::B8).unwrap();
         for (at, (&w, &code)) in weights.iter().zip(weight.codes()).enumerate() {
             let line = lines[at / 64 * 2 + at % 64 / 32];
             assert_eq!(i32::from(code), semantics::quantize(w - line.offset, line.scale, BitWidth::B8));
         }
-        assert!(weight.narrow().is_empty());
+        assert_eq!(weight.widths(), [BitWidth::B8]);
     }
 
     #[test]
     fn nothing_to_quantize() {
         for shape in [[0, 4], [3, 0], [0, 0]] {
-            let weight = NestedWeight::nearest(&[], shape, 32, &nest());
+            let weight = nearest(&[], shape, GROUP, &nest());
             assert_eq!(weight.dequantized(BitWidth::B4), Some(vec![]));
         }
     }

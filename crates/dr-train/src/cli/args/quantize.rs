@@ -1,6 +1,6 @@
 //! The arguments of `dr-train quantize`.
 
-use crate::cli::values::{group_size, one_of};
+use crate::cli::values::{at_least_one, group_size, one_of};
 use crate::config::DeviceKind;
 use clap::Args;
 use dr_precision::{BitWidth, PrecisionSet};
@@ -11,15 +11,24 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
-  dr-train quantize --model float.safetensors --precisions 8,6,4 --out model.safetensors")]
+  dr-train quantize --model float.safetensors --precisions 8,6,4 --out model.safetensors
+  dr-train quantize --model SmolLM2-135M --calibration text.txt --out model.safetensors")]
 pub struct QuantizeArgs {
     /// The model; a float one, or a folder of Hugging Face with a Llama
     #[arg(long, value_name = "FILE|DIR")]
     pub model: PathBuf,
-    /// The precisions the result runs at
-    #[arg(long, value_name = "LIST", default_value_t = PrecisionSet::default())]
-    pub precisions: PrecisionSet,
-    /// So many inputs of an output of a linear layer share a scale, e.g. 32, 64 or 128 [default: all]
+    /// The precisions the result runs at [default: w8a8,w6a6,w4a4,w2a2, and with --calibration
+    /// w8a8,w6a8,w4a8,w3a8]
+    #[arg(long, value_name = "LIST")]
+    pub precisions: Option<PrecisionSet>,
+    /// A text like those that a language model is for: codes are chosen for all precisions at once, so that its predictions change
+    /// little (nothing computes such models yet)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["switch_edge", "compensate", "dataset", "data_dir"])]
+    pub calibration: Option<PathBuf>,
+    /// So many tokens of it are looked at, spread over all of it
+    #[arg(long, value_name = "N", requires = "calibration", default_value_t = 1 << 15, value_parser = at_least_one(1 << 30))]
+    pub calibration_tokens: usize,
+    /// So many inputs of an output of a linear layer share a scale, e.g. 32, 64 or 128 [default: all, and with --calibration 32]
     #[arg(long, value_name = "N", value_parser = group_size(), allow_negative_numbers = true)]
     pub group_size: Option<NonZeroUsize>,
     /// Let the first and the last layer switch like all others, too; they keep the highest widths otherwise

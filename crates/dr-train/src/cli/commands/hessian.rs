@@ -1,13 +1,12 @@
 //! `dr-train hessian`.
 
-use super::print;
+use super::{StatusLine, print};
 use crate::artifact::{Artifact, SavedModel};
 use crate::cli::{CommandError, HessianArgs};
 use crate::device;
 use crate::experiment::{Registry, Source};
 use crate::files::write_atomically;
 use crate::mixed::{HessianOptions, HessianReport, Traces};
-use std::io::{IsTerminal, Write, stderr};
 use std::path::Path;
 use std::time::Instant;
 
@@ -57,11 +56,14 @@ pub fn hessian(registry: &Registry, args: &HessianArgs) -> Result<(), CommandErr
 pub(super) fn estimate(
     source: &Source, batch_size: usize, options: &HessianOptions,
 ) -> Result<(Traces, usize), CommandError> {
-    let progress = Progress::new(options);
-    let mut show = |samples, uncertainty| progress.show(samples, uncertainty);
-    let traces = source.task()?.traces(source, batch_size, options, &mut show);
-    progress.clear();
-    Ok(traces?)
+    let (line, HessianOptions { tolerance, max_samples, .. }) = (StatusLine::new(), *options);
+    let mut show = |samples, uncertainty| {
+        let (found, wanted) = (100.0 * uncertainty, 100.0 * tolerance);
+        line.show(&format!(
+            "{samples} of at most {max_samples} directions, standard errors up to {found:.1} % (stops at {wanted:.1} %)"
+        ));
+    };
+    Ok(source.task()?.traces(source, batch_size, options, &mut show)?)
 }
 
 fn write(path: &Path, content: &[u8], wrote: &mut Vec<String>) -> Result<(), CommandError> {
@@ -69,35 +71,4 @@ fn write(path: &Path, content: &[u8], wrote: &mut Vec<String>) -> Result<(), Com
     write_atomically(path, content).map_err(|error| CommandError::new(format!("`{name}`: {error}")))?;
     wrote.push(name);
     Ok(())
-}
-
-/// A line that is written over, if there is a terminal to do so.
-struct Progress {
-    options: HessianOptions,
-    terminal: bool,
-}
-
-impl Progress {
-    fn new(options: &HessianOptions) -> Self {
-        Self { options: *options, terminal: stderr().is_terminal() }
-    }
-
-    fn show(&self, samples: usize, uncertainty: f64) {
-        let HessianOptions { tolerance, max_samples, .. } = self.options;
-        let (found, wanted) = (100.0 * uncertainty, 100.0 * tolerance);
-        self.line(&format!(
-            "{samples} of at most {max_samples} directions, standard errors up to {found:.1} % (stops at {wanted:.1} %)"
-        ));
-    }
-
-    fn clear(&self) {
-        self.line("");
-    }
-
-    fn line(&self, text: &str) {
-        if self.terminal {
-            // That nobody sees it is no reason to stop.
-            let _ = write!(stderr(), "\r\x1b[2K{text}").and_then(|()| stderr().flush());
-        }
-    }
 }

@@ -36,15 +36,40 @@ use crate::nn::Value;
 use crate::report::thousands;
 use crate::weights::load_hugging_face;
 use dr_precision::PrecisionSet;
+use std::io::{IsTerminal, Write, stderr};
 use std::path::Path;
 
 /// Prints to the standard output. That its reader went away is no error.
 fn print(text: &str) -> Result<(), CommandError> {
-    use std::io::{ErrorKind, Write};
+    use std::io::ErrorKind;
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
+    }
+}
+
+/// A line that is written over, if there is a terminal to do so, and goes away in the end.
+struct StatusLine {
+    terminal: bool,
+}
+
+impl StatusLine {
+    fn new() -> Self {
+        Self { terminal: stderr().is_terminal() }
+    }
+
+    fn show(&self, text: &str) {
+        if self.terminal {
+            // That nobody sees it is no reason to stop.
+            let _ = write!(stderr(), "\r\x1b[2K{text}").and_then(|()| stderr().flush());
+        }
+    }
+}
+
+impl Drop for StatusLine {
+    fn drop(&mut self) {
+        self.show("");
     }
 }
 

@@ -1,14 +1,21 @@
 //! `dr-train quantize`.
 
-use super::{load_model, save};
-use crate::artifact::{ArtifactError, ArtifactKind, SavedModel};
+use super::{StatusLine, load_model, save};
+use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, SavedModel};
 use crate::cli::{CommandError, QuantizeArgs};
+use crate::config::task::LANGUAGE;
 use crate::device;
 use crate::experiment::{Registry, Source};
 use crate::nn::QuantConfig;
+use crate::quantization::{CalibrationOptions, Progress, quantize_language};
+use crate::text::{self, Tokenizer};
+use burn::tensor::Device;
+use dr_precision::{BitWidth, Precision};
+use dr_runtime::file::STORED;
+use std::path::Path;
 
 /// Turns a float model into one for several precisions, without training: scales are fitted to its weights and to the
-/// activations that some training images, or the beginning of a text, cause.
+/// activations that some training images, or the beginning of a text, cause; or, of a language model, codes are chosen by a text.
 ///
 /// # Errors
 /// If the model cannot be read, or is not a float one, or the data do not fit it, or the result cannot be written.
@@ -20,19 +27,69 @@ pub fn quantize(registry: &Registry, args: &QuantizeArgs) -> Result<(), CommandE
         return Err(wrong.in_file(&args.model).into());
     }
     let (device, _) = device::open(args.device)?;
+    if let Some(calibration) = &args.calibration {
+        return save(&nested(&artifact, args, calibration, &device)?, &args.out);
+    }
+    if args.model.is_dir() && args.data_dir.is_none() {
+        let what =
+            format!("`{}`: a folder of Hugging Face does not say what it learned from", args.model.display());
+        return Err(CommandError::new(format!("{what}: expected --calibration or --data-dir with a text")));
+    }
+    let precisions = args.precisions.clone().unwrap_or_default();
     let quantization = QuantConfig {
         group_size: args.group_size,
         switch_edge: args.switch_edge,
         compensate: args.compensate,
-        ..QuantConfig::new(args.precisions.clone())
+        ..QuantConfig::new(precisions)
     };
     if let Some(width) = args.compensate
         && !quantization.precisions.weights().contains(&width)
     {
         let found = format!("--compensate {width}: the model will have no weights of {width} bits");
-        return Err(CommandError::new(format!("{found}: expected a width of {}", args.precisions)));
+        return Err(CommandError::new(format!("{found}: expected a width of {}", quantization.precisions)));
     }
     let source = Source::new(registry, &artifact, &args.model, &args.dataset, &args.data_dir, &device);
     let quantized = artifact.quantize_with(&quantization, source.task()?.calibration(&source)?, &device)?;
     save(&quantized, &args.out)
+}
+
+/// A language model with codes that are chosen for all precisions at once.
+fn nested(
+    artifact: &Artifact, args: &QuantizeArgs, calibration: &Path, device: &Device,
+) -> Result<Artifact, CommandError> {
+    let in_model = |error: ArtifactError| error.in_file(&args.model);
+    artifact.description.check_task(LANGUAGE).map_err(in_model)?;
+    let widths = match &args.precisions {
+        Some(set) if set.activations() == [STORED] => set.weights(),
+        Some(set) => {
+            let found = format!("--precisions {set}: with --calibration activations have {STORED} bits");
+            let expected = set.weights().into_iter().map(|bits| Precision::new(bits, STORED).to_string());
+            let expected = expected.collect::<Vec<_>>().join(",");
+            return Err(CommandError::new(format!("{found}: expected {expected}")));
+        }
+        None => vec![BitWidth::B6, BitWidth::B4, BitWidth::B3],
+    };
+    let tokenizer = Tokenizer::from_json(artifact.tokenizer().map_err(in_model)?)?;
+    let tokens = tokenizer.encode(&text::read(Some(calibration))?, false)?;
+    let usual = CalibrationOptions::default();
+    let length = usual.length.min(artifact.description.context());
+    let windows = args.calibration_tokens.div_ceil(length);
+    let options = CalibrationOptions {
+        group: args.group_size.unwrap_or(usual.group),
+        windows,
+        length,
+        gradient_windows: (windows * usual.gradient_windows).div_ceil(usual.windows),
+        ..usual
+    };
+    let model = artifact.network(device).map_err(in_model)?;
+    let line = StatusLine::new();
+    let nested = quantize_language(&model, &tokens, &widths, &options, |progress| {
+        line.show(&match progress {
+            Progress::Gradients { done, of } => format!("gradients: {done} of {of} windows"),
+            Progress::Layer { name, done, of } => format!("weights: {done} of {of}, {name}"),
+        });
+    });
+    let nested =
+        nested.map_err(|error| CommandError::new(format!("`{}`: {error}", calibration.display())))?;
+    Ok(nested.artifact(artifact).map_err(in_model)?)
 }
