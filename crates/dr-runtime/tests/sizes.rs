@@ -332,25 +332,29 @@ proptest! {
         }
         if let Some((value, is_offset, at)) = bad {
             let name = format!("{}.grid", weights.keys().nth(at % weights.len()).unwrap());
-            let entry = &file.tensors[&name];
-            let mut halves = vec![f16::ONE; entry.data.len()];
+            let shape = file.tensors[&name].shape.clone();
+            let mut halves = vec![f16::ONE; shape.iter().product()];
             let groups = halves.len() / 2;
             halves[at % groups * 2 + usize::from(is_offset)] = f16::from_f32(value);
             let data = Values::from(halves).into();
-            file.tensors.insert(name.clone(), TensorEntry { shape: entry.shape.clone(), data });
+            file.tensors.insert(name.clone(), TensorEntry { shape, data });
             let is_good = f16::from_f32(value).is_finite() && (is_offset || value > 0.0);
             match file.nested() {
                 Ok(_) => prop_assert!(is_good),
-                Err(ArtifactError::Nested { name: found, .. }) => prop_assert!(!is_good && name == format!("{found}.grid")),
+                Err(ArtifactError::Nested { name: found, .. }) => {
+                    prop_assert!(!is_good);
+                    prop_assert_eq!(name, found + ".grid");
+                }
                 Err(error) => prop_assert!(false, "{error}"),
             }
         }
         let same = matches!(harm, Harm::None) && bad.is_none();
         let harmed = harmed(file, harm, at);
         prop_assert!(harmed.nested().is_ok_and(|found| found == weights) == same || bad.is_some());
-        let widths = [other, 8].map(|bits| BitWidth::try_from(bits as u32).unwrap_or(BitWidth::B3));
         for shape in [[other, sizes[1]], [sizes[0], other]] {
-            let _ = NestedWeight::new(shape, group, &widths[at % 2..], vec![0; at % 9], &[], &[]);
+            for widths in [&[STORED][..], &narrower] {
+                let _ = NestedWeight::new(shape, group, widths, vec![0; at % 9], &[], &[]);
+            }
         }
     }
 

@@ -142,7 +142,8 @@ impl Artifact {
             Embedding::Layer(_) => None,
         });
         let read = |(name, shape, widths): (&String, _, Vec<_>)| {
-            Ok((name.clone(), NestedWeight::read(self, name, shape, group, &widths)?))
+            let weight = NestedWeight::read(self, name, shape, group, &widths);
+            weight.map(|weight| (name.clone(), weight))
         };
         layers.chain(tables).map(read).collect()
     }

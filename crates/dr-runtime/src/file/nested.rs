@@ -90,7 +90,7 @@ impl NarrowGrid {
 }
 
 /// Why parts are no [`NestedWeight`].
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq)]
 #[non_exhaustive]
 pub enum NestedError {
     /// Widths that no nested weight has.

@@ -20,6 +20,9 @@ pub(super) fn gradient_sizes(
     let Value::Rows(logits) = model.run(&mut probe, Value::from(tokens.autodiff())) else {
         return HashMap::new();
     };
+    if probe.added.is_empty() {
+        return HashMap::new();
+    }
     let mut gradients = labels.autodiff().loss(logits).backward();
     let size = |(id, zeros): (ParamId, Tensor<2>)| {
         Some((id, zeros.grad_remove(&mut gradients)?.square().sum_dim(1)))

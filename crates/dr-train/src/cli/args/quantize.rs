@@ -21,11 +21,11 @@ pub struct QuantizeArgs {
     /// w8a8,w6a8,w4a8,w3a8]
     #[arg(long, value_name = "LIST")]
     pub precisions: Option<PrecisionSet>,
-    /// A text like those that a language model is for: codes are chosen for all precisions at once, so that its predictions change
-    /// little (nothing computes such models yet)
+    /// A text like those that a language model is for: codes are chosen for all precisions at once by what its
+    /// predictions depend on (no engine computes such models yet)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["switch_edge", "compensate", "dataset", "data_dir"])]
     pub calibration: Option<PathBuf>,
-    /// So many tokens of it are looked at, spread over all of it
+    /// So many tokens of the text are looked at, in windows all over it
     #[arg(long, value_name = "N", requires = "calibration", default_value_t = 1 << 15, value_parser = at_least_one(1 << 30))]
     pub calibration_tokens: usize,
     /// So many inputs of an output of a linear layer share a scale, e.g. 32, 64 or 128 [default: all, and with --calibration 32]

@@ -90,10 +90,15 @@ fn with_plan(source: &Source, plan: &Path) -> Result<Artifact, CommandError> {
 
 /// Reads a model file, or a folder of Hugging Face.
 fn load_model(path: &Path) -> Result<Artifact, CommandError> {
-    match path.join("config.json").is_file() {
+    match is_hugging_face(path) {
         true => Ok(load_hugging_face(path, PrecisionSet::default())?),
         false => Ok(Artifact::open(path)?),
     }
+}
+
+/// Whether a path is a folder of Hugging Face.
+fn is_hugging_face(path: &Path) -> bool {
+    path.join("config.json").is_file()
 }
 
 /// Writes a model file, and says so.

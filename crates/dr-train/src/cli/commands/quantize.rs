@@ -1,6 +1,6 @@
 //! `dr-train quantize`.
 
-use super::{StatusLine, load_model, save};
+use super::{StatusLine, is_hugging_face, load_model, save};
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, SavedModel};
 use crate::cli::{CommandError, QuantizeArgs};
 use crate::config::task::LANGUAGE;
@@ -20,6 +20,11 @@ use std::path::Path;
 /// # Errors
 /// If the model cannot be read, or is not a float one, or the data do not fit it, or the result cannot be written.
 pub fn quantize(registry: &Registry, args: &QuantizeArgs) -> Result<(), CommandError> {
+    if is_hugging_face(&args.model) && args.calibration.is_none() && args.data_dir.is_none() {
+        let folder =
+            format!("`{}`: a folder of Hugging Face does not say what it learned from", args.model.display());
+        return Err(CommandError::new(format!("{folder}: expected --calibration or --data-dir with a text")));
+    }
     let artifact = load_model(&args.model)?;
     let description = &artifact.description;
     if description.kind != ArtifactKind::Float {
@@ -29,11 +34,6 @@ pub fn quantize(registry: &Registry, args: &QuantizeArgs) -> Result<(), CommandE
     let (device, _) = device::open(args.device)?;
     if let Some(calibration) = &args.calibration {
         return save(&nested(&artifact, args, calibration, &device)?, &args.out);
-    }
-    if args.model.is_dir() && args.data_dir.is_none() {
-        let what =
-            format!("`{}`: a folder of Hugging Face does not say what it learned from", args.model.display());
-        return Err(CommandError::new(format!("{what}: expected --calibration or --data-dir with a text")));
     }
     let precisions = args.precisions.clone().unwrap_or_default();
     let quantization = QuantConfig {
