@@ -51,6 +51,9 @@ pub enum RuntimeError {
     /// What only linear layers can do.
     #[error("`{0}` is a convolution: expected linear layers only, for packed weights and inputs in floats")]
     WeightOnly(String),
+    /// What only integers on slices do.
+    #[error("nested weights: expected the integer engine on a CPU, which alone computes them")]
+    Nested,
     /// A cache of another network.
     #[error("a cache of another network: expected one that this network, or a new one, has filled")]
     Cache,

@@ -1,14 +1,15 @@
 //! [`Source`]: a saved network as both engines start from it, and what the tensors of its file say about layers.
 
 use crate::RuntimeError;
-use crate::file::{Artifact, ArtifactError, LayerFormat, Values};
+use crate::file::{Artifact, ArtifactError, ArtifactKind, LayerFormat, NestedWeight, Values};
 use crate::graph::{Activation, Graph, Layer, LayerKind, Norm};
 use crate::program::{Program, Use};
 use dr_kernels::Conv2dOptions;
-use dr_kernels::host::StoredWeight;
+use dr_kernels::host::{GroupedWeight, StoredWeight};
 use dr_kernels::integer::{self, CodeQuantizer};
 use dr_kernels::layout::{ScaleLayout, packed_words};
 use dr_precision::{BitWidth, Precision};
+use std::collections::BTreeMap;
 use std::fmt::Display;
 
 /// What layers compute in.
@@ -27,8 +28,10 @@ pub(crate) struct Source {
     pub artifact: Artifact,
     pub graph: Graph,
     pub program: Program,
-    /// Of each layer; `None` in floats.
+    /// Of each layer; `None` in floats, and of nested weights.
     pub layers: Vec<Option<Quantization>>,
+    /// Nested weights, by the names of their layers and tables.
+    pub nested: BTreeMap<String, NestedWeight>,
     pub arithmetic: Arithmetic,
 }
 
@@ -51,10 +54,20 @@ impl Source {
             }
             (Some(_), Some(_)) => {}
         }
-        let program = Program::new(&graph, precision.is_some() && arithmetic == Arithmetic::Integer);
-        let quantization = |layer| Quantization::read(artifact, &graph, layer);
+        let nested = match (artifact.description.kind, arithmetic) {
+            (ArtifactKind::Nested, Arithmetic::WeightOnly) => return Err(RuntimeError::Nested),
+            (ArtifactKind::Nested, Arithmetic::Integer) => artifact.nested()?,
+            _ => BTreeMap::new(),
+        };
+        // Only what is quantized with scales that are known before takes codes of others.
+        let codes = precision.is_some() && arithmetic == Arithmetic::Integer && nested.is_empty();
+        let program = Program::new(&graph, codes);
+        let quantization = |layer| match nested.is_empty() {
+            true => Quantization::read(artifact, &graph, layer),
+            false => Ok(None),
+        };
         let layers = (0..graph.layers().len()).map(quantization).collect::<Result<_, _>>()?;
-        Ok(Self { artifact: artifact.clone(), graph, program, layers, arithmetic })
+        Ok(Self { artifact: artifact.clone(), graph, program, layers, nested, arithmetic })
     }
 
     /// Whether all layers have a precision.
@@ -65,6 +78,19 @@ impl Source {
     /// The layer that is used.
     pub fn layer(&self, of: &Use) -> &Layer {
         &self.graph.layers()[of.layer]
+    }
+
+    /// The nested weight of a layer at a precision; `None` if it has none.
+    pub fn grouped(&self, layer: usize, precision: Precision) -> Result<Option<GroupedWeight>, RuntimeError> {
+        let Some(weight) = self.nested.get(&self.graph.layers()[layer].name) else { return Ok(None) };
+        let format = self.artifact.description.layer_format(&self.graph, layer);
+        let width = format.and_then(|format| Some(format.weights[format.positions(precision)?.0]));
+        let Some((bits, lines)) = width.and_then(|bits| Some((bits, weight.affine(bits)?))) else {
+            let expected = format!("weights of {} bits", list(weight.widths()));
+            return Err(RuntimeError::Precision { precision, expected });
+        };
+        let (scales, offsets): (Vec<_>, Vec<_>) = lines.iter().map(|line| (line.scale, line.offset)).unzip();
+        Ok(Some(weight.prepared()?.with_offsets(bits, &scales, &offsets)?))
     }
 
     /// Whether a layer takes floats and has packed weights.

@@ -1,7 +1,7 @@
 //! [`Table`]: the rows of features that tokens have.
 
 use crate::RuntimeError;
-use crate::file::Values;
+use crate::file::{NestedWeight, Values};
 use crate::graph::Embedding;
 use crate::source::{Codes, Source};
 use dr_precision::Granularity;
@@ -23,14 +23,20 @@ enum Rows {
         scales: Values<f32>,
         run: usize,
     },
+    Nested(NestedWeight),
 }
 
 impl Table {
     pub fn read(source: &Source, embedding: &Embedding) -> Result<Self, RuntimeError> {
-        let Source { artifact, graph, layers, .. } = source;
+        let Source { artifact, graph, layers, nested, .. } = source;
         let [vocabulary, features] = graph.embedding_size(embedding);
         let floats = |name: &str| artifact.values(&format!("{name}.weight"), &[vocabulary, features]);
+        let name = match embedding {
+            Embedding::Own { name, .. } => name,
+            Embedding::Layer(layer) => &graph.layers()[*layer].name,
+        };
         let rows = match embedding {
+            _ if nested.contains_key(name) => Rows::Nested(nested[name].clone()),
             Embedding::Own { name, .. } => Rows::Floats(floats(name)?),
             Embedding::Layer(layer) => match (&graph.layers()[*layer], &layers[*layer]) {
                 (of, None) => Rows::Floats(floats(&of.name)?),
@@ -66,6 +72,7 @@ impl Table {
             let row = at * self.features..(at + 1) * self.features;
             match &self.rows {
                 Rows::Floats(values) => out.copy_from_slice(&values[row]),
+                Rows::Nested(weight) => weight.write_row(at, out),
                 Rows::Codes { codes, scales, run } => {
                     let groups = self.features.div_ceil(*run);
                     let scales = &scales[at * groups..][..groups];

@@ -2,14 +2,17 @@
 
 use dr_precision::{BitWidth, Precision, PrecisionSet};
 use dr_runtime::file::{
-    ArtifactKind, BatchNormKind, Description, FORMAT_VERSION, InputShape, Normalization, TensorEntry,
+    ArtifactError, ArtifactKind, BatchNormKind, Description, FORMAT_VERSION, InputShape, NarrowGrid,
+    NestedWeight, Normalization, STORED, StoredGrid, TensorEntry, Values,
 };
 use dr_runtime::graph::{
     Activation, Attention, Embedding, Graph, Layer, LayerKind, Norm, Op, Rope, RopeScaling,
 };
 use dr_runtime::{Arithmetic, Artifact, Cache, Input, Network};
+use half::f16;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 
 /// A size of any order of magnitude.
 fn any_size() -> impl Strategy<Value = usize> {
@@ -210,6 +213,42 @@ fn harmed(mut artifact: Artifact, harm: Harm, at: usize) -> Artifact {
     artifact
 }
 
+/// A file with a table and two layers of nested weights, the last one at the edge, and these weights.
+fn nested(
+    [vocabulary, features, outputs]: [usize; 3], group: NonZeroUsize, narrower: &[BitWidth],
+) -> (Artifact, BTreeMap<String, NestedWeight>) {
+    let mut graph = Graph::default();
+    graph.add_embedding(Embedding::Own { name: "rows".into(), vocabulary, features }).unwrap();
+    let mut x = graph.push(Op::Tokens, &[]).unwrap();
+    x = graph.push(Op::Embedding(0), &[x]).unwrap();
+    for (at, features) in [[features, outputs], [outputs, 10]].into_iter().enumerate() {
+        let layer = Layer { name: format!("layer{at}"), kind: LayerKind::Linear { features }, bias: false };
+        graph.add_layer(layer).unwrap();
+        x = graph.push(Op::Layer(at), &[x]).unwrap();
+    }
+    let widths: Vec<BitWidth> = std::iter::once(STORED).chain(narrower.iter().copied()).collect();
+    let weight = |[outputs, inputs]: [usize; 2], widths: &[BitWidth]| {
+        let groups = outputs * inputs.div_ceil(group.get());
+        let codes = (0..outputs * inputs).map(|i| (i * 89) as i8).collect();
+        let stored = vec![StoredGrid::new(0.25, -1.5); groups];
+        let narrow = vec![vec![NarrowGrid { scale: -3, offset: 7 }; groups]; widths.len() - 1];
+        NestedWeight::new([outputs, inputs], group, widths, codes, &stored, &narrow).unwrap()
+    };
+    let weights = BTreeMap::from([
+        ("rows".to_owned(), weight([vocabulary, features], &[STORED])),
+        ("layer0".to_owned(), weight([outputs, features], &widths)),
+        ("layer1".to_owned(), weight([10, outputs], &[STORED])),
+    ]);
+    let precisions = widths.iter().map(|&bits| Precision::new(bits, STORED));
+    let description = Description {
+        precisions: PrecisionSet::new(precisions).unwrap(),
+        group_size: Some(group),
+        ..description(ArtifactKind::Nested, graph, false)
+    };
+    let tensors = weights.iter().flat_map(|(name, weight)| weight.tensors(name)).collect();
+    (Artifact { description, tensors }, weights)
+}
+
 /// The gate of a product is not written over while others read it.
 #[test]
 fn a_gate_that_others_read_stays() {
@@ -272,6 +311,51 @@ proptest! {
         let _ = network.switch(precision(BitWidth::B4));
         let _ = network.forward_timed(Input::Images { values: &x, shape });
         let _ = (network.model_bytes(), network.layer(at), network.layer(at % 7));
+    }
+
+    #[test]
+    fn nested_weights_are_read_or_refused(
+        sizes in [1usize..9, 1usize..70, 1usize..9], group in prop_oneof![1usize..40, Just(usize::MAX)], harm in harm(), at: usize,
+        narrower in prop::sample::subsequence(vec![BitWidth::B6, BitWidth::B4, BitWidth::B3, BitWidth::B2], 0..=4),
+        bad in prop::option::of((value(), any::<bool>(), any::<usize>())), other in any_size(),
+    ) {
+        let group = NonZeroUsize::new(group).unwrap();
+        let (mut file, weights) = nested(sizes, group, &narrower);
+        let read = Artifact::from_bytes(&file.to_bytes().unwrap()).unwrap();
+        prop_assert_eq!(read.nested().unwrap(), weights.clone());
+        prop_assert!(Network::load_with(&read, Some(read.description.edge), Arithmetic::Integer).is_err());
+        for (weight, &bits) in weights.values().flat_map(|weight| weight.widths().iter().map(move |bits| (weight, bits))) {
+            let [outputs, inputs] = weight.shape();
+            prop_assert_eq!(weight.affine(bits).unwrap().len(), outputs * weight.groups());
+            prop_assert_eq!(weight.dequantized(bits).unwrap().len(), outputs * inputs);
+            prop_assert!(weight.affine(BitWidth::B7).is_none() && weight.dequantized(BitWidth::B7).is_none());
+        }
+        if let Some((value, is_offset, at)) = bad {
+            let name = format!("{}.grid", weights.keys().nth(at % weights.len()).unwrap());
+            let shape = file.tensors[&name].shape.clone();
+            let mut halves = vec![f16::ONE; shape.iter().product()];
+            let groups = halves.len() / 2;
+            halves[at % groups * 2 + usize::from(is_offset)] = f16::from_f32(value);
+            let data = Values::from(halves).into();
+            file.tensors.insert(name.clone(), TensorEntry { shape, data });
+            let is_good = f16::from_f32(value).is_finite() && (is_offset || value > 0.0);
+            match file.nested() {
+                Ok(_) => prop_assert!(is_good),
+                Err(ArtifactError::Nested { name: found, .. }) => {
+                    prop_assert!(!is_good);
+                    prop_assert_eq!(name, found + ".grid");
+                }
+                Err(error) => prop_assert!(false, "{error}"),
+            }
+        }
+        let same = matches!(harm, Harm::None) && bad.is_none();
+        let harmed = harmed(file, harm, at);
+        prop_assert!(harmed.nested().is_ok_and(|found| found == weights) == same || bad.is_some());
+        for shape in [[other, sizes[1]], [sizes[0], other]] {
+            for widths in [&[STORED][..], &narrower] {
+                let _ = NestedWeight::new(shape, group, widths, vec![0; at % 9], &[], &[]);
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,8 @@ use crate::config::task::{LANGUAGE, SEGMENT};
 use crate::data::{Batch, ImageLoader, ImageSet, ImageShape, Input, SceneSet, Target};
 use crate::detection::Positions;
 use crate::generation::{ChoiceScore, GenerationError, score_choices};
-use crate::nn::{Pass, Value};
+use crate::nn::{Pass, Tensors, Value};
+use crate::quantization::{Dynamic, NestedModel};
 use crate::report::{Measured, NumberFormat};
 use crate::text::{Choices, TextError, TextLoader, Tokenizer};
 use crate::training::{Score, score};
@@ -14,6 +15,7 @@ use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Tensor};
 use dr_precision::{Precision, PrecisionSet};
+use dr_runtime::file::NestedWeight;
 use dr_runtime::tensors::Network;
 use dr_runtime::{Arithmetic, RuntimeError};
 use std::sync::Arc;
@@ -122,7 +124,9 @@ pub fn formats(artifact: &Artifact) -> Vec<NumberFormat> {
     match description.kind {
         ArtifactKind::Float => vec![NumberFormat::Float],
         ArtifactKind::Packed(precision) => vec![precision.into()],
-        ArtifactKind::MultiPrecision => description.precisions.iter().map(NumberFormat::from).collect(),
+        ArtifactKind::MultiPrecision | ArtifactKind::Nested => {
+            description.precisions.iter().map(NumberFormat::from).collect()
+        }
         ArtifactKind::PackedPlan => vec![NumberFormat::Mixed],
     }
 }
@@ -189,6 +193,9 @@ pub(crate) fn networks(
     artifact: &Artifact, formats: &[NumberFormat], engine: Engine, device: &Device,
 ) -> Result<Vec<Forward>, EvaluationError> {
     let arithmetic = match engine {
+        Engine::Fake if artifact.description.kind == ArtifactKind::Nested => {
+            return Ok(nested_networks(artifact, formats, device)?);
+        }
         Engine::Fake => {
             let passes = passes(artifact, formats)?;
             let model = artifact.network(device)?;
@@ -207,6 +214,26 @@ pub(crate) fn networks(
     artifact.checked_graph()?;
     let networks = runtime_networks(artifact, formats, arithmetic, device)?.into_iter();
     Ok(networks.map(|network| Box::new(move |input| Ok(network.forward(input)?)) as Forward).collect())
+}
+
+/// A model with nested weights in each of `formats`, in fake quantization.
+fn nested_networks(
+    artifact: &Artifact, formats: &[NumberFormat], device: &Device,
+) -> Result<Vec<Forward>, ArtifactError> {
+    let (model, nested) = (artifact.network(device)?, NestedModel { weights: artifact.nested()? });
+    let forward = |precision: Precision| {
+        let expected = artifact.description.precisions.clone();
+        if expected.position(precision).is_none() {
+            return Err(ArtifactError::Precision { precision, expected });
+        }
+        let model = nested.dequantized(model.clone(), precision.weights);
+        let forward = move |input| match model.run(&mut Dynamic(Tensors::new(&Pass::float())), input) {
+            Value::Rows(rows) => Ok(rows),
+            _ => Err(ArtifactError::network("a language model whose result is no logits").into()),
+        };
+        Ok(Box::new(forward) as Forward)
+    };
+    precisions(artifact, formats)?.into_iter().map(forward).collect()
 }
 
 /// How many questions a language model answers right in each of `formats`.
@@ -289,7 +316,7 @@ pub(crate) fn runtime_networks(
 }
 
 /// The precisions that integer networks have in `formats`.
-fn precisions(artifact: &Artifact, formats: &[NumberFormat]) -> Result<Vec<Precision>, EvaluationError> {
+fn precisions(artifact: &Artifact, formats: &[NumberFormat]) -> Result<Vec<Precision>, ArtifactError> {
     let precision = |&format: &NumberFormat| match format {
         NumberFormat::Quantized(precision) => Ok(precision),
         // What is not pinned to the plan is pinned to this.
@@ -299,7 +326,7 @@ fn precisions(artifact: &Artifact, formats: &[NumberFormat]) -> Result<Vec<Preci
             Err(ArtifactError::Kind { found, expected })
         }
     };
-    Ok(formats.iter().map(precision).collect::<Result<_, ArtifactError>>()?)
+    formats.iter().map(precision).collect()
 }
 
 /// The passes of `formats`.
@@ -325,6 +352,13 @@ fn bytes(artifact: &Artifact, format: NumberFormat) -> Result<usize, ArtifactErr
         }
         (NumberFormat::Quantized(precision), ArtifactKind::MultiPrecision) => {
             Ok(artifact.export(precision)?.payload_bytes())
+        }
+        (NumberFormat::Quantized(precision), ArtifactKind::Nested) => {
+            let nested = artifact.nested()?;
+            let parts = nested.iter().flat_map(|(name, weight)| weight.tensors(name));
+            let parts: usize = parts.map(|(_, entry)| entry.byte_len()).sum();
+            let at = |weight: &NestedWeight| weight.bytes(precision.weights);
+            Ok(artifact.payload_bytes() - parts + nested.values().map(at).sum::<usize>())
         }
         (NumberFormat::Quantized(precision), ArtifactKind::Packed(packed)) => match precision == packed {
             true => Ok(artifact.payload_bytes()),

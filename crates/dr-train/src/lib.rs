@@ -2,7 +2,7 @@
 //!
 //! # Features
 //! Without default features the crate is a library for a Burn project: layers and networks written once ([`nn`], [`models`]), quantization and
-//! joint training ([`training`]), saved files ([`artifact`]), Hessian traces and draws for mixed precision ([`mixed`]). `program`, the
+//! joint training ([`training`]), quantization without training ([`quantization`]), saved files ([`artifact`]), Hessian traces and draws for mixed precision ([`mixed`]). `program`, the
 //! default, adds the program `dr-train`: datasets and image formats, texts, plots, the search of plans, ONNX, the command line.
 
 pub mod artifact;
@@ -31,6 +31,7 @@ pub mod names;
 pub mod nn;
 #[cfg(feature = "program")]
 pub mod onnx;
+pub mod quantization;
 pub mod report;
 #[cfg(feature = "program")]
 pub mod samples;

@@ -128,6 +128,22 @@ fn a_language_model() {
     let free = losses(&json(&program, &["eval", "--model", "free.safetensors", "--json"]));
     assert!((free[0] - losses(&report)[0]).abs() < 0.02, "{free:?}");
 
+    let text = "It was the nightingale, and not the lark.\n".repeat(30);
+    std::fs::write(folder.path().join("calibration.txt"), text).expect("a file");
+    let calibrated = |more: &[&'static str]| {
+        let all =
+            ["quantize", "--model", float, "--calibration", "calibration.txt", "--out", "nested.safetensors"];
+        [&all[..], more].concat()
+    };
+    assert_says(
+        &program.output(&calibrated(&["--calibration-tokens", "200"])),
+        &["nested.safetensors: nested"],
+    );
+    assert_says(
+        &program.output(&["info", "nested.safetensors"]),
+        &["nested", "w8a8,w6a8,w4a8,w3a8", "lm_head.grid", "mlp.up_proj.grid.3"],
+    );
+
     let questions = "{\"context\": \"ROMEO\", \"choices\": [\":\", \"zzz\"], \"answer\": 0}\n";
     std::fs::write(folder.path().join("questions.jsonl"), questions).expect("a file");
     let answers = program.output(&["eval", "--model", model, "--questions", "questions.jsonl"]);
@@ -156,6 +172,20 @@ fn a_language_model() {
     );
     assert_says(&program.output(&["latency", "--model", model]), &["w8a8", "float"]);
     assert_says(&error(&["generate", "--model", ".", "--prompt", "x"]), &["`.`: not a file"]);
+    assert_says(&error(&["eval", "--model", "nested.safetensors"]), &["a nested model: expected"]);
+    assert_says(
+        &error(&["generate", "--model", "nested.safetensors", "--prompt", "x"]),
+        &["a nested model: expected"],
+    );
+    assert_says(&error(&calibrated(&["--precisions", "8,4"])), &["w4a4", "expected w8a8,w4a8"]);
+    std::fs::create_dir(folder.path().join("theirs")).expect("a folder");
+    std::fs::write(folder.path().join("theirs/config.json"), "{}").expect("a file");
+    assert_says(
+        &error(&["quantize", "--model", "theirs", "--out", "x"]),
+        &["`theirs`: a folder of Hugging Face", "--calibration"],
+    );
+    std::fs::write(folder.path().join("calibration.txt"), "To be.").expect("a file");
+    assert_says(&error(&calibrated(&[])), &["calibration.txt", "tokens: expected at least 33"]);
     assert_says(&error(&["eval", "--model", model, "--text", "nowhere.txt"]), &["nowhere.txt"]);
     assert_says(
         &error(&["train", "--dataset", "text", "--model", "resnet8", "--out", "x"]),

@@ -1,7 +1,7 @@
 //! [`Description`]: what an artifact says about itself.
 
-use super::{ArtifactError, FIRST_VERSION, FORMAT_VERSION};
-use crate::graph::{Graph, GraphError, LayerKind, Op};
+use super::{ArtifactError, FIRST_VERSION, FORMAT_VERSION, STORED};
+use crate::graph::{Graph, GraphError, Layer, LayerKind, Op};
 use dr_precision::{BitWidth, Granularity, Precision, PrecisionPlan, PrecisionSet, QuantSpec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -66,6 +66,8 @@ pub enum ArtifactKind {
     Float,
     /// Master codes of the highest precision, one byte each, and scales for every precision.
     MultiPrecision,
+    /// Nested weights ([`NestedWeight`](super::NestedWeight)) of a network of linear layers, whose inputs are quantized as they come.
+    Nested,
     /// Exported at one precision: packed codes.
     Packed(Precision),
     /// Exported with a precision for each layer: packed codes.
@@ -77,6 +79,7 @@ impl fmt::Display for ArtifactKind {
         match self {
             Self::Float => f.pad("float"),
             Self::MultiPrecision => f.pad("multi-precision"),
+            Self::Nested => f.pad("nested"),
             Self::Packed(precision) => f.pad(&format!("packed {precision}")),
             Self::PackedPlan => f.pad("packed plan"),
         }
@@ -222,7 +225,7 @@ impl Description {
     pub fn precisions(&self) -> Option<PrecisionSet> {
         match self.kind {
             ArtifactKind::Float => None,
-            ArtifactKind::MultiPrecision => Some(self.precisions.clone()),
+            ArtifactKind::MultiPrecision | ArtifactKind::Nested => Some(self.precisions.clone()),
             ArtifactKind::Packed(precision) => Some(PrecisionSet::of(precision)),
             // The layers have those of the plan.
             ArtifactKind::PackedPlan => Some(PrecisionSet::of(self.edge)),
@@ -331,10 +334,34 @@ impl Description {
                 self.precisions
             ));
         }
+        if self.kind == ArtifactKind::Nested {
+            self.check_nested()?;
+        }
         if (self.kind == ArtifactKind::PackedPlan) != self.plan.is_some() {
             return wrong(format!("a {} model: expected a plan in packed plans, and only there", self.kind));
         }
         Ok(())
+    }
+
+    /// Whether weights can be nested.
+    fn check_nested(&self) -> Result<(), ArtifactError> {
+        let wrong = |what: String| Err(ArtifactError::Description(format!("a nested model {what}")));
+        let full = Precision::uniform(STORED);
+        let dynamic = self.precisions.iter().all(|precision| precision.activations == STORED);
+        if self.precisions.stored() != STORED || self.edge != full || !dynamic {
+            let (precisions, edge) = (&self.precisions, self.edge);
+            return wrong(format!(
+                "of {precisions}, at the edge {edge}: expected {full} there and among them, and activations of {STORED} bits"
+            ));
+        }
+        if self.group_size.is_none() {
+            return wrong("without groups: expected `group_size`".to_owned());
+        }
+        let convolution = |layer: &&Layer| matches!(layer.kind, LayerKind::Conv2d { .. });
+        match self.graph.iter().flat_map(|graph| graph.layers()).find(convolution) {
+            Some(layer) => wrong(format!("with the convolution `{}`: expected linear layers", layer.name)),
+            None => Ok(()),
+        }
     }
 }
 

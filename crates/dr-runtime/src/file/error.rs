@@ -1,6 +1,6 @@
 //! [`ArtifactError`].
 
-use super::{ArtifactKind, FORMAT_VERSION, MAX_HEADER_BYTES, METADATA_KEY};
+use super::{ArtifactKind, FORMAT_VERSION, MAX_HEADER_BYTES, METADATA_KEY, NestedError};
 use dr_precision::{Precision, PrecisionSet};
 use safetensors::SafeTensorError;
 use std::fmt::Display;
@@ -101,6 +101,14 @@ pub enum ArtifactError {
         code: i32,
         /// What codes there are.
         expected: String,
+    },
+    /// Tensors that are no nested weight.
+    #[error("the weight `{name}` has {error}")]
+    Nested {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        error: NestedError,
     },
     /// A precision that the model does not have.
     #[error("the model has no precision {precision}: expected one of {expected}")]

@@ -12,6 +12,7 @@
 mod description;
 mod error;
 mod format;
+mod nested;
 mod tensors;
 
 pub use description::{
@@ -19,10 +20,11 @@ pub use description::{
 };
 pub use error::ArtifactError;
 pub use format::{FIRST_VERSION, FORMAT_VERSION, MAX_HEADER_BYTES, METADATA_KEY};
+pub use nested::{Affine, NarrowGrid, NestedError, NestedWeight, STORED, StoredGrid};
 pub(crate) use tensors::elements;
 pub use tensors::{Element, TensorEntry, TensorValues, Values};
 
-use crate::graph::Graph;
+use crate::graph::{Embedding, Graph, LayerKind};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
@@ -99,6 +101,35 @@ impl Artifact {
     /// If it is missing or of another type or shape.
     pub fn f32(&self, name: &str, shape: &[usize]) -> Result<&[f32], ArtifactError> {
         self.find::<f32>(name, shape).map(|values| &**values)
+    }
+
+    /// The nested weights of all layers and tables, by the names of these.
+    ///
+    /// # Errors
+    /// Another kind of file, tensors that are missing or of another type or shape, and grids that make no numbers.
+    pub fn nested(&self) -> Result<BTreeMap<String, NestedWeight>, ArtifactError> {
+        let (description, graph) = (&self.description, self.graph()?);
+        let (ArtifactKind::Nested, Some(group)) = (description.kind, description.group_size) else {
+            return Err(ArtifactError::Kind { found: description.kind, expected: "nested" });
+        };
+        let layers = graph.layers().iter().enumerate().filter_map(|(at, layer)| match layer.kind {
+            LayerKind::Linear { features: [inputs, outputs] } => {
+                let widths = description.layer_format(graph, at)?.weights;
+                Some((&layer.name, [outputs, inputs], widths))
+            }
+            LayerKind::Conv2d { .. } => None,
+        });
+        let tables = graph.embeddings().iter().filter_map(|table| match table {
+            Embedding::Own { name, vocabulary, features } => {
+                Some((name, [*vocabulary, *features], vec![STORED]))
+            }
+            Embedding::Layer(_) => None,
+        });
+        let read = |(name, shape, widths): (&String, _, Vec<_>)| {
+            let weight = NestedWeight::read(self, name, shape, group, &widths);
+            weight.map(|weight| (name.clone(), weight))
+        };
+        layers.chain(tables).map(read).collect()
     }
 
     /// The tokenizer of a language model, as `tokenizer.json` has it.

@@ -2,6 +2,7 @@
 
 use super::ArtifactError;
 use bytemuck::Pod;
+use half::f16;
 use safetensors::{Dtype, View};
 use std::borrow::Cow;
 use std::fmt;
@@ -187,6 +188,12 @@ macro_rules! tensor_values {
                     _ => None,
                 }
             }
+        }
+
+        impl From<Values<$type>> for TensorValues {
+            fn from(values: Values<$type>) -> Self {
+                Self::$name(values)
+            }
         })*
     };
 }
@@ -196,6 +203,8 @@ tensor_values! {
     I8(i8),
     /// Scales, BatchNorm terms, float weights.
     F32(f32),
+    /// Scales and offsets of nested weights.
+    F16(f16),
     /// Words of packed codes.
     U32(u32),
     /// A file: the tokenizer.
@@ -260,7 +269,7 @@ impl TensorEntry {
         let data = TensorValues::of(dtype, content, range).ok_or_else(|| ArtifactError::Type {
             name: name.to_owned(),
             found: dtype.to_string(),
-            expected: "I8, U8, F32 or U32",
+            expected: "I8, U8, F16, F32 or U32",
         })?;
         let entry = Self { shape, data };
         entry.check(name)?;

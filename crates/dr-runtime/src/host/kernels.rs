@@ -7,7 +7,7 @@ use crate::graph::Layer;
 use crate::program::Use;
 use crate::source::{Arithmetic, Quantization, Source};
 use crate::table::Table;
-use dr_kernels::host::{Product, StoredWeight, WeightOnly};
+use dr_kernels::host::{DynamicProduct, Product, StoredWeight, WeightOnly};
 use dr_precision::Precision;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -27,6 +27,7 @@ pub(super) struct Shared {
 #[derive(Debug)]
 pub(super) enum Kernel {
     Integer(Product),
+    Dynamic(DynamicProduct),
     WeightOnly(WeightOnly),
     Float(FloatLayer),
 }
@@ -36,6 +37,7 @@ impl Kernel {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Integer(product) => product.bytes(),
+            Self::Dynamic(product) => product.bytes(),
             Self::WeightOnly(product) => product.bytes(),
             Self::Float(layer) => layer.bytes(),
         }
@@ -69,6 +71,12 @@ impl Shared {
     fn kernel(&self, of: &Use, precision: Option<Precision>) -> Result<Kernel, RuntimeError> {
         let Self { source, weights, .. } = self;
         let (layer, affine) = (source.layer(of), source.affine(of, precision)?);
+        let bias = layer.bias.then_some(&affine.shift[..]);
+        let grouped = precision.map(|precision| source.grouped(of.layer, precision)).transpose()?;
+        if let Some(weight) = grouped.flatten() {
+            weight.settle();
+            return Ok(Kernel::Dynamic(DynamicProduct::new(weight, bias)?));
+        }
         let quantized = weights[of.layer].as_ref().zip(source.layers[of.layer].as_ref()).zip(precision);
         let Some(((stored, quantization), precision)) = quantized else {
             let weight =
@@ -79,7 +87,7 @@ impl Shared {
         let weight = stored.at(bits, scales)?;
         weight.settle();
         Ok(if source.is_weight_only(layer)? {
-            Kernel::WeightOnly(WeightOnly::new(weight, layer.bias.then_some(&affine.shift[..]))?)
+            Kernel::WeightOnly(WeightOnly::new(weight, bias)?)
         } else {
             let (gain, shift, options) = (&affine.gain, &affine.shift, layer.kind.options());
             Kernel::Integer(Product::new(weight, options, input, gain, shift, of.activation())?)

@@ -8,7 +8,7 @@ use crate::graph::{Attention, Kind, Op, Value};
 use crate::program::{Product, Step, TOGETHER, checked_sizes};
 use dr_kernels::KernelError;
 use dr_kernels::host::language::{AttentionCache, attention, rms_norm, rotate, swiglu};
-use dr_kernels::host::{Job, Results, code_len, run_together};
+use dr_kernels::host::{DynamicProduct, Job, Results, Rows, code_len, run_together};
 use std::time::{Duration, Instant};
 
 /// Memory of earlier passes: one asks for the same sizes as the one before, and each thread finds in its cache what it wrote then.
@@ -20,6 +20,8 @@ pub(super) struct Workspace {
     dims: Vec<[usize; 4]>,
     values: Vec<Vec<f32>>,
     codes: Vec<Vec<u8>>,
+    /// Of the products of one step whose input is quantized as it comes.
+    rows: Rows,
 }
 
 /// Room for `len` elements, of which the first ones may have been written before.
@@ -208,6 +210,13 @@ impl<'a> Pass<'a> {
                 *codes = std::mem::take(self.codes(next));
             }
         }
+        let first = &products[0];
+        if let Kernel::Dynamic(_) = &*self.network.kernels[first.of] {
+            let mut rows = std::mem::take(&mut self.workspace.rows);
+            let [n, .., features] = self.workspace.dims[first.input];
+            rows.quantize(self.value(first.input), n, features)?;
+            self.workspace.rows = rows;
+        }
         let result = self.compute(products, &mut outs);
         for (product, (values, codes)) in products.iter().zip(outs) {
             if product.values {
@@ -229,6 +238,7 @@ impl<'a> Pass<'a> {
     fn compute(&self, products: &[Product], outs: &mut [(Vec<f32>, Vec<u8>)]) -> Result<(), RuntimeError> {
         let program = &self.shared.source.program;
         let mut jobs: Vec<Job> = vec![];
+        let mut dynamic: Vec<(&DynamicProduct, &mut [f32])> = vec![];
         for (product, (values, codes)) in products.iter().zip(outs) {
             let (input, output) = (self.workspace.dims[product.input], self.workspace.dims[product.output]);
             let len = self.len(product.output);
@@ -250,6 +260,7 @@ impl<'a> Pass<'a> {
                         _ => jobs.push(job),
                     }
                 }
+                Kernel::Dynamic(kernel) => dynamic.push((kernel, room(values, len)?)),
                 Kernel::WeightOnly(kernel) => {
                     let out = room(values, len)?;
                     kernel.run(self.value(product.input), input[0], out)?;
@@ -267,7 +278,14 @@ impl<'a> Pass<'a> {
                 }
             }
         }
-        Ok(run_together(&mut jobs)?)
+        run_together(&mut jobs)?;
+        DynamicProduct::run_together(&self.workspace.rows, &mut dynamic)?;
+        let ends = products.iter().filter(|of| matches!(*self.network.kernels[of.of], Kernel::Dynamic(_)));
+        for (product, (_, out)) in ends.zip(dynamic) {
+            let residual = product.residual.map(|residual| ops::tail(self.value(residual), out.len()));
+            ops::finish(out, residual, program.uses[product.of].activation);
+        }
+        Ok(())
     }
 
     fn op(&self, op: Op, inputs: &[Value], output: Value, out: &mut [f32]) -> Result<(), RuntimeError> {

@@ -48,6 +48,9 @@ impl OnDevice {
         artifact: &Artifact, precision: Precision, arithmetic: Arithmetic, device: &Device,
     ) -> Result<Self, RuntimeError> {
         let source = Source::new(artifact, Some(precision), arithmetic)?;
+        if !source.nested.is_empty() {
+            return Err(RuntimeError::Nested);
+        }
         let graph = &source.graph;
         let stored = |(quantization, of): (&Option<Quantization>, &Layer)| {
             let quantization = quantization.as_ref().ok_or(RuntimeError::Float)?;

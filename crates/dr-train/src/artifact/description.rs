@@ -29,7 +29,7 @@ pub trait Described: Sized {
     #[must_use]
     fn of_language(config: &LlamaConfig, precisions: PrecisionSet) -> Self;
 
-    /// How the network inside is quantized; `None` for a float one.
+    /// How the network inside is quantized; `None` for a float one, and one with nested weights.
     fn quantization(&self) -> Option<QuantConfig>;
 
     /// Whether the network does what is asked for.
@@ -96,6 +96,9 @@ impl Described for Description {
     }
 
     fn quantization(&self) -> Option<QuantConfig> {
+        if self.kind == ArtifactKind::Nested {
+            return None;
+        }
         Some(QuantConfig {
             edge: self.edge,
             switch_edge: self.switch_edge,

@@ -12,6 +12,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use dr_kernels::{CodeState, PackedTensor, dequantize, layout, quantize_pack, switch};
 use dr_precision::{Precision, PrecisionPlan};
+use dr_runtime::file::{NestedWeight, STORED};
 use dr_runtime::graph::{self, Embedding, Graph, Kind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -50,7 +51,7 @@ pub trait SavedModel: Sized {
         &self, plan: &PrecisionPlan, batches: &[I], device: &Device,
     ) -> Result<Self, ArtifactError>;
 
-    /// The model, on `device`, in evaluation mode. It computes what the saved one did.
+    /// The model, on `device`, in evaluation mode. It computes what the saved one did; one with nested weights in floats, at the stored width.
     ///
     /// # Errors
     /// If a tensor is missing, superfluous or of another type or shape than the description calls for.
@@ -181,7 +182,12 @@ impl SavedModel for Artifact {
                 weights.insert(weight_name(&layer.name), layer);
             }
         }
-        let mut loader = Loader { path: vec![], artifact: self, weights, used: BTreeSet::new(), error: None };
+        let nested = match self.description.kind {
+            ArtifactKind::Nested => self.nested()?,
+            _ => BTreeMap::new(),
+        };
+        let mut loader =
+            Loader { path: vec![], artifact: self, weights, nested, used: BTreeSet::new(), error: None };
         let network = network.map_named(&mut loader);
         if let Some(error) = loader.error {
             return Err(error);
@@ -317,7 +323,7 @@ fn least_bytes(graph: &Graph) -> usize {
     let batch_norms = graph.batch_norms().iter().map(|norm| floats(4 * norm.features));
     let rms_norms = graph.rms_norms().iter().map(|norm| floats(norm.features));
     let embeddings = graph.embeddings().iter().map(|embedding| match embedding {
-        Embedding::Own { vocabulary, features, .. } => floats(product(&[*vocabulary, *features])),
+        Embedding::Own { vocabulary, features, .. } => product(&[*vocabulary, *features]),
         Embedding::Layer(_) => 0,
     });
     let all = weights.chain(biases).chain(batch_norms).chain(rms_norms).chain(embeddings);
@@ -414,6 +420,7 @@ struct Loader<'a> {
     path: Vec<String>,
     artifact: &'a Artifact,
     weights: BTreeMap<String, Quantized>,
+    nested: BTreeMap<String, NestedWeight>,
     used: BTreeSet<String>,
     error: Option<ArtifactError>,
 }
@@ -423,12 +430,15 @@ impl Loader<'_> {
         &mut self, shape: [usize; D], device: &Device,
     ) -> Result<Tensor<D>, ArtifactError> {
         let name = self.path.join(".");
-        let data = match self.weights.get(&name) {
-            Some(layer) => {
-                let stored = stored(self.artifact, layer)?;
-                dequantize::<D>(&stored).map_err(ArtifactError::network)?.into_data()
-            }
-            None => TensorData::new(self.artifact.f32(&name, &shape)?.to_vec(), shape),
+        let nested = name.strip_suffix(".weight").and_then(|layer| self.nested.get_key_value(layer));
+        let data = if let Some((layer, weight)) = nested {
+            self.used.extend(weight.tensors(layer).into_iter().map(|(name, _)| name));
+            TensorData::new(weight.dequantized(STORED).unwrap_or_default(), shape)
+        } else if let Some(layer) = self.weights.get(&name) {
+            let stored = stored(self.artifact, layer)?;
+            dequantize::<D>(&stored).map_err(ArtifactError::network)?.into_data()
+        } else {
+            TensorData::new(self.artifact.f32(&name, &shape)?.to_vec(), shape)
         };
         self.used.insert(name);
         Ok(Tensor::from_data(data, device))

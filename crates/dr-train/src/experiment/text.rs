@@ -147,8 +147,7 @@ impl Task for TextTask {
             None => text::split(&text::read(source.data_dir)?, None).test,
         };
         let tokens: Arc<[u32]> = source.tokenizer()?.encode(&text, false)?.into();
-        let context = source.artifact.description.input.width;
-        let measured = measure_text(source.artifact, formats, &tokens, context, engine, source.device);
+        let measured = measure_text(source.artifact, formats, &tokens, source.window, engine, source.device);
         Ok((measured.map_err(|error| source.wrong(error))?, [tokens.len().saturating_sub(1), 0]))
     }
 

@@ -9,6 +9,7 @@ mod integer_network;
 mod llama;
 mod metrics;
 mod mixed;
+mod quantization;
 mod report;
 mod samples;
 mod scenes;

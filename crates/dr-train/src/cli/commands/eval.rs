@@ -3,7 +3,7 @@
 use super::{load_model, print, with_plan};
 use crate::artifact::Described;
 use crate::cli::CommandError;
-use crate::cli::values::one_of;
+use crate::cli::values::{at_least_one, one_of};
 use crate::config::task::LANGUAGE;
 use crate::config::{DeviceKind, Engine};
 use crate::device;
@@ -49,6 +49,9 @@ pub struct EvalArgs {
     /// The text that a language model is measured on, all of it [default: the end of the text it was trained on]
     #[arg(long, value_name = "FILE")]
     pub text: Option<PathBuf>,
+    /// Measure a text in pieces of so many tokens, each without those before it
+    #[arg(long, value_name = "N", value_parser = at_least_one(1 << 20), default_value_t = 512)]
+    pub window: usize,
     /// Also ask a language model these questions: JSON lines with `context`, `choices` and the number of the right `answer`
     #[arg(long, value_name = "FILE.jsonl")]
     pub questions: Option<PathBuf>,
@@ -82,6 +85,7 @@ pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
     let formats = args.precision.map_or_else(|| formats(&artifact), |precision| vec![precision.into()]);
     let mut source = Source::new(registry, &artifact, &args.model, &args.dataset, &args.data_dir, &device);
     source.text = args.text.as_deref();
+    source.window = args.window;
     let task = source.task()?;
     let (measured, [items, skipped]) = (task.measure)(&source, &formats, args.engine)?;
     let description = &artifact.description;

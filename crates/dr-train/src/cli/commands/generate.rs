@@ -122,6 +122,10 @@ pub fn generate(args: &GenerateArgs) -> Result<(), CommandError> {
             }
             None
         }
+        (ArtifactKind::Nested, Engine::Fake) => {
+            let found = format!("`{}`: --engine fake: a model with nested weights", args.model.display());
+            return Err(CommandError::new(format!("{found}: expected --engine integer")));
+        }
         (_, Engine::Fake) => None,
         (_, Engine::Integer) => Some(Arithmetic::Integer),
         (_, Engine::WeightOnly) => Some(Arithmetic::WeightOnly),

@@ -1,6 +1,6 @@
 //! `dr-train hessian`.
 
-use super::{print, write};
+use super::{StatusLine, print, write};
 use crate::artifact::{Artifact, SavedModel};
 use crate::cli::values::{at_least_one, between, count, one_of, part, seed};
 use crate::cli::{CommandError, resolve};
@@ -9,7 +9,6 @@ use crate::device;
 use crate::experiment::{Registry, Source};
 use crate::mixed::{HessianOptions, HessianReport, Traces};
 use clap::Args;
-use std::io::{IsTerminal, Write, stderr};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -111,22 +110,12 @@ pub fn hessian(registry: &Registry, args: &HessianArgs) -> Result<(), CommandErr
 pub(super) fn estimate(
     source: &Source, batch_size: usize, options: &HessianOptions,
 ) -> Result<(Traces, usize), CommandError> {
-    let HessianOptions { tolerance, max_samples, .. } = *options;
-    let mut show = |samples: usize, uncertainty: f64| {
+    let (line, HessianOptions { tolerance, max_samples, .. }) = (StatusLine::new(), *options);
+    let mut show = |samples, uncertainty| {
         let (found, wanted) = (100.0 * uncertainty, 100.0 * tolerance);
-        say(&format!(
+        line.show(&format!(
             "{samples} of at most {max_samples} directions, standard errors up to {found:.1} % (stops at {wanted:.1} %)"
         ));
     };
-    let traces = (source.task()?.traces)(source, batch_size, options, &mut show);
-    say("");
-    Ok(traces?)
-}
-
-/// Writes over the line that was said before, if there is a terminal to do so.
-fn say(text: &str) {
-    if stderr().is_terminal() {
-        // That nobody sees it is no reason to stop.
-        let _ = write!(stderr(), "\r\x1b[2K{text}").and_then(|()| stderr().flush());
-    }
+    Ok((source.task()?.traces)(source, batch_size, options, &mut show)?)
 }

@@ -37,15 +37,40 @@ use crate::nn::Value;
 use crate::report::thousands;
 use crate::weights::load_hugging_face;
 use dr_precision::PrecisionSet;
+use std::io::{IsTerminal, Write, stderr};
 use std::path::Path;
 
 /// Prints to the standard output. That its reader went away is no error.
 fn print(text: &str) -> Result<(), CommandError> {
-    use std::io::{ErrorKind, Write};
+    use std::io::ErrorKind;
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
+    }
+}
+
+/// A line that is written over, if there is a terminal to do so, and goes away in the end.
+struct StatusLine {
+    terminal: bool,
+}
+
+impl StatusLine {
+    fn new() -> Self {
+        Self { terminal: stderr().is_terminal() }
+    }
+
+    fn show(&self, text: &str) {
+        if self.terminal {
+            // That nobody sees it is no reason to stop.
+            let _ = write!(stderr(), "\r\x1b[2K{text}").and_then(|()| stderr().flush());
+        }
+    }
+}
+
+impl Drop for StatusLine {
+    fn drop(&mut self) {
+        self.show("");
     }
 }
 
@@ -66,7 +91,7 @@ fn with_plan(source: &Source, plan: &Path) -> Result<Artifact, CommandError> {
 
 /// Reads a model file, or a folder of Hugging Face.
 fn load_model(path: &Path) -> Result<Artifact, CommandError> {
-    match path.join("config.json").is_file() {
+    match is_hugging_face(path) {
         true => Ok(load_hugging_face(path, PrecisionSet::default())?),
         false => Ok(Artifact::open(path)?),
     }
@@ -77,6 +102,11 @@ fn write(path: &Path, content: &[u8], wrote: &mut Vec<String>) -> Result<(), Com
     write_atomically(path, content).map_err(at(path))?;
     wrote.push(path.display().to_string());
     Ok(())
+}
+
+/// Whether a path is a folder of Hugging Face.
+fn is_hugging_face(path: &Path) -> bool {
+    path.join("config.json").is_file()
 }
 
 /// Writes a model file, and says so.

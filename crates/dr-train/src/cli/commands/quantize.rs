@@ -1,31 +1,45 @@
 //! `dr-train quantize`.
 
-use super::{load_model, save};
-use crate::artifact::{ArtifactError, ArtifactKind, SavedModel};
-use crate::cli::values::{group_size, one_of};
+use super::{StatusLine, is_hugging_face, load_model, save};
+use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, SavedModel};
+use crate::cli::values::{at_least_one, group_size, one_of};
 use crate::cli::{CommandError, resolve};
 use crate::config::DeviceKind;
+use crate::config::task::LANGUAGE;
 use crate::device;
 use crate::experiment::{Registry, Source};
 use crate::nn::QuantConfig;
+use crate::quantization::{CalibrationOptions, Progress, QuantizationError, quantize_language};
+use crate::text::{self, Tokenizer};
+use burn::tensor::Device;
 use clap::Args;
-use dr_precision::{BitWidth, PrecisionSet};
+use dr_precision::{BitWidth, Precision, PrecisionSet};
+use dr_runtime::file::STORED;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// `dr-train quantize`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
-  dr-train quantize --model float.safetensors --precisions 8,6,4 --out model.safetensors")]
+  dr-train quantize --model float.safetensors --precisions 8,6,4 --out model.safetensors
+  dr-train quantize --model SmolLM2-135M --calibration text.txt --out model.safetensors")]
 pub struct QuantizeArgs {
     /// The model; a float one, or a folder of Hugging Face with a Llama
     #[arg(long, value_name = "FILE|DIR")]
     pub model: PathBuf,
-    /// The precisions the result runs at
-    #[arg(long, value_name = "LIST", default_value_t = PrecisionSet::default())]
-    pub precisions: PrecisionSet,
-    /// So many inputs of an output of a linear layer share a scale, e.g. 32, 64 or 128 [default: all]
+    /// The precisions the result runs at [default: w8a8,w6a6,w4a4,w2a2, and with --calibration
+    /// w8a8,w6a8,w4a8,w3a8]
+    #[arg(long, value_name = "LIST")]
+    pub precisions: Option<PrecisionSet>,
+    /// A text like those that a language model is for: codes are chosen for all precisions at once by what its
+    /// predictions depend on (no engine computes such models yet)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["switch_edge", "compensate", "dataset", "data_dir"])]
+    pub calibration: Option<PathBuf>,
+    /// So many tokens of the text are looked at, in windows all over it
+    #[arg(long, value_name = "N", requires = "calibration", default_value_t = 1 << 15, value_parser = at_least_one(1 << 30))]
+    pub calibration_tokens: usize,
+    /// So many inputs of an output of a linear layer share a scale, e.g. 32, 64 or 128 [default: all, and with --calibration 32]
     #[arg(long, value_name = "N", value_parser = group_size(), allow_negative_numbers = true)]
     pub group_size: Option<NonZeroUsize>,
     /// Let the first and the last layer switch like all others, too; they keep the highest widths otherwise
@@ -50,12 +64,17 @@ pub struct QuantizeArgs {
 }
 
 /// Turns a float model into one for several precisions, without training: scales are fitted to its weights and to the
-/// activations that some training images, or the beginning of a text, cause.
+/// activations that some training images, or the beginning of a text, cause; or, of a language model, codes are chosen by a text.
 ///
 /// # Errors
 /// If the model cannot be read, or is not a float one, or the data do not fit it, or the result cannot be written.
 pub fn quantize(registry: &Registry, args: &QuantizeArgs) -> Result<(), CommandError> {
     resolve::check_output_file("out", &args.out, &args.model)?;
+    if is_hugging_face(&args.model) && args.calibration.is_none() && args.data_dir.is_none() {
+        let folder =
+            format!("`{}`: a folder of Hugging Face does not say what it learned from", args.model.display());
+        return Err(CommandError::new(format!("{folder}: expected --calibration or --data-dir with a text")));
+    }
     let artifact = load_model(&args.model)?;
     let description = &artifact.description;
     if description.kind != ArtifactKind::Float {
@@ -63,19 +82,66 @@ pub fn quantize(registry: &Registry, args: &QuantizeArgs) -> Result<(), CommandE
         return Err(wrong.in_file(&args.model).into());
     }
     let (device, _) = device::open(args.device)?;
+    if let Some(calibration) = &args.calibration {
+        return save(&nested(&artifact, args, calibration, &device)?, &args.out);
+    }
+    let precisions = args.precisions.clone().unwrap_or_default();
     let quantization = QuantConfig {
         group_size: args.group_size,
         switch_edge: args.switch_edge,
         compensate: args.compensate,
-        ..QuantConfig::new(args.precisions.clone())
+        ..QuantConfig::new(precisions)
     };
     if let Some(width) = args.compensate
         && !quantization.precisions.weights().contains(&width)
     {
         let found = format!("--compensate {width}: the model will have no weights of {width} bits");
-        return Err(CommandError::new(format!("{found}: expected a width of {}", args.precisions)));
+        return Err(CommandError::new(format!("{found}: expected a width of {}", quantization.precisions)));
     }
     let source = Source::new(registry, &artifact, &args.model, &args.dataset, &args.data_dir, &device);
     let quantized = artifact.quantize(&quantization, (source.task()?.calibration)(&source)?, &device)?;
     save(&quantized, &args.out)
+}
+
+/// A language model with codes that are chosen for all precisions at once.
+fn nested(
+    artifact: &Artifact, args: &QuantizeArgs, calibration: &Path, device: &Device,
+) -> Result<Artifact, CommandError> {
+    let in_model = |error: ArtifactError| error.in_file(&args.model);
+    artifact.description.check_task(LANGUAGE).map_err(in_model)?;
+    let widths = match &args.precisions {
+        Some(set) if set.activations() == [STORED] => set.weights(),
+        Some(set) => {
+            let found = format!("--precisions {set}: with --calibration activations have {STORED} bits");
+            let expected = set.weights().into_iter().map(|bits| Precision::new(bits, STORED).to_string());
+            let expected = expected.collect::<Vec<_>>().join(",");
+            return Err(CommandError::new(format!("{found}: expected {expected}")));
+        }
+        None => vec![BitWidth::B6, BitWidth::B4, BitWidth::B3],
+    };
+    let tokenizer = Tokenizer::from_json(artifact.tokenizer().map_err(in_model)?)?;
+    let tokens = tokenizer.encode(&text::read(Some(calibration))?, false)?;
+    let usual = CalibrationOptions::default();
+    let length = usual.length.min(artifact.description.context());
+    let windows = args.calibration_tokens.div_ceil(length);
+    let options = CalibrationOptions {
+        group: args.group_size.unwrap_or(usual.group),
+        windows,
+        length,
+        gradient_windows: (windows * usual.gradient_windows).div_ceil(usual.windows),
+        ..usual
+    };
+    let model = artifact.network(device).map_err(in_model)?;
+    let line = StatusLine::new();
+    let nested = quantize_language(&model, &tokens, &widths, &options, |progress| {
+        line.show(&match progress {
+            Progress::Gradients { done, of } => format!("gradients: {done} of {of} windows"),
+            Progress::Layer { name, done, of } => format!("weights: {done} of {of}, {name}"),
+        });
+    });
+    let nested = nested.map_err(|error| {
+        let of = if matches!(error, QuantizationError::Short { .. }) { calibration } else { &args.model };
+        CommandError::new(format!("`{}`: {error}", of.display()))
+    })?;
+    Ok(nested.artifact(artifact).map_err(in_model)?)
 }

@@ -1,0 +1,334 @@
+//! [`NestedWeight`]: the weight of a linear layer as stored codes that serve all widths, with scales and offsets for groups of inputs.
+
+use super::tensors::elements;
+use super::{Artifact, ArtifactError, TensorEntry, TensorValues, Values};
+use bytemuck::{Pod, Zeroable};
+use dr_kernels::KernelError;
+use dr_kernels::host::StoredWeight;
+use dr_precision::{BitWidth, Granularity, semantics};
+use half::f16;
+use rayon::prelude::*;
+use std::num::NonZeroUsize;
+use thiserror::Error;
+
+/// The width of stored codes.
+pub const STORED: BitWidth = BitWidth::B8;
+
+/// A line from codes to weights: `scale * code + offset`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Affine {
+    /// What a step of the code adds.
+    pub scale: f32,
+    /// What the code 0 stands for.
+    pub offset: f32,
+}
+
+impl Affine {
+    /// What a code stands for.
+    #[must_use]
+    pub fn value(self, code: f32) -> f32 {
+        self.scale * code + self.offset
+    }
+}
+
+/// What the stored codes of a group stand for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct StoredGrid {
+    /// The scale; above zero.
+    pub scale: f16,
+    /// The weight of the code 0.
+    pub offset: f16,
+}
+
+impl StoredGrid {
+    /// The nearest grid that can be stored. Where all weights of a group are the same, the scale is that of what rounding their
+    /// offset leaves.
+    #[must_use]
+    pub fn new(scale: f32, offset: f32) -> Self {
+        let offset = f16::from_f32(offset).clamp(f16::MIN, f16::MAX);
+        let least = (offset.to_f32().abs() / (1 << 18) as f32).max(f16::MIN_POSITIVE_SUBNORMAL.to_f32());
+        Self { scale: f16::from_f32(scale.max(least)).min(f16::MAX), offset }
+    }
+
+    /// The same in 32 bits.
+    #[must_use]
+    pub fn affine(self) -> Affine {
+        Affine { scale: self.scale.to_f32(), offset: self.offset.to_f32() }
+    }
+}
+
+/// What the codes of a narrower width stand for, beside the stored ones: with `d` bits less and `unit = s_h * 2^d / 256`,
+///
+/// ```text
+/// s_l = unit * (256 + scale)          half of s_h 2^d to nearly 1.5 times that
+/// z_l = z_h + unit * offset           up to half a step of the width
+/// w^  = z_h + unit * ((256 + scale) * q_l + offset)
+/// ```
+///
+/// Two bytes for each group and width, and a kernel that multiplies by one float.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct NarrowGrid {
+    /// By how many 256ths the scale is larger than `s_h * 2^d`.
+    pub scale: i8,
+    /// By how many 256ths of `s_h * 2^d` the offset is larger than the stored one.
+    pub offset: i8,
+}
+
+impl NarrowGrid {
+    /// Steps in a scale of the stored grid times `2^d`.
+    pub const STEPS: f32 = 256.0;
+
+    /// The grid of a width of `bits` bits.
+    #[must_use]
+    pub fn affine(self, stored: Affine, bits: BitWidth) -> Affine {
+        let unit = stored.scale * f32::from(1u16 << (STORED.bits() - bits.bits())) / Self::STEPS;
+        Affine {
+            scale: unit * (Self::STEPS + f32::from(self.scale)),
+            offset: stored.offset + unit * f32::from(self.offset),
+        }
+    }
+}
+
+/// Why parts are no [`NestedWeight`].
+#[derive(Clone, Debug, Error, PartialEq)]
+#[non_exhaustive]
+pub enum NestedError {
+    /// Widths that no nested weight has.
+    #[error("widths {0:?}: expected {STORED} bits, and then narrower ones")]
+    Widths(Vec<BitWidth>),
+    /// More or less of something than the shape calls for.
+    #[error("{found} {what}: expected {expected}")]
+    Count {
+        /// Of what.
+        what: &'static str,
+        /// How many there are.
+        found: usize,
+        /// How many there should be.
+        expected: usize,
+    },
+    /// A grid that makes no numbers.
+    #[error("a scale of {scale} and an offset of {offset}: expected finite numbers, and a scale above 0")]
+    Grid {
+        /// The scale.
+        scale: f16,
+        /// The offset.
+        offset: f16,
+    },
+}
+
+/// The weight of a linear layer at all widths: one stored code for each weight, and for each group of inputs of an output and each
+/// width what the codes stand for. A file has three kinds of tensors for it:
+///
+/// ```text
+/// NAME.weight   i8   [outputs, inputs]      the codes
+/// NAME.grid     f16  [outputs, groups, 2]   scales and offsets of the stored width
+/// NAME.grid.B   i8   [outputs, groups, 2]   those of a narrower width of B bits, see NarrowGrid
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct NestedWeight {
+    shape: [usize; 2],
+    group: NonZeroUsize,
+    /// The stored one first, then falling.
+    widths: Vec<BitWidth>,
+    codes: Values<i8>,
+    stored: Values<f16>,
+    /// Of each narrower width.
+    narrow: Vec<Values<i8>>,
+}
+
+impl NestedWeight {
+    /// Of codes `[outputs, inputs]`, the grids of the stored width, `[outputs, groups]`, and those of each narrower one.
+    ///
+    /// # Errors
+    /// Widths that are not the stored one and then falling ones, numbers of codes or grids that do not fit the shape, and grids that
+    /// make no numbers.
+    pub fn new(
+        shape: [usize; 2], group: NonZeroUsize, widths: &[BitWidth], codes: Vec<i8>, stored: &[StoredGrid],
+        narrow: &[Vec<NarrowGrid>],
+    ) -> Result<Self, NestedError> {
+        let halves = bytemuck::cast_slice::<_, f16>(stored).to_vec().into();
+        let narrow =
+            narrow.iter().map(|grids| bytemuck::cast_slice::<_, i8>(grids).to_vec().into()).collect();
+        Self { shape, group, widths: widths.to_vec(), codes: codes.into(), stored: halves, narrow }.checked()
+    }
+
+    /// The weight that a file has under a name.
+    pub(super) fn read(
+        artifact: &Artifact, name: &str, shape: [usize; 2], group: NonZeroUsize, widths: &[BitWidth],
+    ) -> Result<Self, ArtifactError> {
+        let grids = [shape[0], shape[1].div_ceil(group.get()), 2];
+        let narrower = widths.iter().skip(1);
+        let narrow = narrower.map(|&bits| artifact.values(&narrow_name(name, bits), &grids));
+        let new = Self {
+            shape,
+            group,
+            widths: widths.to_vec(),
+            codes: artifact.values(&format!("{name}.weight"), &shape)?,
+            stored: artifact.values(&format!("{name}.grid"), &grids)?,
+            narrow: narrow.collect::<Result<_, _>>()?,
+        };
+        new.checked().map_err(|error| ArtifactError::Nested { name: name.to_owned(), error })
+    }
+
+    /// The tensors of a file, by their names.
+    #[must_use]
+    pub fn tensors(&self, name: &str) -> Vec<(String, TensorEntry)> {
+        let grids = &[self.shape[0], self.groups(), 2];
+        let narrow = self.widths.iter().skip(1).zip(&self.narrow);
+        let narrow = narrow.map(|(&bits, values)| (narrow_name(name, bits), entry(grids, values)));
+        let stored = [
+            (format!("{name}.weight"), entry(&self.shape, &self.codes)),
+            (format!("{name}.grid"), entry(grids, &self.stored)),
+        ];
+        stored.into_iter().chain(narrow).collect()
+    }
+
+    fn checked(self) -> Result<Self, NestedError> {
+        let falling = self.widths.windows(2).all(|pair| pair[0] > pair[1]);
+        if self.widths.first() != Some(&STORED) || !falling {
+            return Err(NestedError::Widths(self.widths));
+        }
+        let grids = elements(&[self.shape[0], self.groups(), 2]).unwrap_or(usize::MAX);
+        let count = |what, found: usize, expected: usize| match found == expected {
+            true => Ok(()),
+            false => Err(NestedError::Count { what, found, expected }),
+        };
+        count("codes", self.codes.len(), elements(&self.shape).unwrap_or(usize::MAX))?;
+        count("scales and offsets", self.stored.len(), grids)?;
+        count("narrower widths", self.narrow.len(), self.widths.len() - 1)?;
+        self.narrow.iter().try_for_each(|narrow| count("narrower grids", narrow.len(), grids))?;
+        let is_wrong = |grid: &&StoredGrid| {
+            !(grid.scale.is_finite() && grid.scale > f16::ZERO && grid.offset.is_finite())
+        };
+        match self.stored().iter().find(is_wrong) {
+            Some(&StoredGrid { scale, offset }) => Err(NestedError::Grid { scale, offset }),
+            None => Ok(self),
+        }
+    }
+
+    /// Outputs and inputs.
+    #[must_use]
+    pub const fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    /// Inputs of a group; the last one may have less.
+    #[must_use]
+    pub const fn group(&self) -> NonZeroUsize {
+        self.group
+    }
+
+    /// Groups of an output.
+    #[must_use]
+    pub const fn groups(&self) -> usize {
+        self.shape[1].div_ceil(self.group.get())
+    }
+
+    /// The widths that it was made for, the stored one first.
+    #[must_use]
+    pub fn widths(&self) -> &[BitWidth] {
+        &self.widths
+    }
+
+    /// The stored codes, `[outputs, inputs]`.
+    #[must_use]
+    pub fn codes(&self) -> &[i8] {
+        &self.codes
+    }
+
+    /// The grids of the stored codes, `[outputs, groups]`.
+    fn stored(&self) -> &[StoredGrid] {
+        bytemuck::cast_slice(&self.stored)
+    }
+
+    /// Scales and offsets of a width, `[outputs, groups]`; `None` if it was not made for it.
+    #[must_use]
+    pub fn affine(&self, bits: BitWidth) -> Option<Vec<Affine>> {
+        let stored = self.stored().iter().map(|grid| grid.affine());
+        let Some(narrow) = self.widths.iter().position(|&width| width == bits)?.checked_sub(1) else {
+            return Some(stored.collect());
+        };
+        let grids: &[NarrowGrid] = bytemuck::cast_slice(&self.narrow[narrow]);
+        Some(stored.zip(grids).map(|(stored, grid)| grid.affine(stored, bits)).collect())
+    }
+
+    /// The stored codes, for products. What was read of the file for them need not stay in memory.
+    pub(crate) fn prepared(&self) -> Result<StoredWeight, KernelError> {
+        let granularity = Granularity::Group(self.group);
+        StoredWeight::from_codes(&self.codes, &self.shape, 1, STORED, granularity)
+            .inspect(|_| self.codes.release())
+    }
+
+    /// The weights of an output at the stored width, to as many values as there are inputs.
+    pub(crate) fn write_row(&self, row: usize, out: &mut [f32]) {
+        let (inputs, groups, group) = (self.shape[1], self.groups(), self.group.get());
+        let codes = self.codes[row * inputs..][..inputs].chunks(group);
+        let lines = &self.stored()[row * groups..][..groups];
+        for ((out, codes), line) in out.chunks_mut(group).zip(codes).zip(lines) {
+            let line = line.affine();
+            out.iter_mut().zip(codes).for_each(|(out, &code)| *out = line.value(f32::from(code)));
+        }
+    }
+
+    /// Bytes of the codes at a width, packed, and of a scale and an offset for each group, in halves. Those at a width that it was not made for
+    /// are the stored ones.
+    #[must_use]
+    pub fn bytes(&self, bits: BitWidth) -> usize {
+        let bits = if self.widths.contains(&bits) { bits } else { STORED };
+        (self.codes.len() * bits.bits() as usize).div_ceil(8) + size_of_val(self.stored())
+    }
+
+    /// The weights at a width, `[outputs, inputs]`; `None` if it was not made for it.
+    #[must_use]
+    pub fn dequantized(&self, bits: BitWidth) -> Option<Vec<f32>> {
+        let lines = self.affine(bits)?;
+        let (group, inputs, groups) = (self.group.get(), self.shape[1].max(1), self.groups().max(1));
+        let mut values = vec![0.0; self.codes.len()];
+        let rows = values.par_chunks_mut(inputs).zip(self.codes.par_chunks(inputs));
+        rows.zip(lines.par_chunks(groups)).for_each(|((values, codes), lines)| {
+            for ((values, codes), line) in values.chunks_mut(group).zip(codes.chunks(group)).zip(lines) {
+                for (value, &code) in values.iter_mut().zip(codes) {
+                    *value = line.value(semantics::switch(code.into(), STORED, bits) as f32);
+                }
+            }
+        });
+        Some(values)
+    }
+}
+
+fn entry<T: Clone>(shape: &[usize], values: &Values<T>) -> TensorEntry
+where
+    TensorValues: From<Values<T>>,
+{
+    TensorEntry { shape: shape.to_vec(), data: values.clone().into() }
+}
+
+/// The name of the grids of a narrower width.
+fn narrow_name(name: &str, bits: BitWidth) -> String {
+    format!("{name}.grid.{bits}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// A kernel may compute in whole numbers and multiply once.
+        #[test]
+        fn narrow_grids_are_whole_multiples_of_a_unit(
+            scale in 1e-4f32..1.0, offset in -1.0f32..1.0, by in any::<(i8, i8)>(), code in any::<i8>(),
+            bits in prop::sample::select(vec![BitWidth::B7, BitWidth::B6, BitWidth::B4, BitWidth::B3, BitWidth::B2]),
+        ) {
+            let (stored, grid) = (StoredGrid::new(scale, offset), NarrowGrid { scale: by.0, offset: by.1 });
+            let level = semantics::switch(code.into(), STORED, bits);
+            let whole = (256 + i32::from(by.0)) * level + i32::from(by.1);
+            let unit = stored.scale.to_f64() * f64::from(1u32 << (8 - bits.bits())) / 256.0;
+            let expected = stored.offset.to_f64() + unit * f64::from(whole);
+            let found = f64::from(grid.affine(stored.affine(), bits).value(level as f32));
+            prop_assert!((found - expected).abs() <= 1e-6 * (expected.abs() + unit * 65536.0));
+        }
+    }
+}

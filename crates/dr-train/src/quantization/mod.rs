@@ -1,0 +1,28 @@
+//! Training-free quantization of trained language models: one stored 8-bit code for each weight, chosen for all widths at once.
+//!
+//! - [`Nest`] says which widths the stored codes serve, and fits what they stand for at each of them: a scale and an offset
+//!   for each group of inputs, in the few bytes of [`StoredGrid`](dr_runtime::file::StoredGrid) and [`NarrowGrid`](dr_runtime::file::NarrowGrid).
+//! - [`Factor`] is made of a layer's Hessian, and [`compensated`] chooses the codes of a layer with it. These need no Burn.
+//! - [`quantize_language`] takes a traced language model and tokens of a text: it collects the Hessians layer by layer while it computes the
+//!   texts, and quantizes each layer as soon as its Hessian is known.
+//!
+//! # Hessians
+//! The Hessian of a layer's weights is the mean of two, each divided by the mean of its diagonal: the sum of `x x^T` over the inputs of
+//! many windows of the text, and the sum of `||g||^2 x x^T` over the inputs of fewer, where `g` is the gradient of the loss
+//! at the layer's output. Inputs that do not come out of a normalization differ in size by orders of magnitude, so in the first sum they are divided by
+//! their length there, without those of the first position, which takes no part in what the text says but attracts the attention of all others.
+
+mod dynamic;
+mod factor;
+mod gradients;
+mod grid;
+mod language;
+mod model;
+mod weight;
+
+pub use dynamic::Dynamic;
+pub use factor::Factor;
+pub use grid::Nest;
+pub use language::{CalibrationOptions, Progress, QuantizationError, quantize_language};
+pub use model::NestedModel;
+pub use weight::{compensated, nearest};

@@ -1,0 +1,73 @@
+//! [`NestedModel`]: the nested weights of a model, and its file.
+
+use crate::artifact::{Artifact, ArtifactError, ArtifactKind, FORMAT_VERSION};
+use crate::nn::Model;
+use burn::module::{ModuleMapper, Param};
+use burn::tensor::{Tensor, TensorData};
+use dr_precision::{BitWidth, Precision, PrecisionSet};
+use dr_runtime::file::{Description, NestedWeight, STORED};
+use std::collections::BTreeMap;
+
+/// The nested weights of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NestedModel {
+    /// Of linear layers, `[features out, features in]`, and of tables of embeddings, `[vocabulary, features]`, by their paths in the network.
+    pub weights: BTreeMap<String, NestedWeight>,
+}
+
+impl NestedModel {
+    /// The float model with the weights that the codes stand for at a width; those that do not have it are as they are stored.
+    #[must_use]
+    pub fn dequantized(&self, model: Model, bits: BitWidth) -> Model {
+        model.map_named(&mut Dequantize { path: vec![], weights: &self.weights, bits })
+    }
+
+    /// The float model's file with these weights instead of its own; [`Artifact::nested`] reads them.
+    ///
+    /// # Errors
+    /// If this is not a float artifact.
+    pub fn artifact(&self, float: &Artifact) -> Result<Artifact, ArtifactError> {
+        let Artifact { description, mut tensors } = float.clone();
+        if description.kind != ArtifactKind::Float {
+            return Err(ArtifactError::Kind { found: description.kind, expected: "float" });
+        }
+        let widths = self.weights.values().map(NestedWeight::widths).max_by_key(|widths| widths.len());
+        let precisions = widths.unwrap_or_default().iter().map(|&bits| Precision::new(bits, STORED));
+        let description = Description {
+            format_version: FORMAT_VERSION,
+            kind: ArtifactKind::Nested,
+            precisions: PrecisionSet::new(precisions).map_err(ArtifactError::network)?,
+            edge: Precision::uniform(STORED),
+            group_size: self.weights.values().next().map(NestedWeight::group),
+            ..description
+        };
+        tensors.extend(self.weights.iter().flat_map(|(name, weight)| weight.tensors(name)));
+        Ok(Artifact { description, tensors })
+    }
+}
+
+/// Puts what codes stand for in place of weights.
+struct Dequantize<'a> {
+    path: Vec<String>,
+    weights: &'a BTreeMap<String, NestedWeight>,
+    bits: BitWidth,
+}
+
+impl ModuleMapper for Dequantize<'_> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let [path @ .., last] = &self.path[..] else { return param };
+        let Some(weight) = self.weights.get(path.join(".").as_str()).filter(|_| last == "weight") else {
+            return param;
+        };
+        let values = weight.dequantized(self.bits).or_else(|| weight.dequantized(STORED)).unwrap_or_default();
+        param.map(|old| Tensor::from_data(TensorData::new(values, old.dims()), &old.device()))
+    }
+}

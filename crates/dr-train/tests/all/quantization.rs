@@ -1,0 +1,130 @@
+//! Language models quantized without training.
+
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use dr_precision::{BitWidth, Precision, PrecisionSet};
+use dr_train::artifact::{Artifact, ArtifactError, ArtifactKind, Described, Description, SavedModel};
+use dr_train::models::LlamaConfig;
+use dr_train::nn::{Model, Pass};
+use dr_train::quantization::{
+    CalibrationOptions, NestedModel, Progress, QuantizationError, quantize_language,
+};
+
+const WIDTHS: [BitWidth; 3] = [BitWidth::B6, BitWidth::B4, BitWidth::B3];
+
+fn model(tied: bool) -> Model {
+    let config = LlamaConfig { tied, ..LlamaConfig::small(97, 64, 2, 64) };
+    Model::trace(&config.init(3, &Device::flex())).expect("a Llama has a graph")
+}
+
+fn tokens(count: usize) -> Vec<u32> {
+    (0..count as u32).map(|i| (i * i * 7 + i / 3) % 97).collect()
+}
+
+fn options(gradient_windows: usize) -> CalibrationOptions {
+    CalibrationOptions { windows: 6, length: 24, gradient_windows, single_tokens: 40, ..Default::default() }
+}
+
+fn quantize(model: &Model, gradient_windows: usize) -> NestedModel {
+    quantize_language(model, &tokens(300), &WIDTHS, &options(gradient_windows), |_| {})
+        .expect("a quantized model")
+}
+
+/// The mean divergence from the model's predictions.
+fn divergence(model: &Model, other: &Model) -> f64 {
+    let text: Vec<i64> = tokens(400)[300..].iter().map(|&token| i64::from(token)).collect();
+    let input = Tensor::<2, Int>::from_data(TensorData::new(text, [2, 50]), &Device::flex());
+    let [a, b] = [model, other].map(|model| log_softmax(model.forward(input.clone(), &Pass::float()), 1));
+    (a.clone().exp() * (a - b)).sum().into_scalar::<f64>() / 100.0
+}
+
+#[test]
+fn every_layer_once_and_in_order() {
+    for tied in [false, true] {
+        let model = model(tied);
+        let mut seen = vec![];
+        let found = quantize_language(&model, &tokens(300), &WIDTHS, &options(2), |progress| {
+            seen.push(match progress {
+                Progress::Gradients { done, of } => format!("{done}/{of}"),
+                Progress::Layer { name, done, of } => format!("{name} {done}/{of}"),
+            });
+        });
+        let found = found.expect("a quantized model");
+        let layers = if tied { 15 } else { 16 };
+        assert_eq!(found.weights.len(), layers);
+        let first = if tied { "layers.0.self_attn.q_proj" } else { "embed_tokens" };
+        assert_eq!(&seen[..3], ["1/2", "2/2", &format!("{first} 1/{layers}")]);
+        assert_eq!(seen.len(), 2 + layers);
+        assert_eq!(seen.last(), Some(&format!("lm_head {layers}/{layers}")));
+        for (name, weight) in &found.weights {
+            let edge = name == "lm_head" || name == "embed_tokens";
+            assert_eq!(weight.widths().len(), if edge { 1 } else { 4 }, "{name}");
+        }
+    }
+}
+
+#[test]
+fn wider_is_nearer_and_hessians_help() {
+    let model = model(true);
+    // Without a text to speak of there is no Hessian worth the name.
+    let short = CalibrationOptions { length: 1, ..options(0) };
+    let plain = quantize_language(&model, &tokens(2), &WIDTHS, &short, |_| {}).expect("a quantized model");
+    let at = |nested: &NestedModel, bits| divergence(&model, &nested.dequantized(model.clone(), bits));
+    for gradient_windows in [0, 3] {
+        let nested = quantize(&model, gradient_windows);
+        let [eight, six, four, three] =
+            [BitWidth::B8, BitWidth::B6, BitWidth::B4, BitWidth::B3].map(|bits| at(&nested, bits));
+        assert!(eight < six && six < four && four < three, "{eight} {six} {four} {three}");
+        assert!(four < at(&plain, BitWidth::B4), "{four} {}", at(&plain, BitWidth::B4));
+    }
+}
+
+#[test]
+fn the_file_is_the_model() {
+    for tied in [false, true] {
+        let (model, device) = (model(tied), Device::flex());
+        let config = LlamaConfig { tied, ..LlamaConfig::small(97, 64, 2, 64) };
+        let float = Artifact::of(&model, Description::of_language(&config, PrecisionSet::default()));
+        let (float, nested) = (float.expect("a float model"), quantize(&model, 2));
+        let file = nested.artifact(&float).expect("a nested model");
+        let file = Artifact::from_bytes(&file.to_bytes().expect("a file")).expect("what was written");
+        assert_eq!(file.description.precisions.to_string(), "w8a8,w6a8,w4a8,w3a8");
+        assert_eq!(file.nested().expect("nested weights"), nested.weights);
+        let read = file.network(&device).expect("a network");
+        let at_eight = nested.dequantized(model.clone(), BitWidth::B8);
+        assert!(divergence(&read, &at_eight).abs() < 1e-9);
+        let (bytes, floats) = (file.payload_bytes(), float.payload_bytes());
+        assert!(bytes * 10 < floats * 4, "{bytes} of {floats} bytes");
+        let error = nested.artifact(&file).expect_err("not a float model");
+        assert!(matches!(error, ArtifactError::Kind { found: ArtifactKind::Nested, .. }));
+        assert!(file.check_precision(Precision::uniform(BitWidth::B8)).is_err());
+    }
+}
+
+#[test]
+fn the_same_again() {
+    let model = model(false);
+    assert_eq!(quantize(&model, 2), quantize(&model, 2));
+}
+
+#[test]
+fn what_cannot_be_quantized() {
+    let error = |model: &Model, tokens: &[u32]| {
+        quantize_language(model, tokens, &WIDTHS, &options(1), |_| {}).expect_err("no model")
+    };
+    assert_eq!(error(&model(true), &tokens(24)), QuantizationError::Short { found: 24, expected: 25 });
+    let config = LlamaConfig::small(97, 64, 1, 64);
+    let broken = Model::trace(&config.init(3, &Device::flex())).expect("a graph").map_named(&mut Break);
+    assert!(matches!(error(&broken, &tokens(99)), QuantizationError::Weights(_)));
+}
+
+/// Makes all numbers infinite.
+struct Break;
+
+impl burn::module::ModuleMapper for Break {
+    fn map_float<const D: usize>(
+        &mut self, param: burn::module::Param<Tensor<D>>,
+    ) -> burn::module::Param<Tensor<D>> {
+        param.map(|old| old / 0.0)
+    }
+}
