@@ -32,7 +32,8 @@ pub enum Codes<'a> {
 /// A weight's codes in panels, as elements of a tensor: [`crate::reference::prepare_panels`].
 ///
 /// # Errors
-/// Those of [`prepared`].
+/// [`KernelError::Size`] or [`KernelError::WordCount`] for another number of codes, [`KernelError::CodeRange`] for codes that the width does
+/// not have.
 pub fn prepare(codes: Codes, layout: &WeightLayout) -> Result<Vec<u32>, KernelError> {
     prepared(codes, layout, |part, fill| vec_of(layout.words(), part, fill))
 }
