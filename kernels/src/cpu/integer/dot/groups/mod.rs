@@ -9,7 +9,7 @@
 //! value += t * (s * sum(u c) + (z - s * 2^(b-1)) * sum(c))
 //! ```
 //!
-//! Both sums are exact. The offset is made up for in `f32`, from halves: the product of `s` with a power of two is exact.
+//! Both sums are exact. The offset is made up for in `f32`, where the product of `s` with a power of two is exact.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
