@@ -7,7 +7,7 @@ use crate::config::task::LANGUAGE;
 use crate::device;
 use crate::experiment::{Registry, Source};
 use crate::nn::QuantConfig;
-use crate::quantization::{CalibrationOptions, Progress, quantize_language};
+use crate::quantization::{CalibrationOptions, Progress, QuantizationError, quantize_language};
 use crate::text::{self, Tokenizer};
 use burn::tensor::Device;
 use dr_precision::{BitWidth, Precision};
@@ -89,7 +89,9 @@ fn nested(
             Progress::Layer { name, done, of } => format!("weights: {done} of {of}, {name}"),
         });
     });
-    let nested =
-        nested.map_err(|error| CommandError::new(format!("`{}`: {error}", calibration.display())))?;
+    let nested = nested.map_err(|error| {
+        let of = if matches!(error, QuantizationError::Short { .. }) { calibration } else { &args.model };
+        CommandError::new(format!("`{}`: {error}", of.display()))
+    })?;
     Ok(nested.artifact(artifact).map_err(in_model)?)
 }
