@@ -90,7 +90,8 @@ fn nested(
         });
     });
     let nested = nested.map_err(|error| {
-        let of = if matches!(error, QuantizationError::Short { .. }) { calibration } else { &args.model };
+        let of: &Path =
+            if matches!(error, QuantizationError::Short { .. }) { calibration } else { &args.model };
         CommandError::new(format!("`{}`: {error}", of.display()))
     })?;
     Ok(nested.artifact(artifact).map_err(in_model)?)
