@@ -33,7 +33,7 @@ pub struct QuantizeArgs {
     #[arg(long, value_name = "LIST")]
     pub precisions: Option<PrecisionSet>,
     /// A text like those that a language model is for: codes are chosen for all precisions at once by what its
-    /// predictions depend on (no engine computes such models yet)
+    /// predictions depend on; the integer engine on a CPU runs the result
     #[arg(long, value_name = "FILE", conflicts_with_all = ["switch_edge", "compensate", "dataset", "data_dir"])]
     pub calibration: Option<PathBuf>,
     /// So many tokens of the text are looked at, in windows all over it
@@ -140,7 +140,8 @@ fn nested(
         });
     });
     let nested = nested.map_err(|error| {
-        let of = if matches!(error, QuantizationError::Short { .. }) { calibration } else { &args.model };
+        let of: &Path =
+            if matches!(error, QuantizationError::Short { .. }) { calibration } else { &args.model };
         CommandError::new(format!("`{}`: {error}", of.display()))
     })?;
     Ok(nested.artifact(artifact).map_err(in_model)?)
