@@ -172,10 +172,27 @@ fn a_language_model() {
     );
     assert_says(&program.output(&["latency", "--model", model]), &["w8a8", "float"]);
     assert_says(&error(&["generate", "--model", ".", "--prompt", "x"]), &["`.`: not a file"]);
-    assert_says(&error(&["eval", "--model", "nested.safetensors"]), &["a nested model: expected"]);
+    let nested = |command: &'static str, engine: &'static str| {
+        let text = ["--engine", engine, "--text", "calibration.txt", "--json"];
+        let rest = if command == "eval" { &text[..] } else { &["--engine", engine, "--prompt", "x"] };
+        [&[command, "--model", "nested.safetensors"][..], rest].concat()
+    };
+    let fake = losses(&json(&program, &nested("eval", "fake")));
+    let integers = losses(&json(&program, &nested("eval", "integer")));
+    assert_eq!((fake.len(), integers.len()), (4, 4));
+    assert!(fake.iter().zip(&integers).all(|(a, b)| (a - b).abs() < 0.01), "{fake:?} {integers:?}");
+    assert_says(&program.output(&nested("generate", "integer")), &["x"]);
+    assert_says(&error(&nested("generate", "fake")), &["nested weights", "--engine integer"]);
+    for command in ["eval", "generate"] {
+        assert_says(
+            &error(&nested(command, "weight-only")),
+            &["nested weights: expected the integer engine"],
+        );
+    }
+    assert_says(&error(&calibrated(&["--group-size", "16"])), &["--group-size 16", "a multiple of 32"]);
     assert_says(
-        &error(&["generate", "--model", "nested.safetensors", "--prompt", "x"]),
-        &["a nested model: expected"],
+        &error(&["export", "--model", "nested.safetensors", "--precision", "w4a8", "--out", "x.safetensors"]),
+        &["a nested model: expected multi-precision"],
     );
     assert_says(&error(&calibrated(&["--precisions", "8,4"])), &["w4a4", "expected w8a8,w4a8"]);
     std::fs::create_dir(folder.path().join("theirs")).expect("a folder");

@@ -3,11 +3,13 @@
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use dr_precision::{BitWidth, Precision, PrecisionSet};
+use dr_runtime::tensors::{Cache, Network};
+use dr_runtime::{Arithmetic, RuntimeError};
 use dr_train::artifact::{Artifact, ArtifactError, ArtifactKind, Described, Description, SavedModel};
 use dr_train::models::LlamaConfig;
-use dr_train::nn::{Model, Pass};
+use dr_train::nn::{Model, Pass, Tensors, Value};
 use dr_train::quantization::{
-    CalibrationOptions, NestedModel, Progress, QuantizationError, quantize_language,
+    CalibrationOptions, Dynamic, NestedModel, Progress, QuantizationError, quantize_language,
 };
 
 const WIDTHS: [BitWidth; 3] = [BitWidth::B6, BitWidth::B4, BitWidth::B3];
@@ -98,6 +100,51 @@ fn the_file_is_the_model() {
         let error = nested.artifact(&file).expect_err("not a float model");
         assert!(matches!(error, ArtifactError::Kind { found: ArtifactKind::Nested, .. }));
         assert!(file.check_precision(Precision::uniform(BitWidth::B8)).is_err());
+    }
+}
+
+#[test]
+fn integers_are_fake_quantization() {
+    let device = Device::flex();
+    // With inputs of whole groups of 32, and without.
+    for hidden in [64, 48] {
+        let config = LlamaConfig::small(97, hidden, 2, 64);
+        let model = Model::trace(&config.init(3, &device)).expect("a Llama has a graph");
+        let float = Artifact::of(&model, Description::of_language(&config, PrecisionSet::default()));
+        let nested = quantize(&model, 2);
+        let file = nested.artifact(&float.expect("a float model")).expect("a nested model");
+        let text = tokens(400)[340..].to_vec();
+        let ids: Vec<i64> = text.iter().map(|&token| i64::from(token)).collect();
+        let input = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, 60]), &device);
+        let first = Precision::new(BitWidth::B8, BitWidth::B8);
+        let mut network = Network::load(&file, first, Arithmetic::Integer, &device).expect("a network");
+        for precision in file.description.precisions.iter() {
+            network.switch(precision).expect("one of its precisions");
+            let logits = network.forward(input.clone()).expect("logits");
+            let at = nested.dequantized(model.clone(), precision.weights);
+            let Value::Rows(expected) =
+                at.run(&mut Dynamic(Tensors::new(&Pass::float())), Value::Tokens(input.clone()))
+            else {
+                panic!("rows")
+            };
+            let [a, b] = [expected, logits.clone()].map(|logits| log_softmax(logits, 1));
+            let divergence = (a.clone().exp() * (a - b)).sum().into_scalar::<f64>() / 60.0;
+            assert!(divergence < 1e-4, "{hidden}, {precision}: {divergence}");
+
+            // Token by token, with a switch between.
+            let mut cache = Cache::new();
+            let mut last = vec![];
+            for &token in &text {
+                last = network.read(&[token], &mut cache).expect("logits");
+            }
+            let expected: Vec<f32> = logits.slice([59..60, 0..97]).into_data().try_into_vec().unwrap();
+            let apart = expected.iter().zip(&last).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(apart < 1e-3, "{hidden}, {precision}: {apart}");
+        }
+        let missing = Precision::new(BitWidth::B5, BitWidth::B8);
+        assert!(matches!(network.switch(missing), Err(RuntimeError::Precision { .. })));
+        let error = Network::load(&file, first, Arithmetic::WeightOnly, &device).map(drop);
+        assert!(matches!(error, Err(RuntimeError::Nested)));
     }
 }
 

@@ -13,6 +13,7 @@ use crate::quantization::{CalibrationOptions, Progress, QuantizationError, quant
 use crate::text::{self, Tokenizer};
 use burn::tensor::Device;
 use clap::Args;
+use dr_kernels::host::GroupedWeight;
 use dr_precision::{BitWidth, Precision, PrecisionSet};
 use dr_runtime::file::STORED;
 use std::num::NonZeroUsize;
@@ -119,6 +120,10 @@ fn nested(
         }
         None => vec![BitWidth::B6, BitWidth::B4, BitWidth::B3],
     };
+    if let Some(size) = args.group_size.filter(|size| size.get() % GroupedWeight::GROUP != 0) {
+        let (found, unit) = (format!("--group-size {size}: with --calibration"), GroupedWeight::GROUP);
+        return Err(CommandError::new(format!("{found}: expected a multiple of {unit}")));
+    }
     let tokenizer = Tokenizer::from_json(artifact.tokenizer().map_err(in_model)?)?;
     let tokens = tokenizer.encode(&text::read(Some(calibration))?, false)?;
     let usual = CalibrationOptions::default();
