@@ -136,8 +136,8 @@ impl Products for Pairs {
                 _ => 8,
             };
             let products = _mm256_maddubs_epi16(w, x);
-            let pairs = if STEP % steps == 0 { products } else { _mm256_add_epi16(pairs, products) };
-            if (STEP + 1) % steps != 0 {
+            let pairs = if STEP.is_multiple_of(steps) { products } else { _mm256_add_epi16(pairs, products) };
+            if !(STEP + 1).is_multiple_of(steps) {
                 return [sum, pairs];
             }
             [_mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))), pairs]
