@@ -286,13 +286,16 @@ impl<V: Vectors, const BITS: u32> Source<V> for Unpacked<BITS> {
 }
 
 /// A tile of so many rows and panels; what is missing repeats the first.
+#[expect(
+    clippy::needless_range_loop,
+    reason = "iterators are not always unrolled, and vectors would be in memory"
+)]
 #[inline(always)]
 unsafe fn tile<V: Vectors, S: Source<V>, const ROWS: usize, const PANELS: usize>(
     operands: &GroupOperands, values: &mut Values,
 ) {
     // SAFETY: The caller promises that the operands can be read, and enables the instructions.
     unsafe {
-        // Loops over constants, by index: iterators are not always unrolled, and vectors would be in memory.
         let (mut rows, mut panels) = ([operands.rows; ROWS], [operands.panels; PANELS]);
         for row in 1..ROWS {
             rows[row] = rows[row].add(if row < operands.row_count { row * operands.row_groups } else { 0 });
