@@ -220,70 +220,77 @@ fn a_language_model() {
 }
 
 #[test]
-fn scenes() {
+fn segmentation() {
+    scenes("segment", "mIoU (%)");
+}
+
+#[test]
+fn detection() {
+    scenes("detect", "mAP (%)");
+}
+
+fn scenes(task: &str, header: &str) {
     let folder = tempfile::tempdir().expect("a folder");
     let program = program(folder.path());
     let written = ["scenes", "--size", "16", "--train", "12", "--val", "4", "--test", "4", "--out", "scenes"];
     assert_says(&program.output(&written), &["wrote 20 scenes of 16 x 16 pixels to scenes"]);
-    for (task, header) in [("segment", "mIoU (%)"), ("detect", "mAP (%)")] {
-        let train = [
-            "train",
-            "--dataset",
-            "coco",
-            "--task",
-            task,
-            "--data-dir",
-            "scenes",
-            "--image-size",
-            "16",
-            "--float-epochs",
-            "1",
-            "--epochs",
-            "1",
-            "--batch-size",
-            "6",
-            "--precisions",
-            "8,4",
-            "--mixed",
-            "--out",
-            task,
-        ];
-        assert_says(&program.outputs(&train).0, &[header, "float", "w4a4"]);
-        let model = &format!("{task}/model.safetensors");
-        let eval = ["eval", "--model", model, "--data-dir", "scenes", "--json"];
-        let fake = losses(&json(&program, &eval));
-        let integers = losses(&json(&program, &[&eval[..], &["--engine", "integer"]].concat()));
-        for (fake, integers) in fake.iter().zip(integers) {
-            assert!((fake - integers).abs() < 0.02 * fake, "{fake} {integers}");
-        }
-        let eval_data = ["--data-dir", "scenes", "--budget", "avg-bits=6", "--out", "plan.toml"];
-        let _ = program.outputs(&[&["search", "--model", model][..], &eval_data].concat());
-        let planned = json(&program, &[&eval[..], &["--plan", "plan.toml"]].concat());
-        assert!(losses(&planned)[0].is_finite());
-        std::fs::remove_file(folder.path().join("plan.toml")).expect("a plan");
-        let drawn = ["draw", "--model", model, "--data-dir", "scenes", "--images", "4", "--out", "found.png"];
-        assert_says(&program.output(&drawn), &["wrote found.png: the truth, w8a8, w4a4"]);
-        assert!(folder.path().join("found.png").is_file());
-
-        let error = |arguments: &[&str]| program.error(arguments);
-        assert_says(&error(&["eval", "--model", model]), &["expected --data-dir"]);
-        assert_says(
-            &error(&["generate", "--model", model, "--prompt", "x"]),
-            &[&format!("a model for the task {task}: expected one for lm")],
-        );
-        assert_says(
-            &error(&["train", "--dataset", "coco", "--task", task, "--data-dir", "nowhere", "--out", "x"]),
-            &["nowhere/annotations/train.json"],
-        );
-        assert_says(
-            &error(&["train", "--dataset", "coco", "--task", task, "--out", "x"]),
-            &["expected --data-dir"],
-        );
-        assert_says(
-            &error(&["train", "--dataset", "digits", "--task", task, "--out", "x"]),
-            &[&format!("--task {task} with --dataset digits")],
-        );
+    let train = [
+        "train",
+        "--dataset",
+        "coco",
+        "--task",
+        task,
+        "--data-dir",
+        "scenes",
+        "--image-size",
+        "16",
+        "--float-epochs",
+        "1",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "6",
+        "--precisions",
+        "8,4",
+        "--mixed",
+        "--out",
+        task,
+    ];
+    assert_says(&program.outputs(&train).0, &[header, "float", "w4a4"]);
+    let model = &format!("{task}/model.safetensors");
+    let eval = ["eval", "--model", model, "--data-dir", "scenes", "--json"];
+    let fake = losses(&json(&program, &eval));
+    let integers = losses(&json(&program, &[&eval[..], &["--engine", "integer"]].concat()));
+    for (fake, integers) in fake.iter().zip(integers) {
+        assert!((fake - integers).abs() < 0.02 * fake, "{fake} {integers}");
     }
+    let eval_data = ["--data-dir", "scenes", "--budget", "avg-bits=6", "--out", "plan.toml"];
+    let _ = program.outputs(&[&["search", "--model", model][..], &eval_data].concat());
+    let planned = json(&program, &[&eval[..], &["--plan", "plan.toml"]].concat());
+    assert!(losses(&planned)[0].is_finite());
+    std::fs::remove_file(folder.path().join("plan.toml")).expect("a plan");
+    let drawn = ["draw", "--model", model, "--data-dir", "scenes", "--images", "4", "--out", "found.png"];
+    assert_says(&program.output(&drawn), &["wrote found.png: the truth, w8a8, w4a4"]);
+    assert!(folder.path().join("found.png").is_file());
+
+    let error = |arguments: &[&str]| program.error(arguments);
+    assert_says(&error(&["eval", "--model", model]), &["expected --data-dir"]);
+    assert_says(
+        &error(&["generate", "--model", model, "--prompt", "x"]),
+        &[&format!("a model for the task {task}: expected one for lm")],
+    );
+    assert_says(
+        &error(&["train", "--dataset", "coco", "--task", task, "--data-dir", "nowhere", "--out", "x"]),
+        &["nowhere/annotations/train.json"],
+    );
+    assert_says(
+        &error(&["train", "--dataset", "coco", "--task", task, "--out", "x"]),
+        &["expected --data-dir"],
+    );
+    assert_says(
+        &error(&["train", "--dataset", "digits", "--task", task, "--out", "x"]),
+        &[&format!("--task {task} with --dataset digits")],
+    );
     assert_says(
         &program.error(&[
             "train",
