@@ -181,7 +181,7 @@ fn a_language_model() {
     let integers = losses(&json(&program, &nested("eval", "integer")));
     assert_eq!((fake.len(), integers.len()), (4, 4));
     assert!(fake.iter().zip(&integers).all(|(a, b)| (a - b).abs() < 0.01), "{fake:?} {integers:?}");
-    assert_says(&program.output(&nested("generate", "integer")), &["x"]);
+    assert_says(&program.outputs(&nested("generate", "integer")).0, &["x"]);
     assert_says(&error(&nested("generate", "fake")), &["nested weights", "--engine integer"]);
     for command in ["eval", "generate"] {
         assert_says(
@@ -192,7 +192,7 @@ fn a_language_model() {
     assert_says(&error(&calibrated(&["--group-size", "16"])), &["--group-size 16", "a multiple of 32"]);
     assert_says(
         &error(&["export", "--model", "nested.safetensors", "--precision", "w4a8", "--out", "x.safetensors"]),
-        &["a nested model: expected multi-precision"],
+        &["a nested model: expected a multi-precision one"],
     );
     assert_says(&error(&calibrated(&["--precisions", "8,4"])), &["w4a4", "expected w8a8,w4a8"]);
     std::fs::create_dir(folder.path().join("theirs")).expect("a folder");

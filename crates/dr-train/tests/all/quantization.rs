@@ -107,8 +107,8 @@ fn the_file_is_the_model() {
 fn integers_are_fake_quantization() {
     let device = Device::flex();
     // With inputs of whole groups of 32, and without.
-    for hidden in [64, 48] {
-        let config = LlamaConfig::small(97, hidden, 2, 64);
+    for (hidden, feed_forward) in [(64, 192), (48, 100)] {
+        let config = LlamaConfig { hidden, feed_forward, ..LlamaConfig::small(97, 64, 2, 64) };
         let model = Model::trace(&config.init(3, &device)).expect("a Llama has a graph");
         let float = Artifact::of(&model, Description::of_language(&config, PrecisionSet::default()));
         let nested = quantize(&model, 2);
