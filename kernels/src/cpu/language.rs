@@ -9,6 +9,7 @@ use super::team;
 use crate::KernelError;
 use crate::error::size;
 use std::cell::RefCell;
+use std::ops::Range;
 use wide::f32x8;
 
 /// Elements that a task works on, so many that it pays for another thread's attention.
@@ -84,15 +85,35 @@ pub fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], head_dim: usize) -> Resul
 /// [`KernelError::Size`] if the slices are not of one length.
 pub fn swiglu(gate: &mut [f32], up: &[f32]) -> Result<(), KernelError> {
     size("second factor of SwiGLU", &[up.len()], &[gate.len()])?;
+    let isa = Isa::detect();
     team::for_each_chunk(gate, TASK, |task, gate| {
-        let mut up = up[task * TASK..][..gate.len()].chunks(8);
-        for gate in gate.chunks_mut(8) {
-            let x = load(gate);
-            let y = x / (f32x8::ONE + (-x).exp()) * load(up.next().unwrap_or_default());
-            gate.copy_from_slice(&y.to_array()[..gate.len()]);
-        }
+        let up = &up[task * TASK..][..gate.len()];
+        run_on!(isa, |_| gated(gate, up));
     });
     Ok(())
+}
+
+#[inline(always)]
+fn gated(gate: &mut [f32], up: &[f32]) {
+    let ((gates, gate), (ups, up)) = (gate.as_chunks_mut(), up.as_chunks());
+    for (gate, up) in gates.iter_mut().zip(ups) {
+        *gate = gated_lanes(gate, up);
+    }
+    let (mut last, mut factors) = ([0.0; LANES], [0.0; LANES]);
+    last[..gate.len()].copy_from_slice(gate);
+    factors[..up.len()].copy_from_slice(up);
+    gate.copy_from_slice(&gated_lanes(&last, &factors)[..gate.len()]);
+}
+
+#[inline(always)]
+fn gated_lanes(gate: &Lanes, up: &Lanes) -> Lanes {
+    let (mut negative, mut out) = (*gate, *up);
+    negative.iter_mut().for_each(|x| *x = -*x);
+    let powers = exp(&negative);
+    for lane in 0..LANES {
+        out[lane] *= gate[lane] / (1.0 + powers[lane]);
+    }
+    out
 }
 
 /// Up to eight elements, and zeros.
@@ -180,103 +201,157 @@ pub fn attention(
     let features = heads.saturating_mul(head_dim).max(1);
     let positions = (queries.len() / features).min(cache.positions);
     size("queries of the positions in the cache", &[queries.len()], &[positions.saturating_mul(features)])?;
-    let before = cache.positions - positions;
     let isa = Isa::detect();
-    // A task: one position's queries that share their keys.
     let sharing = (heads / kv_heads).saturating_mul(head_dim);
-    team::for_each_chunk(out, sharing.max(1), |task, out| {
-        let (position, head) = (task / kv_heads, task % kv_heads);
-        let (queries, count) = (&queries[task * sharing..][..sharing], before + position + 1);
-        WEIGHTS.with_borrow_mut(|weights| {
-            weights.clear();
-            weights.resize(sharing / head_dim * count.next_multiple_of(LANES), 0.0);
-            run_on!(isa, |_| attend(queries, cache, head, count, weights, out));
+    // A task: some positions, or, of one position, one head of keys.
+    let len = if positions == 1 { sharing } else { features.saturating_mul(POSITIONS) };
+    let pitch = len.min(features);
+    team::for_each_chunk(out, len.max(1), |task, out| {
+        let start = task * len;
+        let queries = &queries[start..][..out.len()];
+        let count = cache.positions - positions + start / features + 1;
+        let head = start % features / sharing;
+        TILE.with_borrow_mut(|tile| {
+            run_on!(isa, |_| {
+                for (at, head) in (head..kv_heads).take(out.len() / sharing).enumerate() {
+                    let columns = at * sharing..(at + 1) * sharing;
+                    tile.attend(queries, out, columns, pitch, cache, head, count);
+                }
+            });
         });
     });
     Ok(())
 }
 
+/// Positions whose queries are multiplied with the same keys, at most.
+const POSITIONS: usize = 16;
+
 thread_local! {
-    /// `[queries, keys]`, the latter in whole blocks.
-    static WEIGHTS: RefCell<Vec<f32>> = RefCell::default();
+    static TILE: RefCell<Tile> = RefCell::default();
 }
 
-/// Attention of the queries of one position that share a head of keys, of which they look at `count`.
-#[inline(always)]
-fn attend(
-    queries: &[f32], cache: &AttentionCache, head: usize, count: usize, weights: &mut [f32], out: &mut [f32],
-) {
-    let (dim, features) = (cache.head_dim, cache.features());
-    let room = count.next_multiple_of(LANES);
-    let root = (dim as f32).sqrt();
-    for block in 0..count.div_ceil(LANES) {
-        let keys = &cache.keys[block * features + head * dim..][..dim];
-        for (query, weights) in queries.chunks_exact(dim).zip(weights.chunks_exact_mut(room)) {
-            let scores = products(query, keys);
-            for (weight, score) in weights[block * LANES..][..LANES].iter_mut().zip(scores) {
-                *weight = score / root;
+/// The queries of some positions that share a head of keys, as rows: a multiple of four, the last ones zeros.
+#[derive(Default)]
+struct Tile {
+    /// `[rows, head dim]`, over the root of the dimension.
+    queries: Vec<f32>,
+    /// `[rows, keys]`, the latter in whole blocks; scores at first.
+    weights: Vec<f32>,
+    /// `[rows, head dim]`
+    mixed: Vec<f32>,
+}
+
+impl Tile {
+    /// Attention of the queries in some `columns` of each position, which has `pitch`. Those of the first position look at `count` keys.
+    #[inline(always)]
+    fn attend(
+        &mut self, queries: &[f32], out: &mut [f32], columns: Range<usize>, pitch: usize,
+        cache: &AttentionCache, head: usize, count: usize,
+    ) {
+        let (dim, features) = (cache.head_dim, cache.features());
+        let (positions, sharing) = (out.len() / pitch, columns.len() / dim);
+        let (rows, most) = ((positions * sharing).next_multiple_of(FOUR), count + positions - 1);
+        let room = most.next_multiple_of(LANES);
+        let root = (dim as f32).sqrt();
+        self.queries.clear();
+        for queries in queries.chunks_exact(pitch) {
+            self.queries.extend(queries[columns.clone()].iter().map(|x| x / root));
+        }
+        self.queries.resize(rows * dim, 0.0);
+        self.weights.resize(rows * room, 0.0);
+        for first in (0..room).step_by(2 * LANES) {
+            // The last block may be alone: it is computed twice.
+            let second = (first + LANES).min(room - LANES);
+            let keys = &cache.keys[head * dim..];
+            let keys = [&keys[first / LANES * features..][..dim], &keys[second / LANES * features..][..dim]];
+            let fours = self.queries.chunks_exact(FOUR * dim);
+            for (queries, weights) in fours.zip(self.weights.chunks_exact_mut(FOUR * room)) {
+                let scores = products(queries, keys);
+                for (weights, scores) in weights.chunks_exact_mut(room).zip(scores) {
+                    weights[first..][..LANES].copy_from_slice(&scores[0]);
+                    weights[second..][..LANES].copy_from_slice(&scores[1]);
+                }
             }
         }
-    }
-    for scores in weights.chunks_exact_mut(room) {
-        softmax(&mut scores[..count]);
-    }
-    let values = &cache.values[head * dim..];
-    out.fill(0.0);
-    for first in (0..count).step_by(ROWS) {
-        let end = count.min(first + ROWS);
-        for (out, weights) in out.chunks_exact_mut(dim).zip(weights.chunks_exact(room)) {
-            mix(&weights[first..end], &values[first * features..], features, out);
+        for (row, weights) in self.weights.chunks_exact_mut(room).enumerate() {
+            let (weights, later) = weights.split_at_mut(most.min(count + row / sharing));
+            softmax(weights);
+            later.fill(0.0);
+        }
+        self.mixed.clear();
+        self.mixed.resize(rows * dim, 0.0);
+        for first in (0..most).step_by(ROWS) {
+            let (end, values) = (most.min(first + ROWS), &cache.values[first * features + head * dim..]);
+            let pairs = self.mixed.chunks_exact_mut(2 * dim).zip(self.weights.chunks_exact(2 * room));
+            for (out, weights) in pairs.take((positions * sharing).div_ceil(2)) {
+                mix([&weights[first..end], &weights[room + first..room + end]], values, features, out);
+            }
+        }
+        for (out, mixed) in out.chunks_exact_mut(pitch).zip(self.mixed.chunks_exact(columns.len())) {
+            out[columns.clone()].copy_from_slice(mixed);
         }
     }
+}
+
+/// Queries that are multiplied together.
+const FOUR: usize = 4;
+
+/// The products of four queries with the keys of two times 16 positions, `[queries, 2]`.
+#[inline(always)]
+fn products(queries: &[f32], keys: [&[Lanes]; 2]) -> [[Lanes; 2]; FOUR] {
+    let (ab, cd) = queries.split_at(queries.len() / 2);
+    let ((a, b), (c, d)) = (ab.split_at(ab.len() / 2), cd.split_at(cd.len() / 2));
+    // (By name: of an array the compiler makes memory.)
+    let [mut a0, mut b0, mut c0, mut d0] = [[0.0; LANES]; FOUR];
+    let [mut a1, mut b1, mut c1, mut d1] = [[0.0; LANES]; FOUR];
+    for (((((key0, key1), a), b), c), d) in keys[0].iter().zip(keys[1]).zip(a).zip(b).zip(c).zip(d) {
+        (a0, b0, c0, d0) =
+            (added(a0, *a, key0), added(b0, *b, key0), added(c0, *c, key0), added(d0, *d, key0));
+        (a1, b1, c1, d1) =
+            (added(a1, *a, key1), added(b1, *b, key1), added(c1, *c, key1), added(d1, *d, key1));
+    }
+    [[a0, a1], [b0, b1], [c0, c1], [d0, d1]]
 }
 
 /// Rows of values that stay in the first-level cache while all queries add them.
 const ROWS: usize = 64;
 
-/// Adds rows, which are `pitch` apart, times weights.
+/// Adds rows, which are `pitch` apart, times weights, to two results.
 #[inline(always)]
-fn mix(weights: &[f32], rows: &[f32], pitch: usize, out: &mut [f32]) {
-    let (quads, rest) = out.as_chunks_mut::<{ 4 * LANES }>();
+fn mix(weights: [&[f32]; 2], rows: &[f32], pitch: usize, out: &mut [f32]) {
+    const WIDTH: usize = 4 * LANES;
+    let (out0, out1) = out.split_at_mut(out.len() / 2);
+    let (quads0, rest0) = out0.as_chunks_mut::<WIDTH>();
+    let (quads1, rest1) = out1.as_chunks_mut::<WIDTH>();
     let mut first = 0;
-    for out in quads {
+    for (out0, out1) in quads0.iter_mut().zip(quads1) {
         // (By name, as in `products`.)
-        let [mut a, mut b, mut c, mut d] = bytemuck::cast::<_, [Lanes; 4]>(*out);
-        for (row, &weight) in rows[first..].chunks(pitch).zip(weights) {
-            if let [w, x, y, z, ..] = row.as_chunks::<LANES>().0 {
-                (a, b, c, d) =
-                    (added(a, weight, w), added(b, weight, x), added(c, weight, y), added(d, weight, z));
-            }
+        let [mut a0, mut b0, mut c0, mut d0] = bytemuck::cast::<_, [Lanes; 4]>(*out0);
+        let [mut a1, mut b1, mut c1, mut d1] = bytemuck::cast::<_, [Lanes; 4]>(*out1);
+        let mut at = first;
+        for (&w0, &w1) in weights[0].iter().zip(weights[1]) {
+            let Some(row) = rows[at..].first_chunk::<WIDTH>() else {
+                unreachable!("rows are as long as results")
+            };
+            let [a, b, c, d] = bytemuck::cast_ref::<_, [Lanes; 4]>(row);
+            (a0, b0, c0, d0) = (added(a0, w0, a), added(b0, w0, b), added(c0, w0, c), added(d0, w0, d));
+            (a1, b1, c1, d1) = (added(a1, w1, a), added(b1, w1, b), added(c1, w1, c), added(d1, w1, d));
+            at += pitch;
         }
-        *out = bytemuck::cast([a, b, c, d]);
-        first += 4 * LANES;
+        *out0 = bytemuck::cast([a0, b0, c0, d0]);
+        *out1 = bytemuck::cast([a1, b1, c1, d1]);
+        first += WIDTH;
     }
-    for out in rest.chunks_mut(LANES) {
+    if rest0.is_empty() {
+        return;
+    }
+    for (out, weights) in [rest0, rest1].into_iter().zip(weights) {
         for (row, &weight) in rows[first..].chunks(pitch).zip(weights) {
             for (out, value) in out.iter_mut().zip(row) {
                 *out += weight * value;
             }
         }
-        first += out.len();
     }
-}
-
-/// The products of a query with the keys of 16 positions.
-#[inline(always)]
-fn products(query: &[f32], keys: &[Lanes]) -> Lanes {
-    // Four sets of sums: the additions of one would wait for each other. (By name: of an array the compiler makes memory.)
-    let [mut a, mut b, mut c, mut d] = [[0.0f32; LANES]; 4];
-    let ((quads, rest), (key_quads, key_rest)) = (query.as_chunks::<4>(), keys.as_chunks::<4>());
-    for (query, keys) in quads.iter().zip(key_quads) {
-        a = added(a, query[0], &keys[0]);
-        b = added(b, query[1], &keys[1]);
-        c = added(c, query[2], &keys[2]);
-        d = added(d, query[3], &keys[3]);
-    }
-    for (query, keys) in rest.iter().zip(key_rest) {
-        a = added(a, *query, keys);
-    }
-    added(added(a, 1.0, &b), 1.0, &added(c, 1.0, &d))
 }
 
 #[inline(always)]
@@ -290,15 +365,52 @@ fn added(mut sums: Lanes, factor: f32, lanes: &Lanes) -> Lanes {
 /// In place.
 #[inline(always)]
 fn softmax(scores: &mut [f32]) {
-    let largest = scores.iter().fold(f32::NEG_INFINITY, |max, &score| max.max(score));
-    let mut sum = f32x8::ZERO;
-    for scores in scores.chunks_mut(8) {
-        let weights = (load(scores) - f32x8::splat(largest)).exp();
-        scores.copy_from_slice(&weights.to_array()[..scores.len()]);
-        sum += load(scores);
+    let (blocks, rest) = scores.as_chunks_mut::<LANES>();
+    let mut most = [f32::NEG_INFINITY; LANES];
+    for block in &*blocks {
+        for (most, score) in most.iter_mut().zip(block) {
+            *most = if *score > *most { *score } else { *most };
+        }
     }
-    let sum = sum.reduce_add();
+    let largest = most.iter().chain(&*rest).fold(f32::NEG_INFINITY, |most, score| most.max(*score));
+    let mut sums = [0.0; LANES];
+    for block in &mut *blocks {
+        block.iter_mut().for_each(|score| *score -= largest);
+        *block = exp(block);
+        sums = added(sums, 1.0, block);
+    }
+    let mut last = [f32::NEG_INFINITY; LANES];
+    last.iter_mut().zip(&*rest).for_each(|(last, score)| *last = score - largest);
+    let last = exp(&last);
+    rest.copy_from_slice(&last[..rest.len()]);
+    let sum: f32 = added(sums, 1.0, &last).iter().sum();
     scores.iter_mut().for_each(|weight| *weight /= sum);
+}
+
+/// Exponentials, to two units in the last place; no infinities, and zeros below -64: beside a one such a number is none, and its products
+/// with others may have fewer digits, with which machines are slow.
+#[inline(always)]
+fn exp(x: &Lanes) -> Lanes {
+    const LOWEST: f32 = -64.0;
+    const HIGHEST: f32 = 88.0;
+    /// The last digit of sums with it is one.
+    const WHOLE: f32 = 1.5 * (1 << 23) as f32;
+    /// ln 2 as a sum, so that products of the first part with small integers are exact.
+    const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+    /// 1 / n!, from the highest.
+    const SERIES: [f32; 6] = [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5];
+    let mut out = [0.0; LANES];
+    for lane in 0..LANES {
+        let at = if x[lane] > HIGHEST { HIGHEST } else { x[lane] };
+        let whole = at * std::f32::consts::LOG2_E + WHOLE;
+        let power = f32::from_bits(whole.to_bits().wrapping_add(127) << 23);
+        let whole = whole - WHOLE;
+        let rest = at - whole * LN_2[0] - whole * LN_2[1];
+        let series = SERIES.iter().fold(0.0, |sum, factor| sum * rest + factor);
+        let value = (series * rest * rest + rest + 1.0) * power;
+        out[lane] = if at < LOWEST { 0.0 } else { value };
+    }
+    out
 }
 
 /// The sum of squares.
@@ -336,6 +448,30 @@ mod tests {
             prop_assert!((f64::from(*found) - expected).abs() <= 2e-6 * largest, "{found} {expected}");
         }
         Ok(())
+    }
+
+    #[test]
+    fn exponentials() {
+        let steps = (-90 << 12)..(88 << 12);
+        for first in steps.step_by(LANES) {
+            let x: Lanes = std::array::from_fn(|lane| (first + lane as i32) as f32 / 4096.0);
+            for (x, found) in x.into_iter().zip(exp(&x)) {
+                let expected = if x < -64.0 { 0.0 } else { f64::from(x).exp() };
+                assert!(
+                    (f64::from(found) - expected).abs() <= 2.5e-7 * expected,
+                    "{x}: {found}, not {expected}"
+                );
+            }
+        }
+        let found =
+            exp(&std::array::from_fn(|lane| [f32::NAN, f32::NEG_INFINITY, f32::INFINITY, 0.0][lane % 4]));
+        assert!(
+            found[0].is_nan()
+                && found[1] == 0.0
+                && found[2] > 1e38
+                && found[2].is_finite()
+                && found[3] == 1.0
+        );
     }
 
     proptest! {
