@@ -116,6 +116,62 @@ fn gated_lanes(gate: &Lanes, up: &Lanes) -> Lanes {
     out
 }
 
+/// How well logits predict: of each row of `logits`, `[rows, classes]`, the cross entropy with its target, `ln(sum exp(x)) - x[target]`, in
+/// nats, and whether the target is the most likely one (the first of several).
+///
+/// # Errors
+/// [`KernelError::Size`] if there are no classes for each target, or a target is none of them.
+pub fn cross_entropy(logits: &[f32], targets: &[u32]) -> Result<Vec<(f64, bool)>, KernelError> {
+    let classes = logits.len() / targets.len().max(1);
+    size("logits of the targets", &[logits.len()], &[classes * targets.len()])?;
+    if let Some(&target) = targets.iter().find(|&&target| target as usize >= classes) {
+        size("classes of a target", &[classes], &[target as usize + 1])?;
+    }
+    let isa = Isa::detect();
+    let mut out = vec![(0.0, false); targets.len()];
+    team::for_each_chunk(&mut out, (TASK / classes.max(1)).max(1), |task, out| {
+        let first = task * (TASK / classes).max(1);
+        let rows = logits[first * classes..].chunks_exact(classes);
+        for ((out, row), &target) in out.iter_mut().zip(rows).zip(&targets[first..]) {
+            *out = run_on!(isa, |_| prediction(row, target as usize));
+        }
+    });
+    Ok(out)
+}
+
+#[inline(always)]
+fn prediction(row: &[f32], target: usize) -> (f64, bool) {
+    let (found, most) = (row[target], largest(row));
+    let (blocks, rest) = row.as_chunks::<LANES>();
+    let mut sum = 0.0;
+    // (Sums of so many that they keep their digits.)
+    for blocks in blocks.chunks(64) {
+        let mut sums = [0.0; LANES];
+        for block in blocks {
+            let mut block = *block;
+            block.iter_mut().for_each(|x| *x -= most);
+            sums = added(sums, 1.0, &exp(&block));
+        }
+        sum += f64::from(sums.iter().sum::<f32>());
+    }
+    sum += rest.iter().map(|x| f64::from(x - most).exp()).sum::<f64>();
+    let is_first = found == most && !row[..target].contains(&most);
+    (sum.ln() + f64::from(most) - f64::from(found), is_first)
+}
+
+/// The largest element, NaN aside.
+#[inline(always)]
+fn largest(x: &[f32]) -> f32 {
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    let mut most = [f32::NEG_INFINITY; LANES];
+    for block in blocks {
+        for (most, x) in most.iter_mut().zip(block) {
+            *most = if *x > *most { *x } else { *most };
+        }
+    }
+    most.iter().chain(rest).fold(f32::NEG_INFINITY, |most, x| most.max(*x))
+}
+
 /// Up to eight elements, and zeros.
 fn load(x: &[f32]) -> f32x8 {
     f32x8::new(x.first_chunk().copied().unwrap_or_else(|| std::array::from_fn(|i| *x.get(i).unwrap_or(&0.0))))
@@ -365,14 +421,8 @@ fn added(mut sums: Lanes, factor: f32, lanes: &Lanes) -> Lanes {
 /// In place.
 #[inline(always)]
 fn softmax(scores: &mut [f32]) {
+    let largest = largest(scores);
     let (blocks, rest) = scores.as_chunks_mut::<LANES>();
-    let mut most = [f32::NEG_INFINITY; LANES];
-    for block in &*blocks {
-        for (most, score) in most.iter_mut().zip(block) {
-            *most = if *score > *most { *score } else { *most };
-        }
-    }
-    let largest = most.iter().chain(&*rest).fold(f32::NEG_INFINITY, |most, score| most.max(*score));
     let mut sums = [0.0; LANES];
     for block in &mut *blocks {
         block.iter_mut().for_each(|score| *score -= largest);
@@ -494,6 +544,28 @@ mod tests {
                 f64::from(x) / (1.0 + f64::from(-x).exp()) * f64::from(up)
             }).collect();
             close(&gate, &expected, 1e-3)?;
+        }
+
+        #[test]
+        fn predictions(rows in 0usize..5, classes in 1usize..3000, wide: bool, seed: u64) {
+            let by = if wide { 40.0 } else { 1.0 };
+            // (Some are alike.)
+            let logits: Vec<f32> = random(rows * classes, seed).iter().map(|x| (x * 64.0).round() / 64.0 * by).collect();
+            let targets: Vec<u32> = random(rows, !seed).iter().map(|x| (x.abs() * 1e4) as u32 % classes as u32).collect();
+            let found = cross_entropy(&logits, &targets).unwrap();
+            prop_assert_eq!(found.len(), rows);
+            for ((row, &target), (loss, is_first)) in logits.chunks(classes).zip(&targets).zip(found) {
+                let target = target as usize;
+                let of = |x: f32| f64::from(x - row[target]).exp();
+                let expected = row.iter().map(|&x| of(x)).sum::<f64>().ln();
+                prop_assert!((loss - expected).abs() < 1e-5 * expected.max(1.0), "{loss} {expected}");
+                let first = (0..classes).rev().max_by(|&a, &b| row[a].total_cmp(&row[b]));
+                prop_assert_eq!(is_first, first == Some(target));
+            }
+            if rows > 0 {
+                prop_assert!(cross_entropy(&logits, &vec![classes as u32; rows]).is_err());
+                prop_assert!(cross_entropy(&logits[1..], &targets).is_err() || rows == 1);
+            }
         }
 
         #[test]

@@ -157,7 +157,10 @@ impl<'a> Pass<'a> {
             Kind::Images(_) => vec![n, rows, columns, features],
             _ => vec![n, features],
         };
-        Ok(Output { values: self.value(last).to_vec(), shape })
+        // Logits of a text are much: they are given away.
+        let (mut values, len) = (self.take(last), self.len(last));
+        values.truncate(len);
+        Ok(Output { values, shape })
     }
 
     /// How many values a node has.

@@ -3,6 +3,7 @@
 use burn::data::dataloader::DataLoader;
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::tensor::{Device, Int, Tensor};
+use dr_kernels::host::language::cross_entropy;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -69,6 +70,16 @@ pub trait Target: Input {
 
     /// How many answers are right, `[1]`, and how many there are.
     fn right(&self, output: Tensor<2>) -> (Tensor<1>, usize);
+
+    /// Both, as numbers: the loss, right answers, and how many there are.
+    fn score(&self, output: Tensor<2>) -> (f64, f64, usize) {
+        score_tensors(self, output)
+    }
+}
+
+fn score_tensors(target: &impl Target, output: Tensor<2>) -> (f64, f64, usize) {
+    let (right, count) = target.right(output.clone());
+    (target.loss(output).into_scalar(), right.into_scalar(), count)
 }
 
 /// Classes `[n]`. The output is logits `[n, classes]`, and the loss their cross entropy.
@@ -81,6 +92,25 @@ impl Target for Tensor<1, Int> {
         let [count] = self.dims();
         let guesses = output.argmax(1).reshape([count]);
         (guesses.equal(self.clone()).int().sum().float(), count)
+    }
+
+    /// On a CPU in one pass over the logits, of which language models have many.
+    fn score(&self, output: Tensor<2>) -> (f64, f64, usize) {
+        let device = output.device();
+        if device.clone().inner() != Device::flex() {
+            return score_tensors(self, output);
+        }
+        let classes = self.clone().into_data().convert::<i64>();
+        let classes = classes.iter::<i64>().map(|class| class.try_into().unwrap_or(u32::MAX));
+        let (classes, logits): (Vec<_>, _) = (classes.collect(), output.into_data());
+        let Some(predictions) =
+            logits.as_slice().ok().and_then(|logits| cross_entropy(logits, &classes).ok())
+        else {
+            return score_tensors(self, Tensor::from_data(logits, &device));
+        };
+        let loss = predictions.iter().map(|(loss, _)| loss).sum::<f64>() / classes.len().max(1) as f64;
+        let right = predictions.iter().filter(|(_, is_right)| *is_right).count();
+        (loss, right as f64, classes.len())
     }
 }
 

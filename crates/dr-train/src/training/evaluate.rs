@@ -43,9 +43,9 @@ pub fn score<I: Input, T: Target, C, E: From<DatasetError>>(
         weights += weight;
         for (i, (network, (right_sum, loss_sum))) in networks.iter().zip(&mut sums).enumerate() {
             let output = forward(network, input.clone())?;
-            *loss_sum += labels.loss(output.clone()).into_scalar::<f64>() * weight;
-            let (right, count) = labels.right(output);
-            *right_sum += right.into_scalar::<f64>();
+            let (loss, right, count) = labels.score(output);
+            *loss_sum += loss * weight;
+            *right_sum += right;
             answers += if i == 0 { count as f64 } else { 0.0 };
         }
     }
