@@ -199,7 +199,7 @@ fn a_language_model() {
     std::fs::write(folder.path().join("theirs/config.json"), "{}").expect("a file");
     assert_says(
         &error(&["quantize", "--model", "theirs", "--out", "x"]),
-        &["`theirs`: a folder of Hugging Face", "--calibration"],
+        &["`theirs`: a language model of others", "--calibration"],
     );
     std::fs::write(folder.path().join("calibration.txt"), "To be.").expect("a file");
     assert_says(&error(&calibrated(&[])), &["calibration.txt", "tokens: expected at least 33"]);

@@ -54,7 +54,8 @@ impl Rope {
     }
 
     /// Radians from one position to the next, for each pair of features.
-    fn frequencies(&self, pairs: usize) -> Vec<f64> {
+    #[must_use]
+    pub fn frequencies(&self, pairs: usize) -> Vec<f64> {
         let plain = (0..pairs).map(|pair| self.theta.powf(-(pair as f64) / pairs as f64));
         let scale = |frequency: f64| match self.scaling {
             RopeScaling::None => frequency,

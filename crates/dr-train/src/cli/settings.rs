@@ -64,7 +64,7 @@ pub struct Settings {
     #[arg(long, help_heading = "Network")]
     pub model: Option<String>,
     /// Start from trained weights: a state dict with torchvision's names, as safetensors or as PyTorch saves it; for a llama,
-    /// a folder of Hugging Face
+    /// a folder of Hugging Face or GGUF
     #[arg(long, value_name = "FILE", help_heading = "Network")]
     pub weights: Option<PathBuf>,
     /// The most tokens that a language model's tokenizer learns [default: 512]

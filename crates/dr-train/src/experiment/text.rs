@@ -12,7 +12,7 @@ use crate::models::{ModelKind, Sizes};
 use crate::nn::Model;
 use crate::report::{Measured, NumberFormat, Report};
 use crate::text::{self, TextError, TextLoader, TextSplits, Tokenizer};
-use crate::weights::load_hugging_face;
+use crate::weights::load_language_model;
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Int, Tensor};
@@ -49,7 +49,7 @@ impl Task for TextTask {
         let TextSplits { train, valid, test } = text::split(&text, config.limit_train);
         let language = &config.language;
         let imported = match &config.weights {
-            Some(dir) => Some(load_hugging_face(dir, config.precisions.clone())?),
+            Some(path) => Some(load_language_model(path, config.precisions.clone())?),
             None => None,
         };
         let tokenizer = match &imported {

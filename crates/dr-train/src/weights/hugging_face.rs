@@ -1,15 +1,12 @@
 //! A folder of Hugging Face with a Llama: `config.json`, `tokenizer.json`, and the weights in one safetensors file or several.
 
+use super::WeightsError;
+use super::llama::{HEAD, Llama};
 use super::state_dict::{StateDictError, read_safetensors};
-use super::{Problem, WeightsError, take};
-use crate::artifact::{
-    Artifact, ArtifactError, Described, Description, TOKENIZER, TensorEntry, parameter_shapes,
-};
+use crate::artifact::{Artifact, TOKENIZER};
 use crate::files::at;
 use crate::models::LlamaConfig;
-use crate::nn::Model;
 use crate::text::Tokenizer;
-use burn::tensor::Device;
 use dr_precision::PrecisionSet;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,57 +25,20 @@ pub fn load_hugging_face(dir: &Path, precisions: PrecisionSet) -> Result<Artifac
         path if path.is_file() => Some(Tokenizer::load(&path)?),
         _ => None,
     };
-    if let Some(tokenizer) = &tokenizer {
-        tokenizer.check(config.vocabulary)?;
-    }
     let mut theirs = BTreeMap::new();
     for file in shards(dir)? {
         theirs.extend(read_safetensors(&dir.join(file))?);
     }
-    // No memory is taken for much more than the files hold; what is near enough is compared tensor by tensor.
-    let (found, expected) =
-        (theirs.values().map(|tensor| tensor.data.len()).sum::<usize>(), config.elements() / SLACK);
-    if found < expected {
-        let model = "llama".to_owned();
-        return Err(WeightsError::Size { path: dir.into(), model, found, expected });
-    }
-    let network = Model::trace(&config.zeros(&Device::flex())).map_err(ArtifactError::network)?;
-    let mut problems = vec![];
-    let mut tensors: BTreeMap<String, TensorEntry> = BTreeMap::new();
-    for (name, expected) in parameter_shapes(&network) {
-        let mut their_name = hugging_face_name(&name);
-        // A tied head is either not there or the same as the embedding.
-        if config.tied && name == HEAD && !theirs.contains_key(HEAD) && theirs.contains_key(EMBEDDING) {
-            their_name = EMBEDDING.to_owned();
-        }
-        match take(&mut theirs, their_name, &expected) {
-            Ok(entry) => drop(tensors.insert(name, entry)),
-            Err(problem) => problems.push(problem),
-        }
-    }
-    let is_used = |name: &String| {
-        let derived = name.ends_with(".rotary_emb.inv_freq") || (config.tied && name == EMBEDDING);
-        !derived
-    };
-    problems.extend(theirs.into_keys().filter(is_used).map(Problem::Unknown));
-    if !problems.is_empty() {
-        return Err(WeightsError::Mismatch { path: dir.into(), model: "llama".into(), problems });
-    }
-    tensors
-        .extend(tokenizer.map(|tokenizer| (TOKENIZER.into(), TensorEntry::bytes(tokenizer.json().to_vec()))));
-    let graph = Some(network.graph().clone());
-    Ok(Artifact {
-        description: Description { graph, ..Description::of_language(&config, precisions) },
-        tensors,
-    })
+    Llama { path: dir, config, tokenizer, tensors: theirs, their_name: hugging_face_name }
+        .artifact(precisions)
 }
 
-/// How many times more elements than the files have are still compared one by one.
-const SLACK: usize = 4;
+/// Whether a path is a folder of Hugging Face.
+pub(super) fn is_hugging_face(path: &Path) -> bool {
+    path.join(CONFIG).is_file()
+}
 
 const CONFIG: &str = "config.json";
-const EMBEDDING: &str = "model.embed_tokens.weight";
-const HEAD: &str = "lm_head.weight";
 
 /// What Hugging Face calls a parameter.
 fn hugging_face_name(name: &str) -> String {

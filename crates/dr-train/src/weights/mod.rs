@@ -1,10 +1,14 @@
-//! Weights that were trained elsewhere: a state dict with torchvision's names, or a folder of Hugging Face, becomes a float
-//! model.
+//! Weights that were trained elsewhere: a state dict with torchvision's names, a folder of Hugging Face or a GGUF file becomes a
+//! float model.
 
+pub mod gguf;
 mod hugging_face;
+mod llama;
 mod state_dict;
 
+pub use gguf::load_gguf;
 pub use hugging_face::load_hugging_face;
+pub use llama::{is_language_model, load_language_model};
 pub use state_dict::{StateDict, StateDictError};
 
 use crate::artifact::{
@@ -69,6 +73,14 @@ pub enum WeightsError {
         path: PathBuf,
         /// What is wrong.
         reason: String,
+    },
+    /// A GGUF file.
+    #[error("`{}`: {error}", path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: gguf::GgufError,
     },
     /// The tokenizer.
     #[error(transparent)]

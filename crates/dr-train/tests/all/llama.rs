@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 /// See `fixtures/make_llama.py`.
 const VARIANTS: [&str; 6] = ["plain", "grouped", "tied", "linear", "llama3", "biases"];
 
-fn fixture(name: &str) -> PathBuf {
+pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama").join(name)
 }
 

@@ -4,6 +4,7 @@ mod artifact;
 mod data;
 mod devices;
 mod folder;
+mod gguf;
 mod hessian;
 mod integer_network;
 mod llama;

@@ -11,10 +11,12 @@ use crate::files::write_atomically;
 use crate::onnx::{self, Opset};
 use crate::report::thousands;
 use crate::samples::Samples;
+use crate::weights::gguf;
 use burn::tensor::Device;
 use clap::Args;
 use dr_precision::Precision;
 use dr_runtime::Arithmetic;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 /// `dr-train export`.
@@ -24,7 +26,8 @@ Examples:
   dr-train export --model model.safetensors --precision w2a2 --out w2a2.safetensors
   dr-train export --model model.safetensors --plan plan.toml --out mixed.safetensors
   dr-train export --model model.safetensors --precision w4a8 --out w4a8.onnx
-  dr-train export --model model.safetensors --precision 2 --out 2.onnx --samples samples.safetensors")]
+  dr-train export --model model.safetensors --precision 2 --out 2.onnx --samples samples.safetensors
+  dr-train export --model language.safetensors --precision w4a8 --out w4.gguf")]
 pub struct ExportArgs {
     /// The model; one for several precisions
     #[arg(long, value_name = "FILE")]
@@ -41,7 +44,7 @@ pub struct ExportArgs {
     /// Where the dataset's files are, if not in the usual places
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// The file to write: ONNX if its name ends in .onnx
+    /// The file to write: ONNX if its name ends in .onnx, and, of a language model, GGUF if it ends in .gguf
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
     /// The version of ONNX's operators, 21 to 25; types of 2 bits come with 25
@@ -55,7 +58,7 @@ pub struct ExportArgs {
     pub images: usize,
 }
 
-/// Saves a model at one precision, or with one for each layer, as an artifact or as ONNX; and samples to check it by.
+/// Saves a model at one precision, or with one for each layer, as an artifact, as ONNX or as GGUF; and samples to check it by.
 ///
 /// # Errors
 /// If the model cannot be read, or does not have the precisions, or the result cannot be written.
@@ -68,26 +71,33 @@ pub fn export(registry: &Registry, args: &ExportArgs) -> Result<(), CommandError
             let (of, from) = (&args.dataset, &args.data_dir);
             with_plan(&Source::new(registry, &artifact, &args.model, of, from, &device), plan)?
         }
+        (None, _) if has_extension(&args.out, GGUF) => artifact,
         (None, Some(precision)) => artifact.export(precision).map_err(|error| error.in_file(&args.model))?,
         (None, None) => match artifact.description.kind {
             ArtifactKind::Packed(_) | ArtifactKind::PackedPlan => artifact,
             // As it is, with its graph.
-            _ if artifact.description.format_version < FORMAT_VERSION && !is_onnx(&args.out) => artifact,
+            _ if artifact.description.format_version < FORMAT_VERSION && !has_extension(&args.out, ONNX) => {
+                artifact
+            }
             _ => return Err(CommandError::new("expected --precision or --plan")),
         },
     };
     let description = &packed.description;
-    match is_onnx(&args.out) {
-        false => save(&packed, &args.out)?,
-        true => {
-            for network in runtime_networks(&packed, &formats(&packed), Arithmetic::Integer, &device)? {
-                let model = onnx::export(&network, description, args.opset)
-                    .map_err(|error| CommandError::new(format!("`{}`: {error}", args.model.display())))?;
-                write_atomically(&args.out, &model)?;
-                let (out, bytes) = (args.out.display(), thousands(model.len()));
-                print(&format!("wrote {out}: ONNX, {bytes} bytes\n"))?;
-            }
+    let in_model = |error: &dyn Display| CommandError::new(format!("`{}`: {error}", args.model.display()));
+    if has_extension(&args.out, GGUF) {
+        let exported = gguf::export(&packed, args.precision).map_err(|error| in_model(&error))?;
+        write_atomically(&args.out, &exported.bytes)?;
+        let (out, bytes) = (args.out.display(), thousands(exported.bytes.len()));
+        print(&format!("wrote {out}: GGUF, {bytes} bytes; {exported}\n"))?;
+    } else if has_extension(&args.out, ONNX) {
+        for network in runtime_networks(&packed, &formats(&packed), Arithmetic::Integer, &device)? {
+            let model = onnx::export(&network, description, args.opset).map_err(|error| in_model(&error))?;
+            write_atomically(&args.out, &model)?;
+            let (out, bytes) = (args.out.display(), thousands(model.len()));
+            print(&format!("wrote {out}: ONNX, {bytes} bytes\n"))?;
         }
+    } else {
+        save(&packed, &args.out)?;
     }
     if let Some(path) = &args.samples {
         let source = Source::new(registry, &packed, &args.model, &args.dataset, &args.data_dir, &device);
@@ -101,6 +111,9 @@ pub fn export(registry: &Registry, args: &ExportArgs) -> Result<(), CommandError
     Ok(())
 }
 
-fn is_onnx(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx"))
+const ONNX: &str = "onnx";
+const GGUF: &str = "gguf";
+
+fn has_extension(path: &Path, expected: &str) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(expected))
 }

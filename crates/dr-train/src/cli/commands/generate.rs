@@ -25,8 +25,8 @@ use thiserror::Error;
 /// `dr-train generate`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The model is a file of this program, or a folder of Hugging Face with a Llama, which computes in
-floats. How fast it was is printed to the standard error.
+The model is a file of this program, or a Llama in a folder of Hugging Face or as GGUF, which
+computes in floats. How fast it was is printed to the standard error.
 
 Examples:
   dr-train generate --model runs/text-llama/model.safetensors --prompt 'ROMEO:'

@@ -7,7 +7,7 @@ use crate::cli::{CommandError, resolve};
 use crate::config::task::LANGUAGE;
 use crate::data::Normalization;
 use crate::experiment::Registry;
-use crate::weights::{StateDict, import as import_weights, load_hugging_face};
+use crate::weights::{StateDict, import as import_weights, load_language_model};
 use clap::Args;
 use dr_precision::PrecisionSet;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ pub struct ImportArgs {
     /// The network
     #[arg(long)]
     pub model: String,
-    /// A state dict, as safetensors or as PyTorch saves it; of a llama, a folder of Hugging Face
+    /// A state dict, as safetensors or as PyTorch saves it; of a llama, a folder of Hugging Face or GGUF
     #[arg(long, value_name = "FILE|DIR")]
     pub weights: PathBuf,
     /// Rows and columns of the images that the model takes
@@ -37,7 +37,7 @@ pub struct ImportArgs {
     pub out: PathBuf,
 }
 
-/// Turns a state dict with torchvision's names, or a folder of Hugging Face, into a float model.
+/// Turns a state dict with torchvision's names, a folder of Hugging Face or a GGUF file into a float model.
 ///
 /// # Errors
 /// If the file cannot be read, or its tensors are not those of the model, or the result cannot be written.
@@ -45,7 +45,7 @@ pub fn import(registry: &Registry, args: &ImportArgs) -> Result<(), CommandError
     resolve::check_output_file("out", &args.out, &args.weights)?;
     let model = registry.models.get(&args.model)?;
     if model.tasks().contains(&LANGUAGE) {
-        return save(&load_hugging_face(&args.weights, PrecisionSet::default())?, &args.out);
+        return save(&load_language_model(&args.weights, PrecisionSet::default())?, &args.out);
     }
     let dict = StateDict::load(&args.weights)?;
     // Sizes are those of the file; what does not fit together is found by the import.

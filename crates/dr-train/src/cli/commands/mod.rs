@@ -35,7 +35,7 @@ use crate::files::{at, write_atomically};
 use crate::mixed::PlanFile;
 use crate::nn::Value;
 use crate::report::thousands;
-use crate::weights::load_hugging_face;
+use crate::weights::{is_language_model, load_language_model};
 use dr_precision::PrecisionSet;
 use std::io::{IsTerminal, Write, stderr};
 use std::path::Path;
@@ -89,10 +89,10 @@ fn with_plan(source: &Source, plan: &Path) -> Result<Artifact, CommandError> {
     }
 }
 
-/// Reads a model file, or a folder of Hugging Face.
+/// Reads a model file, or a language model of others.
 fn load_model(path: &Path) -> Result<Artifact, CommandError> {
-    match is_hugging_face(path) {
-        true => Ok(load_hugging_face(path, PrecisionSet::default())?),
+    match is_language_model(path) {
+        true => Ok(load_language_model(path, PrecisionSet::default())?),
         false => Ok(Artifact::open(path)?),
     }
 }
@@ -102,11 +102,6 @@ fn write(path: &Path, content: &[u8], wrote: &mut Vec<String>) -> Result<(), Com
     write_atomically(path, content).map_err(at(path))?;
     wrote.push(path.display().to_string());
     Ok(())
-}
-
-/// Whether a path is a folder of Hugging Face.
-fn is_hugging_face(path: &Path) -> bool {
-    path.join("config.json").is_file()
 }
 
 /// Writes a model file, and says so.

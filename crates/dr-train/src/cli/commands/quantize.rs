@@ -1,6 +1,6 @@
 //! `dr-train quantize`.
 
-use super::{StatusLine, is_hugging_face, load_model, save};
+use super::{StatusLine, load_model, save};
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, SavedModel};
 use crate::cli::values::{at_least_one, group_size, one_of};
 use crate::cli::{CommandError, resolve};
@@ -11,6 +11,7 @@ use crate::experiment::{Registry, Source};
 use crate::nn::QuantConfig;
 use crate::quantization::{CalibrationOptions, Progress, QuantizationError, quantize_language};
 use crate::text::{self, Tokenizer};
+use crate::weights::is_language_model;
 use burn::tensor::Device;
 use clap::Args;
 use dr_kernels::host::GroupedWeight;
@@ -26,7 +27,7 @@ Example:
   dr-train quantize --model float.safetensors --precisions 8,6,4 --out model.safetensors
   dr-train quantize --model SmolLM2-135M --calibration text.txt --out model.safetensors")]
 pub struct QuantizeArgs {
-    /// The model; a float one, or a folder of Hugging Face with a Llama
+    /// The model; a float one, or a Llama in a folder of Hugging Face or as GGUF
     #[arg(long, value_name = "FILE|DIR")]
     pub model: PathBuf,
     /// The precisions the result runs at [default: w8a8,w6a6,w4a4,w2a2, and with --calibration
@@ -71,9 +72,11 @@ pub struct QuantizeArgs {
 /// If the model cannot be read, or is not a float one, or the data do not fit it, or the result cannot be written.
 pub fn quantize(registry: &Registry, args: &QuantizeArgs) -> Result<(), CommandError> {
     resolve::check_output_file("out", &args.out, &args.model)?;
-    if is_hugging_face(&args.model) && args.calibration.is_none() && args.data_dir.is_none() {
-        let folder =
-            format!("`{}`: a folder of Hugging Face does not say what it learned from", args.model.display());
+    if is_language_model(&args.model) && args.calibration.is_none() && args.data_dir.is_none() {
+        let folder = format!(
+            "`{}`: a language model of others does not say what it learned from",
+            args.model.display()
+        );
         return Err(CommandError::new(format!("{folder}: expected --calibration or --data-dir with a text")));
     }
     let artifact = load_model(&args.model)?;
