@@ -271,7 +271,7 @@ pub fn attention(
             run_on!(isa, |_| {
                 for (at, head) in (head..kv_heads).take(out.len() / sharing).enumerate() {
                     let columns = at * sharing..(at + 1) * sharing;
-                    tile.attend(queries, out, columns, pitch, cache, head, count);
+                    tile.attend(queries, cache, &Part { columns, pitch, head, count }, out);
                 }
             });
         });
@@ -297,13 +297,23 @@ struct Tile {
     mixed: Vec<f32>,
 }
 
+/// Queries of some positions that look at a head of keys.
+struct Part {
+    /// Where they are in the row of a position.
+    columns: Range<usize>,
+    /// From one row to the next.
+    pitch: usize,
+    /// The head of keys and values.
+    head: usize,
+    /// At how many keys those of the first position look; others look at one more each.
+    count: usize,
+}
+
 impl Tile {
-    /// Attention of the queries in some `columns` of each position, which has `pitch`. Those of the first position look at `count` keys.
+    /// Attention of the queries of `part`.
     #[inline(always)]
-    fn attend(
-        &mut self, queries: &[f32], out: &mut [f32], columns: Range<usize>, pitch: usize,
-        cache: &AttentionCache, head: usize, count: usize,
-    ) {
+    fn attend(&mut self, queries: &[f32], cache: &AttentionCache, part: &Part, out: &mut [f32]) {
+        let Part { ref columns, pitch, head, count } = *part;
         let (dim, features) = (cache.head_dim, cache.features());
         let (positions, sharing) = (out.len() / pitch, columns.len() / dim);
         let (rows, most) = ((positions * sharing).next_multiple_of(FOUR), count + positions - 1);
