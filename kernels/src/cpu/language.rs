@@ -254,8 +254,8 @@ pub fn attention(
     }
     size("heads of queries", &[heads], &[heads / kv_heads * kv_heads])?;
     size("output of attention", &[out.len()], &[queries.len()])?;
-    let features = heads.saturating_mul(head_dim).max(1);
-    let positions = (queries.len() / features).min(cache.positions);
+    let features = heads.saturating_mul(head_dim);
+    let positions = (queries.len() / features.max(1)).min(cache.positions);
     size("queries of the positions in the cache", &[queries.len()], &[positions.saturating_mul(features)])?;
     let isa = Isa::detect();
     let sharing = (heads / kv_heads).saturating_mul(head_dim);
