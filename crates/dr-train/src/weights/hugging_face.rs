@@ -1,9 +1,10 @@
-//! A folder of Hugging Face with a Llama: `config.json`, `tokenizer.json`, and the weights in one safetensors file or several.
+//! A folder of Hugging Face with a Llama: `config.json`, the weights in one safetensors file or several, and [`ATTACHMENTS`].
 
 use super::state_dict::{StateDictError, read_safetensors};
 use super::{Problem, WeightsError, take};
 use crate::artifact::{
-    Artifact, ArtifactError, Described, Description, TOKENIZER, TensorEntry, parameter_shapes,
+    ATTACHMENTS, Artifact, ArtifactError, Described, Description, GENERATION_CONFIG, TOKENIZER, TensorEntry,
+    parameter_shapes,
 };
 use crate::files::at;
 use crate::models::LlamaConfig;
@@ -11,25 +12,28 @@ use crate::nn::Model;
 use crate::text::Tokenizer;
 use burn::tensor::Device;
 use dr_precision::PrecisionSet;
+use dr_runtime::text::GenerationConfig;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Reads the folder as a float model; `precisions` are what it is to be quantized for. A folder without `tokenizer.json` gives
-/// a model without one.
+/// a model without one. The tokens that end a text are those of `config.json` and `generation_config.json`.
 ///
 /// # Errors
 /// A file that is missing or damaged, another architecture, tensors that are missing, unknown or of another shape (all are
-/// named), and a tokenizer of more tokens than the model has.
+/// named), a tokenizer of more tokens than the model has, and ways to draw tokens that make no sense.
 pub fn load_hugging_face(dir: &Path, precisions: PrecisionSet) -> Result<Artifact, WeightsError> {
     let in_dir = |error| WeightsError::Config { path: dir.join(CONFIG), error };
-    let config = LlamaConfig::from_hugging_face(&text(&dir.join(CONFIG))?).map_err(in_dir)?;
-    let tokenizer = match dir.join(TOKENIZER) {
-        path if path.is_file() => Some(Tokenizer::load(&path)?),
-        _ => None,
-    };
-    if let Some(tokenizer) = &tokenizer {
-        tokenizer.check(config.vocabulary)?;
+    let mut config = LlamaConfig::from_hugging_face(&text(&dir.join(CONFIG))?).map_err(in_dir)?;
+    let is_there = |name: &str| Some(dir.join(name)).filter(|path| path.is_file());
+    if let Some(path) = is_there(TOKENIZER) {
+        Tokenizer::load(&path)?.check(config.vocabulary)?;
+    }
+    if let Some(path) = is_there(GENERATION_CONFIG) {
+        config.end_tokens.extend(GenerationConfig::load(&path)?.end_tokens);
+        config.end_tokens.sort_unstable();
+        config.end_tokens.dedup();
     }
     let mut theirs = BTreeMap::new();
     for file in shards(dir)? {
@@ -64,8 +68,10 @@ pub fn load_hugging_face(dir: &Path, precisions: PrecisionSet) -> Result<Artifac
     if !problems.is_empty() {
         return Err(WeightsError::Mismatch { path: dir.into(), model: "llama".into(), problems });
     }
-    tensors
-        .extend(tokenizer.map(|tokenizer| (TOKENIZER.into(), TensorEntry::bytes(tokenizer.json().to_vec()))));
+    for (name, path) in ATTACHMENTS.into_iter().filter_map(|name| Some((name, is_there(name)?))) {
+        let bytes = std::fs::read(&path).map_err(at(&path)).map_err(StateDictError::from)?;
+        tensors.insert(name.to_owned(), TensorEntry::bytes(bytes));
+    }
     let graph = Some(network.graph().clone());
     Ok(Artifact {
         description: Description { graph, ..Description::of_language(&config, precisions) },

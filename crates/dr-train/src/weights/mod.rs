@@ -70,7 +70,7 @@ pub enum WeightsError {
         /// What is wrong.
         reason: String,
     },
-    /// The tokenizer.
+    /// The tokenizer, or how tokens are to be drawn.
     #[error(transparent)]
     Tokenizer(#[from] dr_runtime::text::TextError),
     /// The model.
