@@ -220,6 +220,57 @@ fn a_language_model() {
 }
 
 #[test]
+fn a_model_of_hugging_face_chats() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = program(folder.path());
+    let theirs =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/dr-train/tests/fixtures/llama/grouped");
+    let own = folder.path().join("theirs");
+    std::fs::create_dir(&own).expect("a folder");
+    for entry in std::fs::read_dir(theirs).expect("a fixture") {
+        let path = entry.expect("a file").path();
+        std::fs::copy(&path, own.join(path.file_name().expect("a name"))).expect("a copy");
+    }
+    let write = |name: &str, content: &str| std::fs::write(own.join(name), content).expect("a file");
+    let generate = |model: &str, more: &[&str]| {
+        program.outputs(&[&["generate", "--model", model, "--tokens", "20"][..], more].concat()).0
+    };
+    let whole = generate("theirs", &["--prompt", "the cat on"]);
+    let new = whole.strip_prefix("the cat on").expect("the prompt");
+    // An end that may be longer than a token.
+    let stop = &new.trim_end()[new.trim_end().len() - 4..];
+    let shown = &new[..new.find(stop).expect("a part")];
+    let stopped = generate("theirs", &["--prompt", "the cat on", "--stop", "THE END", "--stop", stop]);
+    assert_eq!(stopped, format!("the cat on{shown}\n"));
+
+    let error = |more: &[&str]| {
+        program.error(&[&["generate", "--model", "theirs", "--prompt", "cat"][..], more].concat())
+    };
+    assert_says(&error(&["--chat"]), &["`theirs`: the model has no chat template: expected one"]);
+    assert_says(&error(&["--system", "x"]), &["--chat"]);
+    assert_says(&error(&["--stop", ""]), &["--stop"]);
+    assert_says(&error(&["--top-p", "2"]), &["top_p is 2: expected a number from 0 to 1"]);
+
+    let template = "{% if messages|length > 1 %}{{ raise_exception('No system') }}{% endif %}the {{ messages[0]['content'] }} on";
+    write("tokenizer_config.json", &serde_json::json!({ "chat_template": template }).to_string());
+    assert_eq!(generate("theirs", &["--chat", "--prompt", "cat"]), new);
+    let _ = program.output(&["import", "--model", "llama", "--weights", "theirs", "--out", "f.safetensors"]);
+    assert_eq!(generate("f.safetensors", &["--chat", "--prompt", "cat"]), new);
+    assert_says(&error(&["--chat", "--system", "x"]), &["chat template: ", "No system"]);
+
+    let drawn = ["--prompt", "the cat", "--seed", "3"];
+    let flags = ["--temperature", "2", "--top-k", "0", "--min-p", "0.01", "--repetition-penalty", "1.2"];
+    let expected = generate("theirs", &[&drawn[..], &flags].concat());
+    write(
+        "generation_config.json",
+        r#"{"do_sample": true, "temperature": 2.0, "top_k": 0, "min_p": 0.01, "repetition_penalty": 1.2}"#,
+    );
+    assert_eq!(generate("theirs", &drawn), expected);
+    let plain = ["--prompt", "the cat on", "--temperature", "0", "--repetition-penalty", "1"];
+    assert_eq!(generate("theirs", &plain), whole);
+}
+
+#[test]
 fn segmentation() {
     scenes("segment", "mIoU (%)");
 }

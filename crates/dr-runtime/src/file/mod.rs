@@ -32,8 +32,20 @@ use std::path::Path;
 use std::sync::Arc;
 use tensors::Content;
 
-/// The name of the tensor that holds the tokenizer of a language model: the bytes of its `tokenizer.json`.
+/// The tokenizer of a language model.
 pub const TOKENIZER: &str = "tokenizer.json";
+
+/// The special tokens of a language model, and usually its chat template.
+pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+
+/// The chat template of a language model.
+pub const CHAT_TEMPLATE: &str = "chat_template.jinja";
+
+/// How tokens of a language model are to be drawn, and which of them end a text.
+pub const GENERATION_CONFIG: &str = "generation_config.json";
+
+/// The files of a language model's folder that its artifact can have besides the network, each as it is, in a tensor of this name.
+pub const ATTACHMENTS: [&str; 4] = [TOKENIZER, TOKENIZER_CONFIG, CHAT_TEMPLATE, GENERATION_CONFIG];
 
 /// A saved model: what it is, and its tensors by name.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,10 +92,10 @@ impl Artifact {
         self.description.graph.as_ref().ok_or(ArtifactError::NoGraph(version))
     }
 
-    /// The bytes of all tensors, without the header and a tokenizer: the size of the model.
+    /// The bytes of all tensors, without the header and [`ATTACHMENTS`]: the size of the model.
     #[must_use]
     pub fn payload_bytes(&self) -> usize {
-        let of_network = self.tensors.iter().filter(|(name, _)| *name != TOKENIZER);
+        let of_network = self.tensors.iter().filter(|(name, _)| !ATTACHMENTS.contains(&name.as_str()));
         of_network.map(|(_, entry)| entry.byte_len()).sum()
     }
 
@@ -137,8 +149,22 @@ impl Artifact {
     /// # Errors
     /// If there is none.
     pub fn tokenizer(&self) -> Result<&[u8], ArtifactError> {
-        let shape = self.tensors.get(TOKENIZER).map_or(&[][..], |entry| &entry.shape[..]);
-        self.find::<u8>(TOKENIZER, shape).map(|values| &**values)
+        self.attachment(TOKENIZER)?.ok_or_else(|| ArtifactError::MissingTensor(TOKENIZER.to_owned()))
+    }
+
+    /// One of the [`ATTACHMENTS`], if it is there.
+    ///
+    /// # Errors
+    /// A tensor of this name that is no file.
+    pub fn attachment(&self, name: &str) -> Result<Option<&[u8]>, ArtifactError> {
+        let Some(entry) = self.tensors.get(name) else { return Ok(None) };
+        self.find::<u8>(name, &entry.shape).map(|values| Some(&**values))
+    }
+
+    /// All [`ATTACHMENTS`] that are there, as tensors.
+    pub fn attachments(&self) -> impl Iterator<Item = (String, TensorEntry)> {
+        let find = |name: &str| Some((name.to_owned(), self.tensors.get(name)?.clone()));
+        ATTACHMENTS.into_iter().filter_map(find)
     }
 
     fn find<T: Element>(&self, name: &str, shape: &[usize]) -> Result<&Values<T>, ArtifactError> {

@@ -207,7 +207,7 @@ tensor_values! {
     F16(f16),
     /// Words of packed codes.
     U32(u32),
-    /// A file: the tokenizer.
+    /// A file: one of the [`ATTACHMENTS`](super::ATTACHMENTS).
     U8(u8),
 }
 

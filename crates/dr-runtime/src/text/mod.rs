@@ -1,14 +1,24 @@
 //! Texts: tokens, and how a language model goes on with them.
 
+mod chat;
+mod generation_config;
+mod sampling;
+mod stream;
 mod tokenizer;
 
-pub use tokenizer::{TextStream, Tokenizer};
+pub use chat::{ChatTemplate, Message};
+pub use generation_config::GenerationConfig;
+pub use sampling::Sampling;
+pub use stream::{StopTexts, TextStream};
+pub use tokenizer::Tokenizer;
 
 use crate::RuntimeError;
+use crate::file::ArtifactError;
 use chacha20::ChaCha8Rng;
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
@@ -16,7 +26,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TextError {
-    /// A tokenizer that cannot be read.
+    /// A file that cannot be read.
     #[error("`{}`: {source}", path.display())]
     Read {
         /// The file.
@@ -46,6 +56,30 @@ pub enum TextError {
         /// The model's context.
         context: usize,
     },
+    /// A number of [`Sampling`] that makes no sense.
+    #[error("{name} is {found}: expected {expected}")]
+    Sampling {
+        /// Which.
+        name: &'static str,
+        /// What it is.
+        found: f32,
+        /// What can be.
+        expected: &'static str,
+    },
+    /// No `generation_config.json`, or one that makes no sense.
+    #[error("generation config: {0}")]
+    GenerationConfig(String),
+    /// A model that is not for chats.
+    #[error(
+        "the model has no chat template: expected one in its tokenizer_config.json or chat_template.jinja"
+    )]
+    NoChatTemplate,
+    /// A chat template that cannot be read or computed, or refuses the conversation.
+    #[error("chat template: {0}")]
+    ChatTemplate(String),
+    /// The file of the model.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
     /// A token of the tokenizer that the model does not have.
     #[error("the tokenizer gives token {found}: the model has {vocabulary}")]
     Token {
@@ -56,50 +90,33 @@ pub enum TextError {
     },
 }
 
-/// How the next token is chosen.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sampling {
-    /// What logits are divided by; 0 always takes the most likely token.
-    pub temperature: f32,
-    /// Of how many of the most likely tokens one is drawn.
-    pub top_k: usize,
-    /// Decides the draws.
-    pub seed: u64,
-}
+impl TextError {
+    fn tokenizer(reason: impl Display) -> Self {
+        Self::Tokenizer(one_line(reason))
+    }
 
-impl Default for Sampling {
-    fn default() -> Self {
-        Self { temperature: 0.0, top_k: 40, seed: 1 }
+    fn generation_config(reason: impl Display) -> Self {
+        Self::GenerationConfig(one_line(reason))
+    }
+
+    fn chat(reason: impl Display) -> Self {
+        Self::ChatTemplate(one_line(reason))
+    }
+
+    /// What `parse` makes of a file, which its errors name.
+    fn read<T>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, Self>) -> Result<T, Self> {
+        let content = std::fs::read(path).map_err(|source| Self::Read { path: path.into(), source })?;
+        let in_file = |reason: String| format!("`{}`: {reason}", path.display());
+        parse(&content).map_err(|error| match error {
+            Self::Tokenizer(reason) => Self::Tokenizer(in_file(reason)),
+            Self::GenerationConfig(reason) => Self::GenerationConfig(in_file(reason)),
+            other => other,
+        })
     }
 }
 
-impl Sampling {
-    /// One of the tokens that `logits` are of.
-    fn choose(&self, logits: &[f32], rng: &mut ChaCha8Rng) -> u32 {
-        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-        let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-        let best = |order: &[u32]| order.iter().copied().min_by(by_logit).unwrap_or_default();
-        if self.temperature <= 0.0 {
-            return best(&order);
-        }
-        let kept = self.top_k.clamp(1, order.len());
-        if kept < order.len() {
-            order.select_nth_unstable_by(kept - 1, by_logit);
-            order.truncate(kept);
-        }
-        order.sort_by(by_logit);
-        let largest = logits[order[0] as usize];
-        let weight = |token: &u32| f64::from((logits[*token as usize] - largest) / self.temperature).exp();
-        let total: f64 = order.iter().map(weight).sum();
-        let mut left = rng.random::<f64>() * total;
-        for token in &order {
-            left -= weight(token);
-            if left <= 0.0 {
-                return *token;
-            }
-        }
-        order[0]
-    }
+fn one_line(text: impl Display) -> String {
+    text.to_string().replace(['\n', '\r'], " ")
 }
 
 /// How fast a text came.
@@ -162,7 +179,8 @@ impl Reader for crate::tensors::Network {
 /// `false`. The model knows `vocabulary` tokens and looks at `context` positions.
 ///
 /// # Errors
-/// A prompt without tokens or longer than the context, tokens that the model does not have, what the model and `each` say.
+/// A prompt without tokens or longer than the context, tokens that the model does not have, numbers of `sampling` that make no sense,
+/// what the model and `each` say.
 pub fn generate<R: Reader, E: From<TextError> + From<R::Error>>(
     model: &mut R, [vocabulary, context]: [usize; 2], prompt: &[u32], count: usize, sampling: &Sampling,
     mut each: impl FnMut(&mut R, usize, u32) -> Result<bool, E>,
@@ -174,14 +192,16 @@ pub fn generate<R: Reader, E: From<TextError> + From<R::Error>>(
         return Err(TextError::LongPrompt { found: prompt.len(), context }.into());
     }
     check_tokens(prompt, vocabulary)?;
+    sampling.check()?;
     let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
     let mut cache = R::Cache::default();
     let mut speed = Speed { prompt_tokens: prompt.len(), ..Speed::default() };
     let mut elapsed = Duration::ZERO;
-    let mut new = prompt.to_vec();
+    let (mut text, mut read) = (prompt.to_vec(), 0);
     for number in 0..count.min(context - prompt.len()) {
         let started = Instant::now();
-        let token = sampling.choose(&model.read(&new, &mut cache)?, &mut rng);
+        let logits = model.read(&text[read..], &mut cache)?;
+        let token = sampling.choose(&logits, &text, &mut rng);
         elapsed += started.elapsed();
         if number == 0 {
             speed.prompt_seconds = elapsed.as_secs_f64();
@@ -191,7 +211,8 @@ pub fn generate<R: Reader, E: From<TextError> + From<R::Error>>(
         if !each(model, number, token)? {
             break;
         }
-        new = vec![token];
+        read = text.len();
+        text.push(token);
     }
     Ok(speed)
 }
@@ -204,25 +225,5 @@ pub fn check_tokens(tokens: &[u32], vocabulary: usize) -> Result<(), TextError> 
     match tokens.iter().find(|&&token| token as usize >= vocabulary) {
         Some(&found) => Err(TextError::Token { found, vocabulary }),
         None => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_most_likely_token_or_one_of_the_best() {
-        let rng = &mut ChaCha8Rng::seed_from_u64(1);
-        let logits = [0.0, 3.0, 1.0, 3.0, -1.0];
-        assert_eq!(Sampling::default().choose(&logits, rng), 1, "of equal ones the first");
-        let warm = Sampling { temperature: 1.0, top_k: 3, seed: 1 };
-        let mut counts = [0usize; 5];
-        (0..4000).for_each(|_| counts[warm.choose(&logits, rng) as usize] += 1);
-        assert_eq!((counts[0], counts[4]), (0, 0));
-        // e^3 of 2 e^3 + e.
-        assert!(counts[1].abs_diff(1873) < 150 && counts[3].abs_diff(1873) < 150, "{counts:?}");
-        let one = Sampling { top_k: 1, ..warm };
-        assert_eq!(one.choose(&logits, rng), 1);
     }
 }

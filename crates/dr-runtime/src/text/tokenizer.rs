@@ -1,6 +1,6 @@
 //! [`Tokenizer`]: texts as numbers and back, in the format of Hugging Face's `tokenizers`.
 
-use super::TextError;
+use super::{TextError, TextStream};
 use std::fmt;
 use std::path::Path;
 use tokenizers::models::TrainerWrapper;
@@ -21,17 +21,13 @@ impl fmt::Debug for Tokenizer {
     }
 }
 
-fn wrong(error: impl fmt::Display) -> TextError {
-    TextError::Tokenizer(error.to_string().replace('\n', " "))
-}
-
 impl Tokenizer {
     /// Reads the content of a `tokenizer.json`.
     ///
     /// # Errors
     /// If it is none.
     pub fn from_json(json: &[u8]) -> Result<Self, TextError> {
-        let inner = tokenizers::Tokenizer::from_bytes(json).map_err(wrong)?;
+        let inner = tokenizers::Tokenizer::from_bytes(json).map_err(TextError::tokenizer)?;
         Ok(Self { inner, json: json.to_vec() })
     }
 
@@ -40,11 +36,7 @@ impl Tokenizer {
     /// # Errors
     /// If it cannot be read or is none.
     pub fn load(path: &Path) -> Result<Self, TextError> {
-        let json = std::fs::read(path).map_err(|source| TextError::Read { path: path.into(), source })?;
-        Self::from_json(&json).map_err(|error| match error {
-            TextError::Tokenizer(reason) => TextError::Tokenizer(format!("`{}`: {reason}", path.display())),
-            other => other,
-        })
+        TextError::read(path, Self::from_json)
     }
 
     /// Learns byte pairs from a text: at most `vocabulary` tokens, of which 256 are single bytes, so that there is no text
@@ -61,8 +53,10 @@ impl Tokenizer {
             .show_progress(false)
             .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
             .build();
-        inner.train(&mut TrainerWrapper::from(trainer), text.split_inclusive('\n')).map_err(wrong)?;
-        let json = inner.to_string(false).map_err(wrong)?;
+        inner
+            .train(&mut TrainerWrapper::from(trainer), text.split_inclusive('\n'))
+            .map_err(TextError::tokenizer)?;
+        let json = inner.to_string(false).map_err(TextError::tokenizer)?;
         // Read again: so it is what a file would give.
         Self::from_json(json.as_bytes())
     }
@@ -97,7 +91,7 @@ impl Tokenizer {
     /// # Errors
     /// What the library says.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, TextError> {
-        Ok(self.inner.encode(text, special).map_err(wrong)?.get_ids().to_vec())
+        Ok(self.inner.encode(text, special).map_err(TextError::tokenizer)?.get_ids().to_vec())
     }
 
     /// The text of tokens.
@@ -105,45 +99,13 @@ impl Tokenizer {
     /// # Errors
     /// What the library says.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, TextError> {
-        self.inner.decode(tokens, true).map_err(wrong)
+        self.inner.decode(tokens, true).map_err(TextError::tokenizer)
     }
 
     /// Turns tokens into text one by one.
     #[must_use]
     pub fn stream(&self) -> TextStream<'_> {
-        TextStream { tokenizer: &self.inner, ids: vec![], prefix: String::new(), prefix_index: 0 }
-    }
-}
-
-/// The text of tokens that come one by one.
-pub struct TextStream<'a> {
-    tokenizer: &'a tokenizers::Tokenizer,
-    ids: Vec<u32>,
-    prefix: String,
-    prefix_index: usize,
-}
-
-impl fmt::Debug for TextStream<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TextStream")
-    }
-}
-
-impl TextStream<'_> {
-    /// What the next token adds to the text: nothing while a character is incomplete.
-    ///
-    /// # Errors
-    /// What the library says.
-    pub fn push(&mut self, token: u32) -> Result<String, TextError> {
-        let added = tokenizers::step_decode_stream(
-            self.tokenizer,
-            vec![token],
-            true,
-            &mut self.ids,
-            &mut self.prefix,
-            &mut self.prefix_index,
-        );
-        Ok(added.map_err(wrong)?.unwrap_or_default())
+        TextStream::new(self)
     }
 }
 

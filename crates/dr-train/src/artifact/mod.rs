@@ -6,8 +6,9 @@ mod network;
 
 pub use description::Described;
 pub use dr_runtime::file::{
-    Artifact, ArtifactError, ArtifactKind, Description, FORMAT_VERSION, InputShape, MAX_HEADER_BYTES,
-    METADATA_KEY, TOKENIZER, TensorEntry, TensorValues, Values,
+    ATTACHMENTS, Artifact, ArtifactError, ArtifactKind, CHAT_TEMPLATE, Description, FORMAT_VERSION,
+    GENERATION_CONFIG, InputShape, MAX_HEADER_BYTES, METADATA_KEY, TOKENIZER, TOKENIZER_CONFIG, TensorEntry,
+    TensorValues, Values,
 };
 pub use network::SavedModel;
 #[cfg(feature = "program")]

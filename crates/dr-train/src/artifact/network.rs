@@ -1,7 +1,7 @@
 //! From a model to an artifact and back.
 
 use super::{
-    Artifact, ArtifactError, ArtifactKind, Described, Description, TOKENIZER, TensorEntry, TensorValues,
+    ATTACHMENTS, Artifact, ArtifactError, ArtifactKind, Described, Description, TensorEntry, TensorValues,
 };
 use crate::config::task::{CLASSIFY, DETECT, LANGUAGE, SEGMENT};
 use crate::data::Input;
@@ -113,9 +113,7 @@ impl SavedModel for Artifact {
             (ArtifactKind::Float, Some(config)) => {
                 let config = QuantConfig { compensate, ..config };
                 let mut quantized = Self::of(&self.network(device)?.quantize(&config, batches), description)?;
-                quantized.tensors.extend(
-                    self.tensors.get_key_value(TOKENIZER).map(|(name, json)| (name.clone(), json.clone())),
-                );
+                quantized.tensors.extend(self.attachments());
                 Ok(quantized)
             }
             _ => Err(ArtifactError::Kind { found, expected: "float" }),
@@ -192,7 +190,7 @@ impl SavedModel for Artifact {
         if let Some(error) = loader.error {
             return Err(error);
         }
-        let is_left = |name: &&String| !loader.used.contains(*name) && *name != TOKENIZER;
+        let is_left = |name: &&String| !loader.used.contains(*name) && !ATTACHMENTS.contains(&name.as_str());
         match self.tensors.keys().find(is_left) {
             Some(name) => Err(ArtifactError::Superfluous(name.clone())),
             None => Ok(network.valid()),

@@ -102,7 +102,10 @@ impl Task for TextTask {
     }
 
     fn attachments(&self) -> Vec<(String, TensorEntry)> {
-        vec![(TOKENIZER.to_owned(), TensorEntry::bytes(self.tokenizer.json().to_vec()))]
+        match &self.imported {
+            Some(artifact) => artifact.attachments().collect(),
+            None => vec![(TOKENIZER.to_owned(), TensorEntry::bytes(self.tokenizer.json().to_vec()))],
+        }
     }
 
     fn check(&self, artifact: &Artifact) -> Result<(), EvaluationError> {

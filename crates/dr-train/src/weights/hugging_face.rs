@@ -1,35 +1,46 @@
-//! A folder of Hugging Face with a Llama: `config.json`, `tokenizer.json`, and the weights in one safetensors file or several.
+//! A folder of Hugging Face with a Llama: `config.json`, the weights in one safetensors file or several, and [`ATTACHMENTS`].
 
 use super::WeightsError;
 use super::llama::{HEAD, Llama};
 use super::state_dict::{StateDictError, read_safetensors};
-use crate::artifact::{Artifact, TOKENIZER};
+use crate::artifact::{ATTACHMENTS, Artifact, GENERATION_CONFIG, TOKENIZER, TensorEntry};
 use crate::files::at;
 use crate::models::LlamaConfig;
 use crate::text::Tokenizer;
 use dr_precision::PrecisionSet;
+use dr_runtime::text::GenerationConfig;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Reads the folder as a float model; `precisions` are what it is to be quantized for. A folder without `tokenizer.json` gives
-/// a model without one.
+/// a model without one. The tokens that end a text are those of `config.json` and `generation_config.json`.
 ///
 /// # Errors
 /// A file that is missing or damaged, another architecture, tensors that are missing, unknown or of another shape (all are
-/// named), and a tokenizer of more tokens than the model has.
+/// named), a tokenizer of more tokens than the model has, and ways to draw tokens that make no sense.
 pub fn load_hugging_face(dir: &Path, precisions: PrecisionSet) -> Result<Artifact, WeightsError> {
     let in_dir = |error| WeightsError::Config { path: dir.join(CONFIG), error };
-    let config = LlamaConfig::from_hugging_face(&text(&dir.join(CONFIG))?).map_err(in_dir)?;
-    let tokenizer = match dir.join(TOKENIZER) {
-        path if path.is_file() => Some(Tokenizer::load(&path)?),
-        _ => None,
-    };
+    let mut config = LlamaConfig::from_hugging_face(&text(&dir.join(CONFIG))?).map_err(in_dir)?;
+    let is_there = |name: &str| Some(dir.join(name)).filter(|path| path.is_file());
+    if let Some(path) = is_there(TOKENIZER) {
+        Tokenizer::load(&path)?.check(config.vocabulary)?;
+    }
+    if let Some(path) = is_there(GENERATION_CONFIG) {
+        config.end_tokens.extend(GenerationConfig::load(&path)?.end_tokens);
+        config.end_tokens.sort_unstable();
+        config.end_tokens.dedup();
+    }
     let mut theirs = BTreeMap::new();
     for file in shards(dir)? {
         theirs.extend(read_safetensors(&dir.join(file))?);
     }
-    Llama { path: dir, config, tokenizer, tensors: theirs, their_name: hugging_face_name }
+    let mut attachments = BTreeMap::new();
+    for (name, path) in ATTACHMENTS.into_iter().filter_map(|name| Some((name, is_there(name)?))) {
+        let bytes = std::fs::read(&path).map_err(at(&path)).map_err(StateDictError::from)?;
+        attachments.insert(name.to_owned(), TensorEntry::bytes(bytes));
+    }
+    Llama { path: dir, config, attachments, tensors: theirs, their_name: hugging_face_name }
         .artifact(precisions)
 }
 

@@ -3,12 +3,9 @@
 use super::gguf::{is_gguf, load_gguf};
 use super::hugging_face::{is_hugging_face, load_hugging_face};
 use super::{Problem, WeightsError, take};
-use crate::artifact::{
-    Artifact, ArtifactError, Described, Description, TOKENIZER, TensorEntry, parameter_shapes,
-};
+use crate::artifact::{Artifact, ArtifactError, Described, Description, TensorEntry, parameter_shapes};
 use crate::models::LlamaConfig;
 use crate::nn::Model;
-use crate::text::Tokenizer;
 use burn::tensor::Device;
 use dr_precision::PrecisionSet;
 use std::collections::BTreeMap;
@@ -32,7 +29,8 @@ pub fn load_language_model(path: &Path, precisions: PrecisionSet) -> Result<Arti
 pub(super) struct Llama<'a> {
     pub path: &'a Path,
     pub config: LlamaConfig,
-    pub tokenizer: Option<Tokenizer>,
+    /// The tokenizer, and what else the file is to have besides tensors.
+    pub attachments: BTreeMap<String, TensorEntry>,
     /// By the names of the format.
     pub tensors: BTreeMap<String, TensorEntry>,
     /// What the format calls a parameter.
@@ -42,10 +40,7 @@ pub(super) struct Llama<'a> {
 impl Llama<'_> {
     /// The float model.
     pub fn artifact(self, precisions: PrecisionSet) -> Result<Artifact, WeightsError> {
-        let Self { path, config, tokenizer, tensors: mut theirs, their_name } = self;
-        if let Some(tokenizer) = &tokenizer {
-            tokenizer.check(config.vocabulary)?;
-        }
+        let Self { path, config, attachments, tensors: mut theirs, their_name } = self;
         // No memory is taken for much more than the files hold; what is near enough is compared tensor by tensor.
         let (found, expected) =
             (theirs.values().map(|tensor| tensor.data.len()).sum::<usize>(), config.elements() / SLACK);
@@ -80,9 +75,7 @@ impl Llama<'_> {
         if !problems.is_empty() {
             return Err(WeightsError::Mismatch { path: path.into(), model: "llama".into(), problems });
         }
-        tensors.extend(
-            tokenizer.map(|tokenizer| (TOKENIZER.into(), TensorEntry::bytes(tokenizer.json().to_vec()))),
-        );
+        tensors.extend(attachments);
         let graph = Some(network.graph().clone());
         Ok(Artifact {
             description: Description { graph, ..Description::of_language(&config, precisions) },

@@ -82,7 +82,7 @@ pub enum WeightsError {
         /// What is wrong.
         error: gguf::GgufError,
     },
-    /// The tokenizer.
+    /// The tokenizer, or how tokens are to be drawn.
     #[error(transparent)]
     Tokenizer(#[from] dr_runtime::text::TextError),
     /// The model.

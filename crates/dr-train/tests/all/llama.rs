@@ -4,7 +4,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use dr_precision::{BitWidth, PrecisionSet};
 use dr_runtime::Arithmetic;
 use dr_runtime::tensors::{Cache, Network};
-use dr_runtime::text::{Reader, Sampling, generate};
+use dr_runtime::text::{ChatTemplate, GenerationConfig, Message, Reader, Sampling, generate};
 use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, SavedModel};
 use dr_train::generation::{FakeReader, GenerationError, score_choices};
 use dr_train::models::LlamaConfig;
@@ -104,7 +104,7 @@ fn copy(name: &str) -> tempfile::TempDir {
 #[test]
 fn folders_with_something_wrong_say_so() {
     type Change = Box<dyn Fn(&str) -> Option<String>>;
-    let cases: [(&str, &str, Change, &str); 10] = [
+    let cases: [(&str, &str, Change, &str); 11] = [
         // No memory is taken for blocks that cannot be in the file.
         (
             "config.json",
@@ -156,6 +156,12 @@ fn folders_with_something_wrong_say_so() {
             Box::new(|json| Some(json.replace("\"vocab_size\": 64", "\"vocab_size\": 20"))),
             "tokens: the model expects at most 20",
         ),
+        (
+            "generation_config.json",
+            "grouped",
+            Box::new(|_| Some("{\"top_p\": 2}".into())),
+            "generation_config.json`: top_p is 2: expected a number from 0 to 1",
+        ),
     ];
     for (file, from, change, expected) in cases {
         let dir = copy(from);
@@ -173,6 +179,34 @@ fn folders_with_something_wrong_say_so() {
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     assert!(load_hugging_face(dir.path(), PrecisionSet::default()).is_err());
+}
+
+#[test]
+fn what_a_folder_says_of_texts_is_in_the_file() {
+    let dir = copy("grouped");
+    let json = r#"{"eos_token_id": [7, 2], "do_sample": true, "temperature": 0.5}"#;
+    std::fs::write(dir.path().join("generation_config.json"), json).unwrap();
+    let json = r#"{"chat_template": "replaced", "bos_token": "a"}"#;
+    std::fs::write(dir.path().join("tokenizer_config.json"), json).unwrap();
+    let template = "{{ bos_token + ' ' + messages[0].content }}";
+    std::fs::write(dir.path().join("chat_template.jinja"), template).unwrap();
+    let float = load_hugging_face(dir.path(), PrecisionSet::default()).unwrap();
+    assert_eq!(float.payload_bytes(), load("grouped").payload_bytes());
+    let config = QuantConfig::new("w8a8,w4a8".parse().unwrap());
+    let quantized = float.quantize(&config, vec![expected("grouped").0], &Device::flex()).unwrap();
+    let packed = quantized.export("w4a8".parse().unwrap()).unwrap();
+    for artifact in [&float, &quantized, &packed] {
+        let read = Artifact::from_bytes(&artifact.to_bytes().unwrap()).unwrap();
+        read.network(&Device::flex()).unwrap();
+        assert_eq!(read.description.end_tokens(), [2, 7]);
+        assert_eq!(GenerationConfig::of(&read).unwrap().sampling().temperature, 0.5);
+        let text = ChatTemplate::of(&read).unwrap().render(&[Message::new("user", "cat")]).unwrap();
+        assert_eq!(text, "a cat");
+    }
+    // Models without say nothing.
+    let plain = load("grouped");
+    assert_eq!(GenerationConfig::of(&plain).unwrap(), GenerationConfig::default());
+    assert!(ChatTemplate::of(&plain).unwrap_err().to_string().contains("no chat template"));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::{load_model, print};
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, SavedModel};
 use crate::cli::CommandError;
-use crate::cli::values::{at_least_one, number, one_of, seed};
+use crate::cli::values::{at_least_one, count, number, one_of, seed};
 use crate::config::task::LANGUAGE;
 use crate::config::{DeviceKind, Engine};
 use crate::device;
@@ -13,11 +13,14 @@ use crate::nn::Pass;
 use crate::text::Tokenizer;
 use burn::tensor::Device;
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use dr_precision::Precision;
 use dr_runtime::tensors::Network;
-use dr_runtime::text::{Reader, Sampling, Speed, generate as go_on};
+use dr_runtime::text::{
+    ChatTemplate, GenerationConfig, Message, Reader, Sampling, Speed, StopTexts, TextError, generate as go_on,
+};
 use dr_runtime::{Arithmetic, RuntimeError};
-use std::io::Write;
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::str::FromStr;
 use thiserror::Error;
@@ -26,12 +29,14 @@ use thiserror::Error;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The model is a file of this program, or a Llama in a folder of Hugging Face or as GGUF, which
-computes in floats. How fast it was is printed to the standard error.
+computes in floats. How fast it was is printed to the standard error. How tokens are drawn is what
+the model's generation_config.json says, unless a flag says otherwise.
 
 Examples:
   dr-train generate --model runs/text-llama/model.safetensors --prompt 'ROMEO:'
   dr-train generate --model model.safetensors --precision w4a8 --prompt 'Once upon' --temperature 0.8
-  dr-train generate --model model.safetensors --prompt 'Once upon' --switch 32:w4a8,64:w2a8")]
+  dr-train generate --model model.safetensors --prompt 'Once upon' --switch 32:w4a8,64:w2a8
+  dr-train generate --model SmolLM2-135M-Instruct --chat --prompt 'What is a prime number?'")]
 pub struct GenerateArgs {
     /// The model
     #[arg(long, value_name = "FILE|DIR")]
@@ -45,15 +50,34 @@ pub struct GenerateArgs {
     /// The beginning of the text
     #[arg(long, value_name = "TEXT")]
     pub prompt: String,
+    /// The prompt is what a user says, and the model answers: by its chat template
+    #[arg(long)]
+    pub chat: bool,
+    /// What the model is told before a chat
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub system: Option<String>,
+    /// Ends the new text, which does not show it; may be given more than once
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+    pub stop: Vec<String>,
     /// New tokens at most; fewer if the context has no room for more, or the text ends
     #[arg(long, value_name = "N", value_parser = at_least_one(1 << 24), allow_negative_numbers = true, default_value_t = 128)]
     pub tokens: usize,
-    /// How freely tokens are drawn; at 0 the most likely one is taken
-    #[arg(long, value_name = "T", value_parser = number, allow_negative_numbers = true, default_value_t = 0.0)]
-    pub temperature: f64,
-    /// Of how many of the most likely tokens one is drawn
-    #[arg(long, value_name = "N", value_parser = at_least_one(1 << 24), allow_negative_numbers = true, default_value_t = 40)]
-    pub top_k: usize,
+    /// How freely tokens are drawn; at 0 the most likely one is taken [default: that of the model, or 0]
+    #[arg(long, value_name = "T", value_parser = number, allow_negative_numbers = true)]
+    pub temperature: Option<f64>,
+    /// Of how many of the most likely tokens one is drawn; 0 for all [default: that of the model, or 50]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
+    pub top_k: Option<usize>,
+    /// Draw one of the most likely tokens that have this probability together [default: that of the model, or
+    /// 1: all]
+    #[arg(long, value_name = "P", value_parser = number, allow_negative_numbers = true)]
+    pub top_p: Option<f64>,
+    /// Draw no token of less than this part of the largest probability [default: that of the model, or 0]
+    #[arg(long, value_name = "P", value_parser = number, allow_negative_numbers = true)]
+    pub min_p: Option<f64>,
+    /// Makes tokens less likely that the text already has, if above 1 [default: that of the model, or 1]
+    #[arg(long, value_name = "X", value_parser = number, allow_negative_numbers = true)]
+    pub repetition_penalty: Option<f64>,
     /// Decides the draws
     #[arg(long, value_name = "N", value_parser = seed, allow_negative_numbers = true, default_value_t = 1)]
     pub seed: u64,
@@ -72,6 +96,34 @@ impl GenerateArgs {
     pub fn switches(&self) -> Vec<(usize, Precision)> {
         let first = self.precision.map(|precision| (0, precision));
         first.into_iter().chain(self.switch.iter().map(|switch| (switch.after, switch.precision))).collect()
+    }
+
+    /// How tokens are drawn, if it is `usual` otherwise.
+    ///
+    /// # Errors
+    /// Numbers that make no sense.
+    pub fn sampling(&self, usual: Sampling) -> Result<Sampling, TextError> {
+        let or = |flag: Option<f64>, usual: f32| flag.map_or(usual, |value| value as f32);
+        let sampling = Sampling {
+            repetition_penalty: or(self.repetition_penalty, usual.repetition_penalty),
+            temperature: or(self.temperature, usual.temperature),
+            top_k: self.top_k.unwrap_or(usual.top_k),
+            top_p: or(self.top_p, usual.top_p),
+            min_p: or(self.min_p, usual.min_p),
+            seed: self.seed,
+        };
+        sampling.check().map(|()| sampling)
+    }
+
+    /// The text that the model reads.
+    fn text(&self, artifact: &Artifact) -> Result<Cow<'_, str>, TextError> {
+        if !self.chat {
+            return Ok(Cow::Borrowed(&self.prompt));
+        }
+        let says = |role: &str, text: &String| Message::new(role, text);
+        let mut messages: Vec<Message> = self.system.iter().map(|text| says("system", text)).collect();
+        messages.push(says("user", &self.prompt));
+        Ok(Cow::Owned(ChatTemplate::of(artifact)?.render(&messages)?))
     }
 }
 
@@ -109,9 +161,13 @@ pub fn generate(args: &GenerateArgs) -> Result<(), CommandError> {
     let in_model = |error: ArtifactError| error.in_file(&args.model);
     artifact.description.check_task(LANGUAGE).map_err(in_model)?;
     let tokenizer = Tokenizer::from_json(artifact.tokenizer().map_err(in_model)?)?;
-    let prompt = tokenizer.encode(&args.prompt, true)?;
+    let of_model = |error: TextError| CommandError::new(format!("`{}`: {error}", args.model.display()));
+    let usual = GenerationConfig::of(&artifact).map_err(of_model)?.sampling();
+    let sampling = args.sampling(usual)?;
+    // A template has the special tokens in its text.
+    let prompt = tokenizer.encode(&args.text(&artifact).map_err(of_model)?, !args.chat)?;
     let (device, device_name) = device::open(args.device)?;
-    let text = Text { args, tokenizer: &tokenizer, prompt: &prompt, artifact: &artifact };
+    let text = Text { args, tokenizer: &tokenizer, prompt: &prompt, sampling, artifact: &artifact };
     let arithmetic = match (artifact.description.kind, args.engine) {
         (ArtifactKind::Float, _) => {
             if let Some((_, precision)) = args.switches().first() {
@@ -163,6 +219,7 @@ struct Text<'a> {
     args: &'a GenerateArgs,
     tokenizer: &'a Tokenizer,
     prompt: &'a [u32],
+    sampling: Sampling,
     artifact: &'a Artifact,
 }
 
@@ -190,28 +247,28 @@ impl Text<'_> {
     fn run<R: Reader<Error = RuntimeError>>(
         self, reader: &mut R, switch: impl Fn(&mut R, Precision) -> Result<(), CommandError>,
     ) -> Result<Speed, CommandError> {
-        let Self { args, tokenizer, prompt, artifact } = self;
-        let GenerateArgs { tokens, temperature, top_k, seed, .. } = *args;
-        let sampling = Sampling { temperature: temperature as f32, top_k, seed };
+        let Self { args, tokenizer, prompt, sampling, artifact } = self;
         let (switches, ends) = (args.switches(), artifact.description.end_tokens());
-        let mut stream = tokenizer.stream();
+        let (mut stream, mut stops) = (tokenizer.stream(), StopTexts::new(&args.stop));
         // The text goes on after the prompt's last token, which may be a part of a word.
-        prompt.iter().try_for_each(|&token| stream.push(token).map(|_| ()))?;
-        go_on(reader, language(artifact)?, prompt, tokens, &sampling, |reader, number, token| {
+        prompt.iter().try_for_each(|&token| stream.push(token).map(drop))?;
+        stream.flush()?;
+        let each = |reader: &mut R, number, token| -> Result<bool, CommandError> {
             // Only once it is known that there can be a text.
-            if number == 0 {
+            if number == 0 && !args.chat {
                 print(&args.prompt)?;
             }
             if ends.contains(&token) {
                 return Ok(false);
             }
-            print(&stream.push(token)?)?;
-            // The standard output writes whole lines otherwise.
-            std::io::stdout().flush()?;
+            print(&stops.push(&stream.push(token)?))?;
             if let Some((_, precision)) = switches.iter().find(|(after, _)| *after == number + 1) {
                 switch(reader, *precision)?;
             }
-            Ok(true)
-        })
+            Ok(!stops.stopped())
+        };
+        let speed = go_on(reader, language(artifact)?, prompt, args.tokens, &sampling, each)?;
+        print(&(stops.push(&stream.flush()?) + &stops.flush()))?;
+        Ok(speed)
     }
 }

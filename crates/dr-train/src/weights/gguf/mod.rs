@@ -19,9 +19,11 @@ pub use export::{ExportError, Exported, export};
 
 use super::WeightsError;
 use super::llama::Llama;
-use crate::artifact::Artifact;
+use crate::artifact::{Artifact, TOKENIZER, TOKENIZER_CONFIG, TensorEntry};
 use crate::files::at;
+use crate::text::Tokenizer;
 use dr_precision::PrecisionSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
 use std::path::Path;
@@ -108,10 +110,14 @@ pub fn from_bytes(bytes: &[u8], path: &Path, precisions: PrecisionSet) -> Result
     let file = File::parse(bytes).map_err(wrong)?;
     let config = model::config(&file).map_err(wrong)?;
     config.check().map_err(|error| WeightsError::Config { path: path.into(), error })?;
-    let tokenizer = match tokenizer::read(&file).map_err(wrong)? {
-        Some(json) => Some(crate::text::Tokenizer::from_json(json.to_string().as_bytes())?),
-        None => None,
-    };
+    let mut attachments = BTreeMap::new();
+    if let Some(json) = tokenizer::read(&file).map_err(wrong)? {
+        let json = json.to_string().into_bytes();
+        Tokenizer::from_json(&json)?.check(config.vocabulary)?;
+        attachments.insert(TOKENIZER.to_owned(), TensorEntry::bytes(json));
+        let config = tokenizer::config(&file).map_err(wrong)?.to_string().into_bytes();
+        attachments.insert(TOKENIZER_CONFIG.to_owned(), TensorEntry::bytes(config));
+    }
     let tensors = model::tensors(&file, &config);
-    Llama { path, config, tokenizer, tensors, their_name: model::gguf_name }.artifact(precisions)
+    Llama { path, config, attachments, tensors, their_name: model::gguf_name }.artifact(precisions)
 }

@@ -78,6 +78,23 @@ enum Kind {
 /// A space in texts of scored tokens.
 const SPACE: char = '▁';
 
+/// What a `tokenizer_config.json` would say: the chat template, and the tokens that begin and end texts.
+pub(super) fn config(file: &File) -> Result<Json, GgufError> {
+    let keys = Keys::new(file, PREFIX);
+    let Some(Value::Array(tokens)) = keys.get("tokens") else { return Ok(json!({})) };
+    let mut config = Map::new();
+    for (name, key) in [("bos_token", "bos_token_id"), ("eos_token", "eos_token_id")] {
+        let token = keys.token(key)?.and_then(|token| tokens.iter().nth(token as usize));
+        if let Some(Value::Text(token)) = token {
+            config.insert(name.to_owned(), token.into());
+        }
+    }
+    if let Some(Value::Text(template)) = file.metadata.get("tokenizer.chat_template") {
+        config.insert("chat_template".to_owned(), (*template).into());
+    }
+    Ok(config.into())
+}
+
 /// The tokenizer of a file as a `tokenizer.json`; `None` if there is none.
 pub(super) fn read(file: &File) -> Result<Option<Json>, GgufError> {
     let keys = Keys::new(file, PREFIX);
