@@ -9,6 +9,8 @@ use super::team;
 use crate::KernelError;
 use crate::error::size;
 use std::cell::RefCell;
+use std::num::NonZeroUsize;
+use std::ops::Range;
 use wide::f32x8;
 
 /// Elements that a task works on, so many that it pays for another thread's attention.
@@ -162,14 +164,14 @@ impl AttentionCache {
 }
 
 /// Causal softmax attention of the last positions of a text, whose keys and values are in `cache`: each looks at its own and all earlier
-/// ones. `queries` and `out` are `[positions, heads * head dim]`; each head of keys and values is for as many heads of queries, which follow
-/// each other.
+/// ones, or at as many as a `window` has with its own. `queries` and `out` are `[positions, heads * head dim]`; each head of keys and
+/// values is for as many heads of queries, which follow each other.
 ///
 /// # Errors
 /// [`KernelError::Size`] if there are queries of more positions than the cache has, or not as many heads for each of its heads;
 /// [`KernelError::Zero`] if it has no heads, or heads of no features.
 pub fn attention(
-    queries: &[f32], cache: &AttentionCache, heads: usize, out: &mut [f32],
+    queries: &[f32], cache: &AttentionCache, heads: usize, window: Option<NonZeroUsize>, out: &mut [f32],
 ) -> Result<(), KernelError> {
     let AttentionCache { kv_heads, head_dim, .. } = *cache;
     if cache.features() == 0 {
@@ -186,11 +188,12 @@ pub fn attention(
     let sharing = (heads / kv_heads).saturating_mul(head_dim);
     team::for_each_chunk(out, sharing.max(1), |task, out| {
         let (position, head) = (task / kv_heads, task % kv_heads);
-        let (queries, count) = (&queries[task * sharing..][..sharing], before + position + 1);
+        let (queries, end) = (&queries[task * sharing..][..sharing], before + position + 1);
+        let keys = window.map_or(0, |window| end.saturating_sub(window.get()))..end;
         WEIGHTS.with_borrow_mut(|weights| {
             weights.clear();
-            weights.resize(sharing / head_dim * count.next_multiple_of(LANES), 0.0);
-            run_on!(isa, |_| attend(queries, cache, head, count, weights, out));
+            weights.resize(sharing / head_dim * blocks(&keys).len() * LANES, 0.0);
+            run_on!(isa, |_| attend(queries, cache, head, keys, weights, out));
         });
     });
     Ok(())
@@ -201,32 +204,39 @@ thread_local! {
     static WEIGHTS: RefCell<Vec<f32>> = RefCell::default();
 }
 
-/// Attention of the queries of one position that share a head of keys, of which they look at `count`.
+/// The blocks that positions are in.
+const fn blocks(positions: &Range<usize>) -> Range<usize> {
+    positions.start / LANES..positions.end.div_ceil(LANES)
+}
+
+/// Attention of the queries of one position that share a head of keys, of which they look at some positions.
 #[inline(always)]
 fn attend(
-    queries: &[f32], cache: &AttentionCache, head: usize, count: usize, weights: &mut [f32], out: &mut [f32],
+    queries: &[f32], cache: &AttentionCache, head: usize, positions: Range<usize>, weights: &mut [f32],
+    out: &mut [f32],
 ) {
     let (dim, features) = (cache.head_dim, cache.features());
-    let room = count.next_multiple_of(LANES);
+    let blocks = blocks(&positions);
+    let (from, room) = (blocks.start * LANES, blocks.len() * LANES);
     let root = (dim as f32).sqrt();
-    for block in 0..count.div_ceil(LANES) {
+    for block in blocks {
         let keys = &cache.keys[block * features + head * dim..][..dim];
         for (query, weights) in queries.chunks_exact(dim).zip(weights.chunks_exact_mut(room)) {
             let scores = products(query, keys);
-            for (weight, score) in weights[block * LANES..][..LANES].iter_mut().zip(scores) {
+            for (weight, score) in weights[block * LANES - from..][..LANES].iter_mut().zip(scores) {
                 *weight = score / root;
             }
         }
     }
     for scores in weights.chunks_exact_mut(room) {
-        softmax(&mut scores[..count]);
+        softmax(&mut scores[positions.start - from..positions.end - from]);
     }
     let values = &cache.values[head * dim..];
     out.fill(0.0);
-    for first in (0..count).step_by(ROWS) {
-        let end = count.min(first + ROWS);
+    for first in positions.clone().step_by(ROWS) {
+        let end = positions.end.min(first + ROWS);
         for (out, weights) in out.chunks_exact_mut(dim).zip(weights.chunks_exact(room)) {
-            mix(&weights[first..end], &values[first * features..], features, out);
+            mix(&weights[first - from..end - from], &values[first * features..], features, out);
         }
     }
 }
@@ -380,7 +390,7 @@ mod tests {
 
         #[test]
         fn queries_look_back(
-            positions in 0usize..6, before in 0usize..80, sharing in 1usize..4, kv_heads in 1usize..4, head_dim in 1usize..70, seed: u64,
+            positions in 0usize..6, before in 0usize..80, sharing in 1usize..4, kv_heads in 1usize..4, head_dim in 1usize..70, window in 0usize..90, seed: u64,
         ) {
             let heads = sharing * kv_heads;
             let (q_len, kv_len) = (heads * head_dim, kv_heads * head_dim);
@@ -394,7 +404,8 @@ mod tests {
             cache.extend(&k[before / 2 * kv_len..], &v[before / 2 * kv_len..]).unwrap();
             prop_assert_eq!(cache.positions(), before + positions);
             let mut out = vec![f32::NAN; q.len()];
-            attention(&q, &cache, heads, &mut out).unwrap();
+            let window = NonZeroUsize::new(window);
+            attention(&q, &cache, heads, window, &mut out).unwrap();
             let mut expected = vec![];
             for position in 0..positions {
                 for head in 0..heads {
@@ -406,10 +417,12 @@ mod tests {
                         let dot: f64 = (0..head_dim).map(|i| f64::from(q[i]) * of(&k, key, i)).sum();
                         (dot / (head_dim as f64).sqrt()).exp()
                     };
-                    let weights: Vec<f64> = (0..=before + position).map(score).collect();
+                    let end = before + position + 1;
+                    let first = window.map_or(0, |window| end.saturating_sub(window.get()));
+                    let weights: Vec<f64> = (first..end).map(score).collect();
                     let total: f64 = weights.iter().sum();
                     expected.extend((0..head_dim).map(|i| {
-                        weights.iter().enumerate().map(|(key, weight)| weight * of(&v, key, i)).sum::<f64>() / total
+                        weights.iter().enumerate().map(|(key, weight)| weight * of(&v, first + key, i)).sum::<f64>() / total
                     }));
                 }
             }

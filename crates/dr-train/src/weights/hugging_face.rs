@@ -1,4 +1,4 @@
-//! A folder of Hugging Face with a Llama: `config.json`, `tokenizer.json`, and the weights in one safetensors file or several.
+//! A folder of Hugging Face with a language model: `config.json`, `tokenizer.json`, and the weights in one safetensors file or several.
 
 use super::state_dict::{StateDictError, read_safetensors};
 use super::{Problem, WeightsError, take};
@@ -23,7 +23,7 @@ use std::path::Path;
 /// named), and a tokenizer of more tokens than the model has.
 pub fn load_hugging_face(dir: &Path, precisions: PrecisionSet) -> Result<Artifact, WeightsError> {
     let in_dir = |error| WeightsError::Config { path: dir.join(CONFIG), error };
-    let config = LlamaConfig::from_hugging_face(&text(&dir.join(CONFIG))?).map_err(in_dir)?;
+    let mut config = LlamaConfig::from_hugging_face(&text(&dir.join(CONFIG))?).map_err(in_dir)?;
     let tokenizer = match dir.join(TOKENIZER) {
         path if path.is_file() => Some(Tokenizer::load(&path)?),
         _ => None,
@@ -35,6 +35,9 @@ pub fn load_hugging_face(dir: &Path, precisions: PrecisionSet) -> Result<Artifac
     for file in shards(dir)? {
         theirs.extend(read_safetensors(&dir.join(file))?);
     }
+    // With a head of its own a model is not tied, whatever its configuration says: so does transformers.
+    let [embedding, head] = [EMBEDDING, HEAD].map(|name| theirs.get(name));
+    config.tied &= embedding.is_none() || head.is_none() || embedding == head;
     // No memory is taken for much more than the files hold; what is near enough is compared tensor by tensor.
     let (found, expected) =
         (theirs.values().map(|tensor| tensor.data.len()).sum::<usize>(), config.elements() / SLACK);
