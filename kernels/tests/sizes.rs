@@ -304,10 +304,10 @@ proptest! {
         let kept = cache.extend(&vec![value; keys], &vec![value; cached]).is_ok();
         let features = kv_heads as u128 * head_dim as u128;
         prop_assert_eq!(cache.positions() as u128 * features, if kept { keys as u128 } else { 0 });
-        let attended = attention(&x, &cache, heads, &mut out).is_ok();
+        let attended = attention(&x, &cache, heads, NonZeroUsize::new(gains), &mut out).is_ok();
         prop_assert!(!attended || (results == x_len && heads.is_multiple_of(kv_heads)));
         cache.truncate(positions);
         prop_assert!(cache.positions() <= positions);
-        let _ = attention(&x, &cache, heads, &mut out);
+        let _ = attention(&x, &cache, heads, NonZeroUsize::new(gains), &mut out);
     }
 }

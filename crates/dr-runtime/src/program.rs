@@ -273,7 +273,7 @@ fn schedule(graph: &Graph, mut products: Vec<Option<Product>>, last: &[Value]) -
                 let gate = last[nodes[inputs[side]].inputs[0]];
                 steps.push(Step::Gate { gate, up: inputs[1 - side], output: at });
             }
-            None => steps.push(Step::Op { op: *op, inputs, output: at }),
+            None => steps.push(Step::Op { op: op.clone(), inputs, output: at }),
         }
     }
     steps

@@ -70,7 +70,7 @@ fn what_does_not_fit_is_an_error() {
         (Op::MaxPool { kernel: [2; 2], stride: [0; 2], padding: [0; 2] }, &[3]),
         (Op::Concat, &[]),
     ] {
-        assert!(matches!(wrong(&mut graph, op, inputs), GraphError::Inputs { .. }), "{op:?}");
+        assert!(matches!(wrong(&mut graph, op.clone(), inputs), GraphError::Inputs { .. }), "{op:?}");
     }
     assert_eq!(graph.add_layer(conv("a", [3, 8], 1)), Err(GraphError::Name("a".into())));
     let grouped = |groups| {

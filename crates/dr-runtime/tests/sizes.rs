@@ -71,7 +71,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(kernel, stride, padding)| Op::MaxPool { kernel, stride, padding }),
         1 => Just(Op::Mean),
         1 => Just(Op::Enlarge),
-        2 => Just(Op::Attention(Attention { heads: 2, kv_heads: 1, head_dim: 2, rope })),
+        2 => Just(Op::Attention(Attention { heads: 2, kv_heads: 1, head_dim: 2, rope: Some(rope), window: NonZeroUsize::new(2) })),
         1 => Just(Op::Concat),
         1 => Just(Op::Rows),
         1 => Just(Op::Flatten),
@@ -87,7 +87,7 @@ fn graph() -> impl Strategy<Value = Graph> {
         graph.push(if images { Op::Images { channels: 1 } } else { Op::Tokens }, &[]).unwrap();
         for (op, back) in nodes {
             let inputs = back.map(|back| graph.nodes().len().saturating_sub(1 + back));
-            let _ = (1..=3).find(|&count| graph.push(op, &inputs[..count]).is_ok());
+            let _ = (1..=3).find(|&count| graph.push(op.clone(), &inputs[..count]).is_ok());
         }
         graph
     })
@@ -400,7 +400,7 @@ proptest! {
         let x = push(if tokens { Op::Tokens } else { Op::Images { channels: channels[0] } }, &[]);
         let [heads, kv_heads, head_dim] = heads;
         let y = push(Op::Embedding(0), &[x]);
-        push(Op::Attention(Attention { heads, kv_heads, head_dim, rope }), &[y; 3]);
+        push(Op::Attention(Attention { heads, kv_heads, head_dim, rope: Some(rope), window: None }), &[y; 3]);
         let y = push(Op::MaxPool { kernel, stride, padding }, &[x]);
         let y = push(Op::Layer(0), &[y]);
         let mut y = push(Op::BatchNorm(0), &[y]);

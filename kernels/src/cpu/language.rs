@@ -9,6 +9,7 @@ use super::team;
 use crate::KernelError;
 use crate::error::size;
 use std::cell::RefCell;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use wide::f32x8;
 
@@ -239,14 +240,14 @@ impl AttentionCache {
 }
 
 /// Causal softmax attention of the last positions of a text, whose keys and values are in `cache`: each looks at its own and all earlier
-/// ones. `queries` and `out` are `[positions, heads * head dim]`; each head of keys and values is for as many heads of queries, which follow
-/// each other.
+/// ones, or at as many as a `window` has with its own. `queries` and `out` are `[positions, heads * head dim]`; each head of keys and
+/// values is for as many heads of queries, which follow each other.
 ///
 /// # Errors
 /// [`KernelError::Size`] if there are queries of more positions than the cache has, or not as many heads for each of its heads;
 /// [`KernelError::Zero`] if it has no heads, or heads of no features.
 pub fn attention(
-    queries: &[f32], cache: &AttentionCache, heads: usize, out: &mut [f32],
+    queries: &[f32], cache: &AttentionCache, heads: usize, window: Option<NonZeroUsize>, out: &mut [f32],
 ) -> Result<(), KernelError> {
     let AttentionCache { kv_heads, head_dim, .. } = *cache;
     if cache.features() == 0 {
@@ -259,6 +260,7 @@ pub fn attention(
     size("queries of the positions in the cache", &[queries.len()], &[positions.saturating_mul(features)])?;
     let isa = Isa::detect();
     let sharing = (heads / kv_heads).saturating_mul(head_dim);
+    let window = window.map_or(usize::MAX, NonZeroUsize::get);
     // A task: some positions, or, of one position, one head of keys.
     let len = if positions == 1 { sharing } else { features.saturating_mul(POSITIONS) };
     let pitch = len.min(features);
@@ -271,7 +273,7 @@ pub fn attention(
             run_on!(isa, |_| {
                 for (at, head) in (head..kv_heads).take(out.len() / sharing).enumerate() {
                     let columns = at * sharing..(at + 1) * sharing;
-                    tile.attend(queries, cache, &Part { columns, pitch, head, count }, out);
+                    tile.attend(queries, cache, &Part { columns, pitch, head, count, window }, out);
                 }
             });
         });
@@ -305,19 +307,23 @@ struct Part {
     pitch: usize,
     /// The head of keys and values.
     head: usize,
-    /// At how many keys those of the first position look; others look at one more each.
+    /// How many keys there are for those of the first position; others have one more each.
     count: usize,
+    /// At how many of them, the last ones, they look.
+    window: usize,
 }
 
 impl Tile {
     /// Attention of the queries of `part`.
     #[inline(always)]
     fn attend(&mut self, queries: &[f32], cache: &AttentionCache, part: &Part, out: &mut [f32]) {
-        let Part { ref columns, pitch, head, count } = *part;
+        let Part { ref columns, pitch, head, count, window } = *part;
         let (dim, features) = (cache.head_dim, cache.features());
         let (positions, sharing) = (out.len() / pitch, columns.len() / dim);
         let (rows, most) = ((positions * sharing).next_multiple_of(FOUR), count + positions - 1);
-        let room = most.next_multiple_of(LANES);
+        // Whole blocks of keys, from that of the first one that the first position looks at.
+        let from = count.saturating_sub(window) / LANES * LANES;
+        let room = (most - from).next_multiple_of(LANES);
         let root = (dim as f32).sqrt();
         self.queries.clear();
         for queries in queries.chunks_exact(pitch) {
@@ -328,7 +334,7 @@ impl Tile {
         for first in (0..room).step_by(2 * LANES) {
             // The last block may be alone: it is computed twice.
             let second = (first + LANES).min(room - LANES);
-            let keys = &cache.keys[head * dim..];
+            let keys = &cache.keys[from / LANES * features + head * dim..];
             let keys = [&keys[first / LANES * features..][..dim], &keys[second / LANES * features..][..dim]];
             let fours = self.queries.chunks_exact(FOUR * dim);
             for (queries, weights) in fours.zip(self.weights.chunks_exact_mut(FOUR * room)) {
@@ -340,17 +346,22 @@ impl Tile {
             }
         }
         for (row, weights) in self.weights.chunks_exact_mut(room).enumerate() {
-            let (weights, later) = weights.split_at_mut(most.min(count + row / sharing));
+            let end = most.min(count + row / sharing);
+            let (weights, later) = weights.split_at_mut(end - from);
+            let (earlier, weights) = weights.split_at_mut(end.saturating_sub(window.saturating_add(from)));
+            earlier.fill(0.0);
             softmax(weights);
             later.fill(0.0);
         }
         self.mixed.clear();
         self.mixed.resize(rows * dim, 0.0);
-        for first in (0..most).step_by(ROWS) {
-            let (end, values) = (most.min(first + ROWS), &cache.values[first * features + head * dim..]);
+        for first in (from..most).step_by(ROWS) {
+            let values = &cache.values[first * features + head * dim..];
+            let shown = first - from..most.min(first + ROWS) - from;
             let pairs = self.mixed.chunks_exact_mut(2 * dim).zip(self.weights.chunks_exact(2 * room));
             for (out, weights) in pairs.take((positions * sharing).div_ceil(2)) {
-                mix([&weights[first..end], &weights[room + first..room + end]], values, features, out);
+                let (weights, others) = weights.split_at(room);
+                mix([&weights[shown.clone()], &others[shown.clone()]], values, features, out);
             }
         }
         for (out, mixed) in out.chunks_exact_mut(pitch).zip(self.mixed.chunks_exact(columns.len())) {
@@ -598,7 +609,7 @@ mod tests {
 
         #[test]
         fn queries_look_back(
-            positions in 0usize..6, before in 0usize..80, sharing in 1usize..4, kv_heads in 1usize..4, head_dim in 1usize..70, seed: u64,
+            positions in 0usize..6, before in 0usize..80, sharing in 1usize..4, kv_heads in 1usize..4, head_dim in 1usize..70, window in 0usize..90, seed: u64,
         ) {
             let heads = sharing * kv_heads;
             let (q_len, kv_len) = (heads * head_dim, kv_heads * head_dim);
@@ -612,7 +623,8 @@ mod tests {
             cache.extend(&k[before / 2 * kv_len..], &v[before / 2 * kv_len..]).unwrap();
             prop_assert_eq!(cache.positions(), before + positions);
             let mut out = vec![f32::NAN; q.len()];
-            attention(&q, &cache, heads, &mut out).unwrap();
+            let window = NonZeroUsize::new(window);
+            attention(&q, &cache, heads, window, &mut out).unwrap();
             let mut expected = vec![];
             for position in 0..positions {
                 for head in 0..heads {
@@ -624,10 +636,12 @@ mod tests {
                         let dot: f64 = (0..head_dim).map(|i| f64::from(q[i]) * of(&k, key, i)).sum();
                         (dot / (head_dim as f64).sqrt()).exp()
                     };
-                    let weights: Vec<f64> = (0..=before + position).map(score).collect();
+                    let end = before + position + 1;
+                    let first = window.map_or(0, |window| end.saturating_sub(window.get()));
+                    let weights: Vec<f64> = (first..end).map(score).collect();
                     let total: f64 = weights.iter().sum();
                     expected.extend((0..head_dim).map(|i| {
-                        weights.iter().enumerate().map(|(key, weight)| weight * of(&v, key, i)).sum::<f64>() / total
+                        weights.iter().enumerate().map(|(key, weight)| weight * of(&v, first + key, i)).sum::<f64>() / total
                     }));
                 }
             }

@@ -300,7 +300,7 @@ impl Description {
         }
         if let Some(graph) = &self.graph {
             match graph.input() {
-                Some(Op::Images { channels }) if channels != self.input.channels => {
+                Some(Op::Images { channels }) if *channels != self.input.channels => {
                     return wrong(format!(
                         "a graph for {channels} channels: expected {}, as in its input",
                         self.input.channels

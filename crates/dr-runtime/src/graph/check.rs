@@ -1,7 +1,7 @@
 //! What a graph may be: [`GraphError`] says what it may not.
 
 use super::node::read;
-use super::{Attention, Embedding, Graph, Kind, LayerKind, Norm, Op, Parts, Readers, Value};
+use super::{Attention, Embedding, Graph, Kind, LayerKind, Norm, Op, Parts, Readers, RopeError, Value};
 use thiserror::Error;
 
 /// Why something is no graph.
@@ -40,6 +40,14 @@ pub enum GraphError {
         /// What it takes.
         expected: String,
     },
+    /// An attention whose positions give no angles.
+    #[error("node {node}, attention: {error}")]
+    Rope {
+        /// The node.
+        node: Value,
+        /// Why.
+        error: RopeError,
+    },
     /// A layer or normalization of sizes that make no sense.
     #[error("{name}: {found}: expected {expected}")]
     Sizes {
@@ -64,7 +72,7 @@ pub(super) const LARGEST: usize = 1 << 22;
 impl Graph {
     /// The kind of a node's value.
     pub(super) fn result(
-        &self, node: Value, op: Op, inputs: &[Value], kinds: &[Kind],
+        &self, node: Value, op: &Op, inputs: &[Value], kinds: &[Kind],
     ) -> Result<Kind, GraphError> {
         let wrong = |expected: String| {
             let (op, found) = (format!("{op:?}"), format!("{kinds:?}"));
@@ -75,12 +83,12 @@ impl Graph {
         }
         let fits = |found: Option<usize>, wanted: usize| found.is_none_or(|found| found == wanted);
         match (op, kinds) {
-            (Op::Images { channels }, []) if node == 0 && (1..=LARGEST).contains(&channels) => {
+            (&Op::Images { channels }, []) if node == 0 && (1..=LARGEST).contains(&channels) => {
                 Ok(Kind::Images(channels))
             }
             (Op::Tokens, []) if node == 0 => Ok(Kind::Tokens),
             (Op::Images { .. } | Op::Tokens, _) => wrong("an input as the first node".into()),
-            (Op::Layer(layer), _) => {
+            (&Op::Layer(layer), _) => {
                 let of = entry(&self.parts.layers, node, "layer", layer)?;
                 match (of.kind, kinds) {
                     (LayerKind::Conv2d { channels: [input, output], .. }, [Kind::Images(found)])
@@ -96,7 +104,7 @@ impl Graph {
                     _ => wrong(format!("the input of `{}`, {:?}", of.name, of.kind)),
                 }
             }
-            (Op::BatchNorm(norm), _) => {
+            (&Op::BatchNorm(norm), _) => {
                 let of = entry(&self.parts.batch_norms, node, "BatchNorm", norm)?;
                 let after = |value: &Value| {
                     matches!(self.nodes()[*value].op, Op::Layer(_)) && self.readers[*value] == Readers::Nobody
@@ -111,14 +119,14 @@ impl Graph {
                     )),
                 }
             }
-            (Op::RmsNorm(norm), _) => {
+            (&Op::RmsNorm(norm), _) => {
                 let of = entry(&self.parts.rms_norms, node, "RMSNorm", norm)?;
                 match kinds {
                     [Kind::Rows(Some(found))] if found.is_multiple_of(of.features) => Ok(kinds[0]),
                     _ => wrong(format!("rows of runs of {} features", of.features)),
                 }
             }
-            (Op::Embedding(embedding), _) => {
+            (&Op::Embedding(embedding), _) => {
                 let of = entry(&self.parts.embeddings, node, "embedding", embedding)?;
                 match kinds {
                     [Kind::Tokens] => Ok(Kind::Rows(Some(self.embedding_size(of)[1]))),
@@ -130,8 +138,8 @@ impl Graph {
             (Op::Add | Op::Multiply, [a, b]) if a == b && *a != Kind::Tokens => Ok(*a),
             (Op::Add | Op::Multiply, _) => wrong("two values of one kind".into()),
             (Op::MaxPool { kernel, stride, padding }, [Kind::Images(_)])
-                if kernel.iter().chain(&stride).all(|size| (1..=LARGEST).contains(size))
-                    && padding.iter().zip(kernel).all(|(&padding, kernel)| padding < kernel) =>
+                if kernel.iter().chain(stride).all(|size| (1..=LARGEST).contains(size))
+                    && padding.iter().zip(kernel).all(|(padding, kernel)| padding < kernel) =>
             {
                 Ok(kinds[0])
             }
@@ -140,13 +148,13 @@ impl Graph {
             (Op::Enlarge, [kind @ Kind::Images(_), Kind::Images(_)]) => Ok(*kind),
             (Op::Mean, _) => wrong("images".into()),
             (Op::Enlarge, _) => wrong("images, and others of the size that is wanted".into()),
-            (Op::Attention(Attention { heads, kv_heads, head_dim, rope }), _) => {
+            (&Op::Attention(Attention { heads, kv_heads, head_dim, ref rope, .. }), _) => {
+                let angles = rope.as_ref().map_or(Ok(()), |rope| rope.check(head_dim));
+                angles.map_err(|error| GraphError::Rope { node, error })?;
                 let sound = [heads, kv_heads, head_dim].iter().all(|size| (1..=LARGEST).contains(size))
                     && heads.is_multiple_of(kv_heads)
                     && head_dim.is_multiple_of(2)
-                    && rope.theta > 0.0
-                    && rope.theta.is_finite()
-                    && self.input() == Some(Op::Tokens);
+                    && self.input() == Some(&Op::Tokens);
                 let (queries, keys) = (heads.saturating_mul(head_dim), kv_heads.saturating_mul(head_dim));
                 match kinds {
                     [Kind::Rows(Some(q)), Kind::Rows(Some(k)), Kind::Rows(Some(v))]

@@ -13,7 +13,7 @@ mod rope;
 
 pub use check::GraphError;
 pub use node::{Activation, Attention, Embedding, Layer, LayerKind, Node, Norm, Op};
-pub use rope::{Rope, RopeScaling};
+pub use rope::{Rope, RopeError, RopeScaling};
 
 use check::LARGEST;
 use node::read;
@@ -109,8 +109,8 @@ impl Graph {
 
     /// What the network takes: the first node.
     #[must_use]
-    pub fn input(&self) -> Option<Op> {
-        self.nodes().first().map(|node| node.op)
+    pub fn input(&self) -> Option<&Op> {
+        self.nodes().first().map(|node| &node.op)
     }
 
     /// What the network makes: the value of the last node.
@@ -209,12 +209,12 @@ impl Graph {
             return Err(GraphError::Value { node, value });
         }
         let kinds: Vec<Kind> = inputs.iter().map(|&value| self.kinds[value]).collect();
-        let kind = self.result(node, op, inputs, &kinds)?;
-        self.parts.nodes.push(Node { op, inputs: inputs.to_vec() });
+        let kind = self.result(node, &op, inputs, &kinds)?;
         self.kinds.push(kind);
         self.readers.push(Readers::Nobody);
         let reader = if matches!(op, Op::BatchNorm(_)) { Readers::BatchNorm } else { Readers::Others };
-        read(op, inputs).iter().for_each(|&value| self.readers[value] = reader);
+        read(&op, inputs).iter().for_each(|&value| self.readers[value] = reader);
+        self.parts.nodes.push(Node { op, inputs: inputs.to_vec() });
         Ok(node)
     }
 }

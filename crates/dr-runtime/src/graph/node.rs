@@ -2,6 +2,7 @@
 
 use super::{Rope, Value};
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroUsize;
 
 /// A layer whose weight is quantized.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,12 +145,12 @@ pub struct Node {
 impl Node {
     /// The inputs whose values it reads.
     pub(crate) fn read(&self) -> &[Value] {
-        read(self.op, &self.inputs)
+        read(&self.op, &self.inputs)
     }
 }
 
 /// The inputs whose values an operation reads: of what something is enlarged to, only the size.
-pub(super) fn read(op: Op, inputs: &[Value]) -> &[Value] {
+pub(super) fn read<'a>(op: &Op, inputs: &'a [Value]) -> &'a [Value] {
     match op {
         Op::Enlarge => inputs.get(..1).unwrap_or_default(),
         _ => inputs,
@@ -157,7 +158,7 @@ pub(super) fn read(op: Op, inputs: &[Value]) -> &[Value] {
 }
 
 /// What a node computes. Numbers are positions in the graph's tables.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Op {
     /// The input: images `[batch, channels, rows, columns]`.
@@ -195,7 +196,7 @@ pub enum Op {
     /// The first images with rows and columns repeated to at least the size of the second, of which the first ones are taken: the
     /// nearest of a map of half as many, rounded up.
     Enlarge,
-    /// Causal softmax attention of queries, keys and values with rotary positions; it keeps what it needs of earlier positions.
+    /// Causal softmax attention of queries, keys and values; it keeps what it needs of earlier positions.
     Attention(Attention),
     /// The channels of several images.
     Concat,
@@ -217,8 +218,8 @@ pub enum Activation {
     Silu,
 }
 
-/// Heads of an attention.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// Heads of an attention, and what they look at.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attention {
     /// Heads of queries.
@@ -227,6 +228,10 @@ pub struct Attention {
     pub kv_heads: usize,
     /// Features of a head; even.
     pub head_dim: usize,
-    /// How positions become angles.
-    pub rope: Rope,
+    /// How positions become angles; `None` if queries and keys are not rotated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope: Option<Rope>,
+    /// How many positions a query looks at, its own and those before it; `None` for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<NonZeroUsize>,
 }

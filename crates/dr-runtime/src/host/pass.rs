@@ -44,8 +44,8 @@ struct Text<'a> {
     start: usize,
     /// Attentions so far.
     attentions: usize,
-    /// Of the last attention: cosines and sines.
-    tables: Option<(Attention, [Vec<f32>; 2])>,
+    /// Cosines and sines, of attentions that rotate differently.
+    tables: Vec<(&'a Attention, [Vec<f32>; 2])>,
 }
 
 /// A pass under way.
@@ -76,7 +76,7 @@ impl<'a> Pass<'a> {
         };
         let (mut images, mut text): (&[f32], _) = (&[], Text::default());
         let dims = match (input, graph.input()) {
-            (Input::Images { values, shape }, Some(Op::Images { channels })) => {
+            (Input::Images { values, shape }, Some(&Op::Images { channels })) => {
                 let [batch, found, rows, columns] = shape;
                 if found != channels || elements(&shape) != Some(values.len()) {
                     return wrong(format!("{} values for images {shape:?}", values.len()));
@@ -140,10 +140,10 @@ impl<'a> Pass<'a> {
                     self.put(*gate, left);
                     self.put(*output, out);
                 }
-                Step::Op { op: Op::Attention(of), inputs, output } => self.attend(*of, inputs, *output)?,
+                Step::Op { op: Op::Attention(of), inputs, output } => self.attend(of, inputs, *output)?,
                 Step::Op { op, inputs, output } => {
                     let mut out = self.take(*output);
-                    self.op(*op, inputs, *output, room(&mut out, self.len(*output))?)?;
+                    self.op(op, inputs, *output, room(&mut out, self.len(*output))?)?;
                     self.put(*output, out);
                 }
             }
@@ -291,12 +291,12 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    fn op(&self, op: Op, inputs: &[Value], output: Value, out: &mut [f32]) -> Result<(), RuntimeError> {
+    fn op(&self, op: &Op, inputs: &[Value], output: Value, out: &mut [f32]) -> Result<(), RuntimeError> {
         let Shared { source, gains, tables, .. } = self.shared;
         let dims = |value: Value| self.workspace.dims[value];
         let x = |at: usize| self.value(inputs[at]);
         let (from, to) = (inputs.first().map_or([0; 4], |&input| dims(input)), dims(output));
-        match op {
+        match *op {
             Op::Embedding(table) => tables[table].write(self.text.ids, out)?,
             Op::RmsNorm(norm) => {
                 rms_norm(x(0), &gains[norm], source.graph.rms_norms()[norm].epsilon as f32, out)?;
@@ -326,21 +326,26 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    fn attend(&mut self, of: Attention, inputs: &[Value], output: Value) -> Result<(), RuntimeError> {
-        let Attention { heads, kv_heads, head_dim, .. } = of;
+    fn attend(&mut self, of: &'a Attention, inputs: &[Value], output: Value) -> Result<(), RuntimeError> {
+        let Attention { heads, kv_heads, head_dim, window, .. } = *of;
         let Text { batch, positions, start, attentions, .. } = self.text;
-        if self.text.tables.as_ref().is_none_or(|(known, _)| *known != of) {
-            self.text.tables = Some((of, of.rope.tables(head_dim, start, positions)));
+        if let Some(rope) = &of.rope {
+            let tables = &mut self.text.tables;
+            let alike = |known: &Attention| known.head_dim == head_dim && known.rope == of.rope;
+            let at = tables.iter().position(|(known, _)| alike(known)).unwrap_or(tables.len());
+            if at == tables.len() {
+                tables.push((of, rope.tables(head_dim, start, positions)));
+            }
+            let [cos, sin] = std::mem::take(&mut tables[at].1);
+            for &input in &inputs[..2] {
+                let (mut x, len) = (self.take(input), self.len(input));
+                let mut texts = x[..len].chunks_exact_mut((len / batch).max(1));
+                let turned = texts.try_for_each(|x| rotate(x, &cos, &sin, head_dim));
+                self.put(input, x);
+                turned?;
+            }
+            self.text.tables[at].1 = [cos, sin];
         }
-        let Some((_, [cos, sin])) = self.text.tables.take() else { unreachable!("made above") };
-        for &input in &inputs[..2] {
-            let (mut x, len) = (self.take(input), self.len(input));
-            let mut texts = x[..len].chunks_exact_mut((len / batch).max(1));
-            let turned = texts.try_for_each(|x| rotate(x, &cos, &sin, head_dim));
-            self.put(input, x);
-            turned?;
-        }
-        self.text.tables = Some((of, [cos, sin]));
         self.text.attentions += 1;
         let mut out = self.take(output);
         let (features, keys) = (heads * head_dim, kv_heads * head_dim);
@@ -367,7 +372,7 @@ impl<'a> Pass<'a> {
             };
             slot.truncate(start); // what a pass left that failed
             slot.extend(&k[of(text, keys)], &v[of(text, keys)])?;
-            Ok(attention(ops::tail(&q[of(text, features)], rows * features), slot, heads, out)?)
+            Ok(attention(ops::tail(&q[of(text, features)], rows * features), slot, heads, window, out)?)
         };
         let result = texts.enumerate().try_for_each(attend);
         self.cache = cache;

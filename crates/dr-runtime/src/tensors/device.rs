@@ -129,7 +129,7 @@ impl OnDevice {
         let mut codes: Vec<Option<Codes>> = vec![None; program.uses.len()];
         let (mut images, mut tokens, mut text) = (None, None, None);
         match (input, graph.input()) {
-            (Value::Images(x), Some(Op::Images { channels })) if x.dims()[1] == channels => {
+            (Value::Images(x), Some(&Op::Images { channels })) if x.dims()[1] == channels => {
                 values[0] = (!program.input_as_it_comes).then(|| x.clone().inner().permute([0, 2, 3, 1]));
                 images = Some(x.inner());
             }
@@ -140,7 +140,7 @@ impl OnDevice {
                 if positions == 0 || found > expected {
                     return Err(RuntimeError::Context { found, expected });
                 }
-                text = Some(Text::new(batch, positions, start, device));
+                text = Some(Text::new(batch, positions, start));
                 tokens = Some(ids.reshape([batch * positions]));
             }
             (found, _) => return Err(wrong(found.name(), &format!("{:?}", graph.input()))),
@@ -188,7 +188,7 @@ impl OnDevice {
                         }
                         Op::Mean => of(0).mean_dims(&[1, 2]),
                         Op::Enlarge => enlarge(of(0), sizes[inputs[1]], 1),
-                        Op::Attention(attention) => {
+                        Op::Attention(ref attention) => {
                             let text = text.as_mut().ok_or_else(|| wrong("images", "tokens"))?;
                             let inputs = [of(0), of(1), of(2)].map(rows);
                             as_images(text.attention(inputs, attention, cache.as_deref_mut()))

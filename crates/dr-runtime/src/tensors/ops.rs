@@ -1,8 +1,9 @@
 //! What networks compute on Burn tensors besides products.
 
-use crate::graph::Attention;
+use crate::graph::{Attention, Rope};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, Device, Tensor, TensorData};
+use std::num::NonZeroUsize;
 
 /// Keys and values of a text so far, as tensors: `[1, kv heads, capacity, head dim]` of each attention.
 #[derive(Clone, Debug, Default)]
@@ -28,8 +29,14 @@ pub struct Text {
     start: usize,
     /// Attentions so far in this pass.
     attentions: usize,
-    /// Those of the last attention.
-    angles: Option<(Attention, Angles)>,
+    /// Of attentions that differ.
+    derived: Vec<(Attention, Derived)>,
+}
+
+/// What attentions that do not differ have in common in a pass.
+#[derive(Clone, Debug)]
+struct Derived {
+    angles: Option<Angles>,
     /// `[1, 1, queries, keys]`, where a query must not look; `None` if it may everywhere.
     mask: Option<Tensor<4, Bool>>,
 }
@@ -37,29 +44,27 @@ pub struct Text {
 impl Text {
     /// Texts of so many tokens, the first of which is at position `start`.
     #[must_use]
-    pub fn new(batch: usize, positions: usize, start: usize, device: &Device) -> Self {
-        let mask = (positions > 1).then(|| {
-            let (shape, offset) = ([positions, start + positions], start as i64);
-            Tensor::<2, Bool>::tril_mask(shape, offset, device).unsqueeze()
-        });
-        Self { batch, positions, start, attentions: 0, angles: None, mask }
+    pub const fn new(batch: usize, positions: usize, start: usize) -> Self {
+        Self { batch, positions, start, attentions: 0, derived: vec![] }
     }
 
     /// Causal softmax attention of rows of queries `[batch * positions, heads * head dim]` to keys and values, and those of `cache`, which
     /// these are added to.
     pub fn attention(
-        &mut self, [q, k, v]: [Tensor<2>; 3], of: Attention, cache: Option<&mut TensorCache>,
+        &mut self, [q, k, v]: [Tensor<2>; 3], of: &Attention, cache: Option<&mut TensorCache>,
     ) -> Tensor<2> {
         let Self { batch, positions, start, .. } = *self;
-        let Attention { heads, kv_heads, head_dim, .. } = of;
-        if self.angles.as_ref().is_none_or(|(known, _)| *known != of) {
-            self.angles = Some((of, Angles::new(&of, start, positions, &q.device())));
+        let Attention { heads, kv_heads, head_dim, .. } = *of;
+        let at = self.derived.iter().position(|(known, _)| known == of).unwrap_or(self.derived.len());
+        if at == self.derived.len() {
+            self.derived.push((of.clone(), Derived::new(of, start, positions, &q.device())));
         }
-        let Some((_, angles)) = &self.angles else { unreachable!("made above") };
+        let Derived { angles, mask } = &self.derived[at].1;
+        let rotate = |x| angles.iter().fold(x, |x, angles| angles.rotate(x));
         let by_head =
             |x: Tensor<2>, heads: usize| x.reshape([batch, positions, heads, head_dim]).swap_dims(1, 2);
-        let q = angles.rotate(by_head(q, heads));
-        let (mut k, mut v) = (angles.rotate(by_head(k, kv_heads)), by_head(v, kv_heads));
+        let q = rotate(by_head(q, heads));
+        let (mut k, mut v) = (rotate(by_head(k, kv_heads)), by_head(v, kv_heads));
         if let Some(cache) = cache {
             if cache.slots.len() == self.attentions {
                 let empty = || Tensor::zeros([1, kv_heads, FIRST, head_dim], &q.device());
@@ -71,7 +76,7 @@ impl Text {
             cache.positions = start + positions;
         }
         self.attentions += 1;
-        let attended = attention(q, k, v, self.mask.as_ref());
+        let attended = attention(q, k, v, mask.as_ref());
         attended.swap_dims(1, 2).reshape([batch * positions, heads * head_dim])
     }
 }
@@ -115,6 +120,22 @@ fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Option<&Tensor<4, B
     softmax(scores, 3).matmul(v).reshape([batch, heads, positions, head_dim])
 }
 
+impl Derived {
+    fn new(of: &Attention, start: usize, positions: usize, device: &Device) -> Self {
+        let (shape, offset) = ([positions, start + positions], start as i64);
+        let later = (positions > 1).then(|| Tensor::<2, Bool>::tril_mask(shape, offset, device));
+        let window = of.window.map_or(shape[1], NonZeroUsize::get);
+        let earlier = (window < shape[1])
+            .then(|| Tensor::<2, Bool>::triu_mask(shape, offset + 1 - window as i64, device));
+        let mask = match (later, earlier) {
+            (Some(later), Some(earlier)) => Some(later.bool_or(earlier)),
+            (later, earlier) => later.or(earlier),
+        };
+        let angles = of.rope.as_ref().map(|rope| Angles::new(rope, of.head_dim, start, positions, device));
+        Self { angles, mask: mask.map(Tensor::unsqueeze) }
+    }
+}
+
 /// The cosines and sines of positions.
 #[derive(Clone, Debug)]
 struct Angles {
@@ -124,9 +145,9 @@ struct Angles {
 }
 
 impl Angles {
-    fn new(of: &Attention, start: usize, positions: usize, device: &Device) -> Self {
-        let [cos, sin] = of.rope.tables(of.head_dim, start, positions).map(|table| {
-            let half = Tensor::<2>::from_data(TensorData::new(table, [positions, of.head_dim / 2]), device);
+    fn new(rope: &Rope, head_dim: usize, start: usize, positions: usize, device: &Device) -> Self {
+        let [cos, sin] = rope.tables(head_dim, start, positions).map(|table| {
+            let half = Tensor::<2>::from_data(TensorData::new(table, [positions, head_dim / 2]), device);
             Tensor::cat(vec![half.clone(), half], 1)
         });
         Self { cos, sin }

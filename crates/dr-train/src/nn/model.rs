@@ -147,15 +147,15 @@ impl Model {
             let mut first = || taken.next().expect("as many as the graph has checked");
             let value = match op {
                 Op::Images { .. } | Op::Tokens => input.take().expect("a graph has one input"),
-                Op::Layer(layer) => match self.layer(layer) {
+                Op::Layer(layer) => match self.layer(*layer) {
                     LayerRef::Conv2d(layer) => on.conv2d(first(), layer, norm),
                     LayerRef::Linear(layer) => on.linear(first(), layer),
                 },
-                Op::RmsNorm(norm) => on.rms_norm(first(), &self.rms_norms[norm]),
-                Op::Embedding(table) => on.embedding(first(), self.table(table)),
+                Op::RmsNorm(norm) => on.rms_norm(first(), &self.rms_norms[*norm]),
+                Op::Embedding(table) => on.embedding(first(), self.table(*table)),
                 op => {
                     let inputs = taken.collect();
-                    on.op(op, inputs)
+                    on.op(op.clone(), inputs)
                 }
             };
             values[at] = Some(value);
@@ -168,15 +168,15 @@ impl Model {
     fn steps(&self) -> Vec<Option<Step<'_>>> {
         let (nodes, readers) = (self.graph.nodes(), self.graph.readers());
         let is_norm = |node: &usize| matches!(nodes[*node].op, Op::BatchNorm(_));
-        let step = |(at, node): (usize, &'_ Node)| match node.op {
+        let step = |at: usize| match &nodes[at].op {
             Op::Layer(_) if !readers[at].is_empty() && readers[at].iter().all(is_norm) => None,
             Op::BatchNorm(norm) => {
-                let Node { op, inputs } = &nodes[node.inputs[0]];
-                Some(Step { op: *op, norm: Some(&self.norms[norm]), inputs })
+                let Node { op, inputs } = &nodes[nodes[at].inputs[0]];
+                Some(Step { op, norm: Some(&self.norms[*norm]), inputs })
             }
             op => Some(Step { op, norm: None, inputs: &nodes[at].inputs }),
         };
-        nodes.iter().enumerate().map(step).collect()
+        (0..nodes.len()).map(step).collect()
     }
 
     fn layer(&self, layer: usize) -> LayerRef<'_> {
@@ -214,11 +214,11 @@ impl Model {
     pub fn norms_after(&mut self) -> Vec<(ParamId, &mut PrecisionNorm)> {
         let mut before = HashMap::new();
         for node in self.graph.nodes() {
-            if let (Op::BatchNorm(norm), Some(&conv)) = (node.op, node.inputs.first())
+            if let (Op::BatchNorm(norm), Some(&conv)) = (&node.op, node.inputs.first())
                 && let Op::Layer(layer) = self.graph.nodes()[conv].op
                 && let LayerRef::Conv2d(conv) = self.layer(layer)
             {
-                before.insert(norm, conv.weight_id());
+                before.insert(*norm, conv.weight_id());
             }
         }
         let norms = self.norms.iter_mut().enumerate();
@@ -325,7 +325,7 @@ fn own_names(graph: &Graph) -> impl Iterator<Item = &str> {
 
 /// An operation with its parts of the model.
 struct Step<'a> {
-    op: Op,
+    op: &'a Op,
     norm: Option<&'a PrecisionNorm>,
     inputs: &'a [usize],
 }

@@ -118,7 +118,7 @@ impl Executor for Tensors<'_> {
         let Value::Tokens(tokens) = tokens else { panic!("{}: expected tokens", tokens.name()) };
         let [batch, positions] = tokens.dims();
         let start = self.cache.as_ref().map_or(0, |cache| cache.positions());
-        self.text = Some(Text::new(batch, positions, start, &tokens.device()));
+        self.text = Some(Text::new(batch, positions, start));
         let table = match table {
             Table::Own(embedding) => embedding.weight.val(),
             Table::Layer(layer) => layer.weight(),
@@ -155,7 +155,7 @@ impl Executor for Tensors<'_> {
                 let [.., height, width] = like.dims();
                 Value::Images(enlarge(x, [height, width], 2))
             }
-            Op::Attention(of) => {
+            Op::Attention(ref of) => {
                 let inputs = [next(), next(), next()].map(rows);
                 let text = self.text.as_mut().expect("a network with attention embeds its tokens first");
                 Value::Rows(text.attention(inputs, of, self.cache.as_deref_mut()))

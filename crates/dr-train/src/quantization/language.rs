@@ -406,7 +406,7 @@ impl<P: FnMut(Progress<'_>)> Executor for Sweep<'_, P> {
         let windows = self.windows.iter_mut();
         let of = windows.map(|window| {
             let inputs = inputs.iter_mut().filter_map(Iterator::next).collect();
-            window.tensors.op(op, inputs)
+            window.tensors.op(op.clone(), inputs)
         });
         let of = of.collect();
         self.value(of, false)

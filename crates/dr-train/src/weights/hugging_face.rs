@@ -1,7 +1,7 @@
-//! A folder of Hugging Face with a Llama: `config.json`, the weights in one safetensors file or several, and [`ATTACHMENTS`].
+//! A folder of Hugging Face with a language model: `config.json`, the weights in one safetensors file or several, and [`ATTACHMENTS`].
 
 use super::WeightsError;
-use super::llama::{HEAD, Llama};
+use super::llama::{EMBEDDING, HEAD, Llama};
 use super::state_dict::{StateDictError, read_safetensors};
 use crate::artifact::{ATTACHMENTS, Artifact, GENERATION_CONFIG, TOKENIZER, TensorEntry};
 use crate::files::at;
@@ -40,6 +40,9 @@ pub fn load_hugging_face(dir: &Path, precisions: PrecisionSet) -> Result<Artifac
         let bytes = std::fs::read(&path).map_err(at(&path)).map_err(StateDictError::from)?;
         attachments.insert(name.to_owned(), TensorEntry::bytes(bytes));
     }
+    // With a head of its own a model is not tied, whatever its configuration says: so does transformers.
+    let [embedding, head] = [EMBEDDING, HEAD].map(|name| theirs.get(&hugging_face_name(name)));
+    config.tied &= embedding.is_none() || head.is_none() || embedding == head;
     Llama { path: dir, config, attachments, tensors: theirs, their_name: hugging_face_name }
         .artifact(precisions)
 }

@@ -88,5 +88,5 @@ impl Llama<'_> {
 const SLACK: usize = 4;
 
 /// The parameters that may be one.
-const EMBEDDING: &str = "embed_tokens.weight";
+pub(super) const EMBEDDING: &str = "embed_tokens.weight";
 pub(super) const HEAD: &str = "lm_head.weight";

@@ -3,7 +3,10 @@
 use crate::llama;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use dr_precision::PrecisionSet;
-use dr_train::artifact::{Artifact, ArtifactKind, Description, SavedModel, TOKENIZER, TensorEntry};
+use dr_runtime::graph::{Rope, RopeScaling};
+use dr_train::artifact::{
+    Artifact, ArtifactKind, Described, Description, SavedModel, TOKENIZER, TensorEntry,
+};
 use dr_train::models::LlamaConfig;
 use dr_train::nn::{Pass, QuantConfig};
 use dr_train::text::Tokenizer;
@@ -90,7 +93,10 @@ fn damaged_files_say_so() {
     for (error, expected) in [
         (changed(b"GGUF", b"GGUX"), "does not begin with `GGUF`"),
         (changed(b"GGUF\x03", b"GGUF\x01"), "version 1: expected 2 or 3"),
-        (changed(b"llama", b"gemma"), "general.architecture is `gemma`: expected llama or qwen3"),
+        (
+            changed(b"llama", b"gemma"),
+            "general.architecture is `gemma`: expected one of llama, qwen2, qwen3, smollm3",
+        ),
         (changed(b"smollm", b"unknow"), "tokenizer.ggml.pre is `unknow`: expected one of"),
         (changed(b"gpt2", b"bert"), "tokenizer.ggml.model is `bert`: expected gpt2 or llama"),
         (changed(b"head_count_kv", b"head_count_kx"), "expected [64, 256]"),
@@ -158,6 +164,44 @@ fn models_in_floats_come_back() {
     }
 }
 
+/// A model in floats with a tokenizer.
+fn random(config: &LlamaConfig) -> Artifact {
+    let model = dr_train::nn::Model::trace(&config.init(5, &Device::flex())).unwrap();
+    let description = Description::of_language(config, PrecisionSet::default());
+    let mut artifact = Artifact::of(&model, description).unwrap();
+    let json = std::fs::read(llama::fixture("grouped").join(TOKENIZER)).unwrap();
+    artifact.tensors.insert(TOKENIZER.into(), TensorEntry::bytes(json));
+    artifact
+}
+
+#[test]
+fn families_come_back_under_their_names_or_are_refused() {
+    let small = LlamaConfig { norm_eps: 2f64.powi(-17), ..LlamaConfig::small(64, 64, 4, 32) };
+    for (name, config) in [
+        ("qwen2", LlamaConfig { qkv_bias: true, tied: true, ..small.clone() }),
+        ("qwen3", LlamaConfig { head_norm: true, ..small.clone() }),
+        ("smollm3", LlamaConfig { no_rope: vec![3], ..small.clone() }),
+    ] {
+        let artifact = random(&config);
+        let bytes = export(&artifact, None).unwrap().bytes;
+        let file = File::parse(&bytes).unwrap();
+        assert_eq!(file.metadata["general.architecture"].to_string(), format!("`{name}`"));
+        let again = read(&bytes).unwrap();
+        assert_eq!(again.description.llama().unwrap(), artifact.description.llama().unwrap());
+        assert_close(name, &logits(&again, &Pass::float()), &logits(&artifact, &Pass::float()), 1e-2);
+    }
+    let dynamic = RopeScaling::Dynamic { factor: 2.0, original_context: 16 };
+    for (config, expected) in [
+        (LlamaConfig { windows: vec![NonZeroUsize::new(8); 4], ..small.clone() }, "a sliding window"),
+        (LlamaConfig { no_rope: vec![0], ..small.clone() }, "layers without rotary positions"),
+        (LlamaConfig { qkv_bias: true, head_norm: true, ..small.clone() }, "biases, normalized heads"),
+        (LlamaConfig { rope: Rope { scaling: dynamic, ..small.rope.clone() }, ..small }, "a rotary scaling"),
+    ] {
+        let error = export(&random(&config), None).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("its network has {expected}")), "{error}");
+    }
+}
+
 #[test]
 fn codes_come_back() {
     let set: PrecisionSet = "w8a8,w4a8,w3a8".parse().unwrap();
@@ -169,7 +213,7 @@ fn codes_come_back() {
     let tokens = Tensor::<2, Int>::zeros([1, 8], &device);
     let model = model.quantize(&quantization, vec![tokens]);
     let kind = ArtifactKind::MultiPrecision;
-    let description = <Description as dr_train::artifact::Described>::of_language(&config, set.clone());
+    let description = Description::of_language(&config, set.clone());
     let mut artifact = Artifact::of(&model, Description { kind, group_size, ..description }).unwrap();
     assert!(export(&artifact, set.iter().next()).is_err(), "without a tokenizer");
     let json = std::fs::read(llama::fixture("grouped").join(TOKENIZER)).unwrap();

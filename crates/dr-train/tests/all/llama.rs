@@ -16,7 +16,10 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 /// See `fixtures/make_llama.py`.
-const VARIANTS: [&str; 6] = ["plain", "grouped", "tied", "linear", "llama3", "biases"];
+const VARIANTS: [&str; 14] = [
+    "plain", "grouped", "tied", "linear", "llama3", "biases", "dynamic", "yarn", "longrope", "qwen2",
+    "qwen3", "mistral", "smollm3", "retied",
+];
 
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama").join(name)
@@ -27,14 +30,23 @@ fn load(name: &str) -> Artifact {
         .unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// Tokens `[2, 40]` and transformers' logits, `[2 * 40, vocabulary]`.
+/// Tokens `[texts, 40]` and transformers' logits, `[texts * 40, vocabulary]`.
 fn expected(name: &str) -> (Tensor<2, Int>, Vec<f32>) {
+    let (tokens, logits, _) = expected_with_cache(name);
+    (tokens, logits)
+}
+
+/// The same, and those of texts that are read token by token.
+fn expected_with_cache(name: &str) -> (Tensor<2, Int>, Vec<f32>, Vec<f32>) {
     let bytes = std::fs::read(fixture(name).join("expected.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let words = |name: &str| file.tensor(name).unwrap().data().as_chunks::<4>().0.to_vec();
     let tokens: Vec<i32> = words("tokens").into_iter().map(i32::from_le_bytes).collect();
-    let logits = words("logits").into_iter().map(f32::from_le_bytes).collect();
-    (Tensor::from_data(TensorData::new(tokens, [2, 40]), &Device::flex()), logits)
+    let floats = |name| words(name).into_iter().map(f32::from_le_bytes).collect::<Vec<_>>();
+    let texts = tokens.len() / 40;
+    let tokens = Tensor::from_data(TensorData::new(tokens, [texts, 40]), &Device::flex());
+    let read = if file.names().contains(&"read") { "read" } else { "logits" };
+    (tokens, floats("logits"), floats(read))
 }
 
 fn values(tensor: Tensor<2>) -> Vec<f32> {
@@ -55,6 +67,58 @@ fn logits_are_those_of_transformers() {
         let network = load(name).network(&Device::flex()).unwrap();
         let (tokens, logits) = expected(name);
         assert_close(name, &values(network.forward(tokens, &Pass::float())), &logits);
+    }
+}
+
+/// The logits after each of the first text's tokens.
+fn token_by_token<R: Reader<Error: std::fmt::Debug>>(reader: &R, tokens: &Tensor<2, Int>) -> Vec<f32> {
+    let mut cache = R::Cache::default();
+    let tokens = tokens.clone().slice([0..1, 0..40]).into_data().convert::<u32>();
+    tokens.iter::<u32>().flat_map(|token| reader.read(&[token], &mut cache).unwrap()).collect()
+}
+
+#[test]
+fn families_compute_the_same_in_every_engine() {
+    let device = Device::flex();
+    for name in ["dynamic", "yarn", "longrope", "qwen2", "qwen3", "mistral", "smollm3", "retied"] {
+        let artifact = load(name);
+        let (tokens, logits, read) = expected_with_cache(name);
+        // In floats: on tensors and on slices, at once and token by token.
+        let model = artifact.network(&device).unwrap();
+        let fake = FakeReader { model: &model, pass: Pass::float(), device: &device };
+        assert_close(name, &token_by_token(&fake, &tokens), &read);
+        let file = Artifact::from_bytes(&artifact.to_bytes().unwrap()).unwrap();
+        let slices = dr_runtime::Network::load_with(&file, None, Arithmetic::Integer).unwrap();
+        let ids: Vec<u32> = tokens.clone().into_data().convert::<u32>().try_into_vec().unwrap();
+        let whole = slices.forward(dr_runtime::Input::Tokens { ids: &ids, batch: 1 }).unwrap();
+        assert_close(name, &whole.values, &logits);
+        let mut cache = dr_runtime::Cache::new();
+        let one = |token: &u32| slices.read(&[*token], &mut cache).unwrap();
+        assert_close(name, &ids.iter().flat_map(one).collect::<Vec<_>>(), &read);
+        // In integers of all widths, switched between tokens, and as an exported one.
+        let set: PrecisionSet = "w8a8,w7a8,w6a8,w5a8,w4a8,w3a8,w2a8".parse().unwrap();
+        let quantized =
+            artifact.quantize(&QuantConfig::new(set.clone()), vec![tokens.clone()], &device).unwrap();
+        let quantized = Artifact::from_bytes(&quantized.to_bytes().unwrap()).unwrap();
+        let model = quantized.network(&device).unwrap();
+        let mut integers = integers(&quantized, "w8a8");
+        let mut cache = Cache::default();
+        for (precision, tokens_of_width) in set.iter().zip(ids.chunks(6)) {
+            integers.switch(precision).unwrap();
+            let fake = values(model.forward(tokens.clone(), &Pass::at(precision)));
+            let found = values(integers.forward(tokens.clone()).unwrap());
+            let off: f32 = found.iter().zip(&fake).map(|(a, b)| (a - b).abs()).sum::<f32>();
+            let all = fake.iter().map(|x| x.abs()).sum::<f32>();
+            assert!(off <= 1e-2 * all, "{name} {precision}: {off} of {all}");
+            let packed = quantized.export(precision).unwrap();
+            let exported =
+                values(self::integers(&packed, &precision.to_string()).forward(tokens.clone()).unwrap());
+            assert_close(name, &exported, &found);
+            for token in tokens_of_width {
+                assert!(integers.read(&[*token], &mut cache).unwrap().iter().all(|logit| logit.is_finite()));
+            }
+        }
+        assert_eq!(cache.positions(), 40);
     }
 }
 
@@ -104,7 +168,7 @@ fn copy(name: &str) -> tempfile::TempDir {
 #[test]
 fn folders_with_something_wrong_say_so() {
     type Change = Box<dyn Fn(&str) -> Option<String>>;
-    let cases: [(&str, &str, Change, &str); 11] = [
+    let cases: [(&str, &str, Change, &str); 16] = [
         // No memory is taken for blocks that cannot be in the file.
         (
             "config.json",
@@ -117,8 +181,10 @@ fn folders_with_something_wrong_say_so() {
         (
             "config.json",
             "plain",
-            Box::new(|json| Some(json.replace("llama", "qwen2").replace("Llama", "Qwen2"))),
-            "architecture `Qwen2ForCausalLM`: expected LlamaForCausalLM",
+            Box::new(|json| {
+                Some(json.replace("llama", "gpt2").replace("LlamaForCausalLM", "GPT2LMHeadModel"))
+            }),
+            "architecture `GPT2LMHeadModel`: expected LlamaForCausalLM, MistralForCausalLM, Qwen2",
         ),
         (
             "config.json",
@@ -129,8 +195,40 @@ fn folders_with_something_wrong_say_so() {
         (
             "config.json",
             "llama3",
-            Box::new(|json| Some(json.replace("\"llama3\"", "\"yarn\""))),
-            "rope_type is \"yarn\": expected default, linear or llama3",
+            Box::new(|json| Some(json.replace("\"llama3\"", "\"proportional\""))),
+            "rope_type is \"proportional\": expected default, linear, dynamic, llama3, yarn or longrope",
+        ),
+        (
+            "config.json",
+            "longrope",
+            Box::new(|json| Some(json.replace("1.1,", ""))),
+            "short_factor is a list of 3: expected 4, one for each pair",
+        ),
+        (
+            "config.json",
+            "yarn",
+            Box::new(|json| Some(json.replace("\"factor\": 4.0", "\"factor\": -4.0"))),
+            "factor is -4: expected a number above 0",
+        ),
+        (
+            "config.json",
+            "dynamic",
+            Box::new(|json| {
+                Some(json.replace("\"rope_type\"", "\"partial_rotary_factor\": 0.5, \"rope_type\""))
+            }),
+            "partial_rotary_factor is 0.5: expected 1",
+        ),
+        (
+            "config.json",
+            "smollm3",
+            Box::new(|json| Some(json.replace("\"sliding_attention\"", "\"chunked_attention\""))),
+            "expected full_attention or sliding_attention for each of the 2 layers",
+        ),
+        (
+            "config.json",
+            "mistral",
+            Box::new(|json| Some(json.replace("\"sliding_window\": 18", "\"sliding_window\": 0"))),
+            "sliding_window is 0: expected a whole number above 0",
         ),
         (
             "config.json",
@@ -466,18 +564,54 @@ fn the_head_switches_if_it_is_asked_to() {
 }
 
 #[test]
-fn heads_are_normalized_in_qwen3() {
-    let json = std::fs::read_to_string(fixture("grouped").join("config.json")).unwrap();
-    let config =
-        LlamaConfig::from_hugging_face(&json.replace("llama", "qwen3").replace("Llama", "Qwen3")).unwrap();
-    assert!(config.head_norm);
-    let model = Model::trace(&config.init(3, &Device::flex())).unwrap();
-    let norms: Vec<&str> = model.graph().rms_norms().iter().map(|norm| norm.name.as_str()).collect();
-    assert!(norms.contains(&"layers.0.self_attn.q_norm") && norms.contains(&"layers.1.self_attn.k_norm"));
-    // The same network without is another.
-    let tokens = Tensor::<2, Int>::from_data(TensorData::from([[1, 5, 9, 3]]), &Device::flex());
-    let plain = LlamaConfig { head_norm: false, ..config.clone() }.init(3, &Device::flex());
-    let [with, without] = [&model, &Model::trace(&plain).unwrap()]
-        .map(|model| values(model.forward(tokens.clone(), &Pass::float())));
-    assert!(with.iter().all(|logit| logit.is_finite()) && with != without);
+fn configurations_of_transformers_4_and_5_say_the_same() {
+    let read = |name: &str, change: &dyn Fn(&str) -> String| {
+        let json = std::fs::read_to_string(fixture(name).join("config.json")).unwrap();
+        LlamaConfig::from_hugging_face(&change(&json)).unwrap()
+    };
+    let same = |json: &str| json.to_owned();
+    for name in VARIANTS {
+        let older = |json: &str| {
+            let mut json: serde_json::Value = serde_json::from_str(json).unwrap();
+            let mut rope = json["rope_parameters"].take();
+            json["rope_theta"] = rope.as_object_mut().unwrap().remove("rope_theta").unwrap();
+            rope["type"] = rope.as_object_mut().unwrap().remove("rope_type").unwrap();
+            // With the newer key beside it, but empty.
+            json["rope_scaling"] = rope;
+            json.to_string()
+        };
+        assert_eq!(read(name, &older), read(name, &same), "{name}");
+    }
+    // Texts of four times the context that the models were trained for.
+    assert_eq!(["dynamic", "yarn", "longrope"].map(|name| read(name, &same).context), [64; 3]);
+    let windows = |name: &str, change: &dyn Fn(&str) -> String| {
+        let windows = read(name, change).windows.into_iter();
+        windows.map(|window| window.map_or(0, NonZeroUsize::get)).collect::<Vec<_>>()
+    };
+    assert_eq!(windows("mistral", &same), [18, 18]);
+    assert_eq!(windows("qwen2", &same), [0, 7]);
+    assert_eq!(windows("smollm3", &same), [0, 9]);
+    assert_eq!(read("smollm3", &same).no_rope, [1]);
+    for (name, from, to) in [
+        ("mistral", "\"sliding_window\": 18", "\"sliding_window\": null"),
+        ("qwen2", "\"use_sliding_window\": true", "\"use_sliding_window\": false"),
+        ("plain", "\"vocab_size\"", "\"sliding_window\": 4, \"vocab_size\""),
+    ] {
+        assert!(windows(name, &|json| json.replace(from, to)).is_empty(), "{name}");
+    }
+    // What families have if nothing is said.
+    let without = |json: &str| {
+        let mut json: serde_json::Value = serde_json::from_str(json).unwrap();
+        let object = json.as_object_mut().unwrap();
+        for key in ["sliding_window", "layer_types", "max_window_layers", "no_rope_layers", "rope_parameters"]
+        {
+            object.remove(key);
+        }
+        object.insert("num_hidden_layers".into(), 29.into());
+        json.to_string()
+    };
+    assert_eq!(windows("mistral", &without), [4096; 29]);
+    assert_eq!(windows("qwen2", &without), [&[0; 28][..], &[4096]].concat());
+    let smollm3 = read("smollm3", &without);
+    assert_eq!((smollm3.no_rope, smollm3.rope.theta), (vec![3, 7, 11, 15, 19, 23, 27], 2e6));
 }

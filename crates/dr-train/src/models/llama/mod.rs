@@ -1,6 +1,7 @@
 //! [`Llama`]: a language model (arXiv:2302.13971).
 
 mod config;
+mod hugging_face;
 
 pub use config::{LlamaConfig, LlamaConfigError};
 
@@ -12,7 +13,7 @@ use crate::nn::{
 use burn::module::Module;
 use burn::nn::{RmsNorm, RmsNormConfig};
 use burn::tensor::Device;
-use dr_runtime::graph::{Activation, Op};
+use dr_runtime::graph::{self, Activation, Op};
 use rand::{Rng, SeedableRng};
 
 /// Language models of the Llama family: [`LlamaConfig::small`] ones.
@@ -121,7 +122,7 @@ struct Attention {
     k_proj: QuantLinear,
     v_proj: QuantLinear,
     o_proj: QuantLinear,
-    /// Of each head, in a Qwen3.
+    /// Of each head, where heads are normalized.
     q_norm: Option<RmsNorm>,
     k_norm: Option<RmsNorm>,
 }
@@ -135,14 +136,15 @@ struct FeedForward {
 
 impl Block {
     fn new(config: &LlamaConfig, deviation: f64, rng: &mut impl Rng, device: &Device) -> Self {
-        let LlamaConfig { hidden, feed_forward, attention_bias, feed_forward_bias, .. } = *config;
+        let LlamaConfig { hidden, feed_forward, attention_bias, qkv_bias, feed_forward_bias, .. } = *config;
+        let qkv_bias = attention_bias || qkv_bias;
         let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         let residual = deviation / (2.0 * config.layers as f64).sqrt();
         let mut linear = |features, bias, deviation| linear(features, bias, deviation).init(rng, device);
         let self_attn = Attention {
-            q_proj: linear([hidden, queries], attention_bias, deviation),
-            k_proj: linear([hidden, keys], attention_bias, deviation),
-            v_proj: linear([hidden, keys], attention_bias, deviation),
+            q_proj: linear([hidden, queries], qkv_bias, deviation),
+            k_proj: linear([hidden, keys], qkv_bias, deviation),
+            v_proj: linear([hidden, keys], qkv_bias, deviation),
             o_proj: linear([queries, hidden], attention_bias, residual),
             q_norm: config.head_norm.then(|| config.norm(config.head_dim, device)),
             k_norm: config.head_norm.then(|| config.norm(config.head_dim, device)),
@@ -158,14 +160,14 @@ impl Block {
 }
 
 impl Attention {
-    fn forward<E: Executor>(&self, on: &mut E, x: E::Value, config: &LlamaConfig) -> E::Value {
+    fn forward<E: Executor>(&self, on: &mut E, x: E::Value, of: graph::Attention) -> E::Value {
         let mut q = on.linear(x.clone(), &self.q_proj);
         let mut k = on.linear(x.clone(), &self.k_proj);
         let v = on.linear(x, &self.v_proj);
         if let Some((q_norm, k_norm)) = self.q_norm.as_ref().zip(self.k_norm.as_ref()) {
             (q, k) = (on.rms_norm(q, q_norm), on.rms_norm(k, k_norm));
         }
-        let attended = on.attention([q, k, v], config.attention());
+        let attended = on.attention([q, k, v], of);
         on.linear(attended, &self.o_proj)
     }
 }
@@ -192,9 +194,9 @@ impl Network for Llama {
             None => Table::Layer(&self.lm_head),
         };
         let mut x = on.embedding(tokens, table);
-        for block in &self.layers {
+        for (layer, block) in self.layers.iter().enumerate() {
             let normed = on.rms_norm(x.clone(), &block.input_layernorm);
-            let attended = block.self_attn.forward(on, normed, &self.config);
+            let attended = block.self_attn.forward(on, normed, self.config.attention(layer));
             x = on.add(x, attended);
             let normed = on.rms_norm(x.clone(), &block.post_attention_layernorm);
             let fed = block.mlp.forward(on, normed);

@@ -2,7 +2,7 @@
 
 use super::BlockType;
 use super::container::{Content, write};
-use super::model::{FACTORS, floats, gguf_name, metadata, row_order};
+use super::model::{FACTORS, Metadata, floats, gguf_name, metadata, row_order};
 use super::tokenizer;
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described};
 use crate::config::task::LANGUAGE;
@@ -25,6 +25,9 @@ pub enum ExportError {
     /// No precision of several.
     #[error("no precision: expected one of {0}")]
     Precision(PrecisionSet),
+    /// A network that GGUF has no name for, with what none of the names stands for.
+    #[error("its network has {0}: expected what GGUF has")]
+    Network(&'static str),
     /// The tokenizer.
     #[error(
         "its tokenizer is none that GGUF has: expected byte pairs with a known pre-tokenizer, or bytes of unknown characters"
@@ -66,7 +69,7 @@ impl fmt::Display for Exported {
 /// Of a model with several precisions `precision` is kept.
 ///
 /// # Errors
-/// Another network than a Llama, a precision that it does not have, a tokenizer that GGUF does not have.
+/// Another network than a language model of [`LlamaConfig`](crate::models::LlamaConfig), or one that GGUF has no name for, a precision that it does not have, a tokenizer that GGUF does not have.
 pub fn export(artifact: &Artifact, precision: Option<Precision>) -> Result<Exported, ExportError> {
     let description = &artifact.description;
     description.check_task(LANGUAGE)?;
@@ -87,8 +90,8 @@ pub fn export(artifact: &Artifact, precision: Option<Precision>) -> Result<Expor
     };
     let json = serde_json::from_slice(artifact.tokenizer()?).map_err(|_| ExportError::Tokenizer)?;
     let tokens = tokenizer::metadata(&json, config.vocabulary, &config.end_tokens);
-    let (mut metadata, factors) = metadata(&config);
-    metadata.extend(tokens.ok_or(ExportError::Tokenizer)?);
+    let Metadata { mut entries, factors } = metadata(&config).map_err(ExportError::Network)?;
+    entries.extend(tokens.ok_or(ExportError::Tokenizer)?);
     let mut tensors: Vec<(String, Content)> = vec![];
     let mut rounded = 0;
     for table in graph.embeddings() {
@@ -126,7 +129,7 @@ pub fn export(artifact: &Artifact, precision: Option<Precision>) -> Result<Expor
     tensors.extend(factors.map(|factors| (FACTORS.to_owned(), floats(vec![factors.len()], &factors))));
     let mut types = BTreeMap::new();
     tensors.iter().for_each(|(_, content)| *types.entry(content.kind).or_default() += 1);
-    Ok(Exported { bytes: write(&metadata, &tensors), types, rounded })
+    Ok(Exported { bytes: write(&entries, &tensors), types, rounded })
 }
 
 /// A weight `[outputs, inputs]`.

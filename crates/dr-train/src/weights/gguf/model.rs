@@ -11,6 +11,35 @@ use std::f64::consts::TAU;
 /// The key of the name of the network.
 const ARCHITECTURE: &str = "general.architecture";
 
+/// The names of networks that are read and written.
+const ARCHITECTURES: [&str; 4] = ["llama", "qwen2", "qwen3", "smollm3"];
+
+/// The layers of `smollm3` without rotary positions: every fourth.
+fn no_rope(layers: usize) -> Vec<usize> {
+    (0..layers).filter(|layer| layer % 4 == 3).collect()
+}
+
+/// The name of a network, or what of it none of [`ARCHITECTURES`] has.
+fn architecture(config: &LlamaConfig) -> Result<&'static str, &'static str> {
+    if config.windows.iter().any(Option::is_some) {
+        return Err("a sliding window");
+    }
+    let positions = if config.no_rope.is_empty() {
+        true
+    } else if config.no_rope == no_rope(config.layers) {
+        false
+    } else {
+        return Err("layers without rotary positions that are not every fourth one");
+    };
+    match (positions, config.qkv_bias && !config.attention_bias, config.head_norm) {
+        (true, false, false) => Ok("llama"),
+        (true, true, false) => Ok("qwen2"),
+        (true, false, true) => Ok("qwen3"),
+        (false, false, false) => Ok("smollm3"),
+        _ => Err("biases, normalized heads and layers without rotary positions together"),
+    }
+}
+
 /// The table of tokens.
 const EMBEDDING: &str = "token_embd.weight";
 
@@ -43,12 +72,15 @@ pub(super) fn gguf_name(name: &str) -> String {
 }
 
 /// For each row in GGUF the row of our weight, if the rows of a tensor lie in another order there: of queries and keys of the
-/// architecture `llama`, the two features of a pair lie beside each other.
+/// architectures `llama` and `smollm3`, the two features of a pair lie beside each other.
 pub(super) fn row_order(name: &str, rows: usize, config: &LlamaConfig) -> Option<Vec<usize>> {
     let part = name.rsplit('.').nth(1);
     let size = config.head_dim;
-    (!config.head_norm && matches!(part, Some("attn_q" | "attn_k")) && rows.is_multiple_of(size))
-        .then(|| (0..rows).map(|row| row - row % size + row % 2 * (size / 2) + row % size / 2).collect())
+    (!config.head_norm
+        && !config.qkv_bias
+        && matches!(part, Some("attn_q" | "attn_k"))
+        && rows.is_multiple_of(size))
+    .then(|| (0..rows).map(|row| row - row % size + row % 2 * (size / 2) + row % size / 2).collect())
 }
 
 /// The float tensors by GGUF's names, with rows in our order.
@@ -139,12 +171,13 @@ impl<'f, 'a> Keys<'f, 'a> {
 pub(super) fn config(file: &File) -> Result<LlamaConfig, GgufError> {
     let general = Keys::new(file, "general");
     let architecture = general.text("architecture")?;
-    let Some(architecture @ ("llama" | "qwen3")) = architecture else {
-        return Err(general.wrong("architecture", "llama or qwen3"));
+    let Some(architecture) = architecture.filter(|name| ARCHITECTURES.contains(name)) else {
+        return Err(general.wrong("architecture", &format!("one of {}", ARCHITECTURES.join(", "))));
     };
     let keys = Keys::new(file, architecture);
     let size = |key: &str| keys.size(key)?.ok_or_else(|| keys.wrong(key, "a whole number above 0"));
     let (hidden, heads) = (size("embedding_length")?, size("attention.head_count")?);
+    let layers = size("block_count")?;
     let head_dim = keys.size("attention.key_length")?.unwrap_or(hidden / heads);
     for key in ["attention.value_length", "rope.dimension_count"] {
         if keys.size(key)?.is_some_and(|found| found != head_dim) {
@@ -164,7 +197,7 @@ pub(super) fn config(file: &File) -> Result<LlamaConfig, GgufError> {
             .ok_or_else(|| GgufError::value(EMBEDDING, "missing", "the table of tokens"))?,
         hidden,
         feed_forward: size("feed_forward_length")?,
-        layers: size("block_count")?,
+        layers,
         heads,
         kv_heads: keys.size("attention.head_count_kv")?.unwrap_or(heads),
         head_dim,
@@ -173,8 +206,11 @@ pub(super) fn config(file: &File) -> Result<LlamaConfig, GgufError> {
         rope: Rope { theta, scaling: RopeScaling::None },
         tied: !has("output.weight"),
         attention_bias: has("blk.0.attn_output.bias"),
+        qkv_bias: architecture == "qwen2",
         feed_forward_bias: has("blk.0.ffn_down.bias"),
         head_norm: architecture == "qwen3",
+        windows: vec![],
+        no_rope: if architecture == "smollm3" { no_rope(layers) } else { vec![] },
         end_tokens: end_tokens.into_iter().flatten().collect(),
     };
     config.end_tokens.dedup();
@@ -209,7 +245,7 @@ fn llama3(factors: &[f32], theta: f64, head_dim: usize) -> Option<RopeScaling> {
     {
         return None;
     }
-    let plain = Rope { theta, scaling: RopeScaling::None }.frequencies(factors.len());
+    let plain = Rope { theta, scaling: RopeScaling::None }.frequencies(factors.len(), 1);
     // What of a frequency is kept, and how long its wave is.
     let waves = factors.iter().zip(&plain).map(|(&by, frequency)| {
         ((1.0 / f64::from(by) - 1.0 / factor) / (1.0 - 1.0 / factor), TAU / frequency)
@@ -223,7 +259,7 @@ fn llama3(factors: &[f32], theta: f64, head_dim: usize) -> Option<RopeScaling> {
         return None;
     }
     let scaling = RopeScaling::Llama3 { factor, low, high, original_context: original.round() as usize };
-    let scaled = Rope { theta, scaling }.frequencies(factors.len());
+    let scaled = Rope { theta, scaling: scaling.clone() }.frequencies(factors.len(), 1);
     let fits = factors
         .iter()
         .zip(plain.iter().zip(scaled))
@@ -231,9 +267,20 @@ fn llama3(factors: &[f32], theta: f64, head_dim: usize) -> Option<RopeScaling> {
     fits.then_some(scaling)
 }
 
-/// The keys of a network, and the factors of its frequencies if it has some.
-pub(super) fn metadata(config: &LlamaConfig) -> (Vec<(String, Entry)>, Option<Vec<f32>>) {
-    let architecture = if config.head_norm { "qwen3" } else { "llama" };
+/// What GGUF says of a network.
+pub(super) struct Metadata {
+    /// Its keys.
+    pub entries: Vec<(String, Entry)>,
+    /// The factors of its frequencies, if it has some.
+    pub factors: Option<Vec<f32>>,
+}
+
+/// What GGUF says of this network.
+///
+/// # Errors
+/// What of the network GGUF does not have.
+pub(super) fn metadata(config: &LlamaConfig) -> Result<Metadata, &'static str> {
+    let architecture = architecture(config)?;
     let mut entries = vec![
         (ARCHITECTURE.to_owned(), Entry::Text(architecture.to_owned())),
         ("general.quantization_version".to_owned(), Entry::Size(2)),
@@ -256,20 +303,23 @@ pub(super) fn metadata(config: &LlamaConfig) -> (Vec<(String, Entry)>, Option<Ve
     add("attention.layer_norm_rms_epsilon", Entry::Float(config.norm_eps));
     add("rope.freq_base", Entry::Float(config.rope.theta));
     let mut factors = None;
-    match config.rope.scaling {
+    match &config.rope.scaling {
         RopeScaling::None => {}
         RopeScaling::Linear { factor } => {
             add("rope.scaling.type", Entry::Text("linear".to_owned()));
-            add("rope.scaling.factor", Entry::Float(factor));
+            add("rope.scaling.factor", Entry::Float(*factor));
         }
         RopeScaling::Llama3 { .. } => {
             let pairs = config.head_dim / 2;
-            let plain = Rope { scaling: RopeScaling::None, ..config.rope }.frequencies(pairs);
-            let scaled = config.rope.frequencies(pairs);
+            let plain = Rope { theta: config.rope.theta, scaling: RopeScaling::None }.frequencies(pairs, 1);
+            let scaled = config.rope.frequencies(pairs, 1);
             factors = Some(plain.iter().zip(scaled).map(|(plain, scaled)| (plain / scaled) as f32).collect());
         }
+        RopeScaling::Dynamic { .. } | RopeScaling::Yarn { .. } | RopeScaling::LongRope { .. } => {
+            return Err("a rotary scaling other than `linear` and `llama3`");
+        }
     }
-    (entries, factors)
+    Ok(Metadata { entries, factors })
 }
 
 /// A tensor of floats in 32 bits.
