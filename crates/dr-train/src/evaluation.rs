@@ -8,16 +8,18 @@ use crate::detection::Positions;
 use crate::generation::{ChoiceScore, GenerationError, score_choices};
 use crate::nn::{Pass, Tensors, Value};
 use crate::quantization::{Dynamic, NestedModel};
-use crate::report::{Measured, NumberFormat};
+use crate::report::{Agreement, Measured, NumberFormat};
 use crate::text::{Choices, TextError, TextLoader, Tokenizer};
 use crate::training::{Score, score};
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
+use dr_kernels::host::language::divergence;
 use dr_precision::{Precision, PrecisionSet};
 use dr_runtime::file::NestedWeight;
 use dr_runtime::tensors::Network;
 use dr_runtime::{Arithmetic, RuntimeError};
+use std::cell::RefCell;
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -56,6 +58,14 @@ pub enum EvaluationError {
         input: InputShape,
         /// How many there can be.
         largest: usize,
+    },
+    /// A model to compare with that knows other tokens.
+    #[error("the model to compare with knows {found} tokens: expected {expected}, as the model does")]
+    Reference {
+        /// Of the model to compare with.
+        found: usize,
+        /// Of the model.
+        expected: usize,
     },
     /// A way to compute that is not for every task.
     #[error("engine {engine}: expected fake or integer for the task {task}")]
@@ -144,13 +154,15 @@ pub fn measure(
     measured(artifact, formats, || scores(artifact, formats, &loader, engine, device))
 }
 
-/// The same for a language model and a text that is seen in pieces of `length` tokens.
+/// The same for a language model and a text that is seen in pieces of `length` tokens, and, with a `reference`, how near the predictions
+/// are to those of that model in fake quantization: at the same precision, or in floats if it is a model in floats.
 ///
 /// # Errors
-/// Tensors that are no network, a format that the model does not have, or a text of less than two tokens.
+/// Tensors that are no network, a format that the model or the reference does not have, a text of less than two tokens, a reference of
+/// another vocabulary.
 pub fn measure_text(
     artifact: &Artifact, formats: &[NumberFormat], tokens: &Arc<[u32]>, length: usize, engine: Engine,
-    device: &Device,
+    reference: Option<&Artifact>, device: &Device,
 ) -> Result<Vec<Measured>, EvaluationError> {
     let [vocabulary, context] = language(artifact)?;
     if let Some(&token) = tokens.iter().max().filter(|&&token| token as usize >= vocabulary) {
@@ -161,7 +173,25 @@ pub fn measure_text(
     let length = length.min(context);
     let batch = text_batch(vocabulary, length);
     let loader = TextLoader::evaluation(tokens.clone(), length, batch, device.clone())?;
-    measured(artifact, formats, || scores(artifact, formats, &loader, engine, device))
+    let Some(reference) = reference else {
+        return measured(artifact, formats, || scores(artifact, formats, &loader, engine, device));
+    };
+    let [found, _] = language(reference)?;
+    if found != vocabulary {
+        return Err(EvaluationError::Reference { found, expected: vocabulary });
+    }
+    let comparison = Comparison::new(reference, formats, device)?;
+    let networks: Vec<_> = networks(artifact, formats, engine, device)?.into_iter().enumerate().collect();
+    let mut results = measured(artifact, formats, || {
+        score(&loader, &networks, |(at, forward), input| {
+            let input = Value::from(input);
+            comparison.observe(*at, input.clone(), forward(input)?)
+        })
+    })?;
+    for (measured, agreement) in results.iter_mut().zip(comparison.agreements()) {
+        measured.agreement = Some(agreement);
+    }
+    Ok(results)
 }
 
 /// Tokens that a language model knows, and positions that it can look at.
@@ -251,6 +281,60 @@ pub fn answer(
     networks(artifact, formats, engine, device)?.iter().map(of).collect()
 }
 
+/// The predictions of a reference beside those of some networks.
+struct Comparison {
+    /// One for each network, or one for all.
+    reference: Vec<Forward>,
+    /// The reference's logits of the batch that networks see at present.
+    logits: RefCell<TensorData>,
+    /// Divergences of each network's predictions so far, and how many have the same token first.
+    observed: Vec<RefCell<(Vec<f32>, usize)>>,
+}
+
+impl Comparison {
+    fn new(reference: &Artifact, formats: &[NumberFormat], device: &Device) -> Result<Self, EvaluationError> {
+        let of = match reference.description.kind {
+            ArtifactKind::Float => &[NumberFormat::Float],
+            _ => formats,
+        };
+        let reference = networks(reference, of, Engine::Fake, device)?;
+        let logits = RefCell::new(TensorData::new(Vec::<f32>::new(), [0]));
+        Ok(Self { reference, logits, observed: formats.iter().map(|_| RefCell::default()).collect() })
+    }
+
+    /// Compares what network `at` made of a batch, which all networks see one after the other, and gives it back.
+    fn observe(&self, at: usize, input: Value, output: Tensor<2>) -> Result<Tensor<2>, EvaluationError> {
+        if let Some(forward) = self.reference.get(at) {
+            *self.logits.borrow_mut() = forward(input)?.into_data().convert::<f32>();
+        }
+        let ([_, classes], device) = (output.dims(), output.device());
+        let (output, logits) = (output.into_data().convert::<f32>(), self.logits.borrow());
+        let rows = match (logits.as_slice(), output.as_slice()) {
+            (Ok(logits), Ok(output)) => divergence(logits, output, classes).map_err(RuntimeError::from)?,
+            _ => vec![],
+        };
+        let (divergences, same) = &mut *self.observed[at].borrow_mut();
+        *same += rows.iter().filter(|(_, is_same)| *is_same).count();
+        divergences.extend(rows.iter().map(|(divergence, _)| *divergence as f32));
+        Ok(Tensor::from_data(output, &device))
+    }
+
+    fn agreements(self) -> impl Iterator<Item = Agreement> {
+        self.observed.into_iter().map(|observed| {
+            let (mut divergences, same) = observed.into_inner();
+            let count = divergences.len().max(1);
+            let sum: f64 = divergences.iter().copied().map(f64::from).sum();
+            divergences.sort_unstable_by(f32::total_cmp);
+            let most = divergences.get(divergences.len() * 99 / 100).copied().unwrap_or_default();
+            Agreement {
+                divergence: sum / count as f64,
+                divergence_99: most.into(),
+                same_top1: 100.0 * same as f64 / count as f64,
+            }
+        })
+    }
+}
+
 /// Pieces of a text that are measured together, so that there are some 16 million logits at most.
 pub(crate) fn text_batch(vocabulary: usize, length: usize) -> usize {
     ((1 << 24) / (vocabulary * length)).clamp(1, 16)
@@ -295,8 +379,13 @@ pub(crate) fn measured(
     scores: impl FnOnce() -> Result<Vec<Score>, EvaluationError>,
 ) -> Result<Vec<Measured>, EvaluationError> {
     let bytes = formats.iter().map(|&format| bytes(artifact, format)).collect::<Result<Vec<_>, _>>()?;
-    let measured =
-        |(Score { top1, loss, quality }, model_bytes)| Measured { top1, loss, quality, model_bytes };
+    let measured = |(Score { top1, loss, quality }, model_bytes)| Measured {
+        top1,
+        loss,
+        quality,
+        agreement: None,
+        model_bytes,
+    };
     Ok(scores()?.into_iter().zip(bytes).map(measured).collect())
 }
 

@@ -160,6 +160,66 @@ fn prediction(row: &[f32], target: usize) -> (f64, bool) {
     (sum.ln() + f64::from(most) - f64::from(found), is_first)
 }
 
+/// How far predictions are from those of a reference: of each row of both, `[rows, classes]` logits, the Kullback-Leibler divergence of its
+/// softmax `q` from the reference's `p`, `sum p (ln p - ln q)`, in nats, and whether the same class is the most likely one (the first of
+/// several).
+///
+/// # Errors
+/// [`KernelError::Size`] if there are no whole rows, or not as many logits of both.
+pub fn divergence(
+    reference: &[f32], logits: &[f32], classes: usize,
+) -> Result<Vec<(f64, bool)>, KernelError> {
+    let rows = reference.len() / classes.max(1);
+    size("logits of the reference", &[reference.len()], &[rows * classes])?;
+    size("logits", &[logits.len()], &[reference.len()])?;
+    let isa = Isa::detect();
+    let mut out = vec![(0.0, true); rows];
+    let rows_of_task = (TASK / classes.max(1)).max(1);
+    team::for_each_chunk(&mut out, rows_of_task, |task, out| {
+        let first = task * rows_of_task * classes;
+        let rows = reference[first..].chunks_exact(classes).zip(logits[first..].chunks_exact(classes));
+        for (out, (reference, row)) in out.iter_mut().zip(rows) {
+            *out = run_on!(isa, |_| divergence_of_row(reference, row));
+        }
+    });
+    Ok(out)
+}
+
+#[inline(always)]
+fn divergence_of_row(reference: &[f32], row: &[f32]) -> (f64, bool) {
+    let [most_p, most_q] = [largest(reference), largest(row)];
+    let ((p_blocks, p_rest), (q_blocks, q_rest)) = (reference.as_chunks::<LANES>(), row.as_chunks::<LANES>());
+    // Of exp(p), of exp(q), and of exp(p) (p - q).
+    let mut totals = [0.0; 3];
+    // (Sums of so many that they keep their digits.)
+    for (p_blocks, q_blocks) in p_blocks.chunks(64).zip(q_blocks.chunks(64)) {
+        let mut sums = [[0.0f32; LANES]; 3];
+        for (p, q) in p_blocks.iter().zip(q_blocks) {
+            let (mut p, mut q) = (*p, *q);
+            p.iter_mut().for_each(|p| *p -= most_p);
+            q.iter_mut().for_each(|q| *q -= most_q);
+            let (exp_p, exp_q) = (exp(&p), exp(&q));
+            for lane in 0..LANES {
+                sums[0][lane] += exp_p[lane];
+                sums[1][lane] += exp_q[lane];
+                sums[2][lane] += exp_p[lane] * (p[lane] - q[lane]);
+            }
+        }
+        for (total, sums) in totals.iter_mut().zip(sums) {
+            *total += f64::from(sums.iter().sum::<f32>());
+        }
+    }
+    for (p, q) in p_rest.iter().zip(q_rest) {
+        let (p, q) = (f64::from(p - most_p), f64::from(q - most_q));
+        totals[0] += p.exp();
+        totals[1] += q.exp();
+        totals[2] += p.exp() * (p - q);
+    }
+    let [p, q, difference] = totals;
+    let first = |row: &[f32], most: f32| row.iter().position(|x| *x == most);
+    ((difference / p - p.ln() + q.ln()).max(0.0), first(reference, most_p) == first(row, most_q))
+}
+
 /// The largest element, NaN aside.
 #[inline(always)]
 fn largest(x: &[f32]) -> f32 {
@@ -586,6 +646,27 @@ mod tests {
             if rows > 0 {
                 prop_assert!(cross_entropy(&logits, &vec![classes as u32; rows]).is_err());
                 prop_assert!(cross_entropy(&logits[1..], &targets).is_err() || rows == 1);
+            }
+        }
+
+        #[test]
+        fn predictions_diverge(rows in 0usize..5, classes in 1usize..300, far in 0.0f32..4.0, seed: u64) {
+            let reference = random(rows * classes, seed);
+            let noise = random(rows * classes, !seed);
+            let logits: Vec<f32> = reference.iter().zip(&noise).map(|(x, noise)| x + far * noise).collect();
+            let found = divergence(&reference, &logits, classes).unwrap();
+            prop_assert_eq!(found.len(), rows);
+            for (row, (kl, same)) in found.into_iter().enumerate() {
+                let of = |all: &[f32]| {
+                    let row = &all[row * classes..][..classes];
+                    let sum: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
+                    let first = (0..classes).fold(0, |first, i| if row[i] > row[first] { i } else { first });
+                    (row.iter().map(|&x| f64::from(x) - sum.ln()).collect::<Vec<_>>(), first)
+                };
+                let ((p, first), (q, second)) = (of(&reference), of(&logits));
+                let expected: f64 = p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum();
+                prop_assert!((kl - expected).abs() <= 1e-6 + 1e-5 * expected, "{} of {}", kl, expected);
+                prop_assert_eq!(same, first == second);
             }
         }
 

@@ -53,7 +53,9 @@ use crate::integer::padded_channels;
 /// What language models compute between their products: norms, rotary positions, gates, attention; and how
 /// well they predict.
 pub mod language {
-    pub use crate::cpu::language::{AttentionCache, attention, cross_entropy, rms_norm, rotate, swiglu};
+    pub use crate::cpu::language::{
+        AttentionCache, attention, cross_entropy, divergence, rms_norm, rotate, swiglu,
+    };
 }
 
 /// Bytes of the codes of `[batch, rows, columns, channels]`: channels are padded to whole words. Sizes that no memory has

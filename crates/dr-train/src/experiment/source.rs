@@ -26,6 +26,8 @@ pub struct Source<'a> {
     pub text: Option<&'a Path>,
     /// Positions of the pieces in which a text is measured, if the context has as many; each is read on its own.
     pub window: usize,
+    /// A language model to compare predictions with.
+    pub reference: Option<&'a Artifact>,
     /// Only the first so many images, or characters, of those to learn from.
     pub limit: Option<usize>,
     /// Where it is computed.
@@ -40,7 +42,8 @@ impl<'a> Source<'a> {
         data_dir: &'a Option<PathBuf>, device: &'a Device,
     ) -> Self {
         let (dataset, data_dir) = (dataset.as_deref(), data_dir.as_deref());
-        Self { registry, artifact, model, dataset, data_dir, text: None, window: 512, limit: None, device }
+        let (text, reference, window, limit) = (None, None, 512, None);
+        Self { registry, artifact, model, dataset, data_dir, text, window, reference, limit, device }
     }
 
     /// What the network does.

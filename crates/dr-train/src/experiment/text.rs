@@ -136,7 +136,7 @@ impl Task for TextTask {
     fn measure(
         &self, artifact: &Artifact, formats: &[NumberFormat], device: &Device,
     ) -> Result<Vec<Measured>, EvaluationError> {
-        measure_text(artifact, formats, &self.parts[2], self.length, Engine::Fake, device)
+        measure_text(artifact, formats, &self.parts[2], self.length, Engine::Fake, None, device)
     }
 
     /// Tokens.
@@ -150,7 +150,8 @@ impl Task for TextTask {
             None => text::split(&text::read(source.data_dir)?, None).test,
         };
         let tokens: Arc<[u32]> = source.tokenizer()?.encode(&text, false)?.into();
-        let measured = measure_text(source.artifact, formats, &tokens, source.window, engine, source.device);
+        let Source { artifact, window, reference, device, .. } = *source;
+        let measured = measure_text(artifact, formats, &tokens, window, engine, reference, device);
         Ok((measured.map_err(|error| source.wrong(error))?, [tokens.len().saturating_sub(1), 0]))
     }
 

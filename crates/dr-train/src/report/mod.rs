@@ -24,5 +24,6 @@ pub(crate) use {
 pub use draw::{colour, draw_boxes, enlarge, overlay, save_grid};
 pub use format::NumberFormat;
 pub use results::{
-    CurvePoint, EpochRecord, Measured, PrecisionResult, Report, ReportError, SingleResult, TrainPhase,
+    Agreement, CurvePoint, EpochRecord, Measured, PrecisionResult, Report, ReportError, SingleResult,
+    TrainPhase,
 };

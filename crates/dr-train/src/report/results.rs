@@ -76,8 +76,22 @@ pub struct Measured {
     /// Of segmentations the mean IoU of the classes with the background, of detections COCO's mean average precision, in percent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quality: Option<f64>,
+    /// How near a language model's predictions are to those of another one, if they were compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<Agreement>,
     /// Bytes of the model's tensors, packed.
     pub model_bytes: usize,
+}
+
+/// How near the predictions of a language model are to those of another one.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Agreement {
+    /// The mean Kullback-Leibler divergence from the other's distribution of the next token, in nats.
+    pub divergence: f64,
+    /// What 99 % of the divergences are at most.
+    pub divergence_99: f64,
+    /// Percent of the positions where both hold the same token for the most likely one.
+    pub same_top1: f64,
 }
 
 /// The network at one precision.

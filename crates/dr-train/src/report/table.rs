@@ -31,7 +31,16 @@ impl Report {
     pub(crate) fn perplexities(&self) -> String {
         let difference = |a: &Measured, b: &Measured| 100.0 * ((a.loss - b.loss).exp() - 1.0);
         let value = |measured: &Measured| format!("{:.3}", measured.loss.exp());
-        self.with_top1("top-1 (%)", self.rows(["perplexity", "vs. float (%)"], value, difference))
+        let mut rows = self.rows(["perplexity", "vs. float (%)"], value, difference);
+        if self.measured().any(|(_, measured)| measured.agreement.is_some()) {
+            rows[0].extend(["divergence", "of 99 %", "same top-1 (%)"].map(str::to_owned));
+            for (row, (_, Measured { agreement, .. })) in rows[1..].iter_mut().zip(self.measured()) {
+                row.push(or_none(agreement.map(|of| format!("{:.6}", of.divergence))));
+                row.push(or_none(agreement.map(|of| format!("{:.6}", of.divergence_99))));
+                row.push(or_none(agreement.map(|of| format!("{:.2}", of.same_top1))));
+            }
+        }
+        self.with_top1("top-1 (%)", rows)
     }
 
     /// The table of a network that says something about every part of an image.

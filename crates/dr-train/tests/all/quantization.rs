@@ -6,11 +6,15 @@ use dr_precision::{BitWidth, Precision, PrecisionSet};
 use dr_runtime::tensors::{Cache, Network};
 use dr_runtime::{Arithmetic, RuntimeError};
 use dr_train::artifact::{Artifact, ArtifactError, ArtifactKind, Described, Description, SavedModel};
+use dr_train::config::Engine;
+use dr_train::evaluation::{formats, measure_text};
 use dr_train::models::LlamaConfig;
 use dr_train::nn::{Model, Pass, Tensors, Value};
 use dr_train::quantization::{
     CalibrationOptions, Dynamic, NestedModel, Progress, QuantizationError, quantize_language,
 };
+use dr_train::report::Measured;
+use std::sync::Arc;
 
 const WIDTHS: [BitWidth; 3] = [BitWidth::B6, BitWidth::B4, BitWidth::B3];
 
@@ -146,6 +150,37 @@ fn integers_are_fake_quantization() {
         let error = Network::load(&file, first, Arithmetic::WeightOnly, &device).map(drop);
         assert!(matches!(error, Err(RuntimeError::Nested)));
     }
+}
+
+#[test]
+fn predictions_are_compared() {
+    let (model, device) = (model(true), Device::flex());
+    let float = |vocabulary| {
+        let config = LlamaConfig { tied: true, ..LlamaConfig::small(vocabulary, 64, 2, 64) };
+        let model = Model::trace(&config.init(3, &device)).expect("a Llama has a graph");
+        Artifact::of(&model, Description::of_language(&config, PrecisionSet::default())).expect("a model")
+    };
+    let (float, other) = (float(97), float(98));
+    let nested = quantize(&model, 2);
+    let file = nested.artifact(&float).expect("a nested model");
+    let text: Arc<[u32]> = tokens(400)[300..].into();
+    let compare = |artifact: &Artifact, engine, reference| {
+        measure_text(artifact, &formats(artifact), &text, 33, engine, Some(reference), &device)
+    };
+    let of = |measured: &Measured| measured.agreement.expect("it was compared");
+    let same = of(&compare(&float, Engine::Fake, &float).expect("the same")[0]);
+    assert_eq!([same.divergence, same.divergence_99, same.same_top1], [0.0, 0.0, 100.0]);
+    let from_float = compare(&file, Engine::Fake, &float).expect("a divergence");
+    let from_fake = compare(&file, Engine::Integer, &file).expect("a divergence");
+    assert_eq!(from_fake.len(), 4);
+    for (from_float, from_fake) in from_float.windows(2).zip(&from_fake) {
+        let [wide, narrow] = [0, 1].map(|at| of(&from_float[at]));
+        assert!(wide.divergence < narrow.divergence && wide.divergence < wide.divergence_99);
+        assert!(of(from_fake).divergence < 1e-4 && of(from_fake).divergence < wide.divergence);
+    }
+    let error = compare(&float, Engine::Fake, &other).expect_err("other tokens").to_string();
+    assert_eq!(error, "the model to compare with knows 98 tokens: expected 97, as the model does");
+    assert!(compare(&float, Engine::Fake, &file).is_err(), "no float is in a nested file");
 }
 
 #[test]

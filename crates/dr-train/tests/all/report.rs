@@ -15,7 +15,13 @@ fn report() -> Report {
     let precision = |name: &str| name.parse::<Precision>().unwrap();
     let precisions = FORMATS.iter().enumerate().map(|(i, &(name, top1, _))| PrecisionResult {
         precision: precision(name).into(),
-        measured: Measured { top1, loss: 0.1, quality: None, model_bytes: 80_000 - 19_000 * i },
+        measured: Measured {
+            top1,
+            loss: 0.1,
+            quality: None,
+            agreement: None,
+            model_bytes: 80_000 - 19_000 * i,
+        },
     });
     let curve = |epoch: usize, best: f64| CurvePoint {
         train_loss: 2.0 / epoch as f64,
@@ -49,7 +55,13 @@ fn report() -> Report {
         seconds: 91.5,
         test_images: 360,
         skipped_images: 0,
-        float: Some(Measured { top1: 98.33, loss: 0.07, quality: None, model_bytes: 310_000 }),
+        float: Some(Measured {
+            top1: 98.33,
+            loss: 0.07,
+            quality: None,
+            agreement: None,
+            model_bytes: 310_000,
+        }),
         precisions: precisions.collect(),
         single: std::iter::once(float_single).chain(single).collect(),
         float_epoch_seconds: Some(1.0),

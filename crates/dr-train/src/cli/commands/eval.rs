@@ -25,6 +25,7 @@ Examples:
   dr-train eval --model model.safetensors --precision w4a4
   dr-train eval --model model.safetensors --engine integer   in integer arithmetic
   dr-train eval --model model.safetensors --plan plan.toml   a precision for each layer
+  dr-train eval --model lm.safetensors --text test.txt --compare float.safetensors
   dr-train eval --model model.safetensors --all --json")]
 pub struct EvalArgs {
     /// The model
@@ -52,6 +53,10 @@ pub struct EvalArgs {
     /// Measure a text in pieces of so many tokens, each without those before it
     #[arg(long, value_name = "N", value_parser = at_least_one(1 << 20), default_value_t = 512)]
     pub window: usize,
+    /// Compare a language model's predictions with those of this one: of a model in floats, or of one with the same precisions in
+    /// fake quantization
+    #[arg(long, value_name = "MODEL")]
+    pub compare: Option<PathBuf>,
     /// Also ask a language model these questions: JSON lines with `context`, `choices` and the number of the right `answer`
     #[arg(long, value_name = "FILE.jsonl")]
     pub questions: Option<PathBuf>,
@@ -74,7 +79,7 @@ pub struct EvalArgs {
 pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
     let started = Instant::now();
     let mut artifact = load_model(&args.model)?;
-    if args.text.is_some() || args.questions.is_some() {
+    if args.text.is_some() || args.questions.is_some() || args.compare.is_some() {
         artifact.description.check_task(LANGUAGE).map_err(|error| error.in_file(&args.model))?;
     }
     let (device, device_kind) = device::open(args.device)?;
@@ -86,6 +91,8 @@ pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
     let mut source = Source::new(registry, &artifact, &args.model, &args.dataset, &args.data_dir, &device);
     source.text = args.text.as_deref();
     source.window = args.window;
+    let reference = args.compare.as_deref().map(load_model).transpose()?;
+    source.reference = reference.as_ref();
     let task = source.task()?;
     let (measured, [items, skipped]) = (task.measure)(&source, &formats, args.engine)?;
     let description = &artifact.description;
