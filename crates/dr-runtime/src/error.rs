@@ -1,4 +1,4 @@
-use crate::file::ArtifactError;
+use crate::file::{ArtifactError, PlanFitError};
 use dr_kernels::KernelError;
 use dr_precision::Precision;
 use thiserror::Error;
@@ -24,6 +24,9 @@ pub enum RuntimeError {
         /// What it has.
         expected: String,
     },
+    /// A plan that does not fit the network.
+    #[error(transparent)]
+    Plan(#[from] PlanFitError),
     /// An input that the network does not take.
     #[error("an input of {found}: expected {expected}")]
     Input {

@@ -1,14 +1,16 @@
 //! [`Source`]: a saved network as both engines start from it, and what the tensors of its file say about layers.
 
 use crate::RuntimeError;
-use crate::file::{Artifact, ArtifactError, ArtifactKind, LayerFormat, NestedWeight, Values};
+use crate::file::{
+    Artifact, ArtifactError, ArtifactKind, Description, LayerFormat, NestedWeight, PlanFitError, Values,
+};
 use crate::graph::{Activation, Graph, Layer, LayerKind, Norm};
 use crate::program::{Program, Use};
 use dr_kernels::Conv2dOptions;
 use dr_kernels::host::{GroupedWeight, StoredWeight};
 use dr_kernels::integer::{self, CodeQuantizer};
 use dr_kernels::layout::{ScaleLayout, packed_words};
-use dr_precision::{BitWidth, Precision};
+use dr_precision::{BitWidth, Precision, PrecisionPlan};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
@@ -68,6 +70,30 @@ impl Source {
         };
         let layers = (0..graph.layers().len()).map(quantization).collect::<Result<_, _>>()?;
         Ok(Self { artifact: artifact.clone(), graph, program, layers, nested, arithmetic })
+    }
+
+    /// The precision of each layer with a plan.
+    pub fn plan(&self, plan: &PrecisionPlan) -> Result<Vec<Precision>, RuntimeError> {
+        let Description { kind, mixed, .. } = self.artifact.description;
+        let one_by_one = match kind {
+            ArtifactKind::Nested => self.artifact.description.plan.is_none(),
+            // The statistics of a BatchNorm are of the plan as a whole.
+            ArtifactKind::MultiPrecision => mixed.is_some() && self.graph.batch_norms().is_empty(),
+            _ => false,
+        };
+        if !one_by_one {
+            return Err(PlanFitError::Fixed.into());
+        }
+        Ok(self.artifact.description.layers_of_plan(&self.graph, plan)?)
+    }
+
+    /// What of a precision makes a difference to a use of a layer: the widths of its weight and of its input, and its BatchNorm.
+    pub fn variant(&self, of: &Use, precision: Precision) -> Option<(BitWidth, BitWidth, Option<usize>)> {
+        let description = &self.artifact.description;
+        let format = description.layer_format(&self.graph, of.layer)?;
+        let (weights, inputs) = format.positions(precision)?;
+        let norm = of.norm.and_then(|_| description.batch_norm(precision));
+        Some((format.weights[weights], format.activations[inputs], norm))
     }
 
     /// Whether all layers have a precision.

@@ -15,7 +15,7 @@ use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Tensor, TensorData};
 use dr_kernels::host::language::divergence;
-use dr_precision::{Precision, PrecisionSet};
+use dr_precision::{BitWidth, Precision, PrecisionSet};
 use dr_runtime::file::NestedWeight;
 use dr_runtime::tensors::Network;
 use dr_runtime::{Arithmetic, RuntimeError};
@@ -132,6 +132,7 @@ pub(crate) fn check_batch(
 pub fn formats(artifact: &Artifact) -> Vec<NumberFormat> {
     let description = &artifact.description;
     match description.kind {
+        _ if description.plan.is_some() => vec![NumberFormat::Mixed],
         ArtifactKind::Float => vec![NumberFormat::Float],
         ArtifactKind::Packed(precision) => vec![precision.into()],
         ArtifactKind::MultiPrecision | ArtifactKind::Nested => {
@@ -252,11 +253,7 @@ fn nested_networks(
 ) -> Result<Vec<Forward>, ArtifactError> {
     let (model, nested) = (artifact.network(device)?, NestedModel { weights: artifact.nested()? });
     let forward = |precision: Precision| {
-        let expected = artifact.description.precisions.clone();
-        if expected.position(precision).is_none() {
-            return Err(ArtifactError::Precision { precision, expected });
-        }
-        let model = nested.dequantized(model.clone(), precision.weights);
+        let model = nested.dequantized(model.clone(), nested_widths(artifact, precision)?);
         let forward = move |input| match model.run(&mut Dynamic(Tensors::new(&Pass::float())), input) {
             Value::Rows(rows) => Ok(rows),
             _ => Err(ArtifactError::network("a language model whose result is no logits").into()),
@@ -264,6 +261,19 @@ fn nested_networks(
         Ok(Box::new(forward) as Forward)
     };
     precisions(artifact, formats)?.into_iter().map(forward).collect()
+}
+
+/// The width that each nested weight has at a precision, by its name.
+fn nested_widths(
+    artifact: &Artifact, precision: Precision,
+) -> Result<impl Fn(&str) -> BitWidth + '_, ArtifactError> {
+    let description = &artifact.description;
+    let expected = description.precisions().unwrap_or_else(|| description.precisions.clone());
+    if expected.position(precision).is_none() {
+        return Err(ArtifactError::Precision { precision, expected });
+    }
+    let planned = |name: &str| description.plan.as_ref().and_then(|plan| plan.get(name));
+    Ok(move |name: &str| planned(name).unwrap_or(precision).weights)
 }
 
 /// How many questions a language model answers right in each of `formats`.
@@ -442,12 +452,16 @@ fn bytes(artifact: &Artifact, format: NumberFormat) -> Result<usize, ArtifactErr
         (NumberFormat::Quantized(precision), ArtifactKind::MultiPrecision) => {
             Ok(artifact.export(precision)?.payload_bytes())
         }
+        (NumberFormat::Mixed, ArtifactKind::Nested) if artifact.description.plan.is_some() => {
+            bytes(artifact, artifact.description.edge.into())
+        }
         (NumberFormat::Quantized(precision), ArtifactKind::Nested) => {
             let nested = artifact.nested()?;
             let parts = nested.iter().flat_map(|(name, weight)| weight.tensors(name));
             let parts: usize = parts.map(|(_, entry)| entry.byte_len()).sum();
-            let at = |weight: &NestedWeight| weight.bytes(precision.weights);
-            Ok(artifact.payload_bytes() - parts + nested.values().map(at).sum::<usize>())
+            let width = nested_widths(artifact, precision)?;
+            let at = |(name, weight): (&String, &NestedWeight)| weight.bytes(width(name));
+            Ok(artifact.payload_bytes() - parts + nested.iter().map(at).sum::<usize>())
         }
         (NumberFormat::Quantized(precision), ArtifactKind::Packed(packed)) => match precision == packed {
             true => Ok(artifact.payload_bytes()),

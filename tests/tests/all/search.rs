@@ -121,7 +121,11 @@ fn what_does_not_fit_is_refused() {
     let float = ["search", "--model", "run/float.safetensors", "--budget", "avg-bits=4"];
     refused(
         &float,
-        &["run/float.safetensors`: a float model: expected a multi-precision one", "hint: ", "--mixed"],
+        &[
+            "run/float.safetensors`: a float model: expected a multi-precision or nested one",
+            "hint: ",
+            "--mixed",
+        ],
     );
     let quantize = ["quantize", "--model", "run/float.safetensors", "--out", "joint.safetensors"];
     let _ = program.output(&quantize);

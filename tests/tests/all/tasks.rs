@@ -182,6 +182,38 @@ fn a_language_model() {
     assert_eq!((fake.len(), integers.len()), (4, 4));
     assert!(fake.iter().zip(&integers).all(|(a, b)| (a - b).abs() < 0.01), "{fake:?} {integers:?}");
     assert_says(&program.outputs(&nested("generate", "integer")).0, &["x"]);
+    let search = ["search", "--model", "nested.safetensors", "--budget"];
+    let plan = program
+        .output(&[&search[..], &["avg-bits=4.5", "--out", "plan.toml", "--pareto", "front.svg"]].concat());
+    assert_says(&plan, &["mlp.down_proj", "predicted loss", "best 1", "wrote plan.toml and front.svg"]);
+    let planned = |engine: &'static str| {
+        let report = json(&program, &[&nested("eval", engine)[..], &["--plan", "plan.toml"]].concat());
+        losses(&report)
+    };
+    let (fake, integers) = (planned("fake"), planned("integer"));
+    assert_eq!((fake.len(), integers.len()), (1, 1));
+    assert!((fake[0] - integers[0]).abs() < 0.01, "{fake:?} {integers:?}");
+    let switches = ["--plan", "plan.toml", "--switch", "2:w8a8,3:plan.toml"];
+    assert_says(&program.outputs(&[&nested("generate", "integer")[..], &switches].concat()).0, &["x"]);
+    let export = ["export", "--model", "nested.safetensors", "--plan", "plan.toml", "--out"];
+    assert_says(&program.output(&[&export[..], &["plan.gguf"]].concat()), &["plan.gguf: GGUF", "Q4_1"]);
+    assert_says(
+        &program.output(&[&export[..], &["planned.safetensors"]].concat()),
+        &["planned.safetensors: nested"],
+    );
+    let at = losses(&json(
+        &program,
+        &["eval", "--model", "planned.safetensors", "--text", "calibration.txt", "--json"],
+    ));
+    assert_eq!(at, fake);
+    assert_says(
+        &error(&[&search[..], &["avg-bits=2.5"]].concat()),
+        &["the smallest possible is `avg-bits=3`"],
+    );
+    assert_says(
+        &error(&[&search[..], &["avg-bits=4", "--traces", "x.json"]].concat()),
+        &["--traces x.json: a model with nested weights", "expected none"],
+    );
     assert_says(&error(&nested("generate", "fake")), &["nested weights", "--engine integer"]);
     for command in ["eval", "generate"] {
         assert_says(

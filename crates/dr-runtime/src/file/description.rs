@@ -146,7 +146,8 @@ pub struct Description {
     /// The sizes of a language model, as its constructor takes them, and the tokens that end a text (`end_tokens`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<Value>,
-    /// The precision of each layer of a packed plan.
+    /// The precision of each layer of a packed plan, or the one that each layer of a nested model has in every pass, though the file
+    /// has its other widths, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<PrecisionPlan>,
     /// The shapes of packed weights by name, in files without a graph.
@@ -202,6 +203,19 @@ impl LayerFormat {
         Self { weights, activations, pinned: only.is_some(), granularity }
     }
 
+    /// Whether the layer has the widths of a precision.
+    #[must_use]
+    pub fn has(&self, precision: Precision) -> bool {
+        self.weights.contains(&precision.weights) && self.activations.contains(&precision.activations)
+    }
+
+    /// What widths it has, as messages say it.
+    #[must_use]
+    pub fn widths(&self) -> String {
+        let list = |bits: &[BitWidth]| bits.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        format!("weights of {} and activations of {} bits", list(&self.weights), list(&self.activations))
+    }
+
     /// The format of weights of `bits` bits.
     #[must_use]
     pub fn spec(&self, bits: BitWidth) -> QuantSpec {
@@ -225,10 +239,11 @@ impl Description {
     pub fn precisions(&self) -> Option<PrecisionSet> {
         match self.kind {
             ArtifactKind::Float => None,
+            // The layers have those of the plan.
+            _ if self.plan.is_some() => Some(PrecisionSet::of(self.edge)),
+            ArtifactKind::PackedPlan => Some(PrecisionSet::of(self.edge)),
             ArtifactKind::MultiPrecision | ArtifactKind::Nested => Some(self.precisions.clone()),
             ArtifactKind::Packed(precision) => Some(PrecisionSet::of(precision)),
-            // The layers have those of the plan.
-            ArtifactKind::PackedPlan => Some(PrecisionSet::of(self.edge)),
         }
     }
 
@@ -337,8 +352,14 @@ impl Description {
         if self.kind == ArtifactKind::Nested {
             self.check_nested()?;
         }
-        if (self.kind == ArtifactKind::PackedPlan) != self.plan.is_some() {
-            return wrong(format!("a {} model: expected a plan in packed plans, and only there", self.kind));
+        let fits = match self.kind {
+            ArtifactKind::PackedPlan => self.plan.is_some(),
+            ArtifactKind::Nested => true,
+            _ => self.plan.is_none(),
+        };
+        if !fits {
+            let expected = "expected a plan in packed plans, and only there and in nested models";
+            return wrong(format!("a {} model: {expected}", self.kind));
         }
         Ok(())
     }

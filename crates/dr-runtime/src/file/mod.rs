@@ -13,6 +13,7 @@ mod description;
 mod error;
 mod format;
 mod nested;
+mod plan;
 mod tensors;
 
 pub use description::{
@@ -21,6 +22,7 @@ pub use description::{
 pub use error::ArtifactError;
 pub use format::{FIRST_VERSION, FORMAT_VERSION, MAX_HEADER_BYTES, METADATA_KEY};
 pub use nested::{Affine, NarrowGrid, NestedError, NestedWeight, STORED, StoredGrid};
+pub use plan::PlanFitError;
 pub(crate) use tensors::elements;
 pub use tensors::{Element, TensorEntry, TensorValues, Values};
 
@@ -124,9 +126,13 @@ impl Artifact {
         let (ArtifactKind::Nested, Some(group)) = (description.kind, description.group_size) else {
             return Err(ArtifactError::Kind { found: description.kind, expected: "nested" });
         };
+        if let Some(plan) = &description.plan {
+            description.layers_of_plan(graph, plan)?;
+        }
         let layers = graph.layers().iter().enumerate().filter_map(|(at, layer)| match layer.kind {
             LayerKind::Linear { features: [inputs, outputs] } => {
-                let widths = description.layer_format(graph, at)?.weights;
+                let edge = !description.switch_edge && graph.is_edge(at);
+                let widths = if edge { vec![STORED] } else { description.precisions.weights() };
                 Some((&layer.name, [outputs, inputs], widths))
             }
             LayerKind::Conv2d { .. } => None,

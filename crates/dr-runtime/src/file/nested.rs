@@ -108,6 +108,9 @@ pub enum NestedError {
         /// How many there should be.
         expected: usize,
     },
+    /// A sensitivity that is none.
+    #[error("a sensitivity of {0}: expected finite numbers of at least 0")]
+    Sensitivity(f32),
     /// A grid that makes no numbers.
     #[error("a scale of {scale} and an offset of {offset}: expected finite numbers, and a scale above 0")]
     Grid {
@@ -119,12 +122,13 @@ pub enum NestedError {
 }
 
 /// The weight of a linear layer at all widths: one stored code for each weight, and for each group of inputs of an output and each
-/// width what the codes stand for. A file has three kinds of tensors for it:
+/// width what the codes stand for. A file has four kinds of tensors for it, the last only if it is known:
 ///
 /// ```text
-/// NAME.weight   i8   [outputs, inputs]      the codes
-/// NAME.grid     f16  [outputs, groups, 2]   scales and offsets of the stored width
-/// NAME.grid.B   i8   [outputs, groups, 2]   those of a narrower width of B bits, see NarrowGrid
+/// NAME.weight        i8   [outputs, inputs]      the codes
+/// NAME.grid          f16  [outputs, groups, 2]   scales and offsets of the stored width
+/// NAME.grid.B        i8   [outputs, groups, 2]   those of a narrower width of B bits, see NarrowGrid
+/// NAME.sensitivity   f32  [widths]               what each width costs, see NestedWeight::sensitivity
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct NestedWeight {
@@ -136,6 +140,8 @@ pub struct NestedWeight {
     stored: Values<f16>,
     /// Of each narrower width.
     narrow: Vec<Values<i8>>,
+    /// Of each width.
+    sensitivities: Option<Values<f32>>,
 }
 
 impl NestedWeight {
@@ -151,7 +157,24 @@ impl NestedWeight {
         let halves = bytemuck::cast_slice::<_, f16>(stored).to_vec().into();
         let narrow =
             narrow.iter().map(|grids| bytemuck::cast_slice::<_, i8>(grids).to_vec().into()).collect();
-        Self { shape, group, widths: widths.to_vec(), codes: codes.into(), stored: halves, narrow }.checked()
+        Self {
+            shape,
+            group,
+            widths: widths.to_vec(),
+            codes: codes.into(),
+            stored: halves,
+            narrow,
+            sensitivities: None,
+        }
+        .checked()
+    }
+
+    /// The same with the [sensitivity](Self::sensitivity) of each width.
+    ///
+    /// # Errors
+    /// Another number of them than there are widths, and numbers that are negative or not finite.
+    pub fn with_sensitivities(self, sensitivities: Vec<f32>) -> Result<Self, NestedError> {
+        Self { sensitivities: Some(sensitivities.into()), ..self }.checked()
     }
 
     /// The weight that a file has under a name.
@@ -161,14 +184,19 @@ impl NestedWeight {
         let grids = [shape[0], shape[1].div_ceil(group.get()), 2];
         let narrower = widths.iter().skip(1);
         let narrow = narrower.map(|&bits| artifact.values(&narrow_name(name, bits), &grids));
-        let new = Self {
+        let mut new = Self {
             shape,
             group,
             widths: widths.to_vec(),
             codes: artifact.values(&format!("{name}.weight"), &shape)?,
             stored: artifact.values(&format!("{name}.grid"), &grids)?,
             narrow: narrow.collect::<Result<_, _>>()?,
+            sensitivities: None,
         };
+        let sensitivities = sensitivity_name(name);
+        if artifact.tensors.contains_key(&sensitivities) {
+            new.sensitivities = Some(artifact.values(&sensitivities, &[widths.len()])?);
+        }
         new.checked().map_err(|error| ArtifactError::Nested { name: name.to_owned(), error })
     }
 
@@ -182,7 +210,10 @@ impl NestedWeight {
             (format!("{name}.weight"), entry(&self.shape, &self.codes)),
             (format!("{name}.grid"), entry(grids, &self.stored)),
         ];
-        stored.into_iter().chain(narrow).collect()
+        let sensitivities = self.sensitivities.iter();
+        let sensitivities =
+            sensitivities.map(|values| (sensitivity_name(name), entry(&[values.len()], values)));
+        stored.into_iter().chain(narrow).chain(sensitivities).collect()
     }
 
     fn checked(self) -> Result<Self, NestedError> {
@@ -199,6 +230,13 @@ impl NestedWeight {
         count("scales and offsets", self.stored.len(), grids)?;
         count("narrower widths", self.narrow.len(), self.widths.len() - 1)?;
         self.narrow.iter().try_for_each(|narrow| count("narrower grids", narrow.len(), grids))?;
+        if let Some(sensitivities) = &self.sensitivities {
+            count("sensitivities", sensitivities.len(), self.widths.len())?;
+            let is_wrong = |value: &&f32| !(value.is_finite() && **value >= 0.0);
+            if let Some(&wrong) = sensitivities.iter().find(is_wrong) {
+                return Err(NestedError::Sensitivity(wrong));
+            }
+        }
         let is_wrong = |grid: &&StoredGrid| {
             !(grid.scale.is_finite() && grid.scale > f16::ZERO && grid.offset.is_finite())
         };
@@ -241,6 +279,22 @@ impl NestedWeight {
     /// The grids of the stored codes, `[outputs, groups]`.
     fn stored(&self) -> &[StoredGrid] {
         bytemuck::cast_slice(&self.stored)
+    }
+
+    /// What the network's predictions of a token lose when this weight alone has a width, by a quadratic prediction: the Kullback-Leibler divergence
+    /// from the float network's, in nats a token. `None` for a width that it was not made for, and if nothing is known of it.
+    ///
+    /// ```text
+    /// sum over outputs o of e_o Hg e_o^T / 2        e the errors of the weights at the width
+    /// Hg = 1 / (tokens * outputs) * sum over tokens t of ||g_t||^2 x_t x_t^T
+    /// ```
+    ///
+    /// with inputs `x_t` and the gradients `g_t` of a text's summed negative log-likelihood at the layer's output: the Fisher information, taken to
+    /// be the same for all outputs and without what positions have in common.
+    #[must_use]
+    pub fn sensitivity(&self, bits: BitWidth) -> Option<f32> {
+        let at = self.widths.iter().position(|&width| width == bits)?;
+        self.sensitivities.as_ref()?.get(at).copied()
     }
 
     /// Scales and offsets of a width, `[outputs, groups]`; `None` if it was not made for it.
@@ -303,6 +357,11 @@ where
     TensorValues: From<Values<T>>,
 {
     TensorEntry { shape: shape.to_vec(), data: values.clone().into() }
+}
+
+/// The name of the sensitivities.
+fn sensitivity_name(name: &str) -> String {
+    format!("{name}.sensitivity")
 }
 
 /// The name of the grids of a narrower width.

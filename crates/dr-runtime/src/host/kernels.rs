@@ -60,12 +60,24 @@ impl Shared {
         Ok(Self { source, weights, gains, tables })
     }
 
-    /// All uses of layers at a precision.
-    pub fn kernels(&self, precision: Option<Precision>) -> Result<Vec<Arc<Kernel>>, RuntimeError> {
-        // Whether it exists is found out before anything is switched.
-        precision.map_or(Ok(()), |precision| self.source.check(precision))?;
-        let uses = self.source.program.uses.par_iter();
-        uses.map(|of| self.kernel(of, precision).map(Arc::new)).collect()
+    /// All uses of layers, each layer at its precision, or in floats without any. Those that are the same in `before`, whose layers have
+    /// these precisions, stay as they are.
+    pub fn kernels(
+        &self, precisions: Option<&[Precision]>, before: Option<(&[Precision], &[Arc<Kernel>])>,
+    ) -> Result<Vec<Arc<Kernel>>, RuntimeError> {
+        let uses = self.source.program.uses.par_iter().enumerate();
+        uses.map(|(at, of)| {
+            let precision = precisions.map(|precisions| precisions[of.layer]);
+            let variant = |precision| self.source.variant(of, precision);
+            let earlier = before.zip(precision).filter(|((earlier, _), precision)| {
+                variant(*precision).is_some_and(|now| variant(earlier[of.layer]) == Some(now))
+            });
+            match earlier {
+                Some(((_, kernels), _)) => Ok(kernels[at].clone()),
+                None => self.kernel(of, precision).map(Arc::new),
+            }
+        })
+        .collect()
     }
 
     fn kernel(&self, of: &Use, precision: Option<Precision>) -> Result<Kernel, RuntimeError> {

@@ -11,7 +11,7 @@ use crate::graph::Graph;
 use crate::source::Arithmetic;
 use dr_kernels::host::language::AttentionCache;
 use dr_kernels::integer::CodeQuantizer;
-use dr_precision::Precision;
+use dr_precision::{Precision, PrecisionPlan};
 use kernels::{Kernel, Shared};
 use pass::{Pass, Workspace};
 use std::sync::{Arc, Mutex, TryLockError};
@@ -73,6 +73,8 @@ pub struct Network {
     shared: Arc<Shared>,
     /// Of each use of a layer.
     kernels: Vec<Arc<Kernel>>,
+    /// Of each layer; none in floats.
+    precisions: Vec<Precision>,
     precision: Option<Precision>,
     workspace: Arc<Mutex<Workspace>>,
 }
@@ -109,8 +111,11 @@ impl Network {
         artifact: &Artifact, precision: Option<Precision>, arithmetic: Arithmetic,
     ) -> Result<Self, RuntimeError> {
         let shared = Shared::load(artifact, precision, arithmetic)?;
-        let kernels = shared.kernels(precision)?;
-        Ok(Self { shared: Arc::new(shared), kernels, precision, workspace: Arc::default() })
+        let layers = shared.source.graph.layers().len();
+        let precisions = precision.map(|precision| vec![precision; layers]);
+        let kernels = shared.kernels(precisions.as_deref(), None)?;
+        let (shared, precisions) = (Arc::new(shared), precisions.unwrap_or_default());
+        Ok(Self { shared, kernels, precisions, precision, workspace: Arc::default() })
     }
 
     /// Switches all layers to another precision, by shifts of the stored codes; those at the edges keep their bits.
@@ -121,12 +126,37 @@ impl Network {
         if self.precision.is_none() {
             return Err(RuntimeError::Float);
         }
-        self.kernels = self.shared.kernels(Some(precision))?;
-        self.precision = Some(precision);
+        // Whether it exists is found out before anything is switched.
+        self.shared.source.check(precision)?;
+        let layers = self.graph().layers().len();
+        self.switch_layers(vec![precision; layers], precision)
+    }
+
+    /// Switches each layer to the precision that a plan has for it; those that have it stay as they are. For networks whose layers can be
+    /// switched one by one: with nested weights, or without BatchNorm and trained for mixtures.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Plan`] for another network, and for a plan that does not name just its layers, at precisions that these have; the
+    /// network then stays as it is.
+    pub fn switch_plan(&mut self, plan: &PrecisionPlan) -> Result<(), RuntimeError> {
+        if self.precision.is_none() {
+            return Err(RuntimeError::Float);
+        }
+        let source = &self.shared.source;
+        let (precisions, edge) = (source.plan(plan)?, source.artifact.description.edge);
+        self.switch_layers(precisions, edge)
+    }
+
+    fn switch_layers(
+        &mut self, precisions: Vec<Precision>, precision: Precision,
+    ) -> Result<(), RuntimeError> {
+        let before = (&self.precisions[..], &self.kernels[..]);
+        self.kernels = self.shared.kernels(Some(&precisions), Some(before))?;
+        (self.precisions, self.precision) = (precisions, Some(precision));
         Ok(())
     }
 
-    /// The precision it computes at; `None` in floats.
+    /// The precision it computes at, with a plan that of the layers at the edges; `None` in floats.
     #[must_use]
     pub const fn precision(&self) -> Option<Precision> {
         self.precision

@@ -13,7 +13,7 @@ use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use dr_kernels::{Codes, IntProduct, IntWeight, PackedTensor, Wanted, WeightOnlyProduct, layout};
-use dr_precision::Precision;
+use dr_precision::{Precision, PrecisionPlan};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -81,6 +81,16 @@ impl OnDevice {
     pub fn switch(&mut self, precision: Precision) -> Result<(), RuntimeError> {
         self.kernels = self.shared.kernels(precision)?;
         self.precision = precision;
+        Ok(())
+    }
+
+    pub fn switch_plan(&mut self, plan: &PrecisionPlan) -> Result<(), RuntimeError> {
+        let Shared { source, .. } = &*self.shared;
+        let (precisions, edge) = (source.plan(plan)?, source.artifact.description.edge);
+        let uses = source.program.uses.iter();
+        self.kernels =
+            uses.map(|of| self.shared.kernel(of, precisions[of.layer])).collect::<Result<_, _>>()?;
+        self.precision = edge;
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use crate::host::{self, Input, LayerParts};
 use crate::source::Arithmetic;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use device::OnDevice;
-use dr_precision::Precision;
+use dr_precision::{Precision, PrecisionPlan};
 use std::time::Duration;
 
 /// What goes in and out of networks.
@@ -173,7 +173,20 @@ impl Network {
         }
     }
 
-    /// The precision it computes at.
+    /// Switches each layer to the precision that a plan has for it; those that have it stay as they are. For networks whose layers can be
+    /// switched one by one: with nested weights, or without BatchNorm and trained for mixtures.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Plan`] for another network, and for a plan that does not name just its layers, at precisions that these have; the
+    /// network then stays as it is.
+    pub fn switch_plan(&mut self, plan: &PrecisionPlan) -> Result<(), RuntimeError> {
+        match &mut self.0 {
+            Engine::Host(network, _) => network.switch_plan(plan),
+            Engine::Device(network) => network.switch_plan(plan),
+        }
+    }
+
+    /// The precision it computes at, with a plan that of the layers at the edges.
     #[must_use]
     pub fn precision(&self) -> Precision {
         match &self.0 {

@@ -43,10 +43,11 @@ pub trait SavedModel: Sized {
     fn export(&self, precision: Precision) -> Result<Self, ArtifactError>;
 
     /// The same network with each layer at the precision that `plan` has for it, its weights packed: one scale vector and
-    /// one BatchNorm for each layer, with the mean statistics of the passes of `batches` through it.
+    /// one BatchNorm for each layer, with the mean statistics of the passes of `batches` through it. Nested weights stay as they are, with all
+    /// widths, of which the network then uses those of the plan.
     ///
     /// # Errors
-    /// If this is not a multi-precision artifact trained for mixed precision, or the plan does not fit it.
+    /// If this is neither a multi-precision artifact trained for mixed precision nor one with nested weights, or the plan does not fit it.
     fn export_plan<I: Input + Into<Value>>(
         &self, plan: &PrecisionPlan, batches: &[I], device: &Device,
     ) -> Result<Self, ArtifactError>;
@@ -144,6 +145,14 @@ impl SavedModel for Artifact {
         &self, plan: &PrecisionPlan, batches: &[I], device: &Device,
     ) -> Result<Self, ArtifactError> {
         let description = &self.description;
+        if description.kind == ArtifactKind::Nested {
+            let graph = self.graph()?;
+            let precisions = description.layers_of_plan(graph, plan)?;
+            let in_order = graph.layers().iter().map(|layer| layer.name.clone()).zip(precisions);
+            let plan = Some(PrecisionPlan::new(in_order).map_err(ArtifactError::network)?);
+            let description = Description { plan, ..description.clone() };
+            return Ok(Self { description, tensors: self.tensors.clone() });
+        }
         let config = several_precisions(description)?;
         if description.mixed.is_none() {
             return Err(ArtifactError::NotMixed);

@@ -18,6 +18,11 @@ pub enum SearchPlanError {
     /// Its latency cannot be measured.
     #[error(transparent)]
     Evaluation(#[from] EvaluationError),
+    /// Nested weights of which nobody knows what their widths cost.
+    #[error(
+        "the layer `{0}` has no sensitivities: expected a model whose gradients were taken when it was quantized"
+    )]
+    NoSensitivity(String),
     /// Traces without one of the layers.
     #[error("the traces have none for the layer `{0}`: expected one for each layer of the model")]
     NoTrace(String),
@@ -57,7 +62,7 @@ pub enum SearchPlanError {
     #[error("pin `{0}`: the layer is pinned twice; expected one precision for it")]
     RepeatedPin(String),
     /// A pin at a precision that the layer does not have.
-    #[error("pin `{layer}={precision}`: expected {expected}, which the layer was trained for")]
+    #[error("pin `{layer}={precision}`: expected {expected}, which the layer has")]
     Pin {
         /// The layer.
         layer: String,

@@ -1,13 +1,16 @@
 //! [`Candidates`]: what each layer of a supernet can be, and what that costs.
 
 use super::{LayerTimes, SearchPlanError, Traces, choices};
-use crate::artifact::{Artifact, ArtifactError, ArtifactKind, SavedModel};
+use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description, SavedModel};
 use crate::config::{LossTerms, Widths};
-use crate::nn::{LayerSpec, Model, NamedLayer, Observer, Pass, Value};
+use crate::nn::{LayerSpec, NamedLayer, Observer, Pass, Value};
 use burn::tensor::{Device, Int, Tensor};
 use dr_kernels::layout::packed_words;
 use dr_precision::{BitWidth, Precision, PrecisionPlan};
-use dr_runtime::graph::Op;
+#[cfg(doc)]
+use dr_runtime::file::NestedWeight;
+use dr_runtime::file::{LayerFormat, STORED};
+use dr_runtime::graph::{Layer, Op};
 
 /// What each layer of a network can be, from input to output, and what that costs.
 #[derive(Clone, Debug)]
@@ -31,7 +34,7 @@ pub struct LayerCandidates {
     pub weights: u64,
     /// Multiply-accumulates for one image, or one token.
     pub macs: u64,
-    /// `t_l`, the average Hessian trace, once losses are known.
+    /// `t_l`, the average Hessian trace, once losses are known from it.
     pub average_trace: Option<f64>,
     /// The precisions to choose from.
     pub choices: Vec<Candidate>,
@@ -42,7 +45,7 @@ pub struct LayerCandidates {
 pub struct Candidate {
     /// The precision.
     pub precision: Precision,
-    /// The loss that it is predicted to cost; 0 until losses are known.
+    /// The loss that it is predicted to cost; 0 until losses are known. Of nested weights in nats a token.
     pub loss: f64,
     /// Bytes of its packed codes.
     pub bytes: u64,
@@ -53,7 +56,8 @@ pub struct Candidate {
 }
 
 impl Candidates {
-    /// For a supernet: a multi-precision model that was trained for mixtures. Layers choose from the precisions of the
+    /// For a supernet: a multi-precision model that was trained for mixtures; or for nested weights with
+    /// [sensitivities](NestedWeight::sensitivity), which are the losses. Layers choose from the precisions of the
     /// model as `widths` says; those of `pins` keep the precision that it has for them.
     ///
     /// # Errors
@@ -62,8 +66,11 @@ impl Candidates {
         artifact: &Artifact, widths: Widths, pins: &[(String, Precision)],
     ) -> Result<Self, SearchPlanError> {
         let description = &artifact.description;
+        if description.kind == ArtifactKind::Nested {
+            return Self::nested(artifact, pins);
+        }
         if description.kind != ArtifactKind::MultiPrecision {
-            let (found, expected) = (description.kind, "multi-precision");
+            let (found, expected) = (description.kind, "multi-precision or nested");
             return Err(ArtifactError::Kind { found, expected }.into());
         }
         if description.mixed.is_none() {
@@ -72,7 +79,11 @@ impl Candidates {
         let offered = choices(&description.precisions, widths);
         let (device, input) = (Device::flex(), description.input);
         let mut network = artifact.network(&device)?;
-        check_pins(&mut network, pins)?;
+        let layers = network.layers();
+        let formats = layers.iter().filter_map(|NamedLayer { name, layer, .. }| {
+            Some((name.as_str(), layer.quantizers().spec()?.format.clone()))
+        });
+        check_pins(&formats.collect::<Vec<_>>(), pins)?;
         let observer = Observer::default();
         // Of which multiply-accumulates are counted.
         let example: Value = match network.graph().input() {
@@ -110,6 +121,51 @@ impl Candidates {
         let codes: u64 = candidates.layers.iter().map(|layer| layer.choices[0].bytes).sum();
         candidates.other_bytes = exported - codes;
         Ok(candidates)
+    }
+
+    /// For nested weights.
+    fn nested(artifact: &Artifact, pins: &[(String, Precision)]) -> Result<Self, SearchPlanError> {
+        // With all widths, whether the file has a plan or not.
+        let description = Description { plan: None, ..artifact.description.clone() };
+        let (graph, mut nested) = (artifact.graph()?, artifact.nested()?);
+        let parts = nested.iter().flat_map(|(name, weight)| weight.tensors(name));
+        let parts: usize = parts.map(|(_, entry)| entry.byte_len()).sum();
+        let mut other_bytes = (artifact.payload_bytes() - parts) as u64;
+        let format = |at: usize| description.layer_format(graph, at);
+        let formats: Vec<LayerFormat> = (0..graph.layers().len()).filter_map(format).collect();
+        let names = graph.layers().iter().map(|layer| layer.name.as_str());
+        check_pins(&names.zip(formats.iter().cloned()).collect::<Vec<_>>(), pins)?;
+        let candidates = |(layer, format): (&Layer, &LayerFormat)| {
+            let name = &layer.name;
+            let weight = nested.remove(name).ok_or_else(|| ArtifactError::MissingTensor(name.clone()))?;
+            let [outputs, inputs] = weight.shape();
+            let macs = (outputs * inputs) as u64;
+            let pin = pins.iter().find(|(pinned, _)| pinned == name).map(|(_, precision)| precision.weights);
+            let candidate = |bits: BitWidth| {
+                let loss = match (format.pinned, weight.sensitivity(bits)) {
+                    (true, _) => 0.0,
+                    (false, Some(loss)) => f64::from(loss),
+                    (false, None) => return Err(SearchPlanError::NoSensitivity(name.clone())),
+                };
+                let precision = Precision::new(bits, STORED);
+                let bit_ops = macs * u64::from(precision.weights.bits() * precision.activations.bits());
+                let bytes = weight.bytes(bits) as u64;
+                Ok(Candidate { precision, loss, bytes, bit_ops, nanoseconds: None })
+            };
+            let widths = format.weights.iter().copied().filter(|&bits| pin.is_none_or(|pin| pin == bits));
+            Ok::<_, SearchPlanError>(LayerCandidates {
+                name: name.clone(),
+                edge: format.pinned,
+                weights: macs,
+                macs,
+                average_trace: None,
+                choices: widths.map(candidate).collect::<Result<_, _>>()?,
+            })
+        };
+        let layers: Vec<_> = graph.layers().iter().zip(&formats).map(candidates).collect::<Result<_, _>>()?;
+        // Those of tables, which are no layers.
+        other_bytes += nested.values().map(|table| table.bytes(STORED) as u64).sum::<u64>();
+        Ok(Self { layers, other_bytes, other_nanoseconds: None })
     }
 
     /// Predicts the loss of every choice from the layers' average Hessian traces `t_l`:
@@ -215,19 +271,17 @@ impl Candidates {
     }
 }
 
-fn check_pins(network: &mut Model, pins: &[(String, Precision)]) -> Result<(), SearchPlanError> {
-    let layers = network.layers();
+fn check_pins(layers: &[(&str, LayerFormat)], pins: &[(String, Precision)]) -> Result<(), SearchPlanError> {
     for (i, (name, precision)) in pins.iter().enumerate() {
-        let Some(NamedLayer { layer, .. }) = layers.iter().find(|layer| layer.name == *name) else {
-            let names: Vec<&str> = layers.iter().map(|layer| layer.name.as_str()).collect();
+        let Some((_, format)) = layers.iter().find(|(layer, _)| layer == name) else {
+            let names: Vec<&str> = layers.iter().map(|(layer, _)| *layer).collect();
             return Err(SearchPlanError::UnknownPin { layer: name.clone(), expected: names.join(", ") });
         };
         if pins[..i].iter().any(|(earlier, _)| earlier == name) {
             return Err(SearchPlanError::RepeatedPin(name.clone()));
         }
-        let Some(spec) = layer.quantizers().spec() else { continue };
-        if !spec.has(*precision) {
-            let (layer, precision, expected) = (name.clone(), *precision, spec.widths());
+        if !format.has(*precision) {
+            let (layer, precision, expected) = (name.clone(), *precision, format.widths());
             return Err(SearchPlanError::Pin { layer, precision, expected });
         }
     }

@@ -40,8 +40,9 @@ pub struct LayerChoice {
     pub weights: u64,
     /// Multiply-accumulates for one image.
     pub macs: u64,
-    /// Its average Hessian trace.
-    pub average_trace: f64,
+    /// Its average Hessian trace, if the loss is predicted from it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub average_trace: Option<f64>,
     /// What was chosen.
     pub precision: Precision,
     /// The loss that this is predicted to cost.
@@ -62,7 +63,7 @@ impl SearchReport {
                 layer: layer.name.clone(),
                 weights: layer.weights,
                 macs: layer.macs,
-                average_trace: layer.average_trace?,
+                average_trace: layer.average_trace,
                 precision,
                 predicted_loss: choice.loss,
             })
@@ -96,17 +97,24 @@ impl SearchReport {
     /// As aligned text: a row for each layer, and the totals.
     #[must_use]
     pub fn table(&self) -> String {
-        let header = ["layer", "weights", "MACs", "average trace", "precision", "predicted loss"];
-        let mut rows = vec![header.map(str::to_owned).to_vec()];
+        let traced = self.layers.iter().any(|layer| layer.average_trace.is_some());
+        let trace = |text: String| traced.then_some(text);
+        let row =
+            |[layer, weights, macs]: [String; 3], trace: Option<String>, [precision, loss]: [String; 2]| {
+                [layer, weights, macs].into_iter().chain(trace).chain([precision, loss]).collect::<Vec<_>>()
+            };
+        let header = ["layer", "weights", "MACs"].map(str::to_owned);
+        let last = ["precision", "predicted loss"].map(str::to_owned);
+        let mut rows = vec![row(header, trace("average trace".to_owned()), last)];
         rows.extend(self.layers.iter().map(|layer| {
-            vec![
-                layer.layer.clone(),
-                thousands(layer.weights as usize),
-                thousands(layer.macs as usize),
-                format!("{:.3e}", layer.average_trace),
-                layer.precision.to_string(),
-                format!("{:.3e}", layer.predicted_loss),
-            ]
+            let [weights, macs] = [layer.weights, layer.macs].map(|count| thousands(count as usize));
+            let average_trace = layer.average_trace.map(|trace| format!("{trace:.3e}")).unwrap_or_default();
+            let loss = format!("{:.3e}", layer.predicted_loss);
+            row(
+                [layer.layer.clone(), weights, macs],
+                trace(average_trace),
+                [layer.precision.to_string(), loss],
+            )
         }));
         let totals = &self.found.totals;
         let mut lines = vec![

@@ -3,7 +3,7 @@
 use super::{Model, NamedLayer};
 use burn::module::ParamId;
 use dr_precision::{Precision, PrecisionPlan};
-use dr_runtime::file::ArtifactError;
+use dr_runtime::file::{ArtifactError, LayerFormat, PlanFitError};
 use std::collections::HashMap;
 use thiserror::Error;
 
@@ -17,34 +17,9 @@ pub struct Assignment {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AssignmentError {
-    /// A layer that the network does not have.
-    #[error("the plan names the layer `{layer}`: expected one of {expected}")]
-    Unknown {
-        /// As the plan says.
-        layer: String,
-        /// The network's.
-        expected: String,
-    },
-    /// A layer of the network that is not in the plan.
-    #[error(
-        "the plan has no precision for the layer `{layer}`: expected one for each of the {layers} layers"
-    )]
-    Missing {
-        /// The layer.
-        layer: String,
-        /// How many there are.
-        layers: usize,
-    },
-    /// A precision that the layer does not have.
-    #[error("the plan wants `{layer}` at {precision}: expected {expected}, which it was trained for")]
-    Precision {
-        /// The layer.
-        layer: String,
-        /// As the plan says.
-        precision: Precision,
-        /// What it has.
-        expected: String,
-    },
+    /// Other layers, or precisions that they do not have.
+    #[error(transparent)]
+    Plan(#[from] PlanFitError),
     /// Nothing in the network is quantized.
     #[error("a plan for a float network: expected a quantized one")]
     Float,
@@ -57,22 +32,13 @@ impl Assignment {
     /// A plan that does not name exactly the layers of the network, each at widths that it was prepared for.
     pub fn new(network: &mut Model, plan: &PrecisionPlan) -> Result<Self, AssignmentError> {
         let layers = network.layers();
-        if let Some((layer, _)) = plan.iter().find(|(name, _)| layers.iter().all(|layer| layer.name != *name))
-        {
-            let names: Vec<&str> = layers.iter().map(|layer| layer.name.as_str()).collect();
-            return Err(AssignmentError::Unknown { layer: layer.to_owned(), expected: names.join(", ") });
-        }
-        let count = layers.len();
-        let of = |NamedLayer { name, layer, .. }: NamedLayer<'_>| {
-            let missing = || AssignmentError::Missing { layer: name.clone(), layers: count };
-            let precision = plan.get(&name).ok_or_else(missing)?;
-            let spec = layer.quantizers().spec().ok_or(AssignmentError::Float)?;
-            match spec.has(precision) {
-                true => Ok((layer.weight_id(), precision)),
-                false => Err(AssignmentError::Precision { layer: name, precision, expected: spec.widths() }),
-            }
-        };
-        Ok(Self { layers: layers.into_iter().map(of).collect::<Result<_, _>>()? })
+        let format = |of: &NamedLayer<'_>| of.layer.quantizers().spec().map(|spec| spec.format.clone());
+        let formats: Option<Vec<LayerFormat>> = layers.iter().map(format).collect();
+        let formats = formats.ok_or(AssignmentError::Float)?;
+        let named: Vec<_> =
+            layers.iter().zip(&formats).map(|(layer, format)| (layer.name.as_str(), format)).collect();
+        let precisions = PlanFitError::check(plan, &named)?;
+        Ok(layers.iter().map(|layer| layer.layer.weight_id()).zip(precisions).collect())
     }
 
     /// # Panics

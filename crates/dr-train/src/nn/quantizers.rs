@@ -86,18 +86,7 @@ impl LayerSpec {
     /// Whether the layer was prepared for the widths of a precision.
     #[must_use]
     pub fn has(&self, precision: Precision) -> bool {
-        self.format.weights.contains(&precision.weights)
-            && self.format.activations.contains(&precision.activations)
-    }
-
-    /// What the layer was prepared for, as messages say it.
-    pub(crate) fn widths(&self) -> String {
-        let list = |bits: &[BitWidth]| bits.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        format!(
-            "weights of {} and activations of {} bits",
-            list(&self.format.weights),
-            list(&self.format.activations)
-        )
+        self.format.has(precision)
     }
 
     /// The scales that a weight of this shape has for each width; `usize::MAX` for a shape that no memory has.

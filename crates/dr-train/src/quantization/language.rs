@@ -4,7 +4,7 @@ use super::factor::Factor;
 use super::gradients::gradient_sizes;
 use super::grid::Nest;
 use super::model::NestedModel;
-use super::weight::{compensated, nearest};
+use super::weight::{compensated, nearest, quadratic_losses};
 use crate::nn::quantizers::host;
 use crate::nn::{Executor, Model, Pass, PrecisionNorm, QuantConv2d, QuantLinear, Table, Tensors, Value};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
@@ -299,26 +299,48 @@ impl<P: FnMut(Progress<'_>)> Sweep<'_, P> {
         let Some(name) = self.names.paths.remove(&id) else { return };
         let (shape, values) = (weight.dims(), host(weight));
         let switches = self.names.switching.contains(&id);
-        let factor = x.filter(|_| switches).and_then(|x| Factor::new(&self.hessian(x, id), shape[1]));
+        let of_gradients = x.filter(|_| switches).and_then(|x| self.of_gradients(x, id));
+        let hessian = x.filter(|_| switches).map(|x| self.hessian(x, of_gradients.as_ref()));
+        let factor = hessian.and_then(|hessian| Factor::new(&hessian, shape[1]));
         let nest = &self.nests[usize::from(switches)];
         let weight = match factor {
             Some(factor) => compensated(&values, shape, self.group, nest, &factor),
             None => nearest(&values, shape, self.group, nest),
+        };
+        let weight = match of_gradients {
+            Some(fisher) => self.with_sensitivities(weight, &values, &fisher),
+            None => weight,
         };
         let done = self.weights.len() + 1;
         (self.progress)(Progress::Layer { name: &name, done, of: self.names.count });
         self.weights.insert(name, weight);
     }
 
+    /// The part of the Hessian that is of gradients, if these are taken.
+    fn of_gradients(&self, x: &Values, id: ParamId) -> Option<Products> {
+        self.sum(x, |window, x| Some(products(x, Some(window.gradients.get(&id)?.clone()))))
+    }
+
     /// The Hessian of a layer's weights.
-    fn hessian(&mut self, x: &Values, id: ParamId) -> Vec<f32> {
+    fn hessian(&mut self, x: &Values, of_gradients: Option<&Products>) -> Vec<f32> {
         let shared = self.shared.take().filter(|(number, _)| *number == x.number);
         let (number, shared) = shared.unwrap_or_else(|| (x.number, self.of_inputs(x)));
-        let of_gradients =
-            self.sum(x, |window, x| Some(products(x, Some(window.gradients.get(&id)?.clone()))));
         let hessian = mixed(shared.clone(), of_gradients, OF_GRADIENTS);
         self.shared = Some((number, shared));
         hessian
+    }
+
+    /// With what each width costs; see [`NestedWeight::sensitivity`].
+    fn with_sensitivities(&self, weight: NestedWeight, values: &[f32], fisher: &Products) -> NestedWeight {
+        let windows = self.windows.iter().filter(|window| !window.gradients.is_empty());
+        let positions = windows.clone().map(|window| window.tokens.dims()[1]);
+        let (tokens, [outputs, _]) = (positions.clone().sum::<usize>(), weight.shape());
+        // The gradients are those of means over the positions of windows, which are of one length.
+        let length = positions.max().unwrap_or(0) as f64;
+        let scale = f64::from(fisher.mean) * length * length / (tokens * outputs) as f64;
+        let losses = quadratic_losses(values, &weight, &fisher.values);
+        let losses = losses.into_iter().map(|loss| (scale * loss).max(0.0) as f32).collect();
+        weight.clone().with_sensitivities(losses).unwrap_or(weight)
     }
 
     /// The part that depends on inputs alone.
@@ -329,13 +351,14 @@ impl<P: FnMut(Progress<'_>)> Sweep<'_, P> {
                 (window.kind == kind).then(|| products(rows, weights()))
             })
         };
-        mixed(of(Tokens::Text).unwrap_or_default(), of(Tokens::Single), OF_SINGLE_TOKENS)
+        let of_text = of(Tokens::Text).map(|products| products.values);
+        mixed(of_text.unwrap_or_default(), of(Tokens::Single).as_ref(), OF_SINGLE_TOKENS)
     }
 
-    /// The sum over all windows that have something, divided by the mean of its diagonal; `None` if that is not above zero.
+    /// The sum over all windows that have something; `None` if the mean of its diagonal is not above zero.
     fn sum(
         &self, x: &Values, part: impl Fn(&Window<'_>, &Tensor<2>) -> Option<Tensor<2>>,
-    ) -> Option<Vec<f32>> {
+    ) -> Option<Products> {
         let of_window = |(window, x): (_, &Value)| match x {
             Value::Rows(rows) => part(window, rows),
             _ => None,
@@ -345,8 +368,16 @@ impl<P: FnMut(Progress<'_>)> Sweep<'_, P> {
         let trace: f64 = sum.iter().step_by(features + 1).map(|&x| f64::from(x)).sum();
         let mean = (trace / features as f64) as f32;
         sum.iter_mut().for_each(|x| *x /= mean);
-        (mean > 0.0 && mean.is_finite()).then_some(sum)
+        (mean > 0.0 && mean.is_finite()).then_some(Products { values: sum, mean })
     }
+}
+
+/// A sum of products of inputs, `[inputs, inputs]`.
+struct Products {
+    /// Divided by the mean of the diagonal.
+    values: Vec<f32>,
+    /// This mean.
+    mean: f32,
 }
 
 /// `x^T diag(weights) x` of rows `x`, with weights `[rows, 1]`.
@@ -365,9 +396,9 @@ fn inverse_squares(x: &Tensor<2>, kind: Tokens) -> Tensor<2> {
 }
 
 /// `(1 - part) * a + part * b`.
-fn mixed(mut a: Vec<f32>, b: Option<Vec<f32>>, part: f32) -> Vec<f32> {
+fn mixed(mut a: Vec<f32>, b: Option<&Products>, part: f32) -> Vec<f32> {
     if let Some(b) = b {
-        a.iter_mut().zip(b).for_each(|(a, b)| *a = (1.0 - part) * *a + part * b);
+        a.iter_mut().zip(&b.values).for_each(|(a, b)| *a = (1.0 - part) * *a + part * b);
     }
     a
 }

@@ -12,6 +12,11 @@
 //! at the layer's output. Inputs that do not come out of a normalization differ in size by orders of magnitude, so in the first sum they are divided by
 //! their length there, without those of the first position, which takes no part in what the text says but attracts the attention of all others.
 
+//!
+//! # Sensitivities
+//! Where gradients are taken, the second sum also predicts what each layer costs at each of its widths, without any evaluation
+//! ([`NestedWeight::sensitivity`](dr_runtime::file::NestedWeight::sensitivity)): `dr-train search` makes plans of it.
+
 mod dynamic;
 mod factor;
 mod gradients;
@@ -25,4 +30,4 @@ pub use factor::Factor;
 pub use grid::Nest;
 pub use language::{CalibrationOptions, Progress, QuantizationError, quantize_language};
 pub use model::NestedModel;
-pub use weight::{compensated, nearest};
+pub use weight::{compensated, nearest, quadratic_losses};

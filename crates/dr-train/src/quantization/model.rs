@@ -16,10 +16,11 @@ pub struct NestedModel {
 }
 
 impl NestedModel {
-    /// The float model with the weights that the codes stand for at a width; those that do not have it are as they are stored.
+    /// The float model with the weights that the codes stand for, each at the width that is asked for by its name; those that do not have it
+    /// are as they are stored.
     #[must_use]
-    pub fn dequantized(&self, model: Model, bits: BitWidth) -> Model {
-        model.map_named(&mut Dequantize { path: vec![], weights: &self.weights, bits })
+    pub fn dequantized(&self, model: Model, width: impl Fn(&str) -> BitWidth) -> Model {
+        model.map_named(&mut Dequantize { path: vec![], weights: &self.weights, width })
     }
 
     /// The float model's file with these weights instead of its own; [`Artifact::nested`] reads them.
@@ -47,13 +48,13 @@ impl NestedModel {
 }
 
 /// Puts what codes stand for in place of weights.
-struct Dequantize<'a> {
+struct Dequantize<'a, F> {
     path: Vec<String>,
     weights: &'a BTreeMap<String, NestedWeight>,
-    bits: BitWidth,
+    width: F,
 }
 
-impl ModuleMapper for Dequantize<'_> {
+impl<F: Fn(&str) -> BitWidth> ModuleMapper for Dequantize<'_, F> {
     fn enter_module(&mut self, name: &str, _: &str) {
         self.path.push(name.to_owned());
     }
@@ -64,10 +65,14 @@ impl ModuleMapper for Dequantize<'_> {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let [path @ .., last] = &self.path[..] else { return param };
-        let Some(weight) = self.weights.get(path.join(".").as_str()).filter(|_| last == "weight") else {
+        let name = path.join(".");
+        let Some(weight) = self.weights.get(&name).filter(|_| last == "weight") else {
             return param;
         };
-        let values = weight.dequantized(self.bits).or_else(|| weight.dequantized(STORED)).unwrap_or_default();
+        let values = weight
+            .dequantized((self.width)(&name))
+            .or_else(|| weight.dequantized(STORED))
+            .unwrap_or_default();
         param.map(|old| Tensor::from_data(TensorData::new(values, old.dims()), &old.device()))
     }
 }

@@ -4,7 +4,7 @@ use super::factor::Factor;
 use super::grid::{Nest, Scratch, weight_of};
 use dr_precision::BitWidth;
 use dr_runtime::file::{Affine, NarrowGrid, NestedWeight, StoredGrid};
-use nalgebra::DMatrix;
+use nalgebra::{DMatrix, DMatrixView};
 use rayon::prelude::*;
 use std::num::NonZeroUsize;
 
@@ -53,6 +53,31 @@ pub fn compensated(
         grids.compensate(task * OUTPUTS, weights, factor.upper(), codes);
     });
     grids.with(codes)
+}
+
+/// `sum over outputs o of e_o H e_o^T / 2` at each width of a nested weight, `e` being its errors there: by how much a loss with the Hessian `H`,
+/// `[inputs, inputs]`, for the weights of each output is above its minimum at the weights `[outputs, inputs]`.
+///
+/// # Panics
+/// If there are not as many weights or products of inputs as the shape calls for.
+#[must_use]
+pub fn quadratic_losses(weights: &[f32], of: &NestedWeight, hessian: &[f32]) -> Vec<f64> {
+    let [outputs, inputs] = of.shape();
+    assert_eq!(weights.len(), outputs * inputs, "weights of a shape {:?}", of.shape());
+    let hessian = DMatrixView::from_slice(hessian, inputs, inputs);
+    let some = (OUTPUTS * inputs).max(1);
+    let loss = |&bits: &BitWidth| -> f64 {
+        let values = of.dequantized(bits).unwrap_or_default();
+        let tasks = values.par_chunks(some).zip(weights.par_chunks(some));
+        let of_task = |(values, weights): (&[f32], &[f32])| {
+            let errors = values.iter().zip(weights).map(|(value, weight)| value - weight);
+            let errors = DMatrix::from_iterator(inputs, values.len() / inputs, errors);
+            f64::from((hessian * &errors).dot(&errors)) / 2.0
+        };
+        // In a fixed order, so that the same is the same again.
+        tasks.map(of_task).collect::<Vec<_>>().into_iter().sum()
+    };
+    of.widths().iter().map(loss).collect()
 }
 
 /// What codes of a weight stand for, before there are any.
@@ -197,20 +222,26 @@ mod tests {
         (0..inputs * inputs).map(product).collect()
     }
 
-    /// `sum over outputs of e H e^T` at each width.
-    fn errors(weights: &[f32], of: &NestedWeight, hessian: &[f32]) -> Vec<f32> {
-        let inputs = of.shape()[1];
-        let error = |&bits: &BitWidth| -> f32 {
-            let values = of.dequantized(bits).expect("one of its widths");
-            let errors: Vec<f32> = values.iter().zip(weights).map(|(value, weight)| value - weight).collect();
-            let of_output = |e: &[f32]| -> f32 {
-                let row =
-                    |(row, &e_i): (&[f32], &f32)| e_i * row.iter().zip(e).map(|(h, e)| h * e).sum::<f32>();
-                hessian.chunks_exact(inputs).zip(e).map(row).sum()
-            };
-            errors.chunks_exact(inputs).map(of_output).sum()
-        };
-        of.widths().iter().map(error).collect()
+    #[test]
+    fn quadratic_losses_are_those_of_the_formula() {
+        for [outputs, inputs] in [[7, 32], [70, 50], [1, 1]] {
+            let (weights, hessian) = (random(outputs * inputs, 3), hessian(inputs, 9));
+            let of = nearest(&weights, [outputs, inputs], GROUP, &nest());
+            let found = quadratic_losses(&weights, &of, &hessian);
+            for (&bits, found) in of.widths().iter().zip(found) {
+                let values = of.dequantized(bits).expect("one of its widths");
+                let error = |o: usize, i: usize| f64::from(values[o * inputs + i] - weights[o * inputs + i]);
+                let pairs = (0..inputs).flat_map(|i| (0..inputs).map(move |j| (i, j)));
+                let of_output = |o: usize| -> f64 {
+                    let term = |(i, j): (usize, usize)| {
+                        error(o, i) * f64::from(hessian[i * inputs + j]) * error(o, j)
+                    };
+                    pairs.clone().map(term).sum()
+                };
+                let expected = (0..outputs).map(of_output).sum::<f64>() / 2.0;
+                assert!((found - expected).abs() <= 1e-3 * expected, "{bits}: {found} instead of {expected}");
+            }
+        }
     }
 
     #[test]
@@ -222,7 +253,7 @@ mod tests {
             let shape = [outputs, inputs];
             let plain = nearest(&weights, shape, group, &nest());
             let better = compensated(&weights, shape, group, &nest(), &factor);
-            let [plain, better] = [plain, better].map(|of| errors(&weights, &of, &hessian));
+            let [plain, better] = [plain, better].map(|of| quadratic_losses(&weights, &of, &hessian));
             for (width, (better, plain)) in better.iter().zip(&plain).enumerate() {
                 let most = if width < 3 { 0.9 } else { 1.0 };
                 assert!(better < &(most * plain), "{shape:?}, width {width}: {better} of {plain}");

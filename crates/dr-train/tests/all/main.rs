@@ -10,6 +10,7 @@ mod integer_network;
 mod llama;
 mod metrics;
 mod mixed;
+mod plans;
 mod quantization;
 mod report;
 mod samples;

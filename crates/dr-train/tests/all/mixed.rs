@@ -259,7 +259,7 @@ fn plans_that_do_not_fit_are_refused() {
     assert_eq!(
         message(&artifact, untrained),
         "the plan wants `stages.0.0.conv1` at w4a3: expected weights of 8,6,4,2 and activations of 8,6,4,2 bits, which \
-         it was trained for"
+         the model has for it"
     );
     let mut pinned = layers();
     pinned[0].1 = "4".parse().unwrap();

@@ -75,7 +75,7 @@ fn wider_is_nearer_and_hessians_help() {
     // Without a text to speak of there is no Hessian worth the name.
     let short = CalibrationOptions { length: 1, ..options(0) };
     let plain = quantize_language(&model, &tokens(2), &WIDTHS, &short, |_| {}).expect("a quantized model");
-    let at = |nested: &NestedModel, bits| divergence(&model, &nested.dequantized(model.clone(), bits));
+    let at = |nested: &NestedModel, bits| divergence(&model, &nested.dequantized(model.clone(), |_| bits));
     for gradient_windows in [0, 3] {
         let nested = quantize(&model, gradient_windows);
         let [eight, six, four, three] =
@@ -97,7 +97,7 @@ fn the_file_is_the_model() {
         assert_eq!(file.description.precisions.to_string(), "w8a8,w6a8,w4a8,w3a8");
         assert_eq!(file.nested().expect("nested weights"), nested.weights);
         let read = file.network(&device).expect("a network");
-        let at_eight = nested.dequantized(model.clone(), BitWidth::B8);
+        let at_eight = nested.dequantized(model.clone(), |_| BitWidth::B8);
         assert!(divergence(&read, &at_eight).abs() < 1e-9);
         let (bytes, floats) = (file.payload_bytes(), float.payload_bytes());
         assert!(bytes * 10 < floats * 4, "{bytes} of {floats} bytes");
@@ -125,7 +125,7 @@ fn integers_are_fake_quantization() {
         for precision in file.description.precisions.iter() {
             network.switch(precision).expect("one of its precisions");
             let logits = network.forward(input.clone()).expect("logits");
-            let at = nested.dequantized(model.clone(), precision.weights);
+            let at = nested.dequantized(model.clone(), |_| precision.weights);
             let Value::Rows(expected) =
                 at.run(&mut Dynamic(Tensors::new(&Pass::float())), Value::Tokens(input.clone()))
             else {

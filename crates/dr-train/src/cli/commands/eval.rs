@@ -34,8 +34,8 @@ pub struct EvalArgs {
     /// Only at this precision
     #[arg(long, conflicts_with = "all")]
     pub precision: Option<Precision>,
-    /// With the precisions that a plan has for the layers, as `dr-train search` writes it; BatchNorm statistics are
-    /// taken from training images
+    /// With the precisions that a plan has for the layers, as `dr-train search` writes it; BatchNorm statistics, if
+    /// there are any, are taken from training images
     #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["precision", "all"])]
     pub plan: Option<PathBuf>,
     /// At every precision of the model; this is also the default

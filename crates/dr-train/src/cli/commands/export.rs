@@ -27,7 +27,8 @@ Examples:
   dr-train export --model model.safetensors --plan plan.toml --out mixed.safetensors
   dr-train export --model model.safetensors --precision w4a8 --out w4a8.onnx
   dr-train export --model model.safetensors --precision 2 --out 2.onnx --samples samples.safetensors
-  dr-train export --model language.safetensors --precision w4a8 --out w4.gguf")]
+  dr-train export --model language.safetensors --precision w4a8 --out w4.gguf
+  dr-train export --model language.safetensors --plan plan.toml --out plan.gguf")]
 pub struct ExportArgs {
     /// The model; one for several precisions
     #[arg(long, value_name = "FILE")]
@@ -35,7 +36,8 @@ pub struct ExportArgs {
     /// The precision to keep
     #[arg(long)]
     pub precision: Option<Precision>,
-    /// The precisions to keep, one for each layer; BatchNorm statistics are taken from training images
+    /// The precisions to keep, one for each layer; BatchNorm statistics, if there are any, are taken from training
+    /// images
     #[arg(long, value_name = "FILE.toml", conflicts_with = "precision")]
     pub plan: Option<PathBuf>,
     /// Other images than those of the dataset the model was trained on

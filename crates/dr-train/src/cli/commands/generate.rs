@@ -9,12 +9,13 @@ use crate::config::{DeviceKind, Engine};
 use crate::device;
 use crate::evaluation::language;
 use crate::generation::FakeReader;
-use crate::nn::Pass;
+use crate::mixed::{PlanError, PlanFile};
+use crate::nn::{Assignment, AssignmentError, Pass};
 use crate::text::Tokenizer;
 use burn::tensor::Device;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
-use dr_precision::Precision;
+use dr_precision::{Precision, PrecisionPlan};
 use dr_runtime::tensors::Network;
 use dr_runtime::text::{
     ChatTemplate, GenerationConfig, Message, Reader, Sampling, Speed, StopTexts, TextError, generate as go_on,
@@ -36,6 +37,7 @@ Examples:
   dr-train generate --model runs/text-llama/model.safetensors --prompt 'ROMEO:'
   dr-train generate --model model.safetensors --precision w4a8 --prompt 'Once upon' --temperature 0.8
   dr-train generate --model model.safetensors --prompt 'Once upon' --switch 32:w4a8,64:w2a8
+  dr-train generate --model model.safetensors --plan 4.toml --prompt 'Once upon' --switch 32:3.toml
   dr-train generate --model SmolLM2-135M-Instruct --chat --prompt 'What is a prime number?'")]
 pub struct GenerateArgs {
     /// The model
@@ -44,8 +46,12 @@ pub struct GenerateArgs {
     /// What it begins at [default: its highest precision]
     #[arg(long)]
     pub precision: Option<Precision>,
-    /// Go on at other precisions after so many new tokens
-    #[arg(long, value_name = "N:PRECISION", value_delimiter = ',')]
+    /// Begin with the precisions that a plan has for the layers, as `dr-train search` writes it; of a model with nested
+    /// weights, or one that was trained for mixtures
+    #[arg(long, value_name = "FILE.toml", conflicts_with = "precision")]
+    pub plan: Option<PathBuf>,
+    /// Go on at other precisions, or with plans, after so many new tokens
+    #[arg(long, value_name = "N:PRECISION|N:FILE.toml", value_delimiter = ',')]
     pub switch: Vec<SwitchAfter>,
     /// The beginning of the text
     #[arg(long, value_name = "TEXT")]
@@ -91,11 +97,22 @@ pub struct GenerateArgs {
 }
 
 impl GenerateArgs {
-    /// After how many new tokens the model goes on at which precision, that of the beginning first.
-    #[must_use]
-    pub fn switches(&self) -> Vec<(usize, Precision)> {
-        let first = self.precision.map(|precision| (0, precision));
-        first.into_iter().chain(self.switch.iter().map(|switch| (switch.after, switch.precision))).collect()
+    /// After how many new tokens the model goes on with what, that of the beginning first.
+    ///
+    /// # Errors
+    /// A plan that cannot be read.
+    pub fn switches(&self) -> Result<Vec<(usize, Layers)>, PlanError> {
+        let precision = self.precision.map(SwitchTo::Precision);
+        let first = self.plan.clone().map(SwitchTo::Plan).or(precision);
+        let first = first.map(|to| SwitchAfter { after: 0, to });
+        let read = |SwitchAfter { after, to }: &SwitchAfter| {
+            let layers = match to {
+                SwitchTo::Precision(precision) => Layers::At(*precision),
+                SwitchTo::Plan(path) => Layers::Planned(PlanFile::load(path)?.plan),
+            };
+            Ok((*after, layers))
+        };
+        first.iter().chain(&self.switch).map(read).collect()
     }
 
     /// How tokens are drawn, if it is `usual` otherwise.
@@ -127,18 +144,38 @@ impl GenerateArgs {
     }
 }
 
-/// Another precision after so many new tokens: `32:w4a8`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Another precision, or a plan, after so many new tokens: `32:w4a8` or `32:plan.toml`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SwitchAfter {
     /// How many.
     pub after: usize,
-    /// Which.
-    pub precision: Precision,
+    /// To what.
+    pub to: SwitchTo,
+}
+
+/// What a model is switched to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SwitchTo {
+    /// All layers to this precision.
+    Precision(Precision),
+    /// Each layer to what the plan in this file has for it.
+    Plan(PathBuf),
+}
+
+/// What the layers of a model compute at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Layers {
+    /// All at this precision.
+    At(Precision),
+    /// Each at the precision that the plan has for it.
+    Planned(PrecisionPlan),
 }
 
 /// A text that is no [`SwitchAfter`].
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("`{0}`: expected a number of tokens and a precision, such as `32:w4a8`")]
+#[error(
+    "`{0}`: expected a number of tokens and a precision or the file of a plan, such as `32:w4a8` or `32:plan.toml`"
+)]
 pub struct SwitchAfterError(pub String);
 
 impl FromStr for SwitchAfter {
@@ -146,9 +183,14 @@ impl FromStr for SwitchAfter {
 
     fn from_str(text: &str) -> Result<Self, SwitchAfterError> {
         let wrong = || SwitchAfterError(text.to_owned());
-        let (after, precision) = text.split_once(':').ok_or_else(wrong)?;
+        let (after, to) = text.split_once(':').ok_or_else(wrong)?;
         let after = after.trim().parse().map_err(|_| wrong())?;
-        Ok(Self { after, precision: precision.trim().parse().map_err(|_| wrong())? })
+        let to = match to.trim().parse() {
+            Ok(precision) => SwitchTo::Precision(precision),
+            Err(_) if to.ends_with(".toml") => SwitchTo::Plan(to.into()),
+            Err(_) => return Err(wrong()),
+        };
+        Ok(Self { after, to })
     }
 }
 
@@ -167,12 +209,16 @@ pub fn generate(args: &GenerateArgs) -> Result<(), CommandError> {
     // A template has the special tokens in its text.
     let prompt = tokenizer.encode(&args.text(&artifact).map_err(of_model)?, !args.chat)?;
     let (device, device_name) = device::open(args.device)?;
-    let text = Text { args, tokenizer: &tokenizer, prompt: &prompt, sampling, artifact: &artifact };
+    let switches = &args.switches()?[..];
+    let text = Text { args, tokenizer: &tokenizer, prompt: &prompt, sampling, artifact: &artifact, switches };
     let arithmetic = match (artifact.description.kind, args.engine) {
         (ArtifactKind::Float, _) => {
-            if let Some((_, precision)) = args.switches().first() {
+            if let Some((_, layers)) = switches.first() {
                 let expected = artifact.description.precisions.clone();
-                let error = ArtifactError::Precision { precision: *precision, expected };
+                let error = match *layers {
+                    Layers::At(precision) => ArtifactError::Precision { precision, expected },
+                    Layers::Planned(_) => ArtifactError::Plan(AssignmentError::Float.to_string()),
+                };
                 let hint = "a float model has none; `dr-train quantize` gives it some";
                 return Err(CommandError::from(in_model(error)).with_hint(hint));
             }
@@ -188,9 +234,19 @@ pub fn generate(args: &GenerateArgs) -> Result<(), CommandError> {
     };
     let speed = match arithmetic {
         Some(arithmetic) => {
-            let mut network = Network::load(&artifact, first(&artifact, args), arithmetic, &device)
-                .map_err(|error| CommandError::new(format!("`{}`: {error}", args.model.display())))?;
-            text.run(&mut network, |network, precision| Ok(network.switch(precision)?))
+            let in_model =
+                |error: RuntimeError| CommandError::new(format!("`{}`: {error}", args.model.display()));
+            let (precision, plan) = match text.first() {
+                Some(Layers::At(precision)) => (*precision, None),
+                Some(Layers::Planned(plan)) => (highest(&artifact), Some(plan)),
+                None => (highest(&artifact), None),
+            };
+            let mut network = Network::load(&artifact, precision, arithmetic, &device).map_err(in_model)?;
+            plan.map_or(Ok(()), |plan| network.switch_plan(plan)).map_err(in_model)?;
+            text.run(&mut network, |network, at| match &switches[at].1 {
+                Layers::At(precision) => network.switch(*precision).map_err(in_model),
+                Layers::Planned(plan) => network.switch_plan(plan).map_err(in_model),
+            })
         }
         None => text.fake(&device),
     }?;
@@ -203,15 +259,13 @@ pub fn generate(args: &GenerateArgs) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// The precision that a text begins with: what is asked for, or the highest.
-fn first(artifact: &Artifact, args: &GenerateArgs) -> Precision {
-    let highest = match artifact.description.kind {
+/// The highest precision of a model.
+fn highest(artifact: &Artifact) -> Precision {
+    match artifact.description.kind {
         ArtifactKind::Packed(precision) => precision,
-        ArtifactKind::PackedPlan => artifact.description.edge,
+        _ if artifact.description.plan.is_some() => artifact.description.edge,
         _ => artifact.description.precisions.highest(),
-    };
-    let at_once = args.switches().iter().find(|(after, _)| *after == 0).map(|(_, precision)| *precision);
-    at_once.unwrap_or(highest)
+    }
 }
 
 /// A text that is gone on with.
@@ -221,34 +275,49 @@ struct Text<'a> {
     prompt: &'a [u32],
     sampling: Sampling,
     artifact: &'a Artifact,
+    /// After how many new tokens the model goes on with what.
+    switches: &'a [(usize, Layers)],
 }
 
-impl Text<'_> {
-    /// In floats or fake quantization, whose precision is said by each pass.
+impl<'a> Text<'a> {
+    /// What the text begins with, if that was asked for.
+    fn first(&self) -> Option<&'a Layers> {
+        self.switches.iter().find(|(after, _)| *after == 0).map(|(_, layers)| layers)
+    }
+
+    /// In floats or fake quantization, whose precisions are said by each pass.
     fn fake(self, device: &Device) -> Result<Speed, CommandError> {
-        let Self { artifact, args, .. } = self;
-        let pass = |precision: Precision| {
-            artifact.check_precision(precision).map_err(|error| error.in_file(&args.model))?;
-            Ok::<_, CommandError>(Pass::at(precision))
+        let Self { artifact, args, switches, .. } = self;
+        let in_model = |error: ArtifactError| error.in_file(&args.model);
+        let mut model = artifact.network(device).map_err(in_model)?;
+        let assignment = |(_, layers): &(usize, Layers)| match layers {
+            Layers::At(precision) => artifact.check_precision(*precision).map(|()| None),
+            Layers::Planned(plan) => Ok(Some(Assignment::new(&mut model, plan)?)),
         };
-        let pass_at_first = match artifact.description.kind {
-            ArtifactKind::Float => Pass::float(),
-            _ => pass(first(artifact, args))?,
+        let assignments: Vec<Option<Assignment>> =
+            switches.iter().map(assignment).collect::<Result<_, _>>().map_err(in_model)?;
+        let pass = |at: usize| match (&switches[at].1, &assignments[at]) {
+            (Layers::At(precision), _) => Pass::at(*precision),
+            (Layers::Planned(_), Some(assignment)) => Pass::mixed(assignment),
+            (Layers::Planned(_), None) => unreachable!("every plan is assigned"),
         };
-        args.switches().into_iter().try_for_each(|(_, precision)| pass(precision).map(drop))?;
-        let model = artifact.network(device).map_err(|error| error.in_file(&args.model))?;
-        let mut reader = FakeReader { model: &model, pass: pass_at_first, device };
-        self.run(&mut reader, |reader, precision| {
-            reader.pass = pass(precision)?;
+        let first = match switches.iter().position(|(after, _)| *after == 0) {
+            Some(at) => pass(at),
+            None if artifact.description.kind == ArtifactKind::Float => Pass::float(),
+            None => Pass::at(highest(artifact)),
+        };
+        let mut reader = FakeReader { model: &model, pass: first, device };
+        self.run(&mut reader, |reader, at| {
+            reader.pass = pass(at);
             Ok(())
         })
     }
 
     fn run<R: Reader<Error = RuntimeError>>(
-        self, reader: &mut R, switch: impl Fn(&mut R, Precision) -> Result<(), CommandError>,
+        self, reader: &mut R, switch: impl Fn(&mut R, usize) -> Result<(), CommandError>,
     ) -> Result<Speed, CommandError> {
-        let Self { args, tokenizer, prompt, sampling, artifact } = self;
-        let (switches, ends) = (args.switches(), artifact.description.end_tokens());
+        let Self { args, tokenizer, prompt, sampling, artifact, switches } = self;
+        let ends = artifact.description.end_tokens();
         let (mut stream, mut stops) = (tokenizer.stream(), StopTexts::new(&args.stop));
         // The text goes on after the prompt's last token, which may be a part of a word.
         prompt.iter().try_for_each(|&token| stream.push(token).map(drop))?;
@@ -262,8 +331,8 @@ impl Text<'_> {
                 return Ok(false);
             }
             print(&stops.push(&stream.push(token)?))?;
-            if let Some((_, precision)) = switches.iter().find(|(after, _)| *after == number + 1) {
-                switch(reader, *precision)?;
+            if let Some(at) = switches.iter().position(|(after, _)| *after == number + 1) {
+                switch(reader, at)?;
             }
             Ok(!stops.stopped())
         };

@@ -17,7 +17,7 @@ mod train;
 pub use draw::{DrawArgs, draw};
 pub use eval::{EvalArgs, eval};
 pub use export::{ExportArgs, export};
-pub use generate::{GenerateArgs, SwitchAfter, SwitchAfterError, generate};
+pub use generate::{GenerateArgs, Layers, SwitchAfter, SwitchAfterError, SwitchTo, generate};
 pub use hessian::{HessianArgs, hessian};
 pub use import::{ImportArgs, import};
 pub use import_check::{ImportCheckArgs, import_check};

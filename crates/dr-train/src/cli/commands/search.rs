@@ -2,7 +2,7 @@
 
 use super::hessian::estimate;
 use super::{print, write};
-use crate::artifact::{Artifact, ArtifactError, SavedModel};
+use crate::artifact::{Artifact, ArtifactError, ArtifactKind, SavedModel};
 use crate::cli::values::{at_least_one, one_of, pin, seed};
 use crate::cli::{CommandError, resolve};
 use crate::config::{DeviceKind, LossTerms, Widths};
@@ -20,8 +20,9 @@ use std::path::{Path, PathBuf};
 /// `dr-train search`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The model is one that was trained for mixtures (dr-train train --mixed). Of all plans within the
-budget, the one is found that is predicted to cost the least loss: an exact optimum. Budgets:
+The model is one that was trained for mixtures (dr-train train --mixed), or a language model that
+dr-train quantize --calibration made. Of all plans within the budget, the one is found that is
+predicted to cost the least loss: an exact optimum. Budgets:
 
   avg-bits=4      bits of a weight, on average over all layers but the first and the last, which
                   stay at the highest width
@@ -33,6 +34,8 @@ budget, the one is found that is predicted to cost the least loss: an exact opti
 
 Predicted is, for each layer, its average Hessian trace times the squared error of its weights; with
 --objective both also the error of its inputs, as the error of the weights that would weigh as much.
+A language model of dr-train quantize --calibration has its prediction in the file, in nats a token:
+neither traces nor data are needed.
 
 Examples:
   dr-train search --model model.safetensors --budget avg-bits=4 --out plan.toml
@@ -41,7 +44,7 @@ Examples:
   dr-train search --model model.safetensors --budget avg-bits=4 --pin stages.0.0.conv1=w8a8
   dr-train search --model model.safetensors --budget avg-bits=4 --pareto front.svg")]
 pub struct SearchArgs {
-    /// The model; one that was trained for mixtures
+    /// The model; one that was trained for mixtures, or that `dr-train quantize --calibration` made
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
     /// What the plan may take: avg-bits=N, size=N, bitops=N or latency=N, with units as below
@@ -97,7 +100,7 @@ const BATCH: usize = 64;
 /// Finds the plan that is predicted to cost the least loss within a budget.
 ///
 /// # Errors
-/// If the model was not trained for mixtures, the traces or pins do not fit it, no plan keeps to the budget, or something
+/// If the model was not trained for mixtures and has no sensitivities, the traces or pins do not fit it, no plan keeps to the budget, or something
 /// cannot be read or written.
 pub fn search(registry: &Registry, args: &SearchArgs) -> Result<(), CommandError> {
     let files = [("out", args.out.as_deref()), ("pareto", args.pareto.as_deref())];
@@ -112,6 +115,10 @@ pub fn search(registry: &Registry, args: &SearchArgs) -> Result<(), CommandError
     let description = &artifact.description;
     // Whatever can be found to be wrong without images and measurements comes first: these take their time.
     let mut candidates = Candidates::new(artifact, args.widths, &args.pin).map_err(failed)?;
+    if let (ArtifactKind::Nested, Some(path)) = (description.kind, &args.traces) {
+        let found = format!("--traces {}: a model with nested weights", path.display());
+        return Err(CommandError::new(format!("{found}: expected none, its file says what its widths cost")));
+    }
     let known = args.traces.as_deref().map(|path| read_traces(path, &candidates)).transpose()?;
     let (device, _) = device::open(args.device)?;
     let options = LatencyOptions { batch: args.batch, samples: args.samples };
@@ -121,27 +128,31 @@ pub fn search(registry: &Registry, args: &SearchArgs) -> Result<(), CommandError
     }
     candidates.check_budget(&args.budget)?;
 
-    let source = Source::new(registry, artifact, &args.model, &args.dataset, &args.data_dir, &device);
-    let traces = match known {
-        Some(traces) => traces,
-        None => {
-            let options = HessianOptions { seed: args.seed, ..HessianOptions::default() };
-            estimate(&source, BATCH, &options)?.0
-        }
-    };
-    let batches = match args.objective {
-        LossTerms::Both => (source.task()?.calibration)(&source)?,
-        LossTerms::Weights => vec![],
-    };
-    let predicted = candidates.predict_losses(artifact, &traces, args.objective, batches, &device);
-    predicted.map_err(failed)?;
+    let nested = description.kind == ArtifactKind::Nested;
+    // What nested weights cost is in the file; what inputs of 8 bits cost is the same in all plans.
+    let objective = if nested { LossTerms::Weights } else { args.objective };
+    if !nested {
+        let source = Source::new(registry, artifact, &args.model, &args.dataset, &args.data_dir, &device);
+        let traces = match known {
+            Some(traces) => traces,
+            None => {
+                let options = HessianOptions { seed: args.seed, ..HessianOptions::default() };
+                estimate(&source, BATCH, &options)?.0
+            }
+        };
+        let batches = match objective {
+            LossTerms::Both => (source.task()?.calibration)(&source)?,
+            LossTerms::Weights => vec![],
+        };
+        let predicted = candidates.predict_losses(artifact, &traces, objective, batches, &device);
+        predicted.map_err(failed)?;
+    }
     let found = candidates.best(&args.budget)?;
     let front = args.pareto.as_ref().map(|_| Front::new(&candidates, kind, &description.precisions));
     let front = front.transpose()?;
 
     let name = args.model.display().to_string();
-    let mut report =
-        SearchReport::new(name, &args.budget, args.widths, args.objective, &candidates, found, front);
+    let mut report = SearchReport::new(name, &args.budget, args.widths, objective, &candidates, found, front);
     if kind == BudgetKind::Latency {
         let measured = measure_plan(artifact, &report.found.plan, options, &device).map_err(failed)?;
         report.measured_nanoseconds = Some(measured);
@@ -171,6 +182,10 @@ fn in_model(error: SearchPlanError, model: &Path) -> CommandError {
             let other_model = matches!(error, ArtifactError::Kind { .. } | ArtifactError::NotMixed);
             let error = CommandError::from(error.in_file(model));
             if other_model { error.with_hint("train one with `dr-train train --mixed`") } else { error }
+        }
+        error @ SearchPlanError::NoSensitivity(_) => {
+            let hint = "quantize it again with `dr-train quantize --calibration`";
+            CommandError::new(format!("`{}`: {error}", model.display())).with_hint(hint)
         }
         SearchPlanError::Evaluation(error) => CommandError::new(format!("`{}`: {error}", model.display())),
         other => other.into(),

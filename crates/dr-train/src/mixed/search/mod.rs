@@ -234,6 +234,29 @@ mod tests {
         }
     }
 
+    /// As a language model of 30 blocks is: many layers, few sizes, losses over four orders of magnitude.
+    #[test]
+    fn two_hundred_layers_of_three_sizes() {
+        let layer = |l: u64| {
+            let size = [9, 3, 3, 9, 24, 24, 24][l as usize % 7] * 36_864;
+            let sensitivity = 10f64.powf(((l * 7919) % 211) as f64 / -50.0) * size as f64;
+            let noise = move |bits: u64| 1.0 + ((l * 31 + bits) * 7919 % 101) as f64 / 200.0;
+            let choice =
+                move |bits: u64| (sensitivity * noise(bits) * 0.23f64.powi(bits as i32), size * bits);
+            [8, 6, 4, 3, 2].map(choice).to_vec()
+        };
+        let layers = layers(&(0..210).map(layer).collect::<Vec<_>>());
+        let lowest = smallest(&layers);
+        let mut last = f64::INFINITY;
+        for step in 0..=24 {
+            // 2 to 8 bits on average.
+            let budget = lowest + lowest * 3 * step / 24;
+            let found = minimize(&layers, budget).unwrap();
+            assert!(found.cost <= budget && found.loss <= last);
+            last = found.loss;
+        }
+    }
+
     /// A layer with nine choices, in whose losses there is some noise.
     fn a_wide_layer() -> impl Strategy<Value = Vec<(f64, u64)>> {
         let noise = prop::collection::vec(0.8..1.25f64, 9);

@@ -66,7 +66,7 @@ impl fmt::Display for Exported {
 /// ```
 ///
 /// Scales and offsets are rounded to 16 bits; embeddings that are no codes become F16, norms and biases F32. A model in floats is F16 as a whole.
-/// Of a model with several precisions `precision` is kept.
+/// Of a model with several precisions `precision` is kept, or those of its plan.
 ///
 /// # Errors
 /// Another network than a language model of [`LlamaConfig`](crate::models::LlamaConfig), or one that GGUF has no name for, a precision that it does not have, a tokenizer that GGUF does not have.
@@ -76,7 +76,7 @@ pub fn export(artifact: &Artifact, precision: Option<Precision>) -> Result<Expor
     let (config, graph) = (description.llama()?, artifact.graph()?);
     let found = description.kind;
     let precision = match (description.precisions(), precision) {
-        (Some(set), None) if description.is_packed() => Some(set.highest()),
+        (Some(set), None) if description.is_packed() || description.plan.is_some() => Some(set.highest()),
         (Some(set), None) => return Err(ExportError::Precision(set)),
         (Some(set), Some(precision)) if set.position(precision).is_none() => {
             return Err(ArtifactError::Precision { precision, expected: set }.into());
