@@ -171,7 +171,7 @@ fn plans_keep_to_their_budgets_and_more_never_costs_more() {
     // A uniform plan is as large as its precision, and what the search counts is what an evaluation says.
     let (tokens, device): (Arc<[u32]>, _) = (tokens(100).into(), Device::flex());
     let precisions: Vec<NumberFormat> = formats(file);
-    let measured = measure_text(file, &precisions, &tokens, 24, Engine::Fake, &device).expect("scores");
+    let measured = measure_text(file, &precisions, &tokens, 24, Engine::Fake, None, &device).expect("scores");
     for (precision, measured) in file.description.precisions.iter().zip(measured) {
         let uniform = candidates.found(&candidates.uniform(precision).expect("all have it"));
         assert_eq!(uniform.totals.bytes, measured.model_bytes as u64);
@@ -252,7 +252,7 @@ fn both_engines_run_plans_and_agree() {
 
         let tokens: Arc<[u32]> = tokens(100).into();
         let measure = |engine| {
-            let measured = measure_text(&planned, &[NumberFormat::Mixed], &tokens, 24, engine, &device);
+            let measured = measure_text(&planned, &[NumberFormat::Mixed], &tokens, 24, engine, None, &device);
             measured.expect("a score").remove(0)
         };
         let [fake, integer] = [Engine::Fake, Engine::Integer].map(measure);
