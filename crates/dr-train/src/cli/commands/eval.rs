@@ -55,7 +55,7 @@ pub struct EvalArgs {
     pub window: usize,
     /// Compare a language model's predictions with those of this one: of a model in floats, or of one with the same precisions in
     /// fake quantization
-    #[arg(long, value_name = "MODEL")]
+    #[arg(long, value_name = "FILE")]
     pub compare: Option<PathBuf>,
     /// Also ask a language model these questions: JSON lines with `context`, `choices` and the number of the right `answer`
     #[arg(long, value_name = "FILE.jsonl")]

@@ -50,8 +50,8 @@ pub struct GenerateArgs {
     /// weights, or one that was trained for mixtures
     #[arg(long, value_name = "FILE.toml", conflicts_with = "precision")]
     pub plan: Option<PathBuf>,
-    /// Go on at other precisions, or with plans, after so many new tokens
-    #[arg(long, value_name = "N:PRECISION|N:FILE.toml", value_delimiter = ',')]
+    /// Go on at other precisions, or with plans (N:FILE.toml), after so many new tokens
+    #[arg(long, value_name = "N:PRECISION", value_delimiter = ',')]
     pub switch: Vec<SwitchAfter>,
     /// The beginning of the text
     #[arg(long, value_name = "TEXT")]
