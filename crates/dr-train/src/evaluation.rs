@@ -57,6 +57,14 @@ pub enum EvaluationError {
         /// How many there can be.
         largest: usize,
     },
+    /// Pieces of a text that are longer than what a model looks at.
+    #[error("pieces of {found} tokens: expected 1 to {expected}, the model's context")]
+    Window {
+        /// Tokens of a piece.
+        found: usize,
+        /// The most that there can be.
+        expected: usize,
+    },
     /// A way to compute that is not for every task.
     #[error("engine {engine}: expected fake or integer for the task {task}")]
     Engine {
@@ -147,7 +155,8 @@ pub fn measure(
 /// The same for a language model and a text that is seen in pieces of `length` tokens.
 ///
 /// # Errors
-/// Tensors that are no network, a format that the model does not have, or a text of less than two tokens.
+/// Tensors that are no network, a format that the model does not have, a text of less than two tokens, or pieces that are longer than the
+/// context.
 pub fn measure_text(
     artifact: &Artifact, formats: &[NumberFormat], tokens: &Arc<[u32]>, length: usize, engine: Engine,
     device: &Device,
@@ -158,7 +167,9 @@ pub fn measure_text(
         let error = dr_runtime::text::TextError::Vocabulary { found, expected: vocabulary };
         return Err(TextError::from(error).into());
     }
-    let length = length.min(context);
+    if !(1..=context).contains(&length) {
+        return Err(EvaluationError::Window { found: length, expected: context });
+    }
     let batch = text_batch(vocabulary, length);
     let loader = TextLoader::evaluation(tokens.clone(), length, batch, device.clone())?;
     measured(artifact, formats, || scores(artifact, formats, &loader, engine, device))
