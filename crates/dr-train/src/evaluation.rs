@@ -15,7 +15,6 @@ use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Tensor};
 use dr_precision::{Precision, PrecisionSet};
-use dr_runtime::file::NestedWeight;
 use dr_runtime::tensors::Network;
 use dr_runtime::{Arithmetic, RuntimeError};
 use std::sync::Arc;
@@ -361,15 +360,8 @@ fn bytes(artifact: &Artifact, format: NumberFormat) -> Result<usize, ArtifactErr
         (NumberFormat::Float, ArtifactKind::Float) | (NumberFormat::Mixed, ArtifactKind::PackedPlan) => {
             Ok(artifact.payload_bytes())
         }
-        (NumberFormat::Quantized(precision), ArtifactKind::MultiPrecision) => {
+        (NumberFormat::Quantized(precision), ArtifactKind::MultiPrecision | ArtifactKind::Nested) => {
             Ok(artifact.export(precision)?.payload_bytes())
-        }
-        (NumberFormat::Quantized(precision), ArtifactKind::Nested) => {
-            let nested = artifact.nested()?;
-            let parts = nested.iter().flat_map(|(name, weight)| weight.tensors(name));
-            let parts: usize = parts.map(|(_, entry)| entry.byte_len()).sum();
-            let at = |weight: &NestedWeight| weight.bytes(precision.weights);
-            Ok(artifact.payload_bytes() - parts + nested.values().map(at).sum::<usize>())
         }
         (NumberFormat::Quantized(precision), ArtifactKind::Packed(packed)) => match precision == packed {
             true => Ok(artifact.payload_bytes()),

@@ -67,7 +67,8 @@ impl ModuleMapper for Dequantize<'_> {
         let Some(weight) = self.weights.get(path.join(".").as_str()).filter(|_| last == "weight") else {
             return param;
         };
-        let values = weight.dequantized(self.bits).or_else(|| weight.dequantized(STORED)).unwrap_or_default();
+        let values =
+            weight.dequantized(self.bits).or_else(|| weight.dequantized(weight.widest())).unwrap_or_default();
         param.map(|old| Tensor::from_data(TensorData::new(values, old.dims()), &old.device()))
     }
 }
