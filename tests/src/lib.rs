@@ -42,7 +42,9 @@ impl Program {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.path);
-        command.args(arguments).current_dir(&self.folder).env_remove("COLUMNS").stdin(Stdio::null());
+        // Without a default device for Burn, as users have it.
+        let command_line = command.args(arguments).current_dir(&self.folder).stdin(Stdio::null());
+        command_line.env_remove("COLUMNS").env_remove("BURN_DEVICE");
         command
     }
 

@@ -1,7 +1,7 @@
 //! [`Table`]: the rows of features that tokens have.
 
 use crate::RuntimeError;
-use crate::file::{NestedWeight, Values};
+use crate::file::{NestedWeight, STORED, Values};
 use crate::graph::Embedding;
 use crate::source::{Codes, Source};
 use dr_precision::Granularity;
@@ -23,6 +23,7 @@ enum Rows {
         scales: Values<f32>,
         run: usize,
     },
+    /// With codes of the stored width.
     Nested(NestedWeight),
 }
 
@@ -36,7 +37,10 @@ impl Table {
             Embedding::Layer(layer) => &graph.layers()[*layer].name,
         };
         let rows = match embedding {
-            _ if nested.contains_key(name) => Rows::Nested(nested[name].clone()),
+            _ if nested.contains_key(name) => match &nested[name] {
+                weight if weight.widest() == STORED => Rows::Nested(weight.clone()),
+                weight => Rows::Floats(weight.dequantized(weight.widest()).unwrap_or_default().into()),
+            },
             Embedding::Own { name, .. } => Rows::Floats(floats(name)?),
             Embedding::Layer(layer) => match (&graph.layers()[*layer], &layers[*layer]) {
                 (of, None) => Rows::Floats(floats(&of.name)?),

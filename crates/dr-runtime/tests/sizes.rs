@@ -250,6 +250,18 @@ fn nested(
     (Artifact { description, tensors }, weights)
 }
 
+/// A file with nested weights at one of its precisions, and these weights.
+fn at_one(
+    file: &Artifact, weights: &BTreeMap<String, NestedWeight>, precision: Precision,
+) -> (Artifact, BTreeMap<String, NestedWeight>) {
+    let only =
+        |weight: &NestedWeight| weight.only(precision.weights).or_else(|| weight.only(STORED)).unwrap();
+    let weights: BTreeMap<_, _> = weights.iter().map(|(name, weight)| (name.clone(), only(weight))).collect();
+    let description = Description { precisions: PrecisionSet::of(precision), ..file.description.clone() };
+    let tensors = weights.iter().flat_map(|(name, weight)| weight.tensors(name)).collect();
+    (Artifact { description, tensors }, weights)
+}
+
 /// The gate of a product is not written over while others read it.
 #[test]
 fn a_gate_that_others_read_stays() {
@@ -328,6 +340,20 @@ proptest! {
         let runs = group.get().is_multiple_of(GroupedWeight::GROUP);
         prop_assert_eq!(load(Arithmetic::Integer).is_ok(), runs);
         prop_assert!(matches!(load(Arithmetic::WeightOnly), Err(RuntimeError::Nested)));
+        let precision = read.description.precisions.iter().nth(at % (1 + narrower.len())).unwrap();
+        let (only, of_width) = at_one(&read, &weights, precision);
+        let read_only = Artifact::from_bytes(&only.to_bytes().unwrap()).unwrap();
+        prop_assert_eq!(read_only.nested().unwrap(), of_width.clone());
+        let tokens: Vec<u32> = (0..4).map(|at| at % sizes[0] as u32).collect();
+        let logits = |file: &Artifact| {
+            let input = Input::Tokens { ids: &tokens, batch: 1 };
+            Network::load(file, precision).and_then(|network| network.forward(input)).map_err(drop)
+        };
+        let found = logits(&read_only);
+        prop_assert_eq!(found.is_ok(), runs);
+        prop_assert_eq!(found, logits(&read));
+        let harmed_only = harmed(only, harm, at);
+        prop_assert_eq!(harmed_only.nested().is_ok_and(|found| found == of_width), matches!(harm, Harm::None));
         for (weight, &bits) in weights.values().flat_map(|weight| weight.widths().iter().map(move |bits| (weight, bits))) {
             let [outputs, inputs] = weight.shape();
             prop_assert_eq!(weight.affine(bits).unwrap().len(), outputs * weight.groups());

@@ -67,6 +67,14 @@ pub enum EvaluationError {
         /// Of the model.
         expected: usize,
     },
+    /// Pieces of a text that are longer than what a model looks at.
+    #[error("pieces of {found} tokens: expected 1 to {expected}, the model's context")]
+    Window {
+        /// Tokens of a piece.
+        found: usize,
+        /// The most that there can be.
+        expected: usize,
+    },
     /// A way to compute that is not for every task.
     #[error("engine {engine}: expected fake or integer for the task {task}")]
     Engine {
@@ -159,8 +167,8 @@ pub fn measure(
 /// are to those of that model in fake quantization: at the same precision, or in floats if it is a model in floats.
 ///
 /// # Errors
-/// Tensors that are no network, a format that the model or the reference does not have, a text of less than two tokens, a reference of
-/// another vocabulary.
+/// Tensors that are no network, a format that the model or the reference does not have, a text of less than two tokens, pieces that are
+/// longer than the context, a reference of another vocabulary.
 pub fn measure_text(
     artifact: &Artifact, formats: &[NumberFormat], tokens: &Arc<[u32]>, length: usize, engine: Engine,
     reference: Option<&Artifact>, device: &Device,
@@ -171,7 +179,9 @@ pub fn measure_text(
         let error = dr_runtime::text::TextError::Vocabulary { found, expected: vocabulary };
         return Err(TextError::from(error).into());
     }
-    let length = length.min(context);
+    if !(1..=context).contains(&length) {
+        return Err(EvaluationError::Window { found: length, expected: context });
+    }
     let batch = text_batch(vocabulary, length);
     let loader = TextLoader::evaluation(tokens.clone(), length, batch, device.clone())?;
     let Some(reference) = reference else {
@@ -449,7 +459,7 @@ fn bytes(artifact: &Artifact, format: NumberFormat) -> Result<usize, ArtifactErr
         (NumberFormat::Float, ArtifactKind::Float) | (NumberFormat::Mixed, ArtifactKind::PackedPlan) => {
             Ok(artifact.payload_bytes())
         }
-        (NumberFormat::Quantized(precision), ArtifactKind::MultiPrecision) => {
+        (NumberFormat::Quantized(precision), ArtifactKind::MultiPrecision | ArtifactKind::Nested) => {
             Ok(artifact.export(precision)?.payload_bytes())
         }
         (NumberFormat::Mixed, ArtifactKind::Nested) if artifact.description.plan.is_some() => {

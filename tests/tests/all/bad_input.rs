@@ -201,3 +201,80 @@ fn models() {
         assert_says(&message, &["1x28x28", "expects 1x8x8"]);
     }
 }
+
+fn fixture(path: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/dr-train/tests/fixtures").join(path)
+}
+
+/// A language model of others, with what can be wrong around it.
+#[test]
+fn texts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = program(folder.path());
+    fs::create_dir(program.at("theirs")).expect("a folder");
+    for entry in fs::read_dir(fixture("llama/grouped")).expect("a fixture") {
+        let path = entry.expect("a file").path();
+        fs::copy(&path, program.at("theirs").join(path.file_name().expect("a name"))).expect("a copy");
+    }
+    let write = |name: &str, content: &[u8]| fs::write(program.at(name), content).expect("it can be written");
+    write("short.txt", b"the cat sat on the mat");
+    write("empty.txt", b"");
+    write("bytes.txt", b"the \xff cat");
+    write("text.txt", "the cat sat on the mat, and the hat. ".repeat(40).as_bytes());
+    let with =
+        |command: &[&str], rest: &[&str]| program.error(&[command, &["--model", "theirs"], rest].concat());
+
+    let calibrated = |text: &str| with(&["quantize"], &["--calibration", text, "--out", "x"]);
+    assert_says(&calibrated("short.txt"), &["`short.txt`: the text has", "tokens: expected at least 65"]);
+    assert_says(&calibrated("empty.txt"), &["`empty.txt`: the text has 0 tokens: expected at least 65"]);
+    assert_says(&calibrated("bytes.txt"), &["`bytes.txt`: not UTF-8 from byte 4 on: expected a text"]);
+    assert_says(&calibrated("nowhere.txt"), &["`nowhere.txt`"]);
+
+    let long = "the cat sat on the mat ".repeat(60);
+    assert_says(
+        &with(&["generate"], &["--prompt", &long]),
+        &["the prompt has", "tokens: expected less than 64, the model's context"],
+    );
+    let measured = |text: &str, window: &str| with(&["eval"], &["--text", text, "--window", window]);
+    let error = measured("text.txt", "65");
+    assert_says(&error, &["`theirs`: pieces of 65 tokens: expected 1 to 64, the model's context"]);
+    assert_says(&measured("empty.txt", "64"), &["text has 0 tokens: expected at least 2"]);
+    assert_says(&measured("text.txt", "0"), &["--window", "0"]);
+    assert_says(&measured("text.txt", "-1"), &["--window", "-1"]);
+    let whole = ["eval", "--model", "theirs", "--text", "text.txt"];
+    let default = program.output(&whole);
+    assert_eq!(program.output(&[&whole[..], &["--window", "64"]].concat()), default);
+
+    // Templates: what cannot be read, what fails, what refuses, and what never ends.
+    for (template, says) in [
+        ("{{ messages", "syntax error: unexpected end of input"),
+        ("{{ strftime() }}", "unknown function: strftime is unknown"),
+        ("{{ messages[7].content }}", "undefined value: `messages[7]` is undefined"),
+        ("{{ raise_exception('alternate roles') }}", "alternate roles"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion limit exceeded"),
+        (
+            "{% for i in range(9999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+            "engine ran out of fuel",
+        ),
+    ] {
+        write("theirs/chat_template.jinja", template.as_bytes());
+        assert_says(
+            &with(&["generate"], &["--chat", "--prompt", "cat"]),
+            &["`theirs`: chat template: ", says],
+        );
+    }
+    write("theirs/chat_template.jinja", b"");
+    assert_says(&with(&["generate"], &["--chat", "--prompt", "cat"]), &["the prompt has no tokens"]);
+
+    // Types of GGUF that are not read, all that have them named.
+    let mut gguf = fs::read(fixture("gguf/types.gguf")).expect("a fixture");
+    let name = b"blk.0.attn_q.weight";
+    let at = gguf.windows(name.len()).position(|part| part == name).expect("a tensor");
+    // After the number of axes and their sizes.
+    gguf[at + name.len() + 4 + 2 * 8] = 11;
+    write("q3.gguf", &gguf);
+    assert_says(
+        &program.error(&["generate", "--model", "q3.gguf", "--prompt", "cat"]),
+        &["`q3.gguf`: `blk.0.attn_q.weight` is of type Q3_K: expected F32, F16"],
+    );
+}

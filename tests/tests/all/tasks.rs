@@ -222,9 +222,39 @@ fn a_language_model() {
         );
     }
     assert_says(&error(&calibrated(&["--group-size", "16"])), &["--group-size 16", "a multiple of 32"]);
+    let export =
+        |precision, out| ["export", "--model", "nested.safetensors", "--precision", precision, "--out", out];
+    let _ = program.output(&export("w4a8", "only.safetensors"));
     assert_says(
-        &error(&["export", "--model", "nested.safetensors", "--precision", "w4a8", "--out", "x.safetensors"]),
-        &["a nested model: expected a multi-precision one"],
+        &program.output(&["info", "only.safetensors"]),
+        &["nested", "precisions  w4a8\n", "lm_head.grid", "mlp.up_proj.grid.4", " U32 "],
+    );
+    let only = |command: &'static str, engine: &'static str| {
+        nested(command, engine)
+            .into_iter()
+            .map(|part| part.replace("nested.safe", "only.safe"))
+            .collect::<Vec<_>>()
+    };
+    for (engine, of_all) in [("fake", fake), ("integer", integers)] {
+        let arguments = only("eval", engine);
+        let found = json(&program, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(losses(&found), of_all[2..3]);
+        assert_eq!(found["precisions"][0]["precision"], "w4a8");
+    }
+    let generate_at = |model: &str| generate(model, &["--precision", "w4a8"]);
+    assert_eq!(generate_at("only.safetensors"), generate_at("nested.safetensors"));
+    assert_says(
+        &error(&["generate", "--model", "only.safetensors", "--prompt", "x", "--precision", "w8a8"]),
+        &["no precision w8a8: expected one of w4a8"],
+    );
+    assert_says(
+        &error(&export("w5a8", "x.safetensors")),
+        &["nested.safetensors", "no precision w5a8", "w4a8"],
+    );
+    assert_says(&error(&export("w4a8", "x.onnx")), &["without a counterpart in ONNX"]);
+    assert_says(
+        &error(&["eval", "--model", "only.safetensors", "--text", "calibration.txt", "--window", "33"]),
+        &["only.safetensors", "pieces of 33 tokens: expected 1 to 32, the model's context"],
     );
     assert_says(&error(&calibrated(&["--precisions", "8,4"])), &["w4a4", "expected w8a8,w4a8"]);
     std::fs::create_dir(folder.path().join("theirs")).expect("a folder");

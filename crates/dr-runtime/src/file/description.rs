@@ -66,7 +66,8 @@ pub enum ArtifactKind {
     Float,
     /// Master codes of the highest precision, one byte each, and scales for every precision.
     MultiPrecision,
-    /// Nested weights ([`NestedWeight`](super::NestedWeight)) of a network of linear layers, whose inputs are quantized as they come.
+    /// Nested weights ([`NestedWeight`](super::NestedWeight)) of a network of linear layers, whose inputs are quantized as they come: of several
+    /// precisions with the stored width, or exported at one.
     Nested,
     /// Exported at one precision: packed codes.
     Packed(Precision),
@@ -369,10 +370,11 @@ impl Description {
         let wrong = |what: String| Err(ArtifactError::Description(format!("a nested model {what}")));
         let full = Precision::uniform(STORED);
         let dynamic = self.precisions.iter().all(|precision| precision.activations == STORED);
-        if self.precisions.stored() != STORED || self.edge != full || !dynamic {
+        let has_codes = self.precisions.stored() == STORED || self.precisions.len() == 1;
+        if !has_codes || self.edge != full || !dynamic {
             let (precisions, edge) = (&self.precisions, self.edge);
             return wrong(format!(
-                "of {precisions}, at the edge {edge}: expected {full} there and among them, and activations of {STORED} bits"
+                "of {precisions}, at the edge {edge}: expected {full} there and among several, and activations of {STORED} bits"
             ));
         }
         if self.group_size.is_none() {

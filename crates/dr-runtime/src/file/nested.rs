@@ -3,11 +3,12 @@
 use super::tensors::elements;
 use super::{Artifact, ArtifactError, TensorEntry, TensorValues, Values};
 use bytemuck::{Pod, Zeroable};
-use dr_kernels::KernelError;
 use dr_kernels::host::StoredWeight;
+use dr_kernels::{KernelError, layout};
 use dr_precision::{BitWidth, Granularity, semantics};
 use half::f16;
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::num::NonZeroUsize;
 use thiserror::Error;
 
@@ -96,7 +97,7 @@ impl NarrowGrid {
 #[non_exhaustive]
 pub enum NestedError {
     /// Widths that no nested weight has.
-    #[error("widths {0:?}: expected {STORED} bits, and then narrower ones")]
+    #[error("widths {0:?}: expected {STORED} bits, and then narrower ones, or packed codes of one of these")]
     Widths(Vec<BitWidth>),
     /// More or less of something than the shape calls for.
     #[error("{found} {what}: expected {expected}")]
@@ -130,18 +131,32 @@ pub enum NestedError {
 /// NAME.grid.B        i8   [outputs, groups, 2]   those of a narrower width of B bits, see NarrowGrid
 /// NAME.sensitivity   f32  [widths]               what each width costs, see NestedWeight::sensitivity
 /// ```
+///
+/// With one narrower width [only](Self::only), codes are those of that width, packed in the order of [`layout`]:
+///
+/// ```text
+/// NAME.weight   u32  [words]                the codes
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct NestedWeight {
     shape: [usize; 2],
     group: NonZeroUsize,
-    /// The stored one first, then falling.
+    /// The stored one first, then falling; of packed codes theirs.
     widths: Vec<BitWidth>,
-    codes: Values<i8>,
+    codes: Codes,
     stored: Values<f16>,
     /// Of each narrower width.
     narrow: Vec<Values<i8>>,
     /// Of each width.
     sensitivities: Option<Values<f32>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Codes {
+    /// Of the stored width.
+    Stored(Values<i8>),
+    /// Of a narrower one.
+    Packed(Values<u32>),
 }
 
 impl NestedWeight {
@@ -157,16 +172,9 @@ impl NestedWeight {
         let halves = bytemuck::cast_slice::<_, f16>(stored).to_vec().into();
         let narrow =
             narrow.iter().map(|grids| bytemuck::cast_slice::<_, i8>(grids).to_vec().into()).collect();
-        Self {
-            shape,
-            group,
-            widths: widths.to_vec(),
-            codes: codes.into(),
-            stored: halves,
-            narrow,
-            sensitivities: None,
-        }
-        .checked()
+        let codes = Codes::Stored(codes.into());
+        let widths = widths.to_vec();
+        Self { shape, group, widths, codes, stored: halves, narrow, sensitivities: None }.checked()
     }
 
     /// The same with the [sensitivity](Self::sensitivity) of each width.
@@ -177,18 +185,24 @@ impl NestedWeight {
         Self { sensitivities: Some(sensitivities.into()), ..self }.checked()
     }
 
-    /// The weight that a file has under a name.
+    /// The weight that a file has under a name: with packed codes, if it has no more than a narrower width.
     pub(super) fn read(
         artifact: &Artifact, name: &str, shape: [usize; 2], group: NonZeroUsize, widths: &[BitWidth],
     ) -> Result<Self, ArtifactError> {
         let grids = [shape[0], shape[1].div_ceil(group.get()), 2];
-        let narrower = widths.iter().skip(1);
-        let narrow = narrower.map(|&bits| artifact.values(&narrow_name(name, bits), &grids));
+        let narrow = narrower(widths).map(|bits| artifact.values(&narrow_name(name, bits), &grids));
+        let codes = format!("{name}.weight");
+        let codes = match widths {
+            &[bits] if bits != STORED => {
+                Codes::Packed(artifact.values(&codes, &[layout::packed_words(count(&shape), bits)])?)
+            }
+            _ => Codes::Stored(artifact.values(&codes, &shape)?),
+        };
         let mut new = Self {
             shape,
             group,
             widths: widths.to_vec(),
-            codes: artifact.values(&format!("{name}.weight"), &shape)?,
+            codes,
             stored: artifact.values(&format!("{name}.grid"), &grids)?,
             narrow: narrow.collect::<Result<_, _>>()?,
             sensitivities: None,
@@ -204,12 +218,14 @@ impl NestedWeight {
     #[must_use]
     pub fn tensors(&self, name: &str) -> Vec<(String, TensorEntry)> {
         let grids = &[self.shape[0], self.groups(), 2];
-        let narrow = self.widths.iter().skip(1).zip(&self.narrow);
-        let narrow = narrow.map(|(&bits, values)| (narrow_name(name, bits), entry(grids, values)));
-        let stored = [
-            (format!("{name}.weight"), entry(&self.shape, &self.codes)),
-            (format!("{name}.grid"), entry(grids, &self.stored)),
-        ];
+        let narrow = narrower(&self.widths).zip(&self.narrow);
+        let narrow = narrow.map(|(bits, values)| (narrow_name(name, bits), entry(grids, values)));
+        let codes = match &self.codes {
+            Codes::Stored(codes) => entry(&self.shape, codes),
+            Codes::Packed(words) => entry(&[words.len()], words),
+        };
+        let stored =
+            [(format!("{name}.weight"), codes), (format!("{name}.grid"), entry(grids, &self.stored))];
         let sensitivities = self.sensitivities.iter();
         let sensitivities =
             sensitivities.map(|values| (sensitivity_name(name), entry(&[values.len()], values)));
@@ -218,20 +234,31 @@ impl NestedWeight {
 
     fn checked(self) -> Result<Self, NestedError> {
         let falling = self.widths.windows(2).all(|pair| pair[0] > pair[1]);
-        if self.widths.first() != Some(&STORED) || !falling {
+        let fits = match (&self.codes, &self.widths[..]) {
+            (Codes::Stored(_), &[first, ..]) => first == STORED,
+            (Codes::Packed(_), &[only]) => only != STORED,
+            (_, _) => false,
+        };
+        if !fits || !falling {
             return Err(NestedError::Widths(self.widths));
         }
-        let grids = elements(&[self.shape[0], self.groups(), 2]).unwrap_or(usize::MAX);
-        let count = |what, found: usize, expected: usize| match found == expected {
+        let grids = count(&[self.shape[0], self.groups(), 2]);
+        let check = |what, found: usize, expected: usize| match found == expected {
             true => Ok(()),
             false => Err(NestedError::Count { what, found, expected }),
         };
-        count("codes", self.codes.len(), elements(&self.shape).unwrap_or(usize::MAX))?;
-        count("scales and offsets", self.stored.len(), grids)?;
-        count("narrower widths", self.narrow.len(), self.widths.len() - 1)?;
-        self.narrow.iter().try_for_each(|narrow| count("narrower grids", narrow.len(), grids))?;
+        match &self.codes {
+            Codes::Stored(codes) => check("codes", codes.len(), count(&self.shape))?,
+            Codes::Packed(words) => {
+                let expected = layout::packed_words(count(&self.shape), self.widest());
+                check("words of codes", words.len(), expected)?;
+            }
+        }
+        check("scales and offsets", self.stored.len(), grids)?;
+        check("narrower widths", self.narrow.len(), narrower(&self.widths).count())?;
+        self.narrow.iter().try_for_each(|narrow| check("narrower grids", narrow.len(), grids))?;
         if let Some(sensitivities) = &self.sensitivities {
-            count("sensitivities", sensitivities.len(), self.widths.len())?;
+            check("sensitivities", sensitivities.len(), self.widths.len())?;
             let is_wrong = |value: &&f32| !(value.is_finite() && **value >= 0.0);
             if let Some(&wrong) = sensitivities.iter().find(is_wrong) {
                 return Err(NestedError::Sensitivity(wrong));
@@ -264,16 +291,67 @@ impl NestedWeight {
         self.shape[1].div_ceil(self.group.get())
     }
 
-    /// The widths that it was made for, the stored one first.
+    /// The widths that it was made for, the stored one first; or the one that it was exported at.
     #[must_use]
     pub fn widths(&self) -> &[BitWidth] {
         &self.widths
     }
 
-    /// The stored codes, `[outputs, inputs]`.
+    /// The width of the codes that it has.
     #[must_use]
-    pub fn codes(&self) -> &[i8] {
-        &self.codes
+    pub fn widest(&self) -> BitWidth {
+        self.widths.first().copied().unwrap_or(STORED)
+    }
+
+    /// The codes at a width, `[outputs, inputs]`; `None` if it was not made for it.
+    #[must_use]
+    pub fn codes(&self, bits: BitWidth) -> Option<Cow<'_, [i8]>> {
+        self.widths.contains(&bits).then(|| match &self.codes {
+            Codes::Stored(codes) if bits == STORED => Cow::Borrowed(&codes[..]),
+            Codes::Stored(codes) => {
+                let switch = |&code: &i8| semantics::switch(code.into(), STORED, bits) as i8;
+                Cow::Owned(codes.par_iter().map(switch).collect())
+            }
+            Codes::Packed(words) => {
+                let codes = layout::unpack(words, count(&self.shape), bits);
+                Cow::Owned(codes.expect("as many words as its codes take"))
+            }
+        })
+    }
+
+    /// The same weight at one of its widths, the codes of a narrower one packed; `None` if it was not made for it.
+    #[must_use]
+    pub fn only(&self, bits: BitWidth) -> Option<Self> {
+        let codes = match &self.codes {
+            Codes::Stored(_) if bits != STORED => {
+                let packed = layout::pack(&self.codes(bits)?, bits);
+                Codes::Packed(packed.expect("codes of this width").into())
+            }
+            codes => codes.clone(),
+        };
+        let narrow = self.narrow_grids(bits)?.cloned().into_iter().collect();
+        let (stored, widths) = (self.stored.clone(), vec![bits]);
+        Some(Self {
+            shape: self.shape,
+            group: self.group,
+            widths,
+            codes,
+            stored,
+            narrow,
+            sensitivities: None,
+        })
+    }
+
+    /// Bytes of its tensors [at one width](Self::only); those at a width that it was not made for are those of the widest.
+    #[must_use]
+    pub fn bytes(&self, bits: BitWidth) -> usize {
+        let bits = if self.widths.contains(&bits) { bits } else { self.widest() };
+        let codes = match bits == STORED {
+            true => count(&self.shape),
+            false => size_of::<u32>() * layout::packed_words(count(&self.shape), bits),
+        };
+        let narrow = self.narrow_grids(bits).flatten().map_or(0, |narrow| narrow.len());
+        codes + size_of_val(self.stored()) + narrow
     }
 
     /// The grids of the stored codes, `[outputs, groups]`.
@@ -297,28 +375,44 @@ impl NestedWeight {
         self.sensitivities.as_ref()?.get(at).copied()
     }
 
+    /// The grids of a width beside the stored ones, if it is a narrower one; `None` if it was not made for it.
+    fn narrow_grids(&self, bits: BitWidth) -> Option<Option<&Values<i8>>> {
+        match bits == STORED {
+            true => self.widths.contains(&bits).then_some(None),
+            false => narrower(&self.widths).position(|width| width == bits).map(|at| self.narrow.get(at)),
+        }
+    }
+
     /// Scales and offsets of a width, `[outputs, groups]`; `None` if it was not made for it.
     #[must_use]
     pub fn affine(&self, bits: BitWidth) -> Option<Vec<Affine>> {
         let stored = self.stored().iter().map(|grid| grid.affine());
-        let Some(narrow) = self.widths.iter().position(|&width| width == bits)?.checked_sub(1) else {
-            return Some(stored.collect());
-        };
-        let grids: &[NarrowGrid] = bytemuck::cast_slice(&self.narrow[narrow]);
+        let Some(narrow) = self.narrow_grids(bits)? else { return Some(stored.collect()) };
+        let grids: &[NarrowGrid] = bytemuck::cast_slice(narrow);
         Some(stored.zip(grids).map(|(stored, grid)| grid.affine(stored, bits)).collect())
     }
 
-    /// The stored codes, for products. What was read of the file for them need not stay in memory.
+    /// The codes that it has, for products. What was read of the file for them need not stay in memory.
     pub(crate) fn prepared(&self) -> Result<StoredWeight, KernelError> {
         let granularity = Granularity::Group(self.group);
-        StoredWeight::from_codes(&self.codes, &self.shape, 1, STORED, granularity)
-            .inspect(|_| self.codes.release())
+        match &self.codes {
+            Codes::Stored(codes) => StoredWeight::from_codes(codes, &self.shape, 1, STORED, granularity)
+                .inspect(|_| codes.release()),
+            Codes::Packed(words) => {
+                StoredWeight::from_packed(words, &self.shape, 1, self.widest(), granularity)
+                    .inspect(|_| words.release())
+            }
+        }
     }
 
     /// The weights of an output at the stored width, to as many values as there are inputs.
+    ///
+    /// # Panics
+    /// If its codes are packed.
     pub(crate) fn write_row(&self, row: usize, out: &mut [f32]) {
+        let Codes::Stored(codes) = &self.codes else { panic!("a row of packed codes") };
         let (inputs, groups, group) = (self.shape[1], self.groups(), self.group.get());
-        let codes = self.codes[row * inputs..][..inputs].chunks(group);
+        let codes = codes[row * inputs..][..inputs].chunks(group);
         let lines = &self.stored()[row * groups..][..groups];
         for ((out, codes), line) in out.chunks_mut(group).zip(codes).zip(lines) {
             let line = line.affine();
@@ -326,30 +420,30 @@ impl NestedWeight {
         }
     }
 
-    /// Bytes of the codes at a width, packed, and of a scale and an offset for each group, in halves. Those at a width that it was not made for
-    /// are the stored ones.
-    #[must_use]
-    pub fn bytes(&self, bits: BitWidth) -> usize {
-        let bits = if self.widths.contains(&bits) { bits } else { STORED };
-        (self.codes.len() * bits.bits() as usize).div_ceil(8) + size_of_val(self.stored())
-    }
-
     /// The weights at a width, `[outputs, inputs]`; `None` if it was not made for it.
     #[must_use]
     pub fn dequantized(&self, bits: BitWidth) -> Option<Vec<f32>> {
-        let lines = self.affine(bits)?;
+        let (codes, lines) = (self.codes(bits)?, self.affine(bits)?);
         let (group, inputs, groups) = (self.group.get(), self.shape[1].max(1), self.groups().max(1));
-        let mut values = vec![0.0; self.codes.len()];
-        let rows = values.par_chunks_mut(inputs).zip(self.codes.par_chunks(inputs));
+        let mut values = vec![0.0; codes.len()];
+        let rows = values.par_chunks_mut(inputs).zip(codes.par_chunks(inputs));
         rows.zip(lines.par_chunks(groups)).for_each(|((values, codes), lines)| {
             for ((values, codes), line) in values.chunks_mut(group).zip(codes.chunks(group)).zip(lines) {
-                for (value, &code) in values.iter_mut().zip(codes) {
-                    *value = line.value(semantics::switch(code.into(), STORED, bits) as f32);
-                }
+                values.iter_mut().zip(codes).for_each(|(value, &code)| *value = line.value(code.into()));
             }
         });
         Some(values)
     }
+}
+
+/// Those that have grids beside the stored ones.
+fn narrower(widths: &[BitWidth]) -> impl Iterator<Item = BitWidth> {
+    widths.iter().copied().filter(|&bits| bits != STORED)
+}
+
+/// Elements of a shape; of one that no memory has, more than any tensor.
+fn count(shape: &[usize]) -> usize {
+    elements(shape).unwrap_or(usize::MAX)
 }
 
 fn entry<T: Clone>(shape: &[usize], values: &Values<T>) -> TensorEntry

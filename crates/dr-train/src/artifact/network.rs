@@ -11,8 +11,8 @@ use crate::nn::{Assignment, EachParameter, LayerSpec, Model, Pass, QuantConfig, 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use dr_kernels::{CodeState, PackedTensor, dequantize, layout, quantize_pack, switch};
-use dr_precision::{Precision, PrecisionPlan};
-use dr_runtime::file::{NestedWeight, STORED};
+use dr_precision::{Precision, PrecisionPlan, PrecisionSet};
+use dr_runtime::file::NestedWeight;
 use dr_runtime::graph::{self, Embedding, Graph, Kind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -36,10 +36,10 @@ pub trait SavedModel: Sized {
     ) -> Result<Self, ArtifactError>;
 
     /// The same network at one precision, its weights packed: the codes switched to their width, one scale vector for
-    /// each layer, one BatchNorm.
+    /// each layer, one BatchNorm; of nested weights the scales and offsets of that width, and those at an edge as they are.
     ///
     /// # Errors
-    /// If this is not a multi-precision artifact, or was not trained for `precision`.
+    /// If this is neither a multi-precision artifact nor one with nested weights, or was not made for `precision`.
     fn export(&self, precision: Precision) -> Result<Self, ArtifactError>;
 
     /// The same network with each layer at the precision that `plan` has for it, its weights packed: one scale vector and
@@ -52,7 +52,7 @@ pub trait SavedModel: Sized {
         &self, plan: &PrecisionPlan, batches: &[I], device: &Device,
     ) -> Result<Self, ArtifactError>;
 
-    /// The model, on `device`, in evaluation mode. It computes what the saved one did; one with nested weights in floats, at the stored width.
+    /// The model, on `device`, in evaluation mode. It computes what the saved one did; one with nested weights in floats, at the widest of their codes.
     ///
     /// # Errors
     /// If a tensor is missing, superfluous or of another type or shape than the description calls for.
@@ -126,6 +126,9 @@ impl SavedModel for Artifact {
         let position = description.precisions.position(precision).ok_or_else(|| {
             ArtifactError::Precision { precision, expected: description.precisions.clone() }
         })?;
+        if description.kind == ArtifactKind::Nested {
+            return nested_at(self, precision);
+        }
         let config = several_precisions(description)?;
         let graph = self.graph()?.clone();
         let mut tensors = packed(self, &graph, &config, |_| precision)?;
@@ -257,6 +260,18 @@ fn several_precisions(description: &Description) -> Result<QuantConfig, Artifact
     let found = description.kind;
     let config = description.quantization().filter(|_| found == ArtifactKind::MultiPrecision);
     config.ok_or(ArtifactError::Kind { found, expected: "multi-precision" })
+}
+
+/// A model with nested weights at one of its precisions.
+fn nested_at(artifact: &Artifact, precision: Precision) -> Result<Artifact, ArtifactError> {
+    let mut tensors = artifact.tensors.clone();
+    for (name, weight) in artifact.nested()? {
+        weight.tensors(&name).iter().for_each(|(name, _)| drop(tensors.remove(name)));
+        let only = weight.only(precision.weights).or_else(|| weight.only(weight.widest()));
+        tensors.extend(only.iter().flat_map(|only| only.tensors(&name)));
+    }
+    let precisions = PrecisionSet::of(precision);
+    Ok(Artifact { description: Description { precisions, ..artifact.description.clone() }, tensors })
 }
 
 /// The tensors with the codes of each layer switched to its precision of `precision` and packed, and with no other
@@ -440,7 +455,7 @@ impl Loader<'_> {
         let nested = name.strip_suffix(".weight").and_then(|layer| self.nested.get_key_value(layer));
         let data = if let Some((layer, weight)) = nested {
             self.used.extend(weight.tensors(layer).into_iter().map(|(name, _)| name));
-            TensorData::new(weight.dequantized(STORED).unwrap_or_default(), shape)
+            TensorData::new(weight.dequantized(weight.widest()).unwrap_or_default(), shape)
         } else if let Some(layer) = self.weights.get(&name) {
             let stored = stored(self.artifact, layer)?;
             dequantize::<D>(&stored).map_err(ArtifactError::network)?.into_data()

@@ -5,6 +5,7 @@
 mod args;
 pub mod commands;
 mod config_file;
+mod default_device;
 mod error;
 mod memory;
 mod resolve;
@@ -24,10 +25,12 @@ use clap::{CommandFactory, FromArgMatches};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-/// Runs the program with the arguments of the process, and what the registry knows.
+/// Runs the program with the arguments of the process, and what the registry knows. It changes the environment: call it before
+/// there are other threads.
 #[must_use]
 pub fn run(registry: &Registry) -> ExitCode {
     keep_freed_memory();
+    default_device::default_to_flex();
     let result = match Cli::read(registry, std::env::args_os()) {
         Ok(cli) => execute(registry, cli),
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {

@@ -24,10 +24,10 @@ pub struct Source<'a> {
     pub data_dir: Option<&'a Path>,
     /// A text to measure on, all of it.
     pub text: Option<&'a Path>,
-    /// Positions of the pieces in which a text is measured, if the context has as many; each is read on its own.
-    pub window: usize,
     /// A language model to compare predictions with.
     pub reference: Option<&'a Artifact>,
+    /// Positions of the pieces in which a text is measured, each of which is read on its own; without them 512, or as many as the context has.
+    pub window: Option<usize>,
     /// Only the first so many images, or characters, of those to learn from.
     pub limit: Option<usize>,
     /// Where it is computed.
@@ -42,7 +42,7 @@ impl<'a> Source<'a> {
         data_dir: &'a Option<PathBuf>, device: &'a Device,
     ) -> Self {
         let (dataset, data_dir) = (dataset.as_deref(), data_dir.as_deref());
-        let (text, reference, window, limit) = (None, None, 512, None);
+        let (text, reference, window, limit) = (None, None, None, None);
         Self { registry, artifact, model, dataset, data_dir, text, window, reference, limit, device }
     }
 

@@ -18,6 +18,9 @@ use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Int, Tensor};
 use std::sync::Arc;
 
+/// Tokens of a piece of a text that is measured, if the context has as many.
+const WINDOW: usize = 512;
+
 /// Tokens of the training text that scales of activations are fitted to.
 const CALIBRATION_TOKENS: usize = 1 << 12;
 
@@ -150,7 +153,8 @@ impl Task for TextTask {
             None => text::split(&text::read(source.data_dir)?, None).test,
         };
         let tokens: Arc<[u32]> = source.tokenizer()?.encode(&text, false)?.into();
-        let Source { artifact, window, reference, device, .. } = *source;
+        let Source { artifact, reference, device, .. } = *source;
+        let window = source.window.unwrap_or(WINDOW.min(artifact.description.context()));
         let measured = measure_text(artifact, formats, &tokens, window, engine, reference, device);
         Ok((measured.map_err(|error| source.wrong(error))?, [tokens.len().saturating_sub(1), 0]))
     }

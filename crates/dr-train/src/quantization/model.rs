@@ -71,7 +71,7 @@ impl<F: Fn(&str) -> BitWidth> ModuleMapper for Dequantize<'_, F> {
         };
         let values = weight
             .dequantized((self.width)(&name))
-            .or_else(|| weight.dequantized(STORED))
+            .or_else(|| weight.dequantized(weight.widest()))
             .unwrap_or_default();
         param.map(|old| Tensor::from_data(TensorData::new(values, old.dims()), &old.device()))
     }

@@ -276,6 +276,7 @@ mod tests {
             let upper = inverse.cholesky().expect("a positive matrix").l().transpose();
             let lines: Vec<Vec<Affine>> =
                 nest.widths().iter().map(|&bits| found.affine(bits).unwrap()).collect();
+            let codes = found.codes(BitWidth::B8).unwrap();
             let mut same = 0;
             for output in 0..outputs {
                 let row = weights[output * inputs..][..inputs].iter().map(|&w| f64::from(w)).collect();
@@ -294,7 +295,7 @@ mod tests {
                     };
                     let best = (i8::MIN..=i8::MAX).min_by(|&a, &b| cost(a).total_cmp(&cost(b))).unwrap();
                     // What is near a tie may fall to either side: the reference goes on with what was found.
-                    let code = found.codes()[output * inputs + input];
+                    let code = codes[output * inputs + input];
                     assert!(cost(code) <= 1.01 * cost(best) + 1e-6, "{shape:?}: {code} instead of {best}");
                     same += usize::from(code == best);
                     for (width, row) in rows.iter_mut().enumerate() {
@@ -316,7 +317,8 @@ mod tests {
         let factor = Factor::new(&identity, inputs).expect("a factor");
         let shape = [outputs, inputs];
         let compensated = compensated(&weights, shape, GROUP, &nest(), &factor);
-        assert_eq!(compensated.codes(), nearest(&weights, shape, GROUP, &nest()).codes());
+        let nearest = nearest(&weights, shape, GROUP, &nest());
+        assert_eq!(compensated.codes(BitWidth::B8), nearest.codes(BitWidth::B8));
     }
 
     #[test]
@@ -326,13 +328,22 @@ mod tests {
         assert_eq!(weight.groups(), 3);
         for &bits in weight.widths() {
             let (values, lines) = (weight.dequantized(bits).unwrap(), weight.affine(bits).unwrap());
-            for (at, (value, &code)) in values.iter().zip(weight.codes()).enumerate() {
+            let stored = weight.codes(BitWidth::B8).unwrap();
+            for (at, (value, &code)) in values.iter().zip(&*stored).enumerate() {
                 let line = lines[at / 75 * 3 + at % 75 / 32];
                 let level = semantics::switch(code.into(), BitWidth::B8, bits);
                 assert_eq!(*value, line.value(level as f32));
             }
+            let only = weight.only(bits).unwrap();
+            assert_eq!((only.widths(), only.widest()), (&[bits][..], bits));
+            assert_eq!(only.codes(bits), weight.codes(bits));
+            assert_eq!(only.affine(bits).unwrap(), lines);
+            assert_eq!(only.dequantized(bits).unwrap(), values);
+            assert_eq!(only.only(bits).unwrap(), only);
         }
         assert!(weight.dequantized(BitWidth::B5).is_none() && weight.affine(BitWidth::B5).is_none());
+        assert!(weight.codes(BitWidth::B5).is_none() && weight.only(BitWidth::B5).is_none());
+        assert!(weight.only(BitWidth::B4).unwrap().only(BitWidth::B8).is_none());
     }
 
     #[test]
@@ -340,7 +351,7 @@ mod tests {
         let (weights, shape) = (random(64 * 4, 9), [4, 64]);
         let weight = nearest(&weights, shape, GROUP, &Nest::new([]));
         let lines = weight.affine(BitWidth::B8).unwrap();
-        for (at, (&w, &code)) in weights.iter().zip(weight.codes()).enumerate() {
+        for (at, (&w, &code)) in weights.iter().zip(&*weight.codes(BitWidth::B8).unwrap()).enumerate() {
             let line = lines[at / 64 * 2 + at % 64 / 32];
             assert_eq!(i32::from(code), semantics::quantize(w - line.offset, line.scale, BitWidth::B8));
         }

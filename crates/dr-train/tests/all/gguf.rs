@@ -9,6 +9,7 @@ use dr_train::artifact::{
 };
 use dr_train::models::LlamaConfig;
 use dr_train::nn::{Pass, QuantConfig};
+use dr_train::quantization::{CalibrationOptions, NestedModel, quantize_language};
 use dr_train::text::Tokenizer;
 use dr_train::weights::gguf::{BlockType, File, export, from_bytes};
 use dr_train::weights::{is_language_model, load_language_model};
@@ -232,5 +233,37 @@ fn codes_come_back() {
         let again = read(&exported.bytes).unwrap();
         let name = precision.to_string();
         assert_close(&name, &logits(&again, &Pass::float()), &logits(&packed, &Pass::float()), 1e-2);
+    }
+}
+
+#[test]
+fn nested_codes_come_back() {
+    // The last group of a row of the feed-forward layers' second ones is shorter.
+    let config = LlamaConfig { feed_forward: 172, tied: true, ..LlamaConfig::small(64, 64, 1, 32) };
+    let float = random(&config);
+    let model = float.network(&Device::flex()).unwrap();
+    let tokens: Vec<u32> = (0..200).map(|i| i * i % 61).collect();
+    let options = CalibrationOptions { windows: 4, length: 24, gradient_windows: 1, ..Default::default() };
+    let widths = [6, 4, 2].map(|bits: u32| bits.try_into().unwrap());
+    let nested = quantize_language(&model, &tokens, &widths, &options, |_| {}).unwrap();
+    let file = nested.artifact(&float).unwrap();
+    assert!(export(&file, None).unwrap_err().to_string().contains("expected one of w8a8,w6a8,w4a8,w2a8"));
+    for (precision, kind) in file.description.precisions.iter().zip([
+        BlockType::Q8_0,
+        BlockType::Q8_0,
+        BlockType::Q4_1,
+        BlockType::Q4_1,
+    ]) {
+        let exported = export(&file, Some(precision)).unwrap();
+        assert_eq!(exported.types[&BlockType::F16], 1, "{precision}");
+        assert_eq!(exported.types[&kind], if kind == BlockType::Q8_0 { 7 } else { 6 }, "{precision}");
+        let only = file.export(precision).unwrap();
+        assert_eq!(export(&only, None).unwrap(), exported);
+        let weights = NestedModel { weights: only.nested().unwrap() };
+        let expected =
+            Artifact::of(&weights.dequantized(model.clone(), precision.weights), float.description.clone());
+        let (again, expected) = (read(&exported.bytes).unwrap(), expected.unwrap());
+        let name = precision.to_string();
+        assert_close(&name, &logits(&again, &Pass::float()), &logits(&expected, &Pass::float()), 3e-2);
     }
 }

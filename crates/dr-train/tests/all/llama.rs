@@ -16,7 +16,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 /// See `fixtures/make_llama.py`.
-const VARIANTS: [&str; 14] = [
+pub const VARIANTS: [&str; 14] = [
     "plain", "grouped", "tied", "linear", "llama3", "biases", "dynamic", "yarn", "longrope", "qwen2",
     "qwen3", "mistral", "smollm3", "retied",
 ];
@@ -25,7 +25,7 @@ pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama").join(name)
 }
 
-fn load(name: &str) -> Artifact {
+pub fn load(name: &str) -> Artifact {
     load_hugging_face(&fixture(name), PrecisionSet::default())
         .unwrap_or_else(|error| panic!("{name}: {error}"))
 }

@@ -1,8 +1,10 @@
 //! Language models quantized without training.
 
+use crate::llama::{self, VARIANTS};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use dr_precision::{BitWidth, Precision, PrecisionSet};
+use dr_runtime::file::NestedWeight;
 use dr_runtime::tensors::{Cache, Network};
 use dr_runtime::{Arithmetic, RuntimeError};
 use dr_train::artifact::{Artifact, ArtifactError, ArtifactKind, Described, Description, SavedModel};
@@ -17,6 +19,24 @@ use dr_train::report::Measured;
 use std::sync::Arc;
 
 const WIDTHS: [BitWidth; 3] = [BitWidth::B6, BitWidth::B4, BitWidth::B3];
+
+/// What fake quantization makes of a text, at a width.
+fn fake(nested: &NestedModel, model: &Model, bits: BitWidth, text: &[u32]) -> Tensor<2> {
+    let ids: Vec<i64> = text.iter().map(|&token| i64::from(token)).collect();
+    let input = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, text.len()]), &Device::flex());
+    let model = nested.dequantized(model.clone(), bits);
+    match model.run(&mut Dynamic(Tensors::new(&Pass::float())), Value::Tokens(input)) {
+        Value::Rows(rows) => rows,
+        _ => panic!("rows"),
+    }
+}
+
+/// The mean divergence of predictions from others.
+fn of_logits(a: Tensor<2>, b: Tensor<2>) -> f64 {
+    let rows = a.dims()[0] as f64;
+    let [a, b] = [a, b].map(|logits| log_softmax(logits, 1));
+    (a.clone().exp() * (a - b)).sum().into_scalar::<f64>() / rows
+}
 
 fn model(tied: bool) -> Model {
     let config = LlamaConfig { tied, ..LlamaConfig::small(97, 64, 2, 64) };
@@ -85,6 +105,14 @@ fn wider_is_nearer_and_hessians_help() {
     }
 }
 
+fn weights(weight: &NestedWeight) -> usize {
+    weight.shape().iter().product()
+}
+
+fn groups(weight: &NestedWeight) -> usize {
+    weight.shape()[0] * weight.groups()
+}
+
 #[test]
 fn the_file_is_the_model() {
     for tied in [false, true] {
@@ -104,18 +132,30 @@ fn the_file_is_the_model() {
         let error = nested.artifact(&file).expect_err("not a float model");
         assert!(matches!(error, ArtifactError::Kind { found: ArtifactKind::Nested, .. }));
         assert!(file.check_precision(Precision::uniform(BitWidth::B8)).is_err());
+        let missing = file.export(Precision::new(BitWidth::B5, BitWidth::B8)).expect_err("no such precision");
+        assert!(matches!(missing, ArtifactError::Precision { .. }));
+        // Half a byte for each weight of a layer that switches, a byte for others, six bytes for a group of 32 and four for others.
+        let only = file.export(Precision::new(BitWidth::B4, BitWidth::B8)).expect("one of its precisions");
+        let norms = float.payload_bytes() - 4 * nested.weights.values().map(weights).sum::<usize>();
+        let size = |weight: &NestedWeight| match weight.widths().len() {
+            1 => weights(weight) + 4 * groups(weight),
+            _ => weights(weight) / 2 + 6 * groups(weight),
+        };
+        assert_eq!(only.payload_bytes(), norms + nested.weights.values().map(size).sum::<usize>());
     }
 }
 
 #[test]
 fn integers_are_fake_quantization() {
     let device = Device::flex();
-    // With inputs of whole groups of 32, and without.
-    for (hidden, feed_forward) in [(64, 192), (48, 100)] {
-        let config = LlamaConfig { hidden, feed_forward, ..LlamaConfig::small(97, 64, 2, 64) };
+    // With inputs of whole groups of 32, and without; as of a model whose rows are no multiple of 32 and whose head is tied.
+    for (hidden, feed_forward, tied) in [(64, 192, false), (48, 100, false), (64, 172, true)] {
+        let config = LlamaConfig { hidden, feed_forward, tied, ..LlamaConfig::small(97, 64, 2, 64) };
         let model = Model::trace(&config.init(3, &device)).expect("a Llama has a graph");
         let float = Artifact::of(&model, Description::of_language(&config, PrecisionSet::default()));
-        let nested = quantize(&model, 2);
+        let widths = [&WIDTHS[..], &[BitWidth::B2]].concat();
+        let nested = quantize_language(&model, &tokens(300), &widths, &options(2), |_| {});
+        let nested = nested.expect("a quantized model");
         let file = nested.artifact(&float.expect("a float model")).expect("a nested model");
         let text = tokens(400)[340..].to_vec();
         let ids: Vec<i64> = text.iter().map(|&token| i64::from(token)).collect();
@@ -125,14 +165,8 @@ fn integers_are_fake_quantization() {
         for precision in file.description.precisions.iter() {
             network.switch(precision).expect("one of its precisions");
             let logits = network.forward(input.clone()).expect("logits");
-            let at = nested.dequantized(model.clone(), |_| precision.weights);
-            let Value::Rows(expected) =
-                at.run(&mut Dynamic(Tensors::new(&Pass::float())), Value::Tokens(input.clone()))
-            else {
-                panic!("rows")
-            };
-            let [a, b] = [expected, logits.clone()].map(|logits| log_softmax(logits, 1));
-            let divergence = (a.clone().exp() * (a - b)).sum().into_scalar::<f64>() / 60.0;
+            let expected = fake(&nested, &model, precision.weights, &text);
+            let divergence = of_logits(expected, logits.clone());
             assert!(divergence < 1e-4, "{hidden}, {precision}: {divergence}");
 
             // Token by token, with a switch between.
@@ -149,6 +183,59 @@ fn integers_are_fake_quantization() {
         assert!(matches!(network.switch(missing), Err(RuntimeError::Precision { .. })));
         let error = Network::load(&file, first, Arithmetic::WeightOnly, &device).map(drop);
         assert!(matches!(error, Err(RuntimeError::Nested)));
+    }
+}
+
+/// Of each family: integers at all widths, with switches in a text, and files of one width.
+#[test]
+fn families_at_all_widths() {
+    use dr_runtime::{Cache, Input, Network};
+    let device = Device::flex();
+    for name in VARIANTS {
+        let float = llama::load(name);
+        let model = float.network(&device).expect("a network");
+        let vocabulary = float.description.classes as u32;
+        let text: Vec<u32> = (0..340u32).map(|i| (i * i * 7 + i / 3) % vocabulary).collect();
+        let (calibration, text) = text.split_at(300);
+        let widths: Vec<BitWidth> = BitWidth::ALL.into_iter().rev().collect();
+        let nested = quantize_language(&model, calibration, &widths, &options(2), |_| {});
+        let nested = nested.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let file = nested.artifact(&float).expect("a nested model").to_bytes().expect("a file");
+        let file = Artifact::from_bytes(&file).expect("what was written");
+        assert_eq!(file.graph().expect("a graph"), float.graph().expect("a graph"), "{name}");
+        let whole = |network: &Network| {
+            network.forward(Input::Tokens { ids: text, batch: 1 }).expect("logits").values
+        };
+        let mut network = Network::load(&file, file.description.precisions.highest()).expect("a network");
+        let mut at_one = vec![];
+        for precision in file.description.precisions.iter() {
+            network.switch(precision).expect("one of its precisions");
+            let found = whole(&network);
+            let expected = fake(&nested, &model, precision.weights, text);
+            let logits = Tensor::from_data(TensorData::new(found.clone(), expected.dims()), &device);
+            let divergence = of_logits(expected.clone(), logits);
+            assert!(divergence < 1e-4, "{name}, {precision}: {divergence}");
+
+            let only = file.export(precision).expect("one of its precisions").to_bytes().expect("a file");
+            let only = Artifact::from_bytes(&only).expect("what was written");
+            assert_eq!(only.description.precisions, PrecisionSet::of(precision));
+            let of_width = Network::load(&only, precision).expect("a network");
+            assert_eq!(whole(&of_width), found, "{name}, {precision}");
+            let weights = NestedModel { weights: only.nested().expect("nested weights") };
+            let floats = only.network(&device).expect("a network");
+            let again = fake(&weights, &floats, precision.weights, text).into_data();
+            assert_eq!(again, expected.into_data(), "{name}, {precision}");
+            assert_eq!(only.export(precision).expect("its precision"), only);
+            at_one.push((precision, of_width));
+        }
+        // Each token at another width, on what the widths before left.
+        let mut cache = Cache::new();
+        for (at, &token) in text.iter().enumerate() {
+            let (precision, of_width) = &at_one[at * 3 % at_one.len()];
+            let expected = of_width.read(&[token], &mut cache.clone()).expect("logits");
+            network.switch(*precision).expect("one of its precisions");
+            assert_eq!(network.read(&[token], &mut cache).expect("logits"), expected, "{name}, {precision}");
+        }
     }
 }
 

@@ -50,9 +50,10 @@ pub struct EvalArgs {
     /// The text that a language model is measured on, all of it [default: the end of the text it was trained on]
     #[arg(long, value_name = "FILE")]
     pub text: Option<PathBuf>,
-    /// Measure a text in pieces of so many tokens, each without those before it
-    #[arg(long, value_name = "N", value_parser = at_least_one(1 << 20), default_value_t = 512)]
-    pub window: usize,
+    /// Measure a text in pieces of so many tokens, each without those before it [default: 512, or the model's
+    /// context if that is less]
+    #[arg(long, value_name = "N", value_parser = at_least_one(1 << 20), allow_negative_numbers = true)]
+    pub window: Option<usize>,
     /// Compare a language model's predictions with those of this one: of a model in floats, or of one with the same precisions in
     /// fake quantization
     #[arg(long, value_name = "FILE")]

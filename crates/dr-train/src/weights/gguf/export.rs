@@ -66,7 +66,7 @@ impl fmt::Display for Exported {
 /// ```
 ///
 /// Scales and offsets are rounded to 16 bits; embeddings that are no codes become F16, norms and biases F32. A model in floats is F16 as a whole.
-/// Of a model with several precisions `precision` is kept, or those of its plan.
+/// Of a model with several precisions `precision` is kept, or those of its plan; one with a single one needs none.
 ///
 /// # Errors
 /// Another network than a language model of [`LlamaConfig`](crate::models::LlamaConfig), or one that GGUF has no name for, a precision that it does not have, a tokenizer that GGUF does not have.
@@ -76,7 +76,7 @@ pub fn export(artifact: &Artifact, precision: Option<Precision>) -> Result<Expor
     let (config, graph) = (description.llama()?, artifact.graph()?);
     let found = description.kind;
     let precision = match (description.precisions(), precision) {
-        (Some(set), None) if description.is_packed() || description.plan.is_some() => Some(set.highest()),
+        (Some(set), None) if set.len() == 1 || description.plan.is_some() => Some(set.highest()),
         (Some(set), None) => return Err(ExportError::Precision(set)),
         (Some(set), Some(precision)) if set.position(precision).is_none() => {
             return Err(ArtifactError::Precision { precision, expected: set }.into());
@@ -171,15 +171,11 @@ fn matrix(
         }
         false => artifact.values::<i8>(&tensor, &shape)?.to_vec(),
     };
-    let codes = switched(&codes, stored, bits);
+    let codes = codes.iter().map(|&code| semantics::switch(code.into(), stored, bits) as i8).collect();
     let scales = format!("{name}.quantizers.weight_scales.{position}");
     let scales = artifact.f32(&scales, &[outputs * inputs.div_ceil(group)])?;
     let lines = scales.iter().map(|&scale| Affine { scale, offset: 0.0 }).collect();
     Ok(Matrix::Codes { shape, bits, codes, group, lines })
-}
-
-fn switched(codes: &[i8], stored: BitWidth, bits: BitWidth) -> Vec<i8> {
-    codes.iter().map(|&code| semantics::switch(code.into(), stored, bits) as i8).collect()
 }
 
 /// Weights of a block.
@@ -191,11 +187,11 @@ impl Matrix {
     }
 
     fn nested(weight: &NestedWeight, bits: BitWidth) -> Self {
-        let bits = if weight.widths().contains(&bits) { bits } else { STORED };
+        let bits = if weight.widths().contains(&bits) { bits } else { weight.widest() };
         Self::Codes {
             shape: weight.shape(),
             bits,
-            codes: switched(weight.codes(), STORED, bits),
+            codes: weight.codes(bits).unwrap_or_default().into_owned(),
             group: weight.group().get(),
             lines: weight.affine(bits).unwrap_or_default(),
         }
