@@ -459,7 +459,7 @@ fn bytes(artifact: &Artifact, format: NumberFormat) -> Result<usize, ArtifactErr
         (NumberFormat::Float, ArtifactKind::Float) | (NumberFormat::Mixed, ArtifactKind::PackedPlan) => {
             Ok(artifact.payload_bytes())
         }
-        (NumberFormat::Quantized(precision), ArtifactKind::MultiPrecision | ArtifactKind::Nested) => {
+        (NumberFormat::Quantized(precision), ArtifactKind::MultiPrecision) => {
             Ok(artifact.export(precision)?.payload_bytes())
         }
         (NumberFormat::Mixed, ArtifactKind::Nested) if artifact.description.plan.is_some() => {
