@@ -260,8 +260,10 @@ fn nested_codes_come_back() {
         let only = file.export(precision).unwrap();
         assert_eq!(export(&only, None).unwrap(), exported);
         let weights = NestedModel { weights: only.nested().unwrap() };
-        let expected =
-            Artifact::of(&weights.dequantized(model.clone(), precision.weights), float.description.clone());
+        let expected = Artifact::of(
+            &weights.dequantized(model.clone(), |_| precision.weights),
+            float.description.clone(),
+        );
         let (again, expected) = (read(&exported.bytes).unwrap(), expected.unwrap());
         let name = precision.to_string();
         assert_close(&name, &logits(&again, &Pass::float()), &logits(&expected, &Pass::float()), 3e-2);

@@ -24,7 +24,7 @@ const WIDTHS: [BitWidth; 3] = [BitWidth::B6, BitWidth::B4, BitWidth::B3];
 fn fake(nested: &NestedModel, model: &Model, bits: BitWidth, text: &[u32]) -> Tensor<2> {
     let ids: Vec<i64> = text.iter().map(|&token| i64::from(token)).collect();
     let input = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, text.len()]), &Device::flex());
-    let model = nested.dequantized(model.clone(), bits);
+    let model = nested.dequantized(model.clone(), |_| bits);
     match model.run(&mut Dynamic(Tensors::new(&Pass::float())), Value::Tokens(input)) {
         Value::Rows(rows) => rows,
         _ => panic!("rows"),
