@@ -352,6 +352,11 @@ impl<'a> Pass<'a> {
         // All positions of a text, or the last one.
         let rows = self.workspace.dims[output][0] / batch;
         let mut cache = self.cache.take();
+        // Halves are finer than the codes that quantized layers make of them.
+        let new = match self.network.precision {
+            Some(_) => AttentionCache::in_halves,
+            None => AttentionCache::new,
+        };
         let [q, k, v] = [0, 1, 2].map(|i| self.value(inputs[i]));
         let texts = room(&mut out, batch * rows * features)?.chunks_exact_mut((rows * features).max(1));
         let of =
@@ -361,12 +366,12 @@ impl<'a> Pass<'a> {
             let slot = match &mut cache {
                 Some(cache) => {
                     if cache.attentions.len() == attentions {
-                        cache.attentions.push(AttentionCache::new(kv_heads, head_dim));
+                        cache.attentions.push(new(kv_heads, head_dim));
                     }
                     cache.attentions.get_mut(attentions).ok_or(RuntimeError::Cache)?
                 }
                 None => {
-                    fresh = AttentionCache::new(kv_heads, head_dim);
+                    fresh = new(kv_heads, head_dim);
                     &mut fresh
                 }
             };
