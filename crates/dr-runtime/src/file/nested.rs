@@ -254,11 +254,17 @@ impl NestedWeight {
         Some(stored.zip(grids).map(|(stored, grid)| grid.affine(stored, bits)).collect())
     }
 
-    /// The stored codes, for products. What was read of the file for them need not stay in memory.
+    /// The stored codes, for products.
     pub(crate) fn prepared(&self) -> Result<StoredWeight, KernelError> {
         let granularity = Granularity::Group(self.group);
         StoredWeight::from_codes(&self.codes, &self.shape, 1, STORED, granularity)
-            .inspect(|_| self.codes.release())
+    }
+
+    /// What was read of the file need not stay in memory.
+    pub(crate) fn release(&self) {
+        self.codes.release();
+        self.stored.release();
+        self.narrow.iter().for_each(Values::release);
     }
 
     /// The weights of an output at the stored width, to as many values as there are inputs.
