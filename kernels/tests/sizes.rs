@@ -290,7 +290,7 @@ proptest! {
     fn what_is_between_products_fits_or_is_refused(
         [x_len, gains, results] in [0usize..200, 0usize..20, 0usize..200], [cosines, sines] in [0usize..20, 0usize..20],
         alike in prop::bool::weighted(0.8), sizes in [any_size(), any_size(), any_size(), any_size()], value in any_float(),
-        [keys, cached] in [0usize..200, 0usize..200],
+        [keys, cached] in [0usize..200, 0usize..200], in_halves: bool,
     ) {
         let [head_dim, kv_heads, heads, positions] = sizes;
         let [results, sines, cached] = if alike { [x_len, cosines, keys] } else { [results, sines, cached] };
@@ -300,7 +300,8 @@ proptest! {
         prop_assert_eq!(swiglu(&mut out, &x).is_ok(), results == x_len);
         let turned = rotate(&mut out, &vec![value; cosines], &vec![value; sines], head_dim).is_ok();
         prop_assert!(!turned || (cosines == sines && head_dim.is_multiple_of(2) && results.is_multiple_of(head_dim)));
-        let mut cache = AttentionCache::new(kv_heads, head_dim);
+        let cache = if in_halves { AttentionCache::in_halves } else { AttentionCache::new };
+        let mut cache = cache(kv_heads, head_dim);
         let kept = cache.extend(&vec![value; keys], &vec![value; cached]).is_ok();
         let features = kv_heads as u128 * head_dim as u128;
         prop_assert_eq!(cache.positions() as u128 * features, if kept { keys as u128 } else { 0 });

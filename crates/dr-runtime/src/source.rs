@@ -116,7 +116,9 @@ impl Source {
             return Err(RuntimeError::Precision { precision, expected });
         };
         let (scales, offsets): (Vec<_>, Vec<_>) = lines.iter().map(|line| (line.scale, line.offset)).unzip();
-        Ok(Some(weight.prepared()?.with_offsets(bits, &scales, &offsets)?))
+        let grouped = weight.prepared()?.with_offsets(bits, &scales, &offsets)?;
+        weight.release();
+        Ok(Some(grouped))
     }
 
     /// Whether a layer takes floats and has packed weights.

@@ -7,7 +7,7 @@ use std::{fmt, sync::OnceLock};
 pub enum Isa {
     /// What the compiler may take for granted: SSE2 on x86-64, NEON on AArch64.
     Portable,
-    /// AVX2 and FMA.
+    /// AVX2, FMA and F16C.
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
@@ -31,7 +31,11 @@ impl Isa {
         match self {
             Self::Portable => true,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Self::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
                 is_x86_feature_detected!("avx2")
@@ -93,7 +97,7 @@ fn avx512<R>(kernel: impl FnOnce(Isa) -> R) -> R {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn avx2<R>(kernel: impl FnOnce(Isa) -> R) -> R {
     kernel(Isa::Avx2)
 }

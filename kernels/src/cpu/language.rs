@@ -4,10 +4,14 @@
 //! run on slices. They are in this crate, although nothing in them is quantized, because they share with the products the team
 //! of threads, which a token wakes once, and the choice of the instruction set.
 
+use super::halves::{self, LANES};
 use super::isa::{Isa, run_on};
+use super::sample::Sample;
 use super::team;
 use crate::KernelError;
 use crate::error::size;
+use half::f16;
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -15,9 +19,6 @@ use wide::f32x8;
 
 /// Elements that a task works on, so many that it pays for another thread's attention.
 const TASK: usize = 1 << 11;
-
-/// Lanes of sums, on every machine, so that they are rounded alike; positions whose keys lie together.
-const LANES: usize = 16;
 
 /// RMSNorm (arXiv:1910.07467): each row of `x` over the root of its mean square (and `epsilon`), times `gain`.
 ///
@@ -244,19 +245,50 @@ pub struct AttentionCache {
     kv_heads: usize,
     head_dim: usize,
     positions: usize,
-    /// `[positions / 16, kv heads, head dim, 16]`: products with the keys of 16 positions are sums in 16 lanes.
-    keys: Vec<Lanes>,
-    /// `[positions, kv heads * head dim]`
-    values: Vec<f32>,
+    store: Store,
 }
 
+/// The numbers of a cache.
+#[derive(Clone, Debug)]
+enum Store {
+    Floats(Kept<f32>),
+    Halves(Kept<f16>),
+}
+
+#[derive(Clone, Debug)]
+struct Kept<T> {
+    /// `[positions / 16, kv heads, head dim, 16]`: products with the keys of 16 positions are sums in 16 lanes.
+    keys: Vec<[T; LANES]>,
+    /// `[positions, kv heads * head dim]`
+    values: Vec<T>,
+}
+
+// Sums have as many lanes on every machine, so that they are rounded alike.
 type Lanes = [f32; LANES];
 
+macro_rules! with_kept {
+    ($store:expr, |$kept:ident| $result:expr) => {
+        match $store {
+            Store::Floats($kept) => $result,
+            Store::Halves($kept) => $result,
+        }
+    };
+}
+
 impl AttentionCache {
-    /// One without positions.
+    /// One without positions, for numbers in 32 bits.
     #[must_use]
     pub const fn new(kv_heads: usize, head_dim: usize) -> Self {
-        Self { kv_heads, head_dim, positions: 0, keys: vec![], values: vec![] }
+        let store = Store::Floats(Kept { keys: vec![], values: vec![] });
+        Self { kv_heads, head_dim, positions: 0, store }
+    }
+
+    /// One without positions, for numbers in 16 bits (`f16`), which take half the memory. They are rounded to 11 bits of precision; those
+    /// beyond [`f16::MAX`], 65504, which no trained model's come near, become that.
+    #[must_use]
+    pub const fn in_halves(kv_heads: usize, head_dim: usize) -> Self {
+        let store = Store::Halves(Kept { keys: vec![], values: vec![] });
+        Self { kv_heads, head_dim, positions: 0, store }
     }
 
     /// Positions that it has.
@@ -265,11 +297,20 @@ impl AttentionCache {
         self.positions
     }
 
+    /// Bytes of the keys and values that it has, with those of padding.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        with_kept!(&self.store, |kept| size_of_val(&kept.keys[..]) + size_of_val(&kept.values[..]))
+    }
+
     /// Forgets all positions but the first ones.
     pub fn truncate(&mut self, positions: usize) {
         self.positions = positions.min(self.positions);
-        self.values.truncate(self.positions * self.features());
-        self.keys.truncate(self.positions.div_ceil(LANES) * self.features());
+        let (positions, features) = (self.positions, self.features());
+        with_kept!(&mut self.store, |kept| {
+            kept.values.truncate(positions * features);
+            kept.keys.truncate(positions.div_ceil(LANES) * features);
+        });
     }
 
     /// Adds positions: keys and values `[positions, kv heads * head dim]`.
@@ -280,22 +321,99 @@ impl AttentionCache {
         size("values of a cache", &[values.len()], &[keys.len()])?;
         let features = self.features().max(1);
         size("keys of a cache", &[keys.len()], &[keys.len() / features * self.features()])?;
-        self.values.extend_from_slice(values);
-        for keys in keys.chunks_exact(features) {
-            let (block, lane) = (self.positions / LANES, self.positions % LANES);
-            if lane == 0 {
-                self.keys.resize(self.keys.len() + features, [0.0; LANES]);
-            }
-            for (lanes, key) in self.keys[block * features..].iter_mut().zip(keys) {
-                lanes[lane] = *key;
-            }
-            self.positions += 1;
-        }
+        with_kept!(&mut self.store, |kept| kept.extend(self.positions, features, keys, values));
+        self.positions += keys.len() / features;
         Ok(())
     }
 
     const fn features(&self) -> usize {
         self.kv_heads.saturating_mul(self.head_dim)
+    }
+}
+
+impl<T: Number> Kept<T> {
+    /// Adds positions to those that there are.
+    fn extend(&mut self, positions: usize, features: usize, keys: &[f32], values: &[f32]) {
+        self.values.extend_from_slice(&T::nearest(values));
+        for (position, keys) in (positions..).zip(T::nearest(keys).chunks_exact(features)) {
+            let (block, lane) = (position / LANES, position % LANES);
+            if lane == 0 {
+                self.keys.resize(self.keys.len() + features, [T::default(); LANES]);
+            }
+            for (lanes, key) in self.keys[block * features..].iter_mut().zip(keys) {
+                lanes[lane] = *key;
+            }
+        }
+    }
+}
+
+/// A type of the numbers in a cache.
+trait Number: Sample + Default {
+    /// The nearest ones of the type.
+    fn nearest(x: &[f32]) -> Cow<'_, [Self]>;
+
+    /// Keys as floats: as they are, or in the first ones of `room`, which is as long.
+    ///
+    /// # Safety
+    /// The machine has `isa`, for which this is compiled.
+    unsafe fn lanes<'a>(isa: Isa, keys: &'a [[Self; LANES]], room: &'a mut [Lanes]) -> &'a [Lanes];
+
+    /// The first `len` numbers of `count` rows, which are so far apart, as floats, and how far they are apart then: as they are, or in
+    /// `room`.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn rows<'a>(
+        isa: Isa, rows: &'a [Self], apart: usize, size: [usize; 2], room: &'a mut Vec<f32>,
+    ) -> (&'a [f32], usize);
+}
+
+impl Number for f32 {
+    fn nearest(x: &[f32]) -> Cow<'_, [f32]> {
+        x.into()
+    }
+
+    #[inline(always)]
+    unsafe fn lanes<'a>(_: Isa, keys: &'a [Lanes], _: &'a mut [Lanes]) -> &'a [Lanes] {
+        keys
+    }
+
+    #[inline(always)]
+    unsafe fn rows<'a>(
+        _: Isa, rows: &'a [f32], apart: usize, _: [usize; 2], _: &'a mut Vec<f32>,
+    ) -> (&'a [f32], usize) {
+        (rows, apart)
+    }
+}
+
+impl Number for f16 {
+    fn nearest(x: &[f32]) -> Cow<'_, [f16]> {
+        halves::nearest(x).into()
+    }
+
+    #[inline(always)]
+    unsafe fn lanes<'a>(isa: Isa, keys: &'a [[f16; LANES]], room: &'a mut [Lanes]) -> &'a [Lanes] {
+        for (keys, room) in keys.iter().zip(&mut *room) {
+            // SAFETY: As promised by the caller.
+            *room = unsafe { halves::widen(isa, keys) };
+        }
+        room
+    }
+
+    #[inline(always)]
+    unsafe fn rows<'a>(
+        isa: Isa, rows: &'a [f16], apart: usize, [count, len]: [usize; 2], room: &'a mut Vec<f32>,
+    ) -> (&'a [f32], usize) {
+        room.resize(count * len, 0.0);
+        for (row, room) in rows.chunks(apart).zip(room.chunks_exact_mut(len)) {
+            let ((blocks, rest), (out, out_rest)) = (row[..len].as_chunks(), room.as_chunks_mut());
+            for (block, out) in blocks.iter().zip(out) {
+                // SAFETY: As promised by the caller.
+                *out = unsafe { halves::widen(isa, block) };
+            }
+            rest.iter().zip(out_rest).for_each(|(half, out)| *out = half.widen());
+        }
+        (room, len)
     }
 }
 
@@ -330,12 +448,15 @@ pub fn attention(
         let count = cache.positions - positions + start / features + 1;
         let head = start % features / sharing;
         TILE.with_borrow_mut(|tile| {
-            run_on!(isa, |_| {
-                for (at, head) in (head..kv_heads).take(out.len() / sharing).enumerate() {
-                    let columns = at * sharing..(at + 1) * sharing;
-                    tile.attend(queries, cache, &Part { columns, pitch, head, count, window }, out);
-                }
-            });
+            for (at, head) in (head..kv_heads).take(out.len() / sharing).enumerate() {
+                let columns = at * sharing..(at + 1) * sharing;
+                let part =
+                    Part { columns, pitch, head, count, window, dim: head_dim, features: cache.features() };
+                with_kept!(&cache.store, |kept| run_on!(isa, |isa| {
+                    // SAFETY: The machine has it, and this is compiled for it.
+                    unsafe { tile.attend(isa, queries, kept, &part, out) }
+                }));
+            }
         });
     });
     Ok(())
@@ -357,6 +478,10 @@ struct Tile {
     weights: Vec<f32>,
     /// `[rows, head dim]`
     mixed: Vec<f32>,
+    /// Keys of two blocks, as floats.
+    keys: Vec<Lanes>,
+    /// `[values, head dim]`, as floats.
+    values: Vec<f32>,
 }
 
 /// Queries of some positions that look at a head of keys.
@@ -371,14 +496,21 @@ struct Part {
     count: usize,
     /// At how many of them, the last ones, they look.
     window: usize,
+    /// Features of a head, and of all heads of keys.
+    dim: usize,
+    features: usize,
 }
 
 impl Tile {
     /// Attention of the queries of `part`.
+    ///
+    /// # Safety
+    /// The machine has `isa`, for which this is compiled.
     #[inline(always)]
-    fn attend(&mut self, queries: &[f32], cache: &AttentionCache, part: &Part, out: &mut [f32]) {
-        let Part { ref columns, pitch, head, count, window } = *part;
-        let (dim, features) = (cache.head_dim, cache.features());
+    unsafe fn attend<T: Number>(
+        &mut self, isa: Isa, queries: &[f32], kept: &Kept<T>, part: &Part, out: &mut [f32],
+    ) {
+        let Part { ref columns, pitch, head, count, window, dim, features } = *part;
         let (positions, sharing) = (out.len() / pitch, columns.len() / dim);
         let (rows, most) = ((positions * sharing).next_multiple_of(FOUR), count + positions - 1);
         // Whole blocks of keys, from that of the first one that the first position looks at.
@@ -391,11 +523,15 @@ impl Tile {
         }
         self.queries.resize(rows * dim, 0.0);
         self.weights.resize(rows * room, 0.0);
+        self.keys.resize(2 * dim, [0.0; LANES]);
+        let (room0, room1) = self.keys.split_at_mut(dim);
         for first in (0..room).step_by(2 * LANES) {
             // The last block may be alone: it is computed twice.
             let second = (first + LANES).min(room - LANES);
-            let keys = &cache.keys[from / LANES * features + head * dim..];
+            let keys = &kept.keys[from / LANES * features + head * dim..];
             let keys = [&keys[first / LANES * features..][..dim], &keys[second / LANES * features..][..dim]];
+            // SAFETY: As promised by the caller.
+            let keys = unsafe { [T::lanes(isa, keys[0], room0), T::lanes(isa, keys[1], room1)] };
             let fours = self.queries.chunks_exact(FOUR * dim);
             for (queries, weights) in fours.zip(self.weights.chunks_exact_mut(FOUR * room)) {
                 let scores = products(queries, keys);
@@ -416,12 +552,15 @@ impl Tile {
         self.mixed.clear();
         self.mixed.resize(rows * dim, 0.0);
         for first in (from..most).step_by(ROWS) {
-            let values = &cache.values[first * features + head * dim..];
+            let values = &kept.values[first * features + head * dim..];
             let shown = first - from..most.min(first + ROWS) - from;
+            // SAFETY: As promised by the caller.
+            let (values, apart) =
+                unsafe { T::rows(isa, values, features, [shown.len(), dim], &mut self.values) };
             let pairs = self.mixed.chunks_exact_mut(2 * dim).zip(self.weights.chunks_exact(2 * room));
             for (out, weights) in pairs.take((positions * sharing).div_ceil(2)) {
                 let (weights, others) = weights.split_at(room);
-                mix([&weights[shown.clone()], &others[shown.clone()]], values, features, out);
+                mix([&weights[shown.clone()], &others[shown.clone()]], values, apart, out);
             }
         }
         for (out, mixed) in out.chunks_exact_mut(pitch).zip(self.mixed.chunks_exact(columns.len())) {
@@ -605,6 +744,15 @@ mod tests {
         );
     }
 
+    #[test]
+    fn what_is_too_large_for_halves_is_not_infinite() {
+        let mut cache = AttentionCache::in_halves(1, 2);
+        cache.extend(&[1e9, -1e9, 0.0, 0.0], &[1e9, f32::NEG_INFINITY, 1.0, 1.0]).unwrap();
+        let mut out = [0.0; 2];
+        attention(&[1.0, -1.0], &cache, 1, None, &mut out).unwrap();
+        assert_eq!(out, [65504.0, -65504.0]);
+    }
+
     proptest! {
         #[test]
         fn norms_and_gates_are_their_formulas(rows in 0usize..9, features in 1usize..1500, seed: u64) {
@@ -690,19 +838,25 @@ mod tests {
 
         #[test]
         fn queries_look_back(
-            positions in 0usize..6, before in 0usize..80, sharing in 1usize..4, kv_heads in 1usize..4, head_dim in 1usize..70, window in 0usize..90, seed: u64,
+            positions in 0usize..6, before in 0usize..80, sharing in 1usize..4, kv_heads in 1usize..4, head_dim in 1usize..70, window in 0usize..90,
+            in_halves: bool, seed: u64,
         ) {
             let heads = sharing * kv_heads;
             let (q_len, kv_len) = (heads * head_dim, kv_heads * head_dim);
             let q = random(positions * q_len, seed);
             let [k, v] = [seed ^ 1, seed ^ 2].map(|seed| random((before + positions) * kv_len, seed));
-            let mut cache = AttentionCache::new(kv_heads, head_dim);
+            let cache = if in_halves { AttentionCache::in_halves } else { AttentionCache::new };
+            let mut cache = cache(kv_heads, head_dim);
             // Some that are forgotten again, the text before, and the new positions.
             cache.extend(&k[..before / 2 * kv_len], &v[..before / 2 * kv_len]).unwrap();
             cache.extend(&v[..before / 2 * kv_len], &k[..before / 2 * kv_len]).unwrap();
             cache.truncate(before / 2);
             cache.extend(&k[before / 2 * kv_len..], &v[before / 2 * kv_len..]).unwrap();
             prop_assert_eq!(cache.positions(), before + positions);
+            let blocks = (before + positions).div_ceil(LANES) * LANES;
+            prop_assert_eq!(cache.bytes(), (blocks + before + positions) * kv_len * if in_halves { 2 } else { 4 });
+            let kept = |x: f32| if in_halves { f16::from_f32(x).to_f32() } else { x };
+            let [k, v] = [k, v].map(|x| x.into_iter().map(kept).collect::<Vec<_>>());
             let mut out = vec![f32::NAN; q.len()];
             let window = NonZeroUsize::new(window);
             attention(&q, &cache, heads, window, &mut out).unwrap();

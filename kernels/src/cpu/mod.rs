@@ -8,7 +8,7 @@
 //! | `isa` | compiles a loop for each instruction set, and chooses |
 //! | `blocks` | parallel loops over blocks of an output |
 //! | `runs` | loops over the elements that share a scale |
-//! | `codes`, `planes`, `sample` | the arithmetic: codes in `f32`, packed codes in `u64`, halves |
+//! | `codes`, `planes`, `sample`, `halves` | the arithmetic: codes in `f32`, packed codes in `u64`, halves |
 //! | `fake_quantize`, `packed`, `scale_search` | the operations |
 //! | `conv2d`, `batch_norm` | float convolution and BatchNorm for training |
 //! | `language` | what language models compute between their linear layers |
@@ -19,6 +19,7 @@ mod blocks;
 mod codes;
 mod conv2d;
 mod fake_quantize;
+mod halves;
 pub mod integer;
 mod isa;
 pub mod language;

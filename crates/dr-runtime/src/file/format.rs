@@ -60,6 +60,8 @@ pub(super) fn read(content: Arc<Content>) -> Result<Artifact, ArtifactError> {
     if found != description.checksum {
         return Err(ArtifactError::Checksum { found, expected: description.checksum });
     }
+    // What is used of it is read again, and then kept or not by who uses it.
+    content.release(&(0..content.len()));
 
     let mut tensors = BTreeMap::new();
     for (name, view) in file.iter() {

@@ -392,17 +392,25 @@ impl NestedWeight {
         Some(stored.zip(grids).map(|(stored, grid)| grid.affine(stored, bits)).collect())
     }
 
-    /// The codes that it has, for products. What was read of the file for them need not stay in memory.
+    /// The codes that it has, for products.
     pub(crate) fn prepared(&self) -> Result<StoredWeight, KernelError> {
         let granularity = Granularity::Group(self.group);
         match &self.codes {
-            Codes::Stored(codes) => StoredWeight::from_codes(codes, &self.shape, 1, STORED, granularity)
-                .inspect(|_| codes.release()),
+            Codes::Stored(codes) => StoredWeight::from_codes(codes, &self.shape, 1, STORED, granularity),
             Codes::Packed(words) => {
                 StoredWeight::from_packed(words, &self.shape, 1, self.widest(), granularity)
-                    .inspect(|_| words.release())
             }
         }
+    }
+
+    /// What was read of the file need not stay in memory.
+    pub(crate) fn release(&self) {
+        match &self.codes {
+            Codes::Stored(codes) => codes.release(),
+            Codes::Packed(words) => words.release(),
+        }
+        self.stored.release();
+        self.narrow.iter().for_each(Values::release);
     }
 
     /// The weights of an output at the stored width, to as many values as there are inputs.

@@ -31,7 +31,7 @@ impl Deref for Content {
 
 impl Content {
     /// Lets the system have the memory of a part that has been read: what is read again comes from the file again.
-    fn release(&self, part: &Range<usize>) {
+    pub(super) fn release(&self, part: &Range<usize>) {
         #[cfg(unix)]
         if let Self::Mapped(map) = self {
             let advice = memmap2::UncheckedAdvice::DontNeed;

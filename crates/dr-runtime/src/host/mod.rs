@@ -45,7 +45,8 @@ pub struct Output {
     pub shape: Vec<usize>,
 }
 
-/// What a language model keeps of the earlier positions of a text.
+/// What a language model keeps of the earlier positions of a text: keys and values, of quantized networks in 16 bits, of float ones
+/// in 32.
 #[derive(Clone, Debug, Default)]
 pub struct Cache {
     attentions: Vec<AttentionCache>,
@@ -63,6 +64,12 @@ impl Cache {
     #[must_use]
     pub const fn positions(&self) -> usize {
         self.positions
+    }
+
+    /// Bytes of the keys and values that it has.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.attentions.iter().map(AttentionCache::bytes).sum()
     }
 }
 
@@ -218,11 +225,21 @@ impl Network {
     /// No token, more positions than the context has, a token that is not in the vocabulary, a cache of another network: the cache then
     /// stays as it is.
     pub fn read(&self, tokens: &[u32], cache: &mut Cache) -> Result<Vec<f32>, RuntimeError> {
-        Ok(self.run(Input::Tokens { ids: tokens, batch: 1 }, Some(cache), None)?.values)
+        Ok(self.run(Input::Tokens { ids: tokens, batch: 1 }, Some(vec![cache]), None)?.values)
+    }
+
+    /// Reads one token more of each of several texts, each of which has a cache and may have another length, and gives the logits of
+    /// what comes next in each, `[texts, vocabulary]`: those that [`Network::read`] gives. Weights are read once for all texts.
+    ///
+    /// # Errors
+    /// Those of [`Network::read`], no text, another number of caches: all caches then stay as they are.
+    pub fn read_each(&self, tokens: &[u32], caches: &mut [&mut Cache]) -> Result<Output, RuntimeError> {
+        let caches = caches.iter_mut().map(|cache| &mut **cache).collect();
+        self.run(Input::Tokens { ids: tokens, batch: tokens.len() }, Some(caches), None)
     }
 
     fn run(
-        &self, input: Input, cache: Option<&mut Cache>, times: Option<&mut Vec<Duration>>,
+        &self, input: Input, caches: Option<Vec<&mut Cache>>, times: Option<&mut Vec<Duration>>,
     ) -> Result<Output, RuntimeError> {
         // Two passes at once have memory of their own.
         let mut spare = Workspace::default();
@@ -238,6 +255,6 @@ impl Network {
                 &mut *guard
             }
         };
-        Pass::new(self, workspace, input, cache, times)?.run()
+        Pass::new(self, workspace, input, caches, times)?.run()
     }
 }

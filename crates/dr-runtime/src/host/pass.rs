@@ -40,12 +40,12 @@ struct Text<'a> {
     ids: &'a [u32],
     batch: usize,
     positions: usize,
-    /// Of the first token.
-    start: usize,
+    /// Positions before the tokens: of each text that has a cache, or of all together.
+    starts: Vec<usize>,
     /// Attentions so far.
     attentions: usize,
-    /// Cosines and sines, of attentions that rotate differently.
-    tables: Vec<(&'a Attention, [Vec<f32>; 2])>,
+    /// Cosines and sines for each of `starts`, of attentions that rotate differently.
+    tables: Vec<(&'a Attention, Vec<[Vec<f32>; 2]>)>,
 }
 
 /// A pass under way.
@@ -55,15 +55,16 @@ pub(super) struct Pass<'a> {
     workspace: &'a mut Workspace,
     images: &'a [f32],
     text: Text<'a>,
-    cache: Option<&'a mut Cache>,
+    /// Of each text.
+    caches: Option<Vec<&'a mut Cache>>,
     times: Option<&'a mut Vec<Duration>>,
 }
 
 impl<'a> Pass<'a> {
     /// A pass of an input that the network takes.
     pub fn new(
-        network: &'a Network, workspace: &'a mut Workspace, input: Input<'a>, cache: Option<&'a mut Cache>,
-        times: Option<&'a mut Vec<Duration>>,
+        network: &'a Network, workspace: &'a mut Workspace, input: Input<'a>,
+        caches: Option<Vec<&'a mut Cache>>, times: Option<&'a mut Vec<Duration>>,
     ) -> Result<Self, RuntimeError> {
         let shared = &*network.shared;
         let (graph, program) = (&shared.source.graph, &shared.source.program);
@@ -86,8 +87,12 @@ impl<'a> Pass<'a> {
             }
             (Input::Tokens { ids, batch }, Some(Op::Tokens)) => {
                 let positions = ids.len() / batch.max(1);
-                let start = cache.as_ref().map_or(0, |cache| cache.positions);
-                let (found, expected) = (start + positions, shared.source.artifact.description.context());
+                let starts = match &caches {
+                    Some(caches) => caches.iter().map(|cache| cache.positions).collect(),
+                    None => vec![0],
+                };
+                let longest = starts.iter().max().map_or(0, |start| start + positions);
+                let (found, expected) = (longest, shared.source.artifact.description.context());
                 if positions == 0 || found > expected {
                     let found = if positions == 0 { 0 } else { found };
                     return Err(RuntimeError::Context { found, expected });
@@ -95,16 +100,19 @@ impl<'a> Pass<'a> {
                 if ids.len() != batch * positions {
                     return wrong(format!("{} tokens for {batch} texts of one length", ids.len()));
                 }
-                text = Text { ids, batch, positions, start, ..Text::default() };
+                if caches.as_ref().is_some_and(|caches| caches.len() != batch) {
+                    return wrong(format!("{batch} texts for {} caches", starts.len()));
+                }
+                text = Text { ids, batch, positions, starts, ..Text::default() };
                 [batch, positions, 1, 1]
             }
             (Input::Images { .. }, _) => return wrong("images".to_owned()),
             (Input::Tokens { .. }, _) => return wrong("tokens".to_owned()),
         };
         // What comes after the last attention is wanted for the last position only, if the text is read.
-        let key = (dims, cache.is_some());
+        let key = (dims, caches.is_some());
         if workspace.input != key || workspace.dims.is_empty() {
-            let all = graph.dims(dims, cache.is_some());
+            let all = graph.dims(dims, caches.is_some());
             if all.iter().any(|dims| elements(dims).is_none()) {
                 return wrong(format!("an input of {dims:?}, which makes values that no memory has"));
             }
@@ -119,7 +127,7 @@ impl<'a> Pass<'a> {
             workspace.values.resize(values, vec![]);
             workspace.codes.resize(codes, vec![]);
         }
-        Ok(Self { network, shared, workspace, images, text, cache, times })
+        Ok(Self { network, shared, workspace, images, text, caches, times })
     }
 
     pub fn run(mut self) -> Result<Output, RuntimeError> {
@@ -148,8 +156,8 @@ impl<'a> Pass<'a> {
                 }
             }
         }
-        if let Some(cache) = &mut self.cache {
-            cache.positions = self.text.start + self.text.positions;
+        for cache in self.caches.iter_mut().flatten() {
+            cache.positions += self.text.positions;
         }
         let last = graph.nodes().len() - 1;
         let [n, rows, columns, features] = self.workspace.dims[last];
@@ -328,45 +336,55 @@ impl<'a> Pass<'a> {
 
     fn attend(&mut self, of: &'a Attention, inputs: &[Value], output: Value) -> Result<(), RuntimeError> {
         let Attention { heads, kv_heads, head_dim, window, .. } = *of;
-        let Text { batch, positions, start, attentions, .. } = self.text;
+        let Text { batch, positions, attentions, .. } = self.text;
         if let Some(rope) = &of.rope {
             let tables = &mut self.text.tables;
             let alike = |known: &Attention| known.head_dim == head_dim && known.rope == of.rope;
             let at = tables.iter().position(|(known, _)| alike(known)).unwrap_or(tables.len());
             if at == tables.len() {
-                tables.push((of, rope.tables(head_dim, start, positions)));
+                let starts = self.text.starts.iter();
+                let of_texts = starts.map(|&start| rope.tables(head_dim, start, positions)).collect();
+                tables.push((of, of_texts));
             }
-            let [cos, sin] = std::mem::take(&mut tables[at].1);
+            let of_texts = std::mem::take(&mut tables[at].1);
             for &input in &inputs[..2] {
                 let (mut x, len) = (self.take(input), self.len(input));
-                let mut texts = x[..len].chunks_exact_mut((len / batch).max(1));
-                let turned = texts.try_for_each(|x| rotate(x, &cos, &sin, head_dim));
+                let texts = x[..len].chunks_exact_mut((len / batch).max(1));
+                let mut texts = texts.zip(of_texts.iter().cycle());
+                let turned = texts.try_for_each(|(x, [cos, sin])| rotate(x, cos, sin, head_dim));
                 self.put(input, x);
                 turned?;
             }
-            self.text.tables[at].1 = [cos, sin];
+            self.text.tables[at].1 = of_texts;
         }
         self.text.attentions += 1;
         let mut out = self.take(output);
         let (features, keys) = (heads * head_dim, kv_heads * head_dim);
         // All positions of a text, or the last one.
         let rows = self.workspace.dims[output][0] / batch;
-        let mut cache = self.cache.take();
+        let mut caches = self.caches.take();
+        // Halves are finer than the codes that quantized layers make of them.
+        let new = match self.network.precision {
+            Some(_) => AttentionCache::in_halves,
+            None => AttentionCache::new,
+        };
         let [q, k, v] = [0, 1, 2].map(|i| self.value(inputs[i]));
         let texts = room(&mut out, batch * rows * features)?.chunks_exact_mut((rows * features).max(1));
         let of =
             |text: usize, features: usize| text * positions * features..(text + 1) * positions * features;
-        let attend = |(text, out): (usize, &mut [f32])| {
+        let mut texts = texts.zip(self.text.starts.iter().cycle()).enumerate();
+        let attend = |(text, (out, &start)): (usize, (&mut [f32], &usize))| {
             let mut fresh;
-            let slot = match &mut cache {
-                Some(cache) => {
+            let slot = match &mut caches {
+                Some(caches) => {
+                    let cache = &mut *caches[text];
                     if cache.attentions.len() == attentions {
-                        cache.attentions.push(AttentionCache::new(kv_heads, head_dim));
+                        cache.attentions.push(new(kv_heads, head_dim));
                     }
                     cache.attentions.get_mut(attentions).ok_or(RuntimeError::Cache)?
                 }
                 None => {
-                    fresh = AttentionCache::new(kv_heads, head_dim);
+                    fresh = new(kv_heads, head_dim);
                     &mut fresh
                 }
             };
@@ -374,8 +392,8 @@ impl<'a> Pass<'a> {
             slot.extend(&k[of(text, keys)], &v[of(text, keys)])?;
             Ok(attention(ops::tail(&q[of(text, features)], rows * features), slot, heads, window, out)?)
         };
-        let result = texts.enumerate().try_for_each(attend);
-        self.cache = cache;
+        let result = texts.try_for_each(attend);
+        self.caches = caches;
         self.put(output, out);
         result
     }
