@@ -218,7 +218,7 @@ fn artifact(kind: ArtifactKind, switch_edge: bool, codes: &mut BTreeMap<String, 
             continue;
         };
         let groups = shape[0] * shape[1] / GROUP;
-        let stored = random.bytes(groups).iter().map(|&x| {
+        let stored = random.bytes(groups).into_iter().map(|x| {
             let x = f32::from(x) / 128.0;
             StoredGrid::new(2e-4 + 1e-4 * x, 1e-3 * x)
         });
