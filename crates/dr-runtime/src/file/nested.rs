@@ -368,7 +368,8 @@ impl NestedWeight {
     /// ```
     ///
     /// with inputs `x_t` and the gradients `g_t` of a text's summed negative log-likelihood at the layer's output: the Fisher information, taken to
-    /// be the same for all outputs and without what positions have in common.
+    /// be the same for all outputs and without what positions have in common. (HAWQ-V3, arXiv:2011.10680, chooses widths by a programme over sensitivities,
+    /// too; there they are average Hessian traces times squared errors.)
     #[must_use]
     pub fn sensitivity(&self, bits: BitWidth) -> Option<f32> {
         let at = self.widths.iter().position(|&width| width == bits)?;
