@@ -190,9 +190,9 @@ fn a_language_model() {
         let report = json(&program, &[&nested("eval", engine)[..], &["--plan", "plan.toml"]].concat());
         losses(&report)
     };
-    let (fake, integers) = (planned("fake"), planned("integer"));
-    assert_eq!((fake.len(), integers.len()), (1, 1));
-    assert!((fake[0] - integers[0]).abs() < 0.01, "{fake:?} {integers:?}");
+    let [at_plan, in_integers] = ["fake", "integer"].map(planned);
+    assert_eq!((at_plan.len(), in_integers.len()), (1, 1));
+    assert!((at_plan[0] - in_integers[0]).abs() < 0.01, "{at_plan:?} {in_integers:?}");
     let switches = ["--plan", "plan.toml", "--switch", "2:w8a8,3:plan.toml"];
     assert_says(&program.outputs(&[&nested("generate", "integer")[..], &switches].concat()).0, &["x"]);
     let export = ["export", "--model", "nested.safetensors", "--plan", "plan.toml", "--out"];
@@ -205,7 +205,7 @@ fn a_language_model() {
         &program,
         &["eval", "--model", "planned.safetensors", "--text", "calibration.txt", "--json"],
     ));
-    assert_eq!(at, fake);
+    assert_eq!(at, at_plan);
     assert_says(
         &error(&[&search[..], &["avg-bits=2.5"]].concat()),
         &["the smallest possible is `avg-bits=3`"],
