@@ -172,7 +172,7 @@ proptest! {
     ) {
         let network = load(kind, &scaling, bits);
         let mut together = prompts.iter().map(|prompt| {
-            let mut cache = Cache::new();
+            let mut cache = if seed.is_multiple_of(2) { Cache::new() } else { Cache::in_halves() };
             network.read(prompt, &mut cache).map(|_| cache)
         }).collect::<Result<Vec<_>, _>>().unwrap();
         let mut alone = together.clone();
@@ -210,6 +210,20 @@ proptest! {
             // A code of a static quantizer may be another one.
             prop_assert!(off <= 0.05 * largest, "{off} of {largest}");
         }
+    }
+}
+
+#[test]
+fn halves_take_half_the_memory() {
+    for kind in [ArtifactKind::Float, ArtifactKind::Nested] {
+        let network = load(kind, &RopeScaling::None, STORED);
+        let [mut full, mut half] = [Cache::new(), Cache::in_halves()];
+        let [expected, found] =
+            [&mut full, &mut half].map(|cache| network.read(&[3, 1, 4, 1, 5, 9, 2, 6], cache).unwrap());
+        assert_eq!(full.bytes(), 2 * half.bytes());
+        let largest = expected.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+        assert!(expected.iter().zip(&found).all(|(a, b)| (a - b).abs() <= 0.05 * largest));
+        assert_ne!(expected, found);
     }
 }
 

@@ -45,10 +45,10 @@ pub struct Output {
     pub shape: Vec<usize>,
 }
 
-/// What a language model keeps of the earlier positions of a text: keys and values, of quantized networks in 16 bits, of float ones
-/// in 32.
+/// What a language model keeps of the earlier positions of a text: keys and values, in 32 bits or in [16](Self::in_halves).
 #[derive(Clone, Debug, Default)]
 pub struct Cache {
+    halves: bool,
     attentions: Vec<AttentionCache>,
     positions: usize,
 }
@@ -58,6 +58,13 @@ impl Cache {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// One for a new text that keeps keys and values as floats of 16 bits, those beyond 65504 as that: half the memory, for long texts. Predictions
+    /// change by the rounding.
+    #[must_use]
+    pub fn in_halves() -> Self {
+        Self { halves: true, ..Self::default() }
     }
 
     /// Positions that it has.

@@ -363,11 +363,6 @@ impl<'a> Pass<'a> {
         // All positions of a text, or the last one.
         let rows = self.workspace.dims[output][0] / batch;
         let mut caches = self.caches.take();
-        // Halves are finer than the codes that quantized layers make of them.
-        let new = match self.network.precision {
-            Some(_) => AttentionCache::in_halves,
-            None => AttentionCache::new,
-        };
         let [q, k, v] = [0, 1, 2].map(|i| self.value(inputs[i]));
         let texts = room(&mut out, batch * rows * features)?.chunks_exact_mut((rows * features).max(1));
         let of =
@@ -379,12 +374,13 @@ impl<'a> Pass<'a> {
                 Some(caches) => {
                     let cache = &mut *caches[text];
                     if cache.attentions.len() == attentions {
+                        let new = if cache.halves { AttentionCache::in_halves } else { AttentionCache::new };
                         cache.attentions.push(new(kv_heads, head_dim));
                     }
                     cache.attentions.get_mut(attentions).ok_or(RuntimeError::Cache)?
                 }
                 None => {
-                    fresh = new(kv_heads, head_dim);
+                    fresh = AttentionCache::new(kv_heads, head_dim);
                     &mut fresh
                 }
             };
