@@ -6,7 +6,9 @@
 //!
 //! Arguments: which cases (a part of their names, which are `ROWSxINPUTSxOUTPUTS wBITS`), and how many rounds.
 
-use dr_kernels::host::{DynamicProduct, GroupedWeight, Product, Results, Rows, StoredWeight, code_len};
+use dr_kernels::host::{
+    DynamicProduct, GroupedCodes, GroupedWeight, Product, Results, Rows, StoredWeight, code_len,
+};
 use dr_kernels::{Activation, CodeQuantizer, Conv2dOptions, KernelError};
 use dr_precision::{BitWidth, Granularity};
 use std::time::Instant;
@@ -46,13 +48,13 @@ fn time(
     let scales: Vec<f32> = numbers(3).map(|x| (x % 100 + 50) as f32 * 1e-4).take(groups).collect();
     let offsets: Vec<f32> = numbers(4).map(|x| (x % 100) as f32 * 1e-3 - 0.05).take(groups).collect();
     let input = CodeQuantizer { bits: BitWidth::B8, scale: 0.01, zero_point: -1.27 };
-    let stored =
-        |granularity| StoredWeight::from_codes(&codes, &[outputs, inputs], 1, BitWidth::B8, granularity);
+    let shape = [outputs, inputs];
+    let stored = StoredWeight::from_codes(&codes, &shape, 1, BitWidth::B8, Granularity::Channel)?;
     let (options, ones, zeros) = (Conv2dOptions::default(), vec![1.0; outputs], vec![0.0; outputs]);
     let (mut ungrouped, mut dynamic) = (vec![], vec![]);
-    let in_groups = stored(GroupedWeight::GRANULARITY)?;
+    let in_groups = GroupedCodes::from_codes(&codes, shape, BitWidth::B8, GroupedWeight::GRANULARITY)?;
     for _ in 0..copies {
-        let weight = stored(Granularity::Channel)?.at(bits, &vec![0.01; outputs])?;
+        let weight = stored.at(bits, &vec![0.01; outputs])?;
         weight.settle();
         ungrouped.push(Product::new(weight, options, input, &ones, &zeros, Activation::None)?);
         let weight = in_groups.with_offsets(bits, &scales, &offsets)?;

@@ -24,7 +24,9 @@
 
 use crate::error::product;
 use crate::{KernelError, layout::BLOCK};
+use bytemuck::{Pod, Zeroable};
 use dr_precision::{BitWidth, Granularity};
+use half::bf16;
 use std::fmt;
 
 /// Rows of a panel.
@@ -332,6 +334,59 @@ impl WeightLayout {
     /// The same at another width.
     pub(crate) fn words_at(&self, bits: BitWidth) -> usize {
         self.elements() / BLOCK * bits.bits() as usize
+    }
+}
+
+/// What the scales and the offsets of the groups of an output are multiples of where each is a byte: scales of the squares of 0 to 255, offsets of -127 to 127. A
+/// kernel holds those of weights of [up to 4 bits](Self::WIDEST) like that, and so does a file.
+///
+/// Factors have 8 significant bits, so that products with them are exact. The factors and the bytes of [`values`](Self::values) are the same again.
+///
+/// ```
+/// use dr_kernels::integer::ByteFactors;
+///
+/// let factors = ByteFactors::of([[0.02, -0.1], [0.01, 0.05]]);
+/// let [scale, offset] = factors.values(factors.bytes([0.01, 0.05]));
+/// assert!((scale - 0.01).abs() < 0.02 / 253.0 && (offset - 0.05).abs() < 0.1 / 253.0);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct ByteFactors {
+    /// Of scales.
+    pub scale: f32,
+    /// Of offsets.
+    pub offset: f32,
+}
+
+impl ByteFactors {
+    /// The widest codes whose scales and offsets are bytes.
+    pub const WIDEST: BitWidth = BitWidth::B4;
+
+    const LARGEST_SCALE: f32 = 255.0 * 255.0;
+    const LARGEST_OFFSET: f32 = 127.0;
+
+    /// Those of the groups of an output, `[scale, offset]` each.
+    #[must_use]
+    pub fn of(groups: impl IntoIterator<Item = [f32; 2]>) -> Self {
+        let larger = |[a, b]: [f32; 2], [scale, offset]: [f32; 2]| [a.max(scale.abs()), b.max(offset.abs())];
+        let [scale, offset] = groups.into_iter().fold([0.0; 2], larger);
+        let short = |value| bf16::from_f32(value).to_f32();
+        Self { scale: short(scale / Self::LARGEST_SCALE), offset: short(offset / Self::LARGEST_OFFSET) }
+    }
+
+    /// The nearest bytes: the root of a scale as a multiple of its factor, and an offset as a multiple of its own.
+    #[must_use]
+    pub fn bytes(self, [scale, offset]: [f32; 2]) -> [u8; 2] {
+        let part = |value: f32, factor: f32| if factor > 0.0 { value / factor } else { 0.0 };
+        let offset = part(offset, self.offset).round().clamp(-Self::LARGEST_OFFSET, Self::LARGEST_OFFSET);
+        [part(scale, self.scale).sqrt().round() as u8, (offset as i8).cast_unsigned()]
+    }
+
+    /// The scale and the offset that bytes stand for.
+    #[must_use]
+    pub fn values(self, [root, offset]: [u8; 2]) -> [f32; 2] {
+        let root = f32::from(root);
+        [root * root * self.scale, f32::from(offset.cast_signed()) * self.offset]
     }
 }
 

@@ -82,7 +82,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Milliseconds to the first token, megabytes of memory and those of the cache, in columns.
 fn by_itself(path: &str, precision: Precision) -> Result<String, RuntimeError> {
     let start = Instant::now();
-    let network = Network::load(&Artifact::load(path.as_ref())?, precision)?;
+    let (_, network) = Artifact::load_with(path.as_ref(), |file| Network::load(file, precision))?;
+    let network = network?;
     let logits = network.read(&[0; SHORT], &mut Cache::new())?;
     let first = start.elapsed().as_secs_f64() * 1e3;
     let mut cache = Cache::new();

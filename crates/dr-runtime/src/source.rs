@@ -111,14 +111,13 @@ impl Source {
         let Some(weight) = self.nested.get(&self.graph.layers()[layer].name) else { return Ok(None) };
         let format = self.artifact.description.layer_format(&self.graph, layer);
         let width = format.and_then(|format| Some(format.weights[format.positions(precision)?.0]));
-        let Some((bits, lines)) = width.and_then(|bits| Some((bits, weight.affine(bits)?))) else {
-            let expected = format!("weights of {} bits", list(weight.widths()));
-            return Err(RuntimeError::Precision { precision, expected });
-        };
-        let (scales, offsets): (Vec<_>, Vec<_>) = lines.iter().map(|line| (line.scale, line.offset)).unzip();
-        let grouped = weight.prepared()?.with_offsets(bits, &scales, &offsets)?;
-        weight.release();
-        Ok(Some(grouped))
+        match width.and_then(|bits| weight.prepared(bits)) {
+            Some(prepared) => Ok(Some(prepared?)),
+            None => {
+                let expected = format!("weights of {} bits", list(weight.widths()));
+                Err(RuntimeError::Precision { precision, expected })
+            }
+        }
     }
 
     /// Whether a layer takes floats and has packed weights.

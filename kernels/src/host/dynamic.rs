@@ -1,10 +1,10 @@
 //! Products whose input is quantized as it comes, with scales for every 32 inputs: for language models.
 
-use super::StoredWeight;
 use crate::KernelError;
 use crate::cpu::Words;
 use crate::cpu::integer::{
-    DotKernel, GroupedJob, RowGroup, group_codes, group_scales, group_words, grouped_products, quantize_rows,
+    Codes, DotKernel, GroupedJob, RowGroup, group_codes, group_scales, group_words, grouped_products,
+    quantize_rows,
 };
 use crate::error::{product, size};
 use crate::integer::WeightLayout;
@@ -25,24 +25,50 @@ pub struct GroupedWeight {
     words: Arc<Words>,
 }
 
-impl StoredWeight {
+/// The codes of a linear layer at the stored width, where they lie: what a [`GroupedWeight`] of any width is made of.
+#[derive(Clone, Debug)]
+pub struct GroupedCodes<'a> {
+    codes: Codes<'a>,
+    layout: WeightLayout,
+}
+
+impl<'a> GroupedCodes<'a> {
+    /// A byte for each code, `[outputs, inputs]`. They are looked at when a weight is made of them.
+    ///
+    /// # Errors
+    /// Those of [`WeightLayout::new`].
+    pub fn from_codes(
+        codes: &'a [i8], shape: [usize; 2], bits: BitWidth, granularity: Granularity,
+    ) -> Result<Self, KernelError> {
+        Ok(Self { codes: Codes::Bytes(codes), layout: WeightLayout::new(&shape, 1, bits, granularity)? })
+    }
+
+    /// The same from packed words in the order of [`crate::layout`].
+    ///
+    /// # Errors
+    /// Those of [`WeightLayout::new`].
+    pub fn from_packed(
+        words: &'a [u32], shape: [usize; 2], bits: BitWidth, granularity: Granularity,
+    ) -> Result<Self, KernelError> {
+        Ok(Self { codes: Codes::Packed(words), layout: WeightLayout::new(&shape, 1, bits, granularity)? })
+    }
+
     /// The second rounding, by shifts: the codes of `bits` bits, with scales and offsets of that width, `[outputs, groups]`, for each group
     /// of [`GroupedWeight::GROUP`] inputs or a multiple of them (the last group may have fewer): what this weight's granularity says.
     ///
-    /// Scales and offsets are rounded: to halves of the largest one of their output; at up to 4 bits offsets to 127 steps up to the
-    /// largest, and scales to the squares of 255 steps. [`GroupedWeight::scales`] and [`GroupedWeight::offsets`] are what becomes of them.
-    /// (They lie with the codes, which are copied at the stored width, too.)
+    /// Scales and offsets are rounded: to halves, the largest exponent being that of the largest one of their output, and at up to 4 bits to
+    /// bytes, [`ByteFactors`](crate::integer::ByteFactors). [`GroupedWeight::scales`] and [`GroupedWeight::offsets`] are what becomes of them, and stay as
+    /// they are when they are given again. (They lie with the codes, which are copied at the stored width, too.)
     ///
     /// # Errors
-    /// [`KernelError::Size`] for the weight of a convolution, [`KernelError::GroupSize`] for a granularity without such groups,
+    /// [`KernelError::Size`], [`KernelError::WordCount`] or [`KernelError::CodeRange`] for codes that are not the weight's, [`KernelError::GroupSize`] for a granularity without such groups,
     /// [`KernelError::Precision`] for a width above the stored one, [`KernelError::ScaleCount`] for another number of scales or
     /// offsets, [`KernelError::GroupScale`] for an infinity, a NaN or a negative scale.
     pub fn with_offsets(
         &self, bits: BitWidth, scales: &[f32], offsets: &[f32],
     ) -> Result<GroupedWeight, KernelError> {
-        self.layout().bits().shift_to(bits)?;
-        let layout = self.layout().at(bits)?;
-        size("taps of the weight and its groups", &[layout.taps(), layout.groups()], &[1, 1])?;
+        self.layout.bits().shift_to(bits)?;
+        let layout = self.layout.at(bits)?;
         match layout.granularity() {
             Granularity::Group(inputs) if inputs.get() % GroupedWeight::GROUP == 0 => (),
             other => {
@@ -61,7 +87,7 @@ impl StoredWeight {
                 return Err(KernelError::GroupScale { what, found: found.to_string() });
             }
         }
-        let words = group_words(self.words(), self.layout().bits(), &layout, [scales, offsets]);
+        let words = group_words(self.codes, &self.layout, &layout, [scales, offsets])?;
         Ok(GroupedWeight { layout, words: Arc::new(words) })
     }
 }
@@ -70,7 +96,7 @@ impl GroupedWeight {
     /// Inputs that share a scale in [`Rows`], and in a weight, where multiples of them may, too.
     pub const GROUP: usize = BLOCK;
 
-    /// The smallest groups: a granularity for [`StoredWeight::from_codes`].
+    /// The smallest groups: a granularity for [`GroupedCodes::from_codes`].
     pub const GRANULARITY: Granularity = match std::num::NonZeroUsize::new(BLOCK) {
         Some(group) => Granularity::Group(group),
         None => Granularity::Tensor,
@@ -193,19 +219,19 @@ impl Rows {
 /// The sums of a group are exact; the rest is `f32`.
 ///
 /// ```
-/// use dr_kernels::host::{DynamicProduct, GroupedWeight, Rows, StoredWeight};
+/// use dr_kernels::host::{DynamicProduct, GroupedCodes, GroupedWeight, Rows};
 /// use dr_precision::BitWidth;
 ///
-/// // Two outputs of three inputs, at 8 bits; then at 4.
+/// // Two outputs of three inputs, at 8 bits; then at 6.
 /// let codes = [127, -64, 0, 1, 2, -128];
-/// let stored = StoredWeight::from_codes(&codes, &[2, 3], 1, BitWidth::B8, GroupedWeight::GRANULARITY)?;
-/// let weight = stored.with_offsets(BitWidth::B4, &[0.5, 0.25], &[1.0, 0.0])?;
-/// assert_eq!(weight.codes(), [7, -4, 0, 0, 0, -8]);
+/// let stored = GroupedCodes::from_codes(&codes, [2, 3], BitWidth::B8, GroupedWeight::GRANULARITY)?;
+/// let weight = stored.with_offsets(BitWidth::B6, &[0.5, 0.25], &[1.0, 0.0])?;
+/// assert_eq!(weight.codes(), [31, -16, 0, 0, 0, -32]);
 /// let product = DynamicProduct::new(weight, Some(&[10.0, 0.0]))?;
 /// let (mut rows, mut out) = (Rows::new(), [0.0; 2]);
 /// rows.quantize(&[127.0, -2.0, 1.0], 1, 3)?;
 /// product.run(&rows, &mut out)?;
-/// assert_eq!(out, [10.0 + 0.5 * (127.0 * 7.0 + 2.0 * 4.0) + 1.0 * 126.0, 0.25 * -8.0]);
+/// assert_eq!(out, [10.0 + 0.5 * (127.0 * 31.0 + 2.0 * 16.0) + 1.0 * 126.0, 0.25 * -32.0]);
 /// # Ok::<(), dr_kernels::KernelError>(())
 /// ```
 #[derive(Clone, Debug)]

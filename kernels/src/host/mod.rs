@@ -43,7 +43,7 @@ mod weight;
 mod weight_only;
 
 pub use crate::integer::Conv2dOptions;
-pub use dynamic::{DynamicProduct, GroupedWeight, Rows};
+pub use dynamic::{DynamicProduct, GroupedCodes, GroupedWeight, Rows};
 pub use product::{Job, Product, Results, run_together};
 pub use weight::{StoredWeight, Weight};
 pub use weight_only::WeightOnly;

@@ -74,10 +74,6 @@ impl StoredWeight {
         Ok(Weight { layout, words, scales: (0..scales.len()).map(by_group).collect() })
     }
 
-    pub(super) fn words(&self) -> &[u32] {
-        &self.words
-    }
-
     /// Takes some milliseconds for each megabyte to lay many codes out for the fastest reading: for weights that stay.
     pub fn settle(&self) {
         self.words.settle();

@@ -227,7 +227,7 @@ fn a_language_model() {
     let _ = program.output(&export("w4a8", "only.safetensors"));
     assert_says(
         &program.output(&["info", "only.safetensors"]),
-        &["nested", "precisions  w4a8\n", "lm_head.grid", "mlp.up_proj.grid.4", " U32 "],
+        &["nested", "precisions  w4a8\n", "lm_head.grid", "mlp.up_proj.factors", " U32 "],
     );
     let only = |command: &'static str, engine: &'static str| {
         nested(command, engine)

@@ -25,6 +25,9 @@ pub const MAX_HEADER_BYTES: u64 = 16 << 20;
 /// What stands in the checksum's place while the checksum is computed: as long as a checksum is.
 const BLANK: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
+/// Bytes that are in memory at a time when all are read.
+const PART: usize = 1 << 23;
+
 /// Bytes of the header's length at the start of a safetensors file.
 const LENGTH_BYTES: usize = 8;
 
@@ -41,36 +44,42 @@ pub(super) fn write(artifact: &Artifact) -> Result<Vec<u8>, ArtifactError> {
         safetensors::serialize(&artifact.tensors, Some(metadata)).map_err(ArtifactError::Safetensors)?;
     let header = header_range(&bytes)?;
     let place = checksum_place(&bytes[header], BLANK)?;
-    let checksum = checksum(&bytes, &place);
+    let checksum = checksum(&bytes, &place, |_| ());
     bytes[place].copy_from_slice(checksum.as_bytes());
     Ok(bytes)
 }
 
-pub(super) fn read(content: Arc<Content>) -> Result<Artifact, ArtifactError> {
-    let bytes: &[u8] = &content;
-    let header = header_range(bytes)?;
-    let file = SafeTensors::deserialize(bytes).map_err(ArtifactError::Safetensors)?;
+/// What a file says of itself, before its checksum is [verified](verify).
+pub(super) fn description(bytes: &[u8]) -> Result<Description, ArtifactError> {
+    header_range(bytes)?;
     let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(ArtifactError::Safetensors)?;
-    let json =
-        metadata.metadata().as_ref().and_then(|map| map.get(METADATA_KEY)).ok_or(ArtifactError::Foreign)?;
-    let description = parse_description(json)?;
+    let json = metadata.metadata().as_ref().and_then(|map| map.get(METADATA_KEY));
+    parse_description(json.ok_or(ArtifactError::Foreign)?)
+}
 
-    let place = checksum_place(&bytes[header], &description.checksum)?;
-    let found = checksum(bytes, &place);
-    if found != description.checksum {
-        return Err(ArtifactError::Checksum { found, expected: description.checksum });
-    }
-    // What is used of it is read again, and then kept or not by who uses it.
-    content.release(&(0..content.len()));
-
+/// A file with its tensors.
+pub(super) fn tensors(content: &Arc<Content>, description: Description) -> Result<Artifact, ArtifactError> {
+    let bytes: &[u8] = content;
+    let file = SafeTensors::deserialize(bytes).map_err(ArtifactError::Safetensors)?;
     let mut tensors = BTreeMap::new();
     for (name, view) in file.iter() {
         let start = view.data().as_ptr().addr() - bytes.as_ptr().addr();
         let range = start..start + view.data().len();
-        let entry = TensorEntry::of(name, view.dtype(), view.shape().to_vec(), &content, range)?;
+        let entry = TensorEntry::of(name, view.dtype(), view.shape().to_vec(), content, range)?;
         tensors.insert(name.to_owned(), entry);
     }
     Ok(Artifact { description, tensors })
+}
+
+/// Whether a file is what was written.
+pub(super) fn verify(content: &Content, expected: &str) -> Result<(), ArtifactError> {
+    let place = checksum_place(&content[header_range(content)?], expected)?;
+    // What is used of it is read again, and then kept or not by who uses it.
+    let found = checksum(content, &place, |range| content.release(range));
+    match found == expected {
+        true => Ok(()),
+        false => Err(ArtifactError::Checksum { found, expected: expected.to_owned() }),
+    }
 }
 
 /// The length of the header, from the first bytes of a file of the given length.
@@ -118,14 +127,16 @@ fn checksum_place(header: &[u8], checksum: &str) -> Result<Range<usize>, Artifac
     Ok(start..start + BLANK.len())
 }
 
-/// SHA-256 of the bytes with [`BLANK`] in the checksum's place.
-fn checksum(bytes: &[u8], place: &Range<usize>) -> String {
-    let digest = Sha256::new()
-        .chain_update(&bytes[..place.start])
-        .chain_update(BLANK)
-        .chain_update(&bytes[place.end..])
-        .finalize();
-    digest.iter().fold(String::with_capacity(BLANK.len()), |mut text, byte| {
+/// SHA-256 of the bytes with [`BLANK`] in the checksum's place; tells what it has read, part by part.
+fn checksum(bytes: &[u8], place: &Range<usize>, read: impl Fn(&Range<usize>)) -> String {
+    let mut digest = Sha256::new().chain_update(&bytes[..place.start]).chain_update(BLANK);
+    let mut start = place.end;
+    for part in bytes[place.end..].chunks(PART) {
+        digest.update(part);
+        read(&(start..start + part.len()));
+        start += part.len();
+    }
+    digest.finalize().iter().fold(String::with_capacity(BLANK.len()), |mut text, byte| {
         // Writing to a string cannot fail.
         let _ = write!(text, "{byte:02x}");
         text

@@ -72,7 +72,7 @@ impl Artifact {
     /// # Errors
     /// If it is anything else than an undamaged artifact of this format version.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ArtifactError> {
-        format::read(Arc::new(Content::Bytes(bytes.to_vec())))
+        Self::of_content(Content::Bytes(bytes.to_vec()), |_| ()).map(|(artifact, ())| artifact)
     }
 
     /// Reads a file. Its tensors stay where they are, in the file: it must not be written to as long as they are used (files that this
@@ -81,8 +81,33 @@ impl Artifact {
     /// # Errors
     /// If it cannot be read, or is anything else than an undamaged file of a format version that is known.
     pub fn load(path: &Path) -> Result<Self, ArtifactError> {
-        let read = || format::read(Arc::new(content(path)?));
-        read().map_err(|error: ArtifactError| error.in_file(path))
+        Self::load_with(path, |_| ()).map(|(artifact, ())| artifact)
+    }
+
+    /// The same, with something that is made of the file while its checksum is computed: `|artifact| Network::load(artifact, precision)`, which is the sooner ready. It is
+    /// dropped if the file is damaged.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load).
+    pub fn load_with<T: Send>(
+        path: &Path, make: impl FnOnce(&Self) -> T + Send,
+    ) -> Result<(Self, T), ArtifactError> {
+        content(path).and_then(|content| Self::of_content(content, make)).map_err(|error| error.in_file(path))
+    }
+
+    fn of_content<T: Send>(
+        content: Content, make: impl FnOnce(&Self) -> T + Send,
+    ) -> Result<(Self, T), ArtifactError> {
+        let content = Arc::new(content);
+        let description = format::description(&content)?;
+        let checksum = description.checksum.clone();
+        let make = || {
+            let artifact = format::tensors(&content, description)?;
+            let made = make(&artifact);
+            Ok((artifact, made))
+        };
+        let (verified, made) = rayon::join(|| format::verify(&content, &checksum), make);
+        verified.and(made)
     }
 
     /// What the network computes.

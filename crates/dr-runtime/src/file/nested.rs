@@ -3,7 +3,8 @@
 use super::tensors::elements;
 use super::{Artifact, ArtifactError, TensorEntry, TensorValues, Values};
 use bytemuck::{Pod, Zeroable};
-use dr_kernels::host::StoredWeight;
+use dr_kernels::host::{GroupedCodes, GroupedWeight};
+use dr_kernels::integer::ByteFactors;
 use dr_kernels::{KernelError, layout};
 use dr_precision::{BitWidth, Granularity, semantics};
 use half::f16;
@@ -120,6 +121,9 @@ pub enum NestedError {
         /// The offset.
         offset: f16,
     },
+    /// A factor that makes no numbers.
+    #[error("a factor of {0}: expected finite numbers of at least 0")]
+    Factor(f32),
 }
 
 /// The weight of a linear layer at all widths: one stored code for each weight, and for each group of inputs of an output and each
@@ -132,31 +136,76 @@ pub enum NestedError {
 /// NAME.sensitivity   f32  [widths]               what each width costs, see NestedWeight::sensitivity
 /// ```
 ///
-/// With one narrower width [only](Self::only), codes are those of that width, packed in the order of [`layout`]:
+/// With one narrower width [only](Self::only), codes are those of that width, packed in the order of [`layout`], and so are scales and
+/// offsets: as halves, or of up to 4 bits as bytes.
 ///
 /// ```text
-/// NAME.weight   u32  [words]                the codes
+/// NAME.weight    u32  [words]                the codes
+/// NAME.grid      f16  [outputs, groups, 2]   scales and offsets, or
+/// NAME.grid      u8   [outputs, groups, 2]   what they are multiples of factors by, see ByteFactors
+/// NAME.factors   f32  [outputs, 2]           these factors
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct NestedWeight {
     shape: [usize; 2],
     group: NonZeroUsize,
-    /// The stored one first, then falling; of packed codes theirs.
+    /// The stored one first, then falling; or a narrower one.
     widths: Vec<BitWidth>,
     codes: Codes,
-    stored: Values<f16>,
-    /// Of each narrower width.
-    narrow: Vec<Values<i8>>,
     /// Of each width.
     sensitivities: Option<Values<f32>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 enum Codes {
-    /// Of the stored width.
-    Stored(Values<i8>),
+    /// Of the stored width, with its grids and those of each narrower one.
+    Stored { codes: Values<i8>, grids: Values<f16>, narrow: Vec<Values<i8>> },
     /// Of a narrower one.
-    Packed(Values<u32>),
+    Packed { words: Values<u32>, grids: PackedGrids },
+}
+
+/// Scales and offsets of one width.
+#[derive(Clone, Debug, PartialEq)]
+enum PackedGrids {
+    Halves(Values<f16>),
+    Bytes { parts: Values<u8>, factors: Values<f32> },
+}
+
+impl PackedGrids {
+    /// The nearest ones that are stored at a width, of so many groups in an output.
+    fn nearest(bits: BitWidth, lines: &[Affine], groups: usize) -> Self {
+        if bits > ByteFactors::WIDEST {
+            let grids: Vec<_> = lines.iter().map(|&line| StoredGrid::new(line.scale, line.offset)).collect();
+            return Self::Halves(bytemuck::cast_slice::<_, f16>(&grids).to_vec().into());
+        }
+        let pair = |line: &Affine| [line.scale, line.offset];
+        let rows = || lines.chunks(groups.max(1));
+        let factors: Vec<_> = rows().map(|row| ByteFactors::of(row.iter().map(pair))).collect();
+        let parts =
+            rows().zip(&factors).flat_map(|(row, of)| row.iter().map(move |line| of.bytes(pair(line))));
+        let parts: Vec<_> = parts.collect();
+        Self::Bytes {
+            parts: parts.as_flattened().to_vec().into(),
+            factors: bytemuck::cast_slice::<_, f32>(&factors).to_vec().into(),
+        }
+    }
+
+    /// The same in 32 bits.
+    fn affine(&self, groups: usize) -> Vec<Affine> {
+        match self {
+            Self::Halves(grids) => {
+                bytemuck::cast_slice::<_, StoredGrid>(grids).iter().map(|grid| grid.affine()).collect()
+            }
+            Self::Bytes { parts, factors } => {
+                let rows = parts.as_chunks().0.chunks(groups.max(1)).zip(bytemuck::cast_slice(factors));
+                let line = |[scale, offset]: [f32; 2]| Affine { scale, offset };
+                rows.flat_map(|(row, of): (&[_], &ByteFactors)| {
+                    row.iter().map(move |&part| line(of.values(part)))
+                })
+                .collect()
+            }
+        }
+    }
 }
 
 impl NestedWeight {
@@ -169,12 +218,11 @@ impl NestedWeight {
         shape: [usize; 2], group: NonZeroUsize, widths: &[BitWidth], codes: Vec<i8>, stored: &[StoredGrid],
         narrow: &[Vec<NarrowGrid>],
     ) -> Result<Self, NestedError> {
-        let halves = bytemuck::cast_slice::<_, f16>(stored).to_vec().into();
+        let grids = bytemuck::cast_slice::<_, f16>(stored).to_vec().into();
         let narrow =
             narrow.iter().map(|grids| bytemuck::cast_slice::<_, i8>(grids).to_vec().into()).collect();
-        let codes = Codes::Stored(codes.into());
-        let widths = widths.to_vec();
-        Self { shape, group, widths, codes, stored: halves, narrow, sensitivities: None }.checked()
+        let codes = Codes::Stored { codes: codes.into(), grids, narrow };
+        Self { shape, group, widths: widths.to_vec(), codes, sensitivities: None }.checked()
     }
 
     /// The same with the [sensitivity](Self::sensitivity) of each width.
@@ -185,28 +233,55 @@ impl NestedWeight {
         Self { sensitivities: Some(sensitivities.into()), ..self }.checked()
     }
 
+    /// The grids of a narrower width beside the stored ones, `[outputs, groups]`; `None` if there are none.
+    #[must_use]
+    pub fn narrow_grids(&self, bits: BitWidth) -> Option<&[NarrowGrid]> {
+        let Codes::Stored { narrow, .. } = &self.codes else { return None };
+        let at = narrower(&self.widths).position(|width| width == bits)?;
+        narrow.get(at).map(|grids| bytemuck::cast_slice(grids))
+    }
+
+    /// The same with other grids of a narrower width, `[outputs, groups]`.
+    ///
+    /// # Errors
+    /// A width that has no grids beside the stored ones, and another number of them than there are groups.
+    pub fn with_grids(mut self, bits: BitWidth, grids: &[NarrowGrid]) -> Result<Self, NestedError> {
+        let at = narrower(&self.widths).position(|width| width == bits);
+        let Codes::Stored { narrow, .. } = &mut self.codes else {
+            return Err(NestedError::Widths(vec![bits]));
+        };
+        let Some(old) = at.and_then(|at| narrow.get_mut(at)) else {
+            return Err(NestedError::Widths(vec![bits]));
+        };
+        *old = bytemuck::cast_slice::<_, i8>(grids).to_vec().into();
+        self.checked()
+    }
+
     /// The weight that a file has under a name: with packed codes, if it has no more than a narrower width.
     pub(super) fn read(
         artifact: &Artifact, name: &str, shape: [usize; 2], group: NonZeroUsize, widths: &[BitWidth],
     ) -> Result<Self, ArtifactError> {
-        let grids = [shape[0], shape[1].div_ceil(group.get()), 2];
-        let narrow = narrower(widths).map(|bits| artifact.values(&narrow_name(name, bits), &grids));
-        let codes = format!("{name}.weight");
+        let of_grids = [shape[0], shape[1].div_ceil(group.get()), 2];
+        let [of_codes, grids] = ["weight", "grid"].map(|what| format!("{name}.{what}"));
         let codes = match widths {
-            &[bits] if bits != STORED => {
-                Codes::Packed(artifact.values(&codes, &[layout::packed_words(count(&shape), bits)])?)
-            }
-            _ => Codes::Stored(artifact.values(&codes, &shape)?),
+            &[bits] if bits != STORED => Codes::Packed {
+                words: artifact.values(&of_codes, &[layout::packed_words(count(&shape), bits)])?,
+                grids: if bits > ByteFactors::WIDEST {
+                    PackedGrids::Halves(artifact.values(&grids, &of_grids)?)
+                } else {
+                    let factors = artifact.values(&factors_name(name), &[shape[0], 2])?;
+                    PackedGrids::Bytes { parts: artifact.values(&grids, &of_grids)?, factors }
+                },
+            },
+            _ => Codes::Stored {
+                codes: artifact.values(&of_codes, &shape)?,
+                grids: artifact.values(&grids, &of_grids)?,
+                narrow: narrower(widths)
+                    .map(|bits| artifact.values(&narrow_name(name, bits), &of_grids))
+                    .collect::<Result<_, _>>()?,
+            },
         };
-        let mut new = Self {
-            shape,
-            group,
-            widths: widths.to_vec(),
-            codes,
-            stored: artifact.values(&format!("{name}.grid"), &grids)?,
-            narrow: narrow.collect::<Result<_, _>>()?,
-            sensitivities: None,
-        };
+        let mut new = Self { shape, group, widths: widths.to_vec(), codes, sensitivities: None };
         let sensitivities = sensitivity_name(name);
         if artifact.tensors.contains_key(&sensitivities) {
             new.sensitivities = Some(artifact.values(&sensitivities, &[widths.len()])?);
@@ -217,46 +292,74 @@ impl NestedWeight {
     /// The tensors of a file, by their names.
     #[must_use]
     pub fn tensors(&self, name: &str) -> Vec<(String, TensorEntry)> {
-        let grids = &[self.shape[0], self.groups(), 2];
-        let narrow = narrower(&self.widths).zip(&self.narrow);
-        let narrow = narrow.map(|(bits, values)| (narrow_name(name, bits), entry(grids, values)));
-        let codes = match &self.codes {
-            Codes::Stored(codes) => entry(&self.shape, codes),
-            Codes::Packed(words) => entry(&[words.len()], words),
+        let of_grids = &[self.shape[0], self.groups(), 2];
+        let [of_codes, of_stored] = ["weight", "grid"].map(|what| format!("{name}.{what}"));
+        let codes: Vec<_> = match &self.codes {
+            Codes::Stored { codes, grids, narrow } => {
+                let narrow = narrower(&self.widths).zip(narrow);
+                let narrow = narrow.map(|(bits, values)| (narrow_name(name, bits), entry(of_grids, values)));
+                let stored = [(of_codes, entry(&self.shape, codes)), (of_stored, entry(of_grids, grids))];
+                stored.into_iter().chain(narrow).collect()
+            }
+            Codes::Packed { words, grids } => {
+                let words = (of_codes, entry(&[words.len()], words));
+                match grids {
+                    PackedGrids::Halves(grids) => vec![words, (of_stored, entry(of_grids, grids))],
+                    PackedGrids::Bytes { parts, factors } => {
+                        let factors = (factors_name(name), entry(&[self.shape[0], 2], factors));
+                        vec![words, (of_stored, entry(of_grids, parts)), factors]
+                    }
+                }
+            }
         };
-        let stored =
-            [(format!("{name}.weight"), codes), (format!("{name}.grid"), entry(grids, &self.stored))];
         let sensitivities = self.sensitivities.iter();
         let sensitivities =
             sensitivities.map(|values| (sensitivity_name(name), entry(&[values.len()], values)));
-        stored.into_iter().chain(narrow).chain(sensitivities).collect()
+        codes.into_iter().chain(sensitivities).collect()
     }
 
     fn checked(self) -> Result<Self, NestedError> {
         let falling = self.widths.windows(2).all(|pair| pair[0] > pair[1]);
         let fits = match (&self.codes, &self.widths[..]) {
-            (Codes::Stored(_), &[first, ..]) => first == STORED,
-            (Codes::Packed(_), &[only]) => only != STORED,
+            (Codes::Stored { .. }, &[first, ..]) => first == STORED,
+            (Codes::Packed { .. }, &[only]) => only != STORED,
             (_, _) => false,
         };
         if !fits || !falling {
             return Err(NestedError::Widths(self.widths));
         }
-        let grids = count(&[self.shape[0], self.groups(), 2]);
+        let expected = count(&[self.shape[0], self.groups(), 2]);
         let check = |what, found: usize, expected: usize| match found == expected {
             true => Ok(()),
             false => Err(NestedError::Count { what, found, expected }),
         };
         match &self.codes {
-            Codes::Stored(codes) => check("codes", codes.len(), count(&self.shape))?,
-            Codes::Packed(words) => {
-                let expected = layout::packed_words(count(&self.shape), self.widest());
-                check("words of codes", words.len(), expected)?;
+            Codes::Stored { codes, grids, narrow } => {
+                check("codes", codes.len(), count(&self.shape))?;
+                check("scales and offsets", grids.len(), expected)?;
+                check("narrower widths", narrow.len(), narrower(&self.widths).count())?;
+                narrow.iter().try_for_each(|narrow| check("narrower grids", narrow.len(), expected))?;
+                check_halves(grids)?;
+            }
+            Codes::Packed { words, grids } => {
+                let expected_words = layout::packed_words(count(&self.shape), self.widest());
+                check("words of codes", words.len(), expected_words)?;
+                match grids {
+                    PackedGrids::Halves(grids) => {
+                        check("scales and offsets", grids.len(), expected)?;
+                        check_halves(grids)?;
+                    }
+                    PackedGrids::Bytes { parts, factors } => {
+                        check("scales and offsets", parts.len(), expected)?;
+                        check("factors", factors.len(), count(&[self.shape[0], 2]))?;
+                        let is_wrong = |factor: &&f32| !(factor.is_finite() && **factor >= 0.0);
+                        if let Some(&wrong) = factors.iter().find(is_wrong) {
+                            return Err(NestedError::Factor(wrong));
+                        }
+                    }
+                }
             }
         }
-        check("scales and offsets", self.stored.len(), grids)?;
-        check("narrower widths", self.narrow.len(), narrower(&self.widths).count())?;
-        self.narrow.iter().try_for_each(|narrow| check("narrower grids", narrow.len(), grids))?;
         if let Some(sensitivities) = &self.sensitivities {
             check("sensitivities", sensitivities.len(), self.widths.len())?;
             let is_wrong = |value: &&f32| !(value.is_finite() && **value >= 0.0);
@@ -264,13 +367,7 @@ impl NestedWeight {
                 return Err(NestedError::Sensitivity(wrong));
             }
         }
-        let is_wrong = |grid: &&StoredGrid| {
-            !(grid.scale.is_finite() && grid.scale > f16::ZERO && grid.offset.is_finite())
-        };
-        match self.stored().iter().find(is_wrong) {
-            Some(&StoredGrid { scale, offset }) => Err(NestedError::Grid { scale, offset }),
-            None => Ok(self),
-        }
+        Ok(self)
     }
 
     /// Outputs and inputs.
@@ -307,12 +404,12 @@ impl NestedWeight {
     #[must_use]
     pub fn codes(&self, bits: BitWidth) -> Option<Cow<'_, [i8]>> {
         self.widths.contains(&bits).then(|| match &self.codes {
-            Codes::Stored(codes) if bits == STORED => Cow::Borrowed(&codes[..]),
-            Codes::Stored(codes) => {
+            Codes::Stored { codes, .. } if bits == STORED => Cow::Borrowed(&codes[..]),
+            Codes::Stored { codes, .. } => {
                 let switch = |&code: &i8| semantics::switch(code.into(), STORED, bits) as i8;
                 Cow::Owned(codes.par_iter().map(switch).collect())
             }
-            Codes::Packed(words) => {
+            Codes::Packed { words, .. } => {
                 let codes = layout::unpack(words, count(&self.shape), bits);
                 Cow::Owned(codes.expect("as many words as its codes take"))
             }
@@ -322,24 +419,20 @@ impl NestedWeight {
     /// The same weight at one of its widths, the codes of a narrower one packed; `None` if it was not made for it.
     #[must_use]
     pub fn only(&self, bits: BitWidth) -> Option<Self> {
+        if !self.widths.contains(&bits) {
+            return None;
+        }
         let codes = match &self.codes {
-            Codes::Stored(_) if bits != STORED => {
-                let packed = layout::pack(&self.codes(bits)?, bits);
-                Codes::Packed(packed.expect("codes of this width").into())
+            Codes::Stored { codes, grids, .. } if bits == STORED => {
+                Codes::Stored { codes: codes.clone(), grids: grids.clone(), narrow: vec![] }
             }
-            codes => codes.clone(),
+            Codes::Stored { .. } => {
+                let words = layout::pack(&self.codes(bits)?, bits).expect("codes of this width").into();
+                Codes::Packed { words, grids: PackedGrids::nearest(bits, &self.lines(bits)?, self.groups()) }
+            }
+            Codes::Packed { .. } => self.codes.clone(),
         };
-        let narrow = self.narrow_grids(bits)?.cloned().into_iter().collect();
-        let (stored, widths) = (self.stored.clone(), vec![bits]);
-        Some(Self {
-            shape: self.shape,
-            group: self.group,
-            widths,
-            codes,
-            stored,
-            narrow,
-            sensitivities: None,
-        })
+        Some(Self { shape: self.shape, group: self.group, widths: vec![bits], codes, sensitivities: None })
     }
 
     /// Bytes of its tensors [at one width](Self::only); those at a width that it was not made for are those of the widest.
@@ -350,13 +443,12 @@ impl NestedWeight {
             true => count(&self.shape),
             false => size_of::<u32>() * layout::packed_words(count(&self.shape), bits),
         };
-        let narrow = self.narrow_grids(bits).flatten().map_or(0, |narrow| narrow.len());
-        codes + size_of_val(self.stored()) + narrow
-    }
-
-    /// The grids of the stored codes, `[outputs, groups]`.
-    fn stored(&self) -> &[StoredGrid] {
-        bytemuck::cast_slice(&self.stored)
+        let groups = self.shape[0] * self.groups();
+        let grids = match bits > ByteFactors::WIDEST {
+            true => groups * size_of::<StoredGrid>(),
+            false => 2 * groups + self.shape[0] * size_of::<ByteFactors>(),
+        };
+        codes + grids
     }
 
     /// What the network's predictions of a token lose when this weight alone has a width, by a quadratic prediction: the Kullback-Leibler divergence
@@ -376,42 +468,70 @@ impl NestedWeight {
         self.sensitivities.as_ref()?.get(at).copied()
     }
 
-    /// The grids of a width beside the stored ones, if it is a narrower one; `None` if it was not made for it.
-    fn narrow_grids(&self, bits: BitWidth) -> Option<Option<&Values<i8>>> {
-        match bits == STORED {
-            true => self.widths.contains(&bits).then_some(None),
-            false => narrower(&self.widths).position(|width| width == bits).map(|at| self.narrow.get(at)),
+    /// Scales and offsets of a width, `[outputs, groups]`, as they were chosen: a kernel rounds them like [`affine`](Self::affine).
+    fn lines(&self, bits: BitWidth) -> Option<Vec<Affine>> {
+        let stored = match &self.codes {
+            Codes::Packed { grids, .. } => {
+                return self.widths.contains(&bits).then(|| grids.affine(self.groups()));
+            }
+            Codes::Stored { grids, .. } => bytemuck::cast_slice::<_, StoredGrid>(grids),
+        };
+        let stored = stored.iter().map(|grid| grid.affine());
+        if bits == STORED {
+            return Some(stored.collect());
         }
+        let narrow = stored.zip(self.narrow_grids(bits)?);
+        Some(narrow.map(|(stored, grid)| grid.affine(stored, bits)).collect())
     }
 
-    /// Scales and offsets of a width, `[outputs, groups]`; `None` if it was not made for it.
+    /// Scales and offsets of a width, `[outputs, groups]`, as kernels and files of that width [only](Self::only) hold them: halves, or, of up to 4 bits, multiples of
+    /// [`ByteFactors`]. `None` if it was not made for it.
     #[must_use]
     pub fn affine(&self, bits: BitWidth) -> Option<Vec<Affine>> {
-        let stored = self.stored().iter().map(|grid| grid.affine());
-        let Some(narrow) = self.narrow_grids(bits)? else { return Some(stored.collect()) };
-        let grids: &[NarrowGrid] = bytemuck::cast_slice(narrow);
-        Some(stored.zip(grids).map(|(stored, grid)| grid.affine(stored, bits)).collect())
+        let lines = self.lines(bits)?;
+        match &self.codes {
+            Codes::Stored { .. } if bits != STORED => {
+                Some(PackedGrids::nearest(bits, &lines, self.groups()).affine(self.groups()))
+            }
+            _ => Some(lines),
+        }
     }
 
-    /// The codes that it has, for products.
-    pub(crate) fn prepared(&self) -> Result<StoredWeight, KernelError> {
-        let granularity = Granularity::Group(self.group);
-        match &self.codes {
-            Codes::Stored(codes) => StoredWeight::from_codes(codes, &self.shape, 1, STORED, granularity),
-            Codes::Packed(words) => {
-                StoredWeight::from_packed(words, &self.shape, 1, self.widest(), granularity)
+    /// The weight at one of its widths, for products; `None` if it was not made for it.
+    pub(crate) fn prepared(&self, bits: BitWidth) -> Option<Result<GroupedWeight, KernelError>> {
+        let lines = self.lines(bits)?;
+        let (scales, offsets): (Vec<_>, Vec<_>) = lines.iter().map(|line| (line.scale, line.offset)).unzip();
+        let (shape, granularity) = (self.shape, Granularity::Group(self.group));
+        let codes = match &self.codes {
+            Codes::Stored { codes, .. } => GroupedCodes::from_codes(codes, shape, STORED, granularity),
+            Codes::Packed { words, .. } => {
+                GroupedCodes::from_packed(words, shape, self.widest(), granularity)
             }
-        }
+        };
+        let weight = codes.and_then(|codes| codes.with_offsets(bits, &scales, &offsets));
+        self.release();
+        Some(weight)
     }
 
     /// What was read of the file need not stay in memory.
-    pub(crate) fn release(&self) {
+    fn release(&self) {
         match &self.codes {
-            Codes::Stored(codes) => codes.release(),
-            Codes::Packed(words) => words.release(),
+            Codes::Stored { codes, grids, narrow } => {
+                codes.release();
+                grids.release();
+                narrow.iter().for_each(Values::release);
+            }
+            Codes::Packed { words, grids } => {
+                words.release();
+                match grids {
+                    PackedGrids::Halves(grids) => grids.release(),
+                    PackedGrids::Bytes { parts, factors } => {
+                        parts.release();
+                        factors.release();
+                    }
+                }
+            }
         }
-        self.stored.release();
-        self.narrow.iter().for_each(Values::release);
     }
 
     /// The weights of an output at the stored width, to as many values as there are inputs.
@@ -419,10 +539,10 @@ impl NestedWeight {
     /// # Panics
     /// If its codes are packed.
     pub(crate) fn write_row(&self, row: usize, out: &mut [f32]) {
-        let Codes::Stored(codes) = &self.codes else { panic!("a row of packed codes") };
+        let Codes::Stored { codes, grids, .. } = &self.codes else { panic!("a row of packed codes") };
         let (inputs, groups, group) = (self.shape[1], self.groups(), self.group.get());
         let codes = codes[row * inputs..][..inputs].chunks(group);
-        let lines = &self.stored()[row * groups..][..groups];
+        let lines = &bytemuck::cast_slice::<_, StoredGrid>(grids)[row * groups..][..groups];
         for ((out, codes), line) in out.chunks_mut(group).zip(codes).zip(lines) {
             let line = line.affine();
             out.iter_mut().zip(codes).for_each(|(out, &code)| *out = line.value(f32::from(code)));
@@ -442,6 +562,16 @@ impl NestedWeight {
             }
         });
         Some(values)
+    }
+}
+
+/// Scales and offsets that make numbers.
+fn check_halves(grids: &[f16]) -> Result<(), NestedError> {
+    let is_wrong =
+        |grid: &&StoredGrid| !(grid.scale.is_finite() && grid.scale > f16::ZERO && grid.offset.is_finite());
+    match bytemuck::cast_slice::<_, StoredGrid>(grids).iter().find(is_wrong) {
+        Some(&StoredGrid { scale, offset }) => Err(NestedError::Grid { scale, offset }),
+        None => Ok(()),
     }
 }
 
@@ -465,6 +595,11 @@ where
 /// The name of the sensitivities.
 fn sensitivity_name(name: &str) -> String {
     format!("{name}.sensitivity")
+}
+
+/// The name of what scales and offsets are multiples of.
+fn factors_name(name: &str) -> String {
+    format!("{name}.factors")
 }
 
 /// The name of the grids of a narrower width.

@@ -206,7 +206,16 @@ impl QuantLinear {
     /// `[batch, features in]` to `[batch, features out]`.
     pub fn forward(&self, x: Tensor<2>, pass: &Pass) -> Tensor<2> {
         let (x, w) = self.quantizers.forward(x, &self.weight, pass);
-        let y = product(pass.compute, x, w, |x, w| x.matmul(w.transpose()));
+        self.plus_bias(product(pass.compute, x, w, |x, w| x.matmul(w.transpose())))
+    }
+
+    /// The same in floats with another weight, `[features out, features in]`.
+    #[must_use]
+    pub fn forward_with(&self, x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+        self.plus_bias(x.matmul(weight.transpose()))
+    }
+
+    fn plus_bias(&self, y: Tensor<2>) -> Tensor<2> {
         match &self.bias {
             Some(bias) => y + bias.val().unsqueeze(),
             None => y,

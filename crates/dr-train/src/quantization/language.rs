@@ -151,7 +151,7 @@ fn window_starts(tokens: usize, length: usize, windows: usize) -> Vec<usize> {
 }
 
 /// Tokens `[1, count]`.
-fn row(tokens: &[u32], device: &Device) -> Tensor<2, Int> {
+pub(super) fn row(tokens: &[u32], device: &Device) -> Tensor<2, Int> {
     let tokens: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();
     let count = tokens.len();
     Tensor::from_data(TensorData::new(tokens, [1, count]), device)

@@ -11,11 +11,13 @@
 //! many windows of the text, and the sum of `||g||^2 x x^T` over the inputs of fewer, where `g` is the gradient of the loss
 //! at the layer's output. Inputs that do not come out of a normalization differ in size by orders of magnitude, so in the first sum they are divided by
 //! their length there, without those of the first position, which takes no part in what the text says but attracts the attention of all others.
-
 //!
 //! # Sensitivities
 //! Where gradients are taken, the second sum also predicts what each layer costs at each of its widths, without any evaluation
 //! ([`NestedWeight::sensitivity`](dr_runtime::file::NestedWeight::sensitivity)): `dr-train search` makes plans of it.
+//!
+//! # Tuning
+//! [`tune`] then trains the scales and offsets of narrow widths, and nothing else, against the predictions of the float model.
 
 mod dynamic;
 mod factor;
@@ -23,6 +25,7 @@ mod gradients;
 mod grid;
 mod language;
 mod model;
+mod tuning;
 mod weight;
 
 pub use dynamic::Dynamic;
@@ -30,4 +33,5 @@ pub use factor::Factor;
 pub use grid::Nest;
 pub use language::{CalibrationOptions, Progress, QuantizationError, quantize_language};
 pub use model::NestedModel;
+pub use tuning::{TuningOptions, TuningProgress, tune};
 pub use weight::{compensated, nearest, quadratic_losses};

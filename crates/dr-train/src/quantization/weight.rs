@@ -87,8 +87,10 @@ struct Grids<'a> {
     nest: &'a Nest,
     /// `[outputs, groups]`
     stored: Vec<StoredGrid>,
-    /// `[outputs, groups, narrower widths]`
-    narrow: Vec<NarrowGrid>,
+    /// Of each narrower width, `[outputs, groups]`.
+    narrow: Vec<Vec<NarrowGrid>>,
+    /// Of each width, `[outputs, groups]`, as kernels hold them.
+    lines: Vec<Vec<Affine>>,
 }
 
 impl<'a> Grids<'a> {
@@ -110,15 +112,17 @@ impl<'a> Grids<'a> {
         };
         let rows = weights.par_chunks(inputs.max(1)).map_init(Scratch::default, fit);
         let (stored, narrow): (Vec<_>, Vec<_>) = rows.collect();
-        Self { shape, group, nest, stored: stored.concat(), narrow: narrow.concat() }
+        let (stored, narrow) = (stored.concat(), narrow.concat());
+        let of_width = |width: usize| narrow.iter().skip(width).step_by(narrower).copied().collect();
+        let narrow = (0..narrower).map(of_width).collect();
+        let grids = Self { shape, group, nest, stored, narrow, lines: vec![] };
+        let weight = grids.with(vec![0; outputs * inputs]);
+        let lines = nest.widths().iter().map(|&bits| weight.affine(bits).unwrap_or_default()).collect();
+        Self { lines, ..grids }
     }
 
-    fn with(self, codes: Vec<i8>) -> NestedWeight {
-        let Self { shape, group, nest, stored, narrow } = self;
-        let narrower = nest.narrower().len();
-        let of_width = |width: usize| narrow.iter().skip(width).step_by(narrower).copied().collect();
-        let narrow: Vec<Vec<_>> = (0..narrower).map(of_width).collect();
-        NestedWeight::new(shape, group, nest.widths(), codes, &stored, &narrow)
+    fn with(&self, codes: Vec<i8>) -> NestedWeight {
+        NestedWeight::new(self.shape, self.group, self.nest.widths(), codes, &self.stored, &self.narrow)
             .expect("as many codes and grids as there are weights and groups")
     }
 
@@ -159,9 +163,7 @@ impl<'a> Grids<'a> {
     /// What codes of a group of an output stand for, at each width.
     fn lines(&self, output: usize, group: usize) -> Vec<Affine> {
         let at = output * self.shape[1].div_ceil(self.group.get()) + group;
-        let (stored, narrower) = (self.stored[at].affine(), self.nest.narrower());
-        let narrow = self.narrow[at * narrower.len()..].iter().zip(narrower);
-        std::iter::once(stored).chain(narrow.map(|(grid, &bits)| grid.affine(stored, bits))).collect()
+        self.lines.iter().map(|lines| lines[at]).collect()
     }
 }
 

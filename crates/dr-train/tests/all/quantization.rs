@@ -13,7 +13,8 @@ use dr_train::evaluation::{formats, measure_text};
 use dr_train::models::LlamaConfig;
 use dr_train::nn::{Model, Pass, Tensors, Value};
 use dr_train::quantization::{
-    CalibrationOptions, Dynamic, NestedModel, Progress, QuantizationError, quantize_language,
+    CalibrationOptions, Dynamic, NestedModel, Progress, QuantizationError, TuningOptions, quantize_language,
+    tune,
 };
 use dr_train::report::Measured;
 use std::sync::Arc;
@@ -105,6 +106,40 @@ fn wider_is_nearer_and_hessians_help() {
     }
 }
 
+#[test]
+fn tuning_serves_its_widths_alone() {
+    let model = model(true);
+    let before = quantize(&model, 2);
+    let tuned = |options: &TuningOptions, tokens: &[u32]| {
+        let (mut nested, mut seen) = (before.clone(), vec![]);
+        tune(&model, &mut nested, tokens, options, |progress| seen.push(progress));
+        (nested, seen)
+    };
+    let options = TuningOptions { steps: 100, length: 48, widest: BitWidth::B3, ..Default::default() };
+    let (after, seen) = tuned(&options, &tokens(300));
+    assert_eq!(seen.len(), 100);
+    assert!(
+        seen.iter()
+            .enumerate()
+            .all(|(at, step)| (step.bits, step.done, step.of) == (BitWidth::B3, at + 1, 100))
+    );
+    let at = |nested: &NestedModel, bits| divergence(&model, &nested.dequantized(model.clone(), |_| bits));
+    let [old, new] = [&before, &after].map(|nested| at(nested, BitWidth::B3));
+    assert!(new < old, "{new} instead of {old}");
+    for (name, weight) in &after.weights {
+        let old = &before.weights[name];
+        assert_eq!(weight.codes(BitWidth::B8), old.codes(BitWidth::B8), "{name}");
+        for bits in [BitWidth::B8, BitWidth::B6, BitWidth::B4] {
+            assert_eq!(weight.affine(bits), old.affine(bits), "{name} at {bits}");
+        }
+    }
+    assert_eq!(tuned(&options, &tokens(300)).0, after);
+    assert_ne!(tuned(&TuningOptions { seed: 1, ..options.clone() }, &tokens(300)).0, after);
+    for (none, text) in [(TuningOptions { steps: 0, ..options.clone() }, 300), (options.clone(), 47)] {
+        assert_eq!(tuned(&none, &tokens(text)), (before.clone(), vec![]));
+    }
+}
+
 fn weights(weight: &NestedWeight) -> usize {
     weight.shape().iter().product()
 }
@@ -134,12 +169,12 @@ fn the_file_is_the_model() {
         assert!(file.check_precision(Precision::uniform(BitWidth::B8)).is_err());
         let missing = file.export(Precision::new(BitWidth::B5, BitWidth::B8)).expect_err("no such precision");
         assert!(matches!(missing, ArtifactError::Precision { .. }));
-        // Half a byte for each weight of a layer that switches, a byte for others, six bytes for a group of 32 and four for others.
+        // Half a byte for each weight of a layer that switches, two bytes for a group of 32 and eight for an output; a byte for others, four for a group.
         let only = file.export(Precision::new(BitWidth::B4, BitWidth::B8)).expect("one of its precisions");
         let norms = float.payload_bytes() - 4 * nested.weights.values().map(weights).sum::<usize>();
         let size = |weight: &NestedWeight| match weight.widths().len() {
             1 => weights(weight) + 4 * groups(weight),
-            _ => weights(weight) / 2 + 6 * groups(weight),
+            _ => weights(weight) / 2 + 2 * groups(weight) + 8 * weight.shape()[0],
         };
         assert_eq!(only.payload_bytes(), norms + nested.weights.values().map(size).sum::<usize>());
     }

@@ -21,7 +21,7 @@ const VECTOR: usize = PANEL * STEP;
 type Block = [u8; CODES];
 
 /// Where the codes of a weight come from: `[outputs, cols]`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub enum Codes<'a> {
     /// A byte each.
     Bytes(&'a [i8]),
@@ -51,7 +51,7 @@ pub(crate) fn prepare_words(codes: Codes, layout: &WeightLayout) -> Result<Words
 /// # Errors
 /// [`KernelError::Size`], [`KernelError::WordCount`] for another number of codes than the weight has,
 /// [`KernelError::CodeRange`] for a code that its width does not have.
-fn prepared<M>(
+pub(super) fn prepared<M>(
     codes: Codes, layout: &WeightLayout, make: impl FnOnce(usize, Fill) -> M,
 ) -> Result<M, KernelError> {
     let (cols, bits) = (layout.cols(), layout.bits());

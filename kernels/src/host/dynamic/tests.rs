@@ -1,6 +1,7 @@
 //! Everything against the reference, with every instruction set of this machine.
 
 use super::*;
+use crate::integer::ByteFactors;
 use crate::reference::{self, Grouped};
 use dr_precision::semantics;
 use proptest::prelude::*;
@@ -32,9 +33,9 @@ fn pairs() -> impl Iterator<Item = (BitWidth, BitWidth)> {
     BitWidth::ALL.into_iter().flat_map(below).filter(|(stored, bits)| bits <= stored)
 }
 
-fn stored(codes: &[i8], shape: [usize; 2], bits: BitWidth, group: usize) -> StoredWeight {
+fn stored(codes: &[i8], shape: [usize; 2], bits: BitWidth, group: usize) -> GroupedCodes<'_> {
     let granularity = Granularity::Group(group.try_into().unwrap());
-    StoredWeight::from_codes(codes, &shape, 1, bits, granularity).unwrap()
+    GroupedCodes::from_codes(codes, shape, bits, granularity).unwrap()
 }
 
 /// Scales and offsets are near those that were asked for: `found` and `asked` are `[outputs, groups]`.
@@ -67,6 +68,10 @@ fn check(widths: [BitWidth; 2], [rows, inputs, outputs]: [usize; 3], group: usiz
         check_rounding(&weight.offsets(), &offsets, groups, error);
     }
     let (scales, offsets) = (weight.scales(), weight.offsets());
+    let zeros = vec![0; outputs * inputs];
+    let again = stored(&zeros, [outputs, inputs], bits, group);
+    let again = again.with_offsets(bits, &scales, &offsets).unwrap();
+    assert_eq!((again.scales(), again.offsets()), (scales.clone(), offsets.clone()));
 
     let mut of_x = Rows::new();
     of_x.quantize(&x, rows, inputs).unwrap();
@@ -165,24 +170,28 @@ fn a_row_is_the_same_among_others() {
     }
 }
 
-/// Of the largest and the smallest codes; with scales of one, results of a group are the sums themselves.
+/// Of the largest and the smallest codes; with scales that are powers of two, results of a group are the sums.
 #[test]
 fn sums_are_exact() {
     for bits in BitWidth::ALL {
         for rows in [1, 3, 21] {
             for code in [bits.signed_min(), bits.signed_max()] {
-                let (inputs, outputs) = (32, 33);
-                let weight = stored(&vec![code as i8; inputs * outputs], [outputs, inputs], bits, 32);
-                let weight = weight.with_offsets(bits, &[1.0; 33], &[0.0; 33]).unwrap();
-                assert_eq!(weight.scales(), [1.0; 33]);
+                let (inputs, outputs) = (64, 33);
+                let codes = vec![code as i8; inputs * outputs];
+                let weight = stored(&codes, [outputs, inputs], bits, 32);
+                // Squares of the bytes 255 and 128.
+                let scales = [[65025.0, 16384.0]; 33];
+                let weight = weight.with_offsets(bits, scales.as_flattened(), &[0.0; 66]).unwrap();
+                assert!(weight.scales().chunks(2).all(|scales| scales[1] == 16384.0));
                 let product = DynamicProduct::new(weight, None).unwrap();
                 for x in [127, -127] {
                     let mut of_x = Rows::new();
-                    of_x.quantize(&vec![x as f32; rows * inputs], rows, inputs).unwrap();
+                    let row = [[0.0; 32], [x as f32; 32]].concat();
+                    of_x.quantize(&row.repeat(rows), rows, inputs).unwrap();
                     for kernel in kernels() {
                         let mut out = vec![0.0; rows * outputs];
                         DynamicProduct::run_on(kernel, &of_x, &mut [(&product, &mut out[..])]).unwrap();
-                        let expected = (inputs as i32 * x * code) as f32;
+                        let expected = 16384.0 * (32 * x * code) as f32;
                         let equal = out.iter().all(|&sum| sum == expected);
                         assert!(equal, "{kernel}, {rows} rows, w{bits}, {code}: {}, {expected}", out[0]);
                     }
@@ -197,7 +206,9 @@ fn sums_are_exact() {
 fn nothing_is_exact() {
     for bits in BitWidth::ALL {
         let weight = stored(&[1; 3 * 64], [3, 64], bits, 32);
-        let scales = [0.0, 0.0, 0.0, 2.0, f32::MIN_POSITIVE, 0.0];
+        // 255 * 255 is the square of a byte, and 2040 is a half.
+        let largest = if bits <= ByteFactors::WIDEST { 65025.0 } else { 2040.0 };
+        let scales = [0.0, 0.0, 0.0, largest, f32::MIN_POSITIVE, 0.0];
         let weight = weight.with_offsets(bits, &scales, &[0.0; 6]).unwrap();
         assert_eq!((weight.scales()[..4].to_vec(), weight.offsets()), (scales[..4].to_vec(), vec![0.0; 6]));
     }
@@ -274,14 +285,19 @@ fn wrong_sizes_are_refused() {
     }
     let groups = |inputs: usize| Granularity::Group(inputs.try_into().unwrap());
     for granularity in [Granularity::Tensor, Granularity::Channel, groups(16), groups(40), groups(48)] {
-        let weight = StoredWeight::from_codes(&[1; 80], &[2, 40], 1, four, granularity).unwrap();
+        let weight = GroupedCodes::from_codes(&[1; 80], [2, 40], four, granularity).unwrap();
         assert!(matches!(
             weight.with_offsets(four, &[1.0; 4], &[1.0; 4]),
             Err(KernelError::GroupSize { .. })
         ));
     }
-    let convolution = StoredWeight::from_codes(&[1; 80], &[2, 10, 2, 2], 1, four, groups(32)).unwrap();
-    assert!(matches!(convolution.with_offsets(four, &[1.0; 4], &[1.0; 4]), Err(KernelError::Size { .. })));
+    let few = GroupedCodes::from_codes(&[1; 79], [2, 40], four, groups(32)).unwrap();
+    assert!(matches!(few.with_offsets(four, &[1.0; 4], &[1.0; 4]), Err(KernelError::Size { .. })));
+    let wide = GroupedCodes::from_codes(&[9; 80], [2, 40], four, groups(32)).unwrap();
+    assert!(matches!(
+        wide.with_offsets(four, &[1.0; 4], &[1.0; 4]),
+        Err(KernelError::CodeRange { found: 9, .. })
+    ));
     let weight = weight.with_offsets(four, &[1.0; 4], &[1.0; 4]).unwrap();
     assert!(DynamicProduct::new(weight.clone(), Some(&[1.0])).is_err());
     let product = DynamicProduct::new(weight, None).unwrap();

@@ -9,7 +9,9 @@ use crate::config::task::LANGUAGE;
 use crate::device;
 use crate::experiment::{Registry, Source};
 use crate::nn::QuantConfig;
-use crate::quantization::{CalibrationOptions, Progress, QuantizationError, quantize_language};
+use crate::quantization::{
+    CalibrationOptions, Progress, QuantizationError, TuningOptions, TuningProgress, quantize_language, tune,
+};
 use crate::text::{self, Tokenizer};
 use crate::weights::is_language_model;
 use burn::tensor::Device;
@@ -41,6 +43,10 @@ pub struct QuantizeArgs {
     /// So many tokens of the text are looked at, in windows all over it
     #[arg(long, value_name = "N", requires = "calibration", default_value_t = 1 << 15, value_parser = at_least_one(1 << 30))]
     pub calibration_tokens: usize,
+    /// Then train the scales of each width of up to 4 bits by so many steps of 512 tokens of the text, against the
+    /// predictions of the float model: codes stay, and no other width changes
+    #[arg(long, value_name = "N", requires = "calibration", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1 << 20))]
+    pub tuning_steps: u32,
     /// So many inputs of an output of a linear layer share a scale, e.g. 32, 64 or 128 [default: all, and with --calibration 32]
     #[arg(long, value_name = "N", value_parser = group_size(), allow_negative_numbers = true)]
     pub group_size: Option<NonZeroUsize>,
@@ -147,10 +153,23 @@ fn nested(
             Progress::Layer { name, done, of } => format!("weights: {done} of {of}, {name}"),
         });
     });
-    let nested = nested.map_err(|error| {
+    let mut nested = nested.map_err(|error| {
         let of: &Path =
             if matches!(error, QuantizationError::Short { .. }) { calibration } else { &args.model };
         CommandError::new(format!("`{}`: {error}", of.display()))
     })?;
+    let steps = args.tuning_steps as usize;
+    tune(
+        &model,
+        &mut nested,
+        &tokens,
+        &TuningOptions { steps, length, ..TuningOptions::default() },
+        |progress| {
+            let TuningProgress { bits, done, of, divergence } = progress;
+            line.show(&format!(
+                "scales of {bits} bits: step {done} of {of}, {divergence:.4} nats from the float model"
+            ));
+        },
+    );
     Ok(nested.artifact(artifact).map_err(in_model)?)
 }

@@ -3,8 +3,9 @@
 use super::super::super::pages::Words;
 use super::super::super::sample::Sample;
 use super::super::dot::{PackedPanel, UnpackedPanel};
-use super::super::panels::{codes_of, switch_blocks, unpack_block};
-use crate::integer::{PANEL, WeightLayout};
+use super::super::panels::{Codes, codes_of, prepared, switch_blocks, unpack_block};
+use crate::KernelError;
+use crate::integer::{ByteFactors, PANEL, WeightLayout};
 use crate::layout::BLOCK;
 use dr_precision::BitWidth;
 use half::f16;
@@ -13,9 +14,8 @@ use std::ops::Range;
 /// Of each output of a panel.
 type Lanes = [f32; PANEL];
 
-/// The largest signed byte, and the square of the largest unsigned one.
-const LARGEST_OFFSET: f32 = 127.0;
-const LARGEST_SCALE: f32 = 255.0 * 255.0;
+/// What the largest part is or nearly twice of, where parts are halves.
+const LARGEST_HALF: f32 = 16384.0;
 
 /// What makes 8-bit codes unsigned, in every byte.
 const fn signs(bits: BitWidth) -> u32 {
@@ -32,15 +32,17 @@ pub(crate) fn grouped_words(layout: &WeightLayout) -> usize {
     layout.group_panels() * packed_panel(layout).bytes() / size_of::<u32>()
 }
 
-/// The codes of panels of `stored` bits at the width of `layout`, with their scales and offsets, `[outputs, scale groups]`.
+/// Codes of the layout `stored`, at the width of `layout`, with their scales and offsets, `[outputs, scale groups]`.
+///
+/// # Errors
+/// Those of [`prepared`].
 pub(crate) fn group_words(
-    words: &[u32], stored: BitWidth, layout: &WeightLayout, scales: [&[f32]; 2],
-) -> Words {
+    codes: Codes, stored: &WeightLayout, layout: &WeightLayout, scales: [&[f32]; 2],
+) -> Result<Words, KernelError> {
     let (bits, of_panel, groups) = (layout.bits(), packed_panel(layout), layout.scale_groups());
-    let from_words = of_panel.blocks * PANEL * stored.bits() as usize;
-    Words::filled(grouped_words(layout), of_panel.bytes() / size_of::<u32>(), &|panel, out| {
+    let fill_panel = |panel: usize, stored_words: &[u32], out: &mut [u32]| {
         let (head, codes) = out.split_at_mut(of_panel.codes_at() / size_of::<u32>());
-        switch_blocks(&words[panel * from_words..][..from_words], stored, bits, codes);
+        switch_blocks(stored_words, stored.bits(), bits, codes);
         codes.iter_mut().for_each(|word| *word ^= signs(bits));
         let (factors, parts) = bytemuck::cast_slice_mut(head).split_at_mut(PackedPanel::FACTOR_BYTES);
         let factors: &mut [f32] = bytemuck::cast_slice_mut(factors);
@@ -48,39 +50,45 @@ pub(crate) fn group_words(
         for lane in 0..outputs {
             let row = |values: &'_ [f32]| (panel * PANEL + lane) * groups..values.len();
             let [scales, offsets] = scales.map(|values| &values[row(values)][..groups]);
-            let [of_scale, of_offset] = factors_of(bits, scales, offsets);
-            (factors[lane], factors[PANEL + lane]) = (of_scale, of_offset);
+            let of_output = factors_of(bits, scales, offsets);
+            (factors[lane], factors[PANEL + lane]) = (of_output.scale, of_output.offset);
             let blocks = parts.chunks_exact_mut(PackedPanel::scale_bytes(bits.bits()));
             for (block, part) in blocks.enumerate().take(of_panel.blocks) {
                 let group = block * BLOCK / layout.run();
-                put_part(bits, part, lane, [scales[group], offsets[group]], [of_scale, of_offset]);
+                put_part(bits, part, lane, [scales[group], offsets[group]], of_output);
             }
         }
+    };
+    prepared(codes, stored, |part, prepare| {
+        Words::filled(grouped_words(layout), of_panel.bytes() / size_of::<u32>(), &|panel, out| {
+            let mut words = vec![0; part];
+            prepare(panel, &mut words);
+            fill_panel(panel, &words, out);
+        })
     })
 }
 
-/// What the scales and the offsets of an output are parts of.
-fn factors_of(bits: BitWidth, scales: &[f32], offsets: &[f32]) -> [f32; 2] {
-    let [scale, offset] =
-        [scales, offsets].map(|values| values.iter().fold(0.0f32, |most, x| most.max(x.abs())));
-    match bits.bits() <= PackedPanel::SMALL {
-        true => [scale / LARGEST_SCALE, offset / LARGEST_OFFSET],
-        false => [scale, offset],
+/// What the scales and the offsets of an output are parts of: of more than 4 bits powers of two, so that halves that are far from the largest
+/// and smallest ones stay as they are.
+fn factors_of(bits: BitWidth, scales: &[f32], offsets: &[f32]) -> ByteFactors {
+    if bits <= ByteFactors::WIDEST {
+        return ByteFactors::of(scales.iter().zip(offsets).map(|(&scale, &offset)| [scale, offset]));
     }
+    let [scale, offset] = [scales, offsets].map(|values| {
+        let largest = values.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        f32::from_bits(largest.to_bits() & f32::INFINITY.to_bits()) / LARGEST_HALF
+    });
+    ByteFactors { scale, offset }
 }
 
 /// Puts a scale and an offset, as parts of the factors, into those of a block.
-fn put_part(bits: BitWidth, out: &mut [u8], lane: usize, values: [f32; 2], factors: [f32; 2]) {
-    let mut parts = [0.0; 2];
-    for (part, (value, factor)) in parts.iter_mut().zip(values.into_iter().zip(factors)) {
-        *part = if factor > 0.0 { value / factor } else { 0.0 };
-    }
-    let [scale, offset] = parts;
-    if bits.bits() <= PackedPanel::SMALL {
-        // Parts are rounded, to bytes by the casts at most.
-        (out[lane], out[PANEL + lane]) = (scale.sqrt().round() as u8, offset.round() as i8 as u8);
+fn put_part(bits: BitWidth, out: &mut [u8], lane: usize, values: [f32; 2], factors: ByteFactors) {
+    if bits <= ByteFactors::WIDEST {
+        [out[lane], out[PANEL + lane]] = factors.bytes(values);
     } else {
         let halves: &mut [u16] = bytemuck::cast_slice_mut(out);
+        let part = |value: f32, factor: f32| if factor > 0.0 { value / factor } else { 0.0 };
+        let parts = [part(values[0], factors.scale), part(values[1], factors.offset)];
         [halves[lane], halves[PANEL + lane]] = parts.map(|part| f16::from_f32(part).to_bits());
     }
 }
@@ -91,14 +99,13 @@ fn scales_of(bits: BitWidth, parts: &[u8], factors: &[Lanes; 2]) -> [Lanes; 2] {
     let mut values = [[0.0; PANEL]; 2];
     let [scales, offsets] = &mut values;
     for lane in 0..PANEL {
-        let (scale, offset) = if bits.bits() <= PackedPanel::SMALL {
-            let root = f32::from(parts[lane]);
-            (root * root, f32::from(parts[PANEL + lane] as i8))
+        let factors = ByteFactors { scale: factors[0][lane], offset: factors[1][lane] };
+        [scales[lane], offsets[lane]] = if bits <= ByteFactors::WIDEST {
+            factors.values([parts[lane], parts[PANEL + lane]])
         } else {
             let half = |at: usize| f16::from_le_bytes([parts[2 * at], parts[2 * at + 1]]).widen();
-            (half(lane), half(PANEL + lane))
+            [half(lane) * factors.scale, half(PANEL + lane) * factors.offset]
         };
-        (scales[lane], offsets[lane]) = (scale * factors[0][lane], offset * factors[1][lane]);
     }
     values
 }

@@ -20,7 +20,7 @@ mod neon;
 mod portable;
 
 use super::super::decode::{self, Bytes, for_width};
-use crate::integer::PANEL;
+use crate::integer::{ByteFactors, PANEL};
 use crate::layout::BLOCK;
 use bytemuck::{Pod, Zeroable};
 use dr_precision::BitWidth;
@@ -49,7 +49,7 @@ pub(in super::super) struct Values(pub [[[f32; PANEL]; GROUP_PANELS]; GROUP_ROWS
 /// A packed panel: factors of its 16 scales and 16 offsets in `f32`; for each block, 16 scales and 16 offsets as parts of these; for each
 /// block, `b` vectors of codes.
 ///
-/// Of up to [`SMALL`](Self::SMALL) bits a scale is the square of a byte and an offset is a signed byte: finer steps than those of the codes, in
+/// Of up to 4 bits a scale is the square of a byte and an offset is a signed byte ([`ByteFactors`]): finer steps than those of the codes, in
 /// an eighth of the memory that 4-bit codes take. Of more bits both are halves.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct PackedPanel {
@@ -60,7 +60,7 @@ pub(in super::super) struct PackedPanel {
 
 impl PackedPanel {
     /// The widest codes whose scales and offsets are bytes.
-    pub(in super::super) const SMALL: u32 = 4;
+    const SMALL: u32 = ByteFactors::WIDEST.bits();
     /// Bytes of all factors.
     pub(in super::super) const FACTOR_BYTES: usize = 2 * PANEL * size_of::<f32>();
 
