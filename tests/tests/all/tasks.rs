@@ -88,7 +88,7 @@ fn a_language_model() {
     let _ = generate("lm/float.safetensors", &[]);
 
     let float = "lm/float.safetensors";
-    let ways = ["--group-size", "32", "--compensate", "4", "--switch-edge", "--precisions", "w8a8,w4a8"];
+    let ways = ["--group-size", "32", "--switch-edge", "--precisions", "w8a8,w4a8"];
     let out = ["--out", "ways.safetensors"];
     let _ = program.output(&[&["quantize", "--model", float], &ways[..], &out].concat());
     assert_says(&program.output(&["info", "ways.safetensors"]), &["the last layer switch, too"]);
@@ -136,7 +136,7 @@ fn a_language_model() {
         [&all[..], more].concat()
     };
     assert_says(
-        &program.output(&calibrated(&["--calibration-tokens", "200"])),
+        &program.output(&calibrated(&["--calibration-tokens", "200", "--tuning-steps", "2"])),
         &["nested.safetensors: nested"],
     );
     assert_says(

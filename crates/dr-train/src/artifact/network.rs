@@ -107,12 +107,11 @@ impl SavedModel for Artifact {
     ) -> Result<Self, ArtifactError> {
         let found = self.description.kind;
         let kind = ArtifactKind::MultiPrecision;
-        let QuantConfig { precisions, edge, switch_edge, group_size, compensate, .. } = config.clone();
+        let QuantConfig { precisions, edge, switch_edge, group_size, .. } = config.clone();
         let description =
             Description { kind, precisions, edge, switch_edge, group_size, ..self.description.clone() };
         match (found, description.quantization()) {
             (ArtifactKind::Float, Some(config)) => {
-                let config = QuantConfig { compensate, ..config };
                 let mut quantized = Self::of(&self.network(device)?.quantize(&config, batches), description)?;
                 quantized.tensors.extend(self.attachments());
                 Ok(quantized)

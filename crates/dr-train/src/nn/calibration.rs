@@ -14,8 +14,6 @@ const SAMPLE: usize = 1 << 15;
 #[derive(Debug, Default)]
 pub struct Observer {
     inputs: Mutex<HashMap<ParamId, Inputs>>,
-    /// Whether it also keeps the products of linear layers' inputs.
-    products: bool,
 }
 
 /// What was seen of one layer's inputs.
@@ -25,30 +23,15 @@ pub(crate) struct Inputs {
     pub(crate) shape: Vec<usize>,
     /// Values of all batches.
     pub(crate) sample: Vec<f32>,
-    /// The sum over all rows `x` of `x^T x`, `[features, features]`, if it is kept.
-    pub(crate) products: Option<Tensor<2>>,
 }
 
 impl Observer {
-    /// One that has seen nothing, and with `products` also keeps `x^T x` of the inputs of linear layers: a matrix of features
-    /// times features for each.
-    #[must_use]
-    pub fn new(products: bool) -> Self {
-        Self { products, ..Self::default() }
-    }
-
     /// Adds values of `x`, evenly spread over it, until the sample is full.
     pub(super) fn record<const D: usize>(&self, layer: ParamId, x: &Tensor<D>) {
         let values = host(x);
         let mut inputs = self.inputs.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let Inputs { shape, sample, products } = inputs.entry(layer).or_default();
+        let Inputs { shape, sample } = inputs.entry(layer).or_default();
         *shape = x.dims().to_vec();
-        if self.products && D == 2 {
-            let [rows, features] = [x.dims()[0], x.dims()[1]];
-            let x = x.clone().inner().reshape([rows, features]);
-            let new = x.clone().transpose().matmul(x);
-            *products = Some(products.take().map_or(new.clone(), |old| old + new));
-        }
         let room = (SAMPLE / 4).min(SAMPLE - sample.len()).max(1);
         // An odd step visits all columns of the usual, even, image sizes.
         sample.extend(values.iter().step_by(values.len().div_ceil(room) | 1));

@@ -1,7 +1,5 @@
 //! Convolution and linear layer.
 
-#[cfg(doc)]
-use super::compensated;
 use super::compute::product;
 #[cfg(feature = "program")]
 use super::errors::QuantizationErrors;
@@ -11,7 +9,6 @@ use burn::module::{Module, Param, ParamId};
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Distribution, Gradients, Tensor, TensorData, module};
 use dr_kernels::{conv2d, conv2d_of_codes};
-use dr_precision::BitWidth;
 use dr_runtime::graph::{self, LayerKind};
 use rand::Rng;
 
@@ -342,18 +339,12 @@ impl Layer<'_> {
         with_layer!(self, layer => layer.quantizers.errors(&layer.weight, sample))
     }
 
-    /// Fits scales to the weights and to what the observer saw; linear layers are [`compensated`] at a width that they have.
-    pub(crate) fn fit(&mut self, spec: LayerSpec, observer: &Observer, compensate: Option<BitWidth>) {
+    /// Fits scales to the weights and to what the observer saw.
+    pub(crate) fn fit(&mut self, spec: LayerSpec, observer: &Observer) {
         let inputs = observer.take(self.weight_id());
-        // Pinned layers make up for their own width.
-        let width = compensate.map(|width| if spec.format.pinned { spec.format.weights[0] } else { width });
         with_layer!(self, layer => {
             layer.quantizers = Quantizers::fitted(spec, layer.weight.val(), &inputs.sample);
         });
-        if let (Self::Linear(layer), Some((width, products))) = (self, width.zip(inputs.products)) {
-            let weight = layer.quantizers.compensate(layer.weight.val(), &products, width);
-            layer.weight = layer.weight.clone().map(|_| weight);
-        }
     }
 
     /// Gives the layer quantizers of the right shapes, to be loaded into.

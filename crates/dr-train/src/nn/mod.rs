@@ -5,7 +5,6 @@
 
 mod assignment;
 mod calibration;
-mod compensation;
 mod compute;
 #[cfg(feature = "program")]
 mod errors;
@@ -20,7 +19,6 @@ mod tracer;
 
 pub use assignment::{Assignment, AssignmentError};
 pub use calibration::{Observer, fit_activation};
-pub use compensation::{Rounding, compensated};
 pub use executor::{Embedding, Executor, Network, Table};
 pub(crate) use layers::normal;
 pub use layers::{Layer, QuantConv2d, QuantConv2dConfig, QuantLinear, QuantLinearConfig};

@@ -236,7 +236,7 @@ impl Model {
     /// This is training-free quantization, and what joint training starts from.
     #[must_use]
     pub fn quantize<I: Into<Value>>(mut self, config: &QuantConfig, batches: Vec<I>) -> Self {
-        let observer = Observer::new(config.compensate.is_some());
+        let observer = Observer::default();
         let eval = self.valid();
         for input in batches {
             eval.forward(input, &Pass::observing(&observer));
@@ -244,7 +244,7 @@ impl Model {
         let graph = self.graph.clone();
         for (at, mut layer) in self.layers().into_iter().enumerate() {
             let spec = LayerSpec::new(config, &graph, at);
-            layer.layer.fit(spec, &observer, config.compensate);
+            layer.layer.fit(spec, &observer);
         }
         self.split_norms(config);
         self

@@ -1,6 +1,5 @@
 //! [`Quantizers`]: the scales of one layer, for all its widths.
 
-use super::compensation::{Rounding, compensated};
 use super::{MixedNorm, Pass, fit_activation};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -33,8 +32,6 @@ pub struct QuantConfig {
     pub plan: Option<PrecisionPlan>,
     /// So many inputs of an output of a linear layer share a scale; `None`: all of them, as in convolutions.
     pub group_size: Option<NonZeroUsize>,
-    /// Linear layers make up for what rounding does at this width, see [`compensated`](super::compensated).
-    pub compensate: Option<BitWidth>,
 }
 
 impl QuantConfig {
@@ -51,7 +48,6 @@ impl QuantConfig {
             mixed: None,
             plan: None,
             group_size: None,
-            compensate: None,
         }
     }
 }
@@ -150,26 +146,6 @@ impl Quantizers {
         let param = |value: f32| Param::from_tensor(Tensor::from_data(TensorData::from([value]), &device));
         let (activation_scales, zero_points) = fits.map(|(scale, zero)| (param(scale), param(zero))).unzip();
         Self { weight_scales, activation_scales, zero_points, spec: Some(spec) }
-    }
-
-    /// A linear layer's weight [`compensated`] at one of its widths; as it is if it has no such width.
-    pub(super) fn compensate(&self, weight: Tensor<2>, products: &Tensor<2>, width: BitWidth) -> Tensor<2> {
-        let Some(spec) = &self.spec else { return weight };
-        let Some(at) = spec.format.weights.iter().position(|&bits| bits == width) else { return weight };
-        let (shape, device) = (weight.dims(), weight.device());
-        let Ok(layout) = ScaleLayout::weights(&shape, spec.format.granularity) else { return weight };
-        let rounding = Rounding {
-            stored: spec.format.weights[0],
-            active: width,
-            stored_scale: &host(&self.weight_scales[0].val()),
-            scale: &host(&self.weight_scales[at].val()),
-            layout,
-        };
-        let [values, products] = [&weight, products].map(|t| host(&t.clone().inner().flatten::<1>(0, 1)));
-        match compensated(&values, &products, &rounding) {
-            Some(values) => Tensor::from_data(TensorData::new(values, shape), &device),
-            None => weight,
-        }
     }
 
     /// How the layer is quantized; `None` in a float network.

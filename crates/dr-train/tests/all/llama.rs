@@ -1,7 +1,7 @@
 //! Language models of Hugging Face: the same logits, and folders with something wrong.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use dr_precision::{BitWidth, PrecisionSet};
+use dr_precision::PrecisionSet;
 use dr_runtime::Arithmetic;
 use dr_runtime::tensors::{Cache, Network};
 use dr_runtime::text::{ChatTemplate, GenerationConfig, Message, Reader, Sampling, generate};
@@ -130,9 +130,8 @@ fn saved_and_quantized_models_compute_the_same_again() {
         let (tokens, _) = expected(name);
         let set: PrecisionSet = "w8a8,w4a8".parse().unwrap();
         let group_size = (name == "biases").then_some(NonZeroUsize::new(24).unwrap());
-        let compensate = (name == "tied").then_some(BitWidth::B4);
         let switch_edge = name == "grouped";
-        let config = QuantConfig { group_size, compensate, switch_edge, ..QuantConfig::new(set.clone()) };
+        let config = QuantConfig { group_size, switch_edge, ..QuantConfig::new(set.clone()) };
         let quantized = float.quantize(&config, vec![tokens.clone()], &device).unwrap();
         assert_eq!(quantized.description.group_size, group_size);
         assert_eq!(quantized.description.switch_edge, switch_edge);

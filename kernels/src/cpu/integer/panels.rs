@@ -289,13 +289,23 @@ pub(super) fn unpack_block(words: &[u8], bits: BitWidth, low: u8, out: &mut [u8]
 
 #[inline(always)]
 fn unpack_planes<const BITS: u32>(words: &[u8], low: u8, out: &mut [u8]) {
-    assert_eq!(words.len(), VECTOR * BITS as usize, "a block");
-    for (step, out) in out.chunks_exact_mut(VECTOR).enumerate().take(BLOCK_STEPS) {
-        // SAFETY: The block has so many vectors, and plain integers need no instructions to be enabled.
-        let codes: Lanes = unsafe { decode::step::<Lanes, BITS>(words.as_ptr(), step as u32) };
-        for (out, code) in out.iter_mut().zip(bytemuck::cast_slice::<u64, u8>(&codes)) {
-            *out = code.wrapping_sub(low);
-        }
+    assert_eq!((words.len(), out.len()), (VECTOR * BITS as usize, CODES), "a block");
+    // One by one, so that all shifts are constants: compilers leave some widths in a loop.
+    macro_rules! steps {
+        ($($step:literal)*) => {
+            $(unpack_step::<BITS, $step>(words, low, &mut out[$step * VECTOR..][..VECTOR]);)*
+        };
+    }
+    const { assert!(BLOCK_STEPS == 8) };
+    steps!(0 1 2 3 4 5 6 7);
+}
+
+#[inline(always)]
+fn unpack_step<const BITS: u32, const AT: u32>(words: &[u8], low: u8, out: &mut [u8]) {
+    // SAFETY: The block has so many vectors, and plain integers need no instructions to be enabled.
+    let codes: Lanes = unsafe { decode::step::<Lanes, BITS>(words.as_ptr(), AT) };
+    for (out, code) in out.iter_mut().zip(bytemuck::cast_slice::<u64, u8>(&codes)) {
+        *out = code.wrapping_sub(low);
     }
 }
 

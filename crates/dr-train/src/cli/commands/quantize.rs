@@ -38,7 +38,7 @@ pub struct QuantizeArgs {
     pub precisions: Option<PrecisionSet>,
     /// A text like those that a language model is for: codes are chosen for all precisions at once by what its
     /// predictions depend on; the integer engine on a CPU runs the result
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["switch_edge", "compensate", "dataset", "data_dir"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["switch_edge", "dataset", "data_dir"])]
     pub calibration: Option<PathBuf>,
     /// So many tokens of the text are looked at, in windows all over it
     #[arg(long, value_name = "N", requires = "calibration", default_value_t = 1 << 15, value_parser = at_least_one(1 << 30))]
@@ -53,10 +53,6 @@ pub struct QuantizeArgs {
     /// Let the first and the last layer switch like all others, too; they keep the highest widths otherwise
     #[arg(long)]
     pub switch_edge: bool,
-    /// Move the weights of linear layers so that they make up for what rounding does at this width (as GPTQ
-    /// does): better there, worse at other widths
-    #[arg(long, value_name = "BITS")]
-    pub compensate: Option<BitWidth>,
     /// Fit activations to other images than the training images of the dataset the model was trained on
     #[arg(long)]
     pub dataset: Option<String>,
@@ -99,15 +95,8 @@ pub fn quantize(registry: &Registry, args: &QuantizeArgs) -> Result<(), CommandE
     let quantization = QuantConfig {
         group_size: args.group_size,
         switch_edge: args.switch_edge,
-        compensate: args.compensate,
         ..QuantConfig::new(precisions)
     };
-    if let Some(width) = args.compensate
-        && !quantization.precisions.weights().contains(&width)
-    {
-        let found = format!("--compensate {width}: the model will have no weights of {width} bits");
-        return Err(CommandError::new(format!("{found}: expected a width of {}", quantization.precisions)));
-    }
     let source = Source::new(registry, &artifact, &args.model, &args.dataset, &args.data_dir, &device);
     let quantized = artifact.quantize(&quantization, (source.task()?.calibration)(&source)?, &device)?;
     save(&quantized, &args.out)
