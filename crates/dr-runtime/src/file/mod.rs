@@ -89,25 +89,24 @@ impl Artifact {
     ///
     /// # Errors
     /// Those of [`load`](Self::load).
-    pub fn load_with<T: Send>(
-        path: &Path, make: impl FnOnce(&Self) -> T + Send,
-    ) -> Result<(Self, T), ArtifactError> {
+    pub fn load_with<T>(path: &Path, make: impl FnOnce(&Self) -> T) -> Result<(Self, T), ArtifactError> {
         content(path).and_then(|content| Self::of_content(content, make)).map_err(|error| error.in_file(path))
     }
 
-    fn of_content<T: Send>(
-        content: Content, make: impl FnOnce(&Self) -> T + Send,
-    ) -> Result<(Self, T), ArtifactError> {
+    fn of_content<T>(content: Content, make: impl FnOnce(&Self) -> T) -> Result<(Self, T), ArtifactError> {
         let content = Arc::new(content);
         let description = format::description(&content)?;
         let checksum = description.checksum.clone();
-        let make = || {
-            let artifact = format::tensors(&content, description)?;
-            let made = make(&artifact);
-            Ok((artifact, made))
-        };
-        let (verified, made) = rayon::join(|| format::verify(&content, &checksum), make);
-        verified.and(made)
+        // Not in a thread of Rayon's: whoever reads a file may still be going to say how many these are.
+        std::thread::scope(|scope| {
+            let verified = scope.spawn(|| format::verify(&content, &checksum));
+            let made = format::tensors(&content, description).map(|artifact| {
+                let made = make(&artifact);
+                (artifact, made)
+            });
+            verified.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            made
+        })
     }
 
     /// What the network computes.

@@ -303,10 +303,11 @@ fn unpack_planes<const BITS: u32>(words: &[u8], low: u8, out: &mut [u8]) {
 #[inline(always)]
 fn unpack_step<const BITS: u32, const AT: u32>(words: &[u8], low: u8, out: &mut [u8]) {
     // SAFETY: The block has so many vectors, and plain integers need no instructions to be enabled.
-    let codes: Lanes = unsafe { decode::step::<Lanes, BITS>(words.as_ptr(), AT) };
-    for (out, code) in out.iter_mut().zip(bytemuck::cast_slice::<u64, u8>(&codes)) {
-        *out = code.wrapping_sub(low);
-    }
+    let mut codes: Lanes = unsafe { decode::step::<Lanes, BITS>(words.as_ptr(), AT) };
+    // Byte by byte, in whole words: codes and `low` are below 128, so nothing is borrowed from the byte above.
+    let (high, low) = (0x8080_8080_8080_8080, u64::from_ne_bytes([low; 8]));
+    codes.iter_mut().for_each(|word| *word = ((*word | high) - low) ^ high);
+    out.copy_from_slice(bytemuck::bytes_of(&codes));
 }
 
 impl Bytes for Lanes {

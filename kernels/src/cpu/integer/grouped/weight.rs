@@ -96,18 +96,23 @@ fn put_part(bits: BitWidth, out: &mut [u8], lane: usize, values: [f32; 2], facto
 /// The scales and the offsets of a block, from what lies in memory.
 #[inline(always)]
 fn scales_of(bits: BitWidth, parts: &[u8], factors: &[Lanes; 2]) -> [Lanes; 2] {
-    let mut values = [[0.0; PANEL]; 2];
-    let [scales, offsets] = &mut values;
-    for lane in 0..PANEL {
-        let factors = ByteFactors { scale: factors[0][lane], offset: factors[1][lane] };
-        [scales[lane], offsets[lane]] = if bits <= ByteFactors::WIDEST {
-            factors.values([parts[lane], parts[PANEL + lane]])
-        } else {
-            let half = |at: usize| f16::from_le_bytes([parts[2 * at], parts[2 * at + 1]]).widen();
-            [half(lane) * factors.scale, half(PANEL + lane) * factors.offset]
-        };
+    // Arrays, so that this becomes vector code.
+    let [of_scale, of_offset] = factors;
+    if bits <= ByteFactors::WIDEST {
+        let parts: &[[u8; PANEL]; 2] = bytemuck::from_bytes(parts);
+        let mut values = [[0.0; PANEL]; 2];
+        for lane in 0..PANEL {
+            let factors = ByteFactors { scale: of_scale[lane], offset: of_offset[lane] };
+            [values[0][lane], values[1][lane]] = factors.values([parts[0][lane], parts[1][lane]]);
+        }
+        return values;
     }
-    values
+    let parts: &[[[u8; 2]; PANEL]; 2] = bytemuck::from_bytes(parts);
+    let half = |bytes| f16::from_le_bytes(bytes).widen();
+    [
+        std::array::from_fn(|lane| half(parts[0][lane]) * of_scale[lane]),
+        std::array::from_fn(|lane| half(parts[1][lane]) * of_offset[lane]),
+    ]
 }
 
 /// The factors of a panel, and what they are factors of, for each block.
