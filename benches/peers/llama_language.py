@@ -108,6 +108,9 @@ def plot(path: Path, rows: list[dict]) -> None:
         for size, value, name in points:
             axes.annotate(name, (size, value), textcoords="offset points", xytext=(4, 4), fontsize=7)
     axes.set(xlabel="MB", ylabel="perplexity", xscale="log", yscale="log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("{x:g}")
     axes.legend()
     figure.tight_layout()
     figure.savefig(path)

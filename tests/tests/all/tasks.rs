@@ -257,6 +257,10 @@ fn a_language_model() {
         &["only.safetensors", "pieces of 33 tokens: expected 1 to 32, the model's context"],
     );
     assert_says(&error(&calibrated(&["--precisions", "8,4"])), &["w4a4", "expected w8a8,w4a8"]);
+    assert_says(
+        &error(&calibrated(&["--precisions", "w8a8,w6a8", "--tuning-steps", "1"])),
+        &["--tuning-steps 1", "at most 4 bits"],
+    );
     std::fs::create_dir(folder.path().join("theirs")).expect("a folder");
     std::fs::write(folder.path().join("theirs/config.json"), "{}").expect("a file");
     assert_says(

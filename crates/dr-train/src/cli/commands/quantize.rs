@@ -118,6 +118,11 @@ fn nested(
         }
         None => vec![BitWidth::B6, BitWidth::B4, BitWidth::B3],
     };
+    let tuning = TuningOptions { steps: args.tuning_steps as usize, ..TuningOptions::default() };
+    if tuning.steps > 0 && widths.iter().all(|&bits| bits > tuning.widest) {
+        let found = format!("--tuning-steps {}: no precision has weights of few bits", tuning.steps);
+        return Err(CommandError::new(format!("{found}: expected one of at most {} bits", tuning.widest)));
+    }
     if let Some(size) = args.group_size.filter(|size| size.get() % GroupedWeight::GROUP != 0) {
         let (found, unit) = (format!("--group-size {size}: with --calibration"), GroupedWeight::GROUP);
         return Err(CommandError::new(format!("{found}: expected a multiple of {unit}")));
@@ -147,18 +152,11 @@ fn nested(
             if matches!(error, QuantizationError::Short { .. }) { calibration } else { &args.model };
         CommandError::new(format!("`{}`: {error}", of.display()))
     })?;
-    let steps = args.tuning_steps as usize;
-    tune(
-        &model,
-        &mut nested,
-        &tokens,
-        &TuningOptions { steps, length, ..TuningOptions::default() },
-        |progress| {
-            let TuningProgress { bits, done, of, divergence } = progress;
-            line.show(&format!(
-                "scales of {bits} bits: step {done} of {of}, {divergence:.4} nats from the float model"
-            ));
-        },
-    );
+    tune(&model, &mut nested, &tokens, &TuningOptions { length, ..tuning }, |progress| {
+        let TuningProgress { bits, done, of, divergence } = progress;
+        line.show(&format!(
+            "scales of {bits} bits: step {done} of {of}, {divergence:.4} nats from the float model"
+        ));
+    });
     Ok(nested.artifact(artifact).map_err(in_model)?)
 }
