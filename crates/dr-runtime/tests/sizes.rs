@@ -231,7 +231,9 @@ fn nested(
     let weight = |[outputs, inputs]: [usize; 2], widths: &[BitWidth]| {
         let groups = outputs * inputs.div_ceil(group.get());
         let codes = (0..outputs * inputs).map(|i| (i * 89) as i8).collect();
-        let stored = vec![StoredGrid::new(0.25, -1.5); groups];
+        // Such as are small halves, too.
+        let grids = [StoredGrid::new(0.25, -1.5), StoredGrid::new(3.1e-6, 1.3e-5)];
+        let stored: Vec<_> = grids.into_iter().cycle().take(groups).collect();
         let narrow = vec![vec![NarrowGrid { scale: -3, offset: 7 }; groups]; widths.len() - 1];
         NestedWeight::new([outputs, inputs], group, widths, codes, &stored, &narrow).unwrap()
     };

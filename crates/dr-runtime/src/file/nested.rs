@@ -499,7 +499,8 @@ impl NestedWeight {
 
     /// The weight at one of its widths, for products; `None` if it was not made for it.
     pub(crate) fn prepared(&self, bits: BitWidth) -> Option<Result<GroupedWeight, KernelError>> {
-        let lines = self.lines(bits)?;
+        // Kernels make the same bytes of these again, but not the same halves, which are finer for small numbers.
+        let lines = if bits > ByteFactors::WIDEST { self.affine(bits) } else { self.lines(bits) }?;
         let (scales, offsets): (Vec<_>, Vec<_>) = lines.iter().map(|line| (line.scale, line.offset)).unzip();
         let (shape, granularity) = (self.shape, Granularity::Group(self.group));
         let codes = match &self.codes {
