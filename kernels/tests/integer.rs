@@ -79,8 +79,13 @@ fn check_sums(shape: &IntConv2dShape, activations: BitWidth, seed: u64) {
     let addend = vec![0.0; layout.outputs()];
     let expected = reference::epilogue(&sums, shape, &multiplier, &addend, None, Activation::None);
     let panels = reference::prepare_panels(&weights, layout);
-    let epilogue =
-        Epilogue { multiplier: &multiplier, addend: &addend, residual: None, activation: Activation::None };
+    let epilogue = Epilogue {
+        multiplier: &multiplier,
+        offset: None,
+        addend: &addend,
+        residual: None,
+        activation: Activation::None,
+    };
     for kernel in kernels() {
         let mut out = vec![f32::NAN; shape.results()];
         values(kernel, &codes, &panels, shape, &epilogue, &mut out);
@@ -138,6 +143,7 @@ fn products_together() {
     for kernel in kernels() {
         let epilogues = parts.each_ref().map(|(.., multiplier, addend, residual)| Epilogue {
             multiplier,
+            offset: None,
             addend,
             residual: Some(residual),
             activation: Activation::Relu,
@@ -193,6 +199,7 @@ fn extreme_codes_do_not_saturate() {
                 let (multiplier, addend) = (vec![1.0; 33], vec![0.0; 33]);
                 let epilogue = Epilogue {
                     multiplier: &multiplier,
+                    offset: None,
                     addend: &addend,
                     residual: None,
                     activation: Activation::None,
@@ -298,7 +305,7 @@ proptest! {
         let sums = reference::int_conv2d(&codes, &weights, &shape);
         let expected = reference::epilogue(&sums, &shape, &multiplier, &addend, residual.as_deref(), activation);
         let panels = prepare_panels(&weights, layout);
-        let epilogue = Epilogue { multiplier: &multiplier, addend: &addend, residual: residual.as_deref(), activation };
+        let epilogue = Epilogue { multiplier: &multiplier, offset: None, addend: &addend, residual: residual.as_deref(), activation };
         let to = CodeQuantizer { bits, scale: 0.7, zero_point: -0.2 };
         for kernel in kernels() {
             let mut out = vec![f32::NAN; shape.results()];

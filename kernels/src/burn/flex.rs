@@ -179,6 +179,7 @@ impl IntOps for Flex {
         let [multiplier, addend, residual] = [multiplier, addend, residual].map(dense);
         let epilogue = Epilogue {
             multiplier: slice(&multiplier),
+            offset: None,
             addend: slice(&addend),
             residual: format.residual.then(|| slice(&residual)),
             activation: format.activation,

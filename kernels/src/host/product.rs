@@ -10,14 +10,15 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// A convolution or matrix product in integers, ready to run: a weight, how its input is quantized, and what follows.
 ///
-/// With `x` and `q` the codes of input and weight, `s` and `z` the scale and zero point of the input, and `w` the scales of the
-/// weight, a result is
+/// With `x` and `q` the codes of input and weight, `s` and `z` the scale and zero point of the input, `w` the scales of the
+/// weight and `o` its offsets, a result is
 ///
 /// ```text
-/// activation(s w gain * sum(x q)  +  shift + z * sum(w gain q)  (+ residual))
+/// activation(s w gain * sum(x q)  +  s o gain * sum(x)  +  shift + z * sum(gain (w q + o))  (+ residual))
 /// ```
 ///
-/// with sums for each group of inputs that has a scale of its own, and the last one over the taps that are inside the image.
+/// with sums for each group of inputs that has a scale of its own, and the last one over the taps that are inside the image. The second
+/// sum, which is there if the weight has [offsets](Weight::with_offsets), is the same for all outputs of a position.
 /// `gain` and `shift` are those of each output: a bias with a gain of 1, or BatchNorm in evaluation mode.
 #[derive(Debug)]
 pub struct Product {
@@ -29,7 +30,9 @@ pub struct Product {
     activation: Activation,
     /// `[scale groups, outputs]`, of input, weight and gain.
     multiplier: Vec<f32>,
-    /// `[taps, outputs]`: the sums of weights, times their scales and gains. Made by the first pass that needs them.
+    /// `[outputs]`: offsets of the weight, times the scale of the input and the gain.
+    offset: Option<Vec<f32>>,
+    /// `[taps, outputs]`: the sums of what weights stand for, times gains. Made by the first pass that needs them.
     sums: OnceLock<Vec<f32>>,
     /// For inputs of the sizes that there were.
     planned: Mutex<Vec<Arc<Planned>>>,
@@ -80,6 +83,8 @@ impl Product {
         size("shifts of a product", &[shift.len()], &[outputs])?;
         IntConv2dShape::new(0, [0, 0], options, *weight.layout())?;
         let multiplier = with_gain(&weight, gain).map(|scale| input.scale * scale).collect();
+        let scaled = |(offset, gain): (&f32, &f32)| input.scale * (offset * gain);
+        let offset = weight.offsets().map(|offsets| offsets.iter().zip(gain).map(scaled).collect());
         Ok(Self {
             weight,
             options,
@@ -88,6 +93,7 @@ impl Product {
             shift: shift.into(),
             activation,
             multiplier,
+            offset,
             sums: OnceLock::new(),
             planned: Mutex::default(),
         })
@@ -117,11 +123,12 @@ impl Product {
         &self.shift
     }
 
-    /// Bytes that a pass reads: the codes with their padding, a multiplier for each scale and an addend for each output, the
+    /// Bytes that a pass reads: the codes with their padding, a multiplier for each scale, an addend and the offset for each output, the
     /// scale and zero point of the input.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.weight.bytes() + (self.multiplier.len() + self.shift.len() + 2) * size_of::<f32>()
+        let offsets = self.offset.as_ref().map_or(0, Vec::len);
+        self.weight.bytes() + (self.multiplier.len() + offsets + self.shift.len() + 2) * size_of::<f32>()
     }
 
     /// Sizes of the result, `[batch, rows, columns, channels]`, for an input of these sizes.
@@ -205,8 +212,14 @@ impl Product {
             return planned.addend.clone();
         }
         if self.sums.get().is_none() {
-            let scale: Vec<f32> = with_gain(&self.weight, &self.gain).collect();
-            let _ = self.sums.set(tap_sums(self.weight.words(), &scale, self.weight.layout()));
+            let (scale, layout): (Vec<f32>, _) =
+                (with_gain(&self.weight, &self.gain).collect(), shape.weight());
+            let mut sums = tap_sums(self.weight.words(), &scale, layout);
+            for (offset, at) in self.weight.offsets().into_iter().flatten().zip(0..) {
+                let of_tap = layout.inputs() as f32 * (offset * self.gain[at]);
+                sums.iter_mut().skip(at).step_by(layout.outputs()).for_each(|sum| *sum += of_tap);
+            }
+            let _ = self.sums.set(sums);
         }
         let sums = self.sums.get().map_or(&[][..], Vec::as_slice);
         integer::addends(sums, self.input.zero_point, &self.shift, shape).into()
@@ -246,10 +259,10 @@ fn run<const N: usize>(jobs: [&mut Job; N]) -> Result<(), KernelError> {
         *planned = job.check()?;
     }
     let epilogues: [Epilogue; N] = std::array::from_fn(|at| {
-        let Product { multiplier, activation, .. } = jobs[at].product;
+        let Product { multiplier, offset, activation, .. } = jobs[at].product;
         let addend = &planned[at].addend;
         let residual = jobs[at].residual.map(|residual| &residual[..planned[at].plan.shape().results()]);
-        Epilogue { multiplier, addend, residual, activation: *activation }
+        Epilogue { multiplier, offset: offset.as_deref(), addend, residual, activation: *activation }
     });
     let mut at = 0..N;
     integer::int_conv2d_together(jobs.map(

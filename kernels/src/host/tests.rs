@@ -142,6 +142,58 @@ proptest! {
         }
     }
 
+    /// Weights with offsets, of numbers that floats hold exactly: the same as in integers, whatever stands in padding.
+    #[test]
+    fn offsets_are_exact(
+        case in case(), active in bit_width(), activations in bit_width(), zero in -3i64..4, with_residual: bool,
+        activation in prop::sample::select(vec![Activation::None, Activation::Relu, Activation::Relu6]), seed: u64,
+    ) {
+        let Case { dims: [batch, rows, columns, channels], shape, groups, stored, options, .. } = case;
+        let dims = [batch, rows, columns, channels];
+        let active = active.min(stored);
+        let mut numbers = Numbers(seed);
+        let codes = numbers.codes(shape.iter().product(), stored.signed_min(), stored.signed_max());
+        let bytes: Vec<i8> = codes.iter().map(|&code| code as i8).collect();
+        let [outputs, inputs, taps] = [shape[0], shape[1], shape[2] * shape[3]];
+        let floats = |of: &[i32], unit: f32| of.iter().map(|&of| of as f32 * unit).collect::<Vec<_>>();
+        let [scales, offsets, shift] = [(1, 2), (-20, 20), (-99, 99)].map(|(low, high)| numbers.codes(outputs, low, high));
+        let weight = StoredWeight::from_codes(&bytes, &shape, groups, stored, Granularity::Channel).unwrap();
+        let weight = weight.at(active, &floats(&scales, 1.0)).unwrap().with_offsets(&floats(&offsets, 1.0)).unwrap();
+        let input = CodeQuantizer { bits: activations, scale: 0.25, zero_point: zero as f32 / 4.0 };
+        let product =
+            Product::new(weight, options, input, &vec![1.0; outputs], &floats(&shift, 0.25), activation).unwrap();
+        let x = numbers.codes(code_len(dims), 0, activations.unsigned_max());
+        let result @ [_, out_rows, out_columns, _] = product.output(dims).unwrap();
+        let residual = floats(&numbers.codes(result.iter().product(), -99, 99), 0.25);
+        let residual = with_residual.then_some(&residual[..]);
+
+        let layout = WeightLayout::new(&shape, groups, active, Granularity::Channel).unwrap();
+        let int = IntConv2dShape::new(batch, [rows, columns], options, layout).unwrap();
+        let mut expected = vec![];
+        for at in 0..batch * out_rows * out_columns {
+            let (image, position) = (at / int.positions(), at % int.positions());
+            for output in 0..outputs {
+                let mut sum = i64::from(shift[output]);
+                for tap in 0..taps {
+                    let Some([row, column]) = int.tapped([position / out_columns, position % out_columns], tap) else { continue };
+                    let pixel = ((image * rows + row) * columns + column) * padded_channels(channels);
+                    for channel in 0..inputs {
+                        let code = semantics::switch(codes[(output * inputs + channel) * taps + tap], stored, active);
+                        let value = i64::from(code * scales[output] + offsets[output]);
+                        let channel = output / (outputs / groups) * inputs + channel;
+                        sum += (i64::from(x[pixel + channel]) + zero) * value;
+                    }
+                }
+                let value = sum as f32 / 4.0 + residual.map_or(0.0, |residual| residual[expected.len()]);
+                expected.push(activation.apply(value));
+            }
+        }
+        let mut out = vec![f32::NAN; expected.len()];
+        let x: Vec<u8> = x.iter().map(|&code| code as u8).collect();
+        product.run(&x, dims, residual, Results { values: Some(&mut out), codes: None }).unwrap();
+        prop_assert_eq!(out, expected);
+    }
+
     #[test]
     fn weight_only_is_close_to_the_reference(
         rows in 0usize..9, inputs in 0usize..150, outputs in 0usize..40, bits in bit_width(),
@@ -244,7 +296,15 @@ fn what_does_not_fit_is_an_error() {
     assert!(run(&codes[1..], None, &mut two).is_err());
     assert!(run(&codes, Some(&[0.0; 3]), &mut two).is_err());
     assert!(run(&codes, None, &mut two[..1]).is_err());
-    assert!(WeightOnly::new(weight, None).is_err());
+    assert!(WeightOnly::new(weight.clone(), None).is_err());
+    assert!(weight.with_offsets(&[0.0; 3]).is_err());
+    let matrix = |run| {
+        let group = Granularity::Group(NonZeroUsize::new(run).unwrap());
+        StoredWeight::from_codes(&[1; 8], &[2, 4], 1, BitWidth::B4, group).unwrap()
+    };
+    assert!(matrix(2).at(BitWidth::B4, &[1.0; 4]).unwrap().with_offsets(&[0.0; 2]).is_err());
+    let with_offsets = matrix(4).at(BitWidth::B4, &[1.0; 2]).unwrap().with_offsets(&[0.0; 2]).unwrap();
+    assert!(WeightOnly::new(with_offsets, None).is_err());
     assert_eq!(code_len([usize::MAX, 2, 1, 1]), usize::MAX);
     assert_eq!(code_len([1, 1, 1, 5]), padded_channels(5));
 }

@@ -3,6 +3,7 @@
 use crate::KernelError;
 use crate::cpu::Words;
 use crate::cpu::integer::{Codes, codes_of, prepare_words, switch_words};
+use crate::error::size;
 use crate::integer::WeightLayout;
 use dr_precision::{BitWidth, Granularity};
 use std::fmt;
@@ -71,7 +72,7 @@ impl StoredWeight {
             false => Arc::new(switch_words(&self.words, self.layout.bits(), bits)),
         };
         let by_group = |i: usize| scales[i % outputs * groups + i / outputs];
-        Ok(Weight { layout, words, scales: (0..scales.len()).map(by_group).collect() })
+        Ok(Weight { layout, words, scales: (0..scales.len()).map(by_group).collect(), offsets: None })
     }
 
     /// Takes some milliseconds for each megabyte to lay many codes out for the fastest reading: for weights that stay.
@@ -93,6 +94,8 @@ pub struct Weight {
     words: Arc<Words>,
     /// `[scale groups, outputs]`.
     scales: Arc<[f32]>,
+    /// `[outputs]`, if the code 0 does not stand for 0.
+    offsets: Option<Arc<[f32]>>,
 }
 
 impl Weight {
@@ -130,6 +133,22 @@ impl Weight {
     /// Takes some milliseconds for each megabyte to lay many codes out for the fastest reading: for weights that stay.
     pub fn settle(&self) {
         self.words.settle();
+    }
+
+    /// The same codes with an offset for each output: a code `q` stands for `scale * q + offset`.
+    ///
+    /// # Errors
+    /// [`KernelError::Size`] for another number of offsets, and for weights with more than one scale for an output.
+    pub fn with_offsets(self, offsets: &[f32]) -> Result<Self, KernelError> {
+        size("scale groups of a weight with offsets", &[self.layout.scale_groups()], &[1])?;
+        size("offsets of a weight", &[offsets.len()], &[self.layout.outputs()])?;
+        Ok(Self { offsets: Some(offsets.into()), ..self })
+    }
+
+    /// The offsets, `[outputs]`; `None` if the code 0 stands for 0.
+    #[must_use]
+    pub fn offsets(&self) -> Option<&[f32]> {
+        self.offsets.as_deref()
     }
 
     pub(super) fn words(&self) -> &[u32] {

@@ -16,10 +16,11 @@ impl WeightOnly {
     /// A product with the weight of a linear layer; `bias` is `[outputs]`.
     ///
     /// # Errors
-    /// [`KernelError::Size`] for the weight of a convolution, or another number of biases.
+    /// [`KernelError::Size`] for the weight of a convolution, one with offsets, or another number of biases.
     pub fn new(weight: Weight, bias: Option<&[f32]>) -> Result<Self, KernelError> {
         let layout = weight.layout();
         size("taps of the weight and its groups", &[layout.taps(), layout.groups()], &[1, 1])?;
+        size("offsets of a weight", &[weight.offsets().map_or(0, <[f32]>::len)], &[0])?;
         if let Some(bias) = bias {
             size("bias", &[bias.len()], &[layout.outputs()])?;
         }

@@ -4,11 +4,15 @@ use super::super::codes::Quantizer;
 use super::dot::{PANELS, ROWS};
 use crate::integer::{Activation, CodeQuantizer, IntConv2dShape, PANEL, padded_channels};
 
-/// What becomes of the sums: `sum over scale groups of multiplier * sum`, plus `addend`, plus `residual`, and an activation.
+/// What becomes of the sums: `sum over scale groups of multiplier * sum`, plus `offset` times the sum of the codes that they are of, plus
+/// `addend`, plus `residual`, and an activation.
 #[derive(Clone, Copy, Debug)]
 pub struct Epilogue<'a> {
     /// `[scale groups, outputs]`: products of the scales of input and weight, and of BatchNorm's.
     pub multiplier: &'a [f32],
+    /// `[outputs]`: products of the scale of the input, the weight of code 0, and the scale of BatchNorm; `None` if code 0 is 0. With it, there is
+    /// one scale group.
+    pub offset: Option<&'a [f32]>,
     /// `[1 or positions, outputs]`: the bias, and what makes up for the zero point of the input.
     pub addend: &'a [f32],
     /// Like the result.
@@ -27,6 +31,8 @@ impl Epilogue<'_> {
             shape.weight().scale_groups() * outputs,
             "a multiplier for each scale"
         );
+        let fits = |offset: &[f32]| offset.len() == outputs && shape.weight().scale_groups() == 1;
+        assert!(self.offset.is_none_or(fits), "an offset for each output, and one scale group");
         assert!([outputs, outputs * shape.positions()].contains(&addends), "an addend for each output");
         assert!(self.residual.is_none_or(|r| r.len() == shape.results()), "a residual like the output");
     }
@@ -104,6 +110,7 @@ pub(super) struct Constants {
     channels: Channels,
     /// Of the first scale group.
     multiplier: Lanes,
+    offset: Option<Lanes>,
     /// If it is not one for each position.
     addend: Option<Lanes>,
 }
@@ -127,6 +134,17 @@ pub(super) fn added(mut values: Lanes, other: &Lanes) -> Lanes {
     values
 }
 
+impl Constants {
+    /// Adds to scaled sums what is of the offset: `inputs` are the sums of codes that each is of.
+    #[inline(always)]
+    fn with_offset(&self, values: Lanes, inputs: &[i32; PANEL]) -> Lanes {
+        match &self.offset {
+            Some(offset) => added(values, &scaled(inputs, 0, offset)),
+            None => values,
+        }
+    }
+}
+
 impl Epilogue<'_> {
     /// The multipliers of a scale group.
     #[inline(always)]
@@ -138,7 +156,7 @@ impl Epilogue<'_> {
     /// memory.
     #[inline(always)]
     pub(super) fn prefetch(&self, channels: Channels) {
-        for values in [self.multiplier, self.addend] {
+        for values in [self.multiplier, self.addend].into_iter().chain(self.offset) {
             prefetch(values, channels.first);
         }
     }
@@ -150,6 +168,7 @@ impl Epilogue<'_> {
         Constants {
             channels,
             multiplier: self.multiplier(0, channels, outputs),
+            offset: self.offset.map(|offset| lanes(offset, channels.first, channels.count)),
             addend: if by_position { None } else { Some(lanes(self.addend, channels.first, channels.count)) },
         }
     }
@@ -197,7 +216,21 @@ impl Epilogue<'_> {
         }
     }
 
-    /// [`Epilogue::write_sums`] for a panel of a tile whose rows are positions from `position` on.
+    /// [`Epilogue::write`] for sums of one scale group; `inputs` are the sums of the codes that they are of.
+    ///
+    /// # Safety
+    /// That of [`Epilogue::write`].
+    #[inline(always)]
+    pub(super) unsafe fn write_sums(
+        &self, [sums, inputs]: &[[i32; PANEL]; 2], position: usize, constants: &Constants,
+        shape: &IntConv2dShape, output: Output,
+    ) {
+        let values = constants.with_offset(scaled(sums, 0, &constants.multiplier), inputs);
+        // SAFETY: As promised by the caller.
+        unsafe { self.write(values, position, constants, shape, output) };
+    }
+
+    /// [`Epilogue::write`] for the sums of a panel of a tile, of one scale group, whose rows are positions from `position` on.
     ///
     /// # Safety
     /// That of [`Epilogue::write`], at all these positions.
@@ -205,25 +238,28 @@ impl Epilogue<'_> {
     pub(super) unsafe fn write_panel(
         &self, of: &PanelSums, position: usize, constants: &Constants, shape: &IntConv2dShape, output: Output,
     ) {
-        let PanelSums { sums, panel, corrections } = *of;
+        let PanelSums { sums, panel, corrections, inputs } = *of;
         let outputs = shape.weight().outputs();
         let Channels { first, count } = constants.channels;
         let (Some(addend), PANEL) = (constants.addend, count) else {
             for (row, sums) in sums.iter().enumerate() {
-                let correction = corrections.get(row).copied().unwrap_or(0);
+                let [correction, input] = [corrections, inputs].map(|of| of.get(row).copied().unwrap_or(0));
+                let values = scaled(&sums[panel], correction, &constants.multiplier);
+                let values = constants.with_offset(values, &[input; PANEL]);
                 // SAFETY: As promised by the caller.
-                unsafe {
-                    self.write_sums(&sums[panel], correction, position + row, constants, shape, output);
-                }
+                unsafe { self.write(values, position + row, constants, shape, output) };
             }
             return;
         };
-        let mut all_corrections = [0; ROWS];
-        if !corrections.is_empty() {
-            all_corrections[..sums.len()].copy_from_slice(&corrections[..sums.len()]);
-        }
-        let whole =
-            Whole { sums, panel, corrections: &all_corrections, multiplier: constants.multiplier, addend };
+        let [corrections, inputs] = [corrections, inputs].map(|of| {
+            let mut all = [0; ROWS];
+            if !of.is_empty() {
+                all[..sums.len()].copy_from_slice(&of[..sums.len()]);
+            }
+            all
+        });
+        let Constants { multiplier, offset, .. } = *constants;
+        let whole = Whole { sums, panel, corrections, inputs, multiplier, offset, addend };
         let residual = self.residual.map(|residual| &residual[position * outputs + first..]);
         let place = Place {
             residual: residual.unwrap_or_default(),
@@ -248,20 +284,6 @@ impl Epilogue<'_> {
             }
         }
     }
-
-    /// The same for one scale group, from its sums.
-    ///
-    /// # Safety
-    /// That of [`Epilogue::write`].
-    #[inline(always)]
-    pub(super) unsafe fn write_sums(
-        &self, sums: &[i32; PANEL], correction: i32, position: usize, constants: &Constants,
-        shape: &IntConv2dShape, output: Output,
-    ) {
-        let values = scaled(sums, correction, &constants.multiplier);
-        // SAFETY: As promised by the caller.
-        unsafe { self.write(values, position, constants, shape, output) };
-    }
 }
 
 /// The sums of a panel: of `[rows, panels, 16]` the ones at `panel`.
@@ -270,29 +292,39 @@ pub(super) struct PanelSums<'a> {
     pub panel: usize,
     /// For each row what its sums are too large by; nothing if they are not.
     pub corrections: &'a [i32],
+    /// For each row the sum of its codes; nothing without offsets.
+    pub inputs: &'a [i32],
 }
 
 /// Sums of a panel that is whole, of one scale group, with an addend for each channel: of most panels.
 struct Whole<'a> {
     sums: &'a [[[i32; PANEL]; PANELS]],
     panel: usize,
-    corrections: &'a [i32; ROWS],
+    corrections: [i32; ROWS],
+    inputs: [i32; ROWS],
     multiplier: Lanes,
+    offset: Option<Lanes>,
     addend: Lanes,
 }
 
 impl Whole<'_> {
-    /// The values of a row. `ACTIVATION` is the position among these.
+    /// The values of a row. `ACTIVATION` is the position among these, `offset` the one that there is.
     #[inline(always)]
-    fn row<const ACTIVATION: usize, const RESIDUAL: bool>(&self, row: usize, place: &Place) -> Lanes {
+    fn row<const ACTIVATION: usize, const RESIDUAL: bool>(
+        &self, row: usize, offset: Option<&Lanes>, place: &Place,
+    ) -> Lanes {
         const ACTIVATIONS: [Activation; 3] = [Activation::None, Activation::Relu, Activation::Relu6];
         let (sums, correction) = (&self.sums[row][self.panel], self.corrections[row]);
+        let input = self.inputs[row] as f32;
         let residual =
             if RESIDUAL { lanes(place.residual, row * place.outputs, PANEL) } else { [0.0; PANEL] };
         let mut values = [0.0; PANEL];
         for lane in 0..PANEL {
-            let mut value =
-                self.multiplier[lane] * sums[lane].wrapping_sub(correction) as f32 + self.addend[lane];
+            let mut value = self.multiplier[lane] * sums[lane].wrapping_sub(correction) as f32;
+            if let Some(offset) = offset {
+                value += offset[lane] * input;
+            }
+            value += self.addend[lane];
             if RESIDUAL {
                 value += residual[lane];
             }
@@ -305,8 +337,22 @@ impl Whole<'_> {
     /// The rows of `place` can be written to.
     #[inline(always)]
     unsafe fn write<const ACTIVATION: usize, const RESIDUAL: bool>(&self, place: &Place) {
+        // SAFETY: As promised by the caller.
+        unsafe {
+            match &self.offset {
+                None => self.write_rows(place, |row| self.row::<ACTIVATION, RESIDUAL>(row, None, place)),
+                Some(offset) => {
+                    self.write_rows(place, |row| self.row::<ACTIVATION, RESIDUAL>(row, Some(offset), place));
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// That of [`Whole::write`].
+    #[inline(always)]
+    unsafe fn write_rows(&self, place: &Place, row: impl Fn(usize) -> Lanes) {
         let rows = 0..self.sums.len().min(ROWS);
-        let row = |row: usize| self.row::<ACTIVATION, RESIDUAL>(row, place);
         let Some((codes, to)) = place.codes else {
             let Some(out) = place.values else { return };
             for at in rows {

@@ -39,8 +39,13 @@ pub fn conv2d_of_codes(
     if zero_point != 0.0 {
         addend = addends(&tap_sums(&panels, weight_scale, &weight), zero_point, &addend, &int);
     }
-    let epilogue =
-        Epilogue { multiplier: &multiplier, addend: &addend, residual: None, activation: Activation::None };
+    let epilogue = Epilogue {
+        multiplier: &multiplier,
+        offset: None,
+        addend: &addend,
+        residual: None,
+        activation: Activation::None,
+    };
     let mut last = vec![0.0; out.len()];
     let results = Results { values: Some(&mut last), codes: None };
     int_conv2d(DotKernel::detect(), &codes, &panels, &int, &epilogue, results);

@@ -19,6 +19,8 @@ pub(super) struct Rows<'a> {
     pub(super) offsets: &'a [u32],
     /// `[rows, scale groups]`, or nothing.
     pub(super) corrections: &'a [i32],
+    /// The sum of each row's codes, or nothing.
+    pub(super) inputs: &'a [i32],
 }
 
 /// Some panels: their bytes (and those of panels between them), and what these are.
@@ -65,10 +67,29 @@ impl Problem<'_> {
         }
     }
 
+    /// The sums of the codes of rows, whose windows start at `bases` in `codes`, if the weights have an offset.
+    #[inline(always)]
+    fn sum_inputs(&self, codes: &[u8], bases: &[usize], inputs: &mut Vec<i32>) {
+        inputs.clear();
+        if self.epilogue.offset.is_none() {
+            return;
+        }
+        let layout = self.shape.weight();
+        // The steps of a tap follow each other, and so do its channels: what stands after the last one is another group's, or padding.
+        let taps = self.offsets.chunks(layout.inputs().div_ceil(STEP).max(1)).take(layout.taps());
+        inputs.extend(bases.iter().map(|&base| {
+            let tap = |steps: &[u32]| -> i32 {
+                codes[base + steps[0] as usize..][..layout.inputs()].iter().map(|&code| i32::from(code)).sum()
+            };
+            taps.clone().map(tap).sum::<i32>()
+        }));
+    }
+
     /// Computes `panels` of a segment.
     #[inline(always)]
     pub(super) fn segment(&self, segment: &Segment, panels: Range<usize>, workspace: &mut PanelWorkspace) {
-        let PanelWorkspace { unpacked, words, wide_codes, corrections, tile: buffer, sums } = workspace;
+        let PanelWorkspace { unpacked, words, wide_codes, corrections, inputs, tile: buffer, sums } =
+            workspace;
         let (layout, kernel) = (self.shape.weight(), self.kernel);
         // Without steps nothing is read.
         let farthest =
@@ -101,6 +122,8 @@ impl Problem<'_> {
                 self.correct(codes, segment.bases, corrections);
             }
             let corrections = if self.of_one_row.is_empty() { &*corrections } else { &self.of_one_row };
+            self.sum_inputs(codes, segment.bases, inputs);
+            let inputs = &inputs[..];
             let codes = match form {
                 // The codes before `nearest` are not there, and not read.
                 Form::Words => wide_codes.as_ptr().wrapping_add(first_channel).wrapping_sub(nearest).cast(),
@@ -108,7 +131,7 @@ impl Problem<'_> {
             };
             let as_they_are = form == Form::Packed || (form == Form::Bytes && layout.bits() == BitWidth::B8);
             if as_they_are && segment.bases.len() == 1 {
-                let rows = Rows { codes, bases: segment.bases, offsets: self.offsets, corrections };
+                let rows = Rows { codes, bases: segment.bases, offsets: self.offsets, corrections, inputs };
                 self.stream(&rows, segment.start, panel..end, form, (buffer, sums));
                 panel = end;
             }
@@ -138,7 +161,8 @@ impl Problem<'_> {
                 for (tile, bases) in segment.bases.chunks(tile_rows).enumerate() {
                     let first = tile * tile_rows;
                     let corrections = corrections.get(first * self.groups.len()..).unwrap_or_default();
-                    let rows = Rows { codes, bases, offsets: self.offsets, corrections };
+                    let inputs = inputs.get(first..).unwrap_or_default();
+                    let rows = Rows { codes, bases, offsets: self.offsets, corrections, inputs };
                     let place = self.place(segment.start + first, panel);
                     self.prefetch(&rows, &weights, place);
                     self.sum(&rows, &weights, place, buffer);
@@ -227,7 +251,8 @@ impl Problem<'_> {
             unsafe {
                 if self.groups.len() == 1 {
                     let sums = &tile.sums[..rows.bases.len()];
-                    let of = PanelSums { sums, panel, corrections: rows.corrections };
+                    let Rows { corrections, inputs, .. } = *rows;
+                    let of = PanelSums { sums, panel, corrections, inputs };
                     epilogue.write_panel(&of, place.position, &constants, shape, output);
                     continue;
                 }

@@ -37,6 +37,8 @@ pub(super) struct PanelWorkspace {
     pub(super) wide_codes: Vec<i16>,
     /// What sums are too large by, because narrow codes have offsets: `[rows, scale groups]`.
     pub(super) corrections: Vec<i32>,
+    /// The sum of each row's codes, for weights with offsets.
+    pub(super) inputs: Vec<i32>,
     /// Of the tile under way.
     pub(super) tile: Tile,
     /// Of one row's tiles, before their results are written.
