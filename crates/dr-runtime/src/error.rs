@@ -57,6 +57,9 @@ pub enum RuntimeError {
     /// What only integers on slices do.
     #[error("nested weights: expected the integer engine on a CPU, which alone computes them")]
     Nested,
+    /// What only integers on slices do, with static ranges.
+    #[error("calibrated layers: expected the integer engine on a CPU, which alone computes them")]
+    Calibrated,
     /// A cache of another network.
     #[error("a cache of another network: expected one that this network, or a new one, has filled")]
     Cache,

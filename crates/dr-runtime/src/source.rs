@@ -2,7 +2,8 @@
 
 use crate::RuntimeError;
 use crate::file::{
-    Artifact, ArtifactError, ArtifactKind, Description, LayerFormat, NestedWeight, PlanFitError, Values,
+    Artifact, ArtifactError, ArtifactKind, CalibratedLayer, CalibratedPass, Description, LayerFormat,
+    NestedWeight, PlanFitError, Values,
 };
 use crate::graph::{Activation, Graph, Layer, LayerKind, Norm};
 use crate::program::{Program, Use};
@@ -30,8 +31,10 @@ pub(crate) struct Source {
     pub artifact: Artifact,
     pub graph: Graph,
     pub program: Program,
-    /// Of each layer; `None` in floats, and of nested weights.
+    /// Of each layer; `None` in floats, and of nested weights or calibrated layers.
     pub layers: Vec<Option<Quantization>>,
+    /// Calibrated layers, in the order of the graph; none in other files.
+    pub calibrated: Vec<CalibratedLayer>,
     /// Nested weights, by the names of their layers and tables.
     pub nested: BTreeMap<String, NestedWeight>,
     pub arithmetic: Arithmetic,
@@ -61,15 +64,20 @@ impl Source {
             (ArtifactKind::Nested, Arithmetic::Integer) => artifact.nested()?,
             _ => BTreeMap::new(),
         };
+        let calibrated = match (artifact.description.kind, arithmetic) {
+            (ArtifactKind::Calibrated, Arithmetic::WeightOnly) => return Err(RuntimeError::Calibrated),
+            (ArtifactKind::Calibrated, Arithmetic::Integer) => artifact.calibrated()?,
+            _ => vec![],
+        };
         // Only what is quantized with scales that are known before takes codes of others.
         let codes = precision.is_some() && arithmetic == Arithmetic::Integer && nested.is_empty();
         let program = Program::new(&graph, codes);
-        let quantization = |layer| match nested.is_empty() {
+        let quantization = |layer| match nested.is_empty() && calibrated.is_empty() {
             true => Quantization::read(artifact, &graph, layer),
             false => Ok(None),
         };
         let layers = (0..graph.layers().len()).map(quantization).collect::<Result<_, _>>()?;
-        Ok(Self { artifact: artifact.clone(), graph, program, layers, nested, arithmetic })
+        Ok(Self { artifact: artifact.clone(), graph, program, layers, calibrated, nested, arithmetic })
     }
 
     /// The precision of each layer with a plan.
@@ -90,14 +98,37 @@ impl Source {
     /// What of a precision makes a difference to a use of a layer: the widths of its weight and of its input, and its BatchNorm.
     pub fn variant(&self, of: &Use, precision: Precision) -> Option<(BitWidth, BitWidth, Option<usize>)> {
         let description = &self.artifact.description;
+        if description.kind == ArtifactKind::Calibrated {
+            // Each precision has scales, offsets and biases of its own.
+            return None;
+        }
         let format = description.layer_format(&self.graph, of.layer)?;
         let (weights, inputs) = format.positions(precision)?;
         let norm = of.norm.and_then(|_| description.batch_norm(precision));
         Some((format.weights[weights], format.activations[inputs], norm))
     }
 
+    /// What a calibrated layer computes with at a precision; `None` if it is none.
+    pub fn calibrated(
+        &self, layer: usize, precision: Precision,
+    ) -> Result<Option<&CalibratedPass>, RuntimeError> {
+        let Some(layer) = self.calibrated.get(layer) else { return Ok(None) };
+        match layer.pass(precision) {
+            Some(pass) => Ok(Some(pass)),
+            None => Err(self.no_precision(precision)),
+        }
+    }
+
+    fn no_precision(&self, precision: Precision) -> RuntimeError {
+        let expected = format!("one of {}", self.artifact.description.precisions);
+        RuntimeError::Precision { precision, expected }
+    }
+
     /// Whether all layers have a precision.
     pub fn check(&self, precision: Precision) -> Result<(), RuntimeError> {
+        if self.calibrated.iter().any(|layer| layer.pass(precision).is_none()) {
+            return Err(self.no_precision(precision));
+        }
         self.layers.iter().flatten().try_for_each(|layer| layer.positions(precision).map(|_| ()))
     }
 
@@ -148,10 +179,9 @@ impl Source {
         };
         let number = match precision {
             None => 0,
-            Some(precision) => artifact.description.batch_norm(precision).ok_or_else(|| {
-                let expected = format!("one of {}", artifact.description.precisions);
-                RuntimeError::Precision { precision, expected }
-            })?,
+            Some(precision) => {
+                artifact.description.batch_norm(precision).ok_or_else(|| self.no_precision(precision))?
+            }
         };
         let read = |part: &str| artifact.f32(&format!("{}.norms.{number}.{part}", norm.name), &[outputs]);
         let [gamma, beta] = [read("gamma")?, read("beta")?];

@@ -111,6 +111,7 @@ fn description(kind: ArtifactKind, graph: Graph, shared: bool) -> Description {
         precisions: PrecisionSet::new([BitWidth::B8, BitWidth::B4].map(precision)).unwrap(),
         edge: precision(BitWidth::B8),
         switch_edge: false,
+        switch_depthwise: false,
         batch_norm: if shared { BatchNormKind::Shared } else { BatchNormKind::PerPrecision },
         group_size: None,
         mixed: None,

@@ -84,6 +84,7 @@ fn artifact(kind: ArtifactKind, scaling: &RopeScaling) -> Artifact {
         precisions: PrecisionSet::new(WIDTHS.map(|bits| Precision::new(bits, STORED))).unwrap(),
         edge: Precision::uniform(STORED),
         switch_edge: false,
+        switch_depthwise: false,
         batch_norm: BatchNormKind::Shared,
         group_size: group,
         mixed: None,

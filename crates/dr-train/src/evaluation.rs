@@ -3,14 +3,15 @@
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, InputShape, SavedModel};
 use crate::config::Engine;
 use crate::config::task::{LANGUAGE, SEGMENT};
-use crate::data::{Batch, ImageLoader, ImageSet, ImageShape, Input, SceneSet, Target};
+use crate::data::{Batch, ImageFiles, ImageLoader, ImageSet, ImageShape, Input, SceneSet, Target};
 use crate::detection::Positions;
 use crate::generation::{ChoiceScore, GenerationError, score_choices};
 use crate::nn::{Pass, Tensors, Value};
-use crate::quantization::{Dynamic, NestedModel};
+use crate::quantization::{CalibratedModel, Dynamic, NestedModel};
 use crate::report::{Agreement, Measured, NumberFormat};
 use crate::text::{Choices, TextError, TextLoader, Tokenizer};
 use crate::training::{Score, score};
+use crate::values::values;
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -25,6 +26,9 @@ use thiserror::Error;
 
 /// Images in a batch of evaluation.
 pub(crate) const EVAL_BATCH: usize = 256;
+
+/// Pixels in one, at most, where single images have fewer.
+const EVAL_PIXELS: usize = 1 << 20;
 
 /// Why a model cannot be measured.
 #[derive(Debug, Error)]
@@ -143,24 +147,85 @@ pub fn formats(artifact: &Artifact) -> Vec<NumberFormat> {
         _ if description.plan.is_some() => vec![NumberFormat::Mixed],
         ArtifactKind::Float => vec![NumberFormat::Float],
         ArtifactKind::Packed(precision) => vec![precision.into()],
-        ArtifactKind::MultiPrecision | ArtifactKind::Nested => {
+        ArtifactKind::MultiPrecision | ArtifactKind::Nested | ArtifactKind::Calibrated => {
             description.precisions.iter().map(NumberFormat::from).collect()
         }
         ArtifactKind::PackedPlan => vec![NumberFormat::Mixed],
     }
 }
 
-/// Measures a model in each of `formats`, on the device. [`Engine::Integer`] is for quantized formats only.
+/// Measures a model in each of `formats`, on the device, and, with a `reference`, how near the predictions are to those of that model in fake
+/// quantization: at the same precision, or in floats if it is a model in floats. [`Engine::Integer`] is for quantized formats only.
 ///
 /// # Errors
-/// Tensors that are no network, a format that the model does not have, or images that do not fit it.
+/// Tensors that are no network, a format that the model or the reference does not have, images that do not fit it, a reference for other
+/// images.
 pub fn measure(
-    artifact: &Artifact, formats: &[NumberFormat], images: &ImageSet, engine: Engine, device: &Device,
+    artifact: &Artifact, formats: &[NumberFormat], images: &ImageSet, engine: Engine,
+    reference: Option<&Artifact>, device: &Device,
 ) -> Result<Vec<Measured>, EvaluationError> {
     check_images(artifact, images)?;
-    let normalization = artifact.description.normalization.clone();
-    let loader = ImageLoader::evaluation(images.clone(), normalization, EVAL_BATCH, device.clone());
-    measured(artifact, formats, || scores(artifact, formats, &loader, engine, device))
+    if let Some(reference) = reference {
+        check_images(reference, images)?;
+    }
+    let loader = evaluation_loader(artifact, images, device);
+    compared(artifact, formats, &loader, engine, reference, device)
+}
+
+/// Images as a model takes them, in their order.
+fn evaluation_loader(artifact: &Artifact, images: &ImageSet, device: &Device) -> ImageLoader {
+    let description = &artifact.description;
+    let batch = EVAL_BATCH.min(EVAL_PIXELS / (description.input.height * description.input.width).max(1));
+    let normalization = description.normalization.clone();
+    ImageLoader::evaluation(images.clone(), normalization, batch.max(1), device.clone())
+}
+
+/// The same files, each with the class that a model in floats, or at its highest precision, gives it.
+///
+/// # Errors
+/// Tensors that are no network, and images that do not fit it.
+pub fn labelled(
+    reference: &Artifact, images: &ImageFiles, device: &Device,
+) -> Result<ImageFiles, EvaluationError> {
+    check_size(reference, images.shape)?;
+    let count = reference.description.classes;
+    // Files that cannot be read are left out, so each says which it is.
+    let numbers: Vec<usize> = (0..images.len()).collect();
+    let numbered = ImageSet::from(images.with_classes(&numbers, images.len()));
+    let mut classes = vec![0; images.len()];
+    let formats = formats(reference);
+    let networks = networks(reference, &formats[..1], Engine::Fake, device)?;
+    for batch in evaluation_loader(reference, &numbered, device).iter() {
+        let Batch { input, labels } = batch?;
+        for forward in &networks {
+            let found = values::<u32>(forward(input.clone().into())?.argmax(1).into_data());
+            let numbers = values::<u32>(labels.clone().into_data());
+            numbers.iter().zip(found).for_each(|(&at, class)| classes[at as usize] = class as usize);
+        }
+    }
+    Ok(images.with_classes(&classes, count))
+}
+
+/// What the model scores, and how near its predictions are to those of a reference, if there is one.
+fn compared<I: Input + Into<Value>, T: Target>(
+    artifact: &Artifact, formats: &[NumberFormat], loader: &dyn DataLoader<Batch<I, T>>, engine: Engine,
+    reference: Option<&Artifact>, device: &Device,
+) -> Result<Vec<Measured>, EvaluationError> {
+    let Some(reference) = reference else {
+        return measured(artifact, formats, || scores(artifact, formats, loader, engine, device));
+    };
+    let comparison = Comparison::new(reference, formats, device)?;
+    let networks: Vec<_> = networks(artifact, formats, engine, device)?.into_iter().enumerate().collect();
+    let mut results = measured(artifact, formats, || {
+        score(loader, &networks, |(at, forward), input| {
+            let input = input.into();
+            comparison.observe(*at, input.clone(), forward(input)?)
+        })
+    })?;
+    for (measured, agreement) in results.iter_mut().zip(comparison.agreements()) {
+        measured.agreement = Some(agreement);
+    }
+    Ok(results)
 }
 
 /// The same for a language model and a text that is seen in pieces of `length` tokens, and, with a `reference`, how near the predictions
@@ -184,25 +249,13 @@ pub fn measure_text(
     }
     let batch = text_batch(vocabulary, length);
     let loader = TextLoader::evaluation(tokens.clone(), length, batch, device.clone())?;
-    let Some(reference) = reference else {
-        return measured(artifact, formats, || scores(artifact, formats, &loader, engine, device));
-    };
-    let [found, _] = language(reference)?;
-    if found != vocabulary {
-        return Err(EvaluationError::Reference { found, expected: vocabulary });
+    if let Some(reference) = reference {
+        let [found, _] = language(reference)?;
+        if found != vocabulary {
+            return Err(EvaluationError::Reference { found, expected: vocabulary });
+        }
     }
-    let comparison = Comparison::new(reference, formats, device)?;
-    let networks: Vec<_> = networks(artifact, formats, engine, device)?.into_iter().enumerate().collect();
-    let mut results = measured(artifact, formats, || {
-        score(&loader, &networks, |(at, forward), input| {
-            let input = Value::from(input);
-            comparison.observe(*at, input.clone(), forward(input)?)
-        })
-    })?;
-    for (measured, agreement) in results.iter_mut().zip(comparison.agreements()) {
-        measured.agreement = Some(agreement);
-    }
-    Ok(results)
+    compared(artifact, formats, &loader, engine, reference, device)
 }
 
 /// Tokens that a language model knows, and positions that it can look at.
@@ -237,6 +290,9 @@ pub(crate) fn networks(
         Engine::Fake if artifact.description.kind == ArtifactKind::Nested => {
             return Ok(nested_networks(artifact, formats, device)?);
         }
+        Engine::Fake if artifact.description.kind == ArtifactKind::Calibrated => {
+            return Ok(calibrated_networks(artifact, formats, device)?);
+        }
         Engine::Fake => {
             let passes = passes(artifact, formats)?;
             let model = artifact.network(device)?;
@@ -267,6 +323,21 @@ fn nested_networks(
         let forward = move |input| match model.run(&mut Dynamic(Tensors::new(&Pass::float())), input) {
             Value::Rows(rows) => Ok(rows),
             _ => Err(ArtifactError::network("a language model whose result is no logits").into()),
+        };
+        Ok(Box::new(forward) as Forward)
+    };
+    precisions(artifact, formats)?.into_iter().map(forward).collect()
+}
+
+/// A model with calibrated layers in each of `formats`, in fake quantization.
+fn calibrated_networks(
+    artifact: &Artifact, formats: &[NumberFormat], device: &Device,
+) -> Result<Vec<Forward>, ArtifactError> {
+    let forward = |precision: Precision| {
+        let model = CalibratedModel::new(artifact, precision, device)?;
+        let forward = move |input| match model.run(input) {
+            Value::Rows(rows) => Ok(rows),
+            _ => Err(ArtifactError::network("a model whose result is no rows").into()),
         };
         Ok(Box::new(forward) as Forward)
     };
@@ -307,8 +378,20 @@ struct Comparison {
     reference: Vec<Forward>,
     /// The reference's logits of the batch that networks see at present.
     logits: RefCell<TensorData>,
-    /// Divergences of each network's predictions so far, and how many have the same token first.
-    observed: Vec<RefCell<(Vec<f32>, usize)>>,
+    /// Of each network's predictions so far.
+    observed: Vec<RefCell<Observed>>,
+}
+
+/// Predictions beside those of a reference.
+#[derive(Default)]
+struct Observed {
+    divergences: Vec<f32>,
+    /// How many have the same class or token first; and of those of which the reference is [sure](Agreement::sure).
+    same: [usize; 2],
+    /// How many of these there are.
+    sure: usize,
+    /// Sums of squares of the differences, and of the reference.
+    squares: [f64; 2],
 }
 
 impl Comparison {
@@ -333,15 +416,15 @@ impl Comparison {
             (Ok(logits), Ok(output)) => divergence(logits, output, classes).map_err(RuntimeError::from)?,
             _ => vec![],
         };
-        let (divergences, same) = &mut *self.observed[at].borrow_mut();
-        *same += rows.iter().filter(|(_, is_same)| *is_same).count();
-        divergences.extend(rows.iter().map(|(divergence, _)| *divergence as f32));
+        if let (Ok(logits), Ok(output)) = (logits.as_slice::<f32>(), output.as_slice::<f32>()) {
+            self.observed[at].borrow_mut().add(&rows, logits, output, classes);
+        }
         Ok(Tensor::from_data(output, &device))
     }
 
     fn agreements(self) -> impl Iterator<Item = Agreement> {
         self.observed.into_iter().map(|observed| {
-            let (mut divergences, same) = observed.into_inner();
+            let Observed { mut divergences, same, sure, squares: [error, all] } = observed.into_inner();
             let count = divergences.len().max(1);
             let sum: f64 = divergences.iter().copied().map(f64::from).sum();
             divergences.sort_unstable_by(f32::total_cmp);
@@ -349,10 +432,44 @@ impl Comparison {
             Agreement {
                 divergence: sum / count as f64,
                 divergence_99: most.into(),
-                same_top1: 100.0 * same as f64 / count as f64,
+                same_top1: 100.0 * same[0] as f64 / count as f64,
+                relative_error: (error / all.max(f64::MIN_POSITIVE)).sqrt(),
+                sure,
+                same_top1_sure: 100.0 * same[1] as f64 / sure.max(1) as f64,
             }
         })
     }
+}
+
+impl Observed {
+    /// Rows of so many classes, of which `rows` has the divergence and whether the first class is the same.
+    fn add(&mut self, rows: &[(f64, bool)], logits: &[f32], output: &[f32], classes: usize) {
+        self.divergences.extend(rows.iter().map(|(divergence, _)| *divergence as f32));
+        for ((_, is_same), logits) in rows.iter().zip(logits.chunks(classes.max(1))) {
+            let is_sure = margin(logits) > SURE;
+            self.sure += usize::from(is_sure);
+            self.same[0] += usize::from(*is_same);
+            self.same[1] += usize::from(*is_same && is_sure);
+        }
+        for (&expected, &found) in logits.iter().zip(output) {
+            let (expected, found) = (f64::from(expected), f64::from(found));
+            self.squares[0] += (found - expected).powi(2);
+            self.squares[1] += expected * expected;
+        }
+    }
+}
+
+/// By how much the most likely class is to be likelier than the next for a model to be sure of it.
+const SURE: f64 = 0.1;
+
+/// By how much the most likely class is likelier than the next.
+fn margin(logits: &[f32]) -> f64 {
+    let [first, second] = logits.iter().fold([f32::NEG_INFINITY; 2], |[first, second], &logit| match logit {
+        _ if logit > first => [logit, first],
+        _ => [first, second.max(logit)],
+    });
+    let part = |logit: f32| f64::from(logit - first).exp();
+    (1.0 - part(second)) / logits.iter().map(|&logit| part(logit)).sum::<f64>()
 }
 
 /// Pieces of a text that are measured together, so that there are some 16 million logits at most.
@@ -459,7 +576,7 @@ fn bytes(artifact: &Artifact, format: NumberFormat) -> Result<usize, ArtifactErr
         (NumberFormat::Float, ArtifactKind::Float) | (NumberFormat::Mixed, ArtifactKind::PackedPlan) => {
             Ok(artifact.payload_bytes())
         }
-        (NumberFormat::Quantized(precision), ArtifactKind::MultiPrecision) => {
+        (NumberFormat::Quantized(precision), ArtifactKind::MultiPrecision | ArtifactKind::Calibrated) => {
             Ok(artifact.export(precision)?.payload_bytes())
         }
         (NumberFormat::Mixed, ArtifactKind::Nested) if artifact.description.plan.is_some() => {

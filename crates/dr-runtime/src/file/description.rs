@@ -69,6 +69,9 @@ pub enum ArtifactKind {
     /// Nested weights ([`NestedWeight`](super::NestedWeight)) of a network of linear layers, whose inputs are quantized as they come: of several
     /// precisions with the stored width, or exported at one.
     Nested,
+    /// [Calibrated layers](super::CalibratedLayer) without BatchNorm: stored codes that serve several precisions, or exported at one, with a scale, an offset
+    /// and a bias for each output and precision.
+    Calibrated,
     /// Exported at one precision: packed codes.
     Packed(Precision),
     /// Exported with a precision for each layer: packed codes.
@@ -81,6 +84,7 @@ impl fmt::Display for ArtifactKind {
             Self::Float => f.pad("float"),
             Self::MultiPrecision => f.pad("multi-precision"),
             Self::Nested => f.pad("nested"),
+            Self::Calibrated => f.pad("calibrated"),
             Self::Packed(precision) => f.pad(&format!("packed {precision}")),
             Self::PackedPlan => f.pad("packed plan"),
         }
@@ -136,6 +140,9 @@ pub struct Description {
     /// They do not: they switch like all others.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub switch_edge: bool,
+    /// Whether the weights of depthwise convolutions switch in a calibrated model, too; else they stay at the stored width.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub switch_depthwise: bool,
     /// Whether precisions share their BatchNorm.
     pub batch_norm: BatchNormKind,
     /// How many inputs of an output of a linear layer share a scale, if not all of them.
@@ -243,7 +250,9 @@ impl Description {
             // The layers have those of the plan.
             _ if self.plan.is_some() => Some(PrecisionSet::of(self.edge)),
             ArtifactKind::PackedPlan => Some(PrecisionSet::of(self.edge)),
-            ArtifactKind::MultiPrecision | ArtifactKind::Nested => Some(self.precisions.clone()),
+            ArtifactKind::MultiPrecision | ArtifactKind::Nested | ArtifactKind::Calibrated => {
+                Some(self.precisions.clone())
+            }
             ArtifactKind::Packed(precision) => Some(PrecisionSet::of(precision)),
         }
     }
@@ -254,6 +263,21 @@ impl Description {
         let edge = (!self.switch_edge).then_some(self.edge);
         let (precisions, plan) = (self.precisions()?, self.plan.as_ref());
         Some(LayerFormat::new(graph, layer, &precisions, edge, plan, self.group_size))
+    }
+
+    /// The widths of a layer of a calibrated model with this graph at one of its precisions.
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    #[must_use]
+    pub fn calibrated_widths(&self, graph: &Graph, layer: usize, precision: Precision) -> Precision {
+        if !self.switch_edge && graph.is_edge(layer) {
+            self.edge
+        } else if !self.switch_depthwise && graph.layers()[layer].kind.is_depthwise() {
+            Precision { weights: STORED, ..precision }
+        } else {
+            precision
+        }
     }
 
     /// The number of the BatchNorm that passes at a precision use.
@@ -350,8 +374,10 @@ impl Description {
                 self.precisions
             ));
         }
-        if self.kind == ArtifactKind::Nested {
-            self.check_nested()?;
+        match self.kind {
+            ArtifactKind::Nested => self.check_nested()?,
+            ArtifactKind::Calibrated => self.check_calibrated()?,
+            _ => {}
         }
         let fits = match self.kind {
             ArtifactKind::PackedPlan => self.plan.is_some(),
@@ -363,6 +389,22 @@ impl Description {
             return wrong(format!("a {} model: {expected}", self.kind));
         }
         Ok(())
+    }
+
+    /// Whether layers can be calibrated.
+    fn check_calibrated(&self) -> Result<(), ArtifactError> {
+        let wrong = |what: String| Err(ArtifactError::Description(format!("a calibrated model {what}")));
+        let Some(graph) = &self.graph else { return wrong("without a graph: expected one".to_owned()) };
+        if let Some(norm) = graph.batch_norms().first() {
+            return wrong(format!("with the BatchNorm `{}`: expected biases instead", norm.name));
+        }
+        if !graph.embeddings().is_empty() || graph.input() == Some(&Op::Tokens) {
+            return wrong("for tokens: expected one for images".to_owned());
+        }
+        match graph.layers().iter().find(|layer| !layer.bias) {
+            Some(layer) => wrong(format!("with the layer `{}` without a bias: expected one", layer.name)),
+            None => Ok(()),
+        }
     }
 
     /// Whether weights can be nested.

@@ -1,6 +1,6 @@
 //! [`ArtifactError`].
 
-use super::{ArtifactKind, FORMAT_VERSION, MAX_HEADER_BYTES, METADATA_KEY, NestedError};
+use super::{ArtifactKind, CalibratedError, FORMAT_VERSION, MAX_HEADER_BYTES, METADATA_KEY, NestedError};
 use dr_precision::{Precision, PrecisionSet};
 use safetensors::SafeTensorError;
 use std::fmt::Display;
@@ -109,6 +109,14 @@ pub enum ArtifactError {
         name: String,
         /// What is wrong with it.
         error: NestedError,
+    },
+    /// Tensors that are no calibrated layer.
+    #[error("the layer `{name}` has {error}")]
+    Calibrated {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        error: CalibratedError,
     },
     /// A precision that the model does not have.
     #[error("the model has no precision {precision}: expected one of {expected}")]

@@ -10,8 +10,8 @@ use std::fmt::Write;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// The version of the format that is written: 2 adds the graph, 3 nested weights.
-pub const FORMAT_VERSION: u32 = 3;
+/// The version of the format that is written: 2 adds the graph, 3 nested weights, 4 calibrated layers.
+pub const FORMAT_VERSION: u32 = 4;
 
 /// The oldest version that is read.
 pub const FIRST_VERSION: u32 = 1;

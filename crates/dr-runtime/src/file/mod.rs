@@ -9,6 +9,7 @@
 //! ```
 //!
 
+mod calibrated;
 mod description;
 mod error;
 mod format;
@@ -16,6 +17,7 @@ mod nested;
 mod plan;
 mod tensors;
 
+pub use calibrated::{CalibratedError, CalibratedLayer, CalibratedPass};
 pub use description::{
     ArtifactKind, BatchNormKind, Description, InputShape, LayerFormat, MixedNorm, Normalization,
 };
@@ -172,6 +174,22 @@ impl Artifact {
             weight.map(|weight| (name.clone(), weight))
         };
         layers.chain(tables).map(read).collect()
+    }
+
+    /// The calibrated layers, in the order of the graph.
+    ///
+    /// # Errors
+    /// Another kind of file, tensors that are missing or of another type or shape, and scales that make no numbers.
+    pub fn calibrated(&self) -> Result<Vec<CalibratedLayer>, ArtifactError> {
+        let (description, graph) = (&self.description, self.graph()?);
+        if description.kind != ArtifactKind::Calibrated {
+            return Err(ArtifactError::Kind { found: description.kind, expected: "calibrated" });
+        }
+        let read = |(at, layer)| {
+            let widths = |precision| (precision, description.calibrated_widths(graph, at, precision));
+            CalibratedLayer::read(self, layer, &description.precisions.iter().map(widths).collect::<Vec<_>>())
+        };
+        graph.layers().iter().enumerate().map(read).collect()
     }
 
     /// The tokenizer of a language model, as `tokenizer.json` has it.

@@ -582,11 +582,11 @@ fn narrower(widths: &[BitWidth]) -> impl Iterator<Item = BitWidth> {
 }
 
 /// Elements of a shape; of one that no memory has, more than any tensor.
-fn count(shape: &[usize]) -> usize {
+pub(super) fn count(shape: &[usize]) -> usize {
     elements(shape).unwrap_or(usize::MAX)
 }
 
-fn entry<T: Clone>(shape: &[usize], values: &Values<T>) -> TensorEntry
+pub(super) fn entry<T: Clone>(shape: &[usize], values: &Values<T>) -> TensorEntry
 where
     TensorValues: From<Values<T>>,
 {

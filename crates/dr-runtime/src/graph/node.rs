@@ -70,6 +70,12 @@ impl LayerKind {
         }
     }
 
+    /// Whether it is a convolution in which each channel is a group, and has one output.
+    #[must_use]
+    pub const fn is_depthwise(&self) -> bool {
+        matches!(*self, Self::Conv2d { channels: [input, output], groups, .. } if groups > 1 && groups == input && groups == output)
+    }
+
     /// Steps along rows and columns.
     #[must_use]
     pub const fn stride(&self) -> [usize; 2] {

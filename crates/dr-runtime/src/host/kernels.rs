@@ -5,7 +5,7 @@ use crate::RuntimeError;
 use crate::file::{Artifact, Values};
 use crate::graph::Layer;
 use crate::program::Use;
-use crate::source::{Arithmetic, Quantization, Source};
+use crate::source::{Arithmetic, Source};
 use crate::table::Table;
 use dr_kernels::host::{DynamicProduct, Product, StoredWeight, WeightOnly};
 use dr_precision::Precision;
@@ -50,10 +50,13 @@ impl Shared {
     ) -> Result<Self, RuntimeError> {
         let source = Source::new(artifact, precision, arithmetic)?;
         let graph = &source.graph;
-        let stored = |(quantization, of): (&Option<Quantization>, &Layer)| {
-            quantization.as_ref().map(|quantization| quantization.stored(artifact, of)).transpose()
+        let stored = |(at, of): (usize, &Layer)| {
+            if let Some(layer) = source.calibrated.get(at) {
+                return Ok(Some(layer.stored(of.kind.groups())?));
+            }
+            source.layers[at].as_ref().map(|quantization| quantization.stored(artifact, of)).transpose()
         };
-        let weights = source.layers.iter().zip(graph.layers()).map(stored).collect::<Result<_, _>>()?;
+        let weights = graph.layers().iter().enumerate().map(stored).collect::<Result<_, _>>()?;
         let gains = graph.rms_norms().iter().map(|norm| source.gain(norm)).collect::<Result<_, _>>()?;
         let tables =
             graph.embeddings().iter().map(|of| Table::read(&source, of)).collect::<Result<_, _>>()?;
@@ -82,6 +85,15 @@ impl Shared {
 
     fn kernel(&self, of: &Use, precision: Option<Precision>) -> Result<Kernel, RuntimeError> {
         let Self { source, weights, .. } = self;
+        let calibrated = precision.map(|precision| source.calibrated(of.layer, precision)).transpose()?;
+        if let (Some(pass), Some(stored)) = (calibrated.flatten(), &weights[of.layer]) {
+            let (weight, options) = (pass.weight(stored)?, source.layer(of).kind.options());
+            weight.settle();
+            let gain = vec![1.0; pass.bias.len()];
+            let product =
+                Product::new(weight, options, pass.quantizer(), &gain, &pass.bias, of.activation())?;
+            return Ok(Kernel::Integer(product));
+        }
         let (layer, affine) = (source.layer(of), source.affine(of, precision)?);
         let bias = layer.bias.then_some(&affine.shift[..]);
         let grouped = precision.map(|precision| source.grouped(of.layer, precision)).transpose()?;

@@ -100,6 +100,8 @@ pub struct LayerParts {
     pub codes: Vec<i32>,
     /// `[outputs, groups]`, of the weight and of the BatchNorm after it.
     pub scale: Vec<f32>,
+    /// `[outputs]`, what the code 0 stands for, times the factor of the BatchNorm; `None` if that is 0.
+    pub offset: Option<Vec<f32>>,
     /// `[outputs]`, what is added.
     pub shift: Vec<f32>,
     /// The width of the codes.
@@ -198,9 +200,11 @@ impl Network {
         let scales = weight.scales();
         let groups = scales.len() / gain.len().max(1);
         let scale = scales.iter().enumerate().map(|(i, scale)| scale * gain[i / groups]).collect();
+        let offset = |offsets: &[f32]| offsets.iter().zip(gain).map(|(offset, gain)| offset * gain).collect();
         Some(LayerParts {
             codes: weight.codes(),
             scale,
+            offset: weight.offsets().map(offset),
             shift: product.shift().to_vec(),
             bits: weight.bits(),
             input: product.input(),

@@ -51,6 +51,9 @@ impl OnDevice {
         if !source.nested.is_empty() {
             return Err(RuntimeError::Nested);
         }
+        if !source.calibrated.is_empty() {
+            return Err(RuntimeError::Calibrated);
+        }
         let graph = &source.graph;
         let stored = |(quantization, of): (&Option<Quantization>, &Layer)| {
             let quantization = quantization.as_ref().ok_or(RuntimeError::Float)?;

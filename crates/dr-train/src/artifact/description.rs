@@ -29,7 +29,7 @@ pub trait Described: Sized {
     #[must_use]
     fn of_language(config: &LlamaConfig, precisions: PrecisionSet) -> Self;
 
-    /// How the network inside is quantized; `None` for a float one, and one with nested weights.
+    /// How the network inside is quantized; `None` for a float one, and one with nested weights or calibrated layers.
     fn quantization(&self) -> Option<QuantConfig>;
 
     /// Whether the network does what is asked for.
@@ -75,6 +75,7 @@ impl Described for Description {
             normalization: Normalization { mean: vec![0.0; channels], std: vec![1.0; channels] },
             edge: QuantConfig::new(precisions.clone()).edge,
             switch_edge: false,
+            switch_depthwise: false,
             precisions,
             batch_norm: BatchNormKind::PerPrecision,
             group_size: None,
@@ -96,7 +97,7 @@ impl Described for Description {
     }
 
     fn quantization(&self) -> Option<QuantConfig> {
-        if self.kind == ArtifactKind::Nested {
+        if matches!(self.kind, ArtifactKind::Nested | ArtifactKind::Calibrated) {
             return None;
         }
         Some(QuantConfig {

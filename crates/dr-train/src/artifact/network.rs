@@ -12,8 +12,8 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use dr_kernels::{CodeState, PackedTensor, dequantize, layout, quantize_pack, switch};
 use dr_precision::{Precision, PrecisionPlan, PrecisionSet};
-use dr_runtime::file::NestedWeight;
-use dr_runtime::graph::{self, Embedding, Graph, Kind};
+use dr_runtime::file::{CalibratedLayer, NestedWeight};
+use dr_runtime::graph::{self, Embedding, Graph, Kind, Layer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -36,10 +36,10 @@ pub trait SavedModel: Sized {
     ) -> Result<Self, ArtifactError>;
 
     /// The same network at one precision, its weights packed: the codes switched to their width, one scale vector for
-    /// each layer, one BatchNorm; of nested weights the scales and offsets of that width, and those at an edge as they are.
+    /// each layer, one BatchNorm; of nested weights and calibrated layers what is of that width, and those at an edge as they are.
     ///
     /// # Errors
-    /// If this is neither a multi-precision artifact nor one with nested weights, or was not made for `precision`.
+    /// If this is neither a multi-precision artifact nor one with nested weights or calibrated layers, or was not made for `precision`.
     fn export(&self, precision: Precision) -> Result<Self, ArtifactError>;
 
     /// The same network with each layer at the precision that `plan` has for it, its weights packed: one scale vector and
@@ -52,7 +52,8 @@ pub trait SavedModel: Sized {
         &self, plan: &PrecisionPlan, batches: &[I], device: &Device,
     ) -> Result<Self, ArtifactError>;
 
-    /// The model, on `device`, in evaluation mode. It computes what the saved one did; one with nested weights in floats, at the widest of their codes.
+    /// The model, on `device`, in evaluation mode. It computes what the saved one did; one with nested weights in floats, at the widest of their codes,
+    /// and one with calibrated layers in floats, with what they are at its first precision.
     ///
     /// # Errors
     /// If a tensor is missing, superfluous or of another type or shape than the description calls for.
@@ -125,8 +126,10 @@ impl SavedModel for Artifact {
         let position = description.precisions.position(precision).ok_or_else(|| {
             ArtifactError::Precision { precision, expected: description.precisions.clone() }
         })?;
-        if description.kind == ArtifactKind::Nested {
-            return nested_at(self, precision);
+        match description.kind {
+            ArtifactKind::Nested => return nested_at(self, precision),
+            ArtifactKind::Calibrated => return calibrated_at(self, precision),
+            _ => {}
         }
         let config = several_precisions(description)?;
         let graph = self.graph()?.clone();
@@ -195,8 +198,15 @@ impl SavedModel for Artifact {
             ArtifactKind::Nested => self.nested()?,
             _ => BTreeMap::new(),
         };
-        let mut loader =
-            Loader { path: vec![], artifact: self, weights, nested, used: BTreeSet::new(), error: None };
+        let calibrated = match self.description.kind {
+            ArtifactKind::Calibrated => {
+                let names = network.graph().layers().iter().map(|layer| layer.name.clone());
+                names.zip(self.calibrated()?).collect()
+            }
+            _ => BTreeMap::new(),
+        };
+        let (path, used, error) = (vec![], BTreeSet::new(), None);
+        let mut loader = Loader { path, artifact: self, weights, nested, calibrated, used, error };
         let network = network.map_named(&mut loader);
         if let Some(error) = loader.error {
             return Err(error);
@@ -227,12 +237,13 @@ impl SavedModel for Artifact {
 
     fn check_precision(&self, precision: Precision) -> Result<(), ArtifactError> {
         let found = self.description.kind;
-        let config = self.description.quantization();
-        let config = config.ok_or(ArtifactError::Kind { found, expected: "multi-precision or packed" })?;
-        if config.precisions.position(precision).is_none() {
-            return Err(ArtifactError::Precision { precision, expected: config.precisions });
+        let expected = self.description.precisions().filter(|_| found != ArtifactKind::Nested);
+        let expected =
+            expected.ok_or(ArtifactError::Kind { found, expected: "multi-precision or packed" })?;
+        match expected.position(precision) {
+            Some(_) => Ok(()),
+            None => Err(ArtifactError::Precision { precision, expected }),
         }
-        Ok(())
     }
 
     fn open(path: &Path) -> Result<Self, ArtifactError> {
@@ -271,6 +282,17 @@ fn nested_at(artifact: &Artifact, precision: Precision) -> Result<Artifact, Arti
     }
     let precisions = PrecisionSet::of(precision);
     Ok(Artifact { description: Description { precisions, ..artifact.description.clone() }, tensors })
+}
+
+/// A model with calibrated layers at one of its precisions.
+fn calibrated_at(artifact: &Artifact, precision: Precision) -> Result<Artifact, ArtifactError> {
+    let mut tensors = artifact.tensors.clone();
+    let description = Description { precisions: PrecisionSet::of(precision), ..artifact.description.clone() };
+    for (Layer { name, .. }, layer) in artifact.graph()?.layers().iter().zip(artifact.calibrated()?) {
+        layer.tensors(name).iter().for_each(|(name, _)| drop(tensors.remove(name)));
+        tensors.extend(layer.only(precision).iter().flat_map(|only| only.tensors(name)));
+    }
+    Ok(Artifact { description, tensors })
 }
 
 /// The tensors with the codes of each layer switched to its precision of `precision` and packed, and with no other
@@ -442,6 +464,7 @@ struct Loader<'a> {
     artifact: &'a Artifact,
     weights: BTreeMap<String, Quantized>,
     nested: BTreeMap<String, NestedWeight>,
+    calibrated: BTreeMap<String, CalibratedLayer>,
     used: BTreeSet<String>,
     error: Option<ArtifactError>,
 }
@@ -451,8 +474,20 @@ impl Loader<'_> {
         &mut self, shape: [usize; D], device: &Device,
     ) -> Result<Tensor<D>, ArtifactError> {
         let name = self.path.join(".");
+        let calibrated = name.rsplit_once('.').and_then(|(layer, part)| {
+            let (name, layer) = self.calibrated.get_key_value(layer)?;
+            let pass = layer.passes().first()?;
+            let values = match part {
+                "weight" => layer.dequantized(pass.precision)?,
+                _ => pass.bias.to_vec(),
+            };
+            Some((name, layer, values))
+        });
         let nested = name.strip_suffix(".weight").and_then(|layer| self.nested.get_key_value(layer));
-        let data = if let Some((layer, weight)) = nested {
+        let data = if let Some((layer, of, values)) = calibrated {
+            self.used.extend(of.tensors(layer).into_iter().map(|(name, _)| name));
+            TensorData::new(values, shape)
+        } else if let Some((layer, weight)) = nested {
             self.used.extend(weight.tensors(layer).into_iter().map(|(name, _)| name));
             TensorData::new(weight.dequantized(weight.widest()).unwrap_or_default(), shape)
         } else if let Some(layer) = self.weights.get(&name) {

@@ -45,6 +45,49 @@ impl ImageFiles {
         self.files.is_empty()
     }
 
+    /// All images below a folder, in the order of their paths; none has a class that is known, so all have the same.
+    ///
+    /// # Errors
+    /// A folder that cannot be listed, or has no images.
+    pub fn below(dir: &Path, side: usize) -> Result<Self, FolderError> {
+        let (mut files, mut folders) = (vec![], vec![dir.to_owned()]);
+        while let Some(folder) = folders.pop() {
+            for path in list(&folder)? {
+                // Links to folders may go in circles.
+                if path.is_dir() && !path.is_symlink() {
+                    folders.push(path);
+                } else if is_image(&path) {
+                    files.push((path, 0));
+                }
+            }
+        }
+        if files.is_empty() {
+            return Err(FolderError::Empty(dir.into()));
+        }
+        files.sort_unstable();
+        let shape = ImageShape { channels: 3, height: side, width: side };
+        Ok(Self::new(files, shape, vec!["any".to_owned()]))
+    }
+
+    /// At most `count` of them, evenly spread.
+    #[must_use]
+    pub fn spread(&self, count: usize) -> Self {
+        let (all, count) = (self.files.len(), count.min(self.files.len()));
+        let files = (0..count).map(|at| self.files[at * all / count].clone()).collect();
+        Self::new(files, self.shape, self.classes.clone())
+    }
+
+    /// The same files with other classes, of `count` that there are.
+    ///
+    /// # Panics
+    /// If there is not one for each file.
+    #[must_use]
+    pub fn with_classes(&self, classes: &[usize], count: usize) -> Self {
+        assert_eq!(classes.len(), self.files.len(), "a class for each file");
+        let files = self.files.iter().zip(classes).map(|((path, _), &class)| (path.clone(), class));
+        Self::new(files.collect(), self.shape, (0..count).map(|class| class.to_string()).collect())
+    }
+
     /// The files of a range.
     pub(super) fn range(&self, range: Range<usize>) -> Self {
         Self::new(self.files[range].to_vec(), self.shape, self.classes.clone())
@@ -90,6 +133,9 @@ pub enum FolderError {
     /// A class without images.
     #[error("`{}`: has no images: expected .jpg, .jpeg or .png files of the class", .0.display())]
     EmptyClass(PathBuf),
+    /// A folder without images, at any depth.
+    #[error("`{}`: has no images: expected .jpg, .jpeg or .png files", .0.display())]
+    Empty(PathBuf),
     /// A class that only one of two folders has.
     #[error("`{}`: has no class `{class}`: expected the classes of `{}`", without.display(), with.display())]
     MissingClass {

@@ -7,8 +7,12 @@ use super::task::{Answer, Evaluation, Part, Task};
 use crate::artifact::{Artifact, Described, Description};
 use crate::config::task::CLASSIFY;
 use crate::config::{Engine, TrainConfig};
-use crate::data::{self, DataSource, DatasetKind, ImageLoader, ImageSet, Normalization, Splits};
-use crate::evaluation::{EVAL_BATCH, EvaluationError, check_batch, check_images, check_size, measure};
+use crate::data::{
+    self, DataError, DataSource, DatasetKind, ImageFiles, ImageLoader, ImageSet, Normalization, Splits,
+};
+use crate::evaluation::{
+    EVAL_BATCH, EvaluationError, check_batch, check_images, check_size, labelled, measure,
+};
 use crate::models::ModelKind;
 use crate::nn::Model;
 use crate::report::{Measured, NumberFormat, Report};
@@ -97,7 +101,7 @@ impl Task for ImageTask {
     fn measure(
         &self, artifact: &Artifact, formats: &[NumberFormat], device: &Device,
     ) -> Result<Vec<Measured>, EvaluationError> {
-        measure(artifact, formats, &self.parts[2], Engine::Fake, device)
+        measure(artifact, formats, &self.parts[2], Engine::Fake, None, device)
     }
 
     fn test_items(&self) -> usize {
@@ -110,8 +114,16 @@ impl Task for ImageTask {
     }
 
     fn measure_saved(source: &Source, formats: &[NumberFormat], engine: Engine) -> Result<Answer, RunError> {
-        let test = data::load_test(&source.data()?)?;
-        let measured = measure(source.artifact, formats, &test, engine, source.device);
+        let Source { artifact, reference, device, .. } = *source;
+        let test = match (source.images, reference) {
+            (Some(folder), Some(reference)) => {
+                let side = artifact.description.input.height;
+                let images = ImageFiles::below(folder, side).map_err(DataError::from)?;
+                labelled(reference, &images, device).map_err(|error| source.wrong(error))?.into()
+            }
+            _ => data::load_test(&source.data()?)?,
+        };
+        let measured = measure(artifact, formats, &test, engine, reference, device);
         Ok((measured.map_err(|error| source.wrong(error))?, [test.len(), test.skipped().len()]))
     }
 
@@ -128,7 +140,9 @@ impl Task for ImageTask {
 
     fn calibration_saved(source: &Source) -> Result<Vec<Tensor<4>>, RunError> {
         let normalization = &source.artifact.description.normalization;
-        Ok(calibration_batches(&training_images(source)?, normalization, source.device)?)
+        let images = training_images(source)?;
+        let images = images.range(0..source.calibration.min(images.len()));
+        Ok(calibration_batches(&images, normalization, source.device)?)
     }
 
     fn table(report: &Report) -> String {

@@ -292,7 +292,8 @@ impl<T: SceneGoal> Task for SceneTask<T> {
 
     fn calibration_saved(source: &Source) -> Result<Vec<Tensor<4>>, RunError> {
         let normalization = &source.artifact.description.normalization;
-        Ok(calibration_scenes(&training_scenes::<T>(source)?, normalization, source.device))
+        let scenes = training_scenes::<T>(source)?.first(source.calibration);
+        Ok(calibration_scenes(&scenes, normalization, source.device))
     }
 
     fn table(report: &Report) -> String {

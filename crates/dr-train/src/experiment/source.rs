@@ -24,10 +24,14 @@ pub struct Source<'a> {
     pub data_dir: Option<&'a Path>,
     /// A text to measure on, all of it.
     pub text: Option<&'a Path>,
-    /// A language model to compare predictions with.
+    /// Images to measure on, whatever they show: the right class is the one that the model to compare with gives.
+    pub images: Option<&'a Path>,
+    /// A model to compare predictions with.
     pub reference: Option<&'a Artifact>,
     /// Positions of the pieces in which a text is measured, each of which is read on its own; without them 512, or as many as the context has.
     pub window: Option<usize>,
+    /// So many images at most are calibrated with.
+    pub calibration: usize,
     /// Only the first so many images, or characters, of those to learn from.
     pub limit: Option<usize>,
     /// Where it is computed.
@@ -42,8 +46,20 @@ impl<'a> Source<'a> {
         data_dir: &'a Option<PathBuf>, device: &'a Device,
     ) -> Self {
         let (dataset, data_dir) = (dataset.as_deref(), data_dir.as_deref());
-        let (text, reference, window, limit) = (None, None, None, None);
-        Self { registry, artifact, model, dataset, data_dir, text, window, reference, limit, device }
+        Self {
+            registry,
+            artifact,
+            model,
+            dataset,
+            data_dir,
+            text: None,
+            images: None,
+            window: None,
+            reference: None,
+            calibration: usize::MAX,
+            limit: None,
+            device,
+        }
     }
 
     /// What the network does.

@@ -265,7 +265,7 @@ impl Writer<'_> {
     fn layer(&mut self, node: usize, layer: usize, x: &str) -> Result<String, OnnxError> {
         let of = &self.graph.layers()[layer];
         let parts = self.network.layer(layer).ok_or_else(|| OnnxError::Layer(of.name.clone()))?;
-        let LayerParts { bits, codes, scale, shift, input } = parts;
+        let LayerParts { bits, codes, scale, offset, shift, input } = parts;
         let outputs = of.kind.outputs();
         if scale.len() != outputs {
             return Err(OnnxError::Groups(of.name.clone()));
@@ -286,7 +286,14 @@ impl Writer<'_> {
             let w = self.onnx.codes(&weight("weight_codes"), &dims, weight_type, &codes);
             let scale = self.onnx.floats(&weight("weight_scale"), &[outputs], &scale);
             let axis = vec![AttributeProto::int("axis", 0)];
-            self.onnx.node(&weight("weight"), "DequantizeLinear", &[&w, &scale], axis);
+            match offset {
+                None => self.onnx.node(&weight("weight"), "DequantizeLinear", &[&w, &scale], axis),
+                Some(offset) => {
+                    let w = self.onnx.node(&weight("weight_scaled"), "DequantizeLinear", &[&w, &scale], axis);
+                    let offset = self.onnx.floats(&weight("weight_offset"), &[outputs, 1, 1, 1], &offset);
+                    self.onnx.node(&weight("weight"), "Add", &[&w, &offset], vec![])
+                }
+            };
             let shape = if inside { vec![outputs] } else { vec![outputs, 1, 1] };
             self.onnx.floats(&weight("bias"), &shape, &shift);
         }

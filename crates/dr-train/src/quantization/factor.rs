@@ -50,6 +50,18 @@ impl Factor {
     }
 }
 
+/// `product (hessian + damping)^-1`, where `damping` is added to the diagonal as a part of its mean; `None` if that is not positive definite.
+pub(super) fn divided(product: &DMatrix<f32>, hessian: &DMatrix<f32>, damping: f64) -> Option<DMatrix<f32>> {
+    let mut damped = hessian.map(f64::from);
+    let mean = damped.trace() / damped.nrows() as f64;
+    if !(mean.is_finite() && mean > 0.0) {
+        return None;
+    }
+    (0..damped.nrows()).for_each(|i| damped[(i, i)] += damping * mean);
+    let lower = inverse_factor(&damped)?;
+    Some((product.map(f64::from) * lower.transpose() * lower).map(|x| x as f32))
+}
+
 /// Rows up to which matrices are not divided.
 const SMALL: usize = 48;
 

@@ -10,14 +10,32 @@ const CODES: usize = 256;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Nest {
     widths: Vec<BitWidth>,
+    /// Of each width, how much its errors count.
+    weights: Vec<f32>,
     /// Of each width, the code that each stored one is switched to, from the lowest.
     levels: Vec<[f32; CODES]>,
 }
 
 impl Nest {
-    /// For these widths and the stored one.
+    /// For these widths and the stored one, of language models: errors of a width count half as much for each bit that it has less.
     #[must_use]
     pub fn new(widths: impl IntoIterator<Item = BitWidth>) -> Self {
+        Self::weighted(widths, |bits| 0.5f32.powi(below(bits)))
+    }
+
+    /// For these widths, of networks for images: errors of a width count a third for each bit that it has less than the widest of them, and
+    /// those of the stored width, if it is none of them, nothing.
+    #[must_use]
+    pub fn of_outputs(widths: impl IntoIterator<Item = BitWidth>) -> Self {
+        let widths: Vec<BitWidth> = widths.into_iter().collect();
+        let widest = widths.iter().copied().max().unwrap_or(STORED);
+        Self::weighted(widths.iter().copied(), |bits| match bits == STORED && widest < STORED {
+            true => 0.0,
+            false => (1.0f32 / 3.0).powi(below(bits) - below(widest)),
+        })
+    }
+
+    fn weighted(widths: impl IntoIterator<Item = BitWidth>, weight: impl Fn(BitWidth) -> f32) -> Self {
         let mut widths: Vec<BitWidth> = widths.into_iter().chain([STORED]).collect();
         widths.sort_unstable_by(|a, b| b.cmp(a));
         widths.dedup();
@@ -26,7 +44,7 @@ impl Nest {
             semantics::switch(code, STORED, bits) as f32
         };
         let levels = widths.iter().map(|&bits| std::array::from_fn(|at| level(bits, at))).collect();
-        Self { widths, levels }
+        Self { weights: widths.iter().map(|&bits| weight(bits)).collect(), widths, levels }
     }
 
     /// The widths, the stored one first, then falling.
@@ -41,12 +59,17 @@ impl Nest {
         &self.widths[1..]
     }
 
+    /// How much errors of a width count, by its number.
+    pub(super) fn weight(&self, width: usize) -> f32 {
+        self.weights[width]
+    }
+
     /// The code of each width that follows from a stored one, by the number of the width.
     pub(super) fn level(&self, width: usize, code: i8) -> f32 {
         self.levels[width][usize::from(code.cast_unsigned() ^ 0x80)]
     }
 
-    /// The grids of a group of weights with the least weighted error at all widths together: `sum over b of 2^(b - 8) *
+    /// The grids of a group of weights with the least weighted error at all widths together: `sum over b of weight(b) *
     /// sum of importance * (w - w^_b)^2` where `w^_b` is what the nearest stored code stands for at `b` bits. `narrow` gets
     /// those of the narrower widths.
     ///
@@ -57,44 +80,84 @@ impl Nest {
     pub(super) fn fit(
         &self, weights: &[f32], importance: &[f32], narrow: &mut [NarrowGrid], scratch: &mut Scratch,
     ) -> StoredGrid {
-        let low = weights.iter().copied().fold(f32::INFINITY, f32::min);
-        let high = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let (middle, range) = ((low + high) / 2.0, (high - low) / (CODES - 1) as f32);
+        let [middle, range] = middle_and_range(weights);
         scratch.load(weights, importance);
-        let (mut best, mut least) = (StoredGrid::new(range, middle), f32::INFINITY);
-        for factor in FACTORS {
-            for shift in SHIFTS {
-                let scale = StoredGrid::new(range * factor, 0.0).affine().scale;
-                let grid = StoredGrid::new(range * factor, middle + shift * scale);
-                let error = scratch.error(self, grid.affine());
-                if error < least {
-                    (best, least) = (grid, error);
-                }
-            }
-        }
+        let candidates = pairs(FACTORS).map(|[factor, shift]| {
+            let scale = StoredGrid::new(range * factor, 0.0).affine().scale;
+            StoredGrid::new(range * factor, middle + shift * scale)
+        });
+        let best = self.best(candidates, StoredGrid::affine, scratch);
+        let best = best.unwrap_or_else(|| StoredGrid::new(range, middle));
         scratch.round(best.affine());
         for (grid, &bits) in narrow.iter_mut().zip(self.narrower()) {
             *grid = scratch.moments(bits).grid();
         }
         best
     }
+
+    /// What codes of an output stand for at each width, likewise, in 32 bits.
+    pub(super) fn fit_lines(
+        &self, weights: &[f32], importance: &[f32], scratch: &mut Scratch,
+    ) -> Vec<Affine> {
+        let [middle, range] = middle_and_range(weights);
+        // Where all weights are the same, that of what rounding leaves.
+        let least = (middle.abs() / (1 << 23) as f32).max(f32::MIN_POSITIVE);
+        scratch.load(weights, importance);
+        let candidates = pairs(OUTPUT_FACTORS).map(|[factor, shift]| {
+            let scale = (range * factor).max(least);
+            Affine { scale, offset: middle + shift * scale }
+        });
+        let stored = self.best(candidates, |line| line, scratch);
+        let stored = stored.unwrap_or(Affine { scale: range.max(least), offset: middle });
+        scratch.round(stored);
+        let narrow = self.narrower().iter().map(|&bits| {
+            let moments = scratch.moments(bits);
+            let ([slope, offset], step) = (moments.line(), stored.scale * moments.step);
+            Affine { scale: step * slope, offset: stored.offset + step * offset }
+        });
+        std::iter::once(stored).chain(narrow).collect()
+    }
+
+    /// The one of some grids with the least error.
+    fn best<G: Copy>(
+        &self, candidates: impl Iterator<Item = G>, line: impl Fn(G) -> Affine, scratch: &mut Scratch,
+    ) -> Option<G> {
+        let (mut best, mut least) = (None, f32::INFINITY);
+        for grid in candidates {
+            let error = scratch.error(self, line(grid));
+            if error < least {
+                (best, least) = (Some(grid), error);
+            }
+        }
+        best
+    }
+}
+
+/// The middle of the range of some weights, and the range in steps of the stored codes.
+fn middle_and_range(weights: &[f32]) -> [f32; 2] {
+    let low = weights.iter().copied().fold(f32::INFINITY, f32::min);
+    let high = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    [(low + high) / 2.0, (high - low) / (CODES - 1) as f32]
+}
+
+/// Each factor with each shift.
+fn pairs<const N: usize>(factors: [f32; N]) -> impl Iterator<Item = [f32; 2]> {
+    factors.into_iter().flat_map(|factor| SHIFTS.map(|shift| [factor, shift]))
 }
 
 /// Steps of a narrower scale.
 const STEPS: f32 = NarrowGrid::STEPS;
 
-/// How much errors of a width count beside those of the stored one.
-pub(super) fn weight_of(bits: BitWidth) -> f32 {
-    1.0 / f32::from(1u16 << below(bits))
-}
-
 /// Bits that a width has less than the stored one.
-fn below(bits: BitWidth) -> u32 {
-    STORED.bits() - bits.bits()
+fn below(bits: BitWidth) -> i32 {
+    (STORED.bits() - bits.bits()) as i32
 }
 
 /// Scales of the stored codes that are tried, in units of the range over the number of steps.
 const FACTORS: [f32; 9] = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3];
+
+/// The same for outputs of networks for images.
+const OUTPUT_FACTORS: [f32; 11] = [0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4];
 
 /// Offsets that are tried, in scales above the middle of the range.
 const SHIFTS: [f32; 4] = [-32.0, -16.0, 0.0, 16.0];
@@ -160,8 +223,9 @@ impl Scratch {
     /// The weighted errors of a grid and of the narrower ones that are fitted to it.
     fn error(&mut self, nest: &Nest, grid: Affine) -> f32 {
         self.round(grid);
-        let narrower = nest.narrower().iter().map(|&bits| weight_of(bits) * self.moments(bits).error());
-        (self.total * self.error + narrower.sum::<f32>()) * grid.scale * grid.scale
+        let narrower = nest.narrower().iter().zip(&nest.weights[1..]);
+        let narrower = narrower.map(|(&bits, weight)| weight * self.moments(bits).error());
+        (nest.weights[0] * self.total * self.error + narrower.sum::<f32>()) * grid.scale * grid.scale
     }
 
     /// What codes of a width have to do with the weights.

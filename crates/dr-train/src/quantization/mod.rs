@@ -19,19 +19,28 @@
 //! # Tuning
 //! [`tune`] then trains the scales and offsets of narrow widths, and nothing else, against the predictions of the float model.
 
+mod calibrated;
 mod dynamic;
 mod factor;
+mod fold;
 mod gradients;
 mod grid;
 mod language;
 mod model;
+mod moments;
+mod network;
+mod patches;
+mod planes;
 mod tuning;
 mod weight;
 
+pub use calibrated::CalibratedModel;
 pub use dynamic::Dynamic;
 pub use factor::Factor;
+pub use fold::folded;
 pub use grid::Nest;
 pub use language::{CalibrationOptions, Progress, QuantizationError, quantize_language};
 pub use model::NestedModel;
+pub use network::{CalibrationError, LayerNoise, NetworkOptions, calibrate};
 pub use tuning::{TuningOptions, TuningProgress, tune};
 pub use weight::{compensated, nearest, quadratic_losses};

@@ -20,7 +20,10 @@ impl NestedModel {
     /// are as they are stored.
     #[must_use]
     pub fn dequantized(&self, model: Model, width: impl Fn(&str) -> BitWidth) -> Model {
-        model.map_named(&mut Dequantize { path: vec![], weights: &self.weights, width })
+        model.map_named(&mut Replace::new(|name: &str, part: &str| {
+            let weight = self.weights.get(name).filter(|_| part == "weight")?;
+            weight.dequantized(width(name)).or_else(|| weight.dequantized(weight.widest()))
+        }))
     }
 
     /// The float model's file with these weights instead of its own; [`Artifact::nested`] reads them.
@@ -47,14 +50,19 @@ impl NestedModel {
     }
 }
 
-/// Puts what codes stand for in place of weights.
-struct Dequantize<'a, F> {
+/// Puts other values in place of parameters: of the part of the layer with these names, if there are any.
+pub(super) struct Replace<F> {
     path: Vec<String>,
-    weights: &'a BTreeMap<String, NestedWeight>,
-    width: F,
+    values: F,
 }
 
-impl<F: Fn(&str) -> BitWidth> ModuleMapper for Dequantize<'_, F> {
+impl<F: Fn(&str, &str) -> Option<Vec<f32>>> Replace<F> {
+    pub(super) const fn new(values: F) -> Self {
+        Self { path: vec![], values }
+    }
+}
+
+impl<F: Fn(&str, &str) -> Option<Vec<f32>>> ModuleMapper for Replace<F> {
     fn enter_module(&mut self, name: &str, _: &str) {
         self.path.push(name.to_owned());
     }
@@ -65,14 +73,11 @@ impl<F: Fn(&str) -> BitWidth> ModuleMapper for Dequantize<'_, F> {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let [path @ .., last] = &self.path[..] else { return param };
-        let name = path.join(".");
-        let Some(weight) = self.weights.get(&name).filter(|_| last == "weight") else {
-            return param;
-        };
-        let values = weight
-            .dequantized((self.width)(&name))
-            .or_else(|| weight.dequantized(weight.widest()))
-            .unwrap_or_default();
-        param.map(|old| Tensor::from_data(TensorData::new(values, old.dims()), &old.device()))
+        match (self.values)(&path.join("."), last) {
+            Some(values) => {
+                param.map(|old| Tensor::from_data(TensorData::new(values, old.dims()), &old.device()))
+            }
+            None => param,
+        }
     }
 }

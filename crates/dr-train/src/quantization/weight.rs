@@ -1,7 +1,7 @@
 //! [`nearest`] and [`compensated`]: the stored codes of a layer's weight, chosen for all widths at once.
 
 use super::factor::Factor;
-use super::grid::{Nest, Scratch, weight_of};
+use super::grid::{Nest, Scratch};
 use dr_precision::BitWidth;
 use dr_runtime::file::{Affine, NarrowGrid, NestedWeight, StoredGrid};
 use nalgebra::{DMatrix, DMatrixView};
@@ -130,34 +130,10 @@ impl<'a> Grids<'a> {
     fn compensate(&self, first: usize, weights: &[f32], upper: &DMatrix<f32>, codes: &mut [i8]) {
         let (inputs, widths) = (self.shape[1], self.nest.widths().len());
         let outputs = weights.len() / inputs;
-        // A row for each output and width.
-        let mut rows =
+        let rows =
             DMatrix::from_fn(outputs * widths, inputs, |row, input| weights[row / widths * inputs + input]);
-        for (group, start) in (0..inputs).step_by(self.group.get()).enumerate() {
-            let end = inputs.min(start + self.group.get());
-            let lines: Vec<Vec<Affine>> =
-                (first..first + outputs).map(|output| self.lines(output, group)).collect();
-            let mut errors = DMatrix::<f32>::zeros(outputs * widths, end - start);
-            for input in start..end {
-                let (column, mut error) = (rows.column(input), errors.column_mut(input - start));
-                let unit = upper[(input, input)];
-                let of_outputs =
-                    column.as_slice().chunks_exact(widths).zip(error.as_mut_slice().chunks_exact_mut(widths));
-                for (output, (row, error)) in of_outputs.enumerate() {
-                    let code = best_code(row, &lines[output], self.nest);
-                    codes[output * inputs + input] = code;
-                    for (width, error) in error.iter_mut().enumerate() {
-                        let value = lines[output][width].value(self.nest.level(width, code));
-                        *error = (row[width] - value) / unit;
-                    }
-                }
-                for later in input + 1..end {
-                    rows.column_mut(later).axpy(-upper[(input, later)], &error, 1.0);
-                }
-            }
-            let later = upper.view((start, end), (end - start, inputs - end));
-            rows.columns_mut(end, inputs - end).gemm(-1.0, &errors, &later, 1.0);
-        }
+        let lines = |output, group| self.lines(first + output, group);
+        compensate(rows, self.nest, self.group.get(), lines, upper, codes);
     }
 
     /// What codes of a group of an output stand for, at each width.
@@ -167,23 +143,95 @@ impl<'a> Grids<'a> {
     }
 }
 
-/// The stored code with the least `sum over b of 2^(b - 8) * (w_b - w^_b)^2`, where `row` has what the weight is to be at each width
+/// The codes of outputs whose weights of an input are to be what `rows` has, `[outputs * widths, inputs]`; `lines` says what codes stand for, for an
+/// output and a group of inputs.
+fn compensate(
+    mut rows: DMatrix<f32>, nest: &Nest, group: usize, lines: impl Fn(usize, usize) -> Vec<Affine>,
+    upper: &DMatrix<f32>, codes: &mut [i8],
+) {
+    let (inputs, widths) = (rows.ncols(), nest.widths().len());
+    let outputs = rows.nrows() / widths;
+    for (at, start) in (0..inputs).step_by(group).enumerate() {
+        let end = inputs.min(start + group);
+        let lines: Vec<Vec<Affine>> = (0..outputs).map(|output| lines(output, at)).collect();
+        let mut errors = DMatrix::<f32>::zeros(outputs * widths, end - start);
+        for input in start..end {
+            let (column, mut error) = (rows.column(input), errors.column_mut(input - start));
+            let unit = upper[(input, input)];
+            let of_outputs =
+                column.as_slice().chunks_exact(widths).zip(error.as_mut_slice().chunks_exact_mut(widths));
+            for (output, (row, error)) in of_outputs.enumerate() {
+                let code = best_code(row, &lines[output], nest);
+                codes[output * inputs + input] = code;
+                for (width, error) in error.iter_mut().enumerate() {
+                    let value = lines[output][width].value(nest.level(width, code));
+                    *error = (row[width] - value) / unit;
+                }
+            }
+            for later in input + 1..end {
+                rows.column_mut(later).axpy(-upper[(input, later)], &error, 1.0);
+            }
+        }
+        let later = upper.view((start, end), (end - start, inputs - end));
+        rows.columns_mut(end, inputs - end).gemm(-1.0, &errors, &later, 1.0);
+    }
+}
+
+/// The codes of outputs with a grid each: what codes stand for at each width is in `lines`, and what weights are to be there in `targets`, `[outputs,
+/// inputs]` for each width. With a factor, weights of inputs that follow make up for errors.
+pub(super) fn codes_of_outputs(
+    targets: &[Vec<f32>], lines: &[Vec<Affine>], nest: &Nest, factor: Option<&Factor>,
+) -> Vec<i8> {
+    let (outputs, widths) = (lines.len(), nest.widths().len());
+    let inputs = targets[0].len() / outputs.max(1);
+    let mut codes = vec![0; outputs * inputs];
+    let some = (OUTPUTS * inputs).max(1);
+    codes.par_chunks_mut(some).enumerate().for_each(|(task, codes)| {
+        let (first, count) = (task * OUTPUTS, codes.len() / inputs);
+        let target =
+            |row: usize, input: usize| targets[row % widths][(first + row / widths) * inputs + input];
+        match factor {
+            Some(factor) => {
+                let rows = DMatrix::from_fn(count * widths, inputs, target);
+                compensate(
+                    rows,
+                    nest,
+                    OUTPUTS,
+                    |output, _| lines[first + output].clone(),
+                    factor.upper(),
+                    codes,
+                );
+            }
+            None => {
+                for (at, code) in codes.iter_mut().enumerate() {
+                    let (output, input) = (at / inputs, at % inputs);
+                    let row: Vec<f32> =
+                        (0..widths).map(|width| target(output * widths + width, input)).collect();
+                    *code = best_code(&row, &lines[first + output], nest);
+                }
+            }
+        }
+    });
+    codes
+}
+
+/// The stored code with the least `sum over b of weight(b) * (w_b - w^_b)^2`, where `row` has what the weight is to be at each width
 /// and `lines` what codes stand for there. Codes are tried from the nearest at the stored width outwards, until that width alone costs more
 /// than the best.
 fn best_code(row: &[f32], lines: &[Affine], nest: &Nest) -> i8 {
     let Affine { scale, offset } = lines[0];
     let nearest = ((row[0] - offset) / scale).round_ties_even() as i8;
     let cost = |code: i8| -> f32 {
-        let of_width = |(width, &bits): (usize, &BitWidth)| {
-            weight_of(bits) * (row[width] - lines[width].value(nest.level(width, code))).powi(2)
+        let of_width = |width: usize| {
+            nest.weight(width) * (row[width] - lines[width].value(nest.level(width, code))).powi(2)
         };
-        nest.widths().iter().enumerate().map(of_width).sum()
+        (0..row.len()).map(of_width).sum()
     };
     let (mut best, mut least) = (nearest, cost(nearest));
     for distance in 1..=u8::MAX {
         let [below, above] = [nearest.checked_sub_unsigned(distance), nearest.checked_add_unsigned(distance)];
         // So far from the nearest the error of the stored width is at least this, and more if the weight is outside of all codes.
-        let alone = ((f32::from(distance) - 0.5) * scale).powi(2);
+        let alone = nest.weight(0) * ((f32::from(distance) - 0.5) * scale).powi(2);
         if alone > least || (below, above) == (None, None) {
             break;
         }
@@ -290,10 +338,10 @@ mod tests {
                         f64::from(line.scale) * f64::from(level) + f64::from(line.offset)
                     };
                     let cost = |code: i8| -> f64 {
-                        let of_width = |(width, &bits): (usize, &BitWidth)| {
-                            f64::from(weight_of(bits)) * (rows[width][input] - value(width, code)).powi(2)
+                        let of_width = |width: usize| {
+                            f64::from(nest.weight(width)) * (rows[width][input] - value(width, code)).powi(2)
                         };
-                        nest.widths().iter().enumerate().map(of_width).sum()
+                        (0..rows.len()).map(of_width).sum()
                     };
                     let best = (i8::MIN..=i8::MAX).min_by(|&a, &b| cost(a).total_cmp(&cost(b))).unwrap();
                     // What is near a tie may fall to either side: the reference goes on with what was found.
@@ -381,10 +429,9 @@ mod tests {
             });
             let lines: Vec<Affine> = std::iter::once(stored).chain(narrow).collect();
             let cost = |code: i8| -> f32 {
-                let of_width = |(at, &bits): (usize, &BitWidth)| {
-                    weight_of(bits) * (row[at] - lines[at].value(nest.level(at, code))).powi(2)
-                };
-                nest.widths().iter().enumerate().map(of_width).sum()
+                let of_width =
+                    |at: usize| nest.weight(at) * (row[at] - lines[at].value(nest.level(at, code))).powi(2);
+                (0..row.len()).map(of_width).sum()
             };
             let least = (i8::MIN..=i8::MAX).map(cost).fold(f32::INFINITY, f32::min);
             prop_assert_eq!(cost(best_code(&row, &lines, &nest)), least);

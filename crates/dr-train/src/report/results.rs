@@ -76,22 +76,31 @@ pub struct Measured {
     /// Of segmentations the mean IoU of the classes with the background, of detections COCO's mean average precision, in percent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quality: Option<f64>,
-    /// How near a language model's predictions are to those of another one, if they were compared.
+    /// How near predictions are to those of another model, if they were compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agreement: Option<Agreement>,
     /// Bytes of the model's tensors, packed.
     pub model_bytes: usize,
 }
 
-/// How near the predictions of a language model are to those of another one.
+/// How near the predictions of a model are to those of another one.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Agreement {
-    /// The mean Kullback-Leibler divergence from the other's distribution of the next token, in nats.
+    /// The mean Kullback-Leibler divergence from the other's distribution of the class or next token, in nats.
     pub divergence: f64,
     /// What 99 % of the divergences are at most.
     pub divergence_99: f64,
-    /// Percent of the positions where both hold the same token for the most likely one.
+    /// Percent of the images or positions where both hold the same class or token for the most likely one.
     pub same_top1: f64,
+    /// The root of the squared differences of all logits over that of the other's squared logits.
+    #[serde(default)]
+    pub relative_error: f64,
+    /// Images or positions of which the other is sure: its most likely class is likelier than the next by more than a tenth.
+    #[serde(default)]
+    pub sure: usize,
+    /// The same percentage, of these.
+    #[serde(default)]
+    pub same_top1_sure: f64,
 }
 
 /// The network at one precision.

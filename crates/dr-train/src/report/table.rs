@@ -10,6 +10,16 @@ impl Report {
     pub fn table(&self) -> String {
         let value = |measured: &Measured| format!("{:.2}", measured.top1);
         let mut rows = self.rows(["top-1 (%)", "vs. float"], value, |a, b| a.top1 - b.top1);
+        if self.measured().any(|(_, measured)| measured.agreement.is_some()) {
+            let header = ["divergence", "same top-1 (%)", "where sure (%)", "relative error (%)"];
+            rows[0].extend(header.map(str::to_owned));
+            for (row, (_, Measured { agreement, .. })) in rows[1..].iter_mut().zip(self.measured()) {
+                row.push(or_none(agreement.map(|of| format!("{:.5}", of.divergence))));
+                row.push(or_none(agreement.map(|of| format!("{:.2}", of.same_top1))));
+                row.push(or_none(agreement.map(|of| format!("{:.2}", of.same_top1_sure))));
+                row.push(or_none(agreement.map(|of| format!("{:.2}", 100.0 * of.relative_error))));
+            }
+        }
         if !self.single.is_empty() {
             rows[0].extend(["separate (%)", "vs. separate"].map(str::to_owned));
             for (row, (format, measured)) in rows[1..].iter_mut().zip(self.measured()) {

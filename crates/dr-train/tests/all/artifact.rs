@@ -136,11 +136,11 @@ fn foreign_files_are_named() {
 #[test]
 fn later_versions_are_named_even_with_unknown_fields() {
     let text = String::from_utf8_lossy(&artifact().to_bytes().unwrap()).into_owned();
-    assert!(text.contains(r#"{\"format_version\":3,"#));
+    assert!(text.contains(r#"{\"format_version\":4,"#));
     // Of the same length, so that the header stays whole.
     let bytes =
-        replaced(&artifact().to_bytes().unwrap(), br#"\"format_version\":3,"#, br#"\"format_version\":4,"#);
-    assert_eq!(error_of(&bytes), "format version 4: expected 1 to 3, those that this program reads");
+        replaced(&artifact().to_bytes().unwrap(), br#"\"format_version\":4,"#, br#"\"format_version\":5,"#);
+    assert_eq!(error_of(&bytes), "format version 5: expected 1 to 4, those that this program reads");
     let bytes = replaced(&artifact().to_bytes().unwrap(), br#"\"classes\""#, br#"\"clasess\""#);
     assert!(error_of(&bytes).contains("unknown field `clasess`"));
     let bytes = replaced(&artifact().to_bytes().unwrap(), br#"\"classes\":10"#, br#"\"classes\":11"#);

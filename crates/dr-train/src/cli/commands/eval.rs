@@ -1,10 +1,10 @@
 //! `dr-train eval`.
 
 use super::{load_model, print, with_plan};
-use crate::artifact::Described;
+use crate::artifact::{ArtifactError, Described};
 use crate::cli::CommandError;
 use crate::cli::values::{at_least_one, one_of};
-use crate::config::task::LANGUAGE;
+use crate::config::task::{CLASSIFY, LANGUAGE};
 use crate::config::{DeviceKind, Engine};
 use crate::device;
 use crate::evaluation::{answer, formats};
@@ -26,6 +26,7 @@ Examples:
   dr-train eval --model model.safetensors --engine integer   in integer arithmetic
   dr-train eval --model model.safetensors --plan plan.toml   a precision for each layer
   dr-train eval --model lm.safetensors --text test.txt --compare float.safetensors
+  dr-train eval --model model.safetensors --engine integer --images photos --compare float.safetensors
   dr-train eval --model model.safetensors --all --json")]
 pub struct EvalArgs {
     /// The model
@@ -54,8 +55,12 @@ pub struct EvalArgs {
     /// context if that is less]
     #[arg(long, value_name = "N", value_parser = at_least_one(1 << 20), allow_negative_numbers = true)]
     pub window: Option<usize>,
-    /// Compare a language model's predictions with those of this one: of a model in floats, or of one with the same precisions in
-    /// fake quantization
+    /// The images that a model for images is compared on, all JPEG and PNG files below the folder, whatever they show: the right
+    /// class is the one that the other model gives
+    #[arg(long, value_name = "DIR", requires = "compare", conflicts_with_all = ["dataset", "data_dir", "text"])]
+    pub images: Option<PathBuf>,
+    /// Compare the predictions of a language model, or of one for classes of images, with those of this one: of a model in floats,
+    /// or of one with the same precisions in fake quantization
     #[arg(long, value_name = "FILE")]
     pub compare: Option<PathBuf>,
     /// Also ask a language model these questions: JSON lines with `context`, `choices` and the number of the right `answer`
@@ -80,8 +85,12 @@ pub struct EvalArgs {
 pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
     let started = Instant::now();
     let mut artifact = load_model(&args.model)?;
-    if args.text.is_some() || args.questions.is_some() || args.compare.is_some() {
-        artifact.description.check_task(LANGUAGE).map_err(|error| error.in_file(&args.model))?;
+    let (task, in_model) = (&artifact.description, |error: ArtifactError| error.in_file(&args.model));
+    if args.text.is_some() || args.questions.is_some() {
+        task.check_task(LANGUAGE).map_err(in_model)?;
+    }
+    if args.images.is_some() || (args.compare.is_some() && task.check_task(LANGUAGE).is_err()) {
+        task.check_task(CLASSIFY).map_err(in_model)?;
     }
     let (device, device_kind) = device::open(args.device)?;
     if let Some(plan) = &args.plan {
@@ -92,6 +101,7 @@ pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
     let mut source = Source::new(registry, &artifact, &args.model, &args.dataset, &args.data_dir, &device);
     source.text = args.text.as_deref();
     source.window = args.window;
+    source.images = args.images.as_deref();
     let reference = args.compare.as_deref().map(load_model).transpose()?;
     source.reference = reference.as_ref();
     let task = source.task()?;

@@ -1,19 +1,25 @@
 //! `dr-train quantize`.
 
-use super::{StatusLine, load_model, save};
-use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, SavedModel};
+use super::{StatusLine, load_model, print, save};
+use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, Description, SavedModel};
 use crate::cli::values::{at_least_one, group_size, one_of};
 use crate::cli::{CommandError, resolve};
 use crate::config::DeviceKind;
 use crate::config::task::LANGUAGE;
+use crate::data::{DataError, ImageFiles, ImageLoader, Input};
 use crate::device;
-use crate::experiment::{Registry, Source};
-use crate::nn::QuantConfig;
+use crate::evaluation::check_size;
+use crate::experiment::{Registry, RunError, Source};
+use crate::nn::{QuantConfig, Value};
 use crate::quantization::{
-    CalibrationOptions, Progress, QuantizationError, TuningOptions, TuningProgress, quantize_language, tune,
+    CalibrationOptions, LayerNoise, NetworkOptions, Progress, QuantizationError, TuningOptions,
+    TuningProgress, calibrate, quantize_language, tune,
 };
+use crate::report::aligned;
 use crate::text::{self, Tokenizer};
 use crate::weights::is_language_model;
+use burn::data::dataloader::DataLoader;
+use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 use clap::Args;
 use dr_kernels::host::GroupedWeight;
@@ -27,22 +33,30 @@ use std::path::{Path, PathBuf};
 #[command(after_help = "\
 Example:
   dr-train quantize --model float.safetensors --precisions 8,6,4 --out model.safetensors
+  dr-train quantize --model float.safetensors --precisions w8a8,w6a8,w4a8 --calibration photos --out model.safetensors
   dr-train quantize --model SmolLM2-135M --calibration text.txt --out model.safetensors")]
 pub struct QuantizeArgs {
     /// The model; a float one, or a Llama in a folder of Hugging Face or as GGUF
     #[arg(long, value_name = "FILE|DIR")]
     pub model: PathBuf,
-    /// The precisions the result runs at [default: w8a8,w6a6,w4a4,w2a2, and with --calibration
+    /// The precisions the result runs at [default: w8a8,w6a6,w4a4,w2a2, and of a language model with --calibration
     /// w8a8,w6a8,w4a8,w3a8]
     #[arg(long, value_name = "LIST")]
     pub precisions: Option<PrecisionSet>,
     /// A text like those that a language model is for: codes are chosen for all precisions at once by what its
-    /// predictions depend on; the integer engine on a CPU runs the result
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["switch_edge", "dataset", "data_dir"])]
+    /// predictions depend on; the integer engine on a CPU runs the result. Of a network for images, a folder with images
+    /// like those that it is for, whatever they show [default: training images of its dataset]
+    #[arg(long, value_name = "FILE|DIR", conflicts_with_all = ["dataset", "data_dir"])]
     pub calibration: Option<PathBuf>,
     /// So many tokens of the text are looked at, in windows all over it
     #[arg(long, value_name = "N", requires = "calibration", default_value_t = 1 << 15, value_parser = at_least_one(1 << 30))]
     pub calibration_tokens: usize,
+    /// So many images are looked at; memory grows with them [default: 1024, or fewer that are large, of 224 x 224 pixels 128]
+    #[arg(long, value_name = "N", value_parser = at_least_one(1 << 20))]
+    pub calibration_images: Option<usize>,
+    /// Let the weights of depthwise convolutions switch, too; they keep 8 bits otherwise
+    #[arg(long)]
+    pub switch_depthwise: bool,
     /// Then train the scales of each width of up to 4 bits by so many steps of 512 tokens of the text, against the
     /// predictions of the float model: codes stay, and no other width changes
     #[arg(long, value_name = "N", requires = "calibration", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1 << 20))]
@@ -67,8 +81,8 @@ pub struct QuantizeArgs {
     pub out: PathBuf,
 }
 
-/// Turns a float model into one for several precisions, without training: scales are fitted to its weights and to the
-/// activations that some training images, or the beginning of a text, cause; or, of a language model, codes are chosen by a text.
+/// Turns a float model into one for several precisions, without training: codes are chosen by what images or a text show of the network's use; or, of a language
+/// model without a calibration text, scales are fitted to its weights and to the activations that the beginning of its training text causes.
 ///
 /// # Errors
 /// If the model cannot be read, or is not a float one, or the data do not fit it, or the result cannot be written.
@@ -88,6 +102,9 @@ pub fn quantize(registry: &Registry, args: &QuantizeArgs) -> Result<(), CommandE
         return Err(wrong.in_file(&args.model).into());
     }
     let (device, _) = device::open(args.device)?;
+    if description.check_task(LANGUAGE).is_err() {
+        return calibrated(registry, &artifact, args, &device);
+    }
     if let Some(calibration) = &args.calibration {
         return save(&nested(&artifact, args, calibration, &device)?, &args.out);
     }
@@ -100,6 +117,69 @@ pub fn quantize(registry: &Registry, args: &QuantizeArgs) -> Result<(), CommandE
     let source = Source::new(registry, &artifact, &args.model, &args.dataset, &args.data_dir, &device);
     let quantized = artifact.quantize(&quantization, (source.task()?.calibration)(&source)?, &device)?;
     save(&quantized, &args.out)
+}
+
+/// Pixels of the images that a network for images is calibrated with, at most.
+const CALIBRATION_PIXELS: usize = 128 * 224 * 224;
+
+/// Images that it is calibrated with, at most, if they are small.
+const CALIBRATION_IMAGES: usize = 1024;
+
+/// Images that are computed together.
+const BATCH: usize = 16;
+
+/// A network for images with codes that are chosen for all precisions at once.
+fn calibrated(
+    registry: &Registry, artifact: &Artifact, args: &QuantizeArgs, device: &Device,
+) -> Result<(), CommandError> {
+    let Description { input, normalization, .. } = &artifact.description;
+    if let Some(size) = args.group_size {
+        let found = format!("--group-size {size}: a network for images has a scale for each output");
+        return Err(CommandError::new(format!("{found}: expected no groups")));
+    }
+    let few = CALIBRATION_PIXELS / (input.height * input.width).max(1);
+    let count = args.calibration_images.unwrap_or_else(|| CALIBRATION_IMAGES.min(few).max(1));
+    let mut source = Source::new(registry, artifact, &args.model, &args.dataset, &args.data_dir, device);
+    source.calibration = count;
+    let batches: Vec<Value> = match &args.calibration {
+        Some(folder) => {
+            let images = ImageFiles::below(folder, input.height).map_err(DataError::from)?.spread(count);
+            check_size(artifact, images.shape).map_err(|error| source.wrong(error))?;
+            let loader = ImageLoader::evaluation(images, normalization.clone(), BATCH, device.clone());
+            let batches = loader.iter().map(|batch| Ok(batch?.input.into()));
+            batches.collect::<Result<_, DatasetError>>().map_err(RunError::from)?
+        }
+        None => (source.task()?.calibration)(&source)?,
+    };
+    let batches = batches.into_iter().flat_map(|batch| batch.split(BATCH)).collect();
+    let options = NetworkOptions {
+        precisions: args.precisions.clone().unwrap_or_default(),
+        switch_edge: args.switch_edge,
+        switch_depthwise: args.switch_depthwise,
+    };
+    let line = StatusLine::new();
+    let result = calibrate(artifact, batches, &options, |progress| {
+        if let Progress::Layer { name, done, of } = progress {
+            line.show(&format!("layers: {done} of {of}, {name}"));
+        }
+    });
+    drop(line);
+    let (quantized, noise) =
+        result.map_err(|error| CommandError::new(format!("`{}`: {error}", args.model.display())))?;
+    print(&table(&options.precisions, &noise))?;
+    save(&quantized, &args.out)
+}
+
+/// The signal-to-noise ratios of all layers.
+fn table(precisions: &PrecisionSet, noise: &[LayerNoise]) -> String {
+    let header = std::iter::once("signal to noise (dB)".to_owned());
+    let header = header.chain(precisions.iter().map(|precision| precision.to_string())).collect();
+    let row = |LayerNoise { name, signal_to_noise }: &LayerNoise| {
+        let cells = signal_to_noise.iter().map(|ratio| format!("{ratio:.1}"));
+        std::iter::once(name.clone()).chain(cells).collect()
+    };
+    let rows: Vec<Vec<String>> = std::iter::once(header).chain(noise.iter().map(row)).collect();
+    aligned(&rows)
 }
 
 /// A language model with codes that are chosen for all precisions at once.

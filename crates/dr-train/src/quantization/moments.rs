@@ -1,0 +1,78 @@
+//! [`Moments`]: what the outputs of a quantized layer have to do with those in floats.
+
+use super::planes::Planes;
+use rayon::prelude::*;
+
+/// Means, variances and the covariance of an output in floats, `y`, and quantized, `x`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Moments {
+    mean: [f64; 2],
+    variance: [f64; 2],
+    covariance: f64,
+}
+
+/// `slope * x + offset`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Line {
+    pub slope: f32,
+    pub offset: f32,
+}
+
+/// Outputs that vary less hold nothing that a slope could be taken from.
+const LEAST_VARIANCE: f64 = 1e-10;
+
+/// The slopes that there can be.
+const SLOPES: [f64; 2] = [0.5, 2.0];
+
+impl Moments {
+    /// Those of each channel, of the same batches.
+    pub fn of(y: &[Planes], x: &[Planes]) -> Vec<Self> {
+        let channels = y.first().map_or(0, |y| y.dims[1]);
+        (0..channels).into_par_iter().map(|channel| Self::of_channel(y, x, channel)).collect()
+    }
+
+    fn of_channel(y: &[Planes], x: &[Planes], channel: usize) -> Self {
+        let pairs = || {
+            let planes = y.iter().zip(x).flat_map(|(y, x)| y.channel(channel).zip(x.channel(channel)));
+            planes.flat_map(|(y, x)| y.iter().zip(x).map(|(&y, &x)| [f64::from(y), f64::from(x)]))
+        };
+        let (mut sums, mut count) = ([0.0; 2], 0usize);
+        for [y, x] in pairs() {
+            sums[0] += y;
+            sums[1] += x;
+            count += 1;
+        }
+        let count = count.max(1) as f64;
+        let mean = sums.map(|sum| sum / count);
+        let mut moments = [0.0; 3];
+        for [y, x] in pairs() {
+            let (y, x) = (y - mean[0], x - mean[1]);
+            moments[0] += y * y;
+            moments[1] += x * x;
+            moments[2] += y * x;
+        }
+        let [y, x, covariance] = moments.map(|sum| sum / count);
+        Self { mean, variance: [y, x], covariance }
+    }
+
+    /// The line from `x` to `y` with the least squared error, of slopes that are not far from 1.
+    pub fn line(&self) -> Line {
+        let [y, x] = self.mean;
+        let slope = match self.variance[1] > LEAST_VARIANCE && self.covariance > 0.0 {
+            true => (self.covariance / self.variance[1]).clamp(SLOPES[0], SLOPES[1]),
+            false => 1.0,
+        };
+        Line { slope: slope as f32, offset: (y - slope * x) as f32 }
+    }
+
+    /// The variance of all outputs in floats over the mean squared error of lines, in dB.
+    pub fn signal_to_noise(of: &[Self], lines: &[Line]) -> f64 {
+        let signal: f64 = of.iter().map(|moments| moments.variance[0]).sum();
+        let noise = |(Self { mean: [my, mx], variance: [y, x], covariance }, line): (&Self, &Line)| {
+            let [slope, offset] = [line.slope, line.offset].map(f64::from);
+            y + slope * (slope * x - 2.0 * covariance) + (slope * mx + offset - my).powi(2)
+        };
+        let noise: f64 = of.iter().zip(lines).map(noise).sum();
+        10.0 * (signal / noise.max(signal * 1e-15).max(f64::MIN_POSITIVE)).max(f64::MIN_POSITIVE).log10()
+    }
+}

@@ -1,0 +1,398 @@
+//! [`calibrate`]: a trained network for images in stored codes that serve all precisions, without training.
+
+use super::factor::{Factor, divided};
+use super::fold::folded;
+use super::grid::{Nest, Scratch};
+use super::language::Progress;
+use super::moments::{Line, Moments};
+use super::patches::{Products, products};
+use super::planes::Planes;
+use super::weight::codes_of_outputs;
+use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description, FORMAT_VERSION, SavedModel};
+use crate::nn::{
+    Executor, Pass, PrecisionNorm, QuantConv2d, QuantLinear, Table, Tensors, Value, fit_activation,
+};
+use burn::nn::RmsNorm;
+use burn::tensor::Device;
+use dr_kernels::KernelError;
+use dr_kernels::host::{Product, Results, StoredWeight, code_len};
+use dr_kernels::integer::{Activation, CodeQuantizer, Conv2dOptions};
+use dr_precision::{Granularity, Precision, PrecisionSet};
+use dr_runtime::file::{Affine, BatchNormKind, CalibratedError, CalibratedLayer, CalibratedPass, STORED};
+use dr_runtime::graph::{Layer, LayerKind, Op};
+use nalgebra::DMatrix;
+use rayon::prelude::*;
+use thiserror::Error;
+
+/// What [`calibrate`] makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkOptions {
+    /// The precisions that the result has.
+    pub precisions: PrecisionSet,
+    /// The first and the last layer switch like all others; else they stay at 8 bits.
+    pub switch_edge: bool,
+    /// The weights of depthwise convolutions switch like all others; else they stay at 8 bits.
+    pub switch_depthwise: bool,
+}
+
+/// What quantization leaves of a layer's outputs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerNoise {
+    /// The layer.
+    pub name: String,
+    /// At each precision of the set, the variance of the outputs in floats over the mean squared error, in dB: with all layers before it quantized, too.
+    pub signal_to_noise: Vec<f64>,
+}
+
+/// Why a network cannot be quantized.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CalibrationError {
+    /// No input to look at.
+    #[error("no inputs to calibrate with: expected at least one")]
+    NoInputs,
+    /// A network for something else.
+    #[error("the network takes tokens: expected one for images")]
+    Tokens,
+    /// Weights that are no numbers.
+    #[error("layer `{0}` has weights that are not finite")]
+    Weights(String),
+    /// Values that are no numbers.
+    #[error("layer `{0}` is given values that are not finite")]
+    Inputs(String),
+    /// The network.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// Layers that cannot be computed in integers.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// Layers that cannot be stored.
+    #[error("layer `{name}` has {error}")]
+    Layer {
+        /// The layer.
+        name: String,
+        /// Why.
+        error: CalibratedError,
+    },
+}
+
+/// Quantizes a float network for images without training, as `inputs` show that it is used, batches of images `[batch, channels, rows, columns]`.
+///
+/// One pass over the layers in their order: all inputs are computed in floats, and at each precision with the layers before already quantized, by the kernels that
+/// will compute them. What is in memory at a time are the values of all inputs between layers that are still to be read, in floats, once and for each precision.
+/// The report has the layers in that order.
+///
+/// # Errors
+/// A network that is not in floats or not for images, no inputs, weights or values that are not finite.
+pub fn calibrate(
+    float: &Artifact, inputs: Vec<Value>, options: &NetworkOptions, mut progress: impl FnMut(Progress<'_>),
+) -> Result<(Artifact, Vec<LayerNoise>), CalibrationError> {
+    let folded = folded(float)?;
+    let graph = folded.graph()?;
+    if graph.input() == Some(&Op::Tokens) || !graph.embeddings().is_empty() {
+        return Err(CalibrationError::Tokens);
+    }
+    if inputs.is_empty() {
+        return Err(CalibrationError::NoInputs);
+    }
+    let NetworkOptions { precisions, switch_edge, switch_depthwise } = options.clone();
+    let description = Description {
+        format_version: FORMAT_VERSION,
+        kind: ArtifactKind::Calibrated,
+        precisions,
+        edge: Precision::uniform(STORED),
+        switch_edge,
+        switch_depthwise,
+        batch_norm: BatchNormKind::Shared,
+        ..folded.description.clone()
+    };
+    let model = folded.network(&Device::flex())?;
+    let streams = vec![inputs; 1 + description.precisions.len()];
+    let (layers, noise) = (vec![], vec![]);
+    let mut sweep = Sweep {
+        folded: &folded,
+        description: &description,
+        layers,
+        noise,
+        error: None,
+        progress: &mut progress,
+    };
+    model.run(&mut sweep, Values(streams));
+    let Sweep { layers, noise, error, .. } = sweep;
+    if let Some(error) = error {
+        return Err(error);
+    }
+    let parts = graph.layers().iter().zip(&layers);
+    let tensors = parts.flat_map(|(of, layer)| layer.tensors(&of.name));
+    let mut all = folded.tensors.clone();
+    for Layer { name, .. } in graph.layers() {
+        ["weight", "bias"].map(|part| all.remove(&format!("{name}.{part}")));
+    }
+    all.extend(tensors);
+    Ok((Artifact { description, tensors: all }, noise))
+}
+
+/// A value in all streams, in floats first, and then at each precision: of each batch of inputs.
+#[derive(Clone)]
+struct Values(Vec<Vec<Value>>);
+
+/// Computes all streams, operation by operation, and quantizes each layer before it is computed.
+struct Sweep<'a, P> {
+    /// The float network.
+    folded: &'a Artifact,
+    /// What is made of it.
+    description: &'a Description,
+    /// Those that are done.
+    layers: Vec<CalibratedLayer>,
+    noise: Vec<LayerNoise>,
+    error: Option<CalibrationError>,
+    progress: &'a mut P,
+}
+
+impl<P: FnMut(Progress<'_>)> Sweep<'_, P> {
+    /// Quantizes the next layer of the graph, and computes it; `compute` does so in floats.
+    fn layer(&mut self, x: Values, mut compute: impl FnMut(Value) -> Value) -> Values {
+        let Values(mut streams) = x;
+        if self.error.is_none() {
+            let (float, quantized) = streams.split_at_mut(1);
+            let y: Vec<Value> = float[0].iter().cloned().map(&mut compute).collect();
+            match self.quantized(&float[0], &y, quantized) {
+                Ok(()) => float[0] = y,
+                Err(error) => self.error = Some(error),
+            }
+        }
+        if self.error.is_some() {
+            // Of no use, but of the sizes that what follows expects.
+            streams[0] = std::mem::take(&mut streams[0]).into_iter().map(compute).collect();
+            streams = vec![streams[0].clone(); streams.len()];
+        }
+        Values(streams)
+    }
+
+    /// Quantizes the next layer, whose inputs and outputs in floats are `x` and `y`, and replaces the inputs of each precision by its outputs.
+    fn quantized(
+        &mut self, x: &[Value], y: &[Value], streams: &mut [Vec<Value>],
+    ) -> Result<(), CalibrationError> {
+        let (graph, at) = (self.folded.graph()?, self.layers.len());
+        let Layer { name, kind, .. } = &graph.layers()[at];
+        let (shape, outputs) = (kind.weight_shape(), kind.outputs());
+        let weight = self.folded.f32(&format!("{name}.weight"), &shape)?;
+        let bias = self.folded.f32(&format!("{name}.bias"), &[outputs])?;
+        if !weight.iter().chain(bias).all(|value| value.is_finite()) {
+            return Err(CalibrationError::Weights(name.clone()));
+        }
+        let widths = self.description.precisions.iter();
+        let widths = widths.map(|of| self.description.calibrated_widths(graph, at, of)).collect::<Vec<_>>();
+        let inputs = quantizers(x, &widths, graph.after_relu(at));
+        let inputs = inputs.ok_or_else(|| CalibrationError::Inputs(name.clone()))?;
+        let nest = Nest::of_outputs(widths.iter().map(|widths| widths.weights));
+        let Choice { codes, lines } = choose(kind, weight, &nest, &widths, x, streams, &inputs);
+        let options = match *kind {
+            LayerKind::Conv2d { stride, padding, .. } => {
+                Conv2dOptions { stride, padding, ..Default::default() }
+            }
+            LayerKind::Linear { .. } => Conv2dOptions::default(),
+        };
+        let stored = StoredWeight::from_codes(&codes, &shape, kind.groups(), STORED, Granularity::Channel)?;
+        let y: Vec<Planes> = y.iter().map(Planes::of).collect();
+        let (mut passes, mut noise) = (vec![], vec![]);
+        let precisions = self.description.precisions.iter().zip(&widths).zip(inputs).zip(streams);
+        for (((precision, &widths), input), stream) in precisions {
+            let width = nest.widths().iter().position(|&bits| bits == widths.weights).unwrap_or_default();
+            let part =
+                |of: fn(Affine) -> f32| lines.iter().map(|lines| of(lines[width])).collect::<Vec<f32>>();
+            let (mut scale, mut offset) = (part(|line| line.scale), part(|line| line.offset));
+            let codes = stored.at(widths.weights, &scale)?.with_offsets(&offset)?;
+            let gain = vec![1.0; outputs];
+            let product = Product::new(codes, options, input, &gain, bias, Activation::None)?;
+            let outputs = stream.iter().map(|x| computed(&product, &Planes::of(x)));
+            let mut outputs = outputs.collect::<Result<Vec<Planes>, KernelError>>()?;
+            let moments = Moments::of(&y, &outputs);
+            let lines: Vec<Line> = moments.iter().map(Moments::line).collect();
+            let mut shift = bias.to_vec();
+            for (at, Line { slope, offset: added }) in lines.iter().enumerate() {
+                scale[at] *= slope;
+                offset[at] *= slope;
+                shift[at] = slope * bias[at] + added;
+            }
+            outputs.iter_mut().for_each(|values| values.map_channels(&lines));
+            *stream = outputs.into_iter().zip(&*stream).map(|(values, x)| values.like(x)).collect();
+            noise.push(Moments::signal_to_noise(&moments, &lines));
+            passes.push(CalibratedPass {
+                precision,
+                widths,
+                scale: scale.into(),
+                offset: offset.into(),
+                bias: shift.into(),
+                input: vec![input.scale, input.zero_point].into(),
+            });
+        }
+        let layer = CalibratedLayer::new(&shape, codes, passes);
+        self.layers.push(layer.map_err(|error| CalibrationError::Layer { name: name.clone(), error })?);
+        self.noise.push(LayerNoise { name: name.clone(), signal_to_noise: noise });
+        (self.progress)(Progress::Layer { name, done: at + 1, of: graph.layers().len() });
+        Ok(())
+    }
+}
+
+/// How inputs of a layer become codes at each precision, by what they are in floats: at 8 bits over their whole range, with 0; at fewer with the
+/// least squared error. `None` if some are not finite.
+fn quantizers(x: &[Value], widths: &[Precision], after_relu: bool) -> Option<Vec<CodeQuantizer>> {
+    let (mut low, mut high, mut sample) = (0.0f32, 0.0f32, vec![]);
+    for x in x {
+        let Planes { values, .. } = Planes::of(x);
+        if !values.iter().all(|value| value.is_finite()) {
+            return None;
+        }
+        low = values.iter().copied().fold(low, f32::min);
+        high = values.iter().copied().fold(high, f32::max);
+        // An odd step visits all columns of the usual, even, image sizes.
+        sample.extend(values.iter().step_by((values.len() / SAMPLE) | 1));
+    }
+    let of = |&Precision { activations: bits, .. }: &Precision| {
+        let levels = bits.unsigned_max() as f32;
+        let (scale, zero_point) = match bits == STORED {
+            true if high > low => ((high - low) / levels, low),
+            true => (1.0 / levels, 0.0),
+            false => fit_activation(&sample, bits, after_relu),
+        };
+        CodeQuantizer { bits, scale, zero_point }
+    };
+    Some(widths.iter().map(of).collect())
+}
+
+/// How many values of a batch ranges of few bits are fitted to.
+const SAMPLE: usize = 1 << 12;
+
+/// Stored codes, and what they stand for at each width of the nest, by output.
+struct Choice {
+    codes: Vec<i8>,
+    lines: Vec<Vec<Affine>>,
+}
+
+/// By how much the products of inputs are damped for targets, as a part of their mean.
+const TARGET_DAMPING: f32 = 0.1;
+
+/// Added to the importance of inputs, so that none has none.
+const LEAST_IMPORTANCE: f32 = 1e-3;
+
+/// Chooses the codes of a layer's weight for all widths of a nest.
+///
+/// A layer that reads all of its inputs has targets that know the quantized inputs `x_b`: the weights `W C_b H_b^-1` with `H_b = sum x_b x_b^T` and `C_b =
+/// sum x x_b^T`, damped; and weights of later inputs make up for errors. In others, each weight has the code that is best for it alone.
+fn choose(
+    kind: &LayerKind, weight: &[f32], nest: &Nest, widths: &[Precision], x: &[Value], streams: &[Vec<Value>],
+    quantizers: &[CodeQuantizer],
+) -> Choice {
+    let outputs = kind.outputs();
+    let inputs = weight.len() / outputs;
+    // For each width, the first precision that has it.
+    let of_width = |bits| widths.iter().position(|of| of.weights == bits).unwrap_or_default();
+    let at: Vec<usize> = nest.widths().iter().map(|&bits| of_width(bits)).collect();
+    let known = (kind.groups() == 1).then(|| {
+        let streams: Vec<_> = at.iter().map(|&at| (&streams[at][..], quantizers[at])).collect();
+        products(kind, x, &streams)
+    });
+    let mean = known.as_ref().map(|known| mean_hessian(known));
+    let importance = match &mean {
+        Some(hessian) => {
+            let mean = (hessian.trace() / inputs as f32).max(f32::MIN_POSITIVE);
+            hessian.diagonal().iter().map(|h| h / mean + LEAST_IMPORTANCE).collect()
+        }
+        None => vec![1.0; inputs],
+    };
+    let fit = |scratch: &mut Scratch, row| nest.fit_lines(row, &importance, scratch);
+    let lines: Vec<Vec<Affine>> = weight.par_chunks(inputs).map_init(Scratch::default, fit).collect();
+    let (Some(known), Some(hessian)) = (known, mean) else {
+        let targets = vec![weight.to_vec(); at.len()];
+        return Choice { codes: codes_of_outputs(&targets, &lines, nest, None), lines };
+    };
+    let rows = DMatrix::from_row_slice(outputs, inputs, weight);
+    let targets = known.par_iter().map(|of| target(&rows, of)).collect::<Vec<_>>();
+    let mut order: Vec<usize> = (0..inputs).collect();
+    order.sort_by(|&a, &b| hessian[(b, b)].total_cmp(&hessian[(a, a)]));
+    let ordered = DMatrix::from_fn(inputs, inputs, |i, j| hessian[(order[i], order[j])]);
+    let factor = Factor::new(ordered.as_slice(), inputs);
+    let in_order = |of: &DMatrix<f32>| {
+        (0..outputs).flat_map(|row| order.iter().map(move |&input| of[(row, input)])).collect::<Vec<f32>>()
+    };
+    let targets: Vec<Vec<f32>> = targets.iter().map(in_order).collect();
+    let chosen = codes_of_outputs(&targets, &lines, nest, factor.as_ref());
+    let mut codes = vec![0; chosen.len()];
+    for (codes, chosen) in codes.chunks_mut(inputs).zip(chosen.chunks(inputs)) {
+        order.iter().zip(chosen).for_each(|(&input, &code)| codes[input] = code);
+    }
+    Choice { codes, lines }
+}
+
+fn mean_hessian(known: &[Products]) -> DMatrix<f32> {
+    let mut mean = known[0].hessian.clone();
+    known[1..].iter().for_each(|of| mean += &of.hessian);
+    mean / known.len() as f32
+}
+
+/// What weights are to be where inputs are quantized.
+fn target(weights: &DMatrix<f32>, Products { hessian, cross }: &Products) -> DMatrix<f32> {
+    let inputs = hessian.nrows();
+    let damping = TARGET_DAMPING * hessian.trace() / inputs as f32;
+    let [mut hessian, mut cross] = [hessian.clone(), cross.clone()];
+    for i in 0..inputs {
+        hessian[(i, i)] += damping;
+        cross[(i, i)] += damping;
+    }
+    divided(&(weights * cross), &hessian, 1e-6).unwrap_or_else(|| weights.clone())
+}
+
+/// What a product makes of values.
+fn computed(product: &Product, x: &Planes) -> Result<Planes, KernelError> {
+    let [batch, channels, rows, columns] = x.dims;
+    let dims = [batch, rows, columns, channels];
+    let mut codes = vec![0; code_len(dims)];
+    product.quantize(&x.values, dims, false, &mut codes)?;
+    let [_, rows, columns, channels] = product.output(dims)?;
+    let mut values = vec![0.0; batch * rows * columns * channels];
+    product.run(&codes, dims, None, Results { values: Some(&mut values), codes: None })?;
+    Ok(Planes::from_channels_last(&values, [batch, channels, rows, columns]))
+}
+
+impl<P: FnMut(Progress<'_>)> Executor for Sweep<'_, P> {
+    type Value = Values;
+
+    fn conv2d(&mut self, x: Values, layer: &QuantConv2d, norm: Option<&PrecisionNorm>) -> Values {
+        let pass = Pass::float();
+        self.layer(x, |x| Tensors::new(&pass).conv2d(x, layer, norm))
+    }
+
+    fn linear(&mut self, x: Values, layer: &QuantLinear) -> Values {
+        let pass = Pass::float();
+        self.layer(x, |x| Tensors::new(&pass).linear(x, layer))
+    }
+
+    fn rms_norm(&mut self, Values(streams): Values, norm: &RmsNorm) -> Values {
+        let pass = Pass::float();
+        let of = |x| Tensors::new(&pass).rms_norm(x, norm);
+        Values(streams.into_iter().map(|stream| stream.into_iter().map(of).collect()).collect())
+    }
+
+    fn embedding(&mut self, tokens: Values, _: Table<'_>) -> Values {
+        unreachable!("a network for images has no embeddings: {} streams", tokens.0.len())
+    }
+
+    fn op(&mut self, op: Op, inputs: Vec<Values>) -> Values {
+        let (pass, mut inputs) = (Pass::float(), inputs);
+        let streams = inputs.first().map_or(0, |Values(streams)| streams.len());
+        let stream = |at: usize| {
+            let mut inputs: Vec<_> = inputs
+                .iter_mut()
+                .map(|Values(streams)| std::mem::take(&mut streams[at]).into_iter())
+                .collect();
+            let batches = inputs.first().map_or(0, ExactSizeIterator::len);
+            let batch = |_| {
+                let inputs = inputs.iter_mut().filter_map(Iterator::next).collect();
+                Tensors::new(&pass).op(op.clone(), inputs)
+            };
+            (0..batches).map(batch).collect()
+        };
+        Values((0..streams).map(stream).collect())
+    }
+}

@@ -1,0 +1,112 @@
+//! [`products`]: sums of products of what a layer's weights are multiplied by.
+
+use super::planes::Planes;
+use crate::nn::Value;
+use dr_kernels::integer::CodeQuantizer;
+use dr_precision::semantics;
+use dr_runtime::graph::LayerKind;
+use nalgebra::DMatrix;
+use rayon::prelude::*;
+
+/// Sums over output positions of products of the inputs of a layer: `x` in floats, `x_b` at a precision. Both are `[inputs, inputs]`, of weights in their order.
+pub(super) struct Products {
+    /// `sum x_b x_b^T`
+    pub hessian: DMatrix<f32>,
+    /// `sum x x_b^T`
+    pub cross: DMatrix<f32>,
+}
+
+/// About so many output positions are looked at, evenly over all inputs.
+const POSITIONS: usize = 1 << 16;
+
+/// So many at a time.
+const CHUNK: usize = 1 << 11;
+
+/// The products of a layer that reads all inputs for each output, for some precisions, each of which has its inputs and how they are quantized.
+pub(super) fn products(
+    kind: &LayerKind, x: &[Value], streams: &[(&[Value], CodeQuantizer)],
+) -> Vec<Products> {
+    let shape = kind.weight_shape();
+    let inputs: usize = shape[1..].iter().product();
+    let zeros = || DMatrix::zeros(inputs, inputs);
+    let mut sums: Vec<_> = streams.iter().map(|_| Products { hessian: zeros(), cross: zeros() }).collect();
+    let mut before = 0usize;
+    let positions = |x: &Value| {
+        let dims = Planes::of(x).dims;
+        dims[0] * kind.output_size([dims[2], dims[3]]).iter().product::<usize>()
+    };
+    let all: usize = x.iter().map(positions).sum();
+    // An odd step visits all columns of the usual, even, image sizes.
+    let step = if all <= POSITIONS { 1 } else { all.div_ceil(POSITIONS) | 1 };
+    for (batch, x) in x.iter().enumerate() {
+        let x = Windows { planes: Planes::of(x), kind, quantizer: None };
+        let quantized = streams.iter().map(|&(values, quantizer)| Windows {
+            planes: Planes::of(&values[batch]),
+            kind,
+            quantizer: Some(quantizer),
+        });
+        let quantized: Vec<_> = quantized.collect();
+        let count = x.positions();
+        let chosen: Vec<usize> = (before.next_multiple_of(step) - before..count).step_by(step).collect();
+        before += count;
+        for positions in chosen.chunks(CHUNK) {
+            let x = x.at(positions, inputs);
+            sums.par_iter_mut().zip(&quantized).for_each(|(sums, quantized)| {
+                let of = quantized.at(positions, inputs);
+                let turned = of.transpose();
+                sums.hessian.gemm(1.0, &of, &turned, 1.0);
+                sums.cross.gemm(1.0, &x, &turned, 1.0);
+            });
+        }
+    }
+    sums
+}
+
+/// What a layer reads of a batch, window by window.
+struct Windows<'a> {
+    planes: Planes,
+    kind: &'a LayerKind,
+    /// What values become before.
+    quantizer: Option<CodeQuantizer>,
+}
+
+impl Windows<'_> {
+    fn output(&self) -> [usize; 2] {
+        self.kind.output_size([self.planes.dims[2], self.planes.dims[3]])
+    }
+
+    fn positions(&self) -> usize {
+        self.planes.dims[0] * self.output().iter().product::<usize>()
+    }
+
+    /// The windows of these positions, `[inputs, positions]`.
+    fn at(&self, positions: &[usize], inputs: usize) -> DMatrix<f32> {
+        let ([_, channels, rows, columns], [out_rows, out_columns]) = (self.planes.dims, self.output());
+        let (kernel, stride, padding) = match *self.kind {
+            LayerKind::Conv2d { kernel, stride, padding, .. } => (kernel, stride, padding),
+            LayerKind::Linear { .. } => ([1; 2], [1; 2], [0; 2]),
+        };
+        let mut windows = DMatrix::zeros(inputs, positions.len());
+        let of_position = windows.as_mut_slice().par_chunks_mut(inputs).zip(positions);
+        of_position.for_each(|(window, &position)| {
+            let (image, at) = (position / (out_rows * out_columns), position % (out_rows * out_columns));
+            let image = &self.planes.values[image * channels * rows * columns..];
+            let first = [at / out_columns * stride[0], at % out_columns * stride[1]];
+            for (at, value) in window.iter_mut().enumerate() {
+                let (channel, tap) = (at / (kernel[0] * kernel[1]), at % (kernel[0] * kernel[1]));
+                let row = (first[0] + tap / kernel[1]).checked_sub(padding[0]).filter(|&row| row < rows);
+                let column = (first[1] + tap % kernel[1]).checked_sub(padding[1]);
+                if let (Some(row), Some(column)) = (row, column.filter(|&column| column < columns)) {
+                    *value = self.quantized(image[(channel * rows + row) * columns + column]);
+                }
+            }
+        });
+        windows
+    }
+
+    fn quantized(&self, x: f32) -> f32 {
+        let Some(CodeQuantizer { bits, scale, zero_point }) = self.quantizer else { return x };
+        let code = semantics::quantize_activation(x, scale, zero_point, bits);
+        semantics::dequantize_activation(code, scale, zero_point)
+    }
+}

@@ -1,0 +1,74 @@
+//! [`Planes`]: values of a batch on the host, channel by channel.
+
+use super::moments::Line;
+use crate::nn::Value;
+use crate::nn::quantizers::host;
+use burn::tensor::{Device, Tensor, TensorData};
+use rayon::prelude::*;
+
+/// Values of a batch; of rows, images of one pixel.
+pub(super) struct Planes {
+    /// Of batch, channels, rows and columns.
+    pub values: Vec<f32>,
+    /// These four sizes.
+    pub dims: [usize; 4],
+}
+
+impl Planes {
+    /// Those of a value.
+    ///
+    /// # Panics
+    /// If it is tokens.
+    pub fn of(value: &Value) -> Self {
+        match value {
+            Value::Images(images) => Self { values: host(images), dims: images.dims() },
+            Value::Rows(rows) => {
+                let [n, features] = rows.dims();
+                Self { values: host(rows), dims: [n, features, 1, 1] }
+            }
+            Value::Tokens(_) => panic!("tokens: expected images or rows"),
+        }
+    }
+
+    /// Of values `[batch, rows, columns, channels]`; `dims` are in the other order.
+    pub fn from_channels_last(values: &[f32], dims: [usize; 4]) -> Self {
+        let [_, channels, rows, columns] = dims;
+        let pixels = (rows * columns).max(1);
+        let mut planes = vec![0.0; values.len()];
+        let images = planes.par_chunks_mut((channels * pixels).max(1));
+        images.zip(values.par_chunks((channels * pixels).max(1))).for_each(|(planes, values)| {
+            for (channel, plane) in planes.chunks_mut(pixels).enumerate() {
+                let of_channel = values.iter().skip(channel).step_by(channels);
+                plane.iter_mut().zip(of_channel).for_each(|(to, from)| *to = *from);
+            }
+        });
+        Self { values: planes, dims }
+    }
+
+    /// As a value of the kind of another one.
+    pub fn like(self, other: &Value) -> Value {
+        let ([batch, channels, ..], device) = (self.dims, Device::flex());
+        match other {
+            Value::Rows(_) => {
+                Tensor::<2>::from_data(TensorData::new(self.values, [batch, channels]), &device).into()
+            }
+            _ => Tensor::<4>::from_data(TensorData::new(self.values, self.dims), &device).into(),
+        }
+    }
+
+    /// The values of a channel, image by image.
+    pub fn channel(&self, channel: usize) -> impl Iterator<Item = &[f32]> {
+        let [_, channels, rows, columns] = self.dims;
+        self.values.chunks((rows * columns).max(1)).skip(channel).step_by(channels)
+    }
+
+    /// Replaces the values of each channel.
+    pub fn map_channels(&mut self, lines: &[Line]) {
+        let [_, _, rows, columns] = self.dims;
+        let planes = self.values.par_chunks_mut((rows * columns).max(1)).enumerate();
+        planes.for_each(|(at, plane)| {
+            let Line { slope, offset } = lines[at % lines.len()];
+            plane.iter_mut().for_each(|value| *value = slope * *value + offset);
+        });
+    }
+}
