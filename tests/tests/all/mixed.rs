@@ -145,7 +145,7 @@ fn what_cannot_be() {
     let _ = program.output(&free);
     says(
         &["export", "--model", "joint.safetensors", "--plan", "good.toml", "--out", "x.safetensors"],
-        &["joint.safetensors", "was not trained for mixed precision", "train --mixed"],
+        &["joint.safetensors", "a calibrated model: expected a multi-precision one"],
     );
     assert!(!folder.join("x.safetensors").exists());
 

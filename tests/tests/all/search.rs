@@ -132,7 +132,11 @@ fn what_does_not_fit_is_refused() {
     let joint = ["search", "--model", "joint.safetensors", "--budget", "avg-bits=4"];
     refused(
         &joint,
-        &["joint.safetensors`: the model was not trained for mixed precision", "hint: ", "--mixed"],
+        &[
+            "joint.safetensors`: a calibrated model: expected a multi-precision or nested one",
+            "hint: ",
+            "--mixed",
+        ],
     );
 
     let traces = fs::read_to_string(program.at("run/traces.json")).expect("traces");

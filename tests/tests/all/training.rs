@@ -182,12 +182,42 @@ fn a_float_model_can_be_quantized_without_training() {
         "--out",
         "free.safetensors",
     ]);
-    assert!(written.starts_with("wrote free.safetensors: multi-precision, "), "{written}");
+    assert!(written.starts_with("signal to noise (dB)  w8a8  w4a8\n"), "{written}");
+    assert!(written.contains("\nstages.0.0.conv1 ") && written.contains("\nhead "), "{written}");
+    assert!(written.contains("wrote free.safetensors: calibrated, "), "{written}");
     let found = eval(&program, &["free.safetensors"]);
     let float = report(&program, "run")["float"]["top1"].as_f64().expect("a number");
     let eight = found["precisions"][0]["top1"].as_f64().expect("a number");
     assert!((eight - float).abs() < 5.0, "{eight} {float}");
     assert_eq!(found["precisions"][1]["precision"], "w4a8");
+    // The same in integers, next to the float network; and again of a file of one precision.
+    let compare = ["--engine", "integer", "--compare", "run/float.safetensors"];
+    let integers = eval(&program, &[&["free.safetensors"], &compare[..]].concat());
+    let [wide, narrow] = [0, 1].map(|at| &integers["precisions"][at]["agreement"]);
+    assert!(wide["divergence"].as_f64().expect("a number") < 0.01, "{wide}");
+    assert!(narrow["relative_error"].as_f64() > wide["relative_error"].as_f64(), "{narrow} {wide}");
+    let _ = program.output(&[
+        "export",
+        "--model",
+        "free.safetensors",
+        "--precision",
+        "w4a8",
+        "--out",
+        "w4a8.safetensors",
+    ]);
+    let exported = eval(&program, &[&["w4a8.safetensors"], &compare[..]].concat());
+    assert_eq!(exported["precisions"][0]["agreement"], *narrow);
+    let _ = program.output(&["info", "w4a8.safetensors"]);
+    let _ = program.output(&["latency", "--model", "free.safetensors", "--samples", "1"]);
+    let _ = program.output(&[
+        "export",
+        "--model",
+        "free.safetensors",
+        "--precision",
+        "w4a8",
+        "--out",
+        "w4a8.onnx",
+    ]);
 }
 
 #[test]

@@ -77,7 +77,7 @@ pub enum CalibratedError {
         expected: usize,
     },
     /// Something that makes no numbers.
-    #[error("a {what} of {found} at {precision}: expected finite numbers, and scales above 0")]
+    #[error("{what} {found} at {precision}: expected finite numbers, and scales above 0")]
     Number {
         /// What it is.
         what: &'static str,

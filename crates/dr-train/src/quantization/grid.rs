@@ -382,6 +382,30 @@ mod tests {
     }
 
     #[test]
+    fn widths_that_are_not_asked_for_count_nothing() {
+        let nest = Nest::of_outputs([BitWidth::B4, BitWidth::B6]);
+        assert_eq!(nest.widths(), [BitWidth::B8, BitWidth::B6, BitWidth::B4]);
+        assert_eq!((nest.weight(0), nest.weight(1)), (0.0, 1.0));
+        assert!((nest.weight(2) - 1.0 / 9.0).abs() < 1e-6);
+        let nest = Nest::of_outputs([BitWidth::B8, BitWidth::B6]);
+        assert_eq!(nest.weight(0), 1.0);
+        let language = Nest::new([BitWidth::B4]);
+        assert_eq!((language.weight(0), language.weight(1)), (1.0, 1.0 / 16.0));
+    }
+
+    #[test]
+    fn outputs_of_one_value_are_exact() {
+        for value in [0.0, 1.0, -3.7e-12, 1e20] {
+            let nest = Nest::of_outputs([BitWidth::B8, BitWidth::B2]);
+            for line in nest.fit_lines(&[value; 5], &[1.0; 5], &mut Scratch::default()) {
+                assert!(line.scale > 0.0 && line.scale.is_finite(), "{line:?}");
+                let least = (-2i8..2).map(|code| (line.value(code.into()) - value).abs());
+                assert!(least.fold(f32::INFINITY, f32::min) <= 1e-5 * value.abs(), "{line:?} for {value}");
+            }
+        }
+    }
+
+    #[test]
     fn widths_fall_and_are_there_once() {
         let nest = nest();
         assert_eq!(nest.widths().iter().map(|bits| bits.bits()).collect::<Vec<_>>(), [8, 7, 6, 4, 3, 2]);

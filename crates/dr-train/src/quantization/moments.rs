@@ -76,3 +76,42 @@ impl Moments {
         10.0 * (signal / noise.max(signal * 1e-15).max(f64::MIN_POSITIVE)).max(f64::MIN_POSITIVE).log10()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planes(values: &[f32]) -> Planes {
+        Planes { values: values.to_vec(), dims: [1, 3, 1, values.len() / 3] }
+    }
+
+    #[test]
+    fn lines_have_the_least_error_and_slopes_near_one() {
+        let x = planes(&[1.0, 2.0, 3.0, 4.0, 1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0]);
+        // A line; nothing to take a slope from; the other way round.
+        let y = planes(&[2.5, 4.0, 5.5, 7.0, 3.0, 5.0, 3.0, 5.0, 1.0, 0.0, 1.0, 0.0]);
+        let moments = Moments::of(std::slice::from_ref(&y), std::slice::from_ref(&x));
+        let lines: Vec<Line> = moments.iter().map(Moments::line).collect();
+        assert_eq!(lines[0], Line { slope: 1.5, offset: 1.0 });
+        assert_eq!(lines[1], Line { slope: 1.0, offset: 3.0 });
+        assert_eq!(lines[2], Line { slope: 1.0, offset: 0.0 });
+        let mut mapped = planes(&x.values);
+        mapped.map_channels(&lines);
+        let mean = |values: &[f32]| values.iter().sum::<f32>() / values.len() as f32;
+        for channel in 0..3 {
+            let [found, expected] = [&mapped, &y].map(|of| mean(of.channel(channel).next().unwrap()));
+            assert!((found - expected).abs() < 1e-6, "{found} instead of {expected}");
+        }
+        let noise: f32 = mapped.values.iter().zip(&y.values).map(|(x, y)| (x - y).powi(2)).sum::<f32>() / 4.0;
+        let signal = 2.8125 + 1.0 + 0.25;
+        let expected = 10.0 * f64::from(signal / noise).log10();
+        assert!((Moments::signal_to_noise(&moments, &lines) - expected).abs() < 1e-4, "not {expected} dB");
+    }
+
+    #[test]
+    fn slopes_are_clamped() {
+        let (x, y) = (planes(&[0.0, 1.0, 0.0, 1.0, 0.0, 1.0]), planes(&[0.0, 9.0, 0.0, 0.1, 0.0, 1.0]));
+        let slopes = Moments::of(&[y], &[x]).iter().map(|moments| moments.line().slope).collect::<Vec<_>>();
+        assert_eq!(slopes, [2.0, 0.5, 1.0]);
+    }
+}

@@ -5,7 +5,7 @@ use super::fold::folded;
 use super::grid::{Nest, Scratch};
 use super::language::Progress;
 use super::moments::{Line, Moments};
-use super::patches::{Products, products};
+use super::patches::{Products, positions, products};
 use super::planes::Planes;
 use super::weight::codes_of_outputs;
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description, FORMAT_VERSION, SavedModel};
@@ -126,7 +126,9 @@ pub fn calibrate(
     let tensors = parts.flat_map(|(of, layer)| layer.tensors(&of.name));
     let mut all = folded.tensors.clone();
     for Layer { name, .. } in graph.layers() {
-        ["weight", "bias"].map(|part| all.remove(&format!("{name}.{part}")));
+        for part in ["weight", "bias"] {
+            all.remove(&format!("{name}.{part}"));
+        }
     }
     all.extend(tensors);
     Ok((Artifact { description, tensors: all }, noise))
@@ -278,8 +280,9 @@ const LEAST_IMPORTANCE: f32 = 1e-3;
 
 /// Chooses the codes of a layer's weight for all widths of a nest.
 ///
-/// A layer that reads all of its inputs has targets that know the quantized inputs `x_b`: the weights `W C_b H_b^-1` with `H_b = sum x_b x_b^T` and `C_b =
-/// sum x x_b^T`, damped; and weights of later inputs make up for errors. In others, each weight has the code that is best for it alone.
+/// A layer that reads all of its inputs, at more positions than an output has weights, has targets that know the quantized inputs `x_b`: the weights `W C_b H_b^-1`
+/// with `H_b = sum x_b x_b^T` and `C_b = sum x x_b^T`, damped; and weights of later inputs make up for errors. In others, each weight has the code that is best for
+/// it alone.
 fn choose(
     kind: &LayerKind, weight: &[f32], nest: &Nest, widths: &[Precision], x: &[Value], streams: &[Vec<Value>],
     quantizers: &[CodeQuantizer],
@@ -289,7 +292,7 @@ fn choose(
     // For each width, the first precision that has it.
     let of_width = |bits| widths.iter().position(|of| of.weights == bits).unwrap_or_default();
     let at: Vec<usize> = nest.widths().iter().map(|&bits| of_width(bits)).collect();
-    let known = (kind.groups() == 1).then(|| {
+    let known = (kind.groups() == 1 && positions(kind, x) > inputs).then(|| {
         let streams: Vec<_> = at.iter().map(|&at| (&streams[at][..], quantizers[at])).collect();
         products(kind, x, &streams)
     });

@@ -31,11 +31,7 @@ pub(super) fn products(
     let zeros = || DMatrix::zeros(inputs, inputs);
     let mut sums: Vec<_> = streams.iter().map(|_| Products { hessian: zeros(), cross: zeros() }).collect();
     let mut before = 0usize;
-    let positions = |x: &Value| {
-        let dims = Planes::of(x).dims;
-        dims[0] * kind.output_size([dims[2], dims[3]]).iter().product::<usize>()
-    };
-    let all: usize = x.iter().map(positions).sum();
+    let all = positions(kind, x);
     // An odd step visits all columns of the usual, even, image sizes.
     let step = if all <= POSITIONS { 1 } else { all.div_ceil(POSITIONS) | 1 };
     for (batch, x) in x.iter().enumerate() {
@@ -60,6 +56,15 @@ pub(super) fn products(
         }
     }
     sums
+}
+
+/// How many output positions a layer has for some inputs.
+pub(super) fn positions(kind: &LayerKind, x: &[Value]) -> usize {
+    let of = |x: &Value| {
+        let [batch, _, rows, columns] = Planes::dims(x);
+        batch * kind.output_size([rows, columns]).iter().product::<usize>()
+    };
+    x.iter().map(of).sum()
 }
 
 /// What a layer reads of a batch, window by window.
@@ -108,5 +113,63 @@ impl Windows<'_> {
         let Some(CodeQuantizer { bits, scale, zero_point }) = self.quantizer else { return x };
         let code = semantics::quantize_activation(x, scale, zero_point, bits);
         semantics::dequantize_activation(code, scale, zero_point)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, Tensor, TensorData};
+    use dr_precision::BitWidth;
+
+    /// A convolution is the product of its weights with the windows: their sums of products are those of its outputs.
+    #[test]
+    fn products_are_those_of_windows() {
+        let (channels, rows, columns) = (3, 5, 4);
+        let of = |seed: usize| {
+            let values: Vec<f32> =
+                (0..2 * channels * rows * columns).map(|at| ((at * seed) % 17) as f32 - 8.0).collect();
+            Value::from(Tensor::<4>::from_data(
+                TensorData::new(values, [2, channels, rows, columns]),
+                &Device::flex(),
+            ))
+        };
+        let x = [of(5), of(7)];
+        let kind = LayerKind::Conv2d {
+            channels: [channels, 1],
+            kernel: [2, 3],
+            stride: [2, 1],
+            padding: [1, 1],
+            groups: 1,
+        };
+        // Codes that stand for all of these values, and one that does not hold those above 3.
+        let exact = CodeQuantizer { bits: BitWidth::B8, scale: 1.0, zero_point: -8.0 };
+        let cut = CodeQuantizer { bits: BitWidth::B2, scale: 1.0, zero_point: 0.0 };
+        let sums = products(&kind, &x, &[(&x, exact), (&x, cut)]);
+        let mut expected = [DMatrix::<f32>::zeros(18, 18), DMatrix::zeros(18, 18), DMatrix::zeros(18, 18)];
+        for x in &x {
+            let Planes { values, .. } = Planes::of(x);
+            for (image, row, column) in
+                (0..2).flat_map(|i| (0..3).flat_map(move |r| (0..4).map(move |c| (i, r, c))))
+            {
+                let window = nalgebra::DVector::from_fn(18, |at, _| {
+                    let (channel, tap) = (at / 6, at % 6);
+                    let at = [row * 2 + tap / 3, column + tap % 3].map(|at| at.wrapping_sub(1));
+                    let inside = at[0] < rows && at[1] < columns;
+                    if inside {
+                        values[((image * channels + channel) * rows + at[0]) * columns + at[1]]
+                    } else {
+                        0.0
+                    }
+                });
+                let of_cut = window.map(|x| x.clamp(0.0, 3.0));
+                expected[0] += &window * window.transpose();
+                expected[1] += &of_cut * of_cut.transpose();
+                expected[2] += &window * of_cut.transpose();
+            }
+        }
+        assert_eq!(positions(&kind, &x), 48);
+        assert_eq!((&sums[0].hessian, &sums[0].cross), (&expected[0], &expected[0]));
+        assert_eq!((&sums[1].hessian, &sums[1].cross), (&expected[1], &expected[2]));
     }
 }

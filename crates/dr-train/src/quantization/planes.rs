@@ -20,13 +20,26 @@ impl Planes {
     /// # Panics
     /// If it is tokens.
     pub fn of(value: &Value) -> Self {
+        let values = match value {
+            Value::Images(images) => host(images),
+            Value::Rows(rows) => host(rows),
+            Value::Tokens(_) => panic!("tokens: expected images or rows"),
+        };
+        Self { values, dims: Self::dims(value) }
+    }
+
+    /// The sizes of a value, of batch, channels, rows and columns.
+    pub fn dims(value: &Value) -> [usize; 4] {
         match value {
-            Value::Images(images) => Self { values: host(images), dims: images.dims() },
+            Value::Images(images) => images.dims(),
             Value::Rows(rows) => {
                 let [n, features] = rows.dims();
-                Self { values: host(rows), dims: [n, features, 1, 1] }
+                [n, features, 1, 1]
             }
-            Value::Tokens(_) => panic!("tokens: expected images or rows"),
+            Value::Tokens(tokens) => {
+                let [n, positions] = tokens.dims();
+                [n, positions, 1, 1]
+            }
         }
     }
 

@@ -13,14 +13,14 @@ use dr_train::nn::{Model, Pass, QuantConfig};
 use dr_train::report::NumberFormat;
 use rand::SeedableRng;
 
-const CLASSES: usize = 10;
+pub const CLASSES: usize = 10;
 
 fn precisions() -> PrecisionSet {
     "8,w4a8,w6a4,5,4,3,w2a8,2".parse().unwrap()
 }
 
 /// Random images `[count, channels, rows, columns]` with structure: noise over waves.
-fn images(seed: u64, [count, channels, rows, columns]: [usize; 4], device: &Device) -> Tensor<4> {
+pub fn images(seed: u64, [count, channels, rows, columns]: [usize; 4], device: &Device) -> Tensor<4> {
     let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(seed);
     let noise = TensorData::random::<f32, _, _>(
         [count, channels, rows, columns],
@@ -36,15 +36,22 @@ fn images(seed: u64, [count, channels, rows, columns]: [usize; 4], device: &Devi
     Tensor::from_data(TensorData::new(values, [count, channels, rows, columns]), device)
 }
 
-/// A network with random weights whose BatchNorms have seen images in training mode, quantized without training, and again at each precision.
-fn network(kind: ConvNetKind, shape: [usize; 3], config: &QuantConfig, width: usize) -> Model {
-    let [channels, rows, columns] = shape;
+/// A float network with random weights whose BatchNorms have seen images in training mode.
+pub fn float(kind: ConvNetKind, [channels, rows, columns]: [usize; 3], width: usize) -> Model {
     let device = Device::flex().autodiff();
     let float = ConvNetConfig { width, ..ConvNetConfig::new(kind, channels, CLASSES) }.init(7, &device);
     let float = Model::trace(&float).unwrap();
     for seed in 0..12 {
         float.forward(images(seed, [16, channels, rows, columns], &device), &Pass::float());
     }
+    float
+}
+
+/// Such a network, quantized without training, whose BatchNorms have seen images again at each precision.
+fn network(kind: ConvNetKind, shape: [usize; 3], config: &QuantConfig, width: usize) -> Model {
+    let [channels, rows, columns] = shape;
+    let float = float(kind, shape, width);
+    let device = Device::flex().autodiff();
     let plain = Device::flex();
     let batches: Vec<_> = (20..22).map(|seed| images(seed, [32, channels, rows, columns], &plain)).collect();
     let network = float.quantize(config, batches);
@@ -73,7 +80,7 @@ fn load(artifact: &Artifact, precision: Precision) -> Network {
 }
 
 /// The values of logits `[batch, classes]`, an image each.
-fn rows(logits: Tensor<2>) -> Vec<Vec<f32>> {
+pub fn rows(logits: Tensor<2>) -> Vec<Vec<f32>> {
     let values: Vec<f32> = logits.into_data().try_into_vec().unwrap();
     values.chunks_exact(CLASSES).map(<[f32]>::to_vec).collect()
 }
@@ -84,17 +91,17 @@ fn argmax(row: &[f32]) -> usize {
 
 /// How two executions compare, over some images.
 #[derive(Debug, Default)]
-struct Agreement {
-    images: usize,
-    same_class: usize,
+pub struct Agreement {
+    pub images: usize,
+    pub same_class: usize,
     /// Images whose logits are all within a thousandth of the logits' spread.
-    close: usize,
+    pub close: usize,
     /// The largest difference, in spreads.
-    worst: f32,
+    pub worst: f32,
 }
 
 impl Agreement {
-    fn add(&mut self, expected: &[Vec<f32>], found: &[Vec<f32>]) {
+    pub fn add(&mut self, expected: &[Vec<f32>], found: &[Vec<f32>]) {
         assert_eq!(expected.len(), found.len());
         let values = || expected.iter().flatten().copied();
         let spread = values().fold(f32::MIN, f32::max) - values().fold(f32::MAX, f32::min);

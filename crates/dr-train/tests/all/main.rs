@@ -1,6 +1,7 @@
 //! The tests of `dr-train` from outside, in one program: what they share is linked once.
 
 mod artifact;
+mod calibrated;
 mod data;
 mod devices;
 mod folder;

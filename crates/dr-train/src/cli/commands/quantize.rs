@@ -105,6 +105,10 @@ pub fn quantize(registry: &Registry, args: &QuantizeArgs) -> Result<(), CommandE
     if description.check_task(LANGUAGE).is_err() {
         return calibrated(registry, &artifact, args, &device);
     }
+    if args.switch_depthwise || args.calibration_images.is_some() {
+        let found = "--switch-depthwise and --calibration-images are for images";
+        return Err(CommandError::new(format!("{found}: expected a network for images")));
+    }
     if let Some(calibration) = &args.calibration {
         return save(&nested(&artifact, args, calibration, &device)?, &args.out);
     }
@@ -133,9 +137,9 @@ fn calibrated(
     registry: &Registry, artifact: &Artifact, args: &QuantizeArgs, device: &Device,
 ) -> Result<(), CommandError> {
     let Description { input, normalization, .. } = &artifact.description;
-    if let Some(size) = args.group_size {
-        let found = format!("--group-size {size}: a network for images has a scale for each output");
-        return Err(CommandError::new(format!("{found}: expected no groups")));
+    if args.group_size.is_some() || args.tuning_steps > 0 {
+        let found = "--group-size and --tuning-steps are for language models";
+        return Err(CommandError::new(format!("{found}: expected a network for tokens")));
     }
     let few = CALIBRATION_PIXELS / (input.height * input.width).max(1);
     let count = args.calibration_images.unwrap_or_else(|| CALIBRATION_IMAGES.min(few).max(1));
@@ -187,7 +191,11 @@ fn nested(
     artifact: &Artifact, args: &QuantizeArgs, calibration: &Path, device: &Device,
 ) -> Result<Artifact, CommandError> {
     let in_model = |error: ArtifactError| error.in_file(&args.model);
-    artifact.description.check_task(LANGUAGE).map_err(in_model)?;
+    if args.switch_edge {
+        let found =
+            "--switch-edge with --calibration: the embedding and the head of a language model keep 8 bits";
+        return Err(CommandError::new(found));
+    }
     let widths = match &args.precisions {
         Some(set) if set.activations() == [STORED] => set.weights(),
         Some(set) => {

@@ -1,0 +1,307 @@
+//! Networks for images quantized without training.
+
+use crate::integer_network::{Agreement, CLASSES, float, images, rows};
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use dr_precision::{Precision, PrecisionSet};
+use dr_runtime::file::{CalibratedError, CalibratedLayer, CalibratedPass};
+use dr_runtime::graph::{Activation, Op};
+use dr_runtime::tensors::Network;
+use dr_runtime::{Arithmetic, RuntimeError};
+use dr_train::artifact::{
+    Artifact, ArtifactError, ArtifactKind, Described, Description, InputShape, SavedModel, TensorEntry,
+};
+use dr_train::models::{ConvNetKind, LlamaConfig, MOBILENET_V2, RESNET8, RESNET18};
+use dr_train::nn::{
+    Executor, Model, Network as _, Pass, QuantConv2d, QuantConv2dConfig, QuantLinear, QuantLinearConfig,
+    Value,
+};
+use dr_train::onnx::{self, Opset};
+use dr_train::quantization::{
+    CalibratedModel, CalibrationError, LayerNoise, NetworkOptions, calibrate, folded,
+};
+use std::collections::BTreeMap;
+
+const SHAPE: [usize; 3] = [3, 16, 20];
+
+fn set(text: &str) -> PrecisionSet {
+    text.parse().unwrap()
+}
+
+fn saved(model: Model) -> Artifact {
+    let input = InputShape { channels: SHAPE[0], height: SHAPE[1], width: SHAPE[2] };
+    let description = Description::new("digits", &RESNET8, input, CLASSES, PrecisionSet::default());
+    Artifact::of(&model.valid(), description).unwrap()
+}
+
+fn float_artifact(kind: ConvNetKind) -> Artifact {
+    saved(float(kind, SHAPE, 8))
+}
+
+fn some(seed: u64, count: usize) -> Tensor<4> {
+    images(seed, [count, SHAPE[0], SHAPE[1], SHAPE[2]], &Device::flex())
+}
+
+fn options(precisions: &str) -> NetworkOptions {
+    NetworkOptions { precisions: set(precisions), switch_edge: false, switch_depthwise: false }
+}
+
+fn calibrated(float: &Artifact, options: &NetworkOptions) -> (Artifact, Vec<LayerNoise>) {
+    let inputs = (40..44).map(|seed| some(seed, 16).into()).collect();
+    calibrate(float, inputs, options, |_| ()).unwrap()
+}
+
+fn integers(artifact: &Artifact, precision: Precision) -> Network {
+    Network::load(artifact, precision, Arithmetic::Integer, &Device::flex()).unwrap()
+}
+
+fn fake(artifact: &Artifact, precision: Precision, x: Tensor<4>) -> Tensor<2> {
+    let model = CalibratedModel::new(artifact, precision, &Device::flex()).unwrap();
+    let Value::Rows(rows) = model.run(x.into()) else { panic!("rows") };
+    rows
+}
+
+/// The relative error of logits.
+fn error(found: &[Vec<f32>], expected: &[Vec<f32>]) -> f32 {
+    let pairs = || found.iter().flatten().zip(expected.iter().flatten());
+    let squares = pairs().map(|(found, expected)| (found - expected).powi(2)).sum::<f32>();
+    (squares / pairs().map(|(_, expected)| expected * expected).sum::<f32>()).sqrt()
+}
+
+#[test]
+fn folding_changes_nothing() {
+    for kind in [RESNET8, MOBILENET_V2] {
+        let float = float_artifact(kind);
+        let folded = folded(&float).unwrap();
+        let graph = folded.graph().unwrap();
+        assert!(graph.batch_norms().is_empty() && graph.layers().iter().all(|layer| layer.bias));
+        let run = |artifact: &Artifact| {
+            rows(artifact.network(&Device::flex()).unwrap().forward(some(1, 8), &Pass::float()))
+        };
+        let error = error(&run(&folded), &run(&float));
+        assert!(error < 1e-5, "{}: {error}", kind.name);
+    }
+}
+
+#[test]
+fn integers_compute_what_fake_quantization_says() {
+    for (kind, switch) in [(RESNET8, false), (RESNET18, true), (MOBILENET_V2, false), (MOBILENET_V2, true)] {
+        let options = NetworkOptions {
+            switch_edge: switch,
+            switch_depthwise: switch,
+            ..options("w8a8,w6a8,w4a8,w4a4,w2a6")
+        };
+        let (artifact, noise) = calibrated(&float_artifact(kind), &options);
+        let artifact = Artifact::from_bytes(&artifact.to_bytes().unwrap()).unwrap();
+        assert_eq!(noise.len(), artifact.graph().unwrap().layers().len());
+        let x = some(3, 200);
+        for precision in options.precisions.iter() {
+            let mut found = Agreement::default();
+            let integer = rows(integers(&artifact, precision).forward(x.clone()).unwrap());
+            found.add(&rows(fake(&artifact, precision, x.clone())), &integer);
+            // A value next to the middle between two codes may be rounded either way.
+            assert!(found.close * 100 >= found.images * 80, "{} {precision}: {found:?}", kind.name);
+        }
+    }
+}
+
+#[test]
+fn results_are_near_those_in_floats() {
+    for kind in [RESNET8, MOBILENET_V2] {
+        let float = float_artifact(kind);
+        let x = some(5, 64);
+        let expected = rows(float.network(&Device::flex()).unwrap().forward(x.clone(), &Pass::float()));
+        let (artifact, _) = calibrated(&float, &options("w8a8,w6a8,w4a8"));
+        let of = |artifact: &Artifact, precision: &str| {
+            let network = integers(artifact, precision.parse().unwrap());
+            error(&rows(network.forward(x.clone()).unwrap()), &expected)
+        };
+        let [eight, six, four] = ["w8a8", "w6a8", "w4a8"].map(|precision| of(&artifact, precision));
+        assert!(
+            eight < 0.1 && eight < six && six < four && four < 0.6,
+            "{}: {eight} {six} {four}",
+            kind.name
+        );
+        // What narrower widths cost the highest one is nothing.
+        let alone = of(&calibrated(&float, &options("w8a8")).0, "w8a8");
+        assert!(eight < 1.15 * alone, "{}: {eight} beside {alone}", kind.name);
+    }
+}
+
+#[test]
+fn exports_compute_the_same() {
+    let (artifact, _) = calibrated(&float_artifact(MOBILENET_V2), &options("w8a8,w4a8,w4a4"));
+    assert_eq!(artifact.description.kind, ArtifactKind::Calibrated);
+    let x = some(9, 8);
+    let mut switched = integers(&artifact, artifact.description.precisions.highest());
+    for precision in artifact.description.precisions.iter() {
+        let only = artifact.export(precision).unwrap();
+        let only = Artifact::from_bytes(&only.to_bytes().unwrap()).unwrap();
+        switched.switch(precision).unwrap();
+        let expected = rows(switched.forward(x.clone()).unwrap());
+        assert_eq!(rows(integers(&only, precision).forward(x.clone()).unwrap()), expected, "{precision}");
+        assert_eq!(rows(fake(&only, precision, x.clone())), rows(fake(&artifact, precision, x.clone())));
+        assert_eq!(only.export(precision).unwrap().tensors, only.tensors);
+        assert!(only.payload_bytes() < artifact.payload_bytes());
+        onnx::export(&integers(&only, precision), &only.description, Opset::default()).unwrap();
+    }
+    let (wide, narrow) = ("w8a8".parse().unwrap(), "w4a8".parse().unwrap());
+    let [wide, narrow] = [wide, narrow].map(|precision| artifact.export(precision).unwrap().payload_bytes());
+    assert!(narrow * 4 < wide * 3, "{narrow} of {wide}");
+    let missing: Precision = "w6a8".parse().unwrap();
+    assert!(matches!(artifact.export(missing), Err(ArtifactError::Precision { .. })));
+    assert!(matches!(switched.switch(missing), Err(RuntimeError::Precision { .. })));
+    assert!(CalibratedModel::new(&artifact, missing, &Device::flex()).is_err());
+    let weight_only = Network::load(&artifact, missing, Arithmetic::WeightOnly, &Device::flex());
+    assert!(weight_only.is_err());
+}
+
+/// A network that uses a convolution twice.
+#[derive(Module, Debug)]
+struct Twice {
+    stem: QuantConv2d,
+    conv: QuantConv2d,
+    head: QuantLinear,
+}
+
+impl dr_train::nn::Network for Twice {
+    fn input(&self) -> Op {
+        Op::Images { channels: 3 }
+    }
+
+    fn forward<E: Executor>(&self, on: &mut E, input: E::Value) -> E::Value {
+        let mut x = on.conv2d(input, &self.stem, None);
+        for _ in 0..2 {
+            x = on.activation(x, Activation::Relu);
+            x = on.conv2d(x, &self.conv, None);
+        }
+        let x = on.mean(x);
+        on.linear(x, &self.head)
+    }
+}
+
+#[test]
+fn each_use_of_a_layer_is_a_layer() {
+    let (rng, device) = (&mut <chacha20::ChaCha8Rng as rand::SeedableRng>::seed_from_u64(3), Device::flex());
+    let twice = Twice {
+        stem: QuantConv2dConfig::new([3, 6], 3).with_bias(true).init(rng, &device),
+        conv: QuantConv2dConfig::new([6, 6], 3).init(rng, &device),
+        head: QuantLinearConfig::new([6, CLASSES]).init(rng, &device),
+    };
+    let _ = twice.input();
+    let float = saved(Model::trace(&twice).unwrap());
+    let (artifact, noise) = calibrated(&float, &options("w8a8"));
+    let names: Vec<&str> = noise.iter().map(|of| of.name.as_str()).collect();
+    assert_eq!(names, ["stem", "conv", "conv.1", "head"]);
+    let x = some(2, 16);
+    let expected = rows(float.network(&device).unwrap().forward(x.clone(), &Pass::float()));
+    let found = rows(integers(&artifact, "w8a8".parse().unwrap()).forward(x).unwrap());
+    assert!(error(&found, &expected) < 0.05);
+    assert!(noise.iter().all(|of| of.signal_to_noise[0] > 20.0), "{noise:?}");
+}
+
+#[test]
+fn what_cannot_be_quantized() {
+    let float = float_artifact(RESNET8);
+    let run = |float: &Artifact, inputs| calibrate(float, inputs, &options("w8a8"), |_| ()).unwrap_err();
+    assert!(matches!(run(&float, vec![]), CalibrationError::NoInputs));
+    let nothing = Tensor::<4>::full([1, SHAPE[0], SHAPE[1], SHAPE[2]], f32::NAN, &Device::flex());
+    assert_eq!(
+        run(&float, vec![nothing.into()]).to_string(),
+        "layer `stem` is given values that are not finite"
+    );
+    let mut broken = float.clone();
+    let name = "stages.1.0.conv1.weight";
+    let shape = broken.tensors[name].shape.clone();
+    let count = shape.iter().product();
+    broken.tensors.insert(name.to_owned(), TensorEntry::f32(shape, vec![f32::INFINITY; count]));
+    let error = run(&broken, vec![some(1, 2).into()]).to_string();
+    assert_eq!(error, "layer `stages.1.0.conv1` has weights that are not finite");
+    let (quantized, _) = calibrated(&float, &options("w8a8"));
+    assert!(matches!(
+        run(&quantized, vec![some(1, 2).into()]),
+        CalibrationError::Artifact(ArtifactError::Kind { found: ArtifactKind::Calibrated, .. })
+    ));
+    let config = LlamaConfig::small(97, 64, 2, 64);
+    let llama = Model::trace(&config.init(3, &Device::flex())).unwrap();
+    let llama = Artifact::of(&llama, Description::of_language(&config, PrecisionSet::default())).unwrap();
+    assert!(matches!(run(&llama, vec![some(1, 2).into()]), CalibrationError::Tokens));
+}
+
+#[test]
+fn constant_inputs_are_quantized() {
+    let float = float_artifact(RESNET8);
+    let zeros = Tensor::<4>::zeros([2, SHAPE[0], SHAPE[1], SHAPE[2]], &Device::flex());
+    let (artifact, _) = calibrate(&float, vec![zeros.clone().into()], &options("w8a8,w4a4"), |_| ()).unwrap();
+    for precision in artifact.description.precisions.iter() {
+        let found = rows(integers(&artifact, precision).forward(zeros.clone()).unwrap());
+        assert!(found.iter().flatten().all(|logit| logit.is_finite()));
+    }
+}
+
+#[test]
+fn damaged_files_are_named() {
+    let (artifact, _) = calibrated(&float_artifact(RESNET8), &options("w8a8,w4a8"));
+    let message = |change: &dyn Fn(&mut BTreeMap<String, TensorEntry>)| {
+        let mut artifact = artifact.clone();
+        change(&mut artifact.tensors);
+        let of_model = artifact.network(&Device::flex()).unwrap_err().to_string();
+        let precision = "w8a8".parse().unwrap();
+        let of_runtime = Network::load(&artifact, precision, Arithmetic::Integer, &Device::flex());
+        assert_eq!(of_runtime.unwrap_err().to_string(), of_model);
+        of_model
+    };
+    let put = |name: &'static str, entry: TensorEntry| {
+        message(&move |tensors| drop(tensors.insert(name.to_owned(), entry.clone())))
+    };
+    let gone = message(&|tensors| drop(tensors.remove("head.w4a8.bias")));
+    assert_eq!(gone, "tensor `head.w4a8.bias` is missing: expected by the model that the file describes");
+    assert_eq!(
+        put("stem.weight", TensorEntry::i8([3], vec![0; 3])),
+        "tensor `stem.weight` has shape [3]: expected [8, 3, 3, 3]"
+    );
+    assert!(put("stem.weight", TensorEntry::f32([8, 3, 3, 3], vec![0.0; 216])).contains("has type F32"));
+    for (value, text) in [(f32::NAN, "NaN"), (0.0, "0"), (-1.0, "-1"), (f32::INFINITY, "inf")] {
+        assert_eq!(
+            put("stem.w4a8.scale", TensorEntry::f32([8], vec![value; 8])),
+            format!("the layer `stem` has scale {text} at w4a8: expected finite numbers, and scales above 0")
+        );
+    }
+    let input = put("stem.w8a8.input", TensorEntry::f32([2], vec![0.0, 1.0]));
+    assert!(input.contains("scale 0 at w8a8"), "{input}");
+    let offset = put("stem.w8a8.offset", TensorEntry::f32([8], vec![f32::NEG_INFINITY; 8]));
+    assert!(offset.contains("offset -inf at w8a8"), "{offset}");
+
+    let description = |change: &dyn Fn(&mut Description)| {
+        let mut artifact = artifact.clone();
+        change(&mut artifact.description);
+        artifact.to_bytes().unwrap_err().to_string()
+    };
+    assert!(description(&|of| of.graph = None).contains("a calibrated model without a graph"));
+    let with_norms = float_artifact(RESNET8).description.graph;
+    let found = description(&|of| of.graph.clone_from(&with_norms));
+    assert!(found.contains("a calibrated model with the BatchNorm `"), "{found}");
+}
+
+#[test]
+fn layers_are_checked() {
+    let precision: Precision = "w4a8".parse().unwrap();
+    let pass = |outputs: usize| CalibratedPass {
+        precision,
+        widths: precision,
+        scale: vec![1.0; outputs].into(),
+        offset: vec![0.5; outputs].into(),
+        bias: vec![0.0; outputs].into(),
+        input: vec![1.0, 0.0].into(),
+    };
+    let new = |shape: &[usize], codes: usize, passes| CalibratedLayer::new(shape, vec![32; codes], passes);
+    let count = |what, found, expected| Some(CalibratedError::Count { what, found, expected });
+    assert_eq!(new(&[2, 3], 5, vec![pass(2)]).err(), count("codes", 5, 6));
+    assert_eq!(new(&[2, 3], 6, vec![]).err(), count("precisions", 0, 1));
+    assert_eq!(new(&[2, 3], 6, vec![pass(3)]).err(), count("scale", 3, 2));
+    let layer = new(&[2, 3], 6, vec![pass(2)]).unwrap();
+    assert_eq!(layer.dequantized(precision), Some(vec![2.5; 6]));
+    assert_eq!(layer.dequantized("w8a8".parse().unwrap()), None);
+    // All of one narrow width are packed.
+    assert_eq!(layer.tensors("x")[0].1.data.type_name(), "U32");
+}
