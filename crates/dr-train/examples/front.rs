@@ -100,7 +100,7 @@ fn measure_run(run: &Path) -> Result<Vec<Point>, Box<dyn Error>> {
     let mut points = vec![];
     for (i, (name, plan)) in plans.into_iter().enumerate() {
         let packed = artifact.export_plan(&plan, &batches, &device)?;
-        let measured = measure(&packed, &[NumberFormat::Mixed], &test, Engine::Integer, &device)?[0];
+        let measured = measure(&packed, &[NumberFormat::Mixed], &test, Engine::Integer, None, &device)?[0];
         let find = |candidates: &Candidates| {
             let position = |(layer, (_, precision)): (&dr_train::mixed::LayerCandidates, (&str, _))| {
                 layer.choices.iter().position(|choice| choice.precision == precision)

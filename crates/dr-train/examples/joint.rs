@@ -76,7 +76,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let artifact = Artifact::open(&path)?;
     let formats = formats(&artifact);
     let [fake, integers] = [Engine::Fake, Engine::Integer]
-        .map(|engine| measure(&artifact, &formats, &data.test, engine, &device));
+        .map(|engine| measure(&artifact, &formats, &data.test, engine, None, &device));
     println!("precision  top-1 (%)  in integers");
     for ((format, fake), integers) in formats.iter().zip(fake?).zip(integers?) {
         println!("{format:<9}  {:>9.2}  {:>11.2}", fake.top1, integers.top1);

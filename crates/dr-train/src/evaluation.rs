@@ -20,6 +20,7 @@ use dr_precision::{BitWidth, Precision, PrecisionSet};
 use dr_runtime::file::NestedWeight;
 use dr_runtime::tensors::Network;
 use dr_runtime::{Arithmetic, RuntimeError};
+use rayon::prelude::*;
 use std::cell::RefCell;
 use std::sync::Arc;
 use thiserror::Error;
@@ -445,16 +446,21 @@ impl Observed {
     /// Rows of so many classes, of which `rows` has the divergence and whether the first class is the same.
     fn add(&mut self, rows: &[(f64, bool)], logits: &[f32], output: &[f32], classes: usize) {
         self.divergences.extend(rows.iter().map(|(divergence, _)| *divergence as f32));
-        for ((_, is_same), logits) in rows.iter().zip(logits.chunks(classes.max(1))) {
-            let is_sure = margin(logits) > SURE;
+        let classes = classes.max(1);
+        let of_row = |(expected, found): (&[f32], &[f32])| {
+            let pairs =
+                expected.iter().zip(found).map(|(&expected, &found)| [expected, found].map(f64::from));
+            let squares = pairs.fold([0.0; 2], |[error, all], [expected, found]| {
+                [error + (found - expected).powi(2), all + expected * expected]
+            });
+            (margin(expected) > SURE, squares)
+        };
+        let found: Vec<_> = logits.par_chunks(classes).zip(output.par_chunks(classes)).map(of_row).collect();
+        for ((_, is_same), (is_sure, squares)) in rows.iter().zip(found) {
             self.sure += usize::from(is_sure);
             self.same[0] += usize::from(*is_same);
             self.same[1] += usize::from(*is_same && is_sure);
-        }
-        for (&expected, &found) in logits.iter().zip(output) {
-            let (expected, found) = (f64::from(expected), f64::from(found));
-            self.squares[0] += (found - expected).powi(2);
-            self.squares[1] += expected * expected;
+            self.squares.iter_mut().zip(squares).for_each(|(sum, square)| *sum += square);
         }
     }
 }

@@ -1,5 +1,20 @@
-//! Training-free quantization of trained language models: one stored 8-bit code for each weight, chosen for all widths at once.
+//! Training-free quantization of trained networks: one stored 8-bit code for each weight, chosen for all widths at once.
 //!
+//! # Networks for images
+//! [`calibrate`] takes a float network and images like those that it is for. BatchNorm is [`folded`] into weights and biases. Then one pass goes over the layers in their
+//! order, with all images in floats and at each precision, with the layers before already quantized:
+//!
+//! 1. Inputs get a static range: all that they are in floats at 8 bits, and 0; at fewer bits the one with the least squared error.
+//! 2. [`Nest`] fits what codes of an output stand for at each width, a scale and an offset, weighted by how large inputs are.
+//! 3. Targets of the weights know the quantized inputs: what gives the outputs in floats from these, by least squares.
+//! 4. Codes are chosen input by input, the largest first, for all widths at once, and at each width weights of later inputs make up for errors.
+//! 5. Each output gets a factor and a bias at each precision, by least squares over all images and positions: rounding leaves constant errors, above all in depthwise
+//!    convolutions, which cost more than all others together.
+//!
+//! The first and the last layer and depthwise convolutions keep 8 bits unless they are to switch; they have a factor and a bias for each precision, too.
+//! [`CalibratedLayer`](dr_runtime::file::CalibratedLayer) is what is stored, and [`CalibratedModel`] computes it in floats.
+//!
+//! # Language models
 //! - [`Nest`] says which widths the stored codes serve, and fits what they stand for at each of them: a scale and an offset
 //!   for each group of inputs, in the few bytes of [`StoredGrid`](dr_runtime::file::StoredGrid) and [`NarrowGrid`](dr_runtime::file::NarrowGrid).
 //! - [`Factor`] is made of a layer's Hessian, and [`compensated`] chooses the codes of a layer with it. These need no Burn.
