@@ -200,6 +200,24 @@ fn models() {
         let message = program.error(&[command, &["--dataset", "mnist", "--data-dir", "data"]].concat());
         assert_says(&message, &["1x28x28", "expects 1x8x8"]);
     }
+
+    // Images without classes.
+    let photos = folder.path().join("photos");
+    fs::create_dir_all(photos.join("empty")).expect("a folder");
+    let calibrate =
+        |flags: &[&str]| program.error(&[&["quantize", "--model", "float", "--out", "out"], flags].concat());
+    let compare = |flags: &[&str]| program.error(&[&["eval", "--model", "model"], flags].concat());
+    let nothing = "has no images: expected .jpg, .jpeg or .png files";
+    assert_says(&calibrate(&["--calibration", "photos"]), &["`photos`: ", nothing]);
+    assert_says(&compare(&["--images", "photos", "--compare", "float"]), &["`photos`: ", nothing]);
+    assert_says(&calibrate(&["--calibration", "nowhere"]), &["`nowhere`: cannot be listed"]);
+    assert_says(&compare(&["--images", "photos"]), &["--compare"]);
+    fs::write(photos.join("some.png"), b"no image").expect("a file");
+    let size = ["the images are 3x8x8", "the model expects 1x8x8"];
+    assert_says(&calibrate(&["--calibration", "photos"]), &size);
+    assert_says(&compare(&["--images", "photos", "--compare", "float"]), &size);
+    assert_says(&calibrate(&["--group-size", "32"]), &["--group-size", "expected a network for tokens"]);
+    assert_says(&calibrate(&["--calibration-images", "0"]), &["--calibration-images", "0"]);
 }
 
 fn fixture(path: &str) -> std::path::PathBuf {
@@ -225,6 +243,12 @@ fn texts() {
         |command: &[&str], rest: &[&str]| program.error(&[command, &["--model", "theirs"], rest].concat());
 
     let calibrated = |text: &str| with(&["quantize"], &["--calibration", text, "--out", "x"]);
+    for flag in [&["--switch-depthwise"][..], &["--calibration-images", "9"]] {
+        let message = with(&["quantize"], &[&["--calibration", "text.txt", "--out", "x"], flag].concat());
+        assert_says(&message, &[flag[0], "expected a network for images"]);
+    }
+    let message = with(&["quantize"], &["--calibration", "text.txt", "--switch-edge", "--out", "x"]);
+    assert_says(&message, &["--switch-edge", "keep 8 bits"]);
     assert_says(&calibrated("short.txt"), &["`short.txt`: the text has", "tokens: expected at least 65"]);
     assert_says(&calibrated("empty.txt"), &["`empty.txt`: the text has 0 tokens: expected at least 65"]);
     assert_says(&calibrated("bytes.txt"), &["`bytes.txt`: not UTF-8 from byte 4 on: expected a text"]);

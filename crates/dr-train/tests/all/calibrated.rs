@@ -1,6 +1,7 @@
 //! Networks for images quantized without training.
 
 use crate::integer_network::{Agreement, CLASSES, float, images, rows};
+use burn::data::dataloader::DataLoader;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use dr_precision::{Precision, PrecisionSet};
@@ -11,6 +12,9 @@ use dr_runtime::{Arithmetic, RuntimeError};
 use dr_train::artifact::{
     Artifact, ArtifactError, ArtifactKind, Described, Description, InputShape, SavedModel, TensorEntry,
 };
+use dr_train::config::Engine;
+use dr_train::data::{ImageFiles, ImageLoader};
+use dr_train::evaluation::{EvaluationError, formats, labelled, measure};
 use dr_train::models::{ConvNetKind, LlamaConfig, MOBILENET_V2, RESNET8, RESNET18};
 use dr_train::nn::{
     Executor, Model, Network as _, Pass, QuantConv2d, QuantConv2dConfig, QuantLinear, QuantLinearConfig,
@@ -21,6 +25,7 @@ use dr_train::quantization::{
     CalibratedModel, CalibrationError, LayerNoise, NetworkOptions, calibrate, folded,
 };
 use std::collections::BTreeMap;
+use std::fs;
 
 const SHAPE: [usize; 3] = [3, 16, 20];
 
@@ -304,4 +309,48 @@ fn layers_are_checked() {
     assert_eq!(layer.dequantized("w8a8".parse().unwrap()), None);
     // All of one narrow width are packed.
     assert_eq!(layer.tensors("x")[0].1.data.type_name(), "U32");
+}
+
+/// Images of any kind are compared by what the float network makes of them; a file that cannot be read is left out.
+#[test]
+fn images_without_classes() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("a/b")).unwrap();
+    for at in 0..20u8 {
+        let pixel = |x: u32, y: u32| image::Rgb([at * 12, (x * 9) as u8, (y * u32::from(at)) as u8]);
+        let folder = dir.path().join(["", "a", "a/b"][usize::from(at % 3)]);
+        image::RgbImage::from_fn(24, 20, pixel).save(folder.join(format!("{at:02}.png"))).unwrap();
+    }
+    fs::write(dir.path().join("a/05.png.jpg"), "no image").unwrap();
+    let side = 16;
+    let images = ImageFiles::below(dir.path(), side).unwrap();
+    assert_eq!((images.len(), images.classes.len()), (21, 1));
+    let spread = images.spread(7);
+    assert!(spread.files.iter().eq(images.files.iter().step_by(3)) && images.spread(99).len() == 21);
+    let mut float = float_artifact(RESNET8);
+    float.description.input = InputShape { channels: 3, height: side, width: side };
+    let inputs = vec![images_of(&images, &float)];
+    let (artifact, _) = calibrate(&float, inputs, &options("w8a8,w4a8"), |_| ()).unwrap();
+    let device = Device::flex();
+    let labelled = labelled(&float, &images, &device).unwrap();
+    assert_eq!(labelled.classes.len(), CLASSES);
+    let found =
+        measure(&artifact, &formats(&artifact), &labelled.into(), Engine::Integer, Some(&float), &device);
+    for measured in found.unwrap() {
+        let agreement = measured.agreement.unwrap();
+        assert_eq!(measured.top1, agreement.same_top1);
+        assert!(agreement.divergence < 0.2 && agreement.relative_error < 0.5, "{agreement:?}");
+        assert!(agreement.sure <= 20 && agreement.same_top1 > 40.0, "{agreement:?}");
+    }
+    let wrong =
+        Artifact { description: Description { classes: 9, ..float.description.clone() }, ..float.clone() };
+    let other = ImageFiles::below(dir.path(), side).unwrap().with_classes(&[0; 21], CLASSES);
+    let error = measure(&artifact, &formats(&artifact), &other.into(), Engine::Fake, Some(&wrong), &device);
+    assert!(matches!(error, Err(EvaluationError::Classes { found: CLASSES, expected: 9 })));
+}
+
+fn images_of(images: &ImageFiles, artifact: &Artifact) -> Value {
+    let normalization = artifact.description.normalization.clone();
+    let loader = ImageLoader::evaluation(images.spread(21), normalization, 21, Device::flex());
+    loader.iter().next().unwrap().unwrap().input.into()
 }
