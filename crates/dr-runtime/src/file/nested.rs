@@ -629,4 +629,29 @@ mod tests {
             prop_assert!((found - expected).abs() <= 1e-6 * (expected.abs() + unit * 65536.0));
         }
     }
+
+    /// What fake quantization computes with, and what a file of one width stores, is what kernels have: for scales that halves hold only
+    /// with few digits, too.
+    #[test]
+    fn kernels_hold_what_affine_says() {
+        let mut widths = BitWidth::ALL;
+        widths.reverse();
+        let (shape, group) = ([5, 70], NonZeroUsize::new(32).unwrap());
+        let codes = (0..350).map(|at| (at * 37 % 256 - 128) as i8).collect();
+        let stored: Vec<StoredGrid> =
+            (0..15).map(|at| StoredGrid::new(3.1e-6 * (at + 1) as f32, 1.3e-5 * (at - 7) as f32)).collect();
+        let grid = |at: i32| NarrowGrid { scale: (at * 11 - 60) as i8, offset: (at * 7 - 50) as i8 };
+        let narrow = vec![(0..15).map(grid).collect::<Vec<_>>(); 6];
+        let nested = NestedWeight::new(shape, group, &widths, codes, &stored, &narrow).unwrap();
+        for bits in widths {
+            let only = nested.only(bits).unwrap();
+            for weight in [&nested, &only] {
+                let (prepared, lines) =
+                    (weight.prepared(bits).unwrap().unwrap(), weight.affine(bits).unwrap());
+                let held = prepared.scales().into_iter().zip(prepared.offsets());
+                let held: Vec<Affine> = held.map(|(scale, offset)| Affine { scale, offset }).collect();
+                assert_eq!(held, lines, "{bits} bits");
+            }
+        }
+    }
 }
