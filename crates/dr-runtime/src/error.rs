@@ -1,4 +1,6 @@
+use crate::arrays::ArrayError;
 use crate::file::{ArtifactError, PlanFitError};
+use crate::graph::GraphError;
 use dr_kernels::KernelError;
 use dr_precision::Precision;
 use thiserror::Error;
@@ -51,12 +53,21 @@ pub enum RuntimeError {
         /// How many there are.
         vocabulary: usize,
     },
+    /// Operations that do not fit together.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// Arrays that an operation does not take.
+    #[error(transparent)]
+    Array(#[from] ArrayError),
     /// What only linear layers can do.
     #[error("`{0}` is a convolution: expected linear layers only, for packed weights and inputs in floats")]
     WeightOnly(String),
     /// What only integers on slices do.
     #[error("nested weights: expected the integer engine on a CPU, which alone computes them")]
     Nested,
+    /// What only slices do.
+    #[error("operations on arrays: expected the engine on a CPU, which alone computes them")]
+    Arrays,
     /// What only integers on slices do, with static ranges.
     #[error("calibrated layers: expected the integer engine on a CPU, which alone computes them")]
     Calibrated,

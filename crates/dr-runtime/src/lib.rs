@@ -2,10 +2,16 @@
 
 #[macro_use]
 mod named;
+pub mod arrays;
+mod constants;
 mod error;
 pub mod file;
 pub mod graph;
 mod host;
+#[cfg(feature = "npy")]
+pub mod npy;
+#[cfg(feature = "onnx")]
+pub mod onnx;
 mod program;
 mod source;
 mod table;

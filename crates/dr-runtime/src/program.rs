@@ -2,7 +2,7 @@
 //! products before them, hand codes from product to product, put products of one input together, and assign memory once.
 
 use crate::RuntimeError;
-use crate::graph::{Activation, Graph, Node, Op, Value};
+use crate::graph::{Activation, Graph, Node, Op, TensorOp, Value};
 
 /// Steps in order, and where their values lie.
 #[derive(Clone, Debug, Default)]
@@ -60,7 +60,7 @@ pub(crate) struct Product {
 
 impl Step {
     /// The values that it reads.
-    fn inputs(&self) -> Vec<Value> {
+    pub fn inputs(&self) -> Vec<Value> {
         match self {
             Self::Products(products) => {
                 products.iter().flat_map(|p| [p.input].into_iter().chain(p.residual)).collect()
@@ -93,20 +93,21 @@ impl Program {
     pub fn new(graph: &Graph, integer: bool) -> Self {
         let folded = fold(graph);
         let mut steps = schedule(graph, folded.products, &folded.last);
-        hand_on_codes(&mut steps, integer, graph.nodes().len() - 1);
+        let results = graph.results();
+        hand_on_codes(&mut steps, integer, graph.nodes().len(), &results);
         let as_it_comes = |step: &Step| match step {
             Step::Products(products) => products.iter().all(|p| p.residual != Some(0)),
-            Step::Op { op: Op::Flatten, .. } => true,
+            Step::Op { op: Op::Flatten | Op::Array(TensorOp::Array), .. } => true,
             other => !other.inputs().contains(&0),
         };
-        let input_as_it_comes = steps.iter().all(as_it_comes);
+        let input_as_it_comes = steps.iter().all(as_it_comes) && !results.contains(&0);
         let mut program = Self { steps, uses: folded.uses, input_as_it_comes, ..Self::default() };
-        program.assign_memory(graph.nodes().len());
+        program.assign_memory(graph.nodes().len(), &results);
         program
     }
 
     /// Gives each value and each use's codes a slot, which others have before and after.
-    fn assign_memory(&mut self, nodes: usize) {
+    fn assign_memory(&mut self, nodes: usize, results: &[Value]) {
         let mut until = [vec![0; nodes], vec![0; self.uses.len()]];
         for (at, step) in self.steps.iter().enumerate() {
             step.inputs().into_iter().for_each(|value| until[0][value] = at);
@@ -114,8 +115,8 @@ impl Program {
                 products.iter().for_each(|product| until[1][product.of] = at);
             }
         }
-        // The result stays.
-        until[0][nodes - 1] = self.steps.len();
+        // Results stay.
+        results.iter().for_each(|&value| until[0][value] = self.steps.len());
         let mut slots = [Slots::default(), Slots::default()];
         let mut of = [vec![usize::MAX; nodes], vec![usize::MAX; self.uses.len()]];
         if !self.input_as_it_comes {
@@ -147,6 +148,8 @@ pub(crate) fn checked_sizes(graph: &Graph, image: [usize; 2]) -> Result<Vec<[usi
     for (node, Node { op, inputs }) in graph.nodes().iter().enumerate() {
         let first = inputs.first().map_or([1; 2], |&input| sizes[input]);
         let fits = match op {
+            // Each pixel, with a row.
+            Op::Multiply if graph.kind(inputs[0]) != graph.kind(inputs[1]) => true,
             Op::Add | Op::Multiply | Op::Concat => inputs.iter().all(|&input| sizes[input] == first),
             Op::Enlarge => sizes[node].contains(&0) || !first.contains(&0),
             _ => true,
@@ -194,8 +197,9 @@ fn fold(graph: &Graph) -> Folded {
     for (at, node) in nodes.iter().enumerate() {
         node.read().iter().for_each(|&input| readers[input].push(at));
     }
+    let results = graph.results();
     let only_reader = |value: Value| match readers[value][..] {
-        [reader] => Some((reader, &nodes[reader])),
+        [reader] if !results.contains(&value) => Some((reader, &nodes[reader])),
         _ => None,
     };
     let mut folded =
@@ -266,7 +270,11 @@ fn schedule(graph: &Graph, mut products: Vec<Option<Product>>, last: &[Value]) -
             }
             continue;
         }
-        let folded = last[at] != at || gated[at] || matches!(op, Op::Images { .. } | Op::Tokens);
+        let is_input = matches!(
+            op,
+            Op::Images { .. } | Op::Tokens | Op::Array(TensorOp::Input(_) | TensorOp::Constant(_))
+        );
+        let folded = last[at] != at || gated[at] || is_input;
         match inputs.iter().position(|&input| gated[input]) {
             _ if folded => {}
             Some(side) => {
@@ -284,7 +292,7 @@ pub(crate) const TOGETHER: usize = 4;
 
 /// Which nodes are a SiLU that only a multiplication reads, whose other side is something else: both are one step.
 fn gated(graph: &Graph) -> Vec<bool> {
-    let (nodes, readers) = (graph.nodes(), graph.readers());
+    let (nodes, readers, results) = (graph.nodes(), graph.readers(), graph.results());
     let mut gated = vec![false; nodes.len()];
     for (at, node) in nodes.iter().enumerate() {
         if node.op == Op::Activation(Activation::Silu)
@@ -292,20 +300,23 @@ fn gated(graph: &Graph) -> Vec<bool> {
             && let Node { op: Op::Multiply, inputs } = &nodes[reader]
             // The product is written over what the SiLU reads.
             && readers[node.inputs[0]] == [at]
+            && ![at, node.inputs[0]].iter().any(|value| results.contains(value))
         {
-            gated[at] = inputs[0] != inputs[1] && !inputs.iter().any(|&input| gated[input]);
+            gated[at] = inputs[0] != inputs[1]
+                && graph.kind(inputs[0]) == graph.kind(inputs[1])
+                && !inputs.iter().any(|&input| gated[input]);
         }
     }
     gated
 }
 
 /// Lets products make the codes that one of their readers takes, and says which results are read as values.
-fn hand_on_codes(steps: &mut [Step], integer: bool, result: Value) {
-    let mut is_read = vec![false; result + 1];
-    is_read[result] = true;
+fn hand_on_codes(steps: &mut [Step], integer: bool, nodes: usize, results: &[Value]) {
+    let mut is_read = vec![false; nodes];
+    results.iter().for_each(|&result| is_read[result] = true);
     // The reader of each product's result that gets codes: the first one.
-    let mut codes_for = vec![None; result + 1];
-    let mut makes_codes = vec![false; result + 1];
+    let mut codes_for = vec![None; nodes];
+    let mut makes_codes = vec![false; nodes];
     for step in steps.iter_mut() {
         match step {
             Step::Products(products) => {

@@ -5,6 +5,8 @@
 //! joint training ([`training`]), quantization without training ([`quantization`]), saved files ([`artifact`]), Hessian traces and draws for mixed precision ([`mixed`]). `program`, the
 //! default, adds the program `dr-train`: datasets and image formats, texts, plots, the search of plans, ONNX, the command line.
 
+#[cfg(feature = "program")]
+pub mod agreement;
 pub mod artifact;
 #[cfg(feature = "program")]
 pub mod cli;

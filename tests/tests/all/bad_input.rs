@@ -209,13 +209,13 @@ fn models() {
     let compare = |flags: &[&str]| program.error(&[&["eval", "--model", "model"], flags].concat());
     let nothing = "has no images: expected .jpg, .jpeg or .png files";
     assert_says(&calibrate(&["--calibration", "photos"]), &["`photos`: ", nothing]);
-    assert_says(&compare(&["--images", "photos", "--compare", "float"]), &["`photos`: ", nothing]);
+    assert_says(&compare(&["--inputs", "photos", "--compare", "float"]), &["`photos`: ", nothing]);
     assert_says(&calibrate(&["--calibration", "nowhere"]), &["`nowhere`: cannot be listed"]);
-    assert_says(&compare(&["--images", "photos"]), &["--compare"]);
+    assert_says(&compare(&["--inputs", "photos"]), &["--compare"]);
     fs::write(photos.join("some.png"), b"no image").expect("a file");
     let size = ["the images are 3x8x8", "the model expects 1x8x8"];
     assert_says(&calibrate(&["--calibration", "photos"]), &size);
-    assert_says(&compare(&["--images", "photos", "--compare", "float"]), &size);
+    assert_says(&compare(&["--inputs", "photos", "--compare", "float"]), &size);
     assert_says(&calibrate(&["--group-size", "32"]), &["--group-size", "expected a network for tokens"]);
     assert_says(&calibrate(&["--calibration-images", "0"]), &["--calibration-images", "0"]);
 }

@@ -56,6 +56,7 @@ fn help() {
         "quantize",
         "info",
         "latency",
+        "predict",
         "hessian",
         "search",
         "scenes",

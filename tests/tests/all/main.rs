@@ -5,6 +5,7 @@ mod cli;
 mod hessian;
 mod mixed;
 mod modules;
+mod onnx;
 mod own;
 mod resume;
 mod search;

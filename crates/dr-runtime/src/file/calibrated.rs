@@ -136,6 +136,24 @@ impl CalibratedLayer {
         Self { shape: shape.to_vec(), codes: Codes::Stored(codes.into()), passes }.packed().checked()
     }
 
+    /// The same layer with each output times a factor, which is in its scale, its offset and its bias.
+    ///
+    /// # Errors
+    /// Another number of factors than there are outputs, and factors that make no numbers.
+    pub fn times(mut self, factors: &[f32]) -> Result<Self, CalibratedError> {
+        for CalibratedPass { scale, offset, bias, .. } in &mut self.passes {
+            for values in [scale, offset, bias] {
+                *values = values
+                    .iter()
+                    .zip(factors)
+                    .map(|(value, factor)| value * factor)
+                    .collect::<Vec<_>>()
+                    .into();
+            }
+        }
+        self.checked()
+    }
+
     /// The layer that a file has under its name, for these precisions of the network, each with the widths that the layer has there.
     pub(super) fn read(
         artifact: &Artifact, layer: &Layer, precisions: &[(Precision, Precision)],

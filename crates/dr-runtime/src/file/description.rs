@@ -346,7 +346,7 @@ impl Description {
                         self.input.channels
                     ));
                 }
-                Some(_) if graph.nodes().len() > 1 => {}
+                Some(_) if !graph.is_empty() => {}
                 _ => return wrong(GraphError::Empty.to_string()),
             }
         }

@@ -207,8 +207,10 @@ tensor_values! {
     F16(f16),
     /// Words of packed codes.
     U32(u32),
-    /// A file: one of the [`ATTACHMENTS`](super::ATTACHMENTS).
+    /// A file: one of the [`ATTACHMENTS`](super::ATTACHMENTS); truth values.
     U8(u8),
+    /// Integers that networks compute with.
+    I64(i64),
 }
 
 impl TensorValues {
@@ -236,6 +238,18 @@ impl TensorEntry {
     #[must_use]
     pub fn u32(shape: impl Into<Vec<usize>>, values: Vec<u32>) -> Self {
         Self { shape: shape.into(), data: TensorValues::U32(values.into()) }
+    }
+
+    /// A tensor of bytes.
+    #[must_use]
+    pub fn u8(shape: impl Into<Vec<usize>>, values: Vec<u8>) -> Self {
+        Self { shape: shape.into(), data: TensorValues::U8(values.into()) }
+    }
+
+    /// A tensor of integers.
+    #[must_use]
+    pub fn i64(shape: impl Into<Vec<usize>>, values: Vec<i64>) -> Self {
+        Self { shape: shape.into(), data: TensorValues::I64(values.into()) }
     }
 
     /// A file.
@@ -269,7 +283,7 @@ impl TensorEntry {
         let data = TensorValues::of(dtype, content, range).ok_or_else(|| ArtifactError::Type {
             name: name.to_owned(),
             found: dtype.to_string(),
-            expected: "I8, U8, F16, F32 or U32",
+            expected: "I8, U8, F16, F32, U32 or I64",
         })?;
         let entry = Self { shape, data };
         entry.check(name)?;

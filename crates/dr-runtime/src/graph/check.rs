@@ -1,7 +1,9 @@
 //! What a graph may be: [`GraphError`] says what it may not.
 
 use super::node::read;
-use super::{Attention, Embedding, Graph, Kind, LayerKind, Norm, Op, Parts, Readers, RopeError, Value};
+use super::{
+    Attention, Embedding, Graph, Kind, LayerKind, Norm, Op, Parts, Readers, RopeError, TensorOp, Value,
+};
 use thiserror::Error;
 
 /// Why something is no graph.
@@ -101,6 +103,8 @@ impl Graph {
                     {
                         Ok(Kind::Rows(Some(output)))
                     }
+                    // The last axis has the features.
+                    (LayerKind::Linear { .. }, [Kind::Array]) => Ok(Kind::Array),
                     _ => wrong(format!("the input of `{}`, {:?}", of.name, of.kind)),
                 }
             }
@@ -135,7 +139,10 @@ impl Graph {
             }
             (Op::Activation(_), [kind @ (Kind::Images(_) | Kind::Rows(_))]) => Ok(*kind),
             (Op::Activation(_), _) => wrong("images or rows".into()),
-            (Op::Add | Op::Multiply, [a, b]) if a == b && *a != Kind::Tokens => Ok(*a),
+            (Op::Add | Op::Multiply, [a, b]) if a == b && !matches!(a, Kind::Tokens | Kind::Array) => Ok(*a),
+            (Op::Multiply, [Kind::Images(channels), Kind::Rows(Some(features))]) if channels == features => {
+                Ok(kinds[0])
+            }
             (Op::Add | Op::Multiply, _) => wrong("two values of one kind".into()),
             (Op::MaxPool { kernel, stride, padding }, [Kind::Images(_)])
                 if kernel.iter().chain(stride).all(|size| (1..=LARGEST).contains(size))
@@ -184,6 +191,46 @@ impl Graph {
             (Op::Concat | Op::Rows, _) => wrong("images, for rows of the same number of channels".into()),
             (Op::Flatten, [Kind::Images(_)]) => Ok(Kind::Rows(None)),
             (Op::Flatten, _) => wrong("images".into()),
+            (Op::Array(op), _) => match self.result_of_arrays(op, inputs, kinds) {
+                Some(kind) => Ok(kind),
+                None => wrong("as many inputs as it takes, of arrays, and sizes of at least 1".into()),
+            },
+        }
+    }
+
+    /// What an operation on arrays makes, if it takes such inputs.
+    fn result_of_arrays(&self, op: &TensorOp, inputs: &[Value], kinds: &[Kind]) -> Option<Kind> {
+        let is_array = |kind: &Kind| *kind == Kind::Array;
+        let size = |size: usize| (1..=LARGEST).contains(&size);
+        let constant = |value: Value| match &self.nodes()[value].op {
+            Op::Array(TensorOp::Constant(constant)) => Some(&constant.dims[..]),
+            _ => None,
+        };
+        let one = |value: Value| constant(value).is_some_and(|dims| dims.iter().all(|&size| size == 1));
+        match (op, kinds) {
+            (TensorOp::Array, [Kind::Images(_) | Kind::Rows(_)]) => Some(Kind::Array),
+            (&TensorOp::Images { channels }, [Kind::Array]) if size(channels) => Some(Kind::Images(channels)),
+            (&TensorOp::Rows { features }, [Kind::Array]) if features.is_none_or(size) => {
+                Some(Kind::Rows(features))
+            }
+            (TensorOp::Unary(_), [kind @ (Kind::Images(_) | Kind::Rows(_))]) => Some(*kind),
+            (TensorOp::Binary(_), [kind @ (Kind::Images(_) | Kind::Rows(_)), Kind::Array])
+                if one(inputs[1]) =>
+            {
+                Some(*kind)
+            }
+            (TensorOp::Binary(_), [Kind::Array, kind @ (Kind::Images(_) | Kind::Rows(_))])
+                if one(inputs[0]) =>
+            {
+                Some(*kind)
+            }
+            (TensorOp::ChannelAffine, &[kind @ Kind::Images(channels), Kind::Array, Kind::Array])
+                if inputs[1..].iter().all(|&value| constant(value) == Some(&[channels][..])) =>
+            {
+                Some(kind)
+            }
+            (TensorOp::Array | TensorOp::Images { .. } | TensorOp::Rows { .. }, _) => None,
+            _ => (op.takes().contains(&kinds.len()) && kinds.iter().all(is_array)).then_some(Kind::Array),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What follows from a graph: sizes, who reads what, what a layer's place in the network means.
 
 use super::node::window_positions;
-use super::{Activation, Embedding, Graph, LayerKind, Node, Op, Parts, Value};
+use super::{Activation, Embedding, Graph, GraphError, LayerKind, Node, Op, Parts, TensorOp, Unary, Value};
 
 impl Graph {
     /// Rows and columns of each node's value for images of this size; 1 of what is no image.
@@ -21,41 +21,48 @@ impl Graph {
         let last = self.nodes().iter().rposition(is_attention).filter(|_| end);
         let mut dims: Vec<[usize; 4]> = Vec::with_capacity(self.nodes().len());
         for (at, Node { op, inputs }) in self.nodes().iter().enumerate() {
-            let of = |input: usize| dims[inputs[input]];
-            let first = inputs.first().map_or(input, |&input| dims[input]);
-            let [batch, rows, columns, channels] = first;
-            let images = |[rows, columns]: [usize; 2], channels| [batch, rows, columns, channels];
-            let pixels = |&input: &Value| dims[input][1].saturating_mul(dims[input][2]);
-            let sizes = match *op {
-                Op::Images { .. } => input,
-                Op::Tokens => [batch.saturating_mul(rows), 1, 1, 1],
-                Op::Layer(layer) => {
-                    let kind = &self.layers()[layer].kind;
-                    images(kind.output_size([rows, columns]), kind.outputs())
-                }
-                Op::Embedding(table) => [batch, 1, 1, self.embedding_size(&self.embeddings()[table])[1]],
-                Op::MaxPool { kernel, stride, padding } => {
-                    images(window_positions([rows, columns], kernel, stride, padding), channels)
-                }
-                Op::Mean => [batch, 1, 1, channels],
-                Op::Enlarge => [batch, of(1)[1], of(1)[2], channels],
-                Op::Attention(_) if last == Some(at) => [input[0], 1, 1, channels],
+            let from: Vec<[usize; 4]> = inputs.iter().map(|&value| dims[value]).collect();
+            dims.push(match op {
                 // Of texts of which only the end is left, the end.
-                Op::Add | Op::Multiply => {
-                    if of(1)[0] < batch {
-                        of(1)
-                    } else {
-                        first
-                    }
-                }
-                Op::Concat => images([rows, columns], inputs.iter().map(|&input| dims[input][3]).sum()),
-                Op::Rows => [batch.saturating_mul(inputs.iter().map(pixels).sum()), 1, 1, channels],
-                Op::Flatten => [batch, 1, 1, pixels(&inputs[0]).saturating_mul(channels)],
-                Op::BatchNorm(_) | Op::RmsNorm(_) | Op::Activation(_) | Op::Attention(_) => first,
-            };
-            dims.push(sizes);
+                Op::Attention(_) if last == Some(at) => [input[0], 1, 1, from[0][3]],
+                _ => self.dims_of(op, &from, input),
+            });
         }
         dims
+    }
+
+    /// Sizes of what an operation makes of values of these sizes, or of the input; those of arrays are as they come out of the operation.
+    pub(crate) fn dims_of(&self, op: &Op, from: &[[usize; 4]], input: [usize; 4]) -> [usize; 4] {
+        let first = from.first().copied().unwrap_or(input);
+        let [batch, rows, columns, channels] = first;
+        let images = |[rows, columns]: [usize; 2], channels| [batch, rows, columns, channels];
+        let pixels = |[_, rows, columns, _]: &[usize; 4]| rows.saturating_mul(*columns);
+        match *op {
+            Op::Images { .. } => input,
+            Op::Tokens => [batch.saturating_mul(rows), 1, 1, 1],
+            Op::Layer(layer) => {
+                let kind = &self.layers()[layer].kind;
+                images(kind.output_size([rows, columns]), kind.outputs())
+            }
+            Op::Embedding(table) => [batch, 1, 1, self.embedding_size(&self.embeddings()[table])[1]],
+            Op::MaxPool { kernel, stride, padding } => {
+                images(window_positions([rows, columns], kernel, stride, padding), channels)
+            }
+            Op::Mean => [batch, 1, 1, channels],
+            Op::Enlarge => [batch, from[1][1], from[1][2], channels],
+            // Of texts of which only the end is left, the end.
+            Op::Add | Op::Multiply if from[1][0] < batch => from[1],
+            Op::Concat => images([rows, columns], from.iter().map(|dims| dims[3]).sum()),
+            Op::Rows => [batch.saturating_mul(from.iter().map(pixels).sum()), 1, 1, channels],
+            Op::Flatten => [batch, 1, 1, pixels(&first).saturating_mul(channels)],
+            Op::Add
+            | Op::Multiply
+            | Op::BatchNorm(_)
+            | Op::RmsNorm(_)
+            | Op::Activation(_)
+            | Op::Attention(_) => first,
+            Op::Array(_) => first,
+        }
     }
 
     /// By how many rows and columns of the input a node's values are apart: the product of the steps of convolutions and maxima
@@ -121,6 +128,57 @@ impl Graph {
         (self, order)
     }
 
+    /// The part of the graph that these results, each under its name, depend on, with all inputs; and the names of the tensors that it has.
+    ///
+    /// # Errors
+    /// [`GraphError`] for values that are not there.
+    pub fn of_results(&self, results: &[(String, Value)]) -> Result<(Self, Vec<String>), GraphError> {
+        let mut wanted = vec![false; self.nodes().len()];
+        for (_, value) in results {
+            let count = wanted.len();
+            let wrong = GraphError::Value { node: count, value: *value };
+            *wanted.get_mut(*value).ok_or(wrong)? = true;
+        }
+        for (at, Node { op, inputs }) in self.nodes().iter().enumerate().rev() {
+            wanted[at] |= matches!(op, Op::Images { .. } | Op::Tokens | Op::Array(TensorOp::Input(_)));
+            if wanted[at] {
+                inputs.iter().for_each(|&input| wanted[input] = true);
+            }
+        }
+        let mut part =
+            Self { parts: Parts { nodes: vec![], layers: vec![], ..self.parts.clone() }, ..Self::default() };
+        part.parts.results.clear();
+        let (mut numbers, mut layers) = (vec![usize::MAX; wanted.len()], vec![None; self.layers().len()]);
+        let mut tensors = vec![];
+        for (at, Node { op, inputs }) in self.nodes().iter().enumerate().filter(|(at, _)| wanted[*at]) {
+            let op = match op {
+                Op::Layer(layer) => {
+                    let number = match layers[*layer] {
+                        Some(number) => number,
+                        None => {
+                            let of = self.layers()[*layer].clone();
+                            tensors.extend(["weight", "bias"].map(|part| format!("{}.{part}", of.name)));
+                            part.add_layer(of)?
+                        }
+                    };
+                    layers[*layer] = Some(number);
+                    Op::Layer(number)
+                }
+                Op::Array(TensorOp::Constant(constant)) => {
+                    tensors.push(constant.name.clone());
+                    op.clone()
+                }
+                op => op.clone(),
+            };
+            let inputs: Vec<Value> = inputs.iter().map(|&input| numbers[input]).collect();
+            numbers[at] = part.push(op, &inputs)?;
+        }
+        for (name, value) in results {
+            part.add_result(name.clone(), numbers[*value])?;
+        }
+        Ok((part, tensors))
+    }
+
     /// The nodes that read the value of each node.
     #[must_use]
     pub fn readers(&self) -> Vec<Vec<Value>> {
@@ -151,6 +209,10 @@ impl Graph {
                 Op::Activation(Activation::Relu | Activation::Relu6) => true,
                 Op::MaxPool { .. } | Op::Mean | Op::Flatten | Op::Enlarge => known[inputs[0]],
                 Op::Add | Op::Multiply | Op::Concat | Op::Rows => inputs.iter().all(|&input| known[input]),
+                Op::Array(TensorOp::Array | TensorOp::Images { .. } | TensorOp::Rows { .. }) => {
+                    known[inputs[0]]
+                }
+                Op::Array(TensorOp::Unary(Unary::Relu | Unary::Sigmoid | Unary::HardSigmoid { .. })) => true,
                 _ => false,
             });
         }

@@ -4,16 +4,25 @@
 //! (layers, normalizations, embeddings) stands in tables, under the names that the parameters have in files: one layer may be
 //! used by several nodes. Sizes that depend on the input (batch, rows, columns, positions) stay open.
 //!
+//! Images, rows and tokens are what products with quantized weights work on; everything else that networks compute is an operation on
+//! [arrays](TensorOp). A network has one input, the first node, and one result, the last node, unless its inputs are arrays and its
+//! results have [names](Graph::results).
+//!
 //! Every graph that exists is valid: [`Graph::push`] checks each node, and reading one from JSON goes through it.
 
 mod check;
 mod derived;
 mod node;
 mod rope;
+mod tensor_op;
 
 pub use check::GraphError;
 pub use node::{Activation, Attention, Embedding, Layer, LayerKind, Node, Norm, Op};
 pub use rope::{Rope, RopeError, RopeScaling};
+pub use tensor_op::{
+    Binary, Constant, Coordinates, ElementType, Interpolation, Nearest, PadMode, Padding, Pool, Reduction,
+    Resize, ResizeBy, TensorInput, TensorOp, Unary, Window,
+};
 
 use check::LARGEST;
 use node::read;
@@ -54,6 +63,18 @@ struct Parts {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     embeddings: Vec<Embedding>,
     nodes: Vec<Node>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    results: Vec<NamedResult>,
+}
+
+/// A value that a network gives, under a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedResult {
+    /// Its name.
+    pub name: String,
+    /// The value.
+    pub value: Value,
 }
 
 /// What a value is.
@@ -65,6 +86,8 @@ pub enum Kind {
     Rows(Option<usize>),
     /// Tokens.
     Tokens,
+    /// An array, whose sizes depend on the input.
+    Array,
 }
 
 impl Graph {
@@ -113,10 +136,69 @@ impl Graph {
         self.nodes().first().map(|node| &node.op)
     }
 
-    /// What the network makes: the value of the last node.
+    /// The arrays that the network takes, if it takes some, with the nodes that they are.
+    pub fn array_inputs(&self) -> impl Iterator<Item = (Value, &TensorInput)> {
+        self.nodes().iter().enumerate().filter_map(|(at, node)| match &node.op {
+            Op::Array(TensorOp::Input(input)) => Some((at, input)),
+            _ => None,
+        })
+    }
+
+    /// The constants that operations on arrays take, with the nodes that they are.
+    pub fn constants(&self) -> impl Iterator<Item = (Value, &Constant)> {
+        self.nodes().iter().enumerate().filter_map(|(at, node)| match &node.op {
+            Op::Array(TensorOp::Constant(constant)) => Some((at, constant)),
+            _ => None,
+        })
+    }
+
+    /// Whether the graph has operations on arrays, whose sizes are known when they have been computed.
+    #[must_use]
+    pub fn has_arrays(&self) -> bool {
+        self.nodes().iter().any(|node| matches!(node.op, Op::Array(_)))
+    }
+
+    /// The results that have names; none if the last node is the only one.
+    #[must_use]
+    pub fn named_results(&self) -> &[NamedResult] {
+        &self.parts.results
+    }
+
+    /// Whether it computes nothing: it has no result with a name, and no node after the input.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.parts.results.is_empty() && self.nodes().len() < 2
+    }
+
+    /// The values of all results.
+    #[must_use]
+    pub fn results(&self) -> Vec<Value> {
+        match self.parts.results.is_empty() {
+            true => self.nodes().len().checked_sub(1).into_iter().collect(),
+            false => self.parts.results.iter().map(|result| result.value).collect(),
+        }
+    }
+
+    /// Gives a value out under a name.
+    ///
+    /// # Errors
+    /// A value that is not there or that is never made, or a name that is taken.
+    pub fn add_result(&mut self, name: String, value: Value) -> Result<(), GraphError> {
+        let node = self.nodes().len();
+        if value >= node || self.readers[value] == Readers::BatchNorm {
+            return Err(GraphError::Value { node, value });
+        }
+        if self.parts.results.iter().any(|result| result.name == name) {
+            return Err(GraphError::Name(name));
+        }
+        self.parts.results.push(NamedResult { name, value });
+        Ok(())
+    }
+
+    /// What the network makes: the value of the last node, or the first of the results that have names.
     #[must_use]
     pub fn result_kind(&self) -> Option<Kind> {
-        self.kinds.last().copied()
+        self.results().first().map(|&value| self.kinds[value])
     }
 
     /// Channels or features of the result.
@@ -125,7 +207,7 @@ impl Graph {
         match self.result_kind()? {
             Kind::Images(channels) => Some(channels),
             Kind::Rows(features) => features,
-            Kind::Tokens => None,
+            Kind::Tokens | Kind::Array => None,
         }
     }
 
@@ -229,7 +311,8 @@ impl TryFrom<Parts> for Graph {
         parts.rms_norms.into_iter().try_for_each(|norm| graph.add_rms_norm(norm).map(|_| ()))?;
         parts.embeddings.into_iter().try_for_each(|table| graph.add_embedding(table).map(|_| ()))?;
         parts.nodes.into_iter().try_for_each(|node| graph.push(node.op, &node.inputs).map(|_| ()))?;
-        if graph.nodes().len() < 2 { Err(GraphError::Empty) } else { Ok(graph) }
+        parts.results.into_iter().try_for_each(|result| graph.add_result(result.name, result.value))?;
+        if graph.is_empty() { Err(GraphError::Empty) } else { Ok(graph) }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What graphs are made of: layers, normalizations, embeddings, operations.
 
-use super::{Rope, Value};
+use super::{Rope, TensorOp, Value};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
 
@@ -186,7 +186,7 @@ pub enum Op {
     Activation(Activation),
     /// The sum of two values of one shape.
     Add,
-    /// The product, element by element.
+    /// The product, element by element; of images and rows, each pixel of an image times its row of as many features.
     Multiply,
     /// The maximum of a window of pixels. The padding does not count.
     MaxPool {
@@ -210,6 +210,8 @@ pub enum Op {
     Rows,
     /// A row of all elements of each image: `[batch, channels * rows * columns]`.
     Flatten,
+    /// An operation on arrays. Functions of each element take images and rows as well, which they stay.
+    Array(TensorOp),
 }
 
 /// Functions of one element.

@@ -5,20 +5,36 @@ use crate::file::Values;
 use crate::graph::LayerKind;
 use crate::source::Affine;
 use dr_kernels::integer::Activation;
+use ndarray::linalg::general_mat_mul;
+use ndarray::{ArrayView2, ArrayViewMut2};
 use rayon::prelude::*;
 
 /// A layer in floats with what follows it: a matrix product, of patches for convolutions.
 #[derive(Debug)]
 pub(crate) struct FloatLayer {
     kind: LayerKind,
-    /// `[outputs, inputs / groups * taps]`
+    /// `[outputs, inputs / groups * taps]`, of patches whose taps have their channels together: `[outputs, taps, inputs / groups]`,
+    /// and `[taps, outputs]` of one channel for each output.
     weight: Values<f32>,
     affine: Affine,
     activation: Activation,
 }
 
+/// Values of patches that one thread makes before it multiplies them: they stay in its cache.
+const PATCHES: usize = 1 << 16;
+
 impl FloatLayer {
-    pub const fn new(kind: LayerKind, weight: Values<f32>, affine: Affine, activation: Activation) -> Self {
+    /// `weight` is `[outputs, inputs / groups, taps]`.
+    pub fn new(kind: LayerKind, weight: Values<f32>, affine: Affine, activation: Activation) -> Self {
+        let weight = match kind {
+            LayerKind::Conv2d { channels: [inputs, outputs], kernel: [rows, columns], groups, .. }
+                if rows * columns > 1 =>
+            {
+                let depthwise = groups == inputs && groups == outputs;
+                taps_first(&weight, [outputs, inputs / groups, rows * columns], depthwise).into()
+            }
+            _ => weight,
+        };
         Self { kind, weight, affine, activation }
     }
 
@@ -45,51 +61,89 @@ impl FloatLayer {
         }
         let (inputs, group_outputs) = (channels / groups, outputs / groups);
         let length = inputs * kernel[0] * kernel[1];
-        // Lines of output: each makes a matrix of patches.
-        let line = |(line, out): (usize, &mut [f32])| {
-            let (image, row) = (line / out_rows.max(1), line % out_rows.max(1));
-            let mut patches = vec![0.0f32; out_columns * length];
-            for group in 0..groups {
-                for (column, patch) in patches.chunks_exact_mut(length).enumerate() {
-                    for (at, value) in patch.iter_mut().enumerate() {
-                        let (channel, tap) = (at / (kernel[0] * kernel[1]), at % (kernel[0] * kernel[1]));
-                        let y = (row * stride[0] + tap / kernel[1]).checked_sub(padding[0]);
-                        let z = (column * stride[1] + tap % kernel[1]).checked_sub(padding[1]);
-                        *value = match (y.filter(|&y| y < rows), z.filter(|&z| z < columns)) {
-                            (Some(y), Some(z)) => {
-                                x[((image * rows + y) * columns + z) * channels + group * inputs + channel]
-                            }
-                            _ => 0.0,
-                        };
+        let pixels = [kernel, stride] == [[1, 1], [1, 1]] && padding == [0, 0];
+        // What of the input a tap of the window at an output position looks at.
+        let pixel = |position: usize, tap: usize| {
+            let (line, column) = (position / out_columns, position % out_columns);
+            let (image, row) = (line / out_rows, line % out_rows);
+            let y = (row * stride[0] + tap / kernel[1]).checked_sub(padding[0]).filter(|&y| y < rows)?;
+            let z =
+                (column * stride[1] + tap % kernel[1]).checked_sub(padding[1]).filter(|&z| z < columns)?;
+            Some(&x[((image * rows + y) * columns + z) * channels..][..channels])
+        };
+        let each = (out.len() / outputs).div_ceil(2 * rayon::current_num_threads()).max(1);
+        let together = (PATCHES / length.max(1)).clamp(1, each);
+        let block = |(block, out): (usize, &mut [f32])| {
+            let (first, count) = (block * together, out.len() / outputs);
+            if inputs == 1 && group_outputs == 1 {
+                for (at, out) in out.chunks_exact_mut(outputs).enumerate() {
+                    out.fill(0.0);
+                    for tap in 0..length {
+                        if let Some(pixel) = pixel(first + at, tap) {
+                            let weight = &self.weight[tap * outputs..][..outputs];
+                            let terms = pixel.iter().zip(weight);
+                            out.iter_mut().zip(terms).for_each(|(out, (x, weight))| *out += x * weight);
+                        }
                     }
                 }
-                let weight = &self.weight[group * group_outputs * length..][..group_outputs * length];
-                for (out, patch) in out.chunks_exact_mut(outputs).zip(patches.chunks_exact(length)) {
-                    let out = &mut out[group * group_outputs..][..group_outputs];
-                    for (out, weight) in out.iter_mut().zip(weight.chunks_exact(length)) {
-                        *out = dot(patch, weight);
-                    }
+            } else {
+                let mut patches = vec![0.0f32; if pixels && groups == 1 { 0 } else { count * length }];
+                for group in 0..groups {
+                    let from = match patches.is_empty() {
+                        true => &x[first * channels..][..count * channels],
+                        false => {
+                            for (at, patch) in patches.chunks_exact_mut(length).enumerate() {
+                                for (tap, to) in patch.chunks_exact_mut(inputs).enumerate() {
+                                    match pixel(first + at, tap) {
+                                        Some(pixel) => to.copy_from_slice(&pixel[group * inputs..][..inputs]),
+                                        None => to.fill(0.0),
+                                    }
+                                }
+                            }
+                            &patches
+                        }
+                    };
+                    let weight = &self.weight[group * group_outputs * length..][..group_outputs * length];
+                    product(
+                        from,
+                        weight,
+                        [count, length, group_outputs],
+                        &mut out[group * group_outputs..],
+                        outputs,
+                    );
                 }
             }
         };
-        out.par_chunks_mut((out_columns * outputs).max(1)).enumerate().for_each(line);
+        out.par_chunks_mut((together * outputs).max(1)).enumerate().for_each(block);
         let Affine { gain, shift } = &self.affine;
-        for (at, out) in out.iter_mut().enumerate() {
-            let y = gain[at % outputs] * *out + shift[at % outputs];
-            *out = self.activation.apply(y + residual.map_or(0.0, |residual| residual[at]));
-        }
+        let finish = |(at, out): (usize, &mut [f32])| {
+            for (i, out) in out.iter_mut().enumerate() {
+                let y = gain[i] * *out + shift[i];
+                *out = self.activation.apply(y + residual.map_or(0.0, |residual| residual[at * outputs + i]));
+            }
+        };
+        out.par_chunks_mut(outputs.max(1)).with_min_len(64).enumerate().for_each(finish);
         Ok(())
     }
 }
 
-/// The sum of products, in lanes.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; 16];
-    let ((a_whole, a_rest), (b_whole, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
-    for (a, b) in a_whole.iter().zip(b_whole) {
-        for lane in 0..16 {
-            lanes[lane] += a[lane] * b[lane];
-        }
+/// `[outputs, inputs, taps]` to `[outputs, taps, inputs]`, and of one input for each output to `[taps, outputs]`.
+fn taps_first(weight: &[f32], [outputs, inputs, taps]: [usize; 3], depthwise: bool) -> Vec<f32> {
+    let at = |output: usize, input: usize, tap: usize| weight[(output * inputs + input) * taps + tap];
+    if depthwise {
+        return (0..taps).flat_map(|tap| (0..outputs).map(move |output| at(output, 0, tap))).collect();
     }
-    lanes.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+    let output =
+        |output: usize| (0..taps).flat_map(move |tap| (0..inputs).map(move |input| at(output, input, tap)));
+    (0..outputs).flat_map(output).collect()
+}
+
+/// `[n, length]` times `[outputs, length]`, to the first columns of rows that are `wide`.
+fn product(x: &[f32], weight: &[f32], [n, length, outputs]: [usize; 3], out: &mut [f32], wide: usize) {
+    let out = ArrayViewMut2::from_shape(ndarray::ShapeBuilder::strides((n, outputs), (wide, 1)), out);
+    let (x, weight) =
+        (ArrayView2::from_shape((n, length), x), ArrayView2::from_shape((outputs, length), weight));
+    if let (Ok(x), Ok(weight), Ok(mut out)) = (x, weight, out) {
+        general_mat_mul(1.0, &x, &weight.t(), 0.0, &mut out);
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::float::FloatLayer;
 use crate::RuntimeError;
+use crate::arrays::Array;
 use crate::file::{Artifact, Values};
 use crate::graph::Layer;
 use crate::program::Use;
@@ -21,6 +22,8 @@ pub(super) struct Shared {
     /// The gains of RMSNorms.
     pub gains: Vec<Values<f32>>,
     pub tables: Vec<Table>,
+    /// The constants of the nodes that are one.
+    pub constants: Vec<Option<Array>>,
 }
 
 /// A layer with what follows it, ready to run.
@@ -60,7 +63,11 @@ impl Shared {
         let gains = graph.rms_norms().iter().map(|norm| source.gain(norm)).collect::<Result<_, _>>()?;
         let tables =
             graph.embeddings().iter().map(|of| Table::read(&source, of)).collect::<Result<_, _>>()?;
-        Ok(Self { source, weights, gains, tables })
+        let mut constants = vec![None; graph.nodes().len()];
+        for (at, constant) in graph.constants() {
+            constants[at] = Some(Array::constant(artifact, constant)?);
+        }
+        Ok(Self { source, weights, gains, tables, constants })
     }
 
     /// All uses of layers, each layer at its precision, or in floats without any. Those that are the same in `before`, whose layers have

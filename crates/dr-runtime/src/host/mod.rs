@@ -6,8 +6,9 @@ mod ops;
 mod pass;
 
 use crate::RuntimeError;
+use crate::arrays::Array;
 use crate::file::Artifact;
-use crate::graph::Graph;
+use crate::graph::{ElementType, Graph, GraphError, Op};
 use crate::source::Arithmetic;
 use dr_kernels::host::language::AttentionCache;
 use dr_kernels::integer::CodeQuantizer;
@@ -34,6 +35,8 @@ pub enum Input<'a> {
         /// How many texts.
         batch: usize,
     },
+    /// The arrays of a network whose inputs are arrays, in their order.
+    Arrays(&'a [Array]),
 }
 
 /// What a network makes of an input.
@@ -43,6 +46,41 @@ pub struct Output {
     pub values: Vec<f32>,
     /// `[n, features]`, or `[batch, rows, columns, channels]` of a network whose result is images.
     pub shape: Vec<usize>,
+}
+
+/// A result as it lies in memory.
+pub(crate) enum Made {
+    /// Images with the channels last, or rows.
+    Values(Output),
+    /// An array.
+    Array(Array),
+}
+
+impl Made {
+    fn output(self) -> Result<Output, RuntimeError> {
+        match self {
+            Self::Values(output) => Ok(output),
+            Self::Array(array) => {
+                let floats = array.cast(ElementType::F32)?;
+                Ok(Output { values: floats.floats()?.into_owned(), shape: floats.dims().to_vec() })
+            }
+        }
+    }
+
+    /// With the channels first.
+    fn array(self) -> Result<Array, RuntimeError> {
+        Ok(match self {
+            Self::Array(array) => array,
+            Self::Values(Output { values, shape }) => match shape[..] {
+                [n, rows, columns, channels] => {
+                    let mut out = vec![0.0; values.len()];
+                    ops::channels_first(&values, [n, rows, columns, channels], &mut out);
+                    Array::from_f32(out, &[n, channels, rows, columns])?
+                }
+                _ => Array::from_f32(values, &shape)?,
+            },
+        })
+    }
 }
 
 /// What a language model keeps of the earlier positions of a text: keys and values, in 32 bits or in [16](Self::in_halves).
@@ -216,7 +254,31 @@ impl Network {
     /// # Errors
     /// An input of another kind or size.
     pub fn forward(&self, input: Input) -> Result<Output, RuntimeError> {
-        self.run(input, None, None)
+        first(self.run(input, None, None)?)
+    }
+
+    /// All results, as arrays in the order of [`Graph::results`], for the arrays that it takes: of a network of images one of
+    /// `[batch, channels, rows, columns]`. Images are given with the channels first, too.
+    ///
+    /// # Errors
+    /// Other arrays than it takes, and sizes that its operations do not.
+    pub fn forward_arrays(&self, inputs: &[Array]) -> Result<Vec<Array>, RuntimeError> {
+        let made = match (self.graph().input(), inputs) {
+            (Some(Op::Images { .. }), [images]) => {
+                let images = images.clone().contiguous();
+                let &[batch, channels, rows, columns] = images.dims() else {
+                    let found = format!("an array {:?}", images.dims());
+                    return Err(RuntimeError::Input {
+                        found,
+                        expected: "[batch, channels, rows, columns]".into(),
+                    });
+                };
+                let shape = [batch, channels, rows, columns];
+                self.run(Input::Images { values: &images.floats()?, shape }, None, None)
+            }
+            _ => self.run(Input::Arrays(inputs), None, None),
+        };
+        made?.into_iter().map(Made::array).collect()
     }
 
     /// The same, and how long each layer of the graph took, with the quantization of its input. Layers that are computed together share
@@ -226,7 +288,7 @@ impl Network {
     /// Those of [`Network::forward`].
     pub fn forward_timed(&self, input: Input) -> Result<(Output, Vec<Duration>), RuntimeError> {
         let mut times = vec![Duration::ZERO; self.graph().layers().len()];
-        let output = self.run(input, None, Some(&mut times))?;
+        let output = first(self.run(input, None, Some(&mut times))?)?;
         Ok((output, times))
     }
 
@@ -236,7 +298,7 @@ impl Network {
     /// No token, more positions than the context has, a token that is not in the vocabulary, a cache of another network: the cache then
     /// stays as it is.
     pub fn read(&self, tokens: &[u32], cache: &mut Cache) -> Result<Vec<f32>, RuntimeError> {
-        Ok(self.run(Input::Tokens { ids: tokens, batch: 1 }, Some(vec![cache]), None)?.values)
+        Ok(first(self.run(Input::Tokens { ids: tokens, batch: 1 }, Some(vec![cache]), None)?)?.values)
     }
 
     /// Reads one token more of each of several texts, each of which has a cache and may have another length, and gives the logits of
@@ -246,12 +308,12 @@ impl Network {
     /// Those of [`Network::read`], no text, another number of caches: all caches then stay as they are.
     pub fn read_each(&self, tokens: &[u32], caches: &mut [&mut Cache]) -> Result<Output, RuntimeError> {
         let caches = caches.iter_mut().map(|cache| &mut **cache).collect();
-        self.run(Input::Tokens { ids: tokens, batch: tokens.len() }, Some(caches), None)
+        first(self.run(Input::Tokens { ids: tokens, batch: tokens.len() }, Some(caches), None)?)
     }
 
     fn run(
         &self, input: Input, caches: Option<Vec<&mut Cache>>, times: Option<&mut Vec<Duration>>,
-    ) -> Result<Output, RuntimeError> {
+    ) -> Result<Vec<Made>, RuntimeError> {
         // Two passes at once have memory of their own.
         let mut spare = Workspace::default();
         let mut guard;
@@ -268,4 +330,9 @@ impl Network {
         };
         Pass::new(self, workspace, input, caches, times)?.run()
     }
+}
+
+/// The first result.
+fn first(made: Vec<Made>) -> Result<Output, RuntimeError> {
+    made.into_iter().next().map_or_else(|| Err(GraphError::Empty.into()), Made::output)
 }

@@ -13,6 +13,30 @@ pub(super) fn pairs(a: &[f32], b: &[f32], out: &mut [f32], of: impl Fn(f32, f32)
     out.iter_mut().zip(pairs).for_each(|(out, (a, b))| *out = of(*a, *b));
 }
 
+/// A function of each pixel of images and the row of its image.
+pub(super) fn pixels(
+    x: &[f32], rows: &[f32], [_, height, width, channels]: [usize; 4], out: &mut [f32],
+    of: impl Fn(f32, f32) -> f32,
+) {
+    let image = (height * width * channels).max(1);
+    let images = out.chunks_exact_mut(image).zip(x.chunks_exact(image));
+    for ((out, x), row) in images.zip(rows.chunks_exact(channels.max(1))) {
+        let pixels = out.chunks_exact_mut(channels.max(1)).zip(x.chunks_exact(channels.max(1)));
+        pixels.for_each(|(out, x)| {
+            out.iter_mut().zip(x.iter().zip(row)).for_each(|(out, (a, b))| *out = of(*a, *b));
+        });
+    }
+}
+
+/// `gain * x + shift` of each channel, the last axis.
+pub(super) fn channels(x: &[f32], gain: &[f32], shift: &[f32], out: &mut [f32]) {
+    let channels = gain.len().max(1);
+    for (out, x) in out.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
+        let terms = x.iter().zip(gain.iter().zip(shift));
+        out.iter_mut().zip(terms).for_each(|(out, (x, (gain, shift)))| *out = gain * x + shift);
+    }
+}
+
 /// Adds a residual and applies an activation.
 pub(super) fn finish(out: &mut [f32], residual: Option<&[f32]>, activation: Option<Activation>) {
     if let Some(residual) = residual {

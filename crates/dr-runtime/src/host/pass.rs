@@ -1,10 +1,11 @@
 //! [`Pass`]: the steps of a program, on slices.
 
 use super::kernels::{Kernel, Shared};
-use super::{Cache, Input, Network, Output, ops};
+use super::{Cache, Input, Made, Network, Output, ops};
 use crate::RuntimeError;
+use crate::arrays::{self, Array};
 use crate::file::elements;
-use crate::graph::{Attention, Kind, Op, Value};
+use crate::graph::{Attention, Kind, Op, TensorOp, Value};
 use crate::program::{Product, Step, TOGETHER, checked_sizes};
 use dr_kernels::KernelError;
 use dr_kernels::host::language::{AttentionCache, attention, rms_norm, rotate, swiglu};
@@ -55,6 +56,10 @@ pub(super) struct Pass<'a> {
     workspace: &'a mut Workspace,
     images: &'a [f32],
     text: Text<'a>,
+    /// The values that are arrays.
+    arrays: Vec<Option<Array>>,
+    /// Their sizes, whether they are there or not.
+    shapes: Vec<Vec<usize>>,
     /// Of each text.
     caches: Option<Vec<&'a mut Cache>>,
     times: Option<&'a mut Vec<Duration>>,
@@ -76,7 +81,23 @@ impl<'a> Pass<'a> {
             Err(RuntimeError::Input { found, expected })
         };
         let (mut images, mut text): (&[f32], _) = (&[], Text::default());
+        let mut arrays: Vec<Option<Array>> = vec![];
+        if graph.has_arrays() {
+            arrays.clone_from(&shared.constants);
+        }
         let dims = match (input, graph.input()) {
+            (Input::Arrays(given), Some(Op::Array(_))) => {
+                let inputs: Vec<_> = graph.array_inputs().collect();
+                if inputs.len() != given.len() {
+                    let found = format!("{} arrays", given.len());
+                    return Err(RuntimeError::Input { found, expected: format!("{}", inputs.len()) });
+                }
+                for ((at, expected), array) in inputs.into_iter().zip(given) {
+                    expected.check(array)?;
+                    arrays[at] = Some(array.clone());
+                }
+                [0; 4]
+            }
             (Input::Images { values, shape }, Some(&Op::Images { channels })) => {
                 let [batch, found, rows, columns] = shape;
                 if found != channels || elements(&shape) != Some(values.len()) {
@@ -106,12 +127,21 @@ impl<'a> Pass<'a> {
                 text = Text { ids, batch, positions, starts, ..Text::default() };
                 [batch, positions, 1, 1]
             }
+            (Input::Arrays(_), _) => return wrong("arrays".to_owned()),
             (Input::Images { .. }, _) => return wrong("images".to_owned()),
             (Input::Tokens { .. }, _) => return wrong("tokens".to_owned()),
         };
         // What comes after the last attention is wanted for the last position only, if the text is read.
         let key = (dims, caches.is_some());
-        if workspace.input != key || workspace.dims.is_empty() {
+        if graph.has_arrays() {
+            // Sizes are found out step by step.
+            workspace.input = key;
+            workspace.dims = vec![[0; 4]; graph.nodes().len()];
+            workspace.dims[0] = dims;
+            let [values, codes] = program.slots;
+            workspace.values.resize(values, vec![]);
+            workspace.codes.resize(codes, vec![]);
+        } else if workspace.input != key || workspace.dims.is_empty() {
             let all = graph.dims(dims, caches.is_some());
             if all.iter().any(|dims| elements(dims).is_none()) {
                 return wrong(format!("an input of {dims:?}, which makes values that no memory has"));
@@ -127,17 +157,23 @@ impl<'a> Pass<'a> {
             workspace.values.resize(values, vec![]);
             workspace.codes.resize(codes, vec![]);
         }
-        Ok(Self { network, shared, workspace, images, text, caches, times })
+        let shapes =
+            arrays.iter().map(|array| array.iter().flat_map(Array::dims).copied().collect()).collect();
+        Ok(Self { network, shared, workspace, images, text, arrays, shapes, caches, times })
     }
 
-    pub fn run(mut self) -> Result<Output, RuntimeError> {
+    /// The results, in the order of the graph's.
+    pub fn run(mut self) -> Result<Vec<Made>, RuntimeError> {
         let (graph, program) = (&self.shared.source.graph, &self.shared.source.program);
         if !program.input_as_it_comes && !self.images.is_empty() {
             let mut out = self.take(0);
             ops::channels_last(self.images, self.workspace.dims[0], room(&mut out, self.images.len())?);
             self.put(0, out);
         }
-        for step in &program.steps {
+        for (at, step) in program.steps.iter().enumerate() {
+            if graph.has_arrays() {
+                self.measure(step)?;
+            }
             match step {
                 Step::Products(products) => self.products(products)?,
                 Step::Gate { gate, up, output } => {
@@ -149,26 +185,35 @@ impl<'a> Pass<'a> {
                     self.put(*output, out);
                 }
                 Step::Op { op: Op::Attention(of), inputs, output } => self.attend(of, inputs, *output)?,
+                Step::Op { op: Op::Array(op), inputs, output } => self.array_op(at, op, inputs, *output)?,
                 Step::Op { op, inputs, output } => {
                     let mut out = self.take(*output);
                     self.op(op, inputs, *output, room(&mut out, self.len(*output))?)?;
                     self.put(*output, out);
                 }
             }
+            if graph.has_arrays() {
+                let done = |value: &Value| program.until[*value] <= at;
+                step.inputs().into_iter().filter(done).for_each(|value| self.arrays[value] = None);
+            }
         }
         for cache in self.caches.iter_mut().flatten() {
             cache.positions += self.text.positions;
         }
-        let last = graph.nodes().len() - 1;
-        let [n, rows, columns, features] = self.workspace.dims[last];
-        let shape = match graph.kind(last) {
+        graph.results().into_iter().map(|value| self.result(value)).collect()
+    }
+
+    fn result(&mut self, value: Value) -> Result<Made, RuntimeError> {
+        let [n, rows, columns, features] = self.workspace.dims[value];
+        let shape = match self.shared.source.graph.kind(value) {
             Kind::Images(_) => vec![n, rows, columns, features],
+            Kind::Array => return Ok(Made::Array(self.array(value)?)),
             _ => vec![n, features],
         };
         // Logits of a text are much: they are given away.
-        let (mut values, len) = (self.take(last), self.len(last));
+        let (mut values, len) = (self.take(value), self.len(value));
         values.truncate(len);
-        Ok(Output { values, shape })
+        Ok(Made::Values(Output { values, shape }))
     }
 
     /// How many values a node has.
@@ -178,7 +223,171 @@ impl<'a> Pass<'a> {
 
     /// The values of a node.
     fn value(&self, value: Value) -> &[f32] {
+        if let Some(array) = self.arrays.get(value).and_then(Option::as_ref) {
+            return array.as_f32().ok().and_then(|values| values.as_slice()).unwrap_or_default();
+        }
         &self.workspace.values[self.shared.source.program.values[value]][..self.len(value)]
+    }
+
+    /// Finds out how large the results of a step are that makes no array, and whether its inputs fit together.
+    fn measure(&mut self, step: &Step) -> Result<(), RuntimeError> {
+        let graph = &self.shared.source.graph;
+        let made: Vec<(Value, [usize; 4])> = match step {
+            Step::Products(products) => {
+                let of = |product: &Product| {
+                    let layer = Op::Layer(self.shared.source.program.uses[product.of].layer);
+                    let dims = graph.dims_of(&layer, &[self.workspace.dims[product.input]], [0; 4]);
+                    (product.output, dims)
+                };
+                products.iter().map(of).collect()
+            }
+            Step::Gate { gate, output, .. } => vec![(*output, self.workspace.dims[*gate])],
+            Step::Op { op: Op::Array(_), .. } => return Ok(()),
+            Step::Op { op, inputs, output } => {
+                let from: Vec<[usize; 4]> = inputs.iter().map(|&input| self.workspace.dims[input]).collect();
+                let [first, rest @ ..] = &from[..] else { return Ok(()) };
+                let fits = |other: &[usize; 4]| match op {
+                    Op::Multiply if graph.kind(inputs[0]) != graph.kind(inputs[1]) => other[0] == first[0],
+                    Op::Add | Op::Multiply => other == first,
+                    Op::Concat => other[..3] == first[..3],
+                    Op::Rows => other[0] == first[0],
+                    _ => true,
+                };
+                if !rest.iter().all(fits) {
+                    let (found, expected) =
+                        (format!("{op:?} with {from:?}"), "values of one size".to_owned());
+                    return Err(RuntimeError::Input { found, expected });
+                }
+                vec![(*output, graph.dims_of(op, &from, [0; 4]))]
+            }
+        };
+        for (value, dims) in made {
+            if elements(&dims).is_none() || dims.contains(&0) {
+                let found = format!("a value of {dims:?}");
+                return Err(RuntimeError::Input {
+                    found,
+                    expected: "sizes of at least 1 that memory has".into(),
+                });
+            }
+            self.workspace.dims[value] = dims;
+        }
+        if let Step::Products(products) = step {
+            for product in products.iter().filter(|product| graph.kind(product.output) == Kind::Array) {
+                let mut shape = self.shapes[product.input].clone();
+                shape.pop();
+                shape.push(self.workspace.dims[product.output][3]);
+                self.shapes[product.output] = shape;
+            }
+        }
+        Ok(())
+    }
+
+    /// A value as an array: images with the channels first.
+    fn array(&self, value: Value) -> Result<Array, RuntimeError> {
+        if let Some(array) = self.arrays.get(value).and_then(Option::as_ref) {
+            return Ok(array.clone());
+        }
+        let [n, rows, columns, channels] = self.workspace.dims[value];
+        Ok(match self.shared.source.graph.kind(value) {
+            Kind::Images(_) => {
+                let mut out = vec![0.0; self.len(value)];
+                match self.as_it_comes(value) {
+                    true => out.copy_from_slice(self.images),
+                    false => ops::channels_first(self.value(value), self.workspace.dims[value], &mut out),
+                }
+                Array::from_f32(out, &[n, channels, rows, columns])?
+            }
+            _ => Array::from_f32(self.value(value).to_vec(), &[n, channels])?,
+        })
+    }
+
+    /// Keeps an array as the value of a node.
+    fn put_array(&mut self, value: Value, array: Array) {
+        let array = array.contiguous();
+        let (dims, last) = (array.dims(), array.dims().last().copied().unwrap_or(1));
+        self.workspace.dims[value] = [dims.iter().rev().skip(1).product(), 1, 1, last];
+        self.shapes[value] = dims.to_vec();
+        self.arrays[value] = Some(array);
+    }
+
+    /// Computes an operation on arrays, which is step `at`.
+    fn array_op(
+        &mut self, at: usize, op: &TensorOp, inputs: &[Value], output: Value,
+    ) -> Result<(), RuntimeError> {
+        let graph = &self.shared.source.graph;
+        match (op, graph.kind(output)) {
+            (TensorOp::Array, _) => {
+                let array = self.array(inputs[0])?;
+                self.put_array(output, array);
+            }
+            (TensorOp::Images { .. } | TensorOp::Rows { .. }, kind) => {
+                let array = self.array(inputs[0])?;
+                let (dims, wanted) = match (kind, array.dims()) {
+                    (Kind::Images(wanted), &[n, channels, rows, columns]) => {
+                        ([n, rows, columns, channels], Some(wanted))
+                    }
+                    (Kind::Rows(wanted), &[n, features]) => ([n, 1, 1, features], wanted),
+                    (_, dims) => {
+                        let expected = format!("one for {op:?}");
+                        return Err(RuntimeError::Input { found: format!("an array {dims:?}"), expected });
+                    }
+                };
+                if wanted.is_some_and(|wanted| wanted != dims[3]) {
+                    let (found, expected) =
+                        (format!("an array {:?}", array.dims()), format!("one for {op:?}"));
+                    return Err(RuntimeError::Input { found, expected });
+                }
+                let (mut out, values) = (self.take(output), array.floats()?);
+                let room = room(&mut out, values.len())?;
+                match kind {
+                    Kind::Images(_) => ops::channels_last(&values, dims, room),
+                    _ => room.copy_from_slice(&values),
+                }
+                self.put(output, out);
+                self.workspace.dims[output] = dims;
+            }
+            (_, Kind::Array) => {
+                let until = &self.shared.source.program.until;
+                let mut given = Vec::with_capacity(inputs.len());
+                for (place, &input) in inputs.iter().enumerate() {
+                    // Memory that nobody else wants is written over.
+                    let last = until[input] <= at && !inputs[place + 1..].contains(&input);
+                    let array = if last { self.arrays[input].take() } else { self.arrays[input].clone() };
+                    given.push(match array {
+                        Some(array) => array,
+                        None => self.array(input)?,
+                    });
+                }
+                let array = arrays::evaluate(op, given)?;
+                self.put_array(output, array);
+            }
+            (TensorOp::ChannelAffine, _) => {
+                let [gain, shift] = [self.array(inputs[1])?, self.array(inputs[2])?];
+                let (gain, shift) = (gain.floats()?, shift.floats()?);
+                let dims = self.workspace.dims[inputs[0]];
+                let mut out = self.take(output);
+                let x = self.value(inputs[0]);
+                ops::channels(x, &gain, &shift, room(&mut out, x.len())?);
+                self.put(output, out);
+                self.workspace.dims[output] = dims;
+            }
+            // Of each element, wherever it lies.
+            (_, _) => {
+                let dims = inputs.iter().find(|&&input| graph.kind(input) != Kind::Array);
+                let dims = dims.map_or([0; 4], |&input| self.workspace.dims[input]);
+                let array = |&input: &Value| match graph.kind(input) {
+                    Kind::Array => self.array(input),
+                    _ => Ok(Array::from_f32(self.value(input).to_vec(), &dims)?),
+                };
+                let given = inputs.iter().map(array).collect::<Result<Vec<_>, _>>()?;
+                let array = arrays::evaluate(op, given)?.contiguous();
+                let (mut out, values) = (self.take(output), array.floats()?);
+                room(&mut out, values.len())?.copy_from_slice(&values);
+                self.put(output, out);
+                self.workspace.dims[output] = dims;
+            }
+        }
+        Ok(())
     }
 
     /// The memory of a node's values, to be written to.
@@ -230,7 +439,12 @@ impl<'a> Pass<'a> {
         }
         let result = self.compute(products, &mut outs);
         for (product, (values, codes)) in products.iter().zip(outs) {
-            if product.values {
+            if product.values && self.shared.source.graph.kind(product.output) == Kind::Array {
+                let mut values = values;
+                values.truncate(self.len(product.output));
+                let array = Array::from_f32(values, &self.shapes[product.output])?;
+                self.put_array(product.output, array);
+            } else if product.values {
                 self.put(product.output, values);
             }
             if let Some(next) = product.codes_for {
@@ -314,6 +528,9 @@ impl<'a> Pass<'a> {
                 ops::finish(out, None, Some(activation));
             }
             Op::Add => ops::pairs(x(0), x(1), out, |a, b| a + b),
+            Op::Multiply if source.graph.kind(inputs[0]) != source.graph.kind(inputs[1]) => {
+                ops::pixels(x(0), x(1), from, out, |a, b| a * b);
+            }
             Op::Multiply => ops::pairs(x(0), x(1), out, |a, b| a * b),
             Op::MaxPool { kernel, stride, padding } => {
                 ops::max_pool(x(0), from, to, [kernel, stride, padding], out);
@@ -327,7 +544,12 @@ impl<'a> Pass<'a> {
             }
             Op::Flatten if self.as_it_comes(inputs[0]) => out.copy_from_slice(self.images),
             Op::Flatten => ops::channels_first(x(0), from, out),
-            Op::Images { .. } | Op::Tokens | Op::Layer(_) | Op::BatchNorm(_) | Op::Attention(_) => {
+            Op::Images { .. }
+            | Op::Tokens
+            | Op::Layer(_)
+            | Op::BatchNorm(_)
+            | Op::Attention(_)
+            | Op::Array(_) => {
                 unreachable!("{op:?} is no step of its own")
             }
         }

@@ -51,6 +51,9 @@ impl OnDevice {
         if !source.nested.is_empty() {
             return Err(RuntimeError::Nested);
         }
+        if source.graph.has_arrays() {
+            return Err(RuntimeError::Arrays);
+        }
         if !source.calibrated.is_empty() {
             return Err(RuntimeError::Calibrated);
         }
@@ -224,7 +227,7 @@ impl OnDevice {
                             };
                             as_images(x.flatten(1, 3))
                         }
-                        Op::Images { .. } | Op::Tokens | Op::Layer(_) | Op::BatchNorm(_) => {
+                        Op::Images { .. } | Op::Tokens | Op::Layer(_) | Op::BatchNorm(_) | Op::Array(_) => {
                             unreachable!("{op:?} is no step of its own")
                         }
                     };

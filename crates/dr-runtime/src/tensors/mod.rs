@@ -6,8 +6,9 @@ mod ops;
 pub use ops::{TensorCache, Text, enlarge};
 
 use crate::RuntimeError;
+use crate::arrays::Array;
 use crate::file::Artifact;
-use crate::graph::Graph;
+use crate::graph::{Graph, Kind};
 use crate::host::{self, Input, LayerParts};
 use crate::source::Arithmetic;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -24,6 +25,42 @@ pub enum Value {
     Rows(Tensor<2>),
     /// `[batch, positions]`
     Tokens(Tensor<2, Int>),
+    /// An array, in this computer's memory and without gradients.
+    Array(Array),
+}
+
+impl From<Array> for Value {
+    fn from(array: Array) -> Self {
+        Self::Array(array)
+    }
+}
+
+impl Value {
+    /// The same as an array: `[batch, channels, rows, columns]`, `[n, features]` or `[batch, positions]`.
+    ///
+    /// # Errors
+    /// Tensors that cannot be read.
+    pub fn to_array(&self) -> Result<Array, RuntimeError> {
+        fn floats<const D: usize>(x: &Tensor<D>) -> Result<Array, RuntimeError> {
+            let data = x.clone().into_data().convert::<f32>();
+            let values = data
+                .try_into_vec()
+                .map_err(|error| wrong(&format!("{error:?}"), "values that can be read"))?;
+            Ok(Array::from_f32(values, &x.dims())?)
+        }
+        match self {
+            Self::Array(array) => Ok(array.clone()),
+            Self::Images(x) => floats(x),
+            Self::Rows(x) => floats(x),
+            Self::Tokens(x) => {
+                let data = x.clone().into_data().convert::<i64>();
+                let values = data
+                    .try_into_vec()
+                    .map_err(|error| wrong(&format!("{error:?}"), "tokens that can be read"))?;
+                Ok(Array::from_i64(values, &x.dims())?)
+            }
+        }
+    }
 }
 
 impl From<Tensor<4>> for Value {
@@ -52,6 +89,7 @@ impl Value {
             Self::Images(_) => "images",
             Self::Rows(_) => "rows",
             Self::Tokens(_) => "tokens",
+            Self::Array(_) => "an array",
         }
     }
 }
@@ -140,9 +178,15 @@ impl Network {
                 let ids: Vec<u32> = slice::<i32>(&data)?.iter().map(|id| id.cast_unsigned()).collect();
                 run(Input::Tokens { ids: &ids, batch })?
             }
+            Value::Array(array) => run(Input::Arrays(&[array]))?,
             Value::Rows(_) => return Err(wrong("rows", "images or tokens")),
         };
-        match output.shape[..] {
+        let shape = match (self.graph().result_kind(), &output.shape[..]) {
+            // A row for each run of the last axis.
+            (Some(Kind::Array), [before @ .., features]) => vec![before.iter().product(), *features],
+            _ => output.shape,
+        };
+        match shape[..] {
             [n, features] => {
                 let data = TensorData::new(output.values, [n, features]);
                 Ok((Tensor::from_data(data, device), times))

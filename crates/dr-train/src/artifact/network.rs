@@ -12,6 +12,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use dr_kernels::{CodeState, PackedTensor, dequantize, layout, quantize_pack, switch};
 use dr_precision::{Precision, PrecisionPlan, PrecisionSet};
+use dr_runtime::arrays::Array;
 use dr_runtime::file::{CalibratedLayer, NestedWeight};
 use dr_runtime::graph::{self, Embedding, Graph, Kind, Layer};
 use std::collections::{BTreeMap, BTreeSet};
@@ -182,7 +183,16 @@ impl SavedModel for Artifact {
     }
 
     fn network(&self, device: &Device) -> Result<Model, ArtifactError> {
-        let mut network = Model::zeros(self.checked_graph()?.clone(), device);
+        let graph = self.checked_graph()?;
+        if graph.array_inputs().count() > 1 {
+            return Err(ArtifactError::network("a network with several inputs: expected one"));
+        }
+        let mut network = Model::zeros(graph.clone(), device);
+        let constant = |(at, of): (usize, &graph::Constant)| {
+            let array = Array::constant(self, of).map_err(ArtifactError::network)?;
+            Ok::<_, ArtifactError>((at, array))
+        };
+        network = network.with_constants(graph.constants().map(constant).collect::<Result<_, _>>()?);
         let mut weights = BTreeMap::new();
         if let Some(config) = self.description.quantization() {
             network = network.prepare(&config);
@@ -211,6 +221,7 @@ impl SavedModel for Artifact {
         if let Some(error) = loader.error {
             return Err(error);
         }
+        loader.used.extend(self.graph()?.constants().map(|(_, constant)| constant.name.clone()));
         let is_left = |name: &&String| !loader.used.contains(*name) && !ATTACHMENTS.contains(&name.as_str());
         match self.tensors.keys().find(is_left) {
             Some(name) => Err(ArtifactError::Superfluous(name.clone())),

@@ -2,7 +2,7 @@
 
 use super::commands::{
     DrawArgs, EvalArgs, ExportArgs, GenerateArgs, HessianArgs, ImportArgs, ImportCheckArgs, InfoArgs,
-    LatencyArgs, QuantizeArgs, ScenesArgs, SearchArgs,
+    LatencyArgs, PredictArgs, QuantizeArgs, ScenesArgs, SearchArgs,
 };
 use super::settings::TrainArgs;
 use clap::{Parser, Subcommand};
@@ -38,7 +38,7 @@ pub enum Command {
     Eval(EvalArgs),
     /// Save a model at one fixed precision, or with one for each layer, packed or as ONNX
     Export(ExportArgs),
-    /// Turn weights that PyTorch trained into a float model
+    /// Turn a network that others trained into a float model
     Import(ImportArgs),
     /// Compare what another runtime makes of an exported model with what it makes here
     ImportCheck(ImportCheckArgs),
@@ -50,6 +50,8 @@ pub enum Command {
     Draw(DrawArgs),
     /// Go on with a text, by a language model
     Generate(GenerateArgs),
+    /// Write what a model makes of arrays or images
+    Predict(PredictArgs),
     /// Show what a model file holds
     Info(InfoArgs),
     /// Measure how long a saved model takes at each precision, in integers, and in floats

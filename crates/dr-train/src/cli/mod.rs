@@ -72,6 +72,7 @@ fn execute(registry: &Registry, cli: Cli) -> Result<(), CommandError> {
         Command::Scenes(args) => commands::scenes(registry, &args),
         Command::Draw(args) => commands::draw(&args),
         Command::Generate(args) => commands::generate(&args),
+        Command::Predict(args) => commands::predict(&args),
         Command::Info(args) => commands::info(&args),
         Command::Latency(args) => commands::latency(&args),
         Command::Hessian(args) => commands::hessian(registry, &args),

@@ -1,6 +1,8 @@
 //! From an image file to pixels of the network's size.
 
 use super::images::ImageShape;
+use super::normalization::{Normalization, tables};
+use dr_runtime::file::InputShape;
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeError, ResizeOptions, Resizer};
 use image::{ImageError, ImageReader, Limits, RgbImage};
@@ -9,7 +11,7 @@ use std::path::Path;
 
 /// Why a file gives no pixels.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DecodeError {
+pub(crate) enum DecodeError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     #[error(transparent)]
@@ -18,6 +20,8 @@ pub(super) enum DecodeError {
     Resize(#[from] ResizeError),
     #[error("{0} x {1} pixels: expected at least one")]
     Empty(u32, u32),
+    #[error("an image, for {0} channels: expected a network of 1 or 3")]
+    Channels(usize),
 }
 
 /// What is cut out of an image: left, top, width and height, in pixels.
@@ -50,6 +54,29 @@ pub(super) fn decode(
         }
     }
     Ok(())
+}
+
+/// Reads an image as a network takes it: `[channels, rows, columns]`, the middle of the image, normalised; of one channel, the mean of the
+/// three colours.
+///
+/// # Errors
+/// A file that is no image, channels that images do not have.
+pub(crate) fn image_file(
+    path: &Path, shape: InputShape, normalization: &Normalization,
+) -> Result<Vec<f32>, DecodeError> {
+    let InputShape { channels, height, width } = shape;
+    if !matches!(channels, 1 | 3) {
+        return Err(DecodeError::Channels(channels));
+    }
+    let mut pixels = vec![];
+    decode(path, ImageShape { channels: 3, height, width }, None, &mut pixels)?;
+    let plane = height * width;
+    if channels == 1 {
+        let grey = |at: usize| ((0..3).map(|c| u16::from(pixels[c * plane + at])).sum::<u16>() / 3) as u8;
+        pixels = (0..plane).map(grey).collect();
+    }
+    let tables = tables(normalization);
+    Ok(pixels.iter().enumerate().map(|(at, &pixel)| tables[at / plane][usize::from(pixel)]).collect())
 }
 
 /// Reads an image and stretches it to `shape`, `[3, h, w]` written to the end of `out`. The result is its rows and columns before.

@@ -40,6 +40,8 @@ mod scene_set;
 pub mod scenes;
 
 pub use batch::{Batch, ImageBatch, Input, Target, TextBatch, TrainingLoader};
+#[cfg(feature = "program")]
+pub(crate) use decode::image_file;
 pub use error::{DataError, FormatError};
 pub use images::{ImageShape, Images};
 pub use normalization::Normalization;

@@ -4,7 +4,7 @@ use super::error::RunError;
 use super::registry::Registry;
 use super::run::{Experiment, RunOptions};
 use super::source::Source;
-use crate::artifact::{Artifact, Description, SavedModel, TensorEntry};
+use crate::artifact::{Artifact, ArtifactError, Description, SavedModel, TensorEntry};
 use crate::config::{Engine, TrainConfig};
 use crate::data::{Batch, Input, Target, TrainingLoader};
 use crate::evaluation::EvaluationError;
@@ -14,6 +14,8 @@ use crate::report::{Measured, NumberFormat, Report};
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
+use dr_runtime::RuntimeError;
+use dr_runtime::graph::Graph;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -198,6 +200,10 @@ impl TaskKind {
                 },
                 measure: T::measure_saved,
                 traces: |source, batch_size, options, progress| {
+                    if source.artifact.graph().is_ok_and(Graph::has_arrays) {
+                        // They have no gradients.
+                        return Err(source.wrong(ArtifactError::network(RuntimeError::Arrays)));
+                    }
                     let (batches, count) = T::batches(source, batch_size)?;
                     let model =
                         source.artifact.network(source.device).map_err(|error| source.wrong(error))?;

@@ -4,6 +4,7 @@ use super::{PrecisionNorm, QuantConv2d, QuantLinear};
 use burn::module::{Module, Param};
 use burn::nn::RmsNorm;
 use burn::tensor::Tensor;
+use dr_runtime::arrays::Array;
 use dr_runtime::graph::{Activation, Attention, Op};
 
 /// A network as its parameters and one forward pass, which any [`Executor`] computes: tensors in floats or fake-quantized
@@ -36,7 +37,7 @@ pub enum Table<'a> {
 
 /// Computes networks, operation by operation.
 pub trait Executor {
-    /// Images, rows of features or tokens.
+    /// Images, rows of features, tokens or arrays.
     type Value: Clone;
 
     /// A convolution of images, and the BatchNorm that follows it.
@@ -50,6 +51,9 @@ pub trait Executor {
 
     /// Tokens `[batch, positions]` to rows of features.
     fn embedding(&mut self, tokens: Self::Value, table: Table<'_>) -> Self::Value;
+
+    /// An array that does not depend on the input.
+    fn constant(&mut self, array: &Array) -> Self::Value;
 
     /// An operation without parameters.
     fn op(&mut self, op: Op, inputs: Vec<Self::Value>) -> Self::Value;
@@ -110,3 +114,39 @@ pub trait Executor {
         self.op(Op::Flatten, vec![x])
     }
 }
+
+/// Methods of an [`Executor`] that are those of the [`Tensors`](super::Tensors) in a field of it.
+macro_rules! tensors_do {
+    ($field:tt: $($method:ident),+) => {
+        $($crate::nn::tensors_do!(@ $field $method);)+
+    };
+    (@ $field:tt conv2d) => {
+        fn conv2d(
+            &mut self, x: $crate::nn::Value, layer: &$crate::nn::QuantConv2d,
+            norm: Option<&$crate::nn::PrecisionNorm>,
+        ) -> $crate::nn::Value {
+            self.$field.conv2d(x, layer, norm)
+        }
+    };
+    (@ $field:tt rms_norm) => {
+        fn rms_norm(&mut self, x: $crate::nn::Value, norm: &burn::nn::RmsNorm) -> $crate::nn::Value {
+            self.$field.rms_norm(x, norm)
+        }
+    };
+    (@ $field:tt embedding) => {
+        fn embedding(&mut self, tokens: $crate::nn::Value, table: $crate::nn::Table<'_>) -> $crate::nn::Value {
+            self.$field.embedding(tokens, table)
+        }
+    };
+    (@ $field:tt constant) => {
+        fn constant(&mut self, array: &dr_runtime::arrays::Array) -> $crate::nn::Value {
+            self.$field.constant(array)
+        }
+    };
+    (@ $field:tt op) => {
+        fn op(&mut self, op: dr_runtime::graph::Op, inputs: Vec<$crate::nn::Value>) -> $crate::nn::Value {
+            self.$field.op(op, inputs)
+        }
+    };
+}
+pub(crate) use tensors_do;

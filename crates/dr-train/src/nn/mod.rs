@@ -19,6 +19,7 @@ mod tracer;
 
 pub use assignment::{Assignment, AssignmentError};
 pub use calibration::{Observer, fit_activation};
+pub(crate) use executor::tensors_do;
 pub use executor::{Embedding, Executor, Network, Table};
 pub(crate) use layers::normal;
 pub use layers::{Layer, QuantConv2d, QuantConv2dConfig, QuantLinear, QuantLinearConfig};

@@ -10,7 +10,8 @@ use super::{
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::nn::{RmsNorm, RmsNormConfig};
 use burn::tensor::{Device, Tensor};
-use dr_runtime::graph::{self, Graph, LayerKind, Node, Op};
+use dr_runtime::arrays::Array;
+use dr_runtime::graph::{self, Graph, LayerKind, Node, Op, TensorOp};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -27,6 +28,9 @@ pub struct Model {
     graph: Arc<Graph>,
     #[module(skip)]
     places: Arc<Places>,
+    /// Of the nodes that are one.
+    #[module(skip)]
+    constants: Arc<HashMap<graph::Value, Array>>,
 }
 
 /// Where in a [`Model`] the entries of its graph's tables are.
@@ -76,7 +80,8 @@ impl Model {
     pub fn trace<N: Network>(network: &N) -> Result<Self, TraceError> {
         let Tracer { graph, convs, linears, norms, rms_norms, embeddings, .. } = Tracer::trace(network)?;
         let places = Arc::new(Places::of(&graph));
-        Ok(Self { convs, linears, norms, rms_norms, embeddings, graph: Arc::new(graph), places })
+        let constants = Arc::default();
+        Ok(Self { convs, linears, norms, rms_norms, embeddings, graph: Arc::new(graph), places, constants })
     }
 
     /// A float model with weights of zero, to be loaded into.
@@ -109,7 +114,14 @@ impl Model {
             embeddings: graph.embeddings().iter().filter_map(embedding).collect(),
             places: Arc::new(Places::of(&graph)),
             graph: Arc::new(graph),
+            constants: Arc::default(),
         }
+    }
+
+    /// The same with the arrays of the nodes that are constants.
+    #[must_use]
+    pub(crate) fn with_constants(self, constants: HashMap<graph::Value, Array>) -> Self {
+        Self { constants: Arc::new(constants), ..self }
     }
 
     /// What it computes.
@@ -146,7 +158,10 @@ impl Model {
             });
             let mut first = || taken.next().expect("as many as the graph has checked");
             let value = match op {
-                Op::Images { .. } | Op::Tokens => input.take().expect("a graph has one input"),
+                Op::Images { .. } | Op::Tokens | Op::Array(TensorOp::Input(_)) => {
+                    input.take().expect("a graph has one input")
+                }
+                Op::Array(TensorOp::Constant(_)) => on.constant(&self.constants[&at]),
                 Op::Layer(layer) => match self.layer(*layer) {
                     LayerRef::Conv2d(layer) => on.conv2d(first(), layer, norm),
                     LayerRef::Linear(layer) => on.linear(first(), layer),
@@ -297,7 +312,7 @@ impl Model {
             mapper.exit_module(name, "");
             part
         }
-        let Self { convs, linears, norms, rms_norms, embeddings, graph, places } = self;
+        let Self { convs, linears, norms, rms_norms, embeddings, graph, places, constants } = self;
         let of_kind = |linear: bool| {
             let wanted =
                 move |layer: &&graph::Layer| matches!(layer.kind, LayerKind::Linear { .. }) == linear;
@@ -311,7 +326,7 @@ impl Model {
         let rms_norms = rms_norms.map(|(of, norm)| part(mapper, &of.name, norm)).collect();
         let embeddings = own_names(&graph).zip(embeddings);
         let embeddings = embeddings.map(|(name, table)| part(mapper, name, table)).collect();
-        Self { convs, linears, norms, rms_norms, embeddings, graph, places }
+        Self { convs, linears, norms, rms_norms, embeddings, graph, places, constants }
     }
 }
 

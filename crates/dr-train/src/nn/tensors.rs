@@ -7,8 +7,9 @@ use burn::nn::RmsNorm;
 use burn::tensor::activation::{relu, silu};
 use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
-use burn::tensor::{Device, Tensor};
-use dr_runtime::graph::{Activation, Op};
+use burn::tensor::{Device, Tensor, TensorData};
+use dr_runtime::arrays::{Array, evaluate};
+use dr_runtime::graph::{Activation, Op, TensorOp};
 pub use dr_runtime::tensors::{TensorCache, Value};
 use dr_runtime::tensors::{Text, enlarge};
 
@@ -34,13 +35,14 @@ pub(super) fn rows(value: Value) -> Tensor<2> {
     }
 }
 
-/// Does the same with the tensor, whichever it is.
+/// Does the same with the tensor, whichever it is, or something with an array.
 macro_rules! with_tensor {
-    ($value:expr, $tensor:ident => $result:expr) => {
+    ($value:expr, $tensor:ident => $result:expr, $array:ident => $other:expr) => {
         match $value {
             Value::Images($tensor) => $result,
             Value::Rows($tensor) => $result,
             Value::Tokens($tensor) => $result,
+            Value::Array($array) => $other,
         }
     };
 }
@@ -48,23 +50,27 @@ macro_rules! with_tensor {
 /// What a network takes, whichever it is.
 impl Input for Value {
     fn items(&self) -> usize {
-        with_tensor!(self, x => x.dims()[0])
+        with_tensor!(self, x => x.dims()[0], array => array.dims().first().copied().unwrap_or(1))
     }
 
     fn split(self, items: usize) -> Vec<Self> {
-        with_tensor!(self, x => x.split(items, 0).into_iter().map(Self::from).collect())
+        with_tensor!(
+            self,
+            x => x.split(items, 0).into_iter().map(Self::from).collect(),
+            array => array.split(items).into_iter().map(Self::from).collect()
+        )
     }
 
     fn inner(self) -> Self {
-        with_tensor!(self, x => x.inner().into())
+        with_tensor!(self, x => x.inner().into(), array => array.into())
     }
 
     fn autodiff(self) -> Self {
-        with_tensor!(self, x => x.autodiff().into())
+        with_tensor!(self, x => x.autodiff().into(), array => array.into())
     }
 
     fn device(&self) -> Device {
-        with_tensor!(self, x => x.device())
+        with_tensor!(self, x => x.device(), _array => Device::flex())
     }
 }
 
@@ -102,7 +108,22 @@ impl Executor for Tensors<'_> {
     }
 
     fn linear(&mut self, x: Value, layer: &QuantLinear) -> Value {
-        Value::Rows(layer.forward(rows(x), self.pass))
+        let Value::Array(array) = x else { return Value::Rows(layer.forward(rows(x), self.pass)) };
+        // Of each run of its last axis.
+        let mut dims = array.dims().to_vec();
+        let [inputs, outputs] = layer.features();
+        let x = Tensor::<1>::from_data(TensorData::from(&*expect(array.floats())), &Device::flex());
+        let y = layer.forward(x.reshape([-1, inputs as i32]), self.pass);
+        dims.pop();
+        dims.push(outputs);
+        let y = expect(
+            Value::Rows(y).to_array().map(|y| y.floats().map(|y| Array::from_f32(y.into_owned(), &dims))),
+        );
+        Value::Array(expect(expect(y)))
+    }
+
+    fn constant(&mut self, array: &Array) -> Value {
+        Value::Array(array.clone())
     }
 
     fn rms_norm(&mut self, x: Value, norm: &RmsNorm) -> Value {
@@ -140,6 +161,11 @@ impl Executor for Tensors<'_> {
             },
             Op::Multiply => match (next(), next()) {
                 (Value::Images(a), Value::Images(b)) => Value::Images(a * b),
+                // Each pixel with the row of its image.
+                (Value::Images(images), Value::Rows(rows)) => {
+                    let [n, features] = rows.dims();
+                    Value::Images(images * rows.reshape([n, features, 1, 1]))
+                }
                 (a, b) => Value::Rows(rows(a) * rows(b)),
             },
             Op::MaxPool { kernel, stride, padding } => {
@@ -178,8 +204,53 @@ impl Executor for Tensors<'_> {
             | Op::BatchNorm(_)
             | Op::RmsNorm(_)
             | Op::Embedding(_) => unreachable!("{op:?} has a method of its own"),
+            Op::Array(op) => on_arrays(&op, inputs.collect()),
         }
     }
+}
+
+/// An operation on arrays, without gradients.
+///
+/// # Panics
+/// On arrays that the operation does not take.
+fn on_arrays(op: &TensorOp, inputs: Vec<Value>) -> Value {
+    let layered = inputs.iter().find(|value| !matches!(value, Value::Array(_))).map(Value::name);
+    let device = inputs.first().map_or_else(Device::flex, Input::device);
+    let arrays: Vec<Array> = inputs.iter().map(|value| expect(value.to_array())).collect();
+    let images = |array: &Array| {
+        let values = expect(array.floats());
+        let dims: [usize; 4] =
+            array.dims().try_into().unwrap_or_else(|_| panic!("{op:?} of {:?}", array.dims()));
+        Value::Images(Tensor::from_data(TensorData::new(values.into_owned(), dims), &device))
+    };
+    let rows = |array: &Array| {
+        let values = expect(array.floats());
+        let dims: [usize; 2] =
+            array.dims().try_into().unwrap_or_else(|_| panic!("{op:?} of {:?}", array.dims()));
+        Value::Rows(Tensor::from_data(TensorData::new(values.into_owned(), dims), &device))
+    };
+    match op {
+        TensorOp::Array => Value::Array(arrays[0].clone()),
+        TensorOp::Images { .. } => images(&arrays[0]),
+        TensorOp::Rows { .. } => rows(&arrays[0]),
+        op => {
+            let result = expect(evaluate(op, arrays));
+            // Functions of each element leave images images.
+            match layered {
+                Some("images") => images(&result),
+                Some(_) => rows(&result),
+                None => Value::Array(result),
+            }
+        }
+    }
+}
+
+/// What graphs that were checked, with inputs of the sizes that they are for, cannot go wrong with.
+///
+/// # Panics
+/// If it did.
+fn expect<T, E: std::fmt::Display>(result: Result<T, E>) -> T {
+    result.unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {

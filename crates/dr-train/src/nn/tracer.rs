@@ -5,6 +5,7 @@ use super::{PrecisionNorm, QuantConv2d, QuantLinear};
 use burn::module::{ModuleVisitor, Param, ParamId};
 use burn::nn::RmsNorm;
 use burn::tensor::{Tensor, TensorData};
+use dr_runtime::arrays::Array;
 use dr_runtime::graph::{self, Graph, GraphError, LayerKind, Norm, Op};
 use std::collections::HashMap;
 use thiserror::Error;
@@ -142,6 +143,11 @@ impl Executor for Tracer {
                 .and_then(|at| Ok(self.graph.add_embedding(graph::Embedding::Layer(at))?)),
         };
         self.push(found, Op::Embedding, tokens)
+    }
+
+    fn constant(&mut self, _: &Array) -> Self::Value {
+        // Those of graphs that were read, which are not traced.
+        self.checked(Err(TraceError::Foreign("constant")))
     }
 
     fn op(&mut self, op: Op, inputs: Vec<Self::Value>) -> Self::Value {

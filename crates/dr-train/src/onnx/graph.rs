@@ -1,6 +1,6 @@
 //! [`GraphBuilder`]: nodes and constants, one after the other.
 
-use super::proto::{
+use dr_runtime::onnx::proto::{
     AttributeProto, DataType, DimensionProto, GraphProto, INT, INTS, NodeProto, STRING, TensorProto,
     TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
 };
@@ -11,19 +11,17 @@ pub(super) struct GraphBuilder {
     graph: GraphProto,
 }
 
-impl AttributeProto {
-    pub(super) fn int(name: &str, i: i64) -> Self {
-        Self { name: name.into(), i, r#type: INT, ..Self::default() }
-    }
+pub(super) fn int(name: &str, i: i64) -> AttributeProto {
+    AttributeProto { name: name.into(), i, r#type: INT, ..AttributeProto::default() }
+}
 
-    pub(super) fn ints(name: &str, ints: &[usize]) -> Self {
-        let ints = ints.iter().map(|&value| value as i64).collect();
-        Self { name: name.into(), ints, r#type: INTS, ..Self::default() }
-    }
+pub(super) fn ints(name: &str, ints: &[usize]) -> AttributeProto {
+    let ints = ints.iter().map(|&value| value as i64).collect();
+    AttributeProto { name: name.into(), ints, r#type: INTS, ..AttributeProto::default() }
+}
 
-    pub(super) fn text(name: &str, s: &str) -> Self {
-        Self { name: name.into(), s: s.into(), r#type: STRING, ..Self::default() }
-    }
+pub(super) fn text(name: &str, s: &str) -> AttributeProto {
+    AttributeProto { name: name.into(), s: s.into(), r#type: STRING, ..AttributeProto::default() }
 }
 
 impl GraphBuilder {
@@ -37,6 +35,7 @@ impl GraphBuilder {
             name: name.to_string(),
             op_type: op_type.to_string(),
             attribute,
+            ..NodeProto::default()
         });
         name.to_string()
     }
@@ -55,7 +54,7 @@ impl GraphBuilder {
 
     /// Adds a constant of integers of a type.
     pub(super) fn codes(&mut self, name: &str, dims: &[usize], data_type: DataType, codes: &[i32]) -> String {
-        self.constant(name, dims, data_type, packed(codes, data_type.bits()))
+        self.constant(name, dims, data_type, packed(codes, bits_of(data_type)))
     }
 
     fn constant(&mut self, name: &str, dims: &[usize], data_type: DataType, raw_data: Vec<u8>) -> String {
@@ -65,7 +64,8 @@ impl GraphBuilder {
             dims,
             data_type: data_type as i32,
             name: name.clone(),
-            raw_data,
+            raw_data: raw_data.into(),
+            ..TensorProto::default()
         });
         name
     }
@@ -89,20 +89,18 @@ fn value((name, first, sizes): Signature) -> ValueInfoProto {
     let dim = std::iter::once(batch).chain(sizes.iter().map(size)).collect();
     let tensor_type =
         TensorTypeProto { elem_type: DataType::Float as i32, shape: Some(TensorShapeProto { dim }) };
-    let r#type = Some(TypeProto { tensor_type: Some(tensor_type) });
+    let r#type = Some(TypeProto { tensor_type: Some(tensor_type), ..TypeProto::default() });
     ValueInfoProto { name: name.to_string(), r#type }
 }
 
-impl DataType {
-    /// Bits of an element.
-    pub(super) const fn bits(self) -> u32 {
-        match self {
-            Self::Int64 => 64,
-            Self::Float => 32,
-            Self::Uint8 | Self::Int8 => 8,
-            Self::Uint4 | Self::Int4 => 4,
-            Self::Uint2 | Self::Int2 => 2,
-        }
+/// Bits of an element of a type that is written.
+pub(super) const fn bits_of(data_type: DataType) -> u32 {
+    match data_type {
+        DataType::Int64 => 64,
+        DataType::Uint8 | DataType::Int8 => 8,
+        DataType::Uint4 | DataType::Int4 => 4,
+        DataType::Uint2 | DataType::Int2 => 2,
+        _ => 32,
     }
 }
 

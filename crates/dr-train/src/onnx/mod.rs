@@ -12,7 +12,6 @@
 //! `QuantizeLinear` of less than 8 bits: there is none.
 
 mod graph;
-mod proto;
 
 use crate::artifact::{Described, Description};
 use crate::config::task::CLASSIFY;
@@ -20,10 +19,11 @@ use dr_kernels::integer::CodeQuantizer;
 use dr_precision::BitWidth;
 use dr_runtime::LayerParts;
 use dr_runtime::graph::{Activation, Graph, Kind, LayerKind, Node, Op};
+use dr_runtime::onnx::proto::{DataType, ModelProto, OperatorSetIdProto, StringStringEntryProto};
 use dr_runtime::tensors::Network;
 use graph::GraphBuilder;
+use graph::{bits_of, int, ints, text};
 use prost::Message;
-use proto::{AttributeProto, DataType, ModelProto, OperatorSetIdProto, StringStringEntryProto};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
@@ -132,6 +132,7 @@ pub fn export(network: &Network, description: &Description, opset: Opset) -> Res
             entry("mean", list(&description.normalization.mean)),
             entry("std", list(&description.normalization.std)),
         ],
+        ..ModelProto::default()
     };
     Ok(model.encode_to_vec())
 }
@@ -143,6 +144,7 @@ fn check(graph: &Graph) -> Result<(), OnnxError> {
         Op::RmsNorm(_) => Some("RMSNorm"),
         Op::Embedding(_) => Some("embedding"),
         Op::Attention(_) => Some("attention"),
+        Op::Array(_) => Some("operations on arrays"),
         _ => None,
     };
     let names: BTreeSet<&str> = graph.nodes().iter().filter_map(without).collect();
@@ -180,20 +182,18 @@ impl Writer<'_> {
                 Op::Multiply => self.onnx.node(&name("multiply"), "Mul", &x, vec![]),
                 Op::MaxPool { kernel, stride, padding: [rows, columns] } => {
                     let attributes = vec![
-                        AttributeProto::ints("kernel_shape", &kernel),
-                        AttributeProto::ints("strides", &stride),
-                        AttributeProto::ints("pads", &[rows, columns, rows, columns]),
+                        ints("kernel_shape", &kernel),
+                        ints("strides", &stride),
+                        ints("pads", &[rows, columns, rows, columns]),
                     ];
                     self.onnx.node(&name("pool"), "MaxPool", &x, attributes)
                 }
                 Op::Mean => self.onnx.node(&name("mean"), "GlobalAveragePool", &x, vec![]),
                 Op::Enlarge => self.enlarge(&name("enlarge"), x[0], self.sizes[inputs[0]], self.sizes[at]),
-                Op::Concat => {
-                    self.onnx.node(&name("concat"), "Concat", &x, vec![AttributeProto::int("axis", 1)])
-                }
+                Op::Concat => self.onnx.node(&name("concat"), "Concat", &x, vec![int("axis", 1)]),
                 Op::Rows => self.rows(&name("rows"), &x, self.graph.kind(at)),
                 Op::Flatten => self.reshape(&name("flat"), x[0], &[0, -1, 1, 1]),
-                Op::Tokens | Op::RmsNorm(_) | Op::Embedding(_) | Op::Attention(_) => {
+                Op::Tokens | Op::RmsNorm(_) | Op::Embedding(_) | Op::Attention(_) | Op::Array(_) => {
                     unreachable!("{op:?}: was looked for before")
                 }
             });
@@ -230,9 +230,9 @@ impl Writer<'_> {
         if [rows, columns] != [1, 1] {
             let scales = self.onnx.floats(&part("scales"), &[4], &[1.0, 1.0, rows as f32, columns as f32]);
             let attributes = vec![
-                AttributeProto::text("mode", "nearest"),
-                AttributeProto::text("coordinate_transformation_mode", "asymmetric"),
-                AttributeProto::text("nearest_mode", "floor"),
+                text("mode", "nearest"),
+                text("coordinate_transformation_mode", "asymmetric"),
+                text("nearest_mode", "floor"),
             ];
             x = self.onnx.node(&part("repeated"), "Resize", &[&x, "", &scales], attributes);
         }
@@ -251,12 +251,12 @@ impl Writer<'_> {
         let channels = channels as i64;
         let mut parts = vec![];
         for (i, image) in images.iter().enumerate() {
-            let last = vec![AttributeProto::ints("perm", &[0, 2, 3, 1])];
+            let last = vec![ints("perm", &[0, 2, 3, 1])];
             let x = self.onnx.node(&format!("{name}/{i}/last"), "Transpose", &[image], last);
             parts.push(self.reshape(&format!("{name}/{i}"), &x, &[0, -1, channels]));
         }
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-        let all = vec![AttributeProto::int("axis", 1)];
+        let all = vec![int("axis", 1)];
         let x = self.onnx.node(&format!("{name}/all"), "Concat", &parts, all);
         self.reshape(name, &x, &[-1, channels, 1, 1])
     }
@@ -278,14 +278,14 @@ impl Writer<'_> {
         let x = self.fake_quantized(&name, input, x);
         let (weight_type, _) = self.opset.types(bits);
         let (_, input_type) = self.opset.types(input.bits);
-        let inside = [weight_type, input_type].iter().all(|of| of.bits() == 8);
+        let inside = [weight_type, input_type].iter().all(|of| bits_of(*of) == 8);
         let mut dims = of.kind.weight_shape();
         dims.resize(4, 1);
         if first {
             self.weights.push(layer);
             let w = self.onnx.codes(&weight("weight_codes"), &dims, weight_type, &codes);
             let scale = self.onnx.floats(&weight("weight_scale"), &[outputs], &scale);
-            let axis = vec![AttributeProto::int("axis", 0)];
+            let axis = vec![int("axis", 0)];
             match offset {
                 None => self.onnx.node(&weight("weight"), "DequantizeLinear", &[&w, &scale], axis),
                 Some(offset) => {
@@ -302,11 +302,11 @@ impl Writer<'_> {
             LayerKind::Linear { .. } => ([1; 2], [0; 2]),
         };
         let attributes = vec![
-            AttributeProto::ints("kernel_shape", &dims[2..]),
-            AttributeProto::ints("strides", &stride),
-            AttributeProto::ints("dilations", &[1; 2]),
-            AttributeProto::ints("pads", &[rows, columns, rows, columns]),
-            AttributeProto::int("group", of.kind.groups() as i64),
+            ints("kernel_shape", &dims[2..]),
+            ints("strides", &stride),
+            ints("dilations", &[1; 2]),
+            ints("pads", &[rows, columns, rows, columns]),
+            int("group", of.kind.groups() as i64),
         ];
         let (w, bias) = (weight("weight"), weight("bias"));
         Ok(match inside {
@@ -328,7 +328,7 @@ impl Writer<'_> {
         if let Some(zero) = &zero_point {
             x = self.onnx.node(&part("from_zero_point"), "Sub", &[&x, zero], vec![]);
         }
-        if data_type.bits() != input.bits.bits() {
+        if bits_of(data_type) != input.bits.bits() {
             // Negative values become zero anyway.
             let largest = input.scale * input.bits.unsigned_max() as f32;
             x = self.at_most(&part("range"), &x, largest);
@@ -360,7 +360,7 @@ mod tests {
     use burn::tensor::{Device, Distribution, Tensor};
     use dr_precision::PrecisionSet;
     use dr_runtime::Arithmetic;
-    use proto::GraphProto;
+    use dr_runtime::onnx::proto::GraphProto;
     use std::collections::HashSet;
 
     /// The graph of a small network, as read back from its file.

@@ -1,15 +1,14 @@
 //! [`CalibratedModel`]: a network of calibrated layers at one precision, in fake quantization.
 
 use super::model::Replace;
+use super::planes::Planes;
 use crate::artifact::{Artifact, ArtifactError, SavedModel};
-use crate::nn::{Executor, Model, Pass, PrecisionNorm, QuantConv2d, QuantLinear, Table, Tensors, Value};
+use crate::nn::{Executor, Model, Pass, PrecisionNorm, QuantConv2d, QuantLinear, Tensors, Value, tensors_do};
 use burn::module::ParamId;
-use burn::nn::RmsNorm;
 use burn::tensor::{Device, Tensor, TensorData};
 use dr_kernels::{ActivationQuantizer, fake_quantize_activation};
 use dr_precision::Precision;
 use dr_runtime::file::CalibratedLayer;
-use dr_runtime::graph::Op;
 use std::collections::{BTreeMap, HashMap};
 
 /// A network of calibrated layers at one precision, on Burn tensors: floats that hold the values of codes.
@@ -86,6 +85,12 @@ impl Static<'_> {
         match (x, self.inputs.get(&layer)) {
             (Value::Images(x), Some(quantizer)) => Value::Images(quantizer.apply(x)),
             (Value::Rows(x), Some(quantizer)) => Value::Rows(quantizer.apply(x)),
+            (Value::Array(array), Some(quantizer)) => {
+                let x = Planes::of(&Value::Array(array.clone()));
+                let [n, features, ..] = x.dims;
+                let rows = Tensor::<2>::from_data(TensorData::new(x.values, [n, features]), &Device::flex());
+                Planes::of(&Value::Rows(quantizer.apply(rows))).like(&Value::Array(array))
+            }
             (x, _) => x,
         }
     }
@@ -93,6 +98,8 @@ impl Static<'_> {
 
 impl Executor for Static<'_> {
     type Value = Value;
+
+    tensors_do!(tensors: rms_norm, embedding, constant, op);
 
     fn conv2d(&mut self, x: Value, layer: &QuantConv2d, norm: Option<&PrecisionNorm>) -> Value {
         let x = self.quantized(x, layer.weight_id());
@@ -102,17 +109,5 @@ impl Executor for Static<'_> {
     fn linear(&mut self, x: Value, layer: &QuantLinear) -> Value {
         let x = self.quantized(x, layer.weight_id());
         self.tensors.linear(x, layer)
-    }
-
-    fn rms_norm(&mut self, x: Value, norm: &RmsNorm) -> Value {
-        self.tensors.rms_norm(x, norm)
-    }
-
-    fn embedding(&mut self, tokens: Value, table: Table<'_>) -> Value {
-        self.tensors.embedding(tokens, table)
-    }
-
-    fn op(&mut self, op: Op, inputs: Vec<Value>) -> Value {
-        self.tensors.op(op, inputs)
     }
 }

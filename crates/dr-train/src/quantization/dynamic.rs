@@ -1,9 +1,7 @@
 //! [`Dynamic`]: fake quantization of the inputs of linear layers, as they come.
 
-use crate::nn::{Executor, PrecisionNorm, QuantConv2d, QuantLinear, Table, Tensors, Value};
-use burn::nn::RmsNorm;
+use crate::nn::{Executor, QuantLinear, Tensors, Value, tensors_do};
 use burn::tensor::Tensor;
-use dr_runtime::graph::Op;
 
 /// Inputs that share a scale.
 const GROUP: usize = 32;
@@ -16,9 +14,7 @@ pub struct Dynamic<'a>(pub Tensors<'a>);
 impl Executor for Dynamic<'_> {
     type Value = Value;
 
-    fn conv2d(&mut self, x: Value, layer: &QuantConv2d, norm: Option<&PrecisionNorm>) -> Value {
-        self.0.conv2d(x, layer, norm)
-    }
+    tensors_do!(0: conv2d, rms_norm, embedding, constant, op);
 
     fn linear(&mut self, x: Value, layer: &QuantLinear) -> Value {
         let x = match x {
@@ -26,18 +22,6 @@ impl Executor for Dynamic<'_> {
             other => other,
         };
         self.0.linear(x, layer)
-    }
-
-    fn rms_norm(&mut self, x: Value, norm: &RmsNorm) -> Value {
-        self.0.rms_norm(x, norm)
-    }
-
-    fn embedding(&mut self, tokens: Value, table: Table<'_>) -> Value {
-        self.0.embedding(tokens, table)
-    }
-
-    fn op(&mut self, op: Op, inputs: Vec<Value>) -> Value {
-        self.0.op(op, inputs)
     }
 }
 

@@ -1,11 +1,15 @@
 //! [`folded`]: a float network without BatchNorm.
 
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, SavedModel, TensorEntry};
-use dr_runtime::graph::{Graph, Layer, Node, Op, Value};
+use dr_runtime::graph::{Constant, ElementType, Graph, Kind, Layer, Node, Op, TensorOp, Value};
 use std::collections::{BTreeMap, HashMap};
 
+/// After the name of a layer: the tensor with the factors of the channels of its input.
+pub(super) const FACTORS: &str = "channels.gain";
+
 /// The same float network with every BatchNorm in the weights and the bias of the layer before it, computed in 64 bits. All layers have a bias, and each is
-/// used once: further uses of one are layers of their own, `NAME.1` and so on, as what they are given differs.
+/// used once: further uses of one are layers of their own, `NAME.1` and so on, as what they are given differs. Convolutions whose input is computed in floats, by functions of
+/// each element, get a factor of 1 for each channel of it.
 ///
 /// # Errors
 /// A network that is not in floats, tensors that are missing or of another shape.
@@ -69,6 +73,10 @@ impl Fold<'_> {
             };
             self.values[at] = Some(value);
         }
+        for result in from.named_results() {
+            let value = self.values[result.value].unwrap_or(usize::MAX);
+            self.graph.add_result(result.name.clone(), value).map_err(ArtifactError::network)?;
+        }
         Ok(())
     }
 
@@ -111,8 +119,30 @@ impl Fold<'_> {
             (format!("{name}.bias"), TensorEntry::f32([outputs], shift.iter().map(|&x| x as f32).collect())),
         ];
         self.tensors.extend(tensors);
+        let input = self.scaled(&name, input)?;
         let new = Layer { name, kind: *kind, bias: true };
         let new = self.graph.add_layer(new).map_err(ArtifactError::network)?;
-        self.push(Op::Layer(new), &[input])
+        self.graph.push(Op::Layer(new), &[input]).map_err(ArtifactError::network)
+    }
+
+    /// The input of a layer in the new graph, with a factor for each channel where something computes it in floats anyway.
+    fn scaled(&mut self, layer: &str, input: Value) -> Result<Value, ArtifactError> {
+        let wrong = || ArtifactError::network("a layer that a BatchNorm and others read");
+        let input = self.values[input].ok_or_else(wrong)?;
+        let in_floats = match &self.graph.nodes()[input].op {
+            Op::Array(TensorOp::Unary(_) | TensorOp::Binary(_) | TensorOp::ChannelAffine) => true,
+            Op::Multiply => self.graph.has_arrays(),
+            _ => false,
+        };
+        let (Kind::Images(channels), true) = (self.graph.kind(input), in_floats) else { return Ok(input) };
+        let mut inputs = vec![input];
+        for (part, value) in [(FACTORS, 1.0), ("channels.shift", 0.0)] {
+            let name = format!("{layer}.{part}");
+            self.tensors.insert(name.clone(), TensorEntry::f32([channels], vec![value; channels]));
+            let constant = Constant { name, element: ElementType::F32, dims: vec![channels] };
+            let constant = Op::Array(TensorOp::Constant(constant));
+            inputs.push(self.graph.push(constant, &[]).map_err(ArtifactError::network)?);
+        }
+        self.graph.push(Op::Array(TensorOp::ChannelAffine), &inputs).map_err(ArtifactError::network)
     }
 }

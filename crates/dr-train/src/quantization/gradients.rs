@@ -1,11 +1,9 @@
 //! [`gradient_sizes`]: how much the loss depends on what layers give, position by position.
 
 use crate::data::Target;
-use crate::nn::{Executor, Model, Pass, PrecisionNorm, QuantConv2d, QuantLinear, Table, Tensors, Value};
+use crate::nn::{Executor, Model, Pass, QuantLinear, Tensors, Value, tensors_do};
 use burn::module::{Module, ParamId};
-use burn::nn::RmsNorm;
 use burn::tensor::{Int, Tensor};
-use dr_runtime::graph::Op;
 use std::collections::{HashMap, HashSet};
 
 /// For each of these linear layers, by its weight, `||g||^2` of each row `g` of the gradient of the mean loss at the layer's output: `[rows, 1]`. One pass
@@ -40,9 +38,7 @@ struct Probe<'a> {
 impl Executor for Probe<'_> {
     type Value = Value;
 
-    fn conv2d(&mut self, x: Value, layer: &QuantConv2d, norm: Option<&PrecisionNorm>) -> Value {
-        self.tensors.conv2d(x, layer, norm)
-    }
+    tensors_do!(tensors: conv2d, rms_norm, embedding, constant, op);
 
     fn linear(&mut self, x: Value, layer: &QuantLinear) -> Value {
         match self.tensors.linear(x, layer) {
@@ -54,27 +50,16 @@ impl Executor for Probe<'_> {
             other => other,
         }
     }
-
-    fn rms_norm(&mut self, x: Value, norm: &RmsNorm) -> Value {
-        self.tensors.rms_norm(x, norm)
-    }
-
-    fn embedding(&mut self, tokens: Value, table: Table<'_>) -> Value {
-        self.tensors.embedding(tokens, table)
-    }
-
-    fn op(&mut self, op: Op, inputs: Vec<Value>) -> Value {
-        self.tensors.op(op, inputs)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::nn::quantizers::host;
-    use crate::nn::{Embedding, Network, QuantLinearConfig, normal};
+    use crate::nn::{Embedding, Network, QuantLinearConfig, Table, normal};
     use burn::tensor::activation::softmax;
     use burn::tensor::{Device, TensorData};
+    use dr_runtime::graph::Op;
     use rand::{SeedableRng, rngs::StdRng};
 
     /// Logits straight from the embeddings.

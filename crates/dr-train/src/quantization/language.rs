@@ -11,6 +11,7 @@ use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::nn::RmsNorm;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use dr_precision::BitWidth;
+use dr_runtime::arrays::Array;
 use dr_runtime::file::NestedWeight;
 use dr_runtime::graph::{Graph, Op};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -430,6 +431,11 @@ impl<P: FnMut(Progress<'_>)> Executor for Sweep<'_, P> {
             self.quantize(own.weight.id, &own.weight.val(), None);
         }
         self.each(tokens, |tensors, x| tensors.embedding(x, table))
+    }
+
+    fn constant(&mut self, array: &Array) -> Values {
+        let of = self.windows.iter_mut().map(|window| window.tensors.constant(array)).collect();
+        self.value(of, false)
     }
 
     fn op(&mut self, op: Op, inputs: Vec<Values>) -> Values {

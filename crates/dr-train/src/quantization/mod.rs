@@ -5,6 +5,8 @@
 //! order, with all images in floats and at each precision, with the layers before already quantized:
 //!
 //! 1. Inputs get a static range: all that they are in floats at 8 bits, and 0; at fewer bits the one with the least squared error.
+//!    Channels of an input are divided by how large they are, and the weights multiplied by it, where that is free: functions of each element of networks with operations on
+//!    arrays make room for the factors, and a layer that only a depthwise convolution reads takes them itself.
 //! 2. [`Nest`] fits what codes of an output stand for at each width, a scale and an offset, weighted by how large inputs are.
 //! 3. Targets of the weights know the quantized inputs: what gives the outputs in floats from these, by least squares.
 //! 4. Codes are chosen input by input, the largest first, for all widths at once, and at each width weights of later inputs make up for errors.

@@ -1,14 +1,16 @@
 //! [`calibrate`]: a trained network for images in stored codes that serve all precisions, without training.
 
 use super::factor::{Factor, divided};
-use super::fold::folded;
+use super::fold::{FACTORS, folded};
 use super::grid::{Nest, Scratch};
 use super::language::Progress;
 use super::moments::{Line, Moments};
 use super::patches::{Products, positions, products};
 use super::planes::Planes;
 use super::weight::codes_of_outputs;
-use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description, FORMAT_VERSION, SavedModel};
+use crate::artifact::{
+    Artifact, ArtifactError, ArtifactKind, Description, FORMAT_VERSION, SavedModel, TensorEntry,
+};
 use crate::nn::{
     Executor, Pass, PrecisionNorm, QuantConv2d, QuantLinear, Table, Tensors, Value, fit_activation,
 };
@@ -18,10 +20,13 @@ use dr_kernels::KernelError;
 use dr_kernels::host::{Product, Results, StoredWeight, code_len};
 use dr_kernels::integer::{Activation, CodeQuantizer, Conv2dOptions};
 use dr_precision::{Granularity, Precision, PrecisionSet};
+use dr_runtime::arrays::Array;
 use dr_runtime::file::{Affine, BatchNormKind, CalibratedError, CalibratedLayer, CalibratedPass, STORED};
-use dr_runtime::graph::{Layer, LayerKind, Op};
+use dr_runtime::graph::{Graph, Layer, LayerKind, Op};
 use nalgebra::DMatrix;
 use rayon::prelude::*;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// What [`calibrate`] makes.
@@ -107,18 +112,21 @@ pub fn calibrate(
         ..folded.description.clone()
     };
     let model = folded.network(&Device::flex())?;
+    let batches = inputs.len();
     let streams = vec![inputs; 1 + description.precisions.len()];
     let (layers, noise) = (vec![], vec![]);
     let mut sweep = Sweep {
         folded: &folded,
         description: &description,
+        batches,
+        factors: BTreeMap::new(),
         layers,
         noise,
         error: None,
         progress: &mut progress,
     };
     model.run(&mut sweep, Values(streams));
-    let Sweep { layers, noise, error, .. } = sweep;
+    let Sweep { layers, noise, error, factors, .. } = sweep;
     if let Some(error) = error {
         return Err(error);
     }
@@ -131,6 +139,7 @@ pub fn calibrate(
         }
     }
     all.extend(tensors);
+    all.extend(factors);
     Ok((Artifact { description, tensors: all }, noise))
 }
 
@@ -144,6 +153,10 @@ struct Sweep<'a, P> {
     folded: &'a Artifact,
     /// What is made of it.
     description: &'a Description,
+    /// Batches of inputs.
+    batches: usize,
+    /// Factors of channels, under the names of their tensors.
+    factors: BTreeMap<String, TensorEntry>,
     /// Those that are done.
     layers: Vec<CalibratedLayer>,
     noise: Vec<LayerNoise>,
@@ -178,11 +191,38 @@ impl<P: FnMut(Progress<'_>)> Sweep<'_, P> {
         let (graph, at) = (self.folded.graph()?, self.layers.len());
         let Layer { name, kind, .. } = &graph.layers()[at];
         let (shape, outputs) = (kind.weight_shape(), kind.outputs());
-        let weight = self.folded.f32(&format!("{name}.weight"), &shape)?;
+        let mut weight = Cow::Borrowed(self.folded.f32(&format!("{name}.weight"), &shape)?);
         let bias = self.folded.f32(&format!("{name}.bias"), &[outputs])?;
         if !weight.iter().chain(bias).all(|value| value.is_finite()) {
             return Err(CalibrationError::Weights(name.clone()));
         }
+        let mut scaled = Cow::Borrowed(x);
+        let factors = format!("{name}.{FACTORS}");
+        let before = depthwise_after(graph, at);
+        if before.is_some() || self.folded.tensors.contains_key(&factors) {
+            let sizes = channel_sizes(kind, &weight, x);
+            let lines: Vec<Line> = sizes.iter().map(|size| Line { slope: 1.0 / size, offset: 0.0 }).collect();
+            scaled = scaled_by(x, &lines).into();
+            streams.iter_mut().for_each(|stream| *stream = scaled_by(stream, &lines));
+            let (weight, taps) = (weight.to_mut(), kind.weight_shape()[2..].iter().product::<usize>());
+            let (group_inputs, group_outputs) = (shape[1], outputs / kind.groups());
+            for (at, weight) in weight.chunks_mut(taps.max(1)).enumerate() {
+                let (output, input) = (at / group_inputs, at % group_inputs);
+                let size = sizes[output / group_outputs * group_inputs + input];
+                weight.iter_mut().for_each(|weight| *weight *= size);
+            }
+            let gains: Vec<f32> = lines.iter().map(|line| line.slope).collect();
+            match before {
+                Some(before) => {
+                    let layer = self.layers[before].clone().times(&gains);
+                    let wrong =
+                        |error| CalibrationError::Layer { name: graph.layers()[before].name.clone(), error };
+                    self.layers[before] = layer.map_err(wrong)?;
+                }
+                None => drop(self.factors.insert(factors, TensorEntry::f32([gains.len()], gains))),
+            }
+        }
+        let (x, weight) = (&scaled[..], &weight[..]);
         let widths = self.description.precisions.iter();
         let widths = widths.map(|of| self.description.calibrated_widths(graph, at, of)).collect::<Vec<_>>();
         let inputs = quantizers(x, &widths, graph.after_relu(at));
@@ -235,6 +275,54 @@ impl<P: FnMut(Progress<'_>)> Sweep<'_, P> {
         (self.progress)(Progress::Layer { name, done: at + 1, of: graph.layers().len() });
         Ok(())
     }
+}
+
+/// The layer whose result a depthwise convolution, and nothing else, reads as it is: factors of its channels can be that layer's.
+fn depthwise_after(graph: &Graph, layer: usize) -> Option<usize> {
+    let (nodes, readers) = (graph.nodes(), graph.readers());
+    let node = nodes.iter().find(|node| node.op == Op::Layer(layer))?;
+    let input = *node.inputs.first()?;
+    match nodes[input].op {
+        Op::Layer(before) if graph.layers()[layer].kind.is_depthwise() => {
+            (readers[input].len() == 1 && !graph.results().contains(&input)).then_some(before)
+        }
+        _ => None,
+    }
+}
+
+/// How large the values of each channel of a layer's input are, which are divided by that: of a depthwise convolution what is largest; of others, whose weights have one
+/// range for all channels, what shares the differences between inputs and weights, `sqrt(max |x_c| / max |w_c|)`.
+fn channel_sizes(kind: &LayerKind, weight: &[f32], x: &[Value]) -> Vec<f32> {
+    let shape = kind.weight_shape();
+    let (outputs, group_inputs) = (shape[0], shape[1]);
+    let taps = (weight.len() / (outputs * group_inputs).max(1)).max(1);
+    let mut largest = vec![0.0f32; group_inputs * kind.groups()];
+    for planes in x.iter().map(Planes::of) {
+        for (channel, largest) in largest.iter_mut().enumerate() {
+            let values = planes.channel(channel).flatten();
+            *largest = values.fold(*largest, |largest, value| largest.max(value.abs()));
+        }
+    }
+    if group_inputs == 1 {
+        return largest.into_iter().map(|size| if size > 0.0 { size } else { 1.0 }).collect();
+    }
+    let mut weights = vec![0.0f32; largest.len()];
+    for (at, weight) in weight.chunks(taps).enumerate() {
+        let (output, input) = (at / group_inputs, at % group_inputs);
+        let channel = output / (outputs / kind.groups()) * group_inputs + input;
+        weights[channel] = weight.iter().fold(weights[channel], |largest, weight| largest.max(weight.abs()));
+    }
+    let size = |(x, w): (f32, f32)| if x > 0.0 && w > 0.0 { (x / w).sqrt() } else { 1.0 };
+    largest.into_iter().zip(weights).map(size).collect()
+}
+
+fn scaled_by(values: &[Value], lines: &[Line]) -> Vec<Value> {
+    let scaled = |x: &Value| {
+        let mut planes = Planes::of(x);
+        planes.map_channels(lines);
+        planes.like(x)
+    };
+    values.iter().map(scaled).collect()
 }
 
 /// How inputs of a layer become codes at each precision, by what they are in floats: at 8 bits over their whole range, with 0; at fewer with the
@@ -379,6 +467,11 @@ impl<P: FnMut(Progress<'_>)> Executor for Sweep<'_, P> {
 
     fn embedding(&mut self, tokens: Values, _: Table<'_>) -> Values {
         unreachable!("a network for images has no embeddings: {} streams", tokens.0.len())
+    }
+
+    fn constant(&mut self, array: &Array) -> Values {
+        let stream = vec![Value::Array(array.clone()); self.batches];
+        Values(vec![stream; 1 + self.description.precisions.len()])
     }
 
     fn op(&mut self, op: Op, inputs: Vec<Values>) -> Values {

@@ -4,9 +4,11 @@ use super::moments::Line;
 use crate::nn::Value;
 use crate::nn::quantizers::host;
 use burn::tensor::{Device, Tensor, TensorData};
+use dr_runtime::arrays::Array;
 use rayon::prelude::*;
+use std::borrow::Cow;
 
-/// Values of a batch; of rows, images of one pixel.
+/// Values of a batch; of rows, and of the last axis of arrays, images of one pixel.
 pub(super) struct Planes {
     /// Of batch, channels, rows and columns.
     pub values: Vec<f32>,
@@ -18,11 +20,14 @@ impl Planes {
     /// Those of a value.
     ///
     /// # Panics
-    /// If it is tokens.
+    /// If it is tokens, or an array of no floats.
     pub fn of(value: &Value) -> Self {
         let values = match value {
             Value::Images(images) => host(images),
             Value::Rows(rows) => host(rows),
+            Value::Array(array) => {
+                array.floats().map(Cow::into_owned).unwrap_or_else(|error| panic!("{error}"))
+            }
             Value::Tokens(_) => panic!("tokens: expected images or rows"),
         };
         Self { values, dims: Self::dims(value) }
@@ -35,6 +40,10 @@ impl Planes {
             Value::Rows(rows) => {
                 let [n, features] = rows.dims();
                 [n, features, 1, 1]
+            }
+            Value::Array(array) => {
+                let features = array.dims().last().copied().unwrap_or(1);
+                [array.len() / features.max(1), features, 1, 1]
             }
             Value::Tokens(tokens) => {
                 let [n, positions] = tokens.dims();
@@ -58,10 +67,19 @@ impl Planes {
         Self { values: planes, dims }
     }
 
-    /// As a value of the kind of another one.
+    /// As a value of the kind of another one, of an array with the same axes before the last.
+    ///
+    /// # Panics
+    /// If there are not as many of them.
     pub fn like(self, other: &Value) -> Value {
         let ([batch, channels, ..], device) = (self.dims, Device::flex());
         match other {
+            Value::Array(array) => {
+                let mut dims = array.dims().to_vec();
+                dims.pop();
+                dims.push(channels);
+                Array::from_f32(self.values, &dims).unwrap_or_else(|error| panic!("{error}")).into()
+            }
             Value::Rows(_) => {
                 Tensor::<2>::from_data(TensorData::new(self.values, [batch, channels]), &device).into()
             }

@@ -3,15 +3,13 @@
 use super::language::row;
 use super::model::NestedModel;
 use crate::nn::quantizers::host;
-use crate::nn::{Executor, Model, Pass, PrecisionNorm, QuantConv2d, QuantLinear, Table, Tensors, Value};
+use crate::nn::{Executor, Model, Pass, QuantLinear, Tensors, Value, tensors_do};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
-use burn::nn::RmsNorm;
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 use dr_kernels::host::language::divergence;
 use dr_precision::BitWidth;
 use dr_runtime::file::{Affine, NarrowGrid, NestedWeight, STORED};
-use dr_runtime::graph::Op;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -287,26 +285,12 @@ struct Student<'a> {
 impl Executor for Student<'_> {
     type Value = Value;
 
-    fn conv2d(&mut self, x: Value, layer: &QuantConv2d, norm: Option<&PrecisionNorm>) -> Value {
-        self.tensors.conv2d(x, layer, norm)
-    }
+    tensors_do!(tensors: conv2d, rms_norm, embedding, constant, op);
 
     fn linear(&mut self, x: Value, layer: &QuantLinear) -> Value {
         match (x, self.weights.get(&layer.weight_id())) {
             (Value::Rows(x), Some(weight)) => Value::Rows(layer.forward_with(x, weight.clone())),
             (x, _) => self.tensors.linear(x, layer),
         }
-    }
-
-    fn rms_norm(&mut self, x: Value, norm: &RmsNorm) -> Value {
-        self.tensors.rms_norm(x, norm)
-    }
-
-    fn embedding(&mut self, tokens: Value, table: Table<'_>) -> Value {
-        self.tensors.embedding(tokens, table)
-    }
-
-    fn op(&mut self, op: Op, inputs: Vec<Value>) -> Value {
-        self.tensors.op(op, inputs)
     }
 }

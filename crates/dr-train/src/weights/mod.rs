@@ -1,14 +1,16 @@
-//! Weights that were trained elsewhere: a state dict with torchvision's names, a folder of Hugging Face or a GGUF file becomes a
-//! float model.
+//! Weights that were trained elsewhere: a state dict with torchvision's names, an ONNX file, a folder of Hugging Face or a GGUF file
+//! becomes a float model.
 
 pub mod gguf;
 mod hugging_face;
 mod llama;
+mod onnx;
 mod state_dict;
 
 pub use gguf::load_gguf;
 pub use hugging_face::load_hugging_face;
 pub use llama::{is_language_model, load_language_model};
+pub use onnx::{USUAL_IMAGE, is_onnx, load_onnx};
 pub use state_dict::{StateDict, StateDictError};
 
 use crate::artifact::{
@@ -81,6 +83,27 @@ pub enum WeightsError {
         path: PathBuf,
         /// What is wrong.
         error: gguf::GgufError,
+    },
+    /// A file that is none of ONNX, or damaged.
+    #[error(transparent)]
+    OnnxRead(#[from] Box<dr_runtime::onnx::OnnxReadError>),
+    /// A network of an ONNX file.
+    #[error("`{}`: {error}", path.display())]
+    Onnx {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: Box<dr_runtime::onnx::OnnxImportError>,
+    },
+    /// A network of an ONNX file that does not run.
+    #[error("`{}`: images of {} rows and {} columns: {error}: expected the size that the network is for (--image-size)", path.display(), size[0], size[1])]
+    Run {
+        /// The file.
+        path: PathBuf,
+        /// Rows and columns.
+        size: [usize; 2],
+        /// What goes wrong.
+        error: Box<dr_runtime::RuntimeError>,
     },
     /// The tokenizer, or how tokens are to be drawn.
     #[error(transparent)]

@@ -1,7 +1,7 @@
 //! `dr-train draw`.
 
-use super::print;
-use crate::artifact::{Artifact, Described, SavedModel};
+use super::{load_model, print};
+use crate::artifact::Described;
 use crate::cli::CommandError;
 use crate::cli::values::{at_least_one, one_of};
 use crate::config::task::{DETECT, SEGMENT};
@@ -58,7 +58,7 @@ const FACTOR: usize = 2;
 /// # Errors
 /// A model that cannot be read or does not say where things are, scenes that do not fit it, a file that cannot be written.
 pub fn draw(args: &DrawArgs) -> Result<(), CommandError> {
-    let artifact = Artifact::open(&args.model)?;
+    let artifact = load_model(&args.model)?;
     let description = &artifact.description;
     let task = description.task.as_str();
     if !matches!(task, SEGMENT | DETECT) {

@@ -1,7 +1,8 @@
 //! `dr-train eval`.
 
-use super::{load_model, print, with_plan};
-use crate::artifact::{ArtifactError, Described};
+use super::{arrays_in, load_model, print, with_plan};
+use crate::agreement::compare_arrays;
+use crate::artifact::{Artifact, ArtifactError, Described};
 use crate::cli::CommandError;
 use crate::cli::values::{at_least_one, one_of};
 use crate::config::task::{CLASSIFY, LANGUAGE};
@@ -10,7 +11,7 @@ use crate::device;
 use crate::evaluation::{answer, formats};
 use crate::experiment::{Registry, Source};
 use crate::generation::ChoiceScore;
-use crate::report::{NumberFormat, PrecisionResult, Report, aligned};
+use crate::report::{Agreement, NumberFormat, PrecisionResult, Report, aligned};
 use crate::text::load_choices;
 use clap::Args;
 use dr_precision::Precision;
@@ -26,7 +27,7 @@ Examples:
   dr-train eval --model model.safetensors --engine integer   in integer arithmetic
   dr-train eval --model model.safetensors --plan plan.toml   a precision for each layer
   dr-train eval --model lm.safetensors --text test.txt --compare float.safetensors
-  dr-train eval --model model.safetensors --engine integer --images photos --compare float.safetensors
+  dr-train eval --model model.safetensors --engine integer --inputs photos --compare float.safetensors
   dr-train eval --model model.safetensors --all --json")]
 pub struct EvalArgs {
     /// The model
@@ -55,10 +56,10 @@ pub struct EvalArgs {
     /// context if that is less]
     #[arg(long, value_name = "N", value_parser = at_least_one(1 << 20), allow_negative_numbers = true)]
     pub window: Option<usize>,
-    /// The images that a model for images is compared on, all JPEG and PNG files below the folder, whatever they show: the right
-    /// class is the one that the other model gives
+    /// What a model for images or arrays is compared on: all JPEG and PNG files below the folder, whatever they show, or all
+    /// .npy files, if there are some, in integers; the right class is the one that the other model gives
     #[arg(long, value_name = "DIR", requires = "compare", conflicts_with_all = ["dataset", "data_dir", "text"])]
-    pub images: Option<PathBuf>,
+    pub inputs: Option<PathBuf>,
     /// Compare the predictions of a language model, or of one for classes of images, with those of this one: of a model in floats,
     /// or of one with the same precisions in fake quantization
     #[arg(long, value_name = "FILE")]
@@ -89,7 +90,12 @@ pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
     if args.text.is_some() || args.questions.is_some() {
         task.check_task(LANGUAGE).map_err(in_model)?;
     }
-    if args.images.is_some() || (args.compare.is_some() && task.check_task(LANGUAGE).is_err()) {
+    if let (Some(folder), Some(reference)) = (&args.inputs, &args.compare)
+        && let Some(files) = arrays_in(folder)?
+    {
+        return arrays(&artifact, &load_model(reference)?, &files, args);
+    }
+    if args.inputs.is_some() || (args.compare.is_some() && task.check_task(LANGUAGE).is_err()) {
         task.check_task(CLASSIFY).map_err(in_model)?;
     }
     let (device, device_kind) = device::open(args.device)?;
@@ -101,7 +107,7 @@ pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
     let mut source = Source::new(registry, &artifact, &args.model, &args.dataset, &args.data_dir, &device);
     source.text = args.text.as_deref();
     source.window = args.window;
-    source.images = args.images.as_deref();
+    source.images = args.inputs.as_deref();
     let reference = args.compare.as_deref().map(load_model).transpose()?;
     source.reference = reference.as_ref();
     let task = source.task()?;
@@ -129,6 +135,34 @@ pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
         Some(path) => questions(&source, path, &formats, args),
         None => Ok(()),
     }
+}
+
+/// How near the outputs of a network are to those of another one, in integers.
+fn arrays(
+    artifact: &Artifact, reference: &Artifact, files: &[PathBuf], args: &EvalArgs,
+) -> Result<(), CommandError> {
+    let formats = args.precision.map_or_else(|| formats(artifact), |precision| vec![precision.into()]);
+    let found = compare_arrays(artifact, &formats, reference, files)?;
+    if args.json {
+        let object = |(format, agreement): (&NumberFormat, &Agreement)| {
+            Ok((format.to_string(), serde_json::to_value(agreement)?))
+        };
+        let object: serde_json::Map<_, _> =
+            formats.iter().zip(&found).map(object).collect::<Result<_, serde_json::Error>>()?;
+        return print(&format!("{}\n", serde_json::to_string_pretty(&object)?));
+    }
+    let header = ["precision", "divergence", "same top-1 (%)", "where sure (%)", "relative error (%)"];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    for (format, of) in formats.iter().zip(&found) {
+        rows.push(vec![
+            format.to_string(),
+            format!("{:.5}", of.divergence),
+            format!("{:.2}", of.same_top1),
+            format!("{:.2}", of.same_top1_sure),
+            format!("{:.2}", 100.0 * of.relative_error),
+        ]);
+    }
+    print(&aligned(&rows))
 }
 
 /// How many questions the model answers right.

@@ -1,7 +1,7 @@
 //! `dr-train export`.
 
-use super::{print, save, with_plan};
-use crate::artifact::{Artifact, ArtifactKind, FORMAT_VERSION, SavedModel};
+use super::{load_model, print, save, with_plan};
+use crate::artifact::{ArtifactKind, FORMAT_VERSION, SavedModel};
 use crate::cli::values::at_least_one;
 use crate::cli::{CommandError, resolve};
 use crate::data;
@@ -67,7 +67,7 @@ pub struct ExportArgs {
 pub fn export(registry: &Registry, args: &ExportArgs) -> Result<(), CommandError> {
     let files = [("out", Some(args.out.as_path())), ("samples", args.samples.as_deref())];
     resolve::check_output_files(files, &args.model)?;
-    let (device, artifact) = (Device::flex(), Artifact::open(&args.model)?);
+    let (device, artifact) = (Device::flex(), load_model(&args.model)?);
     let packed = match (&args.plan, args.precision) {
         (Some(plan), _) => {
             let (of, from) = (&args.dataset, &args.data_dir);

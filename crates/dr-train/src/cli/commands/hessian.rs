@@ -1,7 +1,6 @@
 //! `dr-train hessian`.
 
-use super::{StatusLine, print, write};
-use crate::artifact::{Artifact, SavedModel};
+use super::{StatusLine, load_model, print, write};
 use crate::cli::values::{at_least_one, between, count, one_of, part, seed};
 use crate::cli::{CommandError, resolve};
 use crate::config::DeviceKind;
@@ -73,7 +72,7 @@ pub fn hessian(registry: &Registry, args: &HessianArgs) -> Result<(), CommandErr
     let options =
         HessianOptions { tolerance: args.tolerance, max_samples: args.max_samples, seed: args.seed };
     options.check()?;
-    let artifact = Artifact::open(&args.model)?;
+    let artifact = load_model(&args.model)?;
     let name = args.model.display().to_string();
     let (device, device_kind) = device::open(args.device)?;
     let mut source = Source::new(registry, &artifact, &args.model, &args.dataset, &args.data_dir, &device);

@@ -7,7 +7,7 @@ use crate::cli::{CommandError, resolve};
 use crate::config::task::LANGUAGE;
 use crate::data::Normalization;
 use crate::experiment::Registry;
-use crate::weights::{StateDict, import as import_weights, load_language_model};
+use crate::weights::{StateDict, import as import_weights, load_language_model, load_onnx};
 use clap::Args;
 use dr_precision::PrecisionSet;
 use std::path::PathBuf;
@@ -21,15 +21,31 @@ is reported. The result is a float model, for `dr-train quantize`. To train on, 
 
 Example:
   dr-train import --model resnet18 --weights resnet18.pth --out float.safetensors
-  dr-train quantize --model float.safetensors --data-dir imagenet --out model.safetensors")]
+  dr-train quantize --model float.safetensors --data-dir imagenet --out model.safetensors
+  dr-train import --onnx net.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --out float.safetensors")]
 pub struct ImportArgs {
-    /// The network
-    #[arg(long)]
-    pub model: String,
+    /// The network; ONNX files say it themselves
+    #[arg(long, required_unless_present = "onnx")]
+    pub model: Option<String>,
     /// A state dict, as safetensors or as PyTorch saves it; of a llama, a folder of Hugging Face or GGUF
-    #[arg(long, value_name = "FILE|DIR")]
-    pub weights: PathBuf,
-    /// Rows and columns of the images that the model takes
+    #[arg(long, value_name = "FILE|DIR", required_unless_present = "onnx")]
+    pub weights: Option<PathBuf>,
+    /// A network with its weights
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "weights"])]
+    pub onnx: Option<PathBuf>,
+    /// What is subtracted from each channel of pixels from 0 to 1: of an ONNX file [default: 0]
+    #[arg(
+        long,
+        value_name = "LIST",
+        requires = "onnx",
+        value_delimiter = ',',
+        allow_negative_numbers = true
+    )]
+    pub mean: Option<Vec<f32>>,
+    /// What then divides them [default: 1]
+    #[arg(long, value_name = "LIST", requires = "onnx", value_delimiter = ',')]
+    pub std: Option<Vec<f32>>,
+    /// Rows and columns of the images that the model takes, where an ONNX file leaves them open
     #[arg(long, value_name = "N", value_parser = at_least_one(4096), allow_negative_numbers = true, default_value_t = 224)]
     pub image_size: usize,
     /// The file to write
@@ -37,17 +53,31 @@ pub struct ImportArgs {
     pub out: PathBuf,
 }
 
-/// Turns a state dict with torchvision's names, a folder of Hugging Face or a GGUF file into a float model.
+/// Turns a state dict with torchvision's names, an ONNX file, a folder of Hugging Face or a GGUF file into a float model.
 ///
 /// # Errors
 /// If the file cannot be read, or its tensors are not those of the model, or the result cannot be written.
 pub fn import(registry: &Registry, args: &ImportArgs) -> Result<(), CommandError> {
-    resolve::check_output_file("out", &args.out, &args.weights)?;
-    let model = registry.models.get(&args.model)?;
-    if model.tasks().contains(&LANGUAGE) {
-        return save(&load_language_model(&args.weights, PrecisionSet::default())?, &args.out);
+    if let Some(file) = &args.onnx {
+        resolve::check_output_file("out", &args.out, file)?;
+        let mut artifact = load_onnx(file, args.image_size)?;
+        let channels = artifact.description.input.channels;
+        let of = |given: &Option<Vec<f32>>, usual| given.clone().unwrap_or_else(|| vec![usual; channels]);
+        let normalization = Normalization { mean: of(&args.mean, 0.0), std: of(&args.std, 1.0) };
+        if !normalization.fits(channels) {
+            let expected = format!("{channels} numbers for each, one for each channel, deviations above 0");
+            return Err(CommandError::new(format!("--mean and --std: expected {expected}")));
+        }
+        artifact.description.normalization = normalization;
+        return save(&artifact, &args.out);
     }
-    let dict = StateDict::load(&args.weights)?;
+    let (Some(model), Some(weights)) = (&args.model, &args.weights) else { return Ok(()) };
+    resolve::check_output_file("out", &args.out, weights)?;
+    let model = registry.models.get(model)?;
+    if model.tasks().contains(&LANGUAGE) {
+        return save(&load_language_model(weights, PrecisionSet::default())?, &args.out);
+    }
+    let dict = StateDict::load(weights)?;
     // Sizes are those of the file; what does not fit together is found by the import.
     let size = |name: &str, axis: usize, usual: usize| {
         let tensor = model.state_dict_name(name).and_then(|name| dict.tensors.get(&name));

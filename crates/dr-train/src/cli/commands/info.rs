@@ -4,6 +4,7 @@ use super::print;
 use crate::artifact::{Artifact, Description};
 use crate::cli::CommandError;
 use crate::report::thousands;
+use crate::weights::{USUAL_IMAGE, is_onnx, load_onnx};
 use clap::Args;
 use dr_precision::PrecisionPlan;
 use serde::Serialize;
@@ -29,7 +30,10 @@ pub struct InfoArgs {
 /// # Errors
 /// If the file cannot be read or is not an undamaged model.
 pub fn info(args: &InfoArgs) -> Result<(), CommandError> {
-    let artifact = Artifact::load(&args.model)?;
+    let artifact = match is_onnx(&args.model) {
+        true => load_onnx(&args.model, USUAL_IMAGE)?,
+        false => Artifact::load(&args.model)?,
+    };
     let text = if args.json { json(&artifact)? } else { table(&artifact) };
     print(&text)
 }

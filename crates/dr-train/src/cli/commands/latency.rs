@@ -1,10 +1,11 @@
 //! `dr-train latency`.
 
-use super::print;
-use crate::artifact::{Artifact, SavedModel};
+use super::{load_model, print};
+use crate::artifact::{Described, SavedModel};
 use crate::cli::CommandError;
 use crate::cli::values::{at_least_one, one_of};
 use crate::config::DeviceKind;
+use crate::config::task::CLASSIFY;
 use crate::device;
 use crate::latency::{LatencyOptions, latency as measure};
 use crate::mixed::PlanFile;
@@ -53,7 +54,7 @@ pub struct LatencyArgs {
 /// # Errors
 /// If the model cannot be read or is a float one, or the device or so many threads cannot be had.
 pub fn latency(args: &LatencyArgs) -> Result<(), CommandError> {
-    let mut artifact = Artifact::open(&args.model)?;
+    let mut artifact = load_model(&args.model)?;
     if let Some(plan) = &args.plan {
         // The time does not depend on BatchNorm statistics: no images.
         let plan = PlanFile::load(plan)?.plan;
@@ -63,6 +64,12 @@ pub fn latency(args: &LatencyArgs) -> Result<(), CommandError> {
     }
     if let Some(threads) = args.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    }
+    if artifact.graph()?.has_arrays() && artifact.description.check_task(CLASSIFY).is_err() {
+        let found = format!("`{}`: takes arrays of any size", args.model.display());
+        return Err(CommandError::new(format!(
+            "{found}: expected a network for images with a class each, or for texts"
+        )));
     }
     let (device, device_kind) = device::open(args.device)?;
     let name = args.model.display().to_string();

@@ -9,6 +9,7 @@ mod import;
 mod import_check;
 mod info;
 mod latency;
+mod predict;
 mod quantize;
 mod scenes;
 mod search;
@@ -23,22 +24,24 @@ pub use import::{ImportArgs, import};
 pub use import_check::{ImportCheckArgs, import_check};
 pub use info::{InfoArgs, info};
 pub use latency::{LatencyArgs, latency};
+pub use predict::{PredictArgs, predict};
 pub use quantize::{QuantizeArgs, quantize};
 pub use scenes::{ScenesArgs, scenes};
 pub use search::{SearchArgs, search};
 pub use train::train;
 
 use super::CommandError;
+use crate::agreement::{ArraysError, arrays_below};
 use crate::artifact::{Artifact, SavedModel};
 use crate::experiment::Source;
 use crate::files::{at, write_atomically};
 use crate::mixed::PlanFile;
 use crate::nn::Value;
 use crate::report::thousands;
-use crate::weights::{is_language_model, load_language_model};
+use crate::weights::{USUAL_IMAGE, is_language_model, is_onnx, load_language_model, load_onnx};
 use dr_precision::PrecisionSet;
 use std::io::{IsTerminal, Write, stderr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Prints to the standard output. That its reader went away is no error.
 fn print(text: &str) -> Result<(), CommandError> {
@@ -89,11 +92,21 @@ fn with_plan(source: &Source, plan: &Path) -> Result<Artifact, CommandError> {
     }
 }
 
-/// Reads a model file, or a language model of others.
+/// Reads a model file, an ONNX file or a language model of others.
 fn load_model(path: &Path) -> Result<Artifact, CommandError> {
-    match is_language_model(path) {
-        true => Ok(load_language_model(path, PrecisionSet::default())?),
-        false => Ok(Artifact::open(path)?),
+    Ok(match path {
+        path if is_onnx(path) => load_onnx(path, USUAL_IMAGE)?,
+        path if is_language_model(path) => load_language_model(path, PrecisionSet::default())?,
+        path => Artifact::open(path)?,
+    })
+}
+
+/// The `.npy` files below a folder; none if it has others only.
+fn arrays_in(folder: &Path) -> Result<Option<Vec<PathBuf>>, CommandError> {
+    match arrays_below(folder) {
+        Ok(files) => Ok(Some(files)),
+        Err(ArraysError::Empty(_)) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! `dr-train quantize`.
 
-use super::{StatusLine, load_model, print, save};
+use super::{StatusLine, arrays_in, load_model, print, save};
+use crate::agreement::read_array;
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, Description, SavedModel};
 use crate::cli::values::{at_least_one, group_size, one_of};
 use crate::cli::{CommandError, resolve};
@@ -20,11 +21,15 @@ use crate::text::{self, Tokenizer};
 use crate::weights::is_language_model;
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor, TensorData};
 use clap::Args;
 use dr_kernels::host::GroupedWeight;
 use dr_precision::{BitWidth, Precision, PrecisionSet};
+use dr_runtime::arrays::Array;
 use dr_runtime::file::STORED;
+use dr_runtime::graph::Op;
+use dr_runtime::{Arithmetic, Network};
+use std::fmt::Display;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -145,15 +150,33 @@ fn calibrated(
     let count = args.calibration_images.unwrap_or_else(|| CALIBRATION_IMAGES.min(few).max(1));
     let mut source = Source::new(registry, artifact, &args.model, &args.dataset, &args.data_dir, device);
     source.calibration = count;
-    let batches: Vec<Value> = match &args.calibration {
-        Some(folder) => {
+    let arrays = args.calibration.as_deref().map(arrays_in).transpose()?.flatten();
+    let batches: Vec<Value> = match (&args.calibration, arrays) {
+        (_, Some(files)) => {
+            let few = files.len().min(args.calibration_images.unwrap_or(usize::MAX)).max(1);
+            let network = Network::load_with(artifact, None, Arithmetic::Integer)?;
+            let mut sizes: Vec<Vec<usize>> = vec![];
+            let input = |at: usize| {
+                let path = &files[at * files.len() / few];
+                let wrong = |error: &dyn Display| CommandError::new(format!("`{}`: {error}", path.display()));
+                let array = read_array(path)?;
+                // What does not fit shows in the first pass of its size.
+                if !sizes.iter().any(|known| known == array.dims()) {
+                    network.forward_arrays(std::slice::from_ref(&array)).map_err(|error| wrong(&error))?;
+                    sizes.push(array.dims().to_vec());
+                }
+                calibration_input(artifact, array).map_err(|error| wrong(&error))
+            };
+            (0..few).map(input).collect::<Result<_, CommandError>>()?
+        }
+        (Some(folder), None) => {
             let images = ImageFiles::below(folder, input.height).map_err(DataError::from)?.spread(count);
             check_size(artifact, images.shape).map_err(|error| source.wrong(error))?;
             let loader = ImageLoader::evaluation(images, normalization.clone(), BATCH, device.clone());
             let batches = loader.iter().map(|batch| Ok(batch?.input.into()));
             batches.collect::<Result<_, DatasetError>>().map_err(RunError::from)?
         }
-        None => (source.task()?.calibration)(&source)?,
+        (None, None) => (source.task()?.calibration)(&source)?,
     };
     let batches = batches.into_iter().flat_map(|batch| batch.split(BATCH)).collect();
     let options = NetworkOptions {
@@ -172,6 +195,25 @@ fn calibrated(
         result.map_err(|error| CommandError::new(format!("`{}`: {error}", args.model.display())))?;
     print(&table(&options.precisions, &noise))?;
     save(&quantized, &args.out)
+}
+
+/// An array as the network takes it.
+fn calibration_input(artifact: &Artifact, array: Array) -> Result<Value, CommandError> {
+    let graph = artifact.graph()?;
+    if let Some((_, input)) = graph.array_inputs().next() {
+        input.check(&array)?;
+        return Ok(array.into());
+    }
+    let values = array.floats()?.into_owned();
+    match (array.dims(), graph.input()) {
+        (&[batch, channels, rows, columns], Some(&Op::Images { channels: expected }))
+            if channels == expected =>
+        {
+            let data = TensorData::new(values, [batch, channels, rows, columns]);
+            Ok(Tensor::<4>::from_data(data, &Device::flex()).into())
+        }
+        (found, expected) => Err(CommandError::new(format!("an array {found:?}: expected {expected:?}"))),
+    }
 }
 
 /// The signal-to-noise ratios of all layers.

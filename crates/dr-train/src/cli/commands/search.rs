@@ -1,8 +1,8 @@
 //! `dr-train search`.
 
 use super::hessian::estimate;
-use super::{print, write};
-use crate::artifact::{Artifact, ArtifactError, ArtifactKind, SavedModel};
+use super::{load_model, print, write};
+use crate::artifact::{ArtifactError, ArtifactKind};
 use crate::cli::values::{at_least_one, one_of, pin, seed};
 use crate::cli::{CommandError, resolve};
 use crate::config::{DeviceKind, LossTerms, Widths};
@@ -105,7 +105,7 @@ const BATCH: usize = 64;
 pub fn search(registry: &Registry, args: &SearchArgs) -> Result<(), CommandError> {
     let files = [("out", args.out.as_deref()), ("pareto", args.pareto.as_deref())];
     resolve::check_output_files(files, &args.model)?;
-    let artifact = &Artifact::open(&args.model)?;
+    let artifact = &load_model(&args.model)?;
     let kind = args.budget.kind();
     let failed = |error: SearchPlanError| in_model(error, &args.model);
     if let Some(threads) = args.threads {

@@ -1,0 +1,194 @@
+//! Networks of ONNX files: those that torch exported (`onnx/torch_exports.py`) give torch's outputs, and spellings become one operation.
+
+use dr_runtime::arrays::Array;
+use dr_runtime::graph::{Activation, Graph, Kind, LayerKind, Op, TensorOp, Unary};
+use dr_runtime::onnx::proto::{
+    AttributeProto, DataType, DimensionProto, FLOAT, GraphProto, INTS, ModelProto, NodeProto,
+    OperatorSetIdProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
+};
+use dr_runtime::onnx::{Imported, Model, OnnxImportError, lower};
+use dr_runtime::{Arithmetic, Network, npy};
+use prost::Message;
+use std::path::{Path, PathBuf};
+
+fn fixture(name: &str, file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/onnx").join(name).join(file)
+}
+
+fn array(name: &str, file: &str) -> Array {
+    npy::read(&fixture(name, file)).unwrap().remove(0).1
+}
+
+fn run(imported: Imported, inputs: &[Array]) -> Vec<Array> {
+    let artifact = imported.into_artifact("onnx", [8, 8]);
+    let network = Network::load_with(&artifact, None, Arithmetic::Integer).unwrap();
+    network.forward_arrays(inputs).unwrap()
+}
+
+#[track_caller]
+fn assert_close(found: &Array, expected: &Array) {
+    assert_eq!(found.dims(), expected.dims());
+    for (found, expected) in found.floats().unwrap().iter().zip(expected.floats().unwrap().iter()) {
+        assert!((found - expected).abs() <= 1e-4 * expected.abs().max(1.0), "{found} {expected}");
+    }
+}
+
+#[test]
+fn exports_of_torch_give_its_outputs() {
+    for name in ["squeeze-old-13", "squeeze-new-18", "grouped-old-17", "encoder-old-17", "residual-new-18"] {
+        let imported = lower(&Model::read(fixture(name, "model.onnx")).unwrap()).unwrap();
+        assert_close(&run(imported, &[array(name, "input_0.npy")])[0], &array(name, "output_0.npy"));
+    }
+}
+
+/// Operations on arrays, apart from changes between arrays and images.
+fn on_arrays(graph: &Graph) -> Vec<&TensorOp> {
+    fn of(op: &Op) -> Option<&TensorOp> {
+        match op {
+            Op::Array(TensorOp::Array | TensorOp::Images { .. } | TensorOp::Constant(_)) => None,
+            Op::Array(op) => Some(op),
+            _ => None,
+        }
+    }
+    graph.nodes().iter().filter_map(|node| of(&node.op)).collect()
+}
+
+#[test]
+fn networks_for_images_become_layers() {
+    for (name, layers) in [("residual-new-18", 7), ("squeeze-old-13", 8), ("squeeze-new-18", 8)] {
+        let Imported { graph, .. } = lower(&Model::read(fixture(name, "model.onnx")).unwrap()).unwrap();
+        assert_eq!(graph.layers().len(), layers, "{name}");
+        assert!(
+            on_arrays(&graph).iter().all(|op| matches!(op, TensorOp::Unary(_))),
+            "{name}: {:?}",
+            on_arrays(&graph)
+        );
+        assert!(graph.batch_norms().is_empty());
+        assert!(matches!(graph.result_kind(), Some(Kind::Rows(Some(_)))), "{name}");
+    }
+}
+
+fn node(op: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>) -> NodeProto {
+    NodeProto {
+        op_type: op.into(),
+        input: inputs.iter().map(|&name| name.into()).collect(),
+        output: vec![output.into()],
+        attribute,
+        ..NodeProto::default()
+    }
+}
+
+fn floats(name: &str, dims: &[i64], values: Vec<f32>) -> TensorProto {
+    let (name, dims, data_type) = (name.into(), dims.to_vec(), DataType::Float as i32);
+    TensorProto { name, dims, data_type, float_data: values, ..TensorProto::default() }
+}
+
+/// A network of images of two channels, any number of rows and columns.
+fn images(
+    nodes: Vec<NodeProto>, initializer: Vec<TensorProto>, output: &str,
+) -> Result<Imported, OnnxImportError> {
+    let dimension = |dim_value| DimensionProto { dim_value, ..DimensionProto::default() };
+    let dim = vec![dimension(None), dimension(Some(2)), dimension(None), dimension(None)];
+    let value = |name: &str, shape| ValueInfoProto {
+        name: name.into(),
+        r#type: Some(TypeProto {
+            tensor_type: Some(TensorTypeProto { elem_type: DataType::Float as i32, shape }),
+            ..TypeProto::default()
+        }),
+    };
+    let graph = GraphProto {
+        node: nodes,
+        initializer,
+        input: vec![value("x", Some(TensorShapeProto { dim }))],
+        output: vec![value(output, None)],
+        ..GraphProto::default()
+    };
+    let opset = OperatorSetIdProto { version: 13, ..OperatorSetIdProto::default() };
+    let model =
+        ModelProto { ir_version: 8, graph: Some(graph), opset_import: vec![opset], ..ModelProto::default() };
+    lower(&Model::from_bytes(model.encode_to_vec(), None).unwrap())
+}
+
+fn scalar(name: &str, value: f32) -> TensorProto {
+    floats(name, &[], vec![value])
+}
+
+#[test]
+fn spellings_of_hard_swish() {
+    let three =
+        || vec![scalar("three", 3.0), scalar("six", 6.0), scalar("zero", 0.0), scalar("sixth", 1.0 / 6.0)];
+    let gate =
+        || vec![node("Add", &["x", "three"], "s", vec![]), node("Clip", &["s", "zero", "six"], "c", vec![])];
+    let of = |rest: Vec<NodeProto>| images([gate(), rest].concat(), three(), "y").unwrap().graph;
+    let alpha =
+        AttributeProto { name: "alpha".into(), f: 1.0 / 6.0, r#type: FLOAT, ..AttributeProto::default() };
+    let spellings = [
+        of(vec![node("Mul", &["x", "c"], "m", vec![]), node("Div", &["m", "six"], "y", vec![])]),
+        of(vec![node("Div", &["c", "six"], "d", vec![]), node("Mul", &["x", "d"], "y", vec![])]),
+        of(vec![node("Mul", &["c", "sixth"], "d", vec![]), node("Mul", &["d", "x"], "y", vec![])]),
+        of(vec![node("HardSigmoid", &["x"], "d", vec![alpha]), node("Mul", &["x", "d"], "y", vec![])]),
+    ];
+    for graph in spellings {
+        let ops = on_arrays(&graph);
+        assert_eq!(ops, [&TensorOp::Unary(Unary::HardSwish)], "{graph:?}");
+        assert_eq!(graph.kind(graph.results()[0]), Kind::Images(2));
+    }
+}
+
+#[test]
+fn what_follows_a_layer_is_folded_in() {
+    let kernel = AttributeProto {
+        name: "kernel_shape".into(),
+        ints: vec![1, 1],
+        r#type: INTS,
+        ..AttributeProto::default()
+    };
+    let nodes = vec![
+        node("Conv", &["x", "w"], "c", vec![kernel]),
+        node("BatchNormalization", &["c", "scale", "shift", "mean", "variance"], "b", vec![]),
+        node("Mul", &["b", "gain"], "m", vec![]),
+        node("Add", &["bias", "m"], "a", vec![]),
+        node("Relu", &["a"], "y", vec![]),
+    ];
+    let constants = vec![
+        floats("w", &[1, 2, 1, 1], vec![1.0, -1.0]),
+        floats("scale", &[1], vec![2.0]),
+        floats("shift", &[1], vec![0.5]),
+        floats("mean", &[1], vec![1.0]),
+        floats("variance", &[1], vec![4.0 - 1e-5]),
+        floats("gain", &[1, 1, 1], vec![3.0]),
+        floats("bias", &[1, 1, 1, 1], vec![0.25]),
+    ];
+    let imported = images(nodes, constants, "y").unwrap();
+    let graph = &imported.graph;
+    let [layer] = graph.layers() else { panic!("{graph:?}") };
+    assert!(matches!(layer.kind, LayerKind::Conv2d { channels: [2, 1], .. }));
+    let ops: Vec<&Op> = graph.nodes().iter().map(|node| &node.op).collect();
+    assert_eq!(ops, [&Op::Images { channels: 2 }, &Op::Layer(0), &Op::Activation(Activation::Relu)]);
+    // ((x0 - x1 - 1) + 0.5) * 3 + 0.25
+    let x = Array::from_f32(vec![2.0, 0.0, 0.5, 0.0], &[1, 2, 1, 2]).unwrap();
+    let expected = Array::from_f32(vec![3.25, 0.0], &[1, 1, 1, 2]).unwrap();
+    assert_close(&run(imported, &[x])[0], &expected);
+}
+
+#[test]
+fn all_that_cannot_be_run_is_named_at_once() {
+    let strange = NodeProto {
+        domain: "com.microsoft".into(),
+        name: "/a;b".into(),
+        ..node("FusedConv", &["x"], "f", vec![])
+    };
+    let nodes = vec![node("LSTM", &["x"], "l", vec![]), strange, node("Add", &["l", "f"], "y", vec![])];
+    let error = images(nodes, vec![], "y").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "cannot run `LSTM` (node `LSTM#0`); cannot run `com.microsoft.FusedConv` (node `/a;b`)"
+    );
+}
+
+#[test]
+fn weights_that_are_not_finite_are_named() {
+    let constants = vec![floats("layer.weight", &[1, 2, 1, 1], vec![1.0, f32::NAN])];
+    let error = images(vec![node("Conv", &["x", "layer.weight"], "y", vec![])], constants, "y").unwrap_err();
+    assert!(error.to_string().contains("layer.weight"), "{error}");
+}

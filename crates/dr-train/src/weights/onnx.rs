@@ -1,0 +1,42 @@
+//! Networks of others in ONNX files.
+
+use super::WeightsError;
+use crate::artifact::{Artifact, Described, InputShape};
+use crate::config::task::CLASSIFY;
+use dr_runtime::onnx::{Model, OnnxImportError, lower};
+use dr_runtime::{Arithmetic, Input, Network};
+use std::path::Path;
+
+/// Rows and columns of images that a file leaves open.
+pub const USUAL_IMAGE: usize = 224;
+
+/// Whether a path is that of an ONNX file, by its name.
+#[must_use]
+pub fn is_onnx(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end.eq_ignore_ascii_case("onnx"))
+}
+
+/// The network of an ONNX file as a float model; sizes of images that it leaves open are `image` rows and columns.
+///
+/// # Errors
+/// A file that cannot be read, one with nodes that cannot be run: all of them are named; and a classifier that does not take images of that size.
+pub fn load_onnx(path: &Path, image: usize) -> Result<Artifact, WeightsError> {
+    let wrong = |error: OnnxImportError| WeightsError::Onnx { path: path.to_owned(), error: Box::new(error) };
+    let model = Model::read(path).map_err(Box::new)?;
+    let name = path.file_stem().map_or_else(|| "onnx".to_owned(), |name| name.to_string_lossy().into_owned());
+    let artifact = lower(&model).map_err(wrong)?.into_artifact(&name, [image; 2]);
+    if artifact.description.check_task(CLASSIFY).is_ok() {
+        // Layers that need images of one size show when they get some.
+        let InputShape { channels, height, width } = artifact.description.input;
+        let zeros = vec![0.0; channels * height * width];
+        let input = Input::Images { values: &zeros, shape: [1, channels, height, width] };
+        let run = Network::load_with(&artifact, None, Arithmetic::Integer)
+            .and_then(|network| network.forward(input));
+        run.map_err(|error| WeightsError::Run {
+            path: path.to_owned(),
+            size: [height, width],
+            error: Box::new(error),
+        })?;
+    }
+    Ok(artifact)
+}
