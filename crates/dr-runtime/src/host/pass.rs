@@ -234,6 +234,9 @@ impl<'a> Pass<'a> {
         let graph = &self.shared.source.graph;
         let made: Vec<(Value, [usize; 4])> = match step {
             Step::Products(products) => {
+                // Layers take floats.
+                let arrays = products.iter().filter_map(|product| self.arrays.get(product.input)?.as_ref());
+                arrays.into_iter().try_for_each(|array| array.as_f32().map(|_| ()))?;
                 let of = |product: &Product| {
                     let layer = Op::Layer(self.shared.source.program.uses[product.of].layer);
                     let dims = graph.dims_of(&layer, &[self.workspace.dims[product.input]], [0; 4]);

@@ -20,6 +20,8 @@ pub(crate) enum DecodeError {
     Resize(#[from] ResizeError),
     #[error("{0} x {1} pixels: expected at least one")]
     Empty(u32, u32),
+    #[error("an image made {0} x {1} pixels: expected fewer")]
+    Large(usize, usize),
     #[error("an image, for {0} channels: expected a network of 1 or 3")]
     Channels(usize),
 }
@@ -67,6 +69,9 @@ pub(crate) fn image_file(
     let InputShape { channels, height, width } = shape;
     if !matches!(channels, 1 | 3) {
         return Err(DecodeError::Channels(channels));
+    }
+    if height.saturating_mul(width) > LARGEST_BYTES as usize / 4 {
+        return Err(DecodeError::Large(width, height));
     }
     let mut pixels = vec![];
     decode(path, ImageShape { channels: 3, height, width }, None, &mut pixels)?;

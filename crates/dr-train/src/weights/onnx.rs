@@ -4,11 +4,20 @@ use super::WeightsError;
 use crate::artifact::{Artifact, Described, InputShape};
 use crate::config::task::CLASSIFY;
 use dr_runtime::onnx::{Model, OnnxImportError, lower};
-use dr_runtime::{Arithmetic, Input, Network};
+use dr_runtime::{Arithmetic, Input, Network, RuntimeError};
 use std::path::Path;
 
 /// Rows and columns of images that a file leaves open.
 pub const USUAL_IMAGE: usize = 224;
+
+/// No image has more.
+const MOST_VALUES: usize = 1 << 28;
+
+/// The product of sizes, if no more than an image has.
+fn elements(sizes: &[usize]) -> Option<usize> {
+    let product = sizes.iter().try_fold(1usize, |product, &size| product.checked_mul(size))?;
+    Some(product).filter(|&product| product <= MOST_VALUES)
+}
 
 /// Whether a path is that of an ONNX file, by its name.
 #[must_use]
@@ -28,15 +37,24 @@ pub fn load_onnx(path: &Path, image: usize) -> Result<Artifact, WeightsError> {
     if artifact.description.check_task(CLASSIFY).is_ok() {
         // Layers that need images of one size show when they get some.
         let InputShape { channels, height, width } = artifact.description.input;
-        let zeros = vec![0.0; channels * height * width];
-        let input = Input::Images { values: &zeros, shape: [1, channels, height, width] };
-        let run = Network::load_with(&artifact, None, Arithmetic::Integer)
-            .and_then(|network| network.forward(input));
-        run.map_err(|error| WeightsError::Run {
+        let run = |count: usize| {
+            let zeros = vec![0.0; count];
+            let input = Input::Images { values: &zeros, shape: [1, channels, height, width] };
+            Network::load_with(&artifact, None, Arithmetic::Integer)?.forward(input)
+        };
+        let result = match elements(&[channels, height, width]) {
+            Some(count) => run(count),
+            None => Err(RuntimeError::Input {
+                found: format!("{channels} channels"),
+                expected: format!("at most {MOST_VALUES} values in an image"),
+            }),
+        };
+        let wrong = |error| WeightsError::Run {
             path: path.to_owned(),
             size: [height, width],
             error: Box::new(error),
-        })?;
+        };
+        result.map_err(wrong)?;
     }
     Ok(artifact)
 }
