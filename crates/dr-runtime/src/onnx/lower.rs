@@ -234,7 +234,10 @@ impl<'a> Lowering<'a> {
         let Some(Some(x)) = inputs.first() else { return Ok(None) };
         let known = |at: usize| inputs.get(at).and_then(|val| val.as_ref()?.known());
         let attributes = Attributes::of(node);
-        let opset = self.model.opset;
+        let axes = || {
+            let given = attributes.ints("axes").map(<[i64]>::to_vec);
+            given.or_else(|| known(1)?.to_integers().ok().map(Cow::into_owned))
+        };
         match node.op.as_str() {
             "Conv" => self.convolution(at, node, x, inputs),
             "Gemm" => self.gemm(at, node, x, inputs),
@@ -255,10 +258,7 @@ impl<'a> Lowering<'a> {
             "MaxPool" => self.max_pool(node, x),
             "GlobalAveragePool" => self.mean(x),
             "ReduceMean" => {
-                let axes = attributes
-                    .ints("axes")
-                    .map(<[i64]>::to_vec)
-                    .or_else(|| known(1)?.to_integers().ok().map(Cow::into_owned));
+                let axes = axes();
                 let mut axes = axes.unwrap_or_default();
                 axes.iter_mut().for_each(|axis| *axis = if *axis < 0 { *axis + 4 } else { *axis });
                 axes.sort_unstable();
@@ -281,10 +281,7 @@ impl<'a> Lowering<'a> {
                 Val::Known(_) => Ok(None),
             },
             "Squeeze" => {
-                let axes = attributes
-                    .ints("axes")
-                    .map(<[i64]>::to_vec)
-                    .or_else(|| known(1)?.to_integers().ok().map(Cow::into_owned));
+                let axes = axes();
                 match (x, axes.as_deref()) {
                     (Val::Pixels(value), Some([2 | -2, 3 | -1])) => Ok(Some(Val::Node(*value))),
                     _ => Ok(None),
@@ -304,8 +301,7 @@ impl<'a> Lowering<'a> {
                 },
                 _ => Ok(None),
             },
-            "Concat" if attributes.axis("axis", 1) == 1 && opset >= 4 => self.concat(inputs),
-            "Identity" | "Dropout" => Ok(None),
+            "Concat" if attributes.axis("axis", 1) == 1 => self.concat(inputs),
             _ => Ok(None),
         }
     }
