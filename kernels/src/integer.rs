@@ -60,28 +60,72 @@ pub enum Activation {
     Relu,
     /// The same, and values above 6 become 6.
     Relu6,
+    /// Values below zero become zero, and those above 1 become 1.
+    Unit,
+    /// `x * clamp(x / 6 + 1/2, 0, 1)`
+    HardSwish,
+    /// `1 / (1 + exp(-x))`
+    Sigmoid,
+    /// `x / (1 + exp(-x))`
+    Silu,
 }
 
 impl Activation {
-    /// The value after it; NaN becomes 0 unless there is no activation.
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::None, Self::Relu, Self::Relu6, Self::Unit, Self::HardSwish, Self::Sigmoid, Self::Silu];
+
+    /// The value after it. NaN becomes the lowest value of the activations that have one, and stays NaN otherwise.
     #[must_use]
     #[inline(always)]
-    pub const fn apply(self, value: f32) -> f32 {
+    pub fn apply(self, value: f32) -> f32 {
         match self {
             Self::None => value,
-            Self::Relu => {
-                if value > 0.0 {
-                    value
-                } else {
-                    0.0
-                }
-            }
-            Self::Relu6 => {
-                let value = if value > 0.0 { value } else { 0.0 };
-                if value < 6.0 { value } else { 6.0 }
-            }
+            Self::Relu => positive(value),
+            Self::Relu6 => at_most(positive(value), 6.0),
+            Self::Unit => unit(value),
+            Self::HardSwish => value * unit(value * (1.0 / 6.0) + 0.5),
+            Self::Sigmoid => 1.0 / (1.0 + exp(-value)),
+            Self::Silu => value / (1.0 + exp(-value)),
         }
     }
+}
+
+#[inline(always)]
+fn positive(value: f32) -> f32 {
+    if value > 0.0 { value } else { 0.0 }
+}
+
+#[inline(always)]
+fn at_most(value: f32, limit: f32) -> f32 {
+    if value < limit { value } else { limit }
+}
+
+#[inline(always)]
+fn unit(value: f32) -> f32 {
+    at_most(positive(value), 1.0)
+}
+
+/// The exponential, to two units in the last place, without branches; no infinities, and zeros below -64: beside a one such a number is none, and its
+/// products with others may have fewer digits, with which machines are slow.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    const LOWEST: f32 = -64.0;
+    const HIGHEST: f32 = 88.0;
+    /// The last digit of sums with it is one.
+    const WHOLE: f32 = 1.5 * (1 << 23) as f32;
+    /// ln 2 as a sum, so that products of the first part with small integers are exact.
+    const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+    /// 1 / n!, from the highest.
+    const SERIES: [f32; 6] = [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5];
+    let at = if x > HIGHEST { HIGHEST } else { x };
+    let whole = at * std::f32::consts::LOG2_E + WHOLE;
+    let power = f32::from_bits(whole.to_bits().wrapping_add(127) << 23);
+    let whole = whole - WHOLE;
+    let rest = at - whole * LN_2[0] - whole * LN_2[1];
+    let series = SERIES.iter().fold(0.0, |sum, factor| sum * rest + factor);
+    let value = (series * rest * rest + rest + 1.0) * power;
+    if at < LOWEST { 0.0 } else { value }
 }
 
 /// The weight of a convolution `[outputs, inputs / groups, kernel rows, kernel columns]`, or of a linear layer `[outputs,
@@ -545,14 +589,17 @@ impl IntConv2dShape {
 
     /// The input position that tap `tap` of output position `[row, column]` reads; `None` in the padding.
     #[must_use]
-    pub fn tapped(&self, output: [usize; 2], tap: usize) -> Option<[usize; 2]> {
-        let (cols, Conv2dOptions { stride, padding, dilation }) = (self.weight.kernel[1], self.options);
-        let at = |axis: usize, tap: usize| {
-            let padded =
-                output[axis].checked_mul(stride[axis])?.checked_add(tap.checked_mul(dilation[axis])?)?;
-            padded.checked_sub(padding[axis]).filter(|&at| at < self.input[axis])
-        };
-        Some([at(0, tap / cols)?, at(1, tap % cols)?])
+    pub fn tapped(&self, [row, column]: [usize; 2], tap: usize) -> Option<[usize; 2]> {
+        let cols = self.weight.kernel[1];
+        Some([self.tapped_along(0, row, tap / cols)?, self.tapped_along(1, column, tap % cols)?])
+    }
+
+    /// The same along an axis: the row of the input that a row of the kernel reads for a row of the output, or the column.
+    #[must_use]
+    pub(crate) fn tapped_along(&self, axis: usize, output: usize, tap: usize) -> Option<usize> {
+        let Conv2dOptions { stride, padding, dilation } = self.options;
+        let padded = output.checked_mul(stride[axis])?.checked_add(tap.checked_mul(dilation[axis])?)?;
+        padded.checked_sub(padding[axis]).filter(|&at| at < self.input[axis])
     }
 }
 

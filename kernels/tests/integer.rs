@@ -247,7 +247,7 @@ fn bit_width() -> impl Strategy<Value = BitWidth> {
 }
 
 fn activation() -> impl Strategy<Value = Activation> {
-    prop::sample::select(vec![Activation::None, Activation::Relu, Activation::Relu6])
+    prop::sample::select(&Activation::ALL[..])
 }
 
 fn granularity() -> impl Strategy<Value = Granularity> {

@@ -308,8 +308,10 @@ fn int_epilogues(device: &Device) {
             kernels(device).into_iter().filter(|kernel| kernel.is_none_or(|k| k.dot == Dot::Multiply));
         let kernels: Vec<_> = kernels.collect();
         let [relu, relu6] = [Activation::Relu, Activation::Relu6];
-        let epilogues =
-            [[(0.0, false, relu), (-1.5, true, relu6)], [(2.25, false, Activation::None), (0.0, true, relu)]];
+        let epilogues = [
+            [(0.0, false, relu), (-1.5, true, relu6)],
+            [(2.25, false, Activation::None), (0.0, true, Activation::Unit)],
+        ];
         for (zero_point, with_residual, activation) in epilogues[i % 2] {
             let input = codes_of(BitWidth::B4, zero_point);
             let operands = Operands::new(&case, BitWidth::B4, input, Some(&scales), device);

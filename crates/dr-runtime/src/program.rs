@@ -2,7 +2,10 @@
 //! products before them, hand codes from product to product, put products of one input together, and assign memory once.
 
 use crate::RuntimeError;
-use crate::graph::{Activation, Graph, Node, Op, TensorOp, Value};
+use crate::graph::{
+    Activation, Binary, Constant, ElementType, Graph, Kind, Node, Op, TensorOp, Unary, Value,
+};
+use dr_kernels::integer;
 
 /// Steps in order, and where their values lie.
 #[derive(Clone, Debug, Default)]
@@ -23,11 +26,15 @@ pub(crate) struct Program {
 }
 
 /// A layer and what is folded into it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Use {
     pub layer: usize,
     pub norm: Option<usize>,
-    pub activation: Option<Activation>,
+    /// A factor, and what is added, before the activation. There is no residual unless they are 1 and 0.
+    pub slope: [f32; 2],
+    pub activation: integer::Activation,
+    /// The nodes after it, in their order: each a factor or an addend, of all outputs or of each.
+    pub last: Vec<Value>,
 }
 
 /// A step.
@@ -189,9 +196,10 @@ impl Slots {
     }
 }
 
-/// Folds what follows layers into them: BatchNorm, then an addition, then ReLU, each if nobody else reads what is before it.
+/// Folds what follows layers into them: BatchNorm, then an addition, then an activation, then factors and addends, each if nobody else reads what
+/// is before it.
 fn fold(graph: &Graph) -> Folded {
-    let nodes = graph.nodes();
+    let (nodes, gated) = (graph.nodes(), gated(graph));
     // Those that read more than a size.
     let mut readers: Vec<Vec<Value>> = vec![vec![]; nodes.len()];
     for (at, node) in nodes.iter().enumerate() {
@@ -208,7 +216,8 @@ fn fold(graph: &Graph) -> Folded {
         let Op::Layer(layer) = *op else { continue };
         let mut chain = vec![at];
         let mut end = at;
-        let mut of = Use { layer, norm: None, activation: None };
+        let mut of =
+            Use { layer, norm: None, slope: [1.0, 0.0], activation: integer::Activation::None, last: vec![] };
         let mut residual = None;
         if let Some((reader, Node { op: Op::BatchNorm(norm), .. })) = only_reader(end) {
             (of.norm, end) = (Some(*norm), reader);
@@ -223,10 +232,19 @@ fn fold(graph: &Graph) -> Folded {
             end = reader;
             chain.push(end);
         }
-        if let Some((reader, Node { op: Op::Activation(activation), .. })) = only_reader(end)
-            && *activation != Activation::Silu
+        if let Some((reader, node)) = only_reader(end)
+            && !gated[reader]
+            && let Some((slope, activation)) = activation_of(&node.op)
+            && (residual.is_none() || slope == [1.0, 0.0])
         {
-            (of.activation, end) = (Some(*activation), reader);
+            (of.slope, of.activation, end) = (slope, activation, reader);
+            chain.push(end);
+        }
+        while let Some((reader, node)) = only_reader(end)
+            && is_affine(graph, node, end)
+        {
+            of.last.push(reader);
+            end = reader;
             chain.push(end);
         }
         chain.iter().for_each(|&node| folded.last[node] = end);
@@ -243,6 +261,47 @@ fn fold(graph: &Graph) -> Folded {
         folded.uses.push(of);
     }
     folded
+}
+
+/// An activation that kernels have, of a factor times a value and an addend.
+fn activation_of(op: &Op) -> Option<([f32; 2], integer::Activation)> {
+    let activation = match *op {
+        Op::Activation(activation) => activation.into(),
+        Op::Array(TensorOp::Unary(unary)) => match unary {
+            Unary::Relu => integer::Activation::Relu,
+            Unary::HardSwish => integer::Activation::HardSwish,
+            Unary::Sigmoid => integer::Activation::Sigmoid,
+            Unary::Silu => integer::Activation::Silu,
+            Unary::HardSigmoid { alpha, beta } => return Some(([alpha, beta], integer::Activation::Unit)),
+            _ => return None,
+        },
+        _ => return None,
+    };
+    Some(([1.0, 0.0], activation))
+}
+
+/// Whether a node multiplies its input `x` by a constant, or adds one: a number, or one for each channel.
+fn is_affine(graph: &Graph, node: &Node, x: Value) -> bool {
+    let constant = |value: Value| match &graph.nodes()[value].op {
+        Op::Array(TensorOp::Constant(constant @ Constant { element: ElementType::F32, .. })) => {
+            Some(constant)
+        }
+        _ => None,
+    };
+    match (&node.op, &node.inputs[..]) {
+        (Op::Array(TensorOp::Binary(function)), &[a, b]) => {
+            let first = matches!(function, Binary::Add | Binary::Sub | Binary::Mul | Binary::Div);
+            let second = matches!(function, Binary::Add | Binary::Sub | Binary::Mul);
+            let number = |value| constant(value).is_some_and(|of| of.dims.is_empty());
+            (a == x && first && number(b)) || (b == x && second && number(a))
+        }
+        (Op::Array(TensorOp::ChannelAffine), &[of, gain, shift]) => {
+            of == x
+                && graph.kind(x) != Kind::Array
+                && [gain, shift].into_iter().all(|value| constant(value).is_some_and(|of| of.dims.len() == 1))
+        }
+        _ => false,
+    }
 }
 
 /// The steps that are left, in the order of the nodes that they end at.

@@ -5,11 +5,11 @@ use crate::file::{
     Artifact, ArtifactError, ArtifactKind, CalibratedLayer, CalibratedPass, Description, LayerFormat,
     NestedWeight, PlanFitError, Values,
 };
-use crate::graph::{Activation, Graph, Layer, LayerKind, Norm};
+use crate::graph::{Graph, Layer, LayerKind, Norm};
 use crate::program::{Program, Use};
 use dr_kernels::Conv2dOptions;
 use dr_kernels::host::{GroupedWeight, StoredWeight};
-use dr_kernels::integer::{self, CodeQuantizer};
+use dr_kernels::integer::CodeQuantizer;
 use dr_kernels::layout::{ScaleLayout, packed_words};
 use dr_precision::{BitWidth, Precision, PrecisionPlan};
 use std::collections::BTreeMap;
@@ -193,17 +193,6 @@ impl Source {
             gain: (0..outputs).map(|i| gain(i) as f32).collect(),
             shift: (0..outputs).map(|i| shift(i) as f32).collect(),
         })
-    }
-}
-
-impl Use {
-    /// The activation that is folded into the layer, for kernels.
-    pub fn activation(&self) -> integer::Activation {
-        match self.activation {
-            Some(Activation::Relu) => integer::Activation::Relu,
-            Some(Activation::Relu6) => integer::Activation::Relu6,
-            Some(Activation::Silu) | None => integer::Activation::None,
-        }
     }
 }
 

@@ -4,7 +4,7 @@ use super::ops::{
     ActivationFormat, CodesFormat, FakeQuantizeGradOps, FakeQuantizeOps, IntConvFormat, IntOps, PackFormat,
     PackOps, WeightFormat, WeightOnlyFormat,
 };
-use crate::cpu::integer::{self, DotKernel, Epilogue, Results};
+use crate::cpu::integer::{self, Addends, DotKernel, Epilogue, Results};
 use crate::cpu::{Isa, Operation};
 use crate::integer::WeightLayout;
 use crate::{cpu, layout::ScaleLayout};
@@ -177,12 +177,14 @@ impl IntOps for Flex {
     ) -> (FlexTensor, FlexTensor) {
         let [codes, weight] = [codes, weight].map(dense);
         let [multiplier, addend, residual] = [multiplier, addend, residual].map(dense);
+        let addend = Addends::by_position(slice(&addend), &format.shape);
         let epilogue = Epilogue {
             multiplier: slice(&multiplier),
             offset: None,
-            addend: slice(&addend),
+            addend: &addend,
             residual: format.residual.then(|| slice(&residual)),
             activation: format.activation,
+            last: None,
         };
         let mut values = vec![0.0f32; format.value_len()];
         let mut words = vec![0u32; format.code_words()];

@@ -1,5 +1,6 @@
 //! The arithmetic of codes, in `f32`: exact, without branches or calls, so that loops over it vectorise.
 
+use crate::integer::CodeQuantizer;
 use dr_precision::BitWidth;
 
 /// `1.5 * 2^23`. A sum of it and a small number is rounded to an integer, half to even.
@@ -55,6 +56,44 @@ impl Quantizer {
     pub fn byte(self, quotient: f32) -> u8 {
         let code = clip(quotient, self.low, self.high) + MAGIC;
         (if quotient.is_nan() { 0.0 } else { code }).to_bits() as u8
+    }
+}
+
+/// Quantizes to unsigned codes, a byte each, as [`Quantizer::unsigned`] does it.
+#[derive(Clone, Copy)]
+pub(super) struct ByteQuantizer {
+    pub zero_point: f32,
+    pub scale: f32,
+    /// The highest code.
+    high: f32,
+    /// What that stands for, from the zero point on.
+    pub top: f32,
+    /// `1 / scale`, if that and all products with it that matter are normal numbers.
+    pub inverse: Option<f32>,
+}
+
+impl ByteQuantizer {
+    #[inline(always)]
+    pub fn new(CodeQuantizer { bits, scale, zero_point }: CodeQuantizer) -> Self {
+        let (high, ordinary) = (bits.unsigned_max() as f32, 1e-18..1e18);
+        Self {
+            zero_point,
+            scale,
+            high,
+            top: high * scale,
+            inverse: ordinary.contains(&scale).then(|| 1.0 / scale),
+        }
+    }
+
+    /// Codes; 0 for a NaN.
+    #[inline(always)]
+    pub fn codes<const N: usize>(self, values: &[f32; N]) -> [u8; N] {
+        let mut codes = [0; N];
+        for (code, value) in codes.iter_mut().zip(values) {
+            let quotient = (value - self.zero_point) / self.scale;
+            *code = (clip(quotient, 0.0, self.high) + MAGIC).to_bits() as u8;
+        }
+        codes
     }
 }
 

@@ -10,6 +10,7 @@ use super::sample::Sample;
 use super::team;
 use crate::KernelError;
 use crate::error::size;
+use crate::integer;
 use half::f16;
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -657,28 +658,12 @@ fn softmax(scores: &mut [f32]) {
     scores.iter_mut().for_each(|weight| *weight /= sum);
 }
 
-/// Exponentials, to two units in the last place; no infinities, and zeros below -64: beside a one such a number is none, and its products
-/// with others may have fewer digits, with which machines are slow.
+/// Exponentials of lanes.
 #[inline(always)]
 fn exp(x: &Lanes) -> Lanes {
-    const LOWEST: f32 = -64.0;
-    const HIGHEST: f32 = 88.0;
-    /// The last digit of sums with it is one.
-    const WHOLE: f32 = 1.5 * (1 << 23) as f32;
-    /// ln 2 as a sum, so that products of the first part with small integers are exact.
-    const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
-    /// 1 / n!, from the highest.
-    const SERIES: [f32; 6] = [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5];
     let mut out = [0.0; LANES];
     for lane in 0..LANES {
-        let at = if x[lane] > HIGHEST { HIGHEST } else { x[lane] };
-        let whole = at * std::f32::consts::LOG2_E + WHOLE;
-        let power = f32::from_bits(whole.to_bits().wrapping_add(127) << 23);
-        let whole = whole - WHOLE;
-        let rest = at - whole * LN_2[0] - whole * LN_2[1];
-        let series = SERIES.iter().fold(0.0, |sum, factor| sum * rest + factor);
-        let value = (series * rest * rest + rest + 1.0) * power;
-        out[lane] = if at < LOWEST { 0.0 } else { value };
+        out[lane] = integer::exp(x[lane]);
     }
     out
 }

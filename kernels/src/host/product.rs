@@ -3,7 +3,7 @@
 use super::{Weight, code_len};
 use crate::KernelError;
 pub use crate::cpu::integer::Results;
-use crate::cpu::integer::{self, DotKernel, Epilogue, Plan, quantize_codes_into, tap_sums};
+use crate::cpu::integer::{self, Addends, DotKernel, Epilogue, Plan, quantize_codes_into, tap_sums};
 use crate::error::size;
 use crate::integer::{Activation, CodeQuantizer, Conv2dOptions, IntConv2dShape};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -17,6 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 /// activation(s w gain * sum(x q)  +  s o gain * sum(x)  +  shift + z * sum(gain (w q + o))  (+ residual))
 /// ```
 ///
+/// and, if there are some, a factor times it and an addend, of each output ([`Product::with_last`]),
+///
 /// with sums for each group of inputs that has a scale of its own, and the last one over the taps that are inside the image. The second
 /// sum, which is there if the weight has [offsets](Weight::with_offsets), is the same for all outputs of a position.
 /// `gain` and `shift` are those of each output: a bias with a gain of 1, or BatchNorm in evaluation mode.
@@ -28,6 +30,8 @@ pub struct Product {
     gain: Vec<f32>,
     shift: Arc<[f32]>,
     activation: Activation,
+    /// Factors and addends of `[outputs]`.
+    last: Option<[Vec<f32>; 2]>,
     /// `[scale groups, outputs]`, of input, weight and gain.
     multiplier: Vec<f32>,
     /// `[outputs]`: offsets of the weight, times the scale of the input and the gain.
@@ -45,7 +49,7 @@ struct Planned {
     threads: usize,
     plan: Plan,
     /// Shifts with what makes up for the zero point.
-    addend: Arc<[f32]>,
+    addend: Addends,
 }
 
 /// For so many sizes plans are kept: those of images of many sizes would fill the memory.
@@ -92,11 +96,24 @@ impl Product {
             gain: gain.to_vec(),
             shift: shift.into(),
             activation,
+            last: None,
             multiplier,
             offset,
             sums: OnceLock::new(),
             planned: Mutex::default(),
         })
+    }
+
+    /// The same with its results times `gain` plus `shift` of `[outputs]` each, after the activation.
+    ///
+    /// # Errors
+    /// [`KernelError::Size`] for another number of factors or addends.
+    pub fn with_last(mut self, gain: Vec<f32>, shift: Vec<f32>) -> Result<Self, KernelError> {
+        let outputs = self.weight.layout().outputs();
+        size("last factors of a product", &[gain.len()], &[outputs])?;
+        size("last addends of a product", &[shift.len()], &[outputs])?;
+        self.last = Some([gain, shift]);
+        Ok(self)
     }
 
     /// How its input is quantized.
@@ -128,7 +145,9 @@ impl Product {
     #[must_use]
     pub fn bytes(&self) -> usize {
         let offsets = self.offset.as_ref().map_or(0, Vec::len);
-        self.weight.bytes() + (self.multiplier.len() + offsets + self.shift.len() + 2) * size_of::<f32>()
+        let last = self.last.as_ref().map_or(0, |[gain, shift]| gain.len() + shift.len());
+        self.weight.bytes()
+            + (self.multiplier.len() + offsets + last + self.shift.len() + 2) * size_of::<f32>()
     }
 
     /// Sizes of the result, `[batch, rows, columns, channels]`, for an input of these sizes.
@@ -200,9 +219,9 @@ impl Product {
     }
 
     /// What is added at each position.
-    fn addend(&self, shape: &IntConv2dShape) -> Arc<[f32]> {
+    fn addend(&self, shape: &IntConv2dShape) -> Addends {
         if self.input.zero_point == 0.0 || shape.results() == 0 || shape.weight().cols() == 0 {
-            return self.shift.clone();
+            return self.shift.clone().into();
         }
         // Without padding, all sizes have the same.
         let same = |of: &IntConv2dShape| {
@@ -222,7 +241,7 @@ impl Product {
             let _ = self.sums.set(sums);
         }
         let sums = self.sums.get().map_or(&[][..], Vec::as_slice);
-        integer::addends(sums, self.input.zero_point, &self.shift, shape).into()
+        Addends::new(sums, self.input.zero_point, &self.shift, shape)
     }
 }
 
@@ -259,10 +278,11 @@ fn run<const N: usize>(jobs: [&mut Job; N]) -> Result<(), KernelError> {
         *planned = job.check()?;
     }
     let epilogues: [Epilogue; N] = std::array::from_fn(|at| {
-        let Product { multiplier, offset, activation, .. } = jobs[at].product;
+        let Product { multiplier, offset, activation, last, .. } = jobs[at].product;
         let addend = &planned[at].addend;
         let residual = jobs[at].residual.map(|residual| &residual[..planned[at].plan.shape().results()]);
-        Epilogue { multiplier, offset: offset.as_deref(), addend, residual, activation: *activation }
+        let last = last.as_ref().map(|last| last.each_ref().map(Vec::as_slice));
+        Epilogue { multiplier, offset: offset.as_deref(), addend, residual, activation: *activation, last }
     });
     let mut at = 0..N;
     integer::int_conv2d_together(jobs.map(

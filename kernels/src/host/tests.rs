@@ -72,7 +72,7 @@ proptest! {
     #[test]
     fn products_are_those_of_the_reference(
         case in case(), active in bit_width(), activations in bit_width(), zero in prop::bool::ANY,
-        activation in prop::sample::select(vec![Activation::None, Activation::Relu, Activation::Relu6]), seed: u64,
+        activation in prop::sample::select(&Activation::ALL[..]), with_last: bool, seed: u64,
     ) {
         let Case { dims, shape, groups, stored, granularity, options } = case;
         let active = active.min(stored);
@@ -98,7 +98,12 @@ proptest! {
         let int = IntConv2dShape::new(dims[0], [dims[1], dims[2]], options, layout).unwrap();
         let input = CodeQuantizer { bits: activations, scale: 0.013, zero_point: if zero { -0.4 } else { 0.0 } };
         let (gain, shift) = (numbers.floats(outputs), numbers.floats(outputs));
-        let product = Product::new(weight, options, input, &gain, &shift, activation).unwrap();
+        let mut product = Product::new(weight, options, input, &gain, &shift, activation).unwrap();
+        let last = [numbers.floats(outputs), numbers.floats(outputs)];
+        if with_last {
+            let [gain, shift] = last.clone();
+            product = product.with_last(gain, shift).unwrap();
+        }
         let out_dims = product.output(dims).unwrap();
         let (len, out_len) = (dims.iter().product(), out_dims.iter().product());
         prop_assert_eq!(int.results(), out_len);
@@ -125,9 +130,13 @@ proptest! {
         let sums = reference::int_conv2d(&x_codes, &codes, &int);
         let to = CodeQuantizer { bits: activations, scale: 0.7, zero_point: -0.2 };
         for residual in [None, Some(&residual[..])] {
-            let expected = if out_len == 0 { vec![] } else {
+            let mut expected = if out_len == 0 { vec![] } else {
                 reference::epilogue(&sums, &int, &multiplier, &addend, residual, activation)
             };
+            if with_last {
+                let [gain, shift] = &last;
+                expected.iter_mut().enumerate().for_each(|(i, y)| *y = gain[i % outputs] * *y + shift[i % outputs]);
+            }
             let codes = reference::quantize_codes(&expected, [outputs, int.positions()], true, to);
             for (with_values, with_codes) in [(true, false), (false, true), (true, true)] {
                 let (mut values, mut out) = (vec![f32::NAN; out_len], vec![0; code_len(out_dims)]);
@@ -146,7 +155,7 @@ proptest! {
     #[test]
     fn offsets_are_exact(
         case in case(), active in bit_width(), activations in bit_width(), zero in -3i64..4, with_residual: bool,
-        activation in prop::sample::select(vec![Activation::None, Activation::Relu, Activation::Relu6]), seed: u64,
+        activation in prop::sample::select(&Activation::ALL[..]), seed: u64,
     ) {
         let Case { dims: [batch, rows, columns, channels], shape, groups, stored, options, .. } = case;
         let dims = [batch, rows, columns, channels];

@@ -226,6 +226,16 @@ pub enum Activation {
     Silu,
 }
 
+impl From<Activation> for dr_kernels::integer::Activation {
+    fn from(activation: Activation) -> Self {
+        match activation {
+            Activation::Relu => Self::Relu,
+            Activation::Relu6 => Self::Relu6,
+            Activation::Silu => Self::Silu,
+        }
+    }
+}
+
 /// Heads of an attention, and what they look at.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

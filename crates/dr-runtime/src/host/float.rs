@@ -1,10 +1,10 @@
 //! [`FloatLayer`]: a layer whose weights are floats.
 
+use super::ops::Finish;
 use crate::RuntimeError;
 use crate::file::Values;
 use crate::graph::LayerKind;
 use crate::source::Affine;
-use dr_kernels::integer::Activation;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2};
 use rayon::prelude::*;
@@ -17,7 +17,7 @@ pub(crate) struct FloatLayer {
     /// and `[taps, outputs]` of one channel for each output.
     weight: Values<f32>,
     affine: Affine,
-    activation: Activation,
+    finish: Finish,
 }
 
 /// Values of patches that one thread makes before it multiplies them: they stay in its cache.
@@ -25,7 +25,7 @@ const PATCHES: usize = 1 << 16;
 
 impl FloatLayer {
     /// `weight` is `[outputs, inputs / groups, taps]`.
-    pub fn new(kind: LayerKind, weight: Values<f32>, affine: Affine, activation: Activation) -> Self {
+    pub fn new(kind: LayerKind, weight: Values<f32>, affine: Affine, finish: Finish) -> Self {
         let weight = match kind {
             LayerKind::Conv2d { channels: [inputs, outputs], kernel: [rows, columns], groups, .. }
                 if rows * columns > 1 =>
@@ -35,7 +35,7 @@ impl FloatLayer {
             }
             _ => weight,
         };
-        Self { kind, weight, affine, activation }
+        Self { kind, weight, affine, finish }
     }
 
     pub fn bytes(&self) -> usize {
@@ -118,9 +118,9 @@ impl FloatLayer {
         let Affine { gain, shift } = &self.affine;
         let finish = |(at, out): (usize, &mut [f32])| {
             for (i, out) in out.iter_mut().enumerate() {
-                let y = gain[i] * *out + shift[i];
-                *out = self.activation.apply(y + residual.map_or(0.0, |residual| residual[at * outputs + i]));
+                *out = gain[i] * *out + shift[i];
             }
+            self.finish.run(out, residual.map(|residual| &residual[at * outputs..][..outputs]));
         };
         out.par_chunks_mut(outputs.max(1)).with_min_len(64).enumerate().for_each(finish);
         Ok(())

@@ -1,10 +1,11 @@
 //! Layers as they are stored, and as they run at a precision.
 
 use super::float::FloatLayer;
+use super::ops::Finish;
 use crate::RuntimeError;
 use crate::arrays::Array;
 use crate::file::{Artifact, Values};
-use crate::graph::Layer;
+use crate::graph::{Binary, GraphError, Layer, Node, Op, TensorOp, Value};
 use crate::program::Use;
 use crate::source::{Arithmetic, Source};
 use crate::table::Table;
@@ -30,8 +31,8 @@ pub(super) struct Shared {
 #[derive(Debug)]
 pub(super) enum Kernel {
     Integer(Product),
-    Dynamic(DynamicProduct),
-    WeightOnly(WeightOnly),
+    Dynamic(DynamicProduct, Finish),
+    WeightOnly(WeightOnly, Finish),
     Float(FloatLayer),
 }
 
@@ -40,8 +41,8 @@ impl Kernel {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Integer(product) => product.bytes(),
-            Self::Dynamic(product) => product.bytes(),
-            Self::WeightOnly(product) => product.bytes(),
+            Self::Dynamic(product, _) => product.bytes(),
+            Self::WeightOnly(product, _) => product.bytes(),
             Self::Float(layer) => layer.bytes(),
         }
     }
@@ -92,36 +93,94 @@ impl Shared {
 
     fn kernel(&self, of: &Use, precision: Option<Precision>) -> Result<Kernel, RuntimeError> {
         let Self { source, weights, .. } = self;
+        let (layer, outputs) = (source.layer(of), source.layer(of).kind.outputs());
+        let finish = Finish { slope: of.slope, activation: of.activation, last: self.last(of, outputs)? };
+        // In integers, what is done before the activation is part of the scales.
+        let integer = |weight, input, gain: &[f32], shift: &[f32]| {
+            let [factor, addend] = finish.slope;
+            let gain: Vec<f32> = gain.iter().map(|gain| factor * gain).collect();
+            let shift: Vec<f32> = shift.iter().map(|shift| factor * shift + addend).collect();
+            let product =
+                Product::new(weight, layer.kind.options(), input, &gain, &shift, finish.activation)?;
+            Ok::<_, RuntimeError>(Kernel::Integer(match finish.last.clone() {
+                Some([gain, shift]) => product.with_last(gain, shift)?,
+                None => product,
+            }))
+        };
         let calibrated = precision.map(|precision| source.calibrated(of.layer, precision)).transpose()?;
         if let (Some(pass), Some(stored)) = (calibrated.flatten(), &weights[of.layer]) {
-            let (weight, options) = (pass.weight(stored)?, source.layer(of).kind.options());
+            let weight = pass.weight(stored)?;
             weight.settle();
-            let gain = vec![1.0; pass.bias.len()];
-            let product =
-                Product::new(weight, options, pass.quantizer(), &gain, &pass.bias, of.activation())?;
-            return Ok(Kernel::Integer(product));
+            return integer(weight, pass.quantizer(), &vec![1.0; outputs], &pass.bias);
         }
-        let (layer, affine) = (source.layer(of), source.affine(of, precision)?);
+        let affine = source.affine(of, precision)?;
         let bias = layer.bias.then_some(&affine.shift[..]);
         let grouped = precision.map(|precision| source.grouped(of.layer, precision)).transpose()?;
         if let Some(weight) = grouped.flatten() {
             weight.settle();
-            return Ok(Kernel::Dynamic(DynamicProduct::new(weight, bias)?));
+            return Ok(Kernel::Dynamic(DynamicProduct::new(weight, bias)?, finish));
         }
         let quantized = weights[of.layer].as_ref().zip(source.layers[of.layer].as_ref()).zip(precision);
         let Some(((stored, quantization), precision)) = quantized else {
             let weight =
                 source.artifact.values(&format!("{}.weight", layer.name), &layer.kind.weight_shape())?;
-            return Ok(Kernel::Float(FloatLayer::new(layer.kind, weight, affine, of.activation())));
+            return Ok(Kernel::Float(FloatLayer::new(layer.kind, weight, affine, finish)));
         };
         let (bits, scales, input) = quantization.at(precision)?;
         let weight = stored.at(bits, scales)?;
         weight.settle();
-        Ok(if source.is_weight_only(layer)? {
-            Kernel::WeightOnly(WeightOnly::new(weight, bias)?)
-        } else {
-            let (gain, shift, options) = (&affine.gain, &affine.shift, layer.kind.options());
-            Kernel::Integer(Product::new(weight, options, input, gain, shift, of.activation())?)
-        })
+        match source.is_weight_only(layer)? {
+            true => Ok(Kernel::WeightOnly(WeightOnly::new(weight, bias)?, finish)),
+            false => integer(weight, input, &affine.gain, &affine.shift),
+        }
+    }
+
+    /// The factors and addends that are folded into a layer, after its activation, as one of each for each output.
+    fn last(&self, of: &Use, outputs: usize) -> Result<Option<[Vec<f32>; 2]>, RuntimeError> {
+        if of.last.is_empty() {
+            return Ok(None);
+        }
+        let graph = &self.source.graph;
+        let values = |node: Value| {
+            let constant = self.constants[node].as_ref().ok_or(GraphError::Value { node, value: node })?;
+            Ok::<_, RuntimeError>(constant.clone().contiguous().floats()?.into_owned())
+        };
+        let (mut gain, mut shift) = (vec![1.0f64; outputs], vec![0.0f64; outputs]);
+        for Node { op, inputs } in of.last.iter().map(|&node| &graph.nodes()[node]) {
+            let (factors, addends) = match (op, &inputs[..]) {
+                (Op::Array(TensorOp::Binary(function)), &[a, b]) => {
+                    let first = self.constants[b].is_some();
+                    let number =
+                        f64::from(values(if first { b } else { a })?.first().copied().unwrap_or(f32::NAN));
+                    let [factor, addend] = match (function, first) {
+                        (Binary::Add, _) => [1.0, number],
+                        (Binary::Sub, true) => [1.0, -number],
+                        (Binary::Sub, false) => [-1.0, number],
+                        (Binary::Div, _) => [1.0 / number, 0.0],
+                        _ => [number, 0.0],
+                    };
+                    (vec![factor; outputs], vec![addend; outputs])
+                }
+                (_, &[_, gain, shift]) => {
+                    let [factors, addends] = [values(gain)?, values(shift)?];
+                    for found in [factors.len(), addends.len()] {
+                        if found != outputs {
+                            let (found, expected) =
+                                (format!("factors of {found} channels"), format!("{outputs}"));
+                            return Err(RuntimeError::Input { found, expected });
+                        }
+                    }
+                    let wide = |of: Vec<f32>| of.into_iter().map(f64::from).collect::<Vec<f64>>();
+                    (wide(factors), wide(addends))
+                }
+                _ => continue,
+            };
+            for output in 0..outputs {
+                gain[output] *= factors[output];
+                shift[output] = shift[output] * factors[output] + addends[output];
+            }
+        }
+        let narrow = |of: Vec<f64>| of.into_iter().map(|of| of as f32).collect();
+        Ok(Some([narrow(gain), narrow(shift)]))
     }
 }

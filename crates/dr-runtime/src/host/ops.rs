@@ -1,6 +1,6 @@
 //! What networks compute on slices besides products. Sizes are `[batch, rows, columns, channels]`.
 
-use crate::graph::Activation;
+use dr_kernels::integer;
 
 /// The last elements.
 pub(super) fn tail(values: &[f32], len: usize) -> &[f32] {
@@ -37,16 +37,47 @@ pub(super) fn channels(x: &[f32], gain: &[f32], shift: &[f32], out: &mut [f32]) 
     }
 }
 
-/// Adds a residual and applies an activation.
-pub(super) fn finish(out: &mut [f32], residual: Option<&[f32]>, activation: Option<Activation>) {
-    if let Some(residual) = residual {
-        out.iter_mut().zip(residual).for_each(|(out, residual)| *out += residual);
+/// What is done to the results of a product.
+#[derive(Clone, Debug)]
+pub(super) struct Finish {
+    /// A factor and an addend before the activation.
+    pub slope: [f32; 2],
+    pub activation: integer::Activation,
+    /// A factor and an addend of each output after it.
+    pub last: Option<[Vec<f32>; 2]>,
+}
+
+impl Finish {
+    /// Adds a residual, and does the rest.
+    pub fn run(&self, out: &mut [f32], residual: Option<&[f32]>) {
+        if let Some(residual) = residual {
+            out.iter_mut().zip(residual).for_each(|(out, residual)| *out += residual);
+        }
+        if self.slope != [1.0, 0.0] {
+            out.iter_mut().for_each(|out| *out = self.slope[0] * *out + self.slope[1]);
+        }
+        activate(out, self.activation);
+        if let Some([gain, shift]) = &self.last {
+            for out in out.chunks_exact_mut(gain.len().max(1)) {
+                let terms = out.iter_mut().zip(gain.iter().zip(shift));
+                terms.for_each(|(out, (gain, shift))| *out = gain * *out + shift);
+            }
+        }
     }
+}
+
+/// An activation of each value.
+pub(super) fn activate(out: &mut [f32], activation: integer::Activation) {
+    use integer::Activation as A;
+    let each = |of: A, out: &mut [f32]| out.iter_mut().for_each(|x| *x = of.apply(*x));
     match activation {
-        None => {}
-        Some(Activation::Relu) => out.iter_mut().for_each(|x| *x = x.max(0.0)),
-        Some(Activation::Relu6) => out.iter_mut().for_each(|x| *x = x.clamp(0.0, 6.0)),
-        Some(Activation::Silu) => out.iter_mut().for_each(|x| *x /= 1.0 + (-*x).exp()),
+        A::None => {}
+        A::Relu => each(A::Relu, out),
+        A::Relu6 => each(A::Relu6, out),
+        A::Unit => each(A::Unit, out),
+        A::HardSwish => each(A::HardSwish, out),
+        A::Sigmoid => each(A::Sigmoid, out),
+        A::Silu => each(A::Silu, out),
     }
 }
 

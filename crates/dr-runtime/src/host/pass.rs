@@ -434,7 +434,7 @@ impl<'a> Pass<'a> {
             }
         }
         let first = &products[0];
-        if let Kernel::Dynamic(_) = &*self.network.kernels[first.of] {
+        if let Kernel::Dynamic(..) = &*self.network.kernels[first.of] {
             let mut rows = std::mem::take(&mut self.workspace.rows);
             let [n, .., features] = self.workspace.dims[first.input];
             rows.quantize(self.value(first.input), n, features)?;
@@ -488,11 +488,11 @@ impl<'a> Pass<'a> {
                         _ => jobs.push(job),
                     }
                 }
-                Kernel::Dynamic(kernel) => dynamic.push((kernel, room(values, len)?)),
-                Kernel::WeightOnly(kernel) => {
+                Kernel::Dynamic(kernel, _) => dynamic.push((kernel, room(values, len)?)),
+                Kernel::WeightOnly(kernel, finish) => {
                     let out = room(values, len)?;
                     kernel.run(self.value(product.input), input[0], out)?;
-                    ops::finish(out, residual, program.uses[product.of].activation);
+                    finish.run(out, residual);
                 }
                 Kernel::Float(layer) => {
                     let mut turned = vec![];
@@ -508,10 +508,13 @@ impl<'a> Pass<'a> {
         }
         run_together(&mut jobs)?;
         DynamicProduct::run_together(&self.workspace.rows, &mut dynamic)?;
-        let ends = products.iter().filter(|of| matches!(*self.network.kernels[of.of], Kernel::Dynamic(_)));
-        for (product, (_, out)) in ends.zip(dynamic) {
+        let ends = products.iter().filter_map(|product| match &*self.network.kernels[product.of] {
+            Kernel::Dynamic(_, finish) => Some((product, finish)),
+            _ => None,
+        });
+        for ((product, finish), (_, out)) in ends.zip(dynamic) {
             let residual = product.residual.map(|residual| ops::tail(self.value(residual), out.len()));
-            ops::finish(out, residual, program.uses[product.of].activation);
+            finish.run(out, residual);
         }
         Ok(())
     }
@@ -528,7 +531,7 @@ impl<'a> Pass<'a> {
             }
             Op::Activation(activation) => {
                 out.copy_from_slice(x(0));
-                ops::finish(out, None, Some(activation));
+                ops::activate(out, activation.into());
             }
             Op::Add => ops::pairs(x(0), x(1), out, |a, b| a + b),
             Op::Multiply if source.graph.kind(inputs[0]) != source.graph.kind(inputs[1]) => {

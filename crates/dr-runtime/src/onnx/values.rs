@@ -121,6 +121,9 @@ impl Values {
 
     /// Adds a node, or one for the same in fewer steps.
     pub fn push(&mut self, op: Op, inputs: &[Value]) -> Result<Value, Refusal> {
+        if let Some(same) = self.unchanged(&op, inputs) {
+            return Ok(same);
+        }
         let (op, inputs) = match self.shorter(&op, inputs) {
             Some((op, input)) => (op, vec![input]),
             None => (op, inputs.to_vec()),
@@ -140,10 +143,9 @@ impl Values {
         Ok(value)
     }
 
-    /// The one operation that several spell: `x * sigmoid(x)` and the like.
-    fn shorter(&self, op: &Op, inputs: &[Value]) -> Option<(Op, Value)> {
-        let node = |value: Value| &self.graph.nodes()[value];
-        let number = |value: Value| match &node(value).op {
+    /// The constant that is one number.
+    fn number(&self, value: Value) -> Option<f32> {
+        match &self.graph.nodes()[value].op {
             Op::Array(TensorOp::Constant(constant)) if constant.dims.iter().all(|&size| size == 1) => {
                 match &self.tensors[&constant.name].data {
                     crate::file::TensorValues::F32(values) => values.first().copied(),
@@ -151,9 +153,36 @@ impl Values {
                 }
             }
             _ => None,
+        }
+    }
+
+    /// What an operation with a number leaves as it is.
+    fn unchanged(&self, op: &Op, inputs: &[Value]) -> Option<Value> {
+        let (&Op::Array(TensorOp::Binary(function)), &[a, b]) = (op, inputs) else { return None };
+        let neutral = match function {
+            Binary::Mul | Binary::Div => 1.0,
+            Binary::Add | Binary::Sub => 0.0,
+            _ => return None,
         };
+        let commutes = matches!(function, Binary::Mul | Binary::Add);
+        let sides = [(a, b), (b, a)];
+        let (x, number) = sides
+            .into_iter()
+            .take(if commutes { 2 } else { 1 })
+            .find(|&(_, number)| self.number(number) == Some(neutral))?;
+        let Op::Array(TensorOp::Constant(Constant { dims, .. })) = &self.graph.nodes()[number].op else {
+            return None;
+        };
+        // The number adds no axes.
+        let fits = dims.is_empty() || self.rank_of_value(x).is_some_and(|rank| rank >= dims.len());
+        (self.number(x).is_none() && fits).then_some(x)
+    }
+
+    /// The one operation that several spell: `x * sigmoid(x)` and the like.
+    fn shorter(&self, op: &Op, inputs: &[Value]) -> Option<(Op, Value)> {
+        let node = |value: Value| &self.graph.nodes()[value];
         let near =
-            |value: Value, wanted: f32| number(value).is_some_and(|found| (found - wanted).abs() < 1e-6);
+            |value: Value, wanted: f32| self.number(value).is_some_and(|found| (found - wanted).abs() < 1e-6);
         let binary = |value: Value, wanted: Binary| match &node(value).op {
             Op::Array(TensorOp::Binary(found)) if *found == wanted => {
                 Some([node(value).inputs[0], node(value).inputs[1]])

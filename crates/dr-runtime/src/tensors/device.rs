@@ -4,11 +4,11 @@ use super::ops::{TensorCache, Text, enlarge};
 use super::{Value, wrong};
 use crate::RuntimeError;
 use crate::file::Artifact;
-use crate::graph::{Activation, Embedding, Graph, Layer, Norm, Op};
+use crate::graph::{Embedding, Graph, Layer, Norm, Op};
 use crate::program::{Product, Step, Use, checked_sizes};
 use crate::source::{Arithmetic, Codes as StoredCodes, Quantization, Source};
 use crate::table::Table;
-use burn::tensor::activation::{relu, silu};
+use burn::tensor::activation::{relu, sigmoid, silu};
 use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -194,7 +194,7 @@ impl OnDevice {
                             as_images(tables[table].clone().select(0, ids))
                         }
                         Op::RmsNorm(norm) => rms_norm(of(0), &norms[norm]),
-                        Op::Activation(activation) => activate(of(0), activation),
+                        Op::Activation(activation) => activate(of(0), activation.into()),
                         Op::Add => of(0) + of(1),
                         Op::Multiply => of(0) * of(1),
                         Op::MaxPool { kernel, stride, padding } => {
@@ -271,10 +271,7 @@ impl OnDevice {
             Kernel::WeightOnly(kernel) => {
                 let y = as_images(kernel.run(rows(value(values, product.input)))?);
                 let y = residual.map_or(y.clone(), |residual| y + residual);
-                Some(match program.uses[product.of].activation {
-                    Some(activation) => activate(y, activation),
-                    None => y,
-                })
+                Some(activate(y, program.uses[product.of].activation))
             }
         };
         if result.is_some() {
@@ -301,7 +298,7 @@ impl Shared {
             Kernel::WeightOnly(Box::new(WeightOnlyProduct::new(&weight, bias)?))
         } else {
             let (gain, shift, options) = (&affine.gain, &affine.shift, layer.kind.options());
-            Kernel::Integer(Box::new(IntProduct::new(&weight, options, input, gain, shift, of.activation())?))
+            Kernel::Integer(Box::new(IntProduct::new(&weight, options, input, gain, shift, of.activation)?))
         })
     }
 }
@@ -327,8 +324,12 @@ fn rows(x: Tensor<4>) -> Tensor<2> {
 
 fn activate(x: Tensor<4>, activation: Activation) -> Tensor<4> {
     match activation {
+        Activation::None => x,
         Activation::Relu => relu(x),
         Activation::Relu6 => x.clamp(0.0, 6.0),
+        Activation::Unit => x.clamp(0.0, 1.0),
+        Activation::HardSwish => x.clone() * (x / 6.0 + 0.5).clamp(0.0, 1.0),
+        Activation::Sigmoid => sigmoid(x),
         Activation::Silu => silu(x),
     }
 }

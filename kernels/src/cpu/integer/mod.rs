@@ -41,4 +41,5 @@ pub(crate) use panels::{codes_of, prepare_words, switch_words};
 pub use quantize::{quantize_codes, quantize_codes_into};
 pub use training::conv2d_of_codes;
 pub use weight_only::weight_only;
-pub(crate) use zero_point::{addends, tap_sums};
+pub use zero_point::Addends;
+pub(crate) use zero_point::tap_sums;

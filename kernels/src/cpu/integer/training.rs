@@ -1,6 +1,6 @@
 //! The convolution of values that were fake-quantized, from their codes: integers are exact and much faster than floats.
 
-use super::{Codes, DotKernel, Epilogue, Results, addends, int_conv2d, prepare, quantize_codes, tap_sums};
+use super::{Addends, Codes, DotKernel, Epilogue, Results, int_conv2d, prepare, quantize_codes, tap_sums};
 use crate::KernelError;
 use crate::cpu::Conv2dShape;
 use crate::error::size;
@@ -35,16 +35,18 @@ pub fn conv2d_of_codes(
     let weights: Vec<i8> = w.chunks_exact(weight.cols()).zip(weight_scale).flat_map(of_row).collect();
     let panels: Vec<u32> = prepare(Codes::Bytes(&weights), &weight)?;
     let multiplier: Vec<f32> = weight_scale.iter().map(|scale| scale * activation).collect();
-    let mut addend = vec![0.0; channels_out];
-    if zero_point != 0.0 {
-        addend = addends(&tap_sums(&panels, weight_scale, &weight), zero_point, &addend, &int);
-    }
+    let shift = vec![0.0; channels_out];
+    let addend = match zero_point == 0.0 {
+        true => Addends::by_position(&shift, &int),
+        false => Addends::new(&tap_sums(&panels, weight_scale, &weight), zero_point, &shift, &int),
+    };
     let epilogue = Epilogue {
         multiplier: &multiplier,
         offset: None,
         addend: &addend,
         residual: None,
         activation: Activation::None,
+        last: None,
     };
     let mut last = vec![0.0; out.len()];
     let results = Results { values: Some(&mut last), codes: None };

@@ -6,6 +6,7 @@ use super::super::team;
 use super::panels::{Steps, unpack_into};
 use crate::integer::{BLOCK_STEPS, IntConv2dShape, PANEL, STEP, WeightLayout};
 use crate::layout::BLOCK;
+use std::sync::Arc;
 
 /// For each tap the sum of an output's weights: `[taps, outputs]`, of weights in panels with `scale`, `[scale groups, outputs]`.
 pub(crate) fn tap_sums(words: &[u32], scale: &[f32], layout: &WeightLayout) -> Vec<f32> {
@@ -61,23 +62,113 @@ fn panel_sums(
     }
 }
 
-/// `shift` and what makes up for `zero_point`: `[positions, outputs]`, or `[outputs]` if without padding all positions are alike.
-/// `sums` are those of [`tap_sums`], of weights with the scales of what follows, but not of the input.
-pub(crate) fn addends(sums: &[f32], zero_point: f32, shift: &[f32], shape: &IntConv2dShape) -> Vec<f32> {
-    let outputs = shape.weight().outputs();
-    let [_, out_cols] = shape.output();
-    let everywhere = shape.options().padding == [0, 0];
-    let positions = if everywhere { 1 } else { shape.positions() };
-    let mut addends = vec![0.0; positions * outputs];
-    team::for_each_chunk(&mut addends, outputs.max(1), |position, addends| {
-        // What sums of floats begin with.
-        addends.fill(-0.0);
-        for (tap, sums) in sums.chunks_exact(outputs).enumerate() {
-            if everywhere || shape.tapped([position / out_cols, position % out_cols], tap).is_some() {
-                addends.iter_mut().zip(sums).for_each(|(addend, sum)| *addend += sum);
+/// What is added to the sums of each output. Positions whose windows reach into the padding alike have it in common.
+#[derive(Clone, Debug)]
+pub struct Addends {
+    /// `[kinds of positions, outputs]`
+    values: Arc<[f32]>,
+    /// Where those of each position begin; nothing if all positions are alike.
+    of: Arc<[u32]>,
+}
+
+impl From<Arc<[f32]>> for Addends {
+    /// The same at all positions.
+    fn from(values: Arc<[f32]>) -> Self {
+        Self { values, of: Arc::default() }
+    }
+}
+
+impl Addends {
+    /// `shift` and what makes up for `zero_point`. `sums` are those of [`tap_sums`], of weights with the scales of what follows, but not of the input.
+    pub(crate) fn new(sums: &[f32], zero_point: f32, shift: &[f32], shape: &IntConv2dShape) -> Self {
+        let (outputs, [kernel_rows, kernel_cols]) = (shape.weight().outputs(), shape.weight().kernel());
+        let [rows, columns] =
+            [(0, kernel_rows), (1, kernel_cols)].map(|(axis, taps)| inside(shape, axis, taps));
+        let everywhere = shape.options().padding == [0, 0];
+        let (rows, columns) = match everywhere {
+            true => (vec![(0, vec![true; kernel_rows])], vec![(0, vec![true; kernel_cols])]),
+            false => (rows, columns),
+        };
+        let kinds = |of: &[(usize, Vec<bool>)]| of.iter().map(|(kind, _)| kind + 1).max().unwrap_or_default();
+        let first = |of: &[(usize, Vec<bool>)], kind| {
+            of.iter().find(|(other, _)| *other == kind).map(|(_, taps)| taps.clone()).unwrap_or_default()
+        };
+        let (row_kinds, column_kinds) = (kinds(&rows), kinds(&columns));
+        let mut values = vec![0.0; row_kinds * column_kinds * outputs];
+        for (kind, addends) in values.chunks_exact_mut(outputs.max(1)).enumerate() {
+            let (row, column) = (first(&rows, kind / column_kinds), first(&columns, kind % column_kinds));
+            // What sums of floats begin with.
+            addends.fill(-0.0);
+            for (tap, sums) in sums.chunks_exact(outputs.max(1)).enumerate() {
+                if row[tap / kernel_cols] && column[tap % kernel_cols] {
+                    addends.iter_mut().zip(sums).for_each(|(addend, sum)| *addend += sum);
+                }
             }
+            addends.iter_mut().zip(shift).for_each(|(addend, shift)| *addend = zero_point * *addend + shift);
         }
-        addends.iter_mut().zip(shift).for_each(|(addend, shift)| *addend = zero_point * *addend + shift);
-    });
-    addends
+        let of_row = |row: usize| {
+            columns.iter().map(move |(column, _)| ((row * column_kinds + column) * outputs) as u32)
+        };
+        let of =
+            if everywhere { Arc::default() } else { rows.iter().flat_map(|(row, _)| of_row(*row)).collect() };
+        Self { values: values.into(), of }
+    }
+
+    /// `[1 or positions, outputs]`, as they are.
+    pub(crate) fn by_position(values: &[f32], shape: &IntConv2dShape) -> Self {
+        let outputs = shape.weight().outputs();
+        let positions = if values.len() == outputs { 0 } else { shape.positions() };
+        Self {
+            values: values.into(),
+            of: (0..positions).map(|position| (position * outputs) as u32).collect(),
+        }
+    }
+
+    /// Whether all positions have the same.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX-512 asks"))]
+    pub(super) fn is_everywhere(&self) -> bool {
+        self.of.is_empty()
+    }
+
+    /// All of them.
+    pub(super) fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// The addends of a position of an image, all outputs of it and what follows them.
+    ///
+    /// # Safety
+    /// [`Addends::check`] has found that there are some for this position.
+    #[inline(always)]
+    pub(super) unsafe fn at(&self, position: usize) -> &[f32] {
+        debug_assert!(self.of.is_empty() || position < self.of.len());
+        // SAFETY: As promised by the caller.
+        unsafe {
+            let first = if self.of.is_empty() { 0 } else { *self.of.get_unchecked(position) };
+            self.values.get_unchecked(first as usize..)
+        }
+    }
+
+    /// # Panics
+    /// If there are not as many as a shape needs.
+    pub(super) fn check(&self, shape: &IntConv2dShape) {
+        let outputs = shape.weight().outputs();
+        assert!(self.of.is_empty() || self.of.len() == shape.positions(), "an addend for each position");
+        let last = self.of.iter().max().map_or(0, |&last| last as usize);
+        assert!(last + outputs <= self.values.len(), "an addend for each output");
+    }
+}
+
+/// Which taps of the kernel along an axis are inside the image, for each output along it, and the number of that kind.
+fn inside(shape: &IntConv2dShape, axis: usize, taps: usize) -> Vec<(usize, Vec<bool>)> {
+    let mut kinds: Vec<Vec<bool>> = vec![];
+    let of_output = |output| {
+        let taps: Vec<bool> = (0..taps).map(|tap| shape.tapped_along(axis, output, tap).is_some()).collect();
+        let kind = kinds.iter().position(|kind| *kind == taps).unwrap_or(kinds.len());
+        if kind == kinds.len() {
+            kinds.push(taps.clone());
+        }
+        (kind, taps)
+    };
+    (0..shape.output()[axis]).map(of_output).collect()
 }

@@ -65,12 +65,7 @@ pub(super) fn finish<M: Size>(
             if comptime!(epilogue.residual) {
                 value += residual[(at + lane_u32) as usize];
             }
-            if comptime!(epilogue.activation != Activation::None) {
-                value = max(value, 0.0f32);
-            }
-            if comptime!(epilogue.activation == Activation::Relu6) {
-                value = min(value, 6.0f32);
-            }
+            value = activated(value, comptime!(epilogue.activation));
             if comptime!(epilogue.is_codes() || vectors) {
                 results.insert(lane, value);
             } else {
@@ -89,4 +84,29 @@ pub(super) fn finish<M: Size>(
         }
         out[(at / 4) as usize] = words;
     }
+}
+
+/// [`Activation::apply`].
+#[cube]
+fn activated(value: f32, #[comptime] activation: Activation) -> f32 {
+    let mut result = value;
+    if comptime!(matches!(activation, Activation::Relu | Activation::Relu6 | Activation::Unit)) {
+        result = max(result, 0.0f32);
+    }
+    if comptime!(activation == Activation::Relu6) {
+        result = min(result, 6.0f32);
+    }
+    if comptime!(activation == Activation::Unit) {
+        result = min(result, 1.0f32);
+    }
+    if comptime!(activation == Activation::HardSwish) {
+        result *= min(max(value * (1.0f32 / 6.0f32) + 0.5f32, 0.0f32), 1.0f32);
+    }
+    if comptime!(activation == Activation::Sigmoid) {
+        result = 1.0f32 / (1.0f32 + (0.0f32 - value).exp());
+    }
+    if comptime!(activation == Activation::Silu) {
+        result /= 1.0f32 + (0.0f32 - value).exp();
+    }
+    result
 }

@@ -18,6 +18,7 @@ mod tile;
 mod window;
 mod workspace;
 
+use super::super::codes::ByteQuantizer;
 use super::dot::DotKernel;
 use super::epilogue::{Epilogue, Output};
 use crate::integer::{CodeQuantizer, IntConv2dShape, padded_channels};
@@ -67,7 +68,7 @@ pub fn int_conv2d_together<const N: usize>(jobs: [Job; N]) {
         let code_len = shape.batch() * shape.positions() * padded_channels(shape.weight().outputs());
         let to = results.codes.map(|(out, to)| {
             assert_eq!(out.len(), code_len, "an output of another size");
-            (out.as_mut_ptr(), to)
+            (out.as_mut_ptr(), ByteQuantizer::new(to))
         });
         Problem::new(plan, codes, weights, epilogue, Output { values, codes: to })
     }));

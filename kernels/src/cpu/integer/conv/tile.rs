@@ -1,7 +1,7 @@
 //! The tiles of a task.
 
-use super::super::dot::{Form, Operands, correction};
-use super::super::epilogue::{Channels, PanelSums, added, scaled};
+use super::super::dot::{Form, Operands, PANELS, ROWS, correction};
+use super::super::epilogue::{Channels, InputSums, RowSums, added, scaled};
 use super::super::panels::unpack_panels;
 use super::plan::Problem;
 use super::window::Segment;
@@ -11,15 +11,34 @@ use crate::layout::BLOCK;
 use dr_precision::BitWidth;
 use std::ops::Range;
 
+#[inline(always)]
+fn sum_of(codes: &[u8]) -> i32 {
+    let (blocks, rest) = codes.as_chunks::<PANEL>();
+    let mut lanes = [0; PANEL];
+    for block in blocks {
+        for lane in 0..PANEL {
+            lanes[lane] += i32::from(block[lane]);
+        }
+    }
+    let mut sum = 0;
+    for lane in lanes {
+        sum += lane;
+    }
+    for &code in rest {
+        sum += i32::from(code);
+    }
+    sum
+}
+
 /// The left side of a tile.
 pub(super) struct Rows<'a> {
     /// Bytes, or words.
     pub(super) codes: *const u8,
     pub(super) bases: &'a [usize],
     pub(super) offsets: &'a [u32],
-    /// `[rows, scale groups]`, or nothing.
+    /// `[rows, scale groups]`, and as many more as a tile has rows; or nothing.
     pub(super) corrections: &'a [i32],
-    /// The sum of each row's codes, or nothing.
+    /// The sum of each row's codes, and as many more; or nothing.
     pub(super) inputs: &'a [i32],
 }
 
@@ -65,6 +84,7 @@ impl Problem<'_> {
                 offsets = rest;
             }
         }
+        corrections.resize(corrections.len() + ROWS, 0);
     }
 
     /// The sums of the codes of rows, whose windows start at `bases` in `codes`, if the weights have an offset.
@@ -76,27 +96,29 @@ impl Problem<'_> {
         }
         let layout = self.shape.weight();
         // The steps of a tap follow each other, and so do its channels: what stands after the last one is another group's, or padding.
-        let taps = self.offsets.chunks(layout.inputs().div_ceil(STEP).max(1)).take(layout.taps());
-        inputs.extend(bases.iter().map(|&base| {
-            let tap = |steps: &[u32]| -> i32 {
-                codes[base + steps[0] as usize..][..layout.inputs()].iter().map(|&code| i32::from(code)).sum()
-            };
-            taps.clone().map(tap).sum::<i32>()
-        }));
+        let steps = layout.inputs().div_ceil(STEP).max(1);
+        for &base in bases {
+            let mut sum = 0;
+            for tap in self.offsets.chunks(steps).take(layout.taps()) {
+                sum += sum_of(&codes[base + tap[0] as usize..][..layout.inputs()]);
+            }
+            inputs.push(sum);
+        }
+        inputs.resize(inputs.len() + ROWS, 0);
     }
 
     /// Computes `panels` of a segment.
     #[inline(always)]
     pub(super) fn segment(&self, segment: &Segment, panels: Range<usize>, workspace: &mut PanelWorkspace) {
-        let PanelWorkspace { unpacked, words, wide_codes, corrections, inputs, tile: buffer, sums } =
+        if self.shape.weight().is_depthwise() {
+            return self.depthwise(segment, workspace);
+        }
+        let PanelWorkspace { unpacked, words, wide_codes, corrections, inputs, tile: buffer, sums, .. } =
             workspace;
         let (layout, kernel) = (self.shape.weight(), self.kernel);
         // Without steps nothing is read.
         let farthest =
             segment.bases.iter().max().filter(|_| self.reach > 0).map_or(0, |base| base + self.reach);
-        if layout.is_depthwise() {
-            return self.depthwise(segment, unpacked);
-        }
         let [_, tile_panels] = kernel.tile();
         let group_panels = layout.group_panels();
         let block_codes = PANEL * BLOCK;
@@ -243,22 +265,29 @@ impl Problem<'_> {
     #[inline(always)]
     pub(super) fn finish(&self, rows: &Rows, weights: &Weights, place: Place, tile: &Tile) {
         let (epilogue, shape, output) = (self.epilogue, self.shape, self.output);
+        let [corrections, inputs] = [rows.corrections, rows.inputs].map(
+            #[inline(always)]
+            |of| of.first_chunk().unwrap_or(&[0; ROWS]),
+        );
+        let sums = tile.sums.as_flattened();
         for panel in 0..weights.panels {
-            let constants =
-                epilogue.constants(place.channels(panel * weights.apart), shape.weight().outputs());
+            let channels = place.channels(panel * weights.apart);
             // SAFETY: The output's size was asserted where its pointer was taken; tasks have different positions and
             // channels.
             unsafe {
-                if self.groups.len() == 1 {
-                    let sums = &tile.sums[..rows.bases.len()];
-                    let Rows { corrections, inputs, .. } = *rows;
-                    let of = PanelSums { sums, panel, corrections, inputs };
-                    epilogue.write_panel(&of, place.position, &constants, shape, output);
+                let to = epilogue.place(rows.bases.len(), place.position, channels, shape, output);
+                if self.groups.len() > 1 {
+                    (0..rows.bases.len()).for_each(
+                        #[inline(always)]
+                        |row| to.write(row, tile.values[row][panel]),
+                    );
                     continue;
                 }
-                for (row, values) in tile.values[..rows.bases.len()].iter().enumerate() {
-                    epilogue.write(values[panel], place.position + row, &constants, shape, output);
-                }
+                let inputs = InputSums::Positions(inputs);
+                to.write_sums(
+                    &RowSums { sums: &sums[panel..], stride: PANELS, corrections, inputs },
+                    self.kernel,
+                );
             }
         }
     }

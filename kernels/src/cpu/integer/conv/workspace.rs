@@ -1,6 +1,6 @@
 //! What a thread keeps from one task to the next.
 
-use super::super::dot::{PANELS, ROWS, Sums};
+use super::super::dot::{LaneSums, PANELS, ROWS, Sums};
 use super::super::epilogue::Lanes;
 use crate::integer::PANEL;
 
@@ -41,6 +41,8 @@ pub(super) struct PanelWorkspace {
     pub(super) inputs: Vec<i32>,
     /// Of the tile under way.
     pub(super) tile: Tile,
+    /// Sums of a depthwise convolution, and of its inputs.
+    pub(super) depthwise: [LaneSums; 2],
     /// Of one row's tiles, before their results are written.
     pub(super) sums: Vec<[[i32; PANEL]; PANELS]>,
 }

@@ -5,7 +5,7 @@
 //! not fit at all; they are multiplied as words of 16 bits by `vpmaddwd`, half as many in an instruction.
 
 use super::super::decode::{self, for_width};
-use super::{AHEAD, Form, MicroKernel, Operands, Sums};
+use super::{AHEAD, Form, LaneSums, MicroKernel, Operands, Sums, Taps, portable};
 use crate::integer::{BLOCK_STEPS, PANEL, STEP};
 use dr_precision::BitWidth;
 use std::arch::{asm, x86_64::*};
@@ -45,6 +45,11 @@ impl MicroKernel for Avx2 {
         // SAFETY: As promised by the caller.
         unsafe { avx2(operands, sums) }
     }
+
+    unsafe fn depthwise(&self, taps: &Taps, sums: &mut LaneSums, inputs: Option<&mut LaneSums>) {
+        // SAFETY: As promised by the caller.
+        unsafe { depthwise(taps, sums, inputs) }
+    }
 }
 
 pub(super) struct AvxVnni;
@@ -67,6 +72,17 @@ impl MicroKernel for AvxVnni {
         // SAFETY: As promised by the caller.
         unsafe { avx_vnni(operands, sums) }
     }
+
+    unsafe fn depthwise(&self, taps: &Taps, sums: &mut LaneSums, inputs: Option<&mut LaneSums>) {
+        // SAFETY: As promised by the caller.
+        unsafe { depthwise(taps, sums, inputs) }
+    }
+}
+
+#[target_feature(enable = "avx2")]
+unsafe fn depthwise(taps: &Taps, sums: &mut LaneSums, inputs: Option<&mut LaneSums>) {
+    // SAFETY: As promised by the caller.
+    unsafe { portable::depthwise(taps, sums, inputs) }
 }
 
 /// Rows and panels.

@@ -1,8 +1,9 @@
 //! Tiles in AVX-512 VNNI: 24 vectors of sums in up to three panels, with weights of any width unpacked in registers.
 
 use super::super::decode::{self, for_width};
-use super::{AHEAD, Form, MicroKernel, Operands, Sums};
-use crate::integer::BLOCK_STEPS;
+use super::super::epilogue::{Place, RowSums, write_avx512};
+use super::{AHEAD, Form, LaneSums, MicroKernel, Operands, Sums, Taps, portable};
+use crate::integer::{BLOCK_STEPS, PANEL, STEP};
 use dr_precision::BitWidth;
 use std::arch::{asm, x86_64::*};
 
@@ -12,6 +13,7 @@ impl MicroKernel for Avx512Vnni {
     fn is_available(&self) -> bool {
         is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512vnni")
     }
 
@@ -30,9 +32,85 @@ impl MicroKernel for Avx512Vnni {
         if bits.bits() < 8 && rows <= 16 { Form::Packed } else { Form::Bytes }
     }
 
+    fn writer(&self) -> Option<unsafe fn(&Place, &RowSums)> {
+        Some(write_avx512)
+    }
+
     unsafe fn run(&self, operands: &Operands, sums: &mut Sums) {
         // SAFETY: As promised by the caller.
         unsafe { avx512_vnni(operands, sums) }
+    }
+
+    unsafe fn depthwise(&self, taps: &Taps, sums: &mut LaneSums, inputs: Option<&mut LaneSums>) {
+        // SAFETY: As promised by the caller.
+        unsafe {
+            match taps.offsets.len().div_ceil(STEP) {
+                1 => depthwise::<1>(taps, sums, inputs),
+                2 => depthwise::<2>(taps, sums, inputs),
+                3 => depthwise::<3>(taps, sums, inputs),
+                7 => depthwise::<7>(taps, sums, inputs),
+                13 => depthwise::<13>(taps, sums, inputs),
+                _ => depthwise_of_any(taps, sums, inputs),
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn depthwise_of_any(taps: &Taps, sums: &mut LaneSums, inputs: Option<&mut LaneSums>) {
+    // SAFETY: As promised by the caller.
+    unsafe { portable::depthwise(taps, sums, inputs) }
+}
+
+/// Sums of windows of up to `STEPS` times four taps.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn depthwise<const STEPS: usize>(taps: &Taps, sums: &mut LaneSums, inputs: Option<&mut LaneSums>) {
+    // Taps that are missing repeat the first one: their weights are zero, and so are their ones.
+    let offset =
+        |step: usize, tap: usize| *taps.offsets.get(step * STEP + tap).unwrap_or(&taps.offsets[0]) as usize;
+    let offsets: [[usize; STEP]; STEPS] =
+        std::array::from_fn(|step| std::array::from_fn(|tap| offset(step, tap)));
+    let left = taps.offsets.len() - (STEPS - 1) * STEP;
+    let last = _mm512_set1_epi32((0x0101_0101u32 >> (8 * (STEP - left))) as i32);
+    // Four runs of 16 codes to 16 runs of four: first so that each quarter has its channels, four codes of each tap.
+    let quarters = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+    let fours = _mm512_broadcast_i32x4(_mm_set_epi8(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0));
+    // SAFETY: The caller promises that all can be read; there are as many weights.
+    unsafe {
+        assert!(taps.weights.len() >= STEPS * PANEL * STEP && taps.bases.len() <= sums.len());
+        let weights: [__m512i; STEPS] = std::array::from_fn(|step| {
+            _mm512_loadu_si512(taps.weights.as_ptr().add(step * PANEL * STEP).cast())
+        });
+        let codes = |base: usize, [a, b, c, d]: [usize; STEP]| {
+            let run = |offset: usize| taps.codes.add(base + offset).cast::<__m128i>().read_unaligned();
+            let x = _mm512_castsi128_si512(run(a));
+            let x = _mm512_mask_broadcast_i32x4(x, 0x00f0, run(b));
+            let x = _mm512_mask_broadcast_i32x4(x, 0x0f00, run(c));
+            let x = _mm512_mask_broadcast_i32x4(x, 0xf000, run(d));
+            _mm512_shuffle_epi8(_mm512_permutexvar_epi32(quarters, x), fours)
+        };
+        let out = sums.as_mut_ptr().cast::<__m512i>();
+        let Some(inputs) = inputs else {
+            for (row, &base) in taps.bases.iter().enumerate() {
+                let mut sum = _mm512_setzero_si512();
+                for (offsets, weights) in offsets.iter().zip(&weights) {
+                    sum = _mm512_dpbusd_epi32(sum, codes(base, *offsets), *weights);
+                }
+                out.add(row).write_unaligned(sum);
+            }
+            return;
+        };
+        let (all, of_inputs) = (_mm512_set1_epi8(1), inputs.as_mut_ptr().cast::<__m512i>());
+        for (row, &base) in taps.bases.iter().enumerate() {
+            let [mut sum, mut input] = [_mm512_setzero_si512(); 2];
+            for step in 0..STEPS {
+                let x = codes(base, offsets[step]);
+                sum = _mm512_dpbusd_epi32(sum, x, weights[step]);
+                input = _mm512_dpbusd_epi32(input, x, if step + 1 == STEPS { last } else { all });
+            }
+            out.add(row).write_unaligned(sum);
+            of_inputs.add(row).write_unaligned(input);
+        }
     }
 }
 

@@ -14,6 +14,7 @@ pub(super) use groups::{
     GROUP_PANELS, GROUP_ROWS, GroupForm, GroupOperands, PackedPanel, UnpackedPanel, Values,
 };
 
+use super::epilogue::{Place, RowSums};
 use crate::integer::{BLOCK_STEPS, PANEL, STEP, offset};
 use crate::layout::BLOCK;
 use dr_precision::BitWidth;
@@ -107,11 +108,37 @@ pub(super) trait MicroKernel: groups::GroupKernel {
     /// The weights of [`Form::Words`] from those of [`Form::Bytes`], for kernels that read it.
     fn widen_weights(&self, _bytes: &[i8], _words: &mut [i16]) {}
 
+    /// What scales sums and writes the results, if the kernel has something of its own for it, which needs its instructions.
+    fn writer(&self) -> Option<unsafe fn(&Place, &RowSums)> {
+        None
+    }
+
     /// Computes a tile.
     ///
     /// # Safety
     /// The machine has the instructions. All that `operands` says can be read.
     unsafe fn run(&self, operands: &Operands, sums: &mut Sums);
+
+    /// Computes sums of 16 channels, each of which is convolved by itself, and those of the inputs that they are of.
+    ///
+    /// # Safety
+    /// The machine has the instructions. All that `taps` says can be read.
+    unsafe fn depthwise(&self, taps: &Taps, sums: &mut LaneSums, inputs: Option<&mut LaneSums>);
+}
+
+/// Sums of 16 channels at each position of a tile.
+pub(super) type LaneSums = [[i32; PANEL]; ROWS];
+
+/// What sums of 16 channels, each by itself, are computed from.
+pub(super) struct Taps<'a> {
+    /// The codes, from the first channel on.
+    pub codes: *const u8,
+    /// Where each position's window starts in them: at most [`ROWS`].
+    pub bases: &'a [usize],
+    /// Where each tap is, from there: 16 codes.
+    pub offsets: &'a [u32],
+    /// `[steps, 16, 4]`: four taps in a step, zeros after the last one.
+    pub weights: &'a [i8],
 }
 
 /// Bytes between what is used and what is fetched from memory.

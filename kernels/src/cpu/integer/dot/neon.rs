@@ -5,7 +5,7 @@
 //! row, of nothing but -128, gives what that takes from the sums.
 
 use super::super::decode::{self, Bytes, for_width};
-use super::{Form, MicroKernel, Operands, Sums};
+use super::{Form, LaneSums, MicroKernel, Operands, Sums, Taps, portable};
 use crate::integer::BLOCK_STEPS;
 use dr_precision::BitWidth;
 use std::arch::{aarch64::*, asm};
@@ -29,6 +29,11 @@ impl MicroKernel for NeonDot {
     unsafe fn run(&self, operands: &Operands, sums: &mut Sums) {
         // SAFETY: As promised by the caller.
         unsafe { neon_dot(operands, sums) }
+    }
+
+    unsafe fn depthwise(&self, taps: &Taps, sums: &mut LaneSums, inputs: Option<&mut LaneSums>) {
+        // SAFETY: As promised by the caller.
+        unsafe { portable::depthwise(taps, sums, inputs) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Tiles by plain loops: what the compiler makes of them.
 
-use super::{Form, MicroKernel, Operands, Sums};
-use crate::integer::PANEL;
+use super::{Form, LaneSums, MicroKernel, Operands, Sums, Taps};
+use crate::integer::{PANEL, STEP};
 use dr_precision::BitWidth;
 
 pub(super) struct Portable;
@@ -42,6 +42,42 @@ impl MicroKernel for Portable {
                     }
                 }
                 *sums = sum;
+            }
+        }
+    }
+    unsafe fn depthwise(&self, taps: &Taps, sums: &mut LaneSums, inputs: Option<&mut LaneSums>) {
+        // SAFETY: As promised by the caller.
+        unsafe { depthwise(taps, sums, inputs) }
+    }
+}
+
+/// [`MicroKernel::depthwise`], as the compiler makes vectors of it.
+///
+/// # Safety
+/// That of the method.
+#[inline(always)]
+pub(super) unsafe fn depthwise(taps: &Taps, sums: &mut LaneSums, mut inputs: Option<&mut LaneSums>) {
+    sums.fill([0; PANEL]);
+    if let Some(inputs) = &mut inputs {
+        inputs.fill([0; PANEL]);
+    }
+    for (tap, &offset) in taps.offsets.iter().enumerate() {
+        let weights = &taps.weights[tap / STEP * PANEL * STEP..][..PANEL * STEP];
+        let mut weight = [0i16; PANEL];
+        for lane in 0..PANEL {
+            weight[lane] = i16::from(weights[lane * STEP + tap % STEP]);
+        }
+        for (row, &base) in taps.bases.iter().enumerate() {
+            // SAFETY: The caller promises that these can be read.
+            let codes = unsafe { taps.codes.add(base + offset as usize).cast::<[u8; PANEL]>().read() };
+            for lane in 0..PANEL {
+                // The product of a byte with a signed one has 16 bits.
+                sums[row][lane] += i32::from(i16::from(codes[lane]).wrapping_mul(weight[lane]));
+            }
+            if let Some(inputs) = &mut inputs {
+                for lane in 0..PANEL {
+                    inputs[row][lane] += i32::from(codes[lane]);
+                }
             }
         }
     }
