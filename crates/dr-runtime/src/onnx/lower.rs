@@ -70,6 +70,7 @@ impl Imported {
             precisions,
             switch_edge: false,
             switch_depthwise: false,
+            in_floats: Default::default(),
             batch_norm: BatchNormKind::Shared,
             group_size: None,
             mixed: None,

@@ -36,6 +36,7 @@
 //! # Tuning
 //! [`tune`] then trains the scales and offsets of narrow widths, and nothing else, against the predictions of the float model.
 
+mod alone;
 mod calibrated;
 mod dynamic;
 mod factor;

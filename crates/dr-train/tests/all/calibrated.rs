@@ -48,7 +48,8 @@ fn some(seed: u64, count: usize) -> Tensor<4> {
 }
 
 fn options(precisions: &str) -> NetworkOptions {
-    NetworkOptions { precisions: set(precisions), switch_edge: false, switch_depthwise: false }
+    let precisions = set(precisions);
+    NetworkOptions { precisions, switch_edge: false, switch_depthwise: false, float_share: 0.0 }
 }
 
 fn calibrated(float: &Artifact, options: &NetworkOptions) -> (Artifact, Vec<LayerNoise>) {
