@@ -25,7 +25,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(imported) = lower(&model) else { return };
     let artifact = imported.into_artifact("fuzz", [OPEN; 2]);
     if let Ok(bytes) = artifact.to_bytes() {
-        assert!(Artifact::from_bytes(&bytes).is_ok(), "what was written can be read");
+        Artifact::from_bytes(&bytes).expect("what was written can be read");
     }
     let Ok(network) = Network::load_with(&artifact, None, Arithmetic::Integer) else { return };
     // The second pass finds the memory of the first.

@@ -387,7 +387,9 @@ impl Description {
         }
         if let Some(name) = self.in_floats.first().filter(|_| self.kind != ArtifactKind::Calibrated) {
             let kind = self.kind;
-            return wrong(format!("a {kind} model with `{name}` in floats: expected that in calibrated ones"));
+            return wrong(format!(
+                "a {kind} model with `{name}` in floats: expected that in calibrated ones"
+            ));
         }
         let fits = match self.kind {
             ArtifactKind::PackedPlan => self.plan.is_some(),

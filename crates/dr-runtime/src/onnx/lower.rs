@@ -646,11 +646,16 @@ impl<'a> Lowering<'a> {
     }
 }
 
+/// No images have more channels.
+const MOST_CHANNELS: usize = 1 << 16;
+
 /// The channels of an input that can be images.
 fn image_channels(input: &ValueInfo) -> Option<usize> {
     let floats = input.element.is_none_or(Values::is_float);
     match input.dims.as_deref() {
-        Some(&[_, Dim::Known(channels), _, _]) if floats && channels > 0 => Some(channels),
+        Some(&[_, Dim::Known(channels), _, _]) if floats && (1..=MOST_CHANNELS).contains(&channels) => {
+            Some(channels)
+        }
         _ => None,
     }
 }

@@ -74,8 +74,14 @@ mod tests {
     fn the_worst_for_their_multiply_adds_are_left() {
         let layer = |error: f64, operations: f64| Alone { error, operations };
         // Much of all; tolerable; too much together with those that gain more.
-        let layers =
-            [layer(0.5, 60.0), layer(0.009, 1.0), layer(0.02, 4.0), layer(0.03, 5.0), layer(0.2, 6.0), layer(0.0, 24.0)];
+        let layers = [
+            layer(0.5, 60.0),
+            layer(0.009, 1.0),
+            layer(0.02, 4.0),
+            layer(0.03, 5.0),
+            layer(0.2, 6.0),
+            layer(0.0, 24.0),
+        ];
         assert_eq!(in_floats(&layers, 0.1), BTreeSet::from([2, 4]));
         assert_eq!(in_floats(&layers, 0.15), BTreeSet::from([2, 3, 4]));
         assert_eq!(in_floats(&layers, 1.0), BTreeSet::from([0, 2, 3, 4]));
@@ -87,7 +93,10 @@ mod tests {
     fn errors_are_those_of_all_outputs() {
         let mut squares = Squares::default();
         let array = |values: &[f32]| Value::from(Array::vector(values.to_vec()));
-        squares.add(&[array(&[1.0, 2.0]), Array::integers(&[7]).into()], &[array(&[1.0, 1.0]), Array::integers(&[1]).into()]);
+        squares.add(
+            &[array(&[1.0, 2.0]), Array::integers(&[7]).into()],
+            &[array(&[1.0, 1.0]), Array::integers(&[1]).into()],
+        );
         squares.add(&[array(&[3.0])], &[array(&[3.0])]);
         assert!((squares.error() - (1.0f64 / 11.0).sqrt()).abs() < 1e-12);
     }

@@ -237,7 +237,8 @@ impl<'a, P: FnMut(Progress<'_>)> Sweep<'a, P> {
 
     /// Replaces the inputs of the next layer in all streams but the first by its outputs, which are `y` in floats.
     fn step(
-        &mut self, streams: &mut Vec<Vec<Value>>, y: &[Value], mut in_floats: impl FnMut(&[Value]) -> Vec<Value>,
+        &mut self, streams: &mut Vec<Vec<Value>>, y: &[Value],
+        mut in_floats: impl FnMut(&[Value]) -> Vec<Value>,
     ) -> Result<(), CalibrationError> {
         let at = self.layers.len();
         let Layer { name, kind, .. } = &self.folded.graph()?.layers()[at];
@@ -258,7 +259,10 @@ impl<'a, P: FnMut(Progress<'_>)> Sweep<'a, P> {
             }
             Streams::Precisions => {
                 streams.resize(1 + self.description.precisions.len(), vec![]);
-                streams.iter_mut().filter(|stream| stream.is_empty()).for_each(|stream| stream.clone_from(&x));
+                streams
+                    .iter_mut()
+                    .filter(|stream| stream.is_empty())
+                    .for_each(|stream| stream.clone_from(&x));
                 match self.description.in_floats.contains(name) {
                     true => {
                         others(streams);

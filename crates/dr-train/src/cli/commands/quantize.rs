@@ -64,7 +64,7 @@ pub struct QuantizeArgs {
     pub switch_depthwise: bool,
     /// Layers with at most so many percent of the multiply-adds stay in floats, of a network for images: those that alone would
     /// change its outputs by more than 1 % at the highest precision, the worst for their multiply-adds first
-    #[arg(long, value_name = "PERCENT", value_parser = between(0, 100), default_value_t = 10)]
+    #[arg(long, value_name = "PERCENT", value_parser = between(0, 100), default_value_t = 5)]
     pub float_share: usize,
     /// Then train the scales of each width of up to 4 bits by so many steps of 512 tokens of the text, against the
     /// predictions of the float model: codes stay, and no other width changes
