@@ -96,11 +96,12 @@ struct Folded {
 }
 
 impl Program {
-    /// The program of a graph whose layers compute in integers or not.
-    pub fn new(graph: &Graph, integer: bool) -> Self {
+    /// The program of a graph, in which the layers that are `integer` take codes of others.
+    pub fn new(graph: &Graph, integer: impl Fn(usize) -> bool) -> Self {
         let folded = fold(graph);
         let mut steps = schedule(graph, folded.products, &folded.last);
         let results = graph.results();
+        let integer = |of: usize| integer(folded.uses[of].layer);
         hand_on_codes(&mut steps, integer, graph.nodes().len(), &results);
         let as_it_comes = |step: &Step| match step {
             Step::Products(products) => products.iter().all(|p| p.residual != Some(0)),
@@ -369,8 +370,8 @@ fn gated(graph: &Graph) -> Vec<bool> {
     gated
 }
 
-/// Lets products make the codes that one of their readers takes, and says which results are read as values.
-fn hand_on_codes(steps: &mut [Step], integer: bool, nodes: usize, results: &[Value]) {
+/// Lets products whose use is `integer` make the codes that one of their readers takes, and says which results are read as values.
+fn hand_on_codes(steps: &mut [Step], integer: impl Fn(usize) -> bool, nodes: usize, results: &[Value]) {
     let mut is_read = vec![false; nodes];
     results.iter().for_each(|&result| is_read[result] = true);
     // The reader of each product's result that gets codes: the first one.
@@ -380,6 +381,7 @@ fn hand_on_codes(steps: &mut [Step], integer: bool, nodes: usize, results: &[Val
         match step {
             Step::Products(products) => {
                 for product in products {
+                    let integer = integer(product.of);
                     if integer && makes_codes[product.input] && codes_for[product.input].is_none() {
                         codes_for[product.input] = Some(product.of);
                         product.has_codes = true;
@@ -387,7 +389,7 @@ fn hand_on_codes(steps: &mut [Step], integer: bool, nodes: usize, results: &[Val
                         is_read[product.input] = true;
                     }
                     product.residual.into_iter().for_each(|value| is_read[value] = true);
-                    makes_codes[product.output] = true;
+                    makes_codes[product.output] = integer;
                 }
             }
             other => other.inputs().into_iter().for_each(|value| is_read[value] = true),

@@ -33,8 +33,8 @@ pub(crate) struct Source {
     pub program: Program,
     /// Of each layer; `None` in floats, and of nested weights or calibrated layers.
     pub layers: Vec<Option<Quantization>>,
-    /// Calibrated layers, in the order of the graph; none in other files.
-    pub calibrated: Vec<CalibratedLayer>,
+    /// Calibrated layers, in the order of the graph, and `None` for those in floats; none in other files.
+    pub calibrated: Vec<Option<CalibratedLayer>>,
     /// Nested weights, by the names of their layers and tables.
     pub nested: BTreeMap<String, NestedWeight>,
     pub arithmetic: Arithmetic,
@@ -71,7 +71,8 @@ impl Source {
         };
         // Only what is quantized with scales that are known before takes codes of others.
         let codes = precision.is_some() && arithmetic == Arithmetic::Integer && nested.is_empty();
-        let program = Program::new(&graph, codes);
+        let in_floats = |layer: usize| calibrated.get(layer).is_some_and(Option::is_none);
+        let program = Program::new(&graph, |layer| codes && !in_floats(layer));
         let quantization = |layer| match nested.is_empty() && calibrated.is_empty() {
             true => Quantization::read(artifact, &graph, layer),
             false => Ok(None),
@@ -99,8 +100,9 @@ impl Source {
     pub fn variant(&self, of: &Use, precision: Precision) -> Option<(BitWidth, BitWidth, Option<usize>)> {
         let description = &self.artifact.description;
         if description.kind == ArtifactKind::Calibrated {
-            // Each precision has scales, offsets and biases of its own.
-            return None;
+            // Each precision has scales, offsets and biases of its own; layers in floats are the same at all.
+            let in_floats = description.in_floats.contains(&self.layer(of).name);
+            return in_floats.then_some((description.edge.weights, description.edge.activations, None));
         }
         let format = description.layer_format(&self.graph, of.layer)?;
         let (weights, inputs) = format.positions(precision)?;
@@ -108,11 +110,11 @@ impl Source {
         Some((format.weights[weights], format.activations[inputs], norm))
     }
 
-    /// What a calibrated layer computes with at a precision; `None` if it is none.
+    /// What a calibrated layer computes with at a precision; `None` if it is none, or in floats.
     pub fn calibrated(
         &self, layer: usize, precision: Precision,
     ) -> Result<Option<&CalibratedPass>, RuntimeError> {
-        let Some(layer) = self.calibrated.get(layer) else { return Ok(None) };
+        let Some(Some(layer)) = self.calibrated.get(layer) else { return Ok(None) };
         match layer.pass(precision) {
             Some(pass) => Ok(Some(pass)),
             None => Err(self.no_precision(precision)),
@@ -126,7 +128,7 @@ impl Source {
 
     /// Whether all layers have a precision.
     pub fn check(&self, precision: Precision) -> Result<(), RuntimeError> {
-        if self.calibrated.iter().any(|layer| layer.pass(precision).is_none()) {
+        if self.calibrated.iter().flatten().any(|layer| layer.pass(precision).is_none()) {
             return Err(self.no_precision(precision));
         }
         self.layers.iter().flatten().try_for_each(|layer| layer.positions(precision).map(|_| ()))

@@ -3,7 +3,7 @@
 use dr_runtime::arrays::Array;
 use dr_runtime::graph::{Activation, Graph, Kind, LayerKind, Op, TensorOp, Unary};
 use dr_runtime::onnx::proto::{
-    AttributeProto, DataType, DimensionProto, FLOAT, GraphProto, INTS, ModelProto, NodeProto,
+    AttributeProto, DataType, DimensionProto, FLOAT, GraphProto, INT, INTS, ModelProto, NodeProto,
     OperatorSetIdProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
 };
 use dr_runtime::onnx::{Imported, Model, OnnxImportError, lower};
@@ -87,8 +87,15 @@ fn floats(name: &str, dims: &[i64], values: Vec<f32>) -> TensorProto {
 fn images(
     nodes: Vec<NodeProto>, initializer: Vec<TensorProto>, output: &str,
 ) -> Result<Imported, OnnxImportError> {
+    lowered([None, Some(2), None, None], nodes, initializer, output)
+}
+
+/// A network of an input `x` of these sizes.
+fn lowered(
+    dims: [Option<i64>; 4], nodes: Vec<NodeProto>, initializer: Vec<TensorProto>, output: &str,
+) -> Result<Imported, OnnxImportError> {
     let dimension = |dim_value| DimensionProto { dim_value, ..DimensionProto::default() };
-    let dim = vec![dimension(None), dimension(Some(2)), dimension(None), dimension(None)];
+    let dim = dims.map(dimension).to_vec();
     let value = |name: &str, shape| ValueInfoProto {
         name: name.into(),
         r#type: Some(TypeProto {
@@ -191,4 +198,43 @@ fn weights_that_are_not_finite_are_named() {
     let constants = vec![floats("layer.weight", &[1, 2, 1, 1], vec![1.0, f32::NAN])];
     let error = images(vec![node("Conv", &["x", "layer.weight"], "y", vec![])], constants, "y").unwrap_err();
     assert!(error.to_string().contains("layer.weight"), "{error}");
+}
+
+fn attribute(name: &str, of: AttributeProto) -> AttributeProto {
+    AttributeProto { name: name.into(), ..of }
+}
+
+/// Numbers that no file of ours holds.
+#[test]
+fn numbers_that_are_not_finite_are_refused() {
+    for (op, name) in [("LeakyRelu", "alpha"), ("Elu", "alpha"), ("HardSigmoid", "beta"), ("LRN", "bias")] {
+        for f in [f32::NAN, f32::INFINITY] {
+            let size = attribute("size", AttributeProto { i: 1, r#type: INT, ..Default::default() });
+            let number = attribute(name, AttributeProto { f, r#type: FLOAT, ..Default::default() });
+            let nodes = vec![node(op, &["x"], "y", vec![size, number])];
+            let error = images(nodes, vec![], "y").unwrap_err().to_string();
+            assert!(error.contains(op) && error.contains("finite numbers"), "{error}");
+        }
+    }
+}
+
+/// The means of a normalization are of all axes from one on, which an axis far before the first does not make many.
+#[test]
+fn axes_far_before_the_first_are_refused() {
+    let axis = attribute("axis", AttributeProto { i: i64::MIN + 1, r#type: INT, ..Default::default() });
+    let mut of = node("LayerNormalization", &["x", "scale"], "y", vec![axis]);
+    of.output.push("mean".into());
+    let error = images(vec![of], vec![scalar("scale", 1.0)], "mean").unwrap_err().to_string();
+    assert!(error.contains("axis -9223372036854775807"), "{error}");
+}
+
+/// What is said about each channel of images would be larger than the file by far.
+#[test]
+fn arrays_of_many_channels_are_no_images() {
+    let of = |channels: i64| {
+        let nodes = vec![node("Abs", &["x"], "y", vec![])];
+        lowered([Some(1), Some(channels), Some(4), Some(1)], nodes, vec![], "y").unwrap().graph
+    };
+    assert_eq!(of(3).input(), Some(&Op::Images { channels: 3 }));
+    assert!(matches!(of(1 << 22).input(), Some(Op::Array(TensorOp::Input(_)))));
 }

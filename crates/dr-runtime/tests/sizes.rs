@@ -112,6 +112,7 @@ fn description(kind: ArtifactKind, graph: Graph, shared: bool) -> Description {
         edge: precision(BitWidth::B8),
         switch_edge: false,
         switch_depthwise: false,
+        in_floats: Default::default(),
         batch_norm: if shared { BatchNormKind::Shared } else { BatchNormKind::PerPrecision },
         group_size: None,
         mixed: None,

@@ -85,6 +85,7 @@ fn artifact(kind: ArtifactKind, scaling: &RopeScaling) -> Artifact {
         edge: Precision::uniform(STORED),
         switch_edge: false,
         switch_depthwise: false,
+        in_floats: Default::default(),
         batch_norm: BatchNormKind::Shared,
         group_size: group,
         mixed: None,

@@ -24,6 +24,8 @@ use thiserror::Error;
 /// With inputs `x`, codes `q_x = clip(round((x - zero point) / scale))` of them, and codes `q` of the weights at the precision, an output is
 /// `sum((scale_x q_x + zero point) (scale q + offset)) + bias`; padding adds nothing.
 ///
+/// Layers that the file's description has [in floats](super::Description::in_floats) are none of these: they have a weight and a bias of floats.
+///
 /// A layer that has weights of one width of less than 8 bits at all precisions has them packed, in the order of [`layout`]:
 ///
 /// ```text

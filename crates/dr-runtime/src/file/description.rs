@@ -5,7 +5,7 @@ use crate::graph::{Graph, GraphError, Layer, LayerKind, Op};
 use dr_precision::{BitWidth, Granularity, Precision, PrecisionPlan, PrecisionSet, QuantSpec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::NonZeroUsize;
 
@@ -143,6 +143,9 @@ pub struct Description {
     /// Whether the weights of depthwise convolutions switch in a calibrated model, too; else they stay at the stored width.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub switch_depthwise: bool,
+    /// The names of the layers of a calibrated model that are in floats at every precision.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub in_floats: BTreeSet<String>,
     /// Whether precisions share their BatchNorm.
     pub batch_norm: BatchNormKind,
     /// How many inputs of an output of a linear layer share a scale, if not all of them.
@@ -260,6 +263,9 @@ impl Description {
     /// How a layer of `graph` is stored; `None` in floats.
     #[must_use]
     pub fn layer_format(&self, graph: &Graph, layer: usize) -> Option<LayerFormat> {
+        if self.in_floats.contains(&graph.layers()[layer].name) {
+            return None;
+        }
         let edge = (!self.switch_edge).then_some(self.edge);
         let (precisions, plan) = (self.precisions()?, self.plan.as_ref());
         Some(LayerFormat::new(graph, layer, &precisions, edge, plan, self.group_size))
@@ -379,6 +385,12 @@ impl Description {
             ArtifactKind::Calibrated => self.check_calibrated()?,
             _ => {}
         }
+        if let Some(name) = self.in_floats.first().filter(|_| self.kind != ArtifactKind::Calibrated) {
+            let kind = self.kind;
+            return wrong(format!(
+                "a {kind} model with `{name}` in floats: expected that in calibrated ones"
+            ));
+        }
         let fits = match self.kind {
             ArtifactKind::PackedPlan => self.plan.is_some(),
             ArtifactKind::Nested => true,
@@ -401,8 +413,12 @@ impl Description {
         if !graph.embeddings().is_empty() || graph.input() == Some(&Op::Tokens) {
             return wrong("for tokens: expected one for images".to_owned());
         }
-        match graph.layers().iter().find(|layer| !layer.bias) {
-            Some(layer) => wrong(format!("with the layer `{}` without a bias: expected one", layer.name)),
+        if let Some(layer) = graph.layers().iter().find(|layer| !layer.bias) {
+            return wrong(format!("with the layer `{}` without a bias: expected one", layer.name));
+        }
+        let is_layer = |name: &&String| graph.layers().iter().any(|layer| layer.name == **name);
+        match self.in_floats.iter().find(|name| !is_layer(name)) {
+            Some(name) => wrong(format!("with `{name}` in floats: expected the name of a layer")),
             None => Ok(()),
         }
     }

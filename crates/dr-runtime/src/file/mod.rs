@@ -28,7 +28,7 @@ pub use plan::PlanFitError;
 pub(crate) use tensors::elements;
 pub use tensors::{Element, TensorEntry, TensorValues, Values};
 
-use crate::graph::{Embedding, Graph, LayerKind};
+use crate::graph::{Embedding, Graph, Layer, LayerKind};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
@@ -176,18 +176,22 @@ impl Artifact {
         layers.chain(tables).map(read).collect()
     }
 
-    /// The calibrated layers, in the order of the graph.
+    /// The calibrated layers, in the order of the graph; `None` for those in floats.
     ///
     /// # Errors
     /// Another kind of file, tensors that are missing or of another type or shape, and scales that make no numbers.
-    pub fn calibrated(&self) -> Result<Vec<CalibratedLayer>, ArtifactError> {
+    pub fn calibrated(&self) -> Result<Vec<Option<CalibratedLayer>>, ArtifactError> {
         let (description, graph) = (&self.description, self.graph()?);
         if description.kind != ArtifactKind::Calibrated {
             return Err(ArtifactError::Kind { found: description.kind, expected: "calibrated" });
         }
-        let read = |(at, layer)| {
+        let read = |(at, layer): (usize, &Layer)| {
+            if description.in_floats.contains(&layer.name) {
+                return Ok(None);
+            }
             let widths = |precision| (precision, description.calibrated_widths(graph, at, precision));
-            CalibratedLayer::read(self, layer, &description.precisions.iter().map(widths).collect::<Vec<_>>())
+            let widths: Vec<_> = description.precisions.iter().map(widths).collect();
+            CalibratedLayer::read(self, layer, &widths).map(Some)
         };
         graph.layers().iter().enumerate().map(read).collect()
     }

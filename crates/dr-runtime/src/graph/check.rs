@@ -191,6 +191,7 @@ impl Graph {
             (Op::Concat | Op::Rows, _) => wrong("images, for rows of the same number of channels".into()),
             (Op::Flatten, [Kind::Images(_)]) => Ok(Kind::Rows(None)),
             (Op::Flatten, _) => wrong("images".into()),
+            (Op::Array(op), _) if !op.is_finite() => wrong("finite numbers".into()),
             (Op::Array(op), _) => match self.result_of_arrays(op, inputs, kinds) {
                 Some(kind) => Ok(kind),
                 None => wrong("as many inputs as it takes, of arrays, and sizes of at least 1".into()),

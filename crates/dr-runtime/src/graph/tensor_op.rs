@@ -229,6 +229,23 @@ pub enum TensorOp {
 }
 
 impl TensorOp {
+    /// Whether its numbers are finite: files have no others.
+    pub(super) fn is_finite(&self) -> bool {
+        let numbers = match *self {
+            Self::Normalize { epsilon, .. } => vec![epsilon],
+            Self::Lrn { alpha, beta, bias, .. } => vec![alpha, beta, bias],
+            Self::Unary(Unary::HardSigmoid { alpha, beta }) => vec![alpha, beta],
+            Self::Unary(Unary::LeakyRelu { alpha } | Unary::Elu { alpha }) => vec![alpha],
+            Self::Resize(Resize { mode, coordinates, .. }) => {
+                let mode = if let Interpolation::Cubic { a } = mode { a } else { 0.0 };
+                let outside = if let Coordinates::Crop { outside } = coordinates { outside } else { 0.0 };
+                vec![mode, outside]
+            }
+            _ => vec![],
+        };
+        numbers.iter().all(|number| number.is_finite())
+    }
+
     /// How many inputs it takes.
     #[must_use]
     pub const fn takes(&self) -> RangeInclusive<usize> {

@@ -38,6 +38,11 @@ impl FloatLayer {
         Self { kind, weight, affine, finish }
     }
 
+    /// What is done to each output.
+    pub const fn affine(&self) -> &Affine {
+        &self.affine
+    }
+
     pub fn bytes(&self) -> usize {
         (self.weight.len() + 2 * self.affine.gain.len()) * size_of::<f32>()
     }

@@ -55,7 +55,7 @@ impl Shared {
         let source = Source::new(artifact, precision, arithmetic)?;
         let graph = &source.graph;
         let stored = |(at, of): (usize, &Layer)| {
-            if let Some(layer) = source.calibrated.get(at) {
+            if let Some(Some(layer)) = source.calibrated.get(at) {
                 return Ok(Some(layer.stored(of.kind.groups())?));
             }
             source.layers[at].as_ref().map(|quantization| quantization.stored(artifact, of)).transpose()

@@ -8,8 +8,8 @@ mod pass;
 use crate::RuntimeError;
 use crate::arrays::Array;
 use crate::file::Artifact;
-use crate::graph::{ElementType, Graph, GraphError, Op};
-use crate::source::Arithmetic;
+use crate::graph::{ElementType, Graph, GraphError, Layer, Op};
+use crate::source::{Affine, Arithmetic};
 use dr_kernels::host::language::AttentionCache;
 use dr_kernels::integer::CodeQuantizer;
 use dr_precision::{Precision, PrecisionPlan};
@@ -133,19 +133,29 @@ pub struct Network {
 
 /// A layer at its precision, for other runtimes.
 #[derive(Clone, Debug)]
-pub struct LayerParts {
-    /// `[outputs, inputs / groups * taps]`.
-    pub codes: Vec<i32>,
-    /// `[outputs, groups]`, of the weight and of the BatchNorm after it.
-    pub scale: Vec<f32>,
-    /// `[outputs]`, what the code 0 stands for, times the factor of the BatchNorm; `None` if that is 0.
-    pub offset: Option<Vec<f32>>,
-    /// `[outputs]`, what is added.
-    pub shift: Vec<f32>,
-    /// The width of the codes.
-    pub bits: dr_precision::BitWidth,
-    /// How the input is quantized.
-    pub input: CodeQuantizer,
+pub enum LayerParts {
+    /// In integers.
+    Integer {
+        /// `[outputs, inputs / groups * taps]`.
+        codes: Vec<i32>,
+        /// `[outputs, groups]`, of the weight and of the BatchNorm after it.
+        scale: Vec<f32>,
+        /// `[outputs]`, what the code 0 stands for, times the factor of the BatchNorm; `None` if that is 0.
+        offset: Option<Vec<f32>>,
+        /// `[outputs]`, what is added.
+        shift: Vec<f32>,
+        /// The width of the codes.
+        bits: dr_precision::BitWidth,
+        /// How the input is quantized.
+        input: CodeQuantizer,
+    },
+    /// In floats.
+    Float {
+        /// `[outputs, inputs / groups * taps]`, times the factor of the BatchNorm.
+        weight: Vec<f32>,
+        /// `[outputs]`, what is added.
+        shift: Vec<f32>,
+    },
 }
 
 impl Network {
@@ -229,17 +239,30 @@ impl Network {
         self.kernels.iter().map(|kernel| kernel.bytes()).sum()
     }
 
-    /// A layer at its precision; `None` in floats, or if nothing uses it.
+    /// A layer at its precision; `None` if nothing uses it, or for one that takes rows of floats.
     #[must_use]
     pub fn layer(&self, layer: usize) -> Option<LayerParts> {
-        let at = self.shared.source.program.uses.iter().position(|of| of.layer == layer)?;
-        let Kernel::Integer(product) = &*self.kernels[at] else { return None };
+        let source = &self.shared.source;
+        let at = source.program.uses.iter().position(|of| of.layer == layer)?;
+        let product = match &*self.kernels[at] {
+            Kernel::Integer(product) => product,
+            Kernel::Float(float) => {
+                let Layer { name, kind, .. } = &source.graph.layers()[layer];
+                let weight =
+                    source.artifact.values::<f32>(&format!("{name}.weight"), &kind.weight_shape()).ok()?;
+                let Affine { gain, shift } = float.affine();
+                let rows = weight.chunks((weight.len() / gain.len().max(1)).max(1)).zip(gain);
+                let weight = rows.flat_map(|(row, gain)| row.iter().map(move |weight| weight * gain));
+                return Some(LayerParts::Float { weight: weight.collect(), shift: shift.clone() });
+            }
+            Kernel::Dynamic(_) | Kernel::WeightOnly(_) => return None,
+        };
         let (weight, gain) = (product.weight(), product.gain());
         let scales = weight.scales();
         let groups = scales.len() / gain.len().max(1);
         let scale = scales.iter().enumerate().map(|(i, scale)| scale * gain[i / groups]).collect();
         let offset = |offsets: &[f32]| offsets.iter().zip(gain).map(|(offset, gain)| offset * gain).collect();
-        Some(LayerParts {
+        Some(LayerParts::Integer {
             codes: weight.codes(),
             scale,
             offset: weight.offsets().map(offset),

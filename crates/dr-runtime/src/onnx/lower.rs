@@ -70,6 +70,7 @@ impl Imported {
             precisions,
             switch_edge: false,
             switch_depthwise: false,
+            in_floats: Default::default(),
             batch_norm: BatchNormKind::Shared,
             group_size: None,
             mixed: None,
@@ -645,11 +646,16 @@ impl<'a> Lowering<'a> {
     }
 }
 
+/// No images have more channels.
+const MOST_CHANNELS: usize = 1 << 16;
+
 /// The channels of an input that can be images.
 fn image_channels(input: &ValueInfo) -> Option<usize> {
     let floats = input.element.is_none_or(Values::is_float);
     match input.dims.as_deref() {
-        Some(&[_, Dim::Known(channels), _, _]) if floats && channels > 0 => Some(channels),
+        Some(&[_, Dim::Known(channels), _, _]) if floats && (1..=MOST_CHANNELS).contains(&channels) => {
+            Some(channels)
+        }
         _ => None,
     }
 }

@@ -139,6 +139,9 @@ const KNOWN: &[&str] = &[
     "Upsample",
 ];
 
+/// The most axes that are written one by one.
+const MOST_AXES: isize = 64;
+
 /// Computes a node of the default domain on arrays.
 pub(super) fn compute(values: &mut Values, node: &NodeInfo, inputs: &[Option<Val>], opset: i64) -> Outputs {
     let of = Operator { node, attributes: Attributes::of(node), inputs, opset };
@@ -531,6 +534,9 @@ impl Operator<'_> {
         if self.wants(1) || self.wants(2) {
             let unknown = || Refusal::unknown("with its mean, of an array whose rank is not known");
             let last = if axis < 0 { 0 } else { values.rank(&x).ok_or_else(unknown)?.cast_signed() };
+            if last.saturating_sub(axis) > MOST_AXES {
+                return Err(Refusal::Wrong(format!("axis {axis}: expected one of at most {MOST_AXES}")));
+            }
             let axes: Vec<i64> = (axis..last).map(|axis| axis as i64).collect();
             let mean = TensorOp::Reduce { reduction: Reduction::Mean, keep: true, empty_is_none: true };
             let means = values.emit(mean.clone(), &[x.clone(), ints(&axes)])?;

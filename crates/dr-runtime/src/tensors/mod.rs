@@ -258,7 +258,7 @@ impl Network {
         }
     }
 
-    /// A layer at its precision, if the network is on slices and computes it in integers.
+    /// A layer at its precision, if the network is on slices and computes it in integers or floats.
     #[must_use]
     pub fn layer(&self, layer: usize) -> Option<LayerParts> {
         match &self.0 {

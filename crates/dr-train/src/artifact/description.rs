@@ -76,6 +76,7 @@ impl Described for Description {
             edge: QuantConfig::new(precisions.clone()).edge,
             switch_edge: false,
             switch_depthwise: false,
+            in_floats: Default::default(),
             precisions,
             batch_norm: BatchNormKind::PerPrecision,
             group_size: None,

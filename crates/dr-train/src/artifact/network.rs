@@ -211,7 +211,7 @@ impl SavedModel for Artifact {
         let calibrated = match self.description.kind {
             ArtifactKind::Calibrated => {
                 let names = network.graph().layers().iter().map(|layer| layer.name.clone());
-                names.zip(self.calibrated()?).collect()
+                names.zip(self.calibrated()?).filter_map(|(name, layer)| Some((name, layer?))).collect()
             }
             _ => BTreeMap::new(),
         };
@@ -300,6 +300,7 @@ fn calibrated_at(artifact: &Artifact, precision: Precision) -> Result<Artifact, 
     let mut tensors = artifact.tensors.clone();
     let description = Description { precisions: PrecisionSet::of(precision), ..artifact.description.clone() };
     for (Layer { name, .. }, layer) in artifact.graph()?.layers().iter().zip(artifact.calibrated()?) {
+        let Some(layer) = layer else { continue };
         layer.tensors(name).iter().for_each(|(name, _)| drop(tensors.remove(name)));
         tensors.extend(layer.only(precision).iter().flat_map(|only| only.tensors(name)));
     }

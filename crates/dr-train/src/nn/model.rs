@@ -143,9 +143,22 @@ impl Model {
     /// # Panics
     /// Where the executor does.
     pub fn run<E: Executor>(&self, on: &mut E, input: E::Value) -> E::Value {
+        self.values(on, input).pop().flatten().expect("the last value has no reader")
+    }
+
+    /// All results that an executor gives, in the order of [`Graph::results`].
+    pub(crate) fn results<E: Executor>(&self, on: &mut E, input: E::Value) -> Vec<E::Value> {
+        let values = self.values(on, input);
+        let results = self.graph.results().into_iter();
+        results.map(|result| values[result].clone().expect("results stay")).collect()
+    }
+
+    /// The values of results, and those that nobody reads.
+    fn values<E: Executor>(&self, on: &mut E, input: E::Value) -> Vec<Option<E::Value>> {
         let steps = self.steps();
         let mut left = vec![0; steps.len()];
         steps.iter().flatten().for_each(|step| step.inputs.iter().for_each(|&value| left[value] += 1));
+        self.graph.results().into_iter().for_each(|result| left[result] += 1);
         let mut values: Vec<Option<E::Value>> = vec![None; steps.len()];
         let mut input = Some(input);
         for (at, step) in steps.into_iter().enumerate() {
@@ -175,7 +188,7 @@ impl Model {
             };
             values[at] = Some(value);
         }
-        values.pop().flatten().expect("the last value has no reader")
+        values
     }
 
     /// What is computed for each node. A BatchNorm is computed with the convolution before it, and that is not computed alone if

@@ -4,7 +4,7 @@
 //! The codes of weights and activations are those of the integer network. BatchNorm is part of the weights' scales and of
 //! the bias. A width that ONNX has no type for takes the next wider type, and codes of activations are kept in their
 //! range by a `Min` before they are made. A zero point that is not zero is subtracted before and added after, as it is
-//! no multiple of the scale.
+//! no multiple of the scale. Layers that a calibrated network has in floats are ordinary convolutions.
 //!
 //! Two things are as they are for onnxruntime (1.32). It rounds the bias of a convolution to a multiple of the product of
 //! both scales, which at few bits changes results: only convolutions in 8-bit types, which it can turn into integers, have
@@ -96,8 +96,10 @@ pub enum OnnxError {
     /// A version of ONNX's operators that is not known.
     #[error("`{0}`: expected a whole number from 21 to {TWO_BITS}")]
     Opset(String),
-    /// A layer that is not in integers on this computer's processor.
-    #[error("layer `{0}` is not in integers on the processor: expected a network loaded so")]
+    /// A layer that is neither in integers nor in floats on this computer's processor.
+    #[error(
+        "layer `{0}` is not on the processor, or takes rows of floats: expected a network loaded so, in integers"
+    )]
     Layer(String),
     /// Scales for groups of inputs.
     #[error("layer `{0}` has scales for groups of inputs: expected one for each output in ONNX")]
@@ -265,38 +267,50 @@ impl Writer<'_> {
     fn layer(&mut self, node: usize, layer: usize, x: &str) -> Result<String, OnnxError> {
         let of = &self.graph.layers()[layer];
         let parts = self.network.layer(layer).ok_or_else(|| OnnxError::Layer(of.name.clone()))?;
-        let LayerParts { bits, codes, scale, offset, shift, input } = parts;
         let outputs = of.kind.outputs();
-        if scale.len() != outputs {
-            return Err(OnnxError::Groups(of.name.clone()));
-        }
         let first = !self.weights.contains(&layer);
         // A layer that is used several times has its weights once.
         let name = if first { of.name.clone() } else { format!("{}/node{node}", of.name) };
         let (part, weight) =
             (|part: &str| format!("{name}/{part}"), |part: &str| format!("{}/{part}", of.name));
-        let x = self.fake_quantized(&name, input, x);
-        let (weight_type, _) = self.opset.types(bits);
-        let (_, input_type) = self.opset.types(input.bits);
-        let inside = [weight_type, input_type].iter().all(|of| bits_of(*of) == 8);
         let mut dims = of.kind.weight_shape();
         dims.resize(4, 1);
         if first {
             self.weights.push(layer);
-            let w = self.onnx.codes(&weight("weight_codes"), &dims, weight_type, &codes);
-            let scale = self.onnx.floats(&weight("weight_scale"), &[outputs], &scale);
-            let axis = vec![int("axis", 0)];
-            match offset {
-                None => self.onnx.node(&weight("weight"), "DequantizeLinear", &[&w, &scale], axis),
-                Some(offset) => {
-                    let w = self.onnx.node(&weight("weight_scaled"), "DequantizeLinear", &[&w, &scale], axis);
-                    let offset = self.onnx.floats(&weight("weight_offset"), &[outputs, 1, 1, 1], &offset);
-                    self.onnx.node(&weight("weight"), "Add", &[&w, &offset], vec![])
-                }
-            };
-            let shape = if inside { vec![outputs] } else { vec![outputs, 1, 1] };
-            self.onnx.floats(&weight("bias"), &shape, &shift);
         }
+        // Whether the bias is inside.
+        let (x, inside) = match parts {
+            LayerParts::Float { weight: values, shift } => {
+                if first {
+                    self.onnx.floats(&weight("weight"), &dims, &values);
+                    self.onnx.floats(&weight("bias"), &[outputs], &shift);
+                }
+                (x.to_owned(), true)
+            }
+            LayerParts::Integer { scale, .. } if scale.len() != outputs => {
+                return Err(OnnxError::Groups(of.name.clone()));
+            }
+            LayerParts::Integer { bits, codes, scale, offset, shift, input } => {
+                let x = self.fake_quantized(&name, input, x);
+                let (weight_type, _) = self.opset.types(bits);
+                let (_, input_type) = self.opset.types(input.bits);
+                let inside = [weight_type, input_type].iter().all(|of| bits_of(*of) == 8);
+                if first {
+                    let w = self.onnx.codes(&weight("weight_codes"), &dims, weight_type, &codes);
+                    let scale = self.onnx.floats(&weight("weight_scale"), &[outputs], &scale);
+                    let axis = vec![int("axis", 0)];
+                    let scaled = if offset.is_some() { "weight_scaled" } else { "weight" };
+                    let w = self.onnx.node(&weight(scaled), "DequantizeLinear", &[&w, &scale], axis);
+                    if let Some(offset) = offset {
+                        let offset = self.onnx.floats(&weight("weight_offset"), &[outputs, 1, 1, 1], &offset);
+                        self.onnx.node(&weight("weight"), "Add", &[&w, &offset], vec![]);
+                    }
+                    let shape = if inside { vec![outputs] } else { vec![outputs, 1, 1] };
+                    self.onnx.floats(&weight("bias"), &shape, &shift);
+                }
+                (x, inside)
+            }
+        };
         let (stride, [rows, columns]) = match of.kind {
             LayerKind::Conv2d { stride, padding, .. } => (stride, padding),
             LayerKind::Linear { .. } => ([1; 2], [0; 2]),

@@ -42,7 +42,9 @@ impl CalibratedModel {
     pub fn new(artifact: &Artifact, precision: Precision, device: &Device) -> Result<Self, ArtifactError> {
         artifact.check_precision(precision)?;
         let names = artifact.graph()?.layers().iter().map(|layer| layer.name.clone());
-        let layers: BTreeMap<String, CalibratedLayer> = names.zip(artifact.calibrated()?).collect();
+        let layers = names.zip(artifact.calibrated()?);
+        let layers: BTreeMap<String, CalibratedLayer> =
+            layers.filter_map(|(name, layer)| Some((name, layer?))).collect();
         let model = artifact.network(device)?.map_named(&mut Replace::new(|name: &str, part: &str| {
             let layer = layers.get(name)?;
             match part {

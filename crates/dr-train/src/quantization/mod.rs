@@ -13,6 +13,10 @@
 //! 5. Each output gets a factor and a bias at each precision, by least squares over all images and positions: rounding leaves constant errors, above all in depthwise
 //!    convolutions, which cost more than all others together.
 //!
+//! Before, each layer is quantized alone at the highest precision, for a few of the inputs, and the outputs of the network are compared with those in floats. Layers for which they
+//! differ by more than a hundredth stay in floats, the worst for their multiply-adds first, as long as they have few of these. A filter bank before a logarithm
+//! is an example: what 8 bits leave of quiet frequencies is noise, in inputs and weights alike, whatever their ranges are.
+//!
 //! The first and the last layer and depthwise convolutions keep 8 bits unless they are to switch; they have a factor and a bias for each precision, too.
 //! [`CalibratedLayer`](dr_runtime::file::CalibratedLayer) is what is stored, and [`CalibratedModel`] computes it in floats.
 //!
@@ -36,6 +40,7 @@
 //! # Tuning
 //! [`tune`] then trains the scales and offsets of narrow widths, and nothing else, against the predictions of the float model.
 
+mod alone;
 mod calibrated;
 mod dynamic;
 mod factor;

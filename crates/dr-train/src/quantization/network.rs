@@ -1,5 +1,6 @@
 //! [`calibrate`]: a trained network for images in stored codes that serve all precisions, without training.
 
+use super::alone::{Alone, Squares, in_floats};
 use super::factor::{Factor, divided};
 use super::fold::{FACTORS, folded};
 use super::grid::{Nest, Scratch};
@@ -11,8 +12,9 @@ use super::weight::codes_of_outputs;
 use crate::artifact::{
     Artifact, ArtifactError, ArtifactKind, Description, FORMAT_VERSION, SavedModel, TensorEntry,
 };
+use crate::data::Input;
 use crate::nn::{
-    Executor, Pass, PrecisionNorm, QuantConv2d, QuantLinear, Table, Tensors, Value, fit_activation,
+    Executor, Model, Pass, PrecisionNorm, QuantConv2d, QuantLinear, Table, Tensors, Value, fit_activation,
 };
 use burn::nn::RmsNorm;
 use burn::tensor::Device;
@@ -30,7 +32,7 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// What [`calibrate`] makes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct NetworkOptions {
     /// The precisions that the result has.
     pub precisions: PrecisionSet,
@@ -38,6 +40,9 @@ pub struct NetworkOptions {
     pub switch_edge: bool,
     /// The weights of depthwise convolutions switch like all others; else they stay at 8 bits.
     pub switch_depthwise: bool,
+    /// Layers with at most this share of all multiply-adds stay in floats: those whose quantization alone would change the outputs of the network by more than a
+    /// hundredth, the worst for their multiply-adds first.
+    pub float_share: f64,
 }
 
 /// What quantization leaves of a layer's outputs.
@@ -47,6 +52,10 @@ pub struct LayerNoise {
     pub name: String,
     /// At each precision of the set, the variance of the outputs in floats over the mean squared error, in dB: with all layers before it quantized, too.
     pub signal_to_noise: Vec<f64>,
+    /// The relative error of the network's outputs at the highest precision if this layer alone is quantized, for some of the inputs.
+    pub alone: f64,
+    /// Whether it stays in floats for that.
+    pub in_floats: bool,
 }
 
 /// Why a network cannot be quantized.
@@ -100,7 +109,7 @@ pub fn calibrate(
     if inputs.is_empty() {
         return Err(CalibrationError::NoInputs);
     }
-    let NetworkOptions { precisions, switch_edge, switch_depthwise } = options.clone();
+    let NetworkOptions { precisions, switch_edge, switch_depthwise, float_share } = options.clone();
     let description = Description {
         format_version: FORMAT_VERSION,
         kind: ArtifactKind::Calibrated,
@@ -112,40 +121,55 @@ pub fn calibrate(
         ..folded.description.clone()
     };
     let model = folded.network(&Device::flex())?;
-    let batches = inputs.len();
-    let streams = vec![inputs; 1 + description.precisions.len()];
-    let (layers, noise) = (vec![], vec![]);
-    let mut sweep = Sweep {
-        folded: &folded,
-        description: &description,
-        batches,
-        factors: BTreeMap::new(),
-        layers,
-        noise,
-        error: None,
-        progress: &mut progress,
+    let some = inputs.iter().step_by(inputs.len().div_ceil(ALONE_INPUTS));
+    let some = some.filter_map(|batch| batch.clone().split(1).into_iter().next()).collect();
+    let mut sweep = Sweep::new(&folded, &description, Streams::Layers, &mut progress);
+    let results = sweep.run(&model, some)?;
+    let of_layer = |(stream, operations)| {
+        let mut squares = Squares::default();
+        results.iter().for_each(|result| squares.add(result.stream(stream), result.stream(0)));
+        Alone { error: squares.error(), operations }
     };
-    model.run(&mut sweep, Values(streams));
-    let Sweep { layers, noise, error, factors, .. } = sweep;
-    if let Some(error) = error {
-        return Err(error);
-    }
-    let parts = graph.layers().iter().zip(&layers);
-    let tensors = parts.flat_map(|(of, layer)| layer.tensors(&of.name));
+    let alone: Vec<Alone> = (1..).zip(sweep.operations).map(of_layer).collect();
+    let floats = in_floats(&alone, float_share);
+    let names = floats.iter().map(|&at| graph.layers()[at].name.clone());
+    let description = Description { in_floats: names.collect(), ..description };
+    let mut sweep = Sweep::new(&folded, &description, Streams::Precisions, &mut progress);
+    sweep.run(&model, inputs)?;
+    let Sweep { layers, mut noise, tensors, .. } = sweep;
+    noise.iter_mut().zip(&alone).for_each(|(noise, alone)| noise.alone = alone.error);
     let mut all = folded.tensors.clone();
-    for Layer { name, .. } in graph.layers() {
-        for part in ["weight", "bias"] {
-            all.remove(&format!("{name}.{part}"));
+    for (Layer { name, .. }, layer) in graph.layers().iter().zip(&layers) {
+        if let Some(layer) = layer {
+            ["weight", "bias"].iter().for_each(|part| drop(all.remove(&format!("{name}.{part}"))));
+            all.extend(layer.tensors(name));
         }
     }
     all.extend(tensors);
-    all.extend(factors);
     Ok((Artifact { description, tensors: all }, noise))
 }
 
-/// A value in all streams, in floats first, and then at each precision: of each batch of inputs.
+/// Inputs at which layers are quantized alone, at most.
+const ALONE_INPUTS: usize = 4;
+
+/// A value in all streams, in floats first: of each batch of inputs. A stream that is not there, or empty, is as in floats.
 #[derive(Clone)]
 struct Values(Vec<Vec<Value>>);
+
+impl Values {
+    fn stream(&self, at: usize) -> &[Value] {
+        self.0.get(at).filter(|stream| !stream.is_empty()).unwrap_or(&self.0[0])
+    }
+}
+
+/// What streams there are after the one in floats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Streams {
+    /// One for each precision, in which all layers are quantized.
+    Precisions,
+    /// One for each layer, in which that alone is quantized, at the highest precision.
+    Layers,
+}
 
 /// Computes all streams, operation by operation, and quantizes each layer before it is computed.
 struct Sweep<'a, P> {
@@ -153,35 +177,115 @@ struct Sweep<'a, P> {
     folded: &'a Artifact,
     /// What is made of it.
     description: &'a Description,
+    streams: Streams,
     /// Batches of inputs.
     batches: usize,
-    /// Factors of channels, under the names of their tensors.
-    factors: BTreeMap<String, TensorEntry>,
-    /// Those that are done.
-    layers: Vec<CalibratedLayer>,
+    /// Those that are done; `None` in floats.
+    layers: Vec<Option<CalibratedLayer>>,
+    /// What is in the place of tensors of the float network: factors of channels, and layers in floats whose outputs have some.
+    tensors: BTreeMap<String, TensorEntry>,
     noise: Vec<LayerNoise>,
+    /// Multiply-adds of each layer.
+    operations: Vec<f64>,
     error: Option<CalibrationError>,
     progress: &'a mut P,
 }
 
-impl<P: FnMut(Progress<'_>)> Sweep<'_, P> {
+impl<'a, P: FnMut(Progress<'_>)> Sweep<'a, P> {
+    fn new(
+        folded: &'a Artifact, description: &'a Description, streams: Streams, progress: &'a mut P,
+    ) -> Self {
+        Self {
+            folded,
+            description,
+            streams,
+            batches: 0,
+            layers: vec![],
+            tensors: BTreeMap::new(),
+            noise: vec![],
+            operations: vec![],
+            error: None,
+            progress,
+        }
+    }
+
+    /// The results for some batches of inputs.
+    fn run(&mut self, model: &Model, inputs: Vec<Value>) -> Result<Vec<Values>, CalibrationError> {
+        self.batches = inputs.len();
+        let results = model.results(self, Values(vec![inputs]));
+        self.error.take().map_or(Ok(results), Err)
+    }
+
     /// Quantizes the next layer of the graph, and computes it; `compute` does so in floats.
     fn layer(&mut self, x: Values, mut compute: impl FnMut(Value) -> Value) -> Values {
         let Values(mut streams) = x;
-        if self.error.is_none() {
-            let (float, quantized) = streams.split_at_mut(1);
-            let y: Vec<Value> = float[0].iter().cloned().map(&mut compute).collect();
-            match self.quantized(&float[0], &y, quantized) {
-                Ok(()) => float[0] = y,
-                Err(error) => self.error = Some(error),
-            }
+        let mut in_floats = |stream: &[Value]| stream.iter().cloned().map(&mut compute).collect::<Vec<_>>();
+        let y = in_floats(&streams[0]);
+        if self.error.is_none()
+            && let Err(error) = self.step(&mut streams, &y, in_floats)
+        {
+            self.error = Some(error);
         }
         if self.error.is_some() {
             // Of no use, but of the sizes that what follows expects.
-            streams[0] = std::mem::take(&mut streams[0]).into_iter().map(compute).collect();
-            streams = vec![streams[0].clone(); streams.len()];
+            streams.clear();
         }
+        streams.resize(streams.len().max(1), vec![]);
+        streams[0] = y;
         Values(streams)
+    }
+
+    /// Replaces the inputs of the next layer in all streams but the first by its outputs, which are `y` in floats.
+    fn step(
+        &mut self, streams: &mut Vec<Vec<Value>>, y: &[Value],
+        mut in_floats: impl FnMut(&[Value]) -> Vec<Value>,
+    ) -> Result<(), CalibrationError> {
+        let at = self.layers.len();
+        let Layer { name, kind, .. } = &self.folded.graph()?.layers()[at];
+        let outputs: usize = y.iter().map(|y| Planes::dims(y).iter().product::<usize>()).sum();
+        let inputs: usize = kind.weight_shape()[1..].iter().product();
+        self.operations.push(outputs as f64 * inputs as f64);
+        let x = streams[0].clone();
+        let mut others = |streams: &mut [Vec<Value>]| {
+            streams.iter_mut().skip(1).for_each(|stream| *stream = in_floats(stream));
+        };
+        match self.streams {
+            Streams::Layers => {
+                others(streams);
+                let mut alone = vec![x.clone()];
+                self.quantized(&x, y, &mut alone)?;
+                streams.resize(at + 1, vec![]);
+                streams.append(&mut alone);
+            }
+            Streams::Precisions => {
+                streams.resize(1 + self.description.precisions.len(), vec![]);
+                streams
+                    .iter_mut()
+                    .filter(|stream| stream.is_empty())
+                    .for_each(|stream| stream.clone_from(&x));
+                match self.description.in_floats.contains(name) {
+                    true => {
+                        others(streams);
+                        self.left_in_floats(name, y, &streams[1..]);
+                    }
+                    false => self.quantized(&x, y, &mut streams[1..])?,
+                }
+            }
+        }
+        (self.progress)(Progress::Layer { name, done: at + 1, of: self.folded.graph()?.layers().len() });
+        Ok(())
+    }
+
+    /// The next layer stays in floats; its outputs are `y` with those before in floats, too, and in `streams` with those quantized.
+    fn left_in_floats(&mut self, name: &str, y: &[Value], streams: &[Vec<Value>]) {
+        let y: Vec<Planes> = y.iter().map(Planes::of).collect();
+        let noise = streams.iter().map(|stream| {
+            let moments = Moments::of(&y, &stream.iter().map(Planes::of).collect::<Vec<_>>());
+            Moments::signal_to_noise(&moments, &vec![Line { slope: 1.0, offset: 0.0 }; moments.len()])
+        });
+        let (name, signal_to_noise) = (name.to_owned(), noise.collect());
+        self.noise.push(LayerNoise { name, signal_to_noise, alone: 0.0, in_floats: true });
+        self.layers.push(None);
     }
 
     /// Quantizes the next layer, whose inputs and outputs in floats are `x` and `y`, and replaces the inputs of each precision by its outputs.
@@ -213,17 +317,12 @@ impl<P: FnMut(Progress<'_>)> Sweep<'_, P> {
             }
             let gains: Vec<f32> = lines.iter().map(|line| line.slope).collect();
             match before {
-                Some(before) => {
-                    let layer = self.layers[before].clone().times(&gains);
-                    let wrong =
-                        |error| CalibrationError::Layer { name: graph.layers()[before].name.clone(), error };
-                    self.layers[before] = layer.map_err(wrong)?;
-                }
-                None => drop(self.factors.insert(factors, TensorEntry::f32([gains.len()], gains))),
+                Some(before) => self.scale_outputs(before, &gains)?,
+                None => drop(self.tensors.insert(factors, TensorEntry::f32([gains.len()], gains))),
             }
         }
         let (x, weight) = (&scaled[..], &weight[..]);
-        let widths = self.description.precisions.iter();
+        let widths = self.description.precisions.iter().take(streams.len());
         let widths = widths.map(|of| self.description.calibrated_widths(graph, at, of)).collect::<Vec<_>>();
         let inputs = quantizers(x, &widths, graph.after_relu(at));
         let inputs = inputs.ok_or_else(|| CalibrationError::Inputs(name.clone()))?;
@@ -270,9 +369,28 @@ impl<P: FnMut(Progress<'_>)> Sweep<'_, P> {
             });
         }
         let layer = CalibratedLayer::new(&shape, codes, passes);
-        self.layers.push(layer.map_err(|error| CalibrationError::Layer { name: name.clone(), error })?);
-        self.noise.push(LayerNoise { name: name.clone(), signal_to_noise: noise });
-        (self.progress)(Progress::Layer { name, done: at + 1, of: graph.layers().len() });
+        let layer = layer.map_err(|error| CalibrationError::Layer { name: name.clone(), error })?;
+        self.layers.push(Some(layer));
+        let name = name.clone();
+        self.noise.push(LayerNoise { name, signal_to_noise: noise, alone: 0.0, in_floats: false });
+        Ok(())
+    }
+
+    /// Multiplies the outputs of an earlier layer by factors.
+    fn scale_outputs(&mut self, layer: usize, factors: &[f32]) -> Result<(), CalibrationError> {
+        let Layer { name, kind, .. } = &self.folded.graph()?.layers()[layer];
+        if let Some(of) = &mut self.layers[layer] {
+            let scaled = of.clone().times(factors);
+            *of = scaled.map_err(|error| CalibrationError::Layer { name: name.clone(), error })?;
+            return Ok(());
+        }
+        for (part, shape) in [("weight", kind.weight_shape()), ("bias", vec![kind.outputs()])] {
+            let name = format!("{name}.{part}");
+            let values = self.folded.f32(&name, &shape)?;
+            let rows = values.chunks((values.len() / factors.len().max(1)).max(1)).zip(factors);
+            let values = rows.flat_map(|(row, factor)| row.iter().map(move |value| value * factor)).collect();
+            self.tensors.insert(name, TensorEntry::f32(shape, values));
+        }
         Ok(())
     }
 }
@@ -470,25 +588,31 @@ impl<P: FnMut(Progress<'_>)> Executor for Sweep<'_, P> {
     }
 
     fn constant(&mut self, array: &Array) -> Values {
-        let stream = vec![Value::Array(array.clone()); self.batches];
-        Values(vec![stream; 1 + self.description.precisions.len()])
+        Values(vec![vec![Value::Array(array.clone()); self.batches]])
     }
 
     fn op(&mut self, op: Op, inputs: Vec<Values>) -> Values {
         let (pass, mut inputs) = (Pass::float(), inputs);
-        let streams = inputs.first().map_or(0, |Values(streams)| streams.len());
+        let streams = inputs.iter().map(|Values(streams)| streams.len()).max().unwrap_or(0);
         let stream = |at: usize| {
-            let mut inputs: Vec<_> = inputs
-                .iter_mut()
-                .map(|Values(streams)| std::mem::take(&mut streams[at]).into_iter())
-                .collect();
-            let batches = inputs.first().map_or(0, ExactSizeIterator::len);
+            let is_own = |Values(streams): &Values| streams.get(at).is_some_and(|stream| !stream.is_empty());
+            if !inputs.iter().any(is_own) {
+                return vec![];
+            }
+            let of = |values: &mut Values| match is_own(values) {
+                true => std::mem::take(&mut values.0[at]).into_iter(),
+                false => values.0[0].clone().into_iter(),
+            };
+            let mut inputs: Vec<_> = inputs.iter_mut().map(of).collect();
             let batch = |_| {
                 let inputs = inputs.iter_mut().filter_map(Iterator::next).collect();
                 Tensors::new(&pass).op(op.clone(), inputs)
             };
-            (0..batches).map(batch).collect()
+            (0..self.batches).map(batch).collect()
         };
-        Values((0..streams).map(stream).collect())
+        // The one in floats, which others may read, is the last.
+        let mut all: Vec<Vec<Value>> = (0..streams).rev().map(stream).collect();
+        all.reverse();
+        Values(all)
     }
 }

@@ -3,7 +3,7 @@
 use crate::integer_network::{Agreement, CLASSES, float, images, rows};
 use burn::data::dataloader::DataLoader;
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use dr_precision::{Precision, PrecisionSet};
 use dr_runtime::file::{CalibratedError, CalibratedLayer, CalibratedPass};
 use dr_runtime::graph::{Activation, Op};
@@ -48,7 +48,8 @@ fn some(seed: u64, count: usize) -> Tensor<4> {
 }
 
 fn options(precisions: &str) -> NetworkOptions {
-    NetworkOptions { precisions: set(precisions), switch_edge: false, switch_depthwise: false }
+    let precisions = set(precisions);
+    NetworkOptions { precisions, switch_edge: false, switch_depthwise: false, float_share: 0.0 }
 }
 
 fn calibrated(float: &Artifact, options: &NetworkOptions) -> (Artifact, Vec<LayerNoise>) {
@@ -130,6 +131,57 @@ fn results_are_near_those_in_floats() {
         // What narrower widths cost the highest one is nothing.
         let alone = of(&calibrated(&float, &options("w8a8")).0, "w8a8");
         assert!(eight < 1.15 * alone, "{}: {eight} beside {alone}", kind.name);
+    }
+}
+
+/// A few images with one pixel that is far beyond all others: 8 bits of the first layers do not tell the others apart.
+fn calibrated_with_outlier(kind: ConvNetKind, options: &NetworkOptions) -> (Artifact, Vec<LayerNoise>) {
+    let mut values: Vec<f32> = some(40, 16).into_data().iter::<f32>().collect();
+    values[3] = 900.0;
+    let [channels, rows, columns] = SHAPE;
+    let outlier =
+        Tensor::<4>::from_data(TensorData::new(values, [16, channels, rows, columns]), &Device::flex());
+    calibrate(&float_artifact(kind), vec![outlier.into(), some(41, 32).into()], options, |_| ()).unwrap()
+}
+
+#[test]
+fn layers_that_cost_too_much_stay_in_floats() {
+    for kind in [RESNET8, MOBILENET_V2] {
+        let float_share = 1.0;
+        let options = NetworkOptions { float_share, ..options("w8a8,w4a8") };
+        let (artifact, noise) = calibrated_with_outlier(kind, &options);
+        let names = noise.iter().filter(|of| of.in_floats).map(|of| of.name.clone()).collect();
+        assert_eq!(artifact.description.in_floats, names);
+        assert!(noise.iter().all(|of| of.in_floats == (of.alone > 0.01)), "{noise:?}");
+        assert!(names.contains("stem") && names.len() < noise.len(), "{}: {noise:?}", kind.name);
+
+        let artifact = Artifact::from_bytes(&artifact.to_bytes().unwrap()).unwrap();
+        let x = some(3, 200);
+        let mut switched = integers(&artifact, options.precisions.highest());
+        for precision in options.precisions.iter() {
+            switched.switch(precision).unwrap();
+            let found = rows(switched.forward(x.clone()).unwrap());
+            let mut agreement = Agreement::default();
+            agreement.add(&rows(fake(&artifact, precision, x.clone())), &found);
+            assert!(
+                agreement.close * 100 >= agreement.images * 80,
+                "{} {precision}: {agreement:?}",
+                kind.name
+            );
+            let only = integers(&artifact.export(precision).unwrap(), precision);
+            assert_eq!(rows(only.forward(x.clone()).unwrap()), found, "{precision}");
+            onnx::export(&only, &artifact.description, Opset::default()).unwrap();
+        }
+
+        let float =
+            rows(float_artifact(kind).network(&Device::flex()).unwrap().forward(x.clone(), &Pass::float()));
+        let of = |artifact: &Artifact| {
+            error(&rows(integers(artifact, "w8a8".parse().unwrap()).forward(x.clone()).unwrap()), &float)
+        };
+        let without = NetworkOptions { float_share: 0.0, ..options.clone() };
+        let (without, noise) = calibrated_with_outlier(kind, &without);
+        assert!(without.description.in_floats.is_empty() && noise[0].alone > 0.01);
+        assert!(of(&artifact) < 0.5 * of(&without), "{}: {} {}", kind.name, of(&artifact), of(&without));
     }
 }
 
@@ -283,6 +335,11 @@ fn damaged_files_are_named() {
         artifact.to_bytes().unwrap_err().to_string()
     };
     assert!(description(&|of| of.graph = None).contains("a calibrated model without a graph"));
+    let unknown = description(&|of| drop(of.in_floats.insert("nothing".to_owned())));
+    assert!(unknown.contains("a calibrated model with `nothing` in floats: expected the name of a layer"));
+    let mut other = float_artifact(RESNET8);
+    other.description.in_floats.insert("stem".to_owned());
+    assert!(other.to_bytes().unwrap_err().to_string().contains("a float model with `stem` in floats"));
     let with_norms = float_artifact(RESNET8).description.graph;
     let found = description(&|of| of.graph.clone_from(&with_norms));
     assert!(found.contains("a calibrated model with the BatchNorm `"), "{found}");

@@ -3,7 +3,7 @@
 use super::{StatusLine, arrays_in, load_model, print, save};
 use crate::agreement::read_array;
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, Description, SavedModel};
-use crate::cli::values::{at_least_one, group_size, one_of};
+use crate::cli::values::{at_least_one, between, group_size, one_of};
 use crate::cli::{CommandError, resolve};
 use crate::config::DeviceKind;
 use crate::config::task::LANGUAGE;
@@ -62,6 +62,10 @@ pub struct QuantizeArgs {
     /// Let the weights of depthwise convolutions switch, too; they keep 8 bits otherwise
     #[arg(long)]
     pub switch_depthwise: bool,
+    /// Layers with at most so many percent of the multiply-adds stay in floats, of a network for images: those that alone would
+    /// change its outputs by more than 1 % at the highest precision, the worst for their multiply-adds first
+    #[arg(long, value_name = "PERCENT", value_parser = between(0, 100), default_value_t = 5)]
+    pub float_share: usize,
     /// Then train the scales of each width of up to 4 bits by so many steps of 512 tokens of the text, against the
     /// predictions of the float model: codes stay, and no other width changes
     #[arg(long, value_name = "N", requires = "calibration", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1 << 20))]
@@ -183,6 +187,7 @@ fn calibrated(
         precisions: args.precisions.clone().unwrap_or_default(),
         switch_edge: args.switch_edge,
         switch_depthwise: args.switch_depthwise,
+        float_share: args.float_share as f64 / 100.0,
     };
     let line = StatusLine::new();
     let result = calibrate(artifact, batches, &options, |progress| {
@@ -216,13 +221,16 @@ fn calibration_input(artifact: &Artifact, array: Array) -> Result<Value, Command
     }
 }
 
-/// The signal-to-noise ratios of all layers.
+/// The signal-to-noise ratios of all layers, and how far off the outputs of the network are with each of them quantized alone.
 fn table(precisions: &PrecisionSet, noise: &[LayerNoise]) -> String {
     let header = std::iter::once("signal to noise (dB)".to_owned());
-    let header = header.chain(precisions.iter().map(|precision| precision.to_string())).collect();
-    let row = |LayerNoise { name, signal_to_noise }: &LayerNoise| {
+    let header = header.chain(precisions.iter().map(|precision| precision.to_string()));
+    let header = header.chain([format!("outputs, alone at {}", precisions.highest())]).collect();
+    let row = |LayerNoise { name, signal_to_noise, alone, in_floats }: &LayerNoise| {
         let cells = signal_to_noise.iter().map(|ratio| format!("{ratio:.1}"));
-        std::iter::once(name.clone()).chain(cells).collect()
+        let left = if *in_floats { ": in floats" } else { "" };
+        let alone = format!("{:.2} %{left}", 100.0 * alone);
+        std::iter::once(name.clone()).chain(cells).chain([alone]).collect()
     };
     let rows: Vec<Vec<String>> = std::iter::once(header).chain(noise.iter().map(row)).collect();
     aligned(&rows)
