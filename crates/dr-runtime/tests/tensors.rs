@@ -382,6 +382,19 @@ fn nothing_goes_back_through_steps() {
 }
 
 #[test]
+fn the_root_of_nothing_has_no_gradient() {
+    let x = Tensor::<1>::from_data([0.0, 4.0], &Device::flex().autodiff()).require_grad();
+    let Ok(Value::Floats(y)) = evaluate(&TensorOp::Unary(Unary::Sqrt), vec![Floats::from(x.clone()).into()])
+    else {
+        panic!("no floats")
+    };
+    let y = y.into_values();
+    let gradients = y.clone().square().sum().backward();
+    assert_eq!(y.into_data().try_into_vec::<f32>().unwrap(), [0.0, 2.0]);
+    assert_eq!(x.grad(&gradients).unwrap().into_data().try_into_vec::<f32>().unwrap(), [0.0, 1.0]);
+}
+
+#[test]
 fn a_gradient_that_there_is_not_is_an_error() {
     let tracked = |dims: &[usize]| {
         let values = Tensor::<1>::from_data(

@@ -29,7 +29,7 @@ pub(super) fn unary(function: Unary, x: Floats) -> Result<Floats, ArrayError> {
         Unary::Round => x.round(),
         Unary::Exp => x.exp(),
         Unary::Log => x.log(),
-        Unary::Sqrt => x.sqrt(),
+        Unary::Sqrt => root(x),
         Unary::Reciprocal => x.recip(),
         Unary::Sin => x.sin(),
         Unary::Cos => x.cos(),
@@ -50,6 +50,15 @@ pub(super) fn unary(function: Unary, x: Floats) -> Result<Floats, ArrayError> {
         Unary::LeakyRelu { alpha } => x.clone().clamp_min(0.0) + x.clamp_max(0.0) * alpha,
         Unary::Elu { alpha } => x.clone().clamp_min(0.0) + (x.clamp_max(0.0).exp() - 1.0) * alpha,
     }))
+}
+
+/// The root, with a gradient of 0 where it is 0: an infinite one makes those of all that it depends on no numbers, also where they are 0.
+fn root<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if !x.is_tracked() {
+        return x.sqrt();
+    }
+    let zero = x.clone().equal_scalar(0.0);
+    x.mask_fill(zero.clone(), 1.0).sqrt().mask_fill(zero, 0.0)
 }
 
 /// [`Binary::Pow`]: of one number, or of a number for each element.
@@ -186,7 +195,7 @@ pub(super) fn reduce(reduction: Reduction, x: Floats, gone: &[bool], keep: bool)
         Reduction::Min => x.min_dim(1),
         Reduction::Prod => x.prod_dim(1),
         Reduction::L1 => x.abs().sum_dim(1),
-        Reduction::L2 => x.square().sum_dim(1).sqrt(),
+        Reduction::L2 => root(x.square().sum_dim(1)),
         Reduction::SumSquare => x.square().sum_dim(1),
         Reduction::LogSum => x.sum_dim(1).log(),
         Reduction::LogSumExp => {

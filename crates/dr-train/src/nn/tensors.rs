@@ -32,6 +32,7 @@ pub(super) fn rows(value: Value) -> Tensor<2> {
     match value {
         Value::Rows(rows) => rows,
         Value::Floats(floats) => floats.rows(),
+        Value::Array(array) => expect(Floats::new(&array, &Device::flex())).rows(),
         other => panic!("{}: expected rows", other.name()),
     }
 }
