@@ -68,6 +68,11 @@ pub enum RuntimeError {
     /// What only slices do.
     #[error("operations on arrays: expected the engine on a CPU, which alone computes them")]
     Arrays,
+    /// An operation between parameters and what is trained that gradients do not go back through.
+    #[error(
+        "{0} has no gradient with respect to what depends on layers here: expected sizes, places and conditions that do not"
+    )]
+    Gradient(String),
     /// What only integers on slices do, with static ranges.
     #[error("calibrated layers: expected the integer engine on a CPU, which alone computes them")]
     Calibrated,

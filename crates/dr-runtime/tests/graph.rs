@@ -1,7 +1,8 @@
 //! Graphs: what is valid is kept as it is, everything else is an error.
 
 use dr_runtime::graph::{
-    Activation, Embedding, Graph, GraphError, Kind, Layer, LayerKind, Norm, Op, Rope, RopeScaling,
+    Activation, Constant, ElementType, Embedding, Graph, GraphError, Kind, Layer, LayerKind, Norm, Op, Rope,
+    RopeScaling, TensorOp, Unary,
 };
 use proptest::prelude::*;
 
@@ -88,6 +89,27 @@ fn what_does_not_fit_is_an_error() {
         serde_json::from_str::<Graph>(r#"{"layers":[],"nodes":[]}"#).unwrap_err().to_string(),
         GraphError::Empty.to_string()
     );
+}
+
+#[test]
+fn gradients_go_back_through_floats_only() {
+    let checked = |of: &dyn Fn(usize, usize) -> (TensorOp, Vec<usize>)| {
+        let mut graph = residual();
+        let places = Constant { name: "places".into(), element: ElementType::I64, dims: vec![2] };
+        let result = graph.nodes().len() - 1;
+        let places = graph.push(Op::Array(TensorOp::Constant(places)), &[]).unwrap();
+        let array = graph.push(Op::Array(TensorOp::Array), &[result]).unwrap();
+        let (op, inputs) = of(array, places);
+        let node = graph.push(Op::Array(op), &inputs).unwrap();
+        graph.push(Op::Array(TensorOp::Unary(Unary::Exp)), &[node]).unwrap();
+        (node, graph.check_gradients())
+    };
+    let gather = || TensorOp::Gather { axis: 1 };
+    assert_eq!(checked(&|array, places| (gather(), vec![array, places])).1, Ok(()));
+    let (node, found) = checked(&|array, _| (gather(), vec![array, array]));
+    assert_eq!(found, Err(GraphError::Gradient { node, op: "Gather { axis: 1 }".into() }));
+    // Places that come of floats have no gradient in any case.
+    assert_eq!(checked(&|array, _| (TensorOp::Cast(ElementType::I64), vec![array])).1, Ok(()));
 }
 
 #[test]

@@ -72,7 +72,7 @@ fn merge_two<O: Send, A: Element, B: Element>(
 }
 
 /// The elements broadcast to sizes, in their memory if that has no other owner and they have these sizes.
-pub(super) fn broadcast_to<T: Element>(x: Values<T>, dims: &[usize]) -> Result<Vec<T>, ArrayError> {
+pub(crate) fn broadcast_to<T: Element>(x: Values<T>, dims: &[usize]) -> Result<Vec<T>, ArrayError> {
     if x.shape() == dims {
         return Ok(owned(x));
     }

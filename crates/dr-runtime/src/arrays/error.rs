@@ -80,14 +80,14 @@ pub enum ArrayError {
 
 impl ArrayError {
     /// A number that the operation does not take.
-    pub(super) fn value(
+    pub(crate) fn value(
         name: &'static str, found: impl std::fmt::Debug, expected: impl Into<String>,
     ) -> Self {
         Self::Value { name, found: format!("{found:?}"), expected: expected.into() }
     }
 
     /// Sizes that do not fit.
-    pub(super) fn dims(found: &[usize], expected: impl Into<String>) -> Self {
+    pub(crate) fn dims(found: &[usize], expected: impl Into<String>) -> Self {
         Self::Dims { found: found.to_vec(), expected: expected.into() }
     }
 }

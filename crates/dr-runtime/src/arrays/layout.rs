@@ -2,23 +2,109 @@
 
 use super::elementwise::broadcast_to;
 use super::loops::{BLOCK, Loops, broadcast, rows, strides};
+use super::resize::nearest_places;
 use super::{Array, ArrayError, Element, axes, axis, build, dense, each, filled, list, scalar, size, volume};
-use crate::graph::PadMode;
+use crate::graph::{Interpolation, PadMode, TensorOp};
 use ndarray::{ArcArray, IxDyn};
 
 /// The elements of an axis that a result has.
-pub(super) struct Picked<'a> {
+pub(crate) struct Picked {
     /// How many there are.
-    len: usize,
-    /// The place in the input of each of them; none for a value from elsewhere.
-    of: Box<dyn Fn(usize) -> Option<usize> + Sync + 'a>,
+    pub(crate) len: usize,
+    of: Box<dyn Fn(usize) -> Option<usize> + Sync>,
 }
 
-impl<'a> Picked<'a> {
+impl Picked {
     /// So many elements from these places.
-    pub(super) fn new(len: usize, of: impl Fn(usize) -> Option<usize> + Sync + 'a) -> Self {
+    pub(crate) fn new(len: usize, of: impl Fn(usize) -> Option<usize> + Sync + 'static) -> Self {
         Self { len, of: Box::new(of) }
     }
+
+    /// The place in the input of each of them; none for a value from elsewhere.
+    #[cfg(feature = "burn")]
+    pub(crate) fn places(&self) -> impl Iterator<Item = Option<usize>> {
+        (0..self.len).map(&self.of)
+    }
+}
+
+/// A step of an operation that moves elements, or only says otherwise how they lie.
+pub(crate) enum Move {
+    /// Other sizes for as many elements, in their order.
+    Sizes(Vec<usize>),
+    /// Axes in another order: axis `i` of the result is this one of the input.
+    Order(Vec<usize>),
+    /// Broadcast to these sizes.
+    Broadcast(Vec<usize>),
+    /// Elements of each axis, all where there is nothing; and one element, which stands where they come from elsewhere.
+    Pick(Vec<Option<Picked>>, Array),
+}
+
+impl Move {
+    /// What it makes of an array.
+    pub(super) fn of(self, x: Array) -> Result<Array, ArrayError> {
+        fn picked<T: Element>(
+            x: &ArcArray<T, IxDyn>, picked: &[Option<Picked>], outside: &Array,
+        ) -> Result<Array, ArrayError> {
+            pick(x, picked, scalar("a value", outside)?)
+        }
+        match self {
+            Self::Sizes(dims) => with_dims(x, &dims),
+            Self::Order(order) => permuted(&x, &order),
+            Self::Broadcast(dims) => each!(x, x => build(broadcast_to(x, &dims)?, &dims)),
+            Self::Pick(of, outside) => {
+                let outside = outside.cast(x.element())?;
+                each!(x, x => picked(&x, &of, &outside))
+            }
+        }
+    }
+
+    /// Elements that all come from the input.
+    fn within(picked: Vec<Option<Picked>>) -> Self {
+        Self::Pick(picked, Array::integer(0))
+    }
+}
+
+/// The steps of an operation on an array of these sizes, with the arrays that it takes besides; none if it is no such operation.
+pub(crate) fn moves(
+    op: &TensorOp, dims: &[usize], others: &[Array],
+) -> Result<Option<Vec<Move>>, ArrayError> {
+    Ok(Some(match (op, others) {
+        (TensorOp::Transpose(perm), []) => vec![Move::Order(order(dims.len(), perm)?)],
+        (TensorOp::Reshape { allow_zero }, [shape]) => vec![Move::Sizes(reshape(dims, shape, *allow_zero)?)],
+        (TensorOp::Flatten { axis }, []) => vec![Move::Sizes(flatten(dims, *axis)?)],
+        (TensorOp::Squeeze, []) => vec![Move::Sizes(squeeze(dims, None)?)],
+        (TensorOp::Squeeze, [axes]) => vec![Move::Sizes(squeeze(dims, Some(axes))?)],
+        (TensorOp::Unsqueeze, [axes]) => vec![Move::Sizes(unsqueeze(dims, axes)?)],
+        (TensorOp::Expand, [shape]) => vec![Move::Broadcast(expand(dims, shape)?)],
+        (TensorOp::Slice, [starts, ends, axes, steps]) => {
+            vec![Move::within(slice(dims, [starts, ends, axes, steps])?)]
+        }
+        (TensorOp::Part { axis, index, of }, []) => {
+            vec![Move::within(part(dims, None, *axis, *index, *of)?)]
+        }
+        (TensorOp::Part { axis, index, of }, [sizes]) => {
+            vec![Move::within(part(dims, Some(sizes), *axis, *index, *of)?)]
+        }
+        (TensorOp::Gather { axis }, [indices]) => gather(dims, indices, *axis)?.into(),
+        (TensorOp::Pad(mode), [pads, value]) => {
+            vec![Move::Pick(pad(dims, pads, None, *mode)?, value.clone())]
+        }
+        (TensorOp::Pad(mode), [pads, value, axes]) => {
+            vec![Move::Pick(pad(dims, pads, Some(axes), *mode)?, value.clone())]
+        }
+        (TensorOp::Tile, [repeats]) => vec![Move::within(tile(dims, repeats)?)],
+        (TensorOp::DepthToSpace { block, channels_first }, []) => {
+            depth_to_space(dims, *block, *channels_first)?.into()
+        }
+        (TensorOp::Resize(resize), [by, region @ ..]) => match resize.mode {
+            Interpolation::Nearest(mode) => {
+                let (picked, outside) = nearest_places(dims, by, region.first(), resize, mode)?;
+                vec![Move::Pick(picked, Array::scalar(outside))]
+            }
+            Interpolation::Linear | Interpolation::Cubic { .. } => return Ok(None),
+        },
+        _ => return Ok(None),
+    }))
 }
 
 /// Elements that follow each other in the input and in the result.
@@ -30,7 +116,7 @@ struct Run {
 
 /// An array of elements of each axis: all of them where nothing is picked.
 pub(super) fn pick<T: Element>(
-    x: &ArcArray<T, IxDyn>, picked: &[Option<Picked<'_>>], outside: T,
+    x: &ArcArray<T, IxDyn>, picked: &[Option<Picked>], outside: T,
 ) -> Result<Array, ArrayError> {
     let from = x.shape();
     let sizes =
@@ -72,13 +158,8 @@ pub(super) fn pick<T: Element>(
     build(out, &dims)
 }
 
-/// The same of elements of any type, none of which are from elsewhere.
-fn pick_any(x: &Array, picked: &[Option<Picked<'_>>]) -> Result<Array, ArrayError> {
-    each!(x, x => pick(x, picked, Default::default()))
-}
-
 /// Nothing picked of so many axes, but of one.
-fn along<'a>(rank: usize, axis: usize, picked: Picked<'a>) -> Vec<Option<Picked<'a>>> {
+fn along(rank: usize, axis: usize, picked: Picked) -> Vec<Option<Picked>> {
     let mut all: Vec<_> = (0..rank).map(|_| None).collect();
     all[axis] = Some(picked);
     all
@@ -119,31 +200,29 @@ pub(super) fn permuted(x: &Array, perm: &[usize]) -> Result<Array, ArrayError> {
     each!(x, x => of(x, perm))
 }
 
-/// [`TensorOp::Transpose`](crate::graph::TensorOp::Transpose)
-pub(super) fn transpose(x: &Array, perm: &[usize]) -> Result<Array, ArrayError> {
-    let rank = x.dims().len();
+/// [`TensorOp::Transpose`]: the order of the axes.
+fn order(rank: usize, perm: &[usize]) -> Result<Vec<usize>, ArrayError> {
     if perm.is_empty() {
-        return permuted(x, &(0..rank).rev().collect::<Vec<_>>());
+        return Ok((0..rank).rev().collect());
     }
     let numbers: Vec<i64> = perm.iter().map(|&axis| i64::try_from(axis).unwrap_or(i64::MAX)).collect();
     axes(&numbers, rank)?;
     if perm.len() != rank {
         return Err(ArrayError::Rank { found: rank, expected: format!("{}, as in the order", perm.len()) });
     }
-    permuted(x, perm)
+    Ok(perm.to_vec())
 }
 
-/// [`TensorOp::Reshape`](crate::graph::TensorOp::Reshape)
-pub(super) fn reshape([x, shape]: [Array; 2], allow_zero: bool) -> Result<Array, ArrayError> {
-    let shape = list("a shape", &shape)?;
+/// [`TensorOp::Reshape`]: the sizes of the result.
+fn reshape(from: &[usize], shape: &Array, allow_zero: bool) -> Result<Vec<usize>, ArrayError> {
+    let shape = list("a shape", shape)?;
     let mut dims = Vec::with_capacity(shape.len());
     let mut open = None;
     for (at, &found) in shape.iter().enumerate() {
         dims.push(match found {
-            0 if !allow_zero => *x.dims().get(at).ok_or(ArrayError::Axis {
-                found: i64::try_from(at).unwrap_or(i64::MAX),
-                rank: x.dims().len(),
-            })?,
+            0 if !allow_zero => *from
+                .get(at)
+                .ok_or(ArrayError::Axis { found: i64::try_from(at).unwrap_or(i64::MAX), rank: from.len() })?,
             -1 if open.is_none() => {
                 open = Some(at);
                 1
@@ -152,28 +231,26 @@ pub(super) fn reshape([x, shape]: [Array; 2], allow_zero: bool) -> Result<Array,
         });
     }
     if let Some(at) = open {
-        let elements: usize = x.dims().iter().product();
+        let elements: usize = from.iter().product();
         let others = volume(&dims)?;
         if others == 0 || !elements.is_multiple_of(others) {
             return Err(ArrayError::dims(&dims, format!("ones that {elements} elements can be divided by")));
         }
         dims[at] = elements / others;
     }
-    with_dims(x, &dims)
+    Ok(dims)
 }
 
-/// [`TensorOp::Flatten`](crate::graph::TensorOp::Flatten)
-pub(super) fn flatten(x: Array, at: isize) -> Result<Array, ArrayError> {
-    let rank = x.dims().len();
+/// [`TensorOp::Flatten`]: the sizes of the result.
+fn flatten(from: &[usize], at: isize) -> Result<Vec<usize>, ArrayError> {
+    let rank = from.len();
     let at = if usize::try_from(at) == Ok(rank) { rank } else { axis(at as i64, rank)? };
-    let (before, after) = x.dims().split_at(at);
-    let dims = [before.iter().product(), after.iter().product()];
-    with_dims(x, &dims)
+    let (before, after) = from.split_at(at);
+    Ok(vec![before.iter().product(), after.iter().product()])
 }
 
-/// [`TensorOp::Squeeze`](crate::graph::TensorOp::Squeeze)
-pub(super) fn squeeze(x: Array, among: Option<&Array>) -> Result<Array, ArrayError> {
-    let dims = x.dims();
+/// [`TensorOp::Squeeze`]: the sizes of the result.
+fn squeeze(dims: &[usize], among: Option<&Array>) -> Result<Vec<usize>, ArrayError> {
     let gone = match among {
         None => dims.iter().map(|&size| size == 1).collect(),
         Some(among) => axes(&list("axes", among)?, dims.len())?,
@@ -181,46 +258,45 @@ pub(super) fn squeeze(x: Array, among: Option<&Array>) -> Result<Array, ArrayErr
     if dims.iter().zip(&gone).any(|(&size, &gone)| gone && size != 1) {
         return Err(ArrayError::dims(dims, "1 of each axis to remove"));
     }
-    let kept: Vec<usize> =
-        dims.iter().zip(&gone).filter(|(_, gone)| !**gone).map(|(&size, _)| size).collect();
-    with_dims(x, &kept)
+    Ok(dims.iter().zip(&gone).filter(|(_, gone)| !**gone).map(|(&size, _)| size).collect())
 }
 
-/// [`TensorOp::Unsqueeze`](crate::graph::TensorOp::Unsqueeze)
-pub(super) fn unsqueeze([x, among]: [Array; 2]) -> Result<Array, ArrayError> {
-    let among = list("axes", &among)?;
-    let new = axes(&among, x.dims().len() + among.len())?;
-    let mut sizes = x.dims().iter();
-    let dims: Vec<usize> = new
-        .iter()
-        .map(|&new| if new { Some(1) } else { sizes.next().copied() })
-        .map(|x| x.unwrap_or(1))
-        .collect();
-    with_dims(x, &dims)
+/// [`TensorOp::Unsqueeze`]: the sizes of the result.
+fn unsqueeze(from: &[usize], among: &Array) -> Result<Vec<usize>, ArrayError> {
+    let among = list("axes", among)?;
+    let new = axes(&among, from.len() + among.len())?;
+    let mut sizes = from.iter();
+    let size = |new| if new { 1 } else { sizes.next().copied().unwrap_or(1) };
+    Ok(new.into_iter().map(size).collect())
 }
 
-/// [`TensorOp::Expand`](crate::graph::TensorOp::Expand)
-pub(super) fn expand([x, shape]: [Array; 2]) -> Result<Array, ArrayError> {
-    let shape = list("a shape", &shape)?;
+/// [`TensorOp::Expand`]: the sizes of the result.
+fn expand(from: &[usize], shape: &Array) -> Result<Vec<usize>, ArrayError> {
+    let shape = list("a shape", shape)?;
     let shape = shape.iter().map(|&found| size("a size", found)).collect::<Result<Vec<_>, _>>()?;
-    let dims = broadcast(x.dims(), &shape)?;
-    each!(x, x => build(broadcast_to(x, &dims)?, &dims))
+    broadcast(from, &shape)
 }
 
-/// [`TensorOp::Concat`](crate::graph::TensorOp::Concat)
+/// [`TensorOp::Concat`]: the axis, and the sizes of the result.
+pub(crate) fn concatenated(inputs: &[&[usize]], at: isize) -> Result<(usize, Vec<usize>), ArrayError> {
+    let Some(first) = inputs.first() else {
+        return Err(ArrayError::Inputs { found: 0, expected: "at least 1".into() });
+    };
+    let at = axis(at as i64, first.len())?;
+    let others = |dims: &[usize]| [&dims[..at], &dims[at + 1..]].concat();
+    let same = |dims: &[usize]| dims.len() == first.len() && others(dims) == others(first);
+    if let Some(other) = inputs.iter().find(|dims| !same(dims)) {
+        return Err(ArrayError::dims(other, format!("those of {first:?}, but of axis {at}")));
+    }
+    let mut dims = first.to_vec();
+    dims[at] = inputs.iter().fold(0usize, |sum, dims| sum.saturating_add(dims[at]));
+    Ok((at, dims))
+}
+
+/// [`TensorOp::Concat`]
 pub(super) fn concat(inputs: &[Array], at: isize) -> Result<Array, ArrayError> {
-    fn of<T: Element>(inputs: &[Array], at: usize) -> Result<Array, ArrayError> {
-        let mut dims = inputs[0].dims().to_vec();
-        let same = |dims: &[usize]| {
-            let others = |dims: &[usize]| [&dims[..at], &dims[at + 1..]].concat();
-            dims.len() == inputs[0].dims().len() && others(dims) == others(inputs[0].dims())
-        };
-        if let Some(other) = inputs.iter().find(|x| !same(x.dims())) {
-            let expected = format!("those of {dims:?}, but of axis {at}");
-            return Err(ArrayError::dims(other.dims(), expected));
-        }
-        dims[at] = inputs.iter().fold(0usize, |sum, x| sum.saturating_add(x.dims()[at]));
-        let mut out = filled(&dims, T::default())?;
+    fn of<T: Element>(inputs: &[Array], at: usize, dims: &[usize]) -> Result<Array, ArrayError> {
+        let mut out = filled(dims, T::default())?;
         let block: usize = dims[at + 1..].iter().product();
         let parts = inputs.iter().map(|x| T::of(x).map(|values| (dense(values), x.dims()[at] * block)));
         let parts = parts.collect::<Result<Vec<_>, _>>()?;
@@ -231,22 +307,20 @@ pub(super) fn concat(inputs: &[Array], at: isize) -> Result<Array, ArrayError> {
                 out = rest;
             }
         });
-        build(out, &dims)
+        build(out, dims)
     }
-    let Some(first) = inputs.first() else {
-        return Err(ArrayError::Inputs { found: 0, expected: "at least 1".into() });
-    };
-    let at = axis(at as i64, first.dims().len())?;
-    match first {
-        Array::F32(_) => of::<f32>(inputs, at),
-        Array::I64(_) => of::<i64>(inputs, at),
-        Array::Bool(_) => of::<bool>(inputs, at),
+    let (at, dims) = concatenated(&inputs.iter().map(Array::dims).collect::<Vec<_>>(), at)?;
+    match inputs[0] {
+        Array::F32(_) => of::<f32>(inputs, at, &dims),
+        Array::I64(_) => of::<i64>(inputs, at, &dims),
+        Array::Bool(_) => of::<bool>(inputs, at, &dims),
     }
 }
 
-/// [`TensorOp::Slice`](crate::graph::TensorOp::Slice)
-pub(super) fn slice([x, starts, ends, among, steps]: &[Array; 5]) -> Result<Array, ArrayError> {
-    let dims = x.dims();
+/// [`TensorOp::Slice`]: the elements of each axis.
+fn slice(
+    dims: &[usize], [starts, ends, among, steps]: [&Array; 4],
+) -> Result<Vec<Option<Picked>>, ArrayError> {
     let (starts, ends) = (list("starts", starts)?, list("ends", ends)?);
     let (among, steps) = (list("axes", among)?, list("steps", steps)?);
     axes(&among, dims.len())?;
@@ -256,7 +330,7 @@ pub(super) fn slice([x, starts, ends, among, steps]: &[Array; 5]) -> Result<Arra
             return Err(ArrayError::value("a number of starts, ends or steps", other.len(), expected));
         }
     }
-    let mut picked: Vec<Option<Picked<'_>>> = dims.iter().map(|_| None).collect();
+    let mut picked: Vec<Option<Picked>> = dims.iter().map(|_| None).collect();
     for (at, &among) in among.iter().enumerate() {
         let axis = axis(among, dims.len())?;
         let (len, step) = (dims[axis] as i128, i128::from(steps[at]));
@@ -278,16 +352,16 @@ pub(super) fn slice([x, starts, ends, among, steps]: &[Array; 5]) -> Result<Arra
                 Some(Picked::new(count, move |at| usize::try_from(start + at as i128 * step).ok()));
         }
     }
-    pick_any(x, &picked)
+    Ok(picked)
 }
 
-/// [`TensorOp::Part`](crate::graph::TensorOp::Part)
-pub(super) fn part(
-    x: &Array, sizes: Option<&Array>, at: isize, index: usize, of: usize,
-) -> Result<Array, ArrayError> {
-    let rank = x.dims().len();
+/// [`TensorOp::Part`]: the elements of each axis.
+fn part(
+    dims: &[usize], sizes: Option<&Array>, at: isize, index: usize, of: usize,
+) -> Result<Vec<Option<Picked>>, ArrayError> {
+    let rank = dims.len();
     let at = axis(at as i64, rank)?;
-    let all = x.dims()[at];
+    let all = dims[at];
     if index >= of {
         return Err(ArrayError::value("a part", index, format!("one of {of}")));
     }
@@ -307,14 +381,14 @@ pub(super) fn part(
             (sum(&sizes[..index]), sizes[index])
         }
     };
-    pick_any(x, &along(rank, at, Picked::new(len, move |at| Some(start + at))))
+    Ok(along(rank, at, Picked::new(len, move |at| Some(start + at))))
 }
 
-/// [`TensorOp::Gather`](crate::graph::TensorOp::Gather)
-pub(super) fn gather([x, indices]: &[Array; 2], at: isize) -> Result<Array, ArrayError> {
-    let rank = x.dims().len();
+/// [`TensorOp::Gather`]
+fn gather(dims: &[usize], indices: &Array, at: isize) -> Result<[Move; 2], ArrayError> {
+    let rank = dims.len();
     let at = axis(at as i64, rank)?;
-    let len = x.dims()[at];
+    let len = dims[at];
     let places: Vec<usize> = dense(indices.as_i64()?)
         .iter()
         .map(|&found| {
@@ -323,17 +397,15 @@ pub(super) fn gather([x, indices]: &[Array; 2], at: isize) -> Result<Array, Arra
             place.ok_or_else(|| ArrayError::value("an index", found, format!("-{len} to before {len}")))
         })
         .collect::<Result<_, _>>()?;
-    let dims = [&x.dims()[..at], indices.dims(), &x.dims()[at + 1..]].concat();
-    let picked = pick_any(x, &along(rank, at, Picked::new(places.len(), |at| Some(places[at]))))?;
-    with_dims(picked, &dims)
+    let to = [&dims[..at], indices.dims(), &dims[at + 1..]].concat();
+    let picked = Picked::new(places.len(), move |at| Some(places[at]));
+    Ok([Move::within(along(rank, at, picked)), Move::Sizes(to)])
 }
 
-/// [`TensorOp::Pad`](crate::graph::TensorOp::Pad)
-pub(super) fn pad(
-    x: &Array, pads: &Array, value: &Array, among: Option<&Array>, mode: PadMode,
-) -> Result<Array, ArrayError> {
-    let value = &value.clone().cast(x.element())?;
-    let dims = x.dims();
+/// [`TensorOp::Pad`]: the elements of each axis.
+fn pad(
+    dims: &[usize], pads: &Array, among: Option<&Array>, mode: PadMode,
+) -> Result<Vec<Option<Picked>>, ArrayError> {
     let rank = dims.len();
     let among = match among {
         None => (0..rank as i64).collect(),
@@ -345,7 +417,7 @@ pub(super) fn pad(
         let expected = format!("{}, two for each axis", 2 * among.len());
         return Err(ArrayError::value("a number of pads", pads.len(), expected));
     }
-    let mut picked: Vec<Option<Picked<'_>>> = dims.iter().map(|_| None).collect();
+    let mut picked: Vec<Option<Picked>> = dims.iter().map(|_| None).collect();
     for (at, &among_at) in among.iter().enumerate() {
         let axis = axis(among_at, rank)?;
         let (begin, end) = (i128::from(pads[at]), i128::from(pads[among.len() + at]));
@@ -373,45 +445,39 @@ pub(super) fn pad(
             at.and_then(|at| usize::try_from(first + at).ok())
         }));
     }
-    fn of<T: Element>(
-        x: &ArcArray<T, IxDyn>, picked: &[Option<Picked<'_>>], value: &Array,
-    ) -> Result<Array, ArrayError> {
-        pick(x, picked, scalar("a value", value)?)
-    }
-    each!(x, x => of(x, &picked, value))
+    Ok(picked)
 }
 
-/// [`TensorOp::Tile`](crate::graph::TensorOp::Tile)
-pub(super) fn tile([x, repeats]: &[Array; 2]) -> Result<Array, ArrayError> {
-    let (dims, repeats) = (x.dims(), list("repeats", repeats)?);
+/// [`TensorOp::Tile`]: the elements of each axis.
+fn tile(dims: &[usize], repeats: &Array) -> Result<Vec<Option<Picked>>, ArrayError> {
+    let repeats = list("repeats", repeats)?;
     if repeats.len() != dims.len() {
         return Err(ArrayError::Rank {
             found: dims.len(),
             expected: format!("{}, as repeats", repeats.len()),
         });
     }
-    let picked = dims.iter().zip(repeats.iter()).map(|(&len, &found)| {
+    let picked = |(&len, &found): (&usize, &i64)| {
         let repeats = size("a number of repeats", found)?;
         let picked = Picked::new(len.saturating_mul(repeats), move |at| Some(at % len));
         Ok(Some(picked).filter(|_| repeats != 1))
-    });
-    pick_any(x, &picked.collect::<Result<Vec<_>, _>>()?)
+    };
+    dims.iter().zip(repeats.iter()).map(picked).collect()
 }
 
-/// [`TensorOp::Shape`](crate::graph::TensorOp::Shape)
-pub(super) fn shape(x: &Array, start: isize, end: Option<isize>) -> Result<Array, ArrayError> {
-    let rank = x.dims().len();
+/// [`TensorOp::Shape`]
+pub(crate) fn shape(dims: &[usize], start: isize, end: Option<isize>) -> Array {
+    let rank = dims.len();
     let bound = |at: isize| {
         let at = at.saturating_add(if at < 0 { rank as isize } else { 0 });
         at.clamp(0, rank as isize) as usize
     };
     let (start, end) = (bound(start), end.map_or(rank, bound));
-    let sizes: Vec<i64> = x.dims()[start.min(end)..end].iter().map(|&size| size as i64).collect();
-    let len = sizes.len();
-    build(sizes, &[len])
+    let sizes: Vec<i64> = dims[start.min(end)..end].iter().map(|&size| size as i64).collect();
+    Array::integers(&sizes)
 }
 
-/// [`TensorOp::Range`](crate::graph::TensorOp::Range)
+/// [`TensorOp::Range`]
 pub(super) fn range([start, limit, delta]: &[Array; 3]) -> Result<Array, ArrayError> {
     let step = |found: &dyn std::fmt::Debug| ArrayError::value("a step", found, "another number");
     let large = |start: &dyn std::fmt::Debug| ArrayError::value("a range from", start, "a shorter one");
@@ -449,10 +515,10 @@ pub(super) fn range([start, limit, delta]: &[Array; 3]) -> Result<Array, ArrayEr
     }
 }
 
-/// [`TensorOp::DepthToSpace`](crate::graph::TensorOp::DepthToSpace)
-pub(super) fn depth_to_space(x: Array, block: usize, channels_first: bool) -> Result<Array, ArrayError> {
-    let &[n, c, h, w] = x.dims() else {
-        return Err(ArrayError::Rank { found: x.dims().len(), expected: "4".into() });
+/// [`TensorOp::DepthToSpace`]
+fn depth_to_space(dims: &[usize], block: usize, channels_first: bool) -> Result<[Move; 3], ArrayError> {
+    let &[n, c, h, w] = dims else {
+        return Err(ArrayError::Rank { found: dims.len(), expected: "4".into() });
     };
     let area = block.checked_mul(block).filter(|area| *area > 0 && c % area == 0);
     let Some(area) = area else {
@@ -465,5 +531,5 @@ pub(super) fn depth_to_space(x: Array, block: usize, channels_first: bool) -> Re
         ([n, block, block, c, h, w], [0, 3, 4, 1, 5, 2])
     };
     let to = [n, c, h.saturating_mul(block), w.saturating_mul(block)];
-    with_dims(permuted(&with_dims(x, &split)?, &perm)?, &to)
+    Ok([Move::Sizes(split.into()), Move::Order(perm.into()), Move::Sizes(to.into())])
 }

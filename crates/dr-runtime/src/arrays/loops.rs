@@ -130,7 +130,7 @@ pub(super) fn broadcast_strides(dims: &[usize], to: &[usize]) -> Vec<usize> {
 }
 
 /// The common sizes of two arrays.
-pub(super) fn broadcast(a: &[usize], b: &[usize]) -> Result<Vec<usize>, ArrayError> {
+pub(crate) fn broadcast(a: &[usize], b: &[usize]) -> Result<Vec<usize>, ArrayError> {
     let rank = a.len().max(b.len());
     let size = |dims: &[usize], axis: usize| {
         if axis + dims.len() < rank { 1 } else { dims[axis + dims.len() - rank] }

@@ -1,6 +1,5 @@
 //! Products of matrices.
 
-use super::layout::with_dims;
 use super::loops::{broadcast, broadcast_strides, rows};
 use super::{Array, ArrayError, build, dense, filled};
 use ndarray::linalg::general_mat_mul;
@@ -41,34 +40,54 @@ pub(super) fn matrix_mut(values: &mut [f32], dims: [usize; 2]) -> Result<ArrayVi
     ArrayViewMut2::from_shape(dims, values).map_err(|_| ArrayError::dims(&dims, "those of a matrix"))
 }
 
+/// Sizes of products of matrices, `[m, k]` times `[k, n]`.
+pub(crate) struct Matrices {
+    /// Of the batch on the left.
+    pub(crate) left: Vec<usize>,
+    /// Of the batch on the right.
+    pub(crate) right: Vec<usize>,
+    /// Of both, broadcast.
+    pub(crate) batch: Vec<usize>,
+    pub(crate) m: usize,
+    pub(crate) k: usize,
+    pub(crate) n: usize,
+    /// Of the result.
+    pub(crate) dims: Vec<usize>,
+}
+
+impl Matrices {
+    /// Those of arrays of these sizes. A vector is a row on the left, and a column on the right.
+    pub(crate) fn of(a: &[usize], b: &[usize]) -> Result<Self, ArrayError> {
+        let (left, m, k) = match a {
+            [] => return Err(ArrayError::Rank { found: 0, expected: "at least 1".into() }),
+            &[k] => (&[][..], 1, k),
+            &[ref batch @ .., m, k] => (batch, m, k),
+        };
+        let (right, rows, n) = match b {
+            [] => return Err(ArrayError::Rank { found: 0, expected: "at least 1".into() }),
+            &[k] => (&[][..], k, 1),
+            &[ref batch @ .., k, n] => (batch, k, n),
+        };
+        if k != rows {
+            return Err(ArrayError::dims(b, format!("those of {k} rows, as many as columns of {a:?}")));
+        }
+        let batch = broadcast(left, right)?;
+        let mut dims = batch.clone();
+        dims.extend((a.len() > 1).then_some(m));
+        dims.extend((b.len() > 1).then_some(n));
+        Ok(Self { left: left.to_vec(), right: right.to_vec(), batch, m, k, n, dims })
+    }
+}
+
 /// [`TensorOp::MatMul`](crate::graph::TensorOp::MatMul)
 pub(super) fn matmul([a, b]: [Array; 2]) -> Result<Array, ArrayError> {
-    let (a_dims, b_dims) = (a.dims().to_vec(), b.dims().to_vec());
-    // A vector is a row on the left, and a column on the right.
-    let (left, right) = match (&a_dims[..], &b_dims[..]) {
-        ([], _) | (_, []) => return Err(ArrayError::Rank { found: 0, expected: "at least 1".into() }),
-        (a, b) => (
-            if a.len() == 1 { vec![1, a[0]] } else { a.to_vec() },
-            if b.len() == 1 { vec![b[0], 1] } else { b.to_vec() },
-        ),
-    };
-    let ((a_batch, a_matrix), (b_batch, b_matrix)) =
-        (left.split_at(left.len() - 2), right.split_at(right.len() - 2));
-    let ([m, k], [k_too, n]) = ([a_matrix[0], a_matrix[1]], [b_matrix[0], b_matrix[1]]);
-    if k != k_too {
-        return Err(ArrayError::dims(
-            &b_dims,
-            format!("those of {k} rows, as many as columns of {a_dims:?}"),
-        ));
-    }
-    let batch = broadcast(a_batch, b_batch)?;
-    let dims = [&batch[..], &[m, n]].concat();
-    let places = [(a_batch, m * k), (b_batch, k * n)].map(|(own, len)| places(own, &batch, len));
-    let out = match (&a, &b) {
+    let Matrices { left, right, batch, m, k, n, dims } = Matrices::of(a.dims(), b.dims())?;
+    let places = [(&left, m * k), (&right, k * n)].map(|(own, len)| places(own, &batch, len));
+    match (&a, &b) {
         (Array::F32(a), Array::F32(b)) => {
             let (a, b) = (dense(a), dense(b));
             let mut out = filled(&dims, 0f32)?;
-            if b_batch.iter().product::<usize>() == 1 && a_batch == batch && !out.is_empty() {
+            if right.iter().product::<usize>() == 1 && left == batch && !out.is_empty() {
                 // One matrix on the right: one product.
                 let m = out.len() / n;
                 product(matrix(&a, [m, k])?, matrix(&b, [k, n])?, matrix_mut(&mut out, [m, n])?);
@@ -81,7 +100,7 @@ pub(super) fn matmul([a, b]: [Array; 2]) -> Result<Array, ArrayError> {
                 };
                 out.par_chunks_mut(m * n).enumerate().try_for_each(of)?;
             }
-            build(out, &dims)?
+            build(out, &dims)
         }
         (Array::I64(a), b) => {
             let (a, b) = (dense(a), dense(b.as_i64()?));
@@ -93,19 +112,12 @@ pub(super) fn matmul([a, b]: [Array; 2]) -> Result<Array, ArrayError> {
                     out.iter_mut().zip(b).for_each(|(out, b)| *out = out.wrapping_add(a.wrapping_mul(*b)));
                 }
             });
-            build(out, &dims)?
+            build(out, &dims)
         }
         (Array::F32(_), other) | (other, _) => {
-            return Err(ArrayError::Element {
-                found: other.element(),
-                expected: "F32 or I64, both the same",
-            });
+            Err(ArrayError::Element { found: other.element(), expected: "F32 or I64, both the same" })
         }
-    };
-    let mut shape = batch;
-    shape.extend((a_dims.len() > 1).then_some(m));
-    shape.extend((b_dims.len() > 1).then_some(n));
-    with_dims(out, &shape)
+    }
 }
 
 /// Where the matrix of a batch starts in an array that is broadcast to it.

@@ -1,15 +1,15 @@
 //! [`Array`]: an array of any rank in memory, and the operations on such arrays.
 
-mod elementwise;
+pub(crate) mod elementwise;
 mod error;
-mod layout;
-mod loops;
-mod matmul;
-mod reduce;
-mod resize;
+pub(crate) mod layout;
+pub(crate) mod loops;
+pub(crate) mod matmul;
+pub(crate) mod reduce;
+pub(crate) mod resize;
 #[cfg(test)]
 mod tests;
-mod windows;
+pub(crate) mod windows;
 
 pub use error::ArrayError;
 
@@ -45,7 +45,7 @@ macro_rules! each {
 use each;
 
 /// Elements of an [`Array`].
-trait Element: Copy + Default + PartialOrd + Send + Sync + 'static {
+pub(crate) trait Element: Copy + Default + PartialOrd + Send + Sync + 'static {
     /// As an array.
     fn array(values: ArcArray<Self, IxDyn>) -> Array;
     /// What an array must be.
@@ -255,7 +255,13 @@ fn in_order<T: Element>(x: &ArcArray<T, IxDyn>) -> Cow<'_, [T]> {
 ///
 /// Fails if they are not what it takes, if the result is too large, and if the operation is one of those that only a network has an
 /// answer to: inputs, constants, and the changes between arrays, images and rows.
-pub fn evaluate(op: &TensorOp, inputs: Vec<Array>) -> Result<Array, ArrayError> {
+pub fn evaluate(op: &TensorOp, mut inputs: Vec<Array>) -> Result<Array, ArrayError> {
+    if let Some((x, others)) = inputs.split_first()
+        && let Some(moves) = layout::moves(op, x.dims(), others)?
+    {
+        let x = inputs.swap_remove(0);
+        return moves.into_iter().try_fold(x, |x, step| step.of(x));
+    }
     match op {
         TensorOp::Input(_) | TensorOp::Constant(_) | TensorOp::Array | TensorOp::Images { .. } => {
             Err(ArrayError::Operation)
@@ -268,9 +274,14 @@ pub fn evaluate(op: &TensorOp, inputs: Vec<Array>) -> Result<Array, ArrayError> 
         TensorOp::MatMul => matmul::matmul(exactly(inputs)?),
         TensorOp::Reduce { reduction, keep, empty_is_none } => {
             let ([x], [axes]) = optional(inputs)?;
-            reduce::reduce(*reduction, x, axes.as_ref(), *keep, *empty_is_none)
+            let gone = reduce::reduced(x.dims().len(), axes.as_ref(), *empty_is_none)?;
+            reduce::reduce(*reduction, x, &gone, *keep)
         }
-        TensorOp::GlobalPool(reduction) => reduce::global(*reduction, one(inputs)?),
+        TensorOp::GlobalPool(reduction) => {
+            let x = one(inputs)?;
+            let gone = reduce::reduced_globally(x.dims().len())?;
+            reduce::reduce(*reduction, x, &gone, true)
+        }
         TensorOp::ArgMax { axis, keep, last, smallest } => {
             reduce::arg_max(&one(inputs)?, *axis, *keep, *last, *smallest)
         }
@@ -278,32 +289,9 @@ pub fn evaluate(op: &TensorOp, inputs: Vec<Array>) -> Result<Array, ArrayError> 
         TensorOp::Normalize { axis, epsilon } => reduce::normalize(one(inputs)?, *axis, *epsilon),
         TensorOp::ChannelAffine => elementwise::channel_affine(exactly(inputs)?),
         TensorOp::Lrn { alpha, beta, bias, size } => reduce::lrn(&one(inputs)?, *alpha, *beta, *bias, *size),
-        TensorOp::Transpose(perm) => layout::transpose(&one(inputs)?, perm),
-        TensorOp::Reshape { allow_zero } => layout::reshape(exactly(inputs)?, *allow_zero),
-        TensorOp::Flatten { axis } => layout::flatten(one(inputs)?, *axis),
-        TensorOp::Squeeze => {
-            let ([x], [axes]) = optional(inputs)?;
-            layout::squeeze(x, axes.as_ref())
-        }
-        TensorOp::Unsqueeze => layout::unsqueeze(exactly(inputs)?),
-        TensorOp::Expand => layout::expand(exactly(inputs)?),
         TensorOp::Concat { axis } => layout::concat(&inputs, *axis),
-        TensorOp::Slice => layout::slice(&exactly(inputs)?),
-        TensorOp::Part { axis, index, of } => {
-            let ([x], [sizes]) = optional(inputs)?;
-            layout::part(&x, sizes.as_ref(), *axis, *index, *of)
-        }
-        TensorOp::Gather { axis } => layout::gather(&exactly(inputs)?, *axis),
-        TensorOp::Pad(mode) => {
-            let ([x, pads, value], [axes]) = optional(inputs)?;
-            layout::pad(&x, &pads, &value, axes.as_ref(), *mode)
-        }
-        TensorOp::Tile => layout::tile(&exactly(inputs)?),
-        TensorOp::Shape { start, end } => layout::shape(&one(inputs)?, *start, *end),
+        TensorOp::Shape { start, end } => Ok(layout::shape(one(inputs)?.dims(), *start, *end)),
         TensorOp::Range => layout::range(&exactly(inputs)?),
-        TensorOp::DepthToSpace { block, channels_first } => {
-            layout::depth_to_space(one(inputs)?, *block, *channels_first)
-        }
         TensorOp::Conv(window) => {
             let ([x, weight], [bias]) = optional(inputs)?;
             windows::conv(&x, &weight, bias.as_ref(), window)
@@ -315,7 +303,24 @@ pub fn evaluate(op: &TensorOp, inputs: Vec<Array>) -> Result<Array, ArrayError> 
         TensorOp::Pool { kind, window, ceil } => windows::pool(&one(inputs)?, *kind, window, *ceil),
         TensorOp::Resize(resize) => {
             let ([x, by], [region]) = optional(inputs)?;
-            resize::resize(x, &by, region.as_ref(), resize)
+            resize::interpolated(&x, &by, region.as_ref(), resize)
+        }
+        TensorOp::Transpose(_)
+        | TensorOp::Reshape { .. }
+        | TensorOp::Flatten { .. }
+        | TensorOp::Squeeze
+        | TensorOp::Unsqueeze
+        | TensorOp::Expand
+        | TensorOp::Slice
+        | TensorOp::Part { .. }
+        | TensorOp::Gather { .. }
+        | TensorOp::Pad(_)
+        | TensorOp::Tile
+        | TensorOp::DepthToSpace { .. } => {
+            // Not as many as it takes; else its steps are known.
+            let takes = op.takes();
+            let expected = format!("{} to {}", takes.start(), takes.end());
+            Err(ArrayError::Inputs { found: inputs.len(), expected })
         }
     }
 }
@@ -350,7 +355,7 @@ fn build<T: Element>(values: Vec<T>, dims: &[usize]) -> Result<Array, ArrayError
 }
 
 /// How many elements there are. Sizes whose product is too large are an error even next to a size of 0.
-fn volume(dims: &[usize]) -> Result<usize, ArrayError> {
+pub(crate) fn volume(dims: &[usize]) -> Result<usize, ArrayError> {
     match dims.iter().try_fold(1usize, |volume, size| volume.checked_mul(*size.max(&1))) {
         Some(volume) if volume <= MOST => Ok(if dims.contains(&0) { 0 } else { volume }),
         _ => Err(ArrayError::Size { found: format!("{dims:?}"), expected: MOST }),
@@ -386,7 +391,7 @@ fn owned<T: Clone>(x: ArcArray<T, IxDyn>) -> Vec<T> {
 }
 
 /// An axis that may be counted from the last one.
-fn axis(found: i64, rank: usize) -> Result<usize, ArrayError> {
+pub(crate) fn axis(found: i64, rank: usize) -> Result<usize, ArrayError> {
     let from = if found < 0 { rank } else { 0 };
     let at = usize::try_from(from as i128 + i128::from(found)).ok().filter(|at| *at < rank);
     at.ok_or(ArrayError::Axis { found, rank })
@@ -418,7 +423,7 @@ fn size(name: &'static str, found: i64) -> Result<usize, ArrayError> {
 }
 
 /// The only element.
-fn scalar<T: Element>(name: &'static str, x: &Array) -> Result<T, ArrayError> {
+pub(crate) fn scalar<T: Element>(name: &'static str, x: &Array) -> Result<T, ArrayError> {
     let values = T::of(x)?;
     let wrong = || ArrayError::dims(x.dims(), format!("one element, {name}"));
     if values.len() == 1 { values.first().copied().ok_or_else(wrong) } else { Err(wrong()) }

@@ -11,30 +11,29 @@ use rayon::prelude::*;
 /// Sums of a row that are independent of each other.
 const LANES: usize = 8;
 
-/// [`TensorOp::Reduce`](crate::graph::TensorOp::Reduce)
-pub(super) fn reduce(
-    reduction: Reduction, x: Array, among: Option<&Array>, keep: bool, empty_is_none: bool,
-) -> Result<Array, ArrayError> {
-    let rank = x.dims().len();
+/// Which axes of so many a [`TensorOp::Reduce`](crate::graph::TensorOp::Reduce) is over.
+pub(crate) fn reduced(
+    rank: usize, among: Option<&Array>, empty_is_none: bool,
+) -> Result<Vec<bool>, ArrayError> {
     let among = among.map(|among| list("axes", among)).transpose()?.unwrap_or_default();
-    let gone = if among.is_empty() { vec![!empty_is_none; rank] } else { axes(&among, rank)? };
-    over(reduction, x, &gone, keep)
+    if among.is_empty() { Ok(vec![!empty_is_none; rank]) } else { axes(&among, rank) }
 }
 
-/// [`TensorOp::GlobalPool`](crate::graph::TensorOp::GlobalPool)
-pub(super) fn global(reduction: Reduction, x: Array) -> Result<Array, ArrayError> {
-    let rank = x.dims().len();
+/// Which axes of so many a [`TensorOp::GlobalPool`](crate::graph::TensorOp::GlobalPool) is over.
+pub(crate) fn reduced_globally(rank: usize) -> Result<Vec<bool>, ArrayError> {
     if rank < 2 {
         return Err(ArrayError::Rank { found: rank, expected: "at least 2".into() });
     }
-    over(reduction, x, &(0..rank).map(|axis| axis >= 2).collect::<Vec<_>>(), true)
+    Ok((0..rank).map(|axis| axis >= 2).collect())
 }
 
 /// One value for all elements along some axes.
-fn over(reduction: Reduction, x: Array, gone: &[bool], keep: bool) -> Result<Array, ArrayError> {
-    let kept = x.dims().iter().zip(gone).filter(|(_, gone)| keep || !**gone);
-    let dims: Vec<usize> = kept.map(|(&size, &gone)| if gone { 1 } else { size }).collect();
-    let (x, groups) = grouped(x, gone)?;
+pub(super) fn reduce(reduction: Reduction, x: Array, gone: &[bool], keep: bool) -> Result<Array, ArrayError> {
+    let Groups { order, sizes: groups, dims } = Groups::of(x.dims(), gone, keep);
+    let x = match order {
+        Some(order) => permuted(&x, &order)?,
+        None => x,
+    };
     let out = match x {
         Array::F32(x) => reduce_f32(reduction, &x, groups)?,
         Array::I64(x) => reduce_i64(reduction, &x, groups)?,
@@ -47,21 +46,34 @@ fn over(reduction: Reduction, x: Array, gone: &[bool], keep: bool) -> Result<Arr
     with_dims(out, &dims)
 }
 
-/// Sizes before, of, and after the axes to reduce, which are made to follow each other.
-fn grouped(x: Array, gone: &[bool]) -> Result<(Array, [usize; 3]), ArrayError> {
-    let dims = x.dims();
-    let real = |axis: &usize| dims[*axis] != 1 && gone[*axis];
-    let first = (0..dims.len()).find(real).unwrap_or(dims.len());
-    let end = (0..dims.len()).rfind(real).map_or(first, |last| last + 1);
-    if (first..end).all(|axis| gone[axis] || dims[axis] == 1) {
-        let of = |sizes: &[usize]| sizes.iter().product();
-        let groups = [of(&dims[..first]), of(&dims[first..end]), of(&dims[end..])];
-        return Ok((x, groups));
+/// How the elements that become one value lie.
+pub(crate) struct Groups {
+    /// The order of axes in which those to reduce follow each other, if they do not.
+    pub(crate) order: Option<Vec<usize>>,
+    /// Sizes before, of, and after the axes to reduce.
+    pub(crate) sizes: [usize; 3],
+    /// The sizes of the result.
+    pub(crate) dims: Vec<usize>,
+}
+
+impl Groups {
+    /// Those of an array, of which some axes go, or stay with size 1.
+    pub(crate) fn of(dims: &[usize], gone: &[bool], keep: bool) -> Self {
+        let kept = dims.iter().zip(gone).filter(|(_, gone)| keep || !**gone);
+        let kept = kept.map(|(&size, &gone)| if gone { 1 } else { size }).collect();
+        let real = |axis: &usize| dims[*axis] != 1 && gone[*axis];
+        let first = (0..dims.len()).find(real).unwrap_or(dims.len());
+        let end = (0..dims.len()).rfind(real).map_or(first, |last| last + 1);
+        if (first..end).all(|axis| gone[axis] || dims[axis] == 1) {
+            let of = |sizes: &[usize]| sizes.iter().product();
+            let sizes = [of(&dims[..first]), of(&dims[first..end]), of(&dims[end..])];
+            return Self { order: None, sizes, dims: kept };
+        }
+        let (last, outer): (Vec<usize>, Vec<usize>) = (0..dims.len()).partition(|&axis| gone[axis]);
+        let of = |axes: &[usize]| axes.iter().map(|&axis| dims[axis]).product();
+        let sizes = [of(&outer), of(&last), 1];
+        Self { order: Some([outer, last].concat()), sizes, dims: kept }
     }
-    let (last, outer): (Vec<usize>, Vec<usize>) = (0..dims.len()).partition(|&axis| gone[axis]);
-    let of = |axes: &[usize]| axes.iter().map(|&axis| dims[axis]).product();
-    let groups = [of(&outer), of(&last), 1];
-    Ok((permuted(&x, &[outer, last].concat())?, groups))
 }
 
 /// Values of all elements of a group, merged from a first one on.

@@ -1,16 +1,15 @@
 //! [`resize`]: other sizes by interpolation, one axis after the other.
 
-use super::layout::{Picked, pick};
+use super::layout::Picked;
 use super::loops::{BLOCK, rows};
 use super::{Array, ArrayError, MOST, axes, axis, build, dense, filled, list, size, volume};
 use crate::graph::{Coordinates, Interpolation, Nearest, Resize, ResizeBy};
-use ndarray::{ArcArray, IxDyn};
 
 /// An axis and its new size.
-struct Resized {
-    axis: usize,
-    input: usize,
-    output: usize,
+pub(crate) struct Resized {
+    pub(crate) axis: usize,
+    pub(crate) input: usize,
+    pub(crate) output: usize,
     scale: f64,
     /// The new size, before it was made an integer.
     width: f64,
@@ -18,38 +17,35 @@ struct Resized {
     region: [f64; 2],
 }
 
-/// [`TensorOp::Resize`](crate::graph::TensorOp::Resize)
-pub(super) fn resize(
-    x: Array, by: &Array, region: Option<&Array>, resize: &Resize,
-) -> Result<Array, ArrayError> {
-    let resized = resized(x.dims(), by, region, resize)?;
-    let mut dims = x.dims().to_vec();
-    resized.iter().for_each(|axis| dims[axis.axis] = axis.output);
-    volume(&dims)?;
-    let outside = match resize.coordinates {
-        Coordinates::Crop { outside } => Some(outside),
-        _ => None,
-    };
-    let changed = |axis: &&Resized| outside.is_some() || axis.input != axis.output || axis.scale != 1.0;
-    let changed: Vec<&Resized> = resized.iter().filter(changed).collect();
-    let outside = outside.unwrap_or(0.0);
-    match (resize.mode, x) {
-        (Interpolation::Nearest(mode), x) => {
-            let mut picked: Vec<Option<Picked<'_>>> = dims.iter().map(|_| None).collect();
-            for axis in changed {
-                let of =
-                    |at| axis.place(at, resize.coordinates).map(|place| nearest(place, mode, axis.input));
-                picked[axis.axis] = Some(Picked::new(axis.output, of));
-            }
-            match x {
-                Array::F32(x) => pick(&x, &picked, outside),
-                Array::I64(x) => pick(&x, &picked, outside as i64),
-                Array::Bool(x) => pick(&x, &picked, outside != 0.0),
-            }
-        }
-        (_, Array::F32(x)) => interpolated(&x, &changed, resize, outside),
-        (_, x) => Err(ArrayError::Element { found: x.element(), expected: "F32" }),
+/// [`TensorOp::Resize`](crate::graph::TensorOp::Resize) to the nearest elements: those of each axis, and the value outside.
+pub(super) fn nearest_places(
+    dims: &[usize], by: &Array, region: Option<&Array>, resize: &Resize, mode: Nearest,
+) -> Result<(Vec<Option<Picked>>, f32), ArrayError> {
+    let (changed, outside) = changed(dims, by, region, resize)?;
+    let mut picked: Vec<Option<Picked>> = dims.iter().map(|_| None).collect();
+    for axis in changed {
+        let (at, output, coordinates) = (axis.axis, axis.output, resize.coordinates);
+        let of = move |at| axis.place(at, coordinates).map(|place| nearest(place, mode, axis.input));
+        picked[at] = Some(Picked::new(output, of));
     }
+    Ok((picked, outside))
+}
+
+/// The axes whose elements are others after it, and the value outside.
+pub(crate) fn changed(
+    dims: &[usize], by: &Array, region: Option<&Array>, resize: &Resize,
+) -> Result<(Vec<Resized>, f32), ArrayError> {
+    let mut resized = resized(dims, by, region, resize)?;
+    let mut to = dims.to_vec();
+    resized.iter().for_each(|axis| to[axis.axis] = axis.output);
+    volume(&to)?;
+    Ok(match resize.coordinates {
+        Coordinates::Crop { outside } => (resized, outside),
+        _ => {
+            resized.retain(|axis| axis.input != axis.output || axis.scale != 1.0);
+            (resized, 0.0)
+        }
+    })
 }
 
 /// The axes that get other sizes.
@@ -139,7 +135,7 @@ impl Resized {
     }
 
     /// The first element that one of the result is a sum of, and the weights of it and the following ones. Some may lie outside.
-    fn taps(&self, at: usize, resize: &Resize) -> Option<(i64, Vec<f32>)> {
+    pub(crate) fn taps(&self, at: usize, resize: &Resize) -> Option<(i64, Vec<f32>)> {
         let place = self.place(at, resize.coordinates)?;
         // A whole number is the right one of two neighbours.
         let left = place.ceil() - 1.0;
@@ -192,10 +188,12 @@ fn nearest(place: f64, mode: Nearest, len: usize) -> usize {
     clamped(place, len)
 }
 
-/// Sums of neighbours, one axis after the other.
-fn interpolated(
-    x: &ArcArray<f32, IxDyn>, changed: &[&Resized], resize: &Resize, outside: f32,
+/// [`TensorOp::Resize`](crate::graph::TensorOp::Resize) by sums of neighbours, one axis after the other.
+pub(super) fn interpolated(
+    x: &Array, by: &Array, region: Option<&Array>, resize: &Resize,
 ) -> Result<Array, ArrayError> {
+    let (changed, outside) = changed(x.dims(), by, region, resize)?;
+    let x = x.as_f32()?;
     let mut dims = x.shape().to_vec();
     let mut values = dense(x);
     for axis in changed {

@@ -14,15 +14,16 @@ use std::ops::Range;
 const COLUMNS: usize = 1 << 18;
 
 /// How windows lie on an axis. Element `k` of window `o` is element `o * stride + k * dilation - begin` of the axis.
-struct Axis {
-    input: usize,
+#[derive(Clone, Copy)]
+pub(crate) struct Axis {
+    pub(crate) input: usize,
     /// Windows.
-    output: usize,
-    kernel: usize,
-    stride: usize,
-    dilation: usize,
-    begin: usize,
-    end: usize,
+    pub(crate) output: usize,
+    pub(crate) kernel: usize,
+    pub(crate) stride: usize,
+    pub(crate) dilation: usize,
+    pub(crate) begin: usize,
+    pub(crate) end: usize,
 }
 
 /// Which of `count` places `shift + i * step` lie before `size`.
@@ -43,8 +44,8 @@ impl Axis {
         inside((window * self.stride) as i64 - self.begin as i64, self.dilation, self.input, self.kernel)
     }
 
-    /// The place of an element of a window that is not padding.
-    fn place(&self, window: usize, k: usize) -> usize {
+    /// The place of an element of a window; of padding, none of the axis.
+    pub(crate) fn place(&self, window: usize, k: usize) -> usize {
         (window * self.stride + k * self.dilation).wrapping_sub(self.begin)
     }
 }
@@ -183,17 +184,24 @@ struct Channels {
     taps: usize,
 }
 
-/// Checks a bias, and makes a result that consists of it.
+/// A result that consists of a bias.
 fn with_bias(bias: Option<&Array>, dims: &[usize], places: usize) -> Result<Vec<f32>, ArrayError> {
     let mut out = filled(dims, 0f32)?;
     if let Some(bias) = bias {
-        if bias.dims() != &dims[1..2] {
-            return Err(ArrayError::dims(bias.dims(), format!("{:?}, one for each channel", &dims[1..2])));
-        }
         let bias = dense(bias.as_f32()?);
         rows(&mut out, places, &|row, out| out.fill(bias[row % bias.len()]));
     }
     Ok(out)
+}
+
+/// Checks that a bias has one element for each channel of a result.
+fn check_bias(bias: Option<&[usize]>, dims: &[usize]) -> Result<(), ArrayError> {
+    match bias {
+        Some(bias) if bias != &dims[1..2] => {
+            Err(ArrayError::dims(bias, format!("{:?}, one for each channel", &dims[1..2])))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Groups that a number of channels has.
@@ -208,23 +216,43 @@ fn check_groups(groups: usize, channels: usize) -> Result<(), ArrayError> {
     Ok(())
 }
 
+/// A convolution of arrays of some sizes, in either direction.
+pub(crate) struct Convolution {
+    pub(crate) axes: Vec<Axis>,
+    channels: Channels,
+    /// The sizes of the result.
+    pub(crate) dims: Vec<usize>,
+}
+
+impl Convolution {
+    /// [`TensorOp::Conv`](crate::graph::TensorOp::Conv)
+    pub(crate) fn of(
+        x: &[usize], weight: &[usize], bias: Option<&[usize]>, window: &Window,
+    ) -> Result<Self, ArrayError> {
+        let inputs = spatial(x)?;
+        let kernel = spatial(weight)?;
+        let (batch, outputs, groups) = (x[0], weight[0], window.groups);
+        check_groups(groups, outputs)?;
+        let channels =
+            Channels { groups, x: weight[1], out: outputs / groups, taps: kernel.iter().product() };
+        if channels.x.checked_mul(groups) != Some(x[1]) {
+            return Err(ArrayError::dims(weight, format!("those for {} channels", x[1])));
+        }
+        let axes = windows(window, inputs, kernel, false)?;
+        let mut dims = vec![batch, outputs];
+        dims.extend(axes.iter().map(|axis| axis.output));
+        volume(&dims)?;
+        check_bias(bias, &dims)?;
+        Ok(Self { axes, channels, dims })
+    }
+}
+
 /// [`TensorOp::Conv`](crate::graph::TensorOp::Conv)
 pub(super) fn conv(
     x: &Array, weight: &Array, bias: Option<&Array>, window: &Window,
 ) -> Result<Array, ArrayError> {
-    let inputs = spatial(x.dims())?;
-    let kernel = spatial(weight.dims())?;
-    let (batch, outputs, groups) = (x.dims()[0], weight.dims()[0], window.groups);
-    check_groups(groups, outputs)?;
-    let channels =
-        Channels { groups, x: weight.dims()[1], out: outputs / groups, taps: kernel.iter().product() };
-    if channels.x.checked_mul(groups) != Some(x.dims()[1]) {
-        return Err(ArrayError::dims(weight.dims(), format!("those for {} channels", x.dims()[1])));
-    }
-    let axes = windows(window, inputs, kernel, false)?;
-    let mut dims = vec![batch, outputs];
-    dims.extend(axes.iter().map(|axis| axis.output));
-    volume(&dims)?;
+    let Convolution { axes, channels, dims } =
+        Convolution::of(x.dims(), weight.dims(), bias.map(Array::dims), window)?;
     let places: usize = dims[2..].iter().product();
     let (values, weights) = (dense(x.as_f32()?), dense(weight.as_f32()?));
     let mut out = with_bias(bias, &dims, places)?;
@@ -314,51 +342,60 @@ fn block(len: usize, places: usize, others: usize) -> usize {
     (COLUMNS / len.max(1)).max(16).min(places.div_ceil(threads).max(16)).min(places).max(1)
 }
 
+impl Convolution {
+    /// [`TensorOp::ConvTranspose`](crate::graph::TensorOp::ConvTranspose): its windows lie on the result, one for each element of the input.
+    pub(crate) fn transposed(
+        x: &[usize], weight: &[usize], bias: Option<&[usize]>, window: &Window, output_padding: &[usize],
+        output_shape: &[usize],
+    ) -> Result<Self, ArrayError> {
+        let inputs = spatial(x)?;
+        let kernel = spatial(weight)?;
+        let (batch, inputs_channels, groups) = (x[0], x[1], window.groups);
+        check_groups(groups, inputs_channels)?;
+        if weight[0] != inputs_channels {
+            return Err(ArrayError::dims(weight, format!("those for {inputs_channels} channels")));
+        }
+        let channels =
+            Channels { groups, x: inputs_channels / groups, out: weight[1], taps: kernel.iter().product() };
+        let mut axes = axes(window, inputs, kernel)?;
+        let more = numbers("output padding", output_padding, axes.len(), 0, 0)?;
+        let given = numbers("an output shape", output_shape, axes.len(), 0, 0)?;
+        for (at, axis) in axes.iter_mut().enumerate() {
+            axis.output = axis.input;
+            let extent = (axis.kernel - 1) * axis.dilation + 1;
+            let full = axis.output.saturating_sub(1) * axis.stride + extent + more[at];
+            axis.input = if !output_shape.is_empty() {
+                given[at]
+            } else if let Padding::Sizes(_) = window.padding {
+                let all = axis.begin + axis.end;
+                full.checked_sub(all).ok_or_else(|| {
+                    ArrayError::value("padding", all, format!("at most {full}, the whole result"))
+                })?
+            } else {
+                axis.output * axis.stride
+            };
+            if !output_shape.is_empty() || !matches!(window.padding, Padding::Sizes(_)) {
+                (axis.begin, axis.end) = halves(full.saturating_sub(axis.input), &window.padding);
+            }
+        }
+        let mut dims = vec![batch, channels.out.saturating_mul(groups)];
+        dims.extend(axes.iter().map(|axis| axis.input));
+        volume(&dims)?;
+        check_bias(bias, &dims)?;
+        Ok(Self { axes, channels, dims })
+    }
+}
+
 /// [`TensorOp::ConvTranspose`](crate::graph::TensorOp::ConvTranspose)
 pub(super) fn conv_transpose(
     x: &Array, weight: &Array, bias: Option<&Array>, window: &Window, output_padding: &[usize],
     output_shape: &[usize],
 ) -> Result<Array, ArrayError> {
-    let inputs = spatial(x.dims())?;
-    let kernel = spatial(weight.dims())?;
-    let (batch, inputs_channels, groups) = (x.dims()[0], x.dims()[1], window.groups);
-    check_groups(groups, inputs_channels)?;
-    if weight.dims()[0] != inputs_channels {
-        return Err(ArrayError::dims(weight.dims(), format!("those for {inputs_channels} channels")));
-    }
-    let channels = Channels {
-        groups,
-        x: inputs_channels / groups,
-        out: weight.dims()[1],
-        taps: kernel.iter().product(),
-    };
-    let mut axes = axes(window, inputs, kernel)?;
-    let more = numbers("output padding", output_padding, axes.len(), 0, 0)?;
-    let given = numbers("an output shape", output_shape, axes.len(), 0, 0)?;
-    for (at, axis) in axes.iter_mut().enumerate() {
-        // Here the windows lie on the result, one for each element of the input.
-        axis.output = axis.input;
-        let extent = (axis.kernel - 1) * axis.dilation + 1;
-        let full = axis.output.saturating_sub(1) * axis.stride + extent + more[at];
-        axis.input = if !output_shape.is_empty() {
-            given[at]
-        } else if let Padding::Sizes(_) = window.padding {
-            let all = axis.begin + axis.end;
-            full.checked_sub(all).ok_or_else(|| {
-                ArrayError::value("padding", all, format!("at most {full}, the whole result"))
-            })?
-        } else {
-            axis.output * axis.stride
-        };
-        if !output_shape.is_empty() || !matches!(window.padding, Padding::Sizes(_)) {
-            (axis.begin, axis.end) = halves(full.saturating_sub(axis.input), &window.padding);
-        }
-    }
-    let mut dims = vec![batch, channels.out.saturating_mul(groups)];
-    dims.extend(axes.iter().map(|axis| axis.input));
-    volume(&dims)?;
+    let bias_dims = bias.map(Array::dims);
+    let Convolution { axes, channels, dims } =
+        Convolution::transposed(x.dims(), weight.dims(), bias_dims, window, output_padding, output_shape)?;
     let size: usize = dims[2..].iter().product();
-    let places: usize = inputs.iter().product();
+    let places: usize = axes.iter().map(|axis| axis.output).product();
     let (values, weights) = (dense(x.as_f32()?), dense(weight.as_f32()?));
     let mut out = with_bias(bias, &dims, size)?;
     if out.is_empty() || places == 0 || channels.x == 0 {
@@ -370,8 +407,10 @@ pub(super) fn conv_transpose(
     let scatter = |at: usize, first: usize, out: &mut [f32]| -> Result<(), ArrayError> {
         let rows = out.len() / size * channels.taps;
         let all = channels.out * channels.taps;
-        let weight =
-            matrix(&weights[at % groups * channels.x * all..][..channels.x * all], [channels.x, all])?;
+        let weight = matrix(
+            &weights[at % channels.groups * channels.x * all..][..channels.x * all],
+            [channels.x, all],
+        )?;
         let weight = weight.slice(s![.., first * channels.taps..first * channels.taps + rows]);
         let x = matrix(&values[at * channels.x * places..][..channels.x * places], [channels.x, places])?;
         let block = (COLUMNS / rows).max(16).min(places);
@@ -395,12 +434,20 @@ pub(super) fn conv_transpose(
     build(out, &dims)
 }
 
-/// [`TensorOp::Pool`](crate::graph::TensorOp::Pool)
-pub(super) fn pool(x: &Array, kind: Pool, window: &Window, ceil: bool) -> Result<Array, ArrayError> {
-    let axes = windows(window, spatial(x.dims())?, &[], ceil)?;
-    let mut dims = x.dims()[..2].to_vec();
+/// The windows of a [`TensorOp::Pool`](crate::graph::TensorOp::Pool), and the sizes of the result.
+pub(crate) fn pool_windows(
+    x: &[usize], window: &Window, ceil: bool,
+) -> Result<(Vec<Axis>, Vec<usize>), ArrayError> {
+    let axes = windows(window, spatial(x)?, &[], ceil)?;
+    let mut dims = x[..2].to_vec();
     dims.extend(axes.iter().map(|axis| axis.output));
     volume(&dims)?;
+    Ok((axes, dims))
+}
+
+/// [`TensorOp::Pool`](crate::graph::TensorOp::Pool)
+pub(super) fn pool(x: &Array, kind: Pool, window: &Window, ceil: bool) -> Result<Array, ArrayError> {
+    let (axes, dims) = pool_windows(x.dims(), window, ceil)?;
     match (kind, x) {
         (Pool::Max, Array::F32(x)) => build(pooled(x, &axes, f32::NEG_INFINITY, larger)?, &dims),
         (Pool::Max, Array::I64(x)) => build(pooled(x, &axes, i64::MIN, larger)?, &dims),
@@ -424,7 +471,7 @@ pub(super) fn pool(x: &Array, kind: Pool, window: &Window, ceil: bool) -> Result
 
 impl Axis {
     /// How many elements of each window a mean is of.
-    fn counts(&self, padding: bool) -> Vec<f32> {
+    pub(crate) fn counts(&self, padding: bool) -> Vec<f32> {
         let count = |window: usize| {
             if padding {
                 let all = self.begin + self.input + self.end;

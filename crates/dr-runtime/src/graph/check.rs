@@ -42,6 +42,16 @@ pub enum GraphError {
         /// What it takes.
         expected: String,
     },
+    /// An operation that gradients of layers do not go back through.
+    #[error(
+        "node {node}, {op}: has no gradient: expected sizes, places and conditions that do not depend on layers, and at most three axes of windows"
+    )]
+    Gradient {
+        /// The node.
+        node: Value,
+        /// The operation.
+        op: String,
+    },
     /// An attention whose positions give no angles.
     #[error("node {node}, attention: {error}")]
     Rope {

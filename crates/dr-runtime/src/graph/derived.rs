@@ -179,6 +179,37 @@ impl Graph {
         Ok((part, tensors))
     }
 
+    /// Whether gradients go from floats back to all layers that have a part in them: none has one in sizes, places and conditions, nor in convolutions
+    /// over more than three axes.
+    ///
+    /// # Errors
+    /// [`GraphError::Gradient`] for an operation that they would end at.
+    pub fn check_gradients(&self) -> Result<(), GraphError> {
+        let mut made: Vec<bool> = Vec::with_capacity(self.nodes().len());
+        for (node, Node { op, inputs }) in self.nodes().iter().enumerate() {
+            let from = inputs.iter().any(|&input| made[input]);
+            made.push(match op {
+                Op::Layer(_) | Op::RmsNorm(_) | Op::Embedding(_) => true,
+                Op::Array(op) if from && op.gives_floats() => {
+                    let is_large = |value: Value| match &self.nodes()[value].op {
+                        Op::Array(TensorOp::Constant(weight)) => weight.dims.len() > 5,
+                        _ => false,
+                    };
+                    let ends = |(at, &input): (usize, &Value)| made[input] && op.constants().contains(&at);
+                    let beyond = matches!(op, TensorOp::Conv(_) | TensorOp::ConvTranspose { .. })
+                        && inputs.iter().any(|&input| is_large(input));
+                    if beyond || inputs.iter().enumerate().any(ends) {
+                        return Err(GraphError::Gradient { node, op: format!("{op:?}") });
+                    }
+                    true
+                }
+                Op::Array(_) => false,
+                _ => from,
+            });
+        }
+        Ok(())
+    }
+
     /// The nodes that read the value of each node.
     #[must_use]
     pub fn readers(&self) -> Vec<Vec<Value>> {

@@ -5,7 +5,7 @@
 //! negative: they then count from the last one. Arrays are row-major.
 
 use serde::{Deserialize, Serialize};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 /// Types of elements, as ONNX files name them. In memory there are three: 32-bit floats for all floats, 64-bit integers, booleans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -279,6 +279,48 @@ impl TensorOp {
             Self::Pad(_) => 3..=4,
             Self::Slice => 5..=5,
             Self::Concat { .. } => 1..=usize::MAX,
+        }
+    }
+    /// The inputs that it has no gradient with respect to: sizes, places, conditions.
+    #[must_use]
+    pub const fn constants(&self) -> Range<usize> {
+        match self {
+            Self::Where => 0..1,
+            Self::Range => 0..usize::MAX,
+            Self::Reduce { .. }
+            | Self::Reshape { .. }
+            | Self::Squeeze
+            | Self::Unsqueeze
+            | Self::Expand
+            | Self::Slice
+            | Self::Part { .. }
+            | Self::Gather { .. }
+            | Self::Pad(_)
+            | Self::Tile
+            | Self::Resize(_) => 1..usize::MAX,
+            _ => 0..0,
+        }
+    }
+
+    /// Whether it makes floats of floats; integers and booleans have no gradient.
+    #[must_use]
+    pub const fn gives_floats(&self) -> bool {
+        use ElementType::{Bf16, F16, F32, F64};
+        match self {
+            Self::Cast(to) => matches!(to, F16 | Bf16 | F32 | F64),
+            Self::Binary(function) => !matches!(
+                function,
+                Binary::Equal
+                    | Binary::Less
+                    | Binary::LessOrEqual
+                    | Binary::Greater
+                    | Binary::GreaterOrEqual
+                    | Binary::And
+                    | Binary::Or
+                    | Binary::Xor
+            ),
+            Self::Unary(Unary::Not) | Self::ArgMax { .. } | Self::Shape { .. } => false,
+            _ => true,
         }
     }
 }

@@ -1,8 +1,14 @@
 //! [`Network`]: a saved network on any device of Burn: on slices where that is this computer's processor, on tensors elsewhere.
 
 mod device;
+mod evaluate;
+mod floats;
+mod functions;
 mod ops;
+mod windows;
 
+pub use evaluate::evaluate;
+pub use floats::Floats;
 pub use ops::{TensorCache, Text, enlarge};
 
 use crate::RuntimeError;
@@ -25,8 +31,16 @@ pub enum Value {
     Rows(Tensor<2>),
     /// `[batch, positions]`
     Tokens(Tensor<2, Int>),
+    /// An array of floats on a device.
+    Floats(Floats),
     /// An array, in this computer's memory and without gradients.
     Array(Array),
+}
+
+impl From<Floats> for Value {
+    fn from(floats: Floats) -> Self {
+        Self::Floats(floats)
+    }
 }
 
 impl From<Array> for Value {
@@ -41,17 +55,11 @@ impl Value {
     /// # Errors
     /// Tensors that cannot be read.
     pub fn to_array(&self) -> Result<Array, RuntimeError> {
-        fn floats<const D: usize>(x: &Tensor<D>) -> Result<Array, RuntimeError> {
-            let data = x.clone().into_data().convert::<f32>();
-            let values = data
-                .try_into_vec()
-                .map_err(|error| wrong(&format!("{error:?}"), "values that can be read"))?;
-            Ok(Array::from_f32(values, &x.dims())?)
-        }
         match self {
             Self::Array(array) => Ok(array.clone()),
-            Self::Images(x) => floats(x),
-            Self::Rows(x) => floats(x),
+            Self::Floats(x) => x.to_array(),
+            Self::Images(x) => Floats::from(x.clone()).to_array(),
+            Self::Rows(x) => Floats::from(x.clone()).to_array(),
             Self::Tokens(x) => {
                 let data = x.clone().into_data().convert::<i64>();
                 let values = data
@@ -60,6 +68,16 @@ impl Value {
                 Ok(Array::from_i64(values, &x.dims())?)
             }
         }
+    }
+
+    /// The same as an array: floats where they are, tokens in this computer's memory.
+    fn into_arrays(self) -> Result<Self, RuntimeError> {
+        Ok(match self {
+            Self::Images(x) => Self::Floats(x.into()),
+            Self::Rows(x) => Self::Floats(x.into()),
+            tokens @ Self::Tokens(_) => Self::Array(tokens.to_array()?),
+            array @ (Self::Floats(_) | Self::Array(_)) => array,
+        })
     }
 }
 
@@ -89,7 +107,7 @@ impl Value {
             Self::Images(_) => "images",
             Self::Rows(_) => "rows",
             Self::Tokens(_) => "tokens",
-            Self::Array(_) => "an array",
+            Self::Floats(_) | Self::Array(_) => "an array",
         }
     }
 }
@@ -178,6 +196,7 @@ impl Network {
                 let ids: Vec<u32> = slice::<i32>(&data)?.iter().map(|id| id.cast_unsigned()).collect();
                 run(Input::Tokens { ids: &ids, batch })?
             }
+            Value::Floats(floats) => run(Input::Arrays(&[floats.to_array()?]))?,
             Value::Array(array) => run(Input::Arrays(&[array]))?,
             Value::Rows(_) => return Err(wrong("rows", "images or tokens")),
         };

@@ -7,11 +7,11 @@ use burn::nn::RmsNorm;
 use burn::tensor::activation::{relu, silu};
 use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
-use burn::tensor::{Device, Tensor, TensorData};
-use dr_runtime::arrays::{Array, evaluate};
-use dr_runtime::graph::{Activation, Op, TensorOp};
+use burn::tensor::{Device, Tensor};
+use dr_runtime::arrays::Array;
+use dr_runtime::graph::{Activation, Op};
+use dr_runtime::tensors::{Floats, Text, enlarge, evaluate};
 pub use dr_runtime::tensors::{TensorCache, Value};
-use dr_runtime::tensors::{Text, enlarge};
 
 /// The images.
 ///
@@ -24,53 +24,73 @@ fn images(value: Value) -> Tensor<4> {
     }
 }
 
-/// The rows.
+/// The rows; of an array of floats, one for each run of its last axis.
 ///
 /// # Panics
 /// If it is something else.
 pub(super) fn rows(value: Value) -> Tensor<2> {
     match value {
         Value::Rows(rows) => rows,
+        Value::Floats(floats) => floats.rows(),
+        Value::Array(array) => expect(Floats::new(&array, &Device::flex())).rows(),
         other => panic!("{}: expected rows", other.name()),
     }
-}
-
-/// Does the same with the tensor, whichever it is, or something with an array.
-macro_rules! with_tensor {
-    ($value:expr, $tensor:ident => $result:expr, $array:ident => $other:expr) => {
-        match $value {
-            Value::Images($tensor) => $result,
-            Value::Rows($tensor) => $result,
-            Value::Tokens($tensor) => $result,
-            Value::Array($array) => $other,
-        }
-    };
 }
 
 /// What a network takes, whichever it is.
 impl Input for Value {
     fn items(&self) -> usize {
-        with_tensor!(self, x => x.dims()[0], array => array.dims().first().copied().unwrap_or(1))
+        match self {
+            Self::Images(x) => x.dims()[0],
+            Self::Rows(x) => x.dims()[0],
+            Self::Tokens(x) => x.dims()[0],
+            Self::Floats(x) => x.dims().first().copied().unwrap_or(1),
+            Self::Array(x) => x.dims().first().copied().unwrap_or(1),
+        }
     }
 
     fn split(self, items: usize) -> Vec<Self> {
-        with_tensor!(
-            self,
-            x => x.split(items, 0).into_iter().map(Self::from).collect(),
-            array => array.split(items).into_iter().map(Self::from).collect()
-        )
+        match self {
+            Self::Images(x) => x.split(items, 0).into_iter().map(Self::from).collect(),
+            Self::Rows(x) => x.split(items, 0).into_iter().map(Self::from).collect(),
+            Self::Tokens(x) => x.split(items, 0).into_iter().map(Self::from).collect(),
+            Self::Floats(x) => x.split(items).into_iter().map(Self::from).collect(),
+            Self::Array(x) => x.split(items).into_iter().map(Self::from).collect(),
+        }
     }
 
     fn inner(self) -> Self {
-        with_tensor!(self, x => x.inner().into(), array => array.into())
+        match self {
+            Self::Images(x) => x.inner().into(),
+            Self::Rows(x) => x.inner().into(),
+            Self::Tokens(x) => x.inner().into(),
+            Self::Floats(x) => x.map(Tensor::inner).into(),
+            array @ Self::Array(_) => array,
+        }
     }
 
     fn autodiff(self) -> Self {
-        with_tensor!(self, x => x.autodiff().into(), array => array.into())
+        match self {
+            Self::Images(x) => x.autodiff().into(),
+            Self::Rows(x) => x.autodiff().into(),
+            Self::Tokens(x) => x.autodiff().into(),
+            Self::Floats(x) => x.map(Tensor::autodiff).into(),
+            // What becomes of floats is tracked where they are on a device that does.
+            Self::Array(x) => match Floats::new(&x, &Device::flex().autodiff()) {
+                Ok(floats) => floats.into(),
+                Err(_) => x.into(),
+            },
+        }
     }
 
     fn device(&self) -> Device {
-        with_tensor!(self, x => x.device(), _array => Device::flex())
+        match self {
+            Self::Images(x) => x.device(),
+            Self::Rows(x) => x.device(),
+            Self::Tokens(x) => x.device(),
+            Self::Floats(x) => x.device(),
+            Self::Array(_) => Device::flex(),
+        }
     }
 }
 
@@ -108,18 +128,14 @@ impl Executor for Tensors<'_> {
     }
 
     fn linear(&mut self, x: Value, layer: &QuantLinear) -> Value {
-        let Value::Array(array) = x else { return Value::Rows(layer.forward(rows(x), self.pass)) };
-        // Of each run of its last axis.
-        let mut dims = array.dims().to_vec();
-        let [inputs, outputs] = layer.features();
-        let x = Tensor::<1>::from_data(TensorData::from(&*expect(array.floats())), &Device::flex());
-        let y = layer.forward(x.reshape([-1, inputs as i32]), self.pass);
-        dims.pop();
-        dims.push(outputs);
-        let y = expect(
-            Value::Rows(y).to_array().map(|y| y.floats().map(|y| Array::from_f32(y.into_owned(), &dims))),
-        );
-        Value::Array(expect(expect(y)))
+        match x {
+            Value::Floats(x) => x.map_rows(|x| layer.forward(x, self.pass)).into(),
+            Value::Array(x) => {
+                let x = expect(Floats::new(&x, &layer.weight().device()));
+                x.map_rows(|x| layer.forward(x, self.pass)).into()
+            }
+            x => Value::Rows(layer.forward(rows(x), self.pass)),
+        }
     }
 
     fn constant(&mut self, array: &Array) -> Value {
@@ -204,43 +220,7 @@ impl Executor for Tensors<'_> {
             | Op::BatchNorm(_)
             | Op::RmsNorm(_)
             | Op::Embedding(_) => unreachable!("{op:?} has a method of its own"),
-            Op::Array(op) => on_arrays(&op, inputs.collect()),
-        }
-    }
-}
-
-/// An operation on arrays, without gradients.
-///
-/// # Panics
-/// On arrays that the operation does not take.
-fn on_arrays(op: &TensorOp, inputs: Vec<Value>) -> Value {
-    let layered = inputs.iter().find(|value| !matches!(value, Value::Array(_))).map(Value::name);
-    let device = inputs.first().map_or_else(Device::flex, Input::device);
-    let arrays: Vec<Array> = inputs.iter().map(|value| expect(value.to_array())).collect();
-    let images = |array: &Array| {
-        let values = expect(array.floats());
-        let dims: [usize; 4] =
-            array.dims().try_into().unwrap_or_else(|_| panic!("{op:?} of {:?}", array.dims()));
-        Value::Images(Tensor::from_data(TensorData::new(values.into_owned(), dims), &device))
-    };
-    let rows = |array: &Array| {
-        let values = expect(array.floats());
-        let dims: [usize; 2] =
-            array.dims().try_into().unwrap_or_else(|_| panic!("{op:?} of {:?}", array.dims()));
-        Value::Rows(Tensor::from_data(TensorData::new(values.into_owned(), dims), &device))
-    };
-    match op {
-        TensorOp::Array => Value::Array(arrays[0].clone()),
-        TensorOp::Images { .. } => images(&arrays[0]),
-        TensorOp::Rows { .. } => rows(&arrays[0]),
-        op => {
-            let result = expect(evaluate(op, arrays));
-            // Functions of each element leave images images.
-            match layered {
-                Some("images") => images(&result),
-                Some(_) => rows(&result),
-                None => Value::Array(result),
-            }
+            Op::Array(op) => expect(evaluate(&op, inputs.collect())),
         }
     }
 }

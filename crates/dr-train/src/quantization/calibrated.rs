@@ -1,7 +1,6 @@
 //! [`CalibratedModel`]: a network of calibrated layers at one precision, in fake quantization.
 
 use super::model::Replace;
-use super::planes::Planes;
 use crate::artifact::{Artifact, ArtifactError, SavedModel};
 use crate::nn::{Executor, Model, Pass, PrecisionNorm, QuantConv2d, QuantLinear, Tensors, Value, tensors_do};
 use burn::module::ParamId;
@@ -9,6 +8,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use dr_kernels::{ActivationQuantizer, fake_quantize_activation};
 use dr_precision::Precision;
 use dr_runtime::file::CalibratedLayer;
+use dr_runtime::tensors::Floats;
 use std::collections::{BTreeMap, HashMap};
 
 /// A network of calibrated layers at one precision, on Burn tensors: floats that hold the values of codes.
@@ -87,12 +87,11 @@ impl Static<'_> {
         match (x, self.inputs.get(&layer)) {
             (Value::Images(x), Some(quantizer)) => Value::Images(quantizer.apply(x)),
             (Value::Rows(x), Some(quantizer)) => Value::Rows(quantizer.apply(x)),
-            (Value::Array(array), Some(quantizer)) => {
-                let x = Planes::of(&Value::Array(array.clone()));
-                let [n, features, ..] = x.dims;
-                let rows = Tensor::<2>::from_data(TensorData::new(x.values, [n, features]), &Device::flex());
-                Planes::of(&Value::Rows(quantizer.apply(rows))).like(&Value::Array(array))
-            }
+            (Value::Floats(x), Some(quantizer)) => x.map(|x| quantizer.apply(x)).into(),
+            (Value::Array(x), Some(quantizer)) => match Floats::new(&x, &quantizer.scale.device()) {
+                Ok(x) => x.map(|x| quantizer.apply(x)).into(),
+                Err(error) => panic!("{error}"),
+            },
             (x, _) => x,
         }
     }

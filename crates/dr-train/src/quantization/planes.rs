@@ -4,7 +4,7 @@ use super::moments::Line;
 use crate::nn::Value;
 use crate::nn::quantizers::host;
 use burn::tensor::{Device, Tensor, TensorData};
-use dr_runtime::arrays::Array;
+use dr_runtime::tensors::Floats;
 use rayon::prelude::*;
 use std::borrow::Cow;
 
@@ -25,6 +25,7 @@ impl Planes {
         let values = match value {
             Value::Images(images) => host(images),
             Value::Rows(rows) => host(rows),
+            Value::Floats(floats) => host(&floats.clone().into_values()),
             Value::Array(array) => {
                 array.floats().map(Cow::into_owned).unwrap_or_else(|error| panic!("{error}"))
             }
@@ -41,15 +42,19 @@ impl Planes {
                 let [n, features] = rows.dims();
                 [n, features, 1, 1]
             }
-            Value::Array(array) => {
-                let features = array.dims().last().copied().unwrap_or(1);
-                [array.len() / features.max(1), features, 1, 1]
-            }
+            Value::Floats(floats) => Self::runs(floats.dims()),
+            Value::Array(array) => Self::runs(array.dims()),
             Value::Tokens(tokens) => {
                 let [n, positions] = tokens.dims();
                 [n, positions, 1, 1]
             }
         }
+    }
+
+    /// Those of the last one of some axes.
+    fn runs(dims: &[usize]) -> [usize; 4] {
+        let runs = dims.iter().rev().skip(1).product();
+        [runs, dims.last().copied().unwrap_or(1), 1, 1]
     }
 
     /// Of values `[batch, rows, columns, channels]`; `dims` are in the other order.
@@ -72,18 +77,22 @@ impl Planes {
     /// # Panics
     /// If there are not as many of them.
     pub fn like(self, other: &Value) -> Value {
-        let ([batch, channels, ..], device) = (self.dims, Device::flex());
+        let Self { values, dims } = self;
+        let ([batch, channels, ..], device) = (dims, Device::flex());
+        let array = |values: Vec<f32>, of: &[usize]| {
+            let (_, before) = of.split_last().expect("an array has an axis of features");
+            let count = values.len();
+            let values = Tensor::<1>::from_data(TensorData::new(values, [count]), &device);
+            let floats = Floats::from(values).sized([before, &[channels]].concat());
+            Value::Floats(floats.unwrap_or_else(|error| panic!("{error}")))
+        };
         match other {
-            Value::Array(array) => {
-                let mut dims = array.dims().to_vec();
-                dims.pop();
-                dims.push(channels);
-                Array::from_f32(self.values, &dims).unwrap_or_else(|error| panic!("{error}")).into()
-            }
+            Value::Floats(floats) => array(values, floats.dims()),
+            Value::Array(of) => array(values, of.dims()),
             Value::Rows(_) => {
-                Tensor::<2>::from_data(TensorData::new(self.values, [batch, channels]), &device).into()
+                Tensor::<2>::from_data(TensorData::new(values, [batch, channels]), &device).into()
             }
-            _ => Tensor::<4>::from_data(TensorData::new(self.values, self.dims), &device).into(),
+            _ => Tensor::<4>::from_data(TensorData::new(values, dims), &device).into(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The tests of `dr-train` from outside, in one program: what they share is linked once.
 
+mod arrays;
 mod artifact;
 mod calibrated;
 mod data;
