@@ -3,8 +3,8 @@
 
 use dr_kernels::cpu::Isa;
 use dr_kernels::cpu::integer::{
-    self, Codes, DotKernel, Epilogue, Job, Plan, Results, int_conv2d, int_conv2d_together, quantize_codes,
-    switch_panels, unpack_panels,
+    self, Addends, Codes, DotKernel, Epilogue, Job, Plan, Results, int_conv2d, int_conv2d_together,
+    quantize_codes, switch_panels, unpack_panels,
 };
 use dr_kernels::integer::{
     Activation, CodeQuantizer, Conv2dOptions, IntConv2dShape, WeightLayout, padded_channels,
@@ -78,6 +78,7 @@ fn check_sums(shape: &IntConv2dShape, activations: BitWidth, seed: u64) {
     let multiplier = vec![1.0; groups * layout.outputs()];
     let addend = vec![0.0; layout.outputs()];
     let expected = reference::epilogue(&sums, shape, &multiplier, &addend, None, Activation::None);
+    let addend = Addends::by_position(&addend, shape);
     let panels = reference::prepare_panels(&weights, layout);
     let epilogue = Epilogue {
         multiplier: &multiplier,
@@ -85,6 +86,7 @@ fn check_sums(shape: &IntConv2dShape, activations: BitWidth, seed: u64) {
         addend: &addend,
         residual: None,
         activation: Activation::None,
+        last: None,
     };
     for kernel in kernels() {
         let mut out = vec![f32::NAN; shape.results()];
@@ -138,6 +140,7 @@ fn products_together() {
         let shape = gemm(m, k, n, bits, Granularity::Channel);
         let (weights, codes) = operands(&shape, BitWidth::B8, numbers);
         let (multiplier, addend, residual) = (numbers.floats(n), numbers.floats(n), numbers.floats(m * n));
+        let addend = Addends::by_position(&addend, &shape);
         (shape, codes, prepare_panels(&weights, shape.weight()), multiplier, addend, residual)
     });
     for kernel in kernels() {
@@ -147,6 +150,7 @@ fn products_together() {
             addend,
             residual: Some(residual),
             activation: Activation::Relu,
+            last: None,
         });
         let room = |shape: &IntConv2dShape| {
             (
@@ -196,13 +200,14 @@ fn extreme_codes_do_not_saturate() {
                 let largest = activations.unsigned_max();
                 let codes = vec![largest as u8; shape.code_bytes()];
                 let panels = prepare_panels(&weights, layout);
-                let (multiplier, addend) = (vec![1.0; 33], vec![0.0; 33]);
+                let (multiplier, addend) = (vec![1.0; 33], Addends::by_position(&[0.0; 33], &shape));
                 let epilogue = Epilogue {
                     multiplier: &multiplier,
                     offset: None,
                     addend: &addend,
                     residual: None,
                     activation: Activation::None,
+                    last: None,
                 };
                 for kernel in kernels() {
                     let mut out = vec![0.0; shape.results()];
@@ -305,7 +310,10 @@ proptest! {
         let sums = reference::int_conv2d(&codes, &weights, &shape);
         let expected = reference::epilogue(&sums, &shape, &multiplier, &addend, residual.as_deref(), activation);
         let panels = prepare_panels(&weights, layout);
-        let epilogue = Epilogue { multiplier: &multiplier, offset: None, addend: &addend, residual: residual.as_deref(), activation };
+        let addends = Addends::by_position(&addend, &shape);
+        let epilogue = Epilogue {
+            multiplier: &multiplier, offset: None, addend: &addends, residual: residual.as_deref(), activation, last: None,
+        };
         let to = CodeQuantizer { bits, scale: 0.7, zero_point: -0.2 };
         for kernel in kernels() {
             let mut out = vec![f32::NAN; shape.results()];

@@ -1,5 +1,6 @@
 //! Networks of ONNX files in the program.
 
+use dr_runtime::arrays::Array;
 use dr_runtime::npy;
 use dr_tests::Program;
 use std::fs;
@@ -69,6 +70,102 @@ fn quantized_without_training() {
         let read = |of: &str| fs::read(folder.path().join(of).join("input_0.npy")).unwrap();
         assert_eq!(read("all"), read("one"), "{name}");
     }
+}
+
+/// Twelve variants of the input of a network, in a folder.
+fn inputs(name: &str, folder: &Path) {
+    let input = npy::read(&fixture(name, "input_0.npy")).unwrap().remove(0).1;
+    fs::create_dir(folder).unwrap();
+    for at in 0..12usize {
+        let values = input.floats().unwrap();
+        let values = values.iter().enumerate().map(|(i, x)| x * (1.0 + ((i * (at + 3)) % 7) as f32 / 9.0));
+        let array = Array::from_f32(values.collect(), input.dims()).unwrap();
+        npy::write(&array, fs::File::create(folder.join(format!("{at:02}.npy"))).unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn trained_without_labels() {
+    // One with operations on arrays among its layers.
+    for name in ["residual-new-18", "squeeze-new-18"] {
+        let folder = tempfile::tempdir().unwrap();
+        let model = fixture(name, "model.onnx").display().to_string();
+        inputs(name, &folder.path().join("in"));
+        let run = |arguments: &[&str]| program(folder.path()).output(arguments);
+        let train = [
+            "train",
+            "--model",
+            &model,
+            "--distill",
+            "--data-dir",
+            "in",
+            "--switch-edge",
+            "--out",
+            "trained",
+        ];
+        let steps = ["--precisions", "w8a8,w3a4", "--epochs", "8", "--batch-size", "6"];
+        let (text, epochs) = program(folder.path()).outputs(&[&train[..], &steps].concat());
+        assert!(text.contains("wrote trained/model.safetensors: calibrated"), "{text}");
+        assert!(epochs.contains("epoch 8 of 8: held out w8a8 "), "{epochs}");
+        // In integers.
+        let trained = "trained/model.safetensors";
+        let json = run(&["eval", "--model", trained, "--inputs", "in", "--compare", &model, "--json"]);
+        let found: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let error = |precision: &str| found[precision]["relative_error"].as_f64().unwrap();
+        assert!(error("w8a8") < 0.05 && error("w3a4") < 0.3, "{name}: {json}");
+        let text = run(&["export", "--model", trained, "--precision", "w3a4", "--out", "w3a4.safetensors"]);
+        assert!(text.contains("calibrated"), "{text}");
+    }
+}
+
+#[test]
+fn what_cannot_be_trained_without_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name| fixture(name, "model.onnx").display().to_string();
+    let [images, tokens] = ["residual-new-18", "encoder-old-17"].map(path);
+    inputs("residual-new-18", &folder.path().join("in"));
+    fs::create_dir_all(folder.path().join("empty")).unwrap();
+    fs::create_dir_all(folder.path().join("run")).unwrap();
+    fs::write(folder.path().join("run/model.safetensors"), "a model").unwrap();
+    fs::write(folder.path().join("settings.toml"), "clip-norm = 1").unwrap();
+    let _ = program(folder.path()).output(&[
+        "quantize",
+        "--model",
+        &images,
+        "--precisions",
+        "8",
+        "--calibration",
+        "in",
+        "--out",
+        "q.safetensors",
+    ]);
+    let error = |model: &str, arguments: &[&str]| {
+        let all = [&["train", "--model", model][..], arguments].concat();
+        let text = program(folder.path()).error(&all);
+        text.replace(&images, "net.onnx").replace(&tokens, "tokens.onnx")
+    };
+    let with = |arguments: &[&'static str]| [&["--distill", "--data-dir", "in"][..], arguments].concat();
+    let errors = [
+        error(&images, &["--data-dir", "in"]),
+        error(&images, &["--distill"]),
+        error(&images, &["--distill", "highest", "--data-dir", "in"]),
+        error(&images, &["--distill", "--data-dir", "missing"]),
+        error(&images, &["--distill", "--data-dir", "empty"]),
+        error(&images, &["--distill", "--data-dir", "in", "--dataset", "mnist"]),
+        error(&images, &with(&["--float-epochs", "3"])),
+        error(&images, &with(&["--dashboard"])),
+        error(&images, &with(&["--config", "settings.toml"])),
+        error(&images, &with(&["--resume", "run"])),
+        error(&images, &with(&["--epochs", "0"])),
+        error(&images, &with(&["--limit-train", "1"])),
+        error(&images, &with(&["--scale-lr", "2"])),
+        error(&images, &with(&["--out", "run"])),
+        error(&images, &with(&["--out", "q.safetensors"])),
+        error("missing.onnx", &with(&[])),
+        error("q.safetensors", &with(&[])),
+        error(&tokens, &["--distill", "--data-dir", "in"]),
+    ];
+    insta::assert_snapshot!("wrong_distillation", errors.join("\n"));
 }
 
 #[test]

@@ -242,6 +242,19 @@ impl CalibratedLayer {
         Some(Self { passes, ..self.clone() }.packed())
     }
 
+    /// Codes of 8 bits: the stored ones, or such as give those that are packed.
+    #[must_use]
+    pub fn stored_codes(&self) -> Cow<'_, [i8]> {
+        match &self.codes {
+            Codes::Stored(codes) => Cow::Borrowed(&codes[..]),
+            Codes::Packed(_) => {
+                let bits = self.passes[0].widths.weights;
+                let shift = STORED.bits() - bits.bits();
+                Cow::Owned(self.codes(bits).iter().map(|code| code << shift).collect())
+            }
+        }
+    }
+
     /// The codes at one of its widths.
     fn codes(&self, bits: BitWidth) -> Cow<'_, [i8]> {
         match &self.codes {

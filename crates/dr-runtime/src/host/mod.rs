@@ -255,9 +255,12 @@ impl Network {
                 let weight = rows.flat_map(|(row, gain)| row.iter().map(move |weight| weight * gain));
                 return Some(LayerParts::Float { weight: weight.collect(), shift: shift.clone() });
             }
-            Kernel::Dynamic(_) | Kernel::WeightOnly(_) => return None,
+            Kernel::Dynamic(..) | Kernel::WeightOnly(..) => return None,
         };
-        let (weight, gain) = (product.weight(), product.gain());
+        // What is done before the activation is part of the scales.
+        let [factor, addend] = source.program.uses[at].slope;
+        let gain: Vec<f32> = product.gain().iter().map(|gain| gain / factor).collect();
+        let (weight, gain) = (product.weight(), &gain[..]);
         let scales = weight.scales();
         let groups = scales.len() / gain.len().max(1);
         let scale = scales.iter().enumerate().map(|(i, scale)| scale * gain[i / groups]).collect();
@@ -266,7 +269,7 @@ impl Network {
             codes: weight.codes(),
             scale,
             offset: weight.offsets().map(offset),
-            shift: product.shift().to_vec(),
+            shift: product.shift().iter().map(|shift| (shift - addend) / factor).collect(),
             bits: weight.bits(),
             input: product.input(),
         })

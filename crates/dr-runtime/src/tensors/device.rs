@@ -12,6 +12,7 @@ use burn::tensor::activation::{relu, sigmoid, silu};
 use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use dr_kernels::integer::Activation;
 use dr_kernels::{Codes, IntProduct, IntWeight, PackedTensor, Wanted, WeightOnlyProduct, layout};
 use dr_precision::{Precision, PrecisionPlan};
 use std::sync::Arc;

@@ -6,6 +6,7 @@ mod args;
 pub mod commands;
 mod config_file;
 mod default_device;
+mod distillation;
 mod error;
 mod memory;
 mod resolve;
@@ -14,6 +15,7 @@ mod usage;
 mod values;
 
 pub use args::{Cli, Command};
+pub use distillation::ResolvedDistillation;
 pub use error::CommandError;
 pub use memory::keep_freed_memory;
 pub use resolve::ResolvedTraining;
@@ -63,7 +65,10 @@ impl Cli {
 
 fn execute(registry: &Registry, cli: Cli) -> Result<(), CommandError> {
     match cli.command.unwrap_or_default() {
-        Command::Train(args) => commands::train(registry, args.resolve(registry)?, args.dashboard),
+        Command::Train(args) => match args.distillation(registry)? {
+            Some(of_file) => commands::distill(&of_file),
+            None => commands::train(registry, args.resolve(registry)?, args.dashboard),
+        },
         Command::Eval(args) => commands::eval(registry, &args),
         Command::Export(args) => commands::export(registry, &args),
         Command::Quantize(args) => commands::quantize(registry, &args),

@@ -30,12 +30,7 @@ impl TrainArgs {
     /// If a file cannot be read, a setting is out of range or contradicts the run that is resumed, or `--out` cannot be
     /// a folder.
     pub fn resolve(&self, registry: &Registry) -> Result<ResolvedTraining, CommandError> {
-        let file = self
-            .config
-            .as_deref()
-            .map(|path| config_file::read(registry, path))
-            .transpose()?
-            .unwrap_or_default();
+        let file = self.file(registry)?;
         let layers = [&file, &self.settings];
         let resume = last(layers, |settings| settings.resume.clone());
         let mut config = match &resume {
@@ -76,6 +71,13 @@ impl TrainArgs {
         };
         check_output_folder(&out)?;
         Ok(ResolvedTraining { config, out, resume: resume.is_some() })
+    }
+
+    /// The settings of the file, if there is one.
+    pub(super) fn file(&self, registry: &Registry) -> Result<Settings, CommandError> {
+        self.config
+            .as_deref()
+            .map_or_else(|| Ok(Settings::default()), |path| config_file::read(registry, path))
     }
 }
 
@@ -120,7 +122,7 @@ fn default_folder(config: &TrainConfig) -> Result<PathBuf, CommandError> {
 }
 
 /// What the last of the layers that says anything says.
-fn last<T>(layers: [&Settings; 2], get: impl Fn(&Settings) -> Option<T>) -> Option<T> {
+pub(super) fn last<T>(layers: [&Settings; 2], get: impl Fn(&Settings) -> Option<T>) -> Option<T> {
     layers.into_iter().rev().find_map(get)
 }
 
@@ -188,7 +190,7 @@ fn check_mixed(config: &TrainConfig) -> Result<(), CommandError> {
 }
 
 /// The folder, or the nearest of its parents that exists, must be a folder.
-fn check_output_folder(out: &Path) -> Result<(), CommandError> {
+pub(super) fn check_output_folder(out: &Path) -> Result<(), CommandError> {
     let Some(nearest) = out.ancestors().find(|path| path.symlink_metadata().is_ok()) else {
         return Ok(());
     };

@@ -20,6 +20,7 @@ Examples:
   dr-train train --dataset cifar10 --data-dir ~/cifar-10-batches-bin --device cuda
   dr-train train --precisions w8a8,w4a8,w2a4 --distill highest --out runs/mixed
   dr-train train --dataset fashion-mnist --mixed --choices 8,6,4,2
+  dr-train train --model net.onnx --distill --data-dir inputs --precisions w8a8,w4a8 --out trained
   dr-train train --config settings.toml --seed 2       flags win over the file
   dr-train train --resume runs/digits-resnet8          go on after an interruption
 
@@ -50,18 +51,21 @@ pub struct Settings {
     /// The images to learn [default: digits, which need no files]
     #[arg(long, help_heading = "Data")]
     pub dataset: Option<String>,
-    /// Where the dataset's files are, if not in the usual places; the file of a text
+    /// Where the dataset's files are, if not in the usual places; the file of a text; the inputs, images or .npy files,
+    /// that a network in a file is trained on
     #[arg(long, value_name = "DIR", help_heading = "Data")]
     pub data_dir: Option<PathBuf>,
-    /// Use only the first so many training images
+    /// Use only the first so many training images; of the inputs of a network in a file so many, evenly spread
     #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Data")]
     pub limit_train: Option<usize>,
     /// Rows and columns that the images of a folder are made into [default: 224]
     #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Data")]
     pub image_size: Option<usize>,
 
-    /// The network [default: resnet8; for CIFAR resnet20, for a folder resnet18, for a text llama]
-    #[arg(long, help_heading = "Network")]
+    /// The network [default: resnet8; for CIFAR resnet20, for a folder resnet18, for a text llama]; or, with --distill, the
+    /// file of a trained float one, .onnx or .safetensors: it is quantized without training, and then all precisions learn
+    /// what it gives for the inputs of --data-dir, without labels
+    #[arg(long, value_name = "MODEL|FILE", help_heading = "Network")]
     pub model: Option<String>,
     /// Start from trained weights: a state dict with torchvision's names, as safetensors or as PyTorch saves it; for a llama,
     /// a folder of Hugging Face or GGUF
@@ -138,8 +142,8 @@ pub struct Settings {
     /// Whether the precisions of a step see the same images, or each its own [default: separate; same for texts and with --distill highest]
     #[arg(long, value_name = "WHICH", value_parser = one_of(Batches::ALL), help_heading = "Training")]
     pub batches: Option<Batches>,
-    /// Whose logits the lower precisions also learn from
-    #[arg(long, value_name = "FROM", value_parser = one_of(Distill::ALL), help_heading = "Training")]
+    /// Whose logits the lower precisions also learn from; without a value the float network's
+    #[arg(long, value_name = "FROM", value_parser = one_of(Distill::ALL), num_args = 0..=1, default_missing_value = "float", help_heading = "Training")]
     pub distill: Option<Distill>,
     /// What the forward pass of joint training multiplies
     #[arg(long, value_name = "WHAT", value_parser = one_of(ForwardKind::ALL), help_heading = "Training")]

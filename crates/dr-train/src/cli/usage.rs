@@ -63,7 +63,7 @@ pub(super) fn message_and_hint(error: &clap::Error) -> (String, Option<String>) 
 /// `--lr` of `--lr <RATE>`.
 fn flag(argument: &str) -> String {
     match argument.split_once(' ') {
-        Some((flag, rest)) if rest.starts_with('<') => flag.to_owned(),
+        Some((flag, rest)) if rest.starts_with(['<', '[']) => flag.to_owned(),
         _ => argument.to_owned(),
     }
 }

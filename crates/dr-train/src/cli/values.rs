@@ -1,12 +1,14 @@
 //! How the values of flags are parsed.
 
 use crate::experiment::Registry;
-use clap::Command;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{Arg, Command};
 use dr_precision::Precision;
 use std::error::Error;
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::str::FromStr;
 
 /// One of a list of names.
@@ -23,6 +25,7 @@ pub(super) fn with_names(command: Command, registry: &Registry) -> Command {
     let command = command.mut_args(|argument| {
         let value = argument.get_value_names().and_then(<[_]>::first).map(|name| name.as_str());
         match value {
+            Some("MODEL|FILE") => argument.value_parser(NameOrFile::new(registry.models.all())),
             Some("MODEL") => argument.value_parser(PossibleValuesParser::new(registry.models.all())),
             Some("DATASET") => argument.value_parser(PossibleValuesParser::new(registry.datasets.all())),
             Some("TASK") => argument.value_parser(PossibleValuesParser::new(registry.tasks.all())),
@@ -30,6 +33,39 @@ pub(super) fn with_names(command: Command, registry: &Registry) -> Command {
         }
     });
     command.mut_subcommands(|command| with_names(command, registry))
+}
+
+/// Whether the name of a network is that of a file with one.
+pub(super) fn is_model_file(name: &str) -> bool {
+    let is = |end: &OsStr| ["onnx", "safetensors"].iter().any(|known| end.eq_ignore_ascii_case(known));
+    Path::new(name).extension().is_some_and(is)
+}
+
+/// One of a list of names, or the path of a model file.
+#[derive(Clone)]
+struct NameOrFile(PossibleValuesParser);
+
+impl NameOrFile {
+    fn new(names: impl Into<PossibleValuesParser>) -> Self {
+        Self(names.into())
+    }
+}
+
+impl TypedValueParser for NameOrFile {
+    type Value = String;
+
+    fn parse_ref(
+        &self, command: &Command, argument: Option<&Arg>, value: &OsStr,
+    ) -> Result<String, clap::Error> {
+        match value.to_str() {
+            Some(name) if is_model_file(name) => Ok(name.to_owned()),
+            _ => self.0.parse_ref(command, argument, value),
+        }
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        self.0.possible_values()
+    }
 }
 
 /// `on` or `off`.

@@ -13,7 +13,7 @@ mod text;
 pub use error::RunError;
 pub use images::{ImageTask, calibration_batches};
 pub use registry::Registry;
-pub use run::{CONFIG, Experiment, RunOptions};
+pub use run::{CONFIG, Experiment, MODEL_FILE, RunOptions};
 pub use scenes::{SceneGoal, SceneTask, calibration_scenes};
 pub use source::Source;
 pub use task::{Answer, Evaluation, Part, Run, Task, TaskKind};

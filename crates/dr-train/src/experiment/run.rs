@@ -24,6 +24,9 @@ use std::time::Instant;
 /// The name of the settings in the folder of a run: where it is, there is a run.
 pub const CONFIG: &str = "config.json";
 
+/// The network that training leaves, in the folder.
+pub const MODEL_FILE: &str = "model.safetensors";
+
 /// The Hessian traces of the float network, as mixed training uses them.
 const TRACES: &str = "traces.json";
 
@@ -116,7 +119,7 @@ impl<T: Task> Experiment<T> {
         let joint = self.joint(&float.model, &config.precisions, config.mixed, "joint")?;
         let float_artifact = self.artifact(&float.model, ArtifactKind::Float)?;
         let artifact = self.artifact(&joint.model, ArtifactKind::MultiPrecision)?;
-        artifact.save(&self.out.join("model.safetensors"))?;
+        artifact.save(&self.out.join(MODEL_FILE))?;
 
         let mut seconds = float.earlier_seconds + joint.earlier_seconds;
         let measured = self.measure(&artifact)?;

@@ -138,27 +138,29 @@ impl Model {
         rows(self.run(&mut Tensors::new(pass), input.into()))
     }
 
-    /// The result that an executor gives.
+    /// The value of the last node that an executor gives.
     ///
     /// # Panics
     /// Where the executor does.
     pub fn run<E: Executor>(&self, on: &mut E, input: E::Value) -> E::Value {
-        self.values(on, input).pop().flatten().expect("the last value has no reader")
+        let last = self.graph.nodes().len().saturating_sub(1);
+        self.values(on, input, &[last]).pop().expect("as many as were asked for")
     }
 
     /// All results that an executor gives, in the order of [`Graph::results`].
-    pub(crate) fn results<E: Executor>(&self, on: &mut E, input: E::Value) -> Vec<E::Value> {
-        let values = self.values(on, input);
-        let results = self.graph.results().into_iter();
-        results.map(|result| values[result].clone().expect("results stay")).collect()
+    ///
+    /// # Panics
+    /// Where the executor does.
+    pub fn results<E: Executor>(&self, on: &mut E, input: E::Value) -> Vec<E::Value> {
+        self.values(on, input, &self.graph.results())
     }
 
-    /// The values of results, and those that nobody reads.
-    fn values<E: Executor>(&self, on: &mut E, input: E::Value) -> Vec<Option<E::Value>> {
+    /// The values of nodes that an executor gives.
+    fn values<E: Executor>(&self, on: &mut E, input: E::Value, wanted: &[graph::Value]) -> Vec<E::Value> {
         let steps = self.steps();
         let mut left = vec![0; steps.len()];
+        wanted.iter().for_each(|&value| left[value] += 1);
         steps.iter().flatten().for_each(|step| step.inputs.iter().for_each(|&value| left[value] += 1));
-        self.graph.results().into_iter().for_each(|result| left[result] += 1);
         let mut values: Vec<Option<E::Value>> = vec![None; steps.len()];
         let mut input = Some(input);
         for (at, step) in steps.into_iter().enumerate() {
@@ -188,7 +190,9 @@ impl Model {
             };
             values[at] = Some(value);
         }
-        values
+        let value =
+            |&value: &graph::Value| values[value].clone().expect("results stay, and all are computed");
+        wanted.iter().map(value).collect()
     }
 
     /// What is computed for each node. A BatchNorm is computed with the convolution before it, and that is not computed alone if

@@ -28,7 +28,7 @@ fn images(value: Value) -> Tensor<4> {
 ///
 /// # Panics
 /// If it is something else.
-pub(super) fn rows(value: Value) -> Tensor<2> {
+pub(crate) fn rows(value: Value) -> Tensor<2> {
     match value {
         Value::Rows(rows) => rows,
         Value::Floats(floats) => floats.rows(),

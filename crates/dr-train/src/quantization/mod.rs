@@ -20,6 +20,8 @@
 //! The first and the last layer and depthwise convolutions keep 8 bits unless they are to switch; they have a factor and a bias for each precision, too.
 //! [`CalibratedLayer`](dr_runtime::file::CalibratedLayer) is what is stored, and [`CalibratedModel`] computes it in floats.
 //!
+//! [`distill`] then trains codes and all that is stored of each precision against the float network, without labels.
+//!
 //! # Language models
 //! - [`Nest`] says which widths the stored codes serve, and fits what they stand for at each of them: a scale and an offset
 //!   for each group of inputs, in the few bytes of [`StoredGrid`](dr_runtime::file::StoredGrid) and [`NarrowGrid`](dr_runtime::file::NarrowGrid).
@@ -42,6 +44,7 @@
 
 mod alone;
 mod calibrated;
+mod distillation;
 mod dynamic;
 mod factor;
 mod fold;
@@ -57,6 +60,7 @@ mod tuning;
 mod weight;
 
 pub use calibrated::CalibratedModel;
+pub use distillation::{DistillationError, DistillationOptions, DistillationProgress, Distilled, distill};
 pub use dynamic::Dynamic;
 pub use factor::Factor;
 pub use fold::folded;

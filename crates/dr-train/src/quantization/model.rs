@@ -3,7 +3,7 @@
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, FORMAT_VERSION};
 use crate::nn::Model;
 use burn::module::{ModuleMapper, Param};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use dr_precision::{BitWidth, Precision, PrecisionSet};
 use dr_runtime::file::{Description, NestedWeight, STORED};
 use std::collections::BTreeMap;
@@ -20,9 +20,10 @@ impl NestedModel {
     /// are as they are stored.
     #[must_use]
     pub fn dequantized(&self, model: Model, width: impl Fn(&str) -> BitWidth) -> Model {
-        model.map_named(&mut Replace::new(|name: &str, part: &str| {
+        model.map_named(&mut Replace::new(|name: &str, part: &str, device: &Device| {
             let weight = self.weights.get(name).filter(|_| part == "weight")?;
-            weight.dequantized(width(name)).or_else(|| weight.dequantized(weight.widest()))
+            let values = weight.dequantized(width(name)).or_else(|| weight.dequantized(weight.widest()))?;
+            Some(Tensor::from_data(TensorData::from(&values[..]), device))
         }))
     }
 
@@ -50,19 +51,19 @@ impl NestedModel {
     }
 }
 
-/// Puts other values in place of parameters: of the part of the layer with these names, if there are any.
+/// Puts other values in place of parameters: of the part of the layer with these names, in one row, if there are any. They may be results of others, with gradients.
 pub(super) struct Replace<F> {
     path: Vec<String>,
     values: F,
 }
 
-impl<F: Fn(&str, &str) -> Option<Vec<f32>>> Replace<F> {
+impl<F: Fn(&str, &str, &Device) -> Option<Tensor<1>>> Replace<F> {
     pub(super) const fn new(values: F) -> Self {
         Self { path: vec![], values }
     }
 }
 
-impl<F: Fn(&str, &str) -> Option<Vec<f32>>> ModuleMapper for Replace<F> {
+impl<F: Fn(&str, &str, &Device) -> Option<Tensor<1>>> ModuleMapper for Replace<F> {
     fn enter_module(&mut self, name: &str, _: &str) {
         self.path.push(name.to_owned());
     }
@@ -73,10 +74,8 @@ impl<F: Fn(&str, &str) -> Option<Vec<f32>>> ModuleMapper for Replace<F> {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let [path @ .., last] = &self.path[..] else { return param };
-        match (self.values)(&path.join("."), last) {
-            Some(values) => {
-                param.map(|old| Tensor::from_data(TensorData::new(values, old.dims()), &old.device()))
-            }
+        match (self.values)(&path.join("."), last, &param.lazy_device()) {
+            Some(values) => param.map(|old| values.reshape(old.dims())),
             None => param,
         }
     }

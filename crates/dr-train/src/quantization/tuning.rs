@@ -117,7 +117,7 @@ pub fn tune(
 }
 
 /// The part of the learning rate at a step: some steps up, and down along a cosine.
-fn schedule(step: usize, steps: usize) -> f32 {
+pub(super) fn schedule(step: usize, steps: usize) -> f32 {
     let up = ((step + 1) as f32 / 5.0).min(1.0);
     up * 0.5 * (1.0 + (PI * step as f32 / steps as f32).cos())
 }

@@ -3,6 +3,7 @@
 use crate::integer_network::{Agreement, CLASSES, float, images, rows};
 use burn::data::dataloader::DataLoader;
 use burn::module::Module;
+use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{Device, Tensor, TensorData};
 use dr_precision::{Precision, PrecisionSet};
 use dr_runtime::file::{CalibratedError, CalibratedLayer, CalibratedPass};
@@ -13,7 +14,7 @@ use dr_train::artifact::{
     Artifact, ArtifactError, ArtifactKind, Described, Description, InputShape, SavedModel, TensorEntry,
 };
 use dr_train::config::Engine;
-use dr_train::data::{ImageFiles, ImageLoader};
+use dr_train::data::{ImageFiles, ImageLoader, Input};
 use dr_train::evaluation::{EvaluationError, formats, labelled, measure};
 use dr_train::models::{ConvNetKind, LlamaConfig, MOBILENET_V2, RESNET8, RESNET18};
 use dr_train::nn::{
@@ -22,10 +23,12 @@ use dr_train::nn::{
 };
 use dr_train::onnx::{self, Opset};
 use dr_train::quantization::{
-    CalibratedModel, CalibrationError, LayerNoise, NetworkOptions, calibrate, folded,
+    CalibratedModel, CalibrationError, DistillationError, DistillationOptions, DistillationProgress,
+    Distilled, LayerNoise, NetworkOptions, calibrate, distill, folded,
 };
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::ControlFlow;
 
 const SHAPE: [usize; 3] = [3, 16, 20];
 
@@ -335,7 +338,9 @@ fn damaged_files_are_named() {
         artifact.to_bytes().unwrap_err().to_string()
     };
     assert!(description(&|of| of.graph = None).contains("a calibrated model without a graph"));
-    let unknown = description(&|of| drop(of.in_floats.insert("nothing".to_owned())));
+    let unknown = description(&|of| {
+        of.in_floats.insert("nothing".to_owned());
+    });
     assert!(unknown.contains("a calibrated model with `nothing` in floats: expected the name of a layer"));
     let mut other = float_artifact(RESNET8);
     other.description.in_floats.insert("stem".to_owned());
@@ -410,4 +415,84 @@ fn images_of(images: &ImageFiles, artifact: &Artifact) -> Value {
     let normalization = artifact.description.normalization.clone();
     let loader = ImageLoader::evaluation(images.spread(21), normalization, 21, Device::flex());
     loader.iter().next().unwrap().unwrap().input.into()
+}
+
+/// The loss of what is held out, as a file has it: the mean divergence of the classes at a precision.
+fn divergence(float: &Artifact, artifact: &Artifact, precision: Precision, inputs: &[Value]) -> f64 {
+    let teacher = float.network(&Device::flex()).unwrap();
+    let of = |input: &Value| {
+        let Value::Images(x) = input else { panic!("images") };
+        let [p, q] = [teacher.forward(x.clone(), &Pass::float()), fake(artifact, precision, x.clone())];
+        let terms = softmax(p.clone(), 1) * (log_softmax(p, 1) - log_softmax(q, 1));
+        f64::from(terms.sum_dim(1).mean().into_scalar::<f32>())
+    };
+    inputs.iter().map(of).sum::<f64>() / inputs.len() as f64
+}
+
+#[test]
+fn trained_without_labels() {
+    let float = float_artifact(MOBILENET_V2);
+    let (start, _) = calibrated(&float, &options("w8a8,w4a4,w2a4"));
+    let inputs: Vec<Value> = vec![some(60, 60).into()];
+    let held_out: Vec<Value> = inputs[0].clone().split(1).into_iter().skip(9).step_by(10).collect();
+    let options = DistillationOptions {
+        epochs: 3,
+        weight_rate: 3e-3,
+        scale_rate: 1e-3,
+        ..DistillationOptions::default()
+    };
+    let (mut steps, mut epochs) = (vec![], vec![]);
+    let result = distill(&float, &start, inputs.clone(), &options, &Device::flex(), |progress| {
+        match progress {
+            DistillationProgress::Step { loss, .. } => steps.push(loss),
+            DistillationProgress::Epoch { held_out, .. } => epochs.push(held_out.to_vec()),
+        }
+        ControlFlow::Continue(())
+    });
+    let Distilled { artifact, epoch, before, after, diverged } = result.unwrap();
+    assert!(!diverged && epoch > 0 && steps.len() == 3 * 4 && epochs.len() == 4, "{epochs:?}");
+    assert_eq!((&before, &after), (&epochs[0], &epochs[epoch]));
+    assert!(after[1] < before[1] && after[2] < before[2] && after[0] < 1.5 * before[0], "{epochs:?}");
+
+    // What is stored computes what was trained, in floats and in integers.
+    let artifact = Artifact::from_bytes(&artifact.to_bytes().unwrap()).unwrap();
+    assert_ne!(artifact.tensors["head.weight"].data, start.tensors["head.weight"].data);
+    for (at, precision) in artifact.description.precisions.iter().enumerate() {
+        for (artifact, loss) in [(&start, before[at]), (&artifact, after[at])] {
+            let found = divergence(&float, artifact, precision, &held_out);
+            assert!((found - loss).abs() <= 1e-5 * loss + 1e-8, "{precision}: {found} {loss}");
+        }
+        let x = some(3, 100);
+        let mut found = Agreement::default();
+        let integer = rows(integers(&artifact, precision).forward(x.clone()).unwrap());
+        found.add(&rows(fake(&artifact, precision, x)), &integer);
+        assert!(found.close * 100 >= found.images * 80, "{precision}: {found:?}");
+    }
+
+    // It may be stopped, and has then what is best so far.
+    let stop = |_: DistillationProgress<'_>| ControlFlow::Break(());
+    let stopped = distill(&float, &start, inputs, &options, &Device::flex(), stop).unwrap();
+    assert_eq!((stopped.epoch, stopped.artifact.tensors), (0, start.tensors.clone()));
+    let one = distill(&float, &start, vec![some(1, 1).into()], &options, &Device::flex(), stop);
+    assert!(matches!(one.unwrap_err(), DistillationError::Inputs(1)));
+    let two = || vec![some(1, 2).into()];
+    let wrong = distill(&float, &float, two(), &options, &Device::flex(), stop).unwrap_err();
+    assert!(matches!(wrong, DistillationError::Artifact(ArtifactError::Kind { .. })), "{wrong}");
+}
+
+/// Codes of a single narrow width are packed, and change all the same.
+#[test]
+fn packed_codes_are_trained() {
+    let float = float_artifact(RESNET8);
+    let (start, _) = calibrated(&float, &NetworkOptions { switch_edge: true, ..options("w3a4") });
+    let inputs = vec![some(8, 120).into()];
+    let options =
+        DistillationOptions { epochs: 4, weight_rate: 3e-3, scale_rate: 5e-4, ..Default::default() };
+    let go = |_: DistillationProgress<'_>| ControlFlow::Continue(());
+    let result = distill(&float, &start, inputs, &options, &Device::flex(), go).unwrap();
+    assert!(result.epoch > 0 && result.after[0] < result.before[0], "{:?}", result.after);
+    let words = |of: &Artifact| of.tensors["stem.weight"].clone();
+    assert_eq!(words(&result.artifact).data.type_name(), "U32");
+    assert_eq!(words(&result.artifact).shape, words(&start).shape);
+    assert_ne!(words(&result.artifact).data, words(&start).data);
 }

@@ -115,7 +115,8 @@ impl Addends {
     }
 
     /// `[1 or positions, outputs]`, as they are.
-    pub(crate) fn by_position(values: &[f32], shape: &IntConv2dShape) -> Self {
+    #[must_use]
+    pub fn by_position(values: &[f32], shape: &IntConv2dShape) -> Self {
         let outputs = shape.weight().outputs();
         let positions = if values.len() == outputs { 0 } else { shape.positions() };
         Self {

@@ -1,5 +1,6 @@
 //! The commands: their arguments, and what they do once these are checked.
 
+mod distill;
 mod draw;
 mod eval;
 mod export;
@@ -8,6 +9,7 @@ mod hessian;
 mod import;
 mod import_check;
 mod info;
+mod inputs;
 mod latency;
 mod predict;
 mod quantize;
@@ -15,6 +17,7 @@ mod scenes;
 mod search;
 mod train;
 
+pub use distill::distill;
 pub use draw::{DrawArgs, draw};
 pub use eval::{EvalArgs, eval};
 pub use export::{ExportArgs, export};

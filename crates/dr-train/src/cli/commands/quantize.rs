@@ -1,16 +1,15 @@
 //! `dr-train quantize`.
 
-use super::{StatusLine, arrays_in, load_model, print, save};
-use crate::agreement::read_array;
-use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, Description, SavedModel};
+use super::inputs::{BATCH, calibration_images, inputs_below};
+use super::{StatusLine, load_model, print, save};
+use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, SavedModel};
 use crate::cli::values::{at_least_one, between, group_size, one_of};
 use crate::cli::{CommandError, resolve};
 use crate::config::DeviceKind;
 use crate::config::task::LANGUAGE;
-use crate::data::{DataError, ImageFiles, ImageLoader, Input};
+use crate::data::Input;
 use crate::device;
-use crate::evaluation::check_size;
-use crate::experiment::{Registry, RunError, Source};
+use crate::experiment::{Registry, Source};
 use crate::nn::{QuantConfig, Value};
 use crate::quantization::{
     CalibrationOptions, LayerNoise, NetworkOptions, Progress, QuantizationError, TuningOptions,
@@ -19,19 +18,16 @@ use crate::quantization::{
 use crate::report::aligned;
 use crate::text::{self, Tokenizer};
 use crate::weights::is_language_model;
-use burn::data::dataloader::DataLoader;
-use burn::data::dataset::DatasetError;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Device;
 use clap::Args;
 use dr_kernels::host::GroupedWeight;
 use dr_precision::{BitWidth, Precision, PrecisionSet};
-use dr_runtime::arrays::Array;
 use dr_runtime::file::STORED;
-use dr_runtime::graph::Op;
-use dr_runtime::{Arithmetic, Network};
-use std::fmt::Display;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+
+/// Layers with at most so many percent of the multiply-adds may stay in floats, where nothing else is said.
+pub(super) const FLOAT_SHARE: usize = 5;
 
 /// `dr-train quantize`.
 #[derive(Debug, Args)]
@@ -64,7 +60,7 @@ pub struct QuantizeArgs {
     pub switch_depthwise: bool,
     /// Layers with at most so many percent of the multiply-adds stay in floats, of a network for images: those that alone would
     /// change its outputs by more than 1 % at the highest precision, the worst for their multiply-adds first
-    #[arg(long, value_name = "PERCENT", value_parser = between(0, 100), default_value_t = 5)]
+    #[arg(long, value_name = "PERCENT", value_parser = between(0, 100), default_value_t = FLOAT_SHARE)]
     pub float_share: usize,
     /// Then train the scales of each width of up to 4 bits by so many steps of 512 tokens of the text, against the
     /// predictions of the float model: codes stay, and no other width changes
@@ -132,93 +128,48 @@ pub fn quantize(registry: &Registry, args: &QuantizeArgs) -> Result<(), CommandE
     save(&quantized, &args.out)
 }
 
-/// Pixels of the images that a network for images is calibrated with, at most.
-const CALIBRATION_PIXELS: usize = 128 * 224 * 224;
-
-/// Images that it is calibrated with, at most, if they are small.
-const CALIBRATION_IMAGES: usize = 1024;
-
-/// Images that are computed together.
-const BATCH: usize = 16;
-
 /// A network for images with codes that are chosen for all precisions at once.
 fn calibrated(
     registry: &Registry, artifact: &Artifact, args: &QuantizeArgs, device: &Device,
 ) -> Result<(), CommandError> {
-    let Description { input, normalization, .. } = &artifact.description;
     if args.group_size.is_some() || args.tuning_steps > 0 {
         let found = "--group-size and --tuning-steps are for language models";
         return Err(CommandError::new(format!("{found}: expected a network for tokens")));
     }
-    let few = CALIBRATION_PIXELS / (input.height * input.width).max(1);
-    let count = args.calibration_images.unwrap_or_else(|| CALIBRATION_IMAGES.min(few).max(1));
-    let mut source = Source::new(registry, artifact, &args.model, &args.dataset, &args.data_dir, device);
-    source.calibration = count;
-    let arrays = args.calibration.as_deref().map(arrays_in).transpose()?.flatten();
-    let batches: Vec<Value> = match (&args.calibration, arrays) {
-        (_, Some(files)) => {
-            let few = files.len().min(args.calibration_images.unwrap_or(usize::MAX)).max(1);
-            let network = Network::load_with(artifact, None, Arithmetic::Integer)?;
-            let mut sizes: Vec<Vec<usize>> = vec![];
-            let input = |at: usize| {
-                let path = &files[at * files.len() / few];
-                let wrong = |error: &dyn Display| CommandError::new(format!("`{}`: {error}", path.display()));
-                let array = read_array(path)?;
-                // What does not fit shows in the first pass of its size.
-                if !sizes.iter().any(|known| known == array.dims()) {
-                    network.forward_arrays(std::slice::from_ref(&array)).map_err(|error| wrong(&error))?;
-                    sizes.push(array.dims().to_vec());
-                }
-                calibration_input(artifact, array).map_err(|error| wrong(&error))
-            };
-            (0..few).map(input).collect::<Result<_, CommandError>>()?
+    let count = args.calibration_images.unwrap_or_else(|| calibration_images(artifact));
+    let batches = match &args.calibration {
+        Some(folder) => inputs_below(artifact, &args.model, folder, count, args.calibration_images, device)?,
+        None => {
+            let mut source =
+                Source::new(registry, artifact, &args.model, &args.dataset, &args.data_dir, device);
+            source.calibration = count;
+            let batches = (source.task()?.calibration)(&source)?;
+            batches.into_iter().flat_map(|batch| batch.split(BATCH)).collect()
         }
-        (Some(folder), None) => {
-            let images = ImageFiles::below(folder, input.height).map_err(DataError::from)?.spread(count);
-            check_size(artifact, images.shape).map_err(|error| source.wrong(error))?;
-            let loader = ImageLoader::evaluation(images, normalization.clone(), BATCH, device.clone());
-            let batches = loader.iter().map(|batch| Ok(batch?.input.into()));
-            batches.collect::<Result<_, DatasetError>>().map_err(RunError::from)?
-        }
-        (None, None) => (source.task()?.calibration)(&source)?,
     };
-    let batches = batches.into_iter().flat_map(|batch| batch.split(BATCH)).collect();
     let options = NetworkOptions {
         precisions: args.precisions.clone().unwrap_or_default(),
         switch_edge: args.switch_edge,
         switch_depthwise: args.switch_depthwise,
         float_share: args.float_share as f64 / 100.0,
     };
+    let (quantized, noise) = calibrated_with(artifact, &args.model, batches, &options)?;
+    print(&table(&options.precisions, &noise))?;
+    save(&quantized, &args.out)
+}
+
+/// The network with codes that are chosen by what these inputs show, with a line of how far it is.
+pub(super) fn calibrated_with(
+    artifact: &Artifact, model: &Path, inputs: Vec<Value>, options: &NetworkOptions,
+) -> Result<(Artifact, Vec<LayerNoise>), CommandError> {
     let line = StatusLine::new();
-    let result = calibrate(artifact, batches, &options, |progress| {
+    let result = calibrate(artifact, inputs, options, |progress| {
         if let Progress::Layer { name, done, of } = progress {
             line.show(&format!("layers: {done} of {of}, {name}"));
         }
     });
     drop(line);
-    let (quantized, noise) =
-        result.map_err(|error| CommandError::new(format!("`{}`: {error}", args.model.display())))?;
-    print(&table(&options.precisions, &noise))?;
-    save(&quantized, &args.out)
-}
-
-/// An array as the network takes it.
-fn calibration_input(artifact: &Artifact, array: Array) -> Result<Value, CommandError> {
-    let graph = artifact.graph()?;
-    if let Some((_, input)) = graph.array_inputs().next() {
-        input.check(&array)?;
-        return Ok(array.into());
-    }
-    let values = array.floats()?.into_owned();
-    match (array.dims(), graph.input()) {
-        (&[batch, channels, rows, columns], Some(&Op::Images { channels: expected }))
-            if channels == expected =>
-        {
-            let data = TensorData::new(values, [batch, channels, rows, columns]);
-            Ok(Tensor::<4>::from_data(data, &Device::flex()).into())
-        }
-        (found, expected) => Err(CommandError::new(format!("an array {found:?}: expected {expected:?}"))),
-    }
+    result.map_err(|error| CommandError::new(format!("`{}`: {error}", model.display())))
 }
 
 /// The signal-to-noise ratios of all layers, and how far off the outputs of the network are with each of them quantized alone.

@@ -8,7 +8,7 @@ use burn::train::Interrupter;
 use std::path::Path;
 
 /// Exit code of a program that Ctrl-C stopped.
-const INTERRUPTED: u8 = 130;
+pub(super) const INTERRUPTED: u8 = 130;
 
 /// Trains, and leaves the results in the folder.
 ///
@@ -48,7 +48,7 @@ fn failure(error: RunError, out: &Path) -> CommandError {
 }
 
 /// The first Ctrl-C stops after the step under way, the second at once.
-fn stop_on_ctrl_c(interrupter: Interrupter) -> Result<(), CommandError> {
+pub(super) fn stop_on_ctrl_c(interrupter: Interrupter) -> Result<(), CommandError> {
     ctrlc::set_handler(move || {
         if interrupter.should_stop() {
             std::process::exit(INTERRUPTED.into());

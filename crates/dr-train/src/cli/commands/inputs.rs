@@ -1,0 +1,84 @@
+//! Inputs without labels in a folder, as a network takes them.
+
+use super::arrays_in;
+use crate::agreement::read_array;
+use crate::artifact::{Artifact, Description};
+use crate::cli::CommandError;
+use crate::data::{DataError, ImageFiles, ImageLoader, Input};
+use crate::evaluation::check_size;
+use crate::experiment::RunError;
+use crate::nn::Value;
+use burn::data::dataloader::DataLoader;
+use burn::data::dataset::DatasetError;
+use burn::tensor::{Device, Tensor, TensorData};
+use dr_runtime::arrays::Array;
+use dr_runtime::graph::Op;
+use dr_runtime::{Arithmetic, Network};
+use std::fmt::Display;
+use std::path::Path;
+
+/// Pixels of the images that a network for images is calibrated with, at most.
+const CALIBRATION_PIXELS: usize = 128 * 224 * 224;
+
+/// Images that it is calibrated with, at most, if they are small.
+const CALIBRATION_IMAGES: usize = 1024;
+
+/// Images that are computed together.
+pub(super) const BATCH: usize = 16;
+
+/// How many images a network is calibrated with if nothing else is asked for.
+pub(super) fn calibration_images(artifact: &Artifact) -> usize {
+    let input = &artifact.description.input;
+    let few = CALIBRATION_PIXELS / (input.height * input.width).max(1);
+    CALIBRATION_IMAGES.min(few).max(1)
+}
+
+/// Inputs of a folder: its .npy files, all of them or `arrays`; or, if it has none, at most `images` of its images. Both evenly spread, in batches.
+pub(super) fn inputs_below(
+    artifact: &Artifact, model: &Path, folder: &Path, images: usize, arrays: Option<usize>, device: &Device,
+) -> Result<Vec<Value>, CommandError> {
+    if let Some(files) = arrays_in(folder)? {
+        let few = files.len().min(arrays.unwrap_or(usize::MAX)).max(1);
+        let network = Network::load_with(artifact, None, Arithmetic::Integer)?;
+        let mut sizes: Vec<Vec<usize>> = vec![];
+        let input = |at: usize| {
+            let path = &files[at * files.len() / few];
+            let wrong = |error: &dyn Display| CommandError::new(format!("`{}`: {error}", path.display()));
+            let array = read_array(path)?;
+            // What does not fit shows in the first pass of its size.
+            if !sizes.iter().any(|known| known == array.dims()) {
+                network.forward_arrays(std::slice::from_ref(&array)).map_err(|error| wrong(&error))?;
+                sizes.push(array.dims().to_vec());
+            }
+            array_input(artifact, array).map_err(|error| wrong(&error))
+        };
+        let arrays = (0..few).map(input).collect::<Result<Vec<Value>, CommandError>>()?;
+        return Ok(arrays.into_iter().flat_map(|array| array.split(BATCH)).collect());
+    }
+    let Description { input, normalization, .. } = &artifact.description;
+    let files = ImageFiles::below(folder, input.height).map_err(DataError::from)?.spread(images);
+    let wrong = |error| RunError::InModel { path: model.to_owned(), error: Box::new(error) };
+    check_size(artifact, files.shape).map_err(wrong)?;
+    let loader = ImageLoader::evaluation(files, normalization.clone(), BATCH, device.clone());
+    let batches = loader.iter().map(|batch| Ok(batch?.input.into()));
+    Ok(batches.collect::<Result<_, DatasetError>>().map_err(RunError::from)?)
+}
+
+/// An array as the network takes it.
+fn array_input(artifact: &Artifact, array: Array) -> Result<Value, CommandError> {
+    let graph = artifact.graph()?;
+    if let Some((_, input)) = graph.array_inputs().next() {
+        input.check(&array)?;
+        return Ok(array.into());
+    }
+    let values = array.floats()?.into_owned();
+    match (array.dims(), graph.input()) {
+        (&[batch, channels, rows, columns], Some(&Op::Images { channels: expected }))
+            if channels == expected =>
+        {
+            let data = TensorData::new(values, [batch, channels, rows, columns]);
+            Ok(Tensor::<4>::from_data(data, &Device::flex()).into())
+        }
+        (found, expected) => Err(CommandError::new(format!("an array {found:?}: expected {expected:?}"))),
+    }
+}

@@ -1,0 +1,128 @@
+//! From the arguments of `dr-train train` to the training of a network in a file. Nothing is written here.
+
+use super::resolve::{check_output_folder, last};
+use super::values::is_model_file;
+use super::{CommandError, Settings, TrainArgs};
+use crate::config::{DeviceKind, Distill};
+use crate::experiment::{CONFIG, MODEL_FILE, Registry};
+use crate::quantization::DistillationOptions;
+use dr_precision::PrecisionSet;
+use std::path::{Path, PathBuf};
+
+/// What `dr-train train --distill` does with a network in a file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResolvedDistillation {
+    /// The float network.
+    pub model: PathBuf,
+    /// The folder of inputs.
+    pub inputs: PathBuf,
+    /// At most so many of them.
+    pub limit: Option<usize>,
+    /// The precisions that the result has.
+    pub precisions: PrecisionSet,
+    /// The first and the last layer switch like all others.
+    pub switch_edge: bool,
+    /// How it is trained.
+    pub options: DistillationOptions,
+    /// Where to compute.
+    pub device: DeviceKind,
+    /// The folder for the result: one that exists, or one that can.
+    pub out: PathBuf,
+}
+
+impl TrainArgs {
+    /// The training of a network in a file, if that is what is asked for.
+    ///
+    /// # Errors
+    /// If a file cannot be read, a setting is missing, out of range or not for this, or `--out` cannot be a folder.
+    pub fn distillation(&self, registry: &Registry) -> Result<Option<ResolvedDistillation>, CommandError> {
+        let file = self.file(registry)?;
+        let layers = [&file, &self.settings];
+        let model = last(layers, |settings| settings.model.clone());
+        let Some(model) = model.filter(|name| is_model_file(name)) else { return Ok(None) };
+        let wrong = |what: &str, expected: &str| {
+            Err(CommandError::new(format!("{what} for the network in `{model}`: expected {expected}")))
+        };
+        match last(layers, |settings| settings.distill) {
+            Some(Distill::Float) => {}
+            Some(other) => return wrong(&format!("--distill {other}"), "--distill without a value"),
+            None => return wrong("no --distill", "it, as a network in a file is trained without labels"),
+        }
+        let unfit = layers.into_iter().find_map(Settings::not_for_distillation);
+        if let Some(flag) = self.dashboard.then_some("dashboard").or(unfit) {
+            return wrong(
+                &format!("--{}", flag.replace('_', "-")),
+                "a flag of its training, such as --epochs",
+            );
+        }
+        let Some(inputs) = last(layers, |settings| settings.data_dir.clone()) else {
+            return wrong("no --data-dir", "the folder of its inputs, images or .npy files");
+        };
+        let usual = DistillationOptions::default();
+        let options = DistillationOptions {
+            epochs: last(layers, |settings| settings.epochs).unwrap_or(usual.epochs),
+            batch_size: last(layers, |settings| settings.batch_size).unwrap_or(usual.batch_size),
+            weight_rate: last(layers, |settings| settings.joint_lr).unwrap_or(usual.weight_rate),
+            scale_rate: last(layers, |settings| settings.scale_lr).unwrap_or(usual.scale_rate),
+            seed: last(layers, |settings| settings.seed).unwrap_or(usual.seed),
+        };
+        let limit = last(layers, |settings| settings.limit_train);
+        let least = [
+            ("epochs", Some(options.epochs), 1),
+            ("batch-size", Some(options.batch_size), 1),
+            ("limit-train", limit, 2),
+        ];
+        for (flag, value, least) in least {
+            if let Some(value) = value.filter(|&value| value < least) {
+                return wrong(&format!("--{flag} {value}"), &format!("a whole number of at least {least}"));
+            }
+        }
+        for (flag, rate) in [("joint-lr", options.weight_rate), ("scale-lr", options.scale_rate)] {
+            if !(0.0..=1.0).contains(&rate) {
+                return wrong(&format!("--{flag} {rate}"), "a number from 0 to 1");
+            }
+        }
+        let model = PathBuf::from(model);
+        let out = last(layers, |settings| settings.out.clone())
+            .unwrap_or_else(|| Path::new("runs").join(model.file_stem().unwrap_or_default()));
+        check_output_folder(&out)?;
+        if let Some(held) =
+            [CONFIG, MODEL_FILE].into_iter().find(|name| out.join(name).symlink_metadata().is_ok())
+        {
+            let out = out.display();
+            let found = format!("--out `{out}`: holds a {held} already");
+            return Err(CommandError::new(format!("{found}: expected a folder without one")));
+        }
+        Ok(Some(ResolvedDistillation {
+            model,
+            inputs,
+            limit,
+            precisions: last(layers, |settings| settings.precisions.clone()).unwrap_or_default(),
+            switch_edge: last(layers, |settings| settings.switch_edge).unwrap_or_default(),
+            options,
+            device: last(layers, |settings| settings.device).unwrap_or(DeviceKind::Auto),
+            out,
+        }))
+    }
+}
+
+impl Settings {
+    /// The first field that is given and says nothing of how a network in a file is trained.
+    fn not_for_distillation(&self) -> Option<&'static str> {
+        /// All fields by name: a new one belongs to one of the two lists.
+        macro_rules! given {
+            (of: $($of:ident),*; not: $($not:ident),* $(,)?) => {{
+                let Self { $($of: _,)* $($not),* } = self;
+                [$((stringify!($not), $not.is_some())),*].into_iter().find_map(|(name, given)| given.then_some(name))
+            }};
+        }
+        given! {
+            of: model, data_dir, limit_train, precisions, epochs, batch_size, joint_lr, scale_lr, distill,
+                switch_edge, device, seed, out;
+            not: task, dataset, image_size, weights, vocabulary, hidden, layers, context, batch_norm,
+                float_epochs, accumulate, optimizer, lr, weight_decay, warmup_epochs, anneal_float, clip_norm,
+                alrs, scale_gradient, group_size, batches, forward, mixed, draws, sampling, widths, mixed_norm,
+                baseline, devices, compute, resume,
+        }
+    }
+}
