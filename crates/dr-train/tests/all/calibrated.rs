@@ -335,7 +335,7 @@ fn damaged_files_are_named() {
         artifact.to_bytes().unwrap_err().to_string()
     };
     assert!(description(&|of| of.graph = None).contains("a calibrated model without a graph"));
-    let unknown = description(&|of| drop(of.in_floats.insert("nothing".to_owned())));
+    let unknown = description(&|of| of.in_floats = ["nothing".to_owned()].into());
     assert!(unknown.contains("a calibrated model with `nothing` in floats: expected the name of a layer"));
     let mut other = float_artifact(RESNET8);
     other.description.in_floats.insert("stem".to_owned());
