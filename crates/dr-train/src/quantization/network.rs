@@ -92,7 +92,7 @@ pub enum CalibrationError {
 
 /// Quantizes a float network for images without training, as `inputs` show that it is used, batches of images `[batch, channels, rows, columns]`.
 ///
-/// One pass over the layers in their order: all inputs are computed in floats, and at each precision with the layers before already quantized, by the kernels that
+/// First, each layer is quantized alone, for a few inputs, which says what layers stay in floats. Then, one pass over the layers in their order: all inputs are computed in floats, and at each precision with the layers before already quantized, by the kernels that
 /// will compute them. What is in memory at a time are the values of all inputs between layers that are still to be read, in floats, once and for each precision.
 /// The report has the layers in that order.
 ///
@@ -121,7 +121,10 @@ pub fn calibrate(
         ..folded.description.clone()
     };
     let model = folded.network(&Device::flex())?;
-    let some = inputs.iter().step_by(inputs.len().div_ceil(ALONE_INPUTS));
+    // Their streams take no more than twice the memory of those that follow.
+    let items: usize = inputs.iter().map(Input::items).sum();
+    let most = 2 * items * (1 + description.precisions.len()) / graph.layers().len().max(1);
+    let some = inputs.iter().step_by(inputs.len().div_ceil(most.clamp(1, ALONE_INPUTS)));
     let some = some.filter_map(|batch| batch.clone().split(1).into_iter().next()).collect();
     let mut sweep = Sweep::new(&folded, &description, Streams::Layers, &mut progress);
     let results = sweep.run(&model, some)?;
