@@ -440,7 +440,10 @@ fn arrays_without_elements() {
         let found = evaluate(&op, inputs.iter().enumerate().map(value).collect()).unwrap();
         assert_eq!(found.to_array().unwrap(), expected, "{op:?}");
     }
-    let nothing = Value::Floats(Floats::new(&none, &Device::flex()).unwrap());
+    let nothing = Floats::from(Tensor::<2>::zeros([2, 0], &Device::flex()));
+    assert_eq!(nothing.clone().tensor::<2>().unwrap().dims(), [2, 0]);
+    assert_eq!(nothing.clone().rows().dims(), [2, 0]);
+    let nothing = Value::Floats(nothing);
     assert_eq!(evaluate(&sum, vec![nothing]).unwrap().to_array().unwrap(), scalar(0.0));
 }
 

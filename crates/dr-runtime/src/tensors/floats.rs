@@ -25,7 +25,12 @@ impl<const D: usize> From<Tensor<D>> for Floats {
 /// The elements in one row.
 fn flat<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     let count: usize = x.dims().iter().product();
-    x.reshape([count])
+    shaped(x, [count])
+}
+
+/// The elements with these sizes; a 0 among them would mean something else to tensors.
+fn shaped<const D: usize, const E: usize>(x: Tensor<D>, dims: [usize; E]) -> Tensor<E> {
+    if dims.contains(&0) { Tensor::zeros(dims, &x.device()) } else { x.reshape(dims) }
 }
 
 impl Floats {
@@ -91,7 +96,7 @@ impl Floats {
     pub fn tensor<const D: usize>(self) -> Result<Tensor<D>, ArrayError> {
         let wrong = |_| ArrayError::Rank { found: self.dims.len(), expected: D.to_string() };
         let dims: [usize; D] = self.dims.as_slice().try_into().map_err(wrong)?;
-        Ok(self.values.reshape(dims))
+        Ok(shaped(self.values, dims))
     }
 
     /// A row for each run of its last axis: `[runs, size of the last axis]`.
@@ -99,7 +104,7 @@ impl Floats {
     pub fn rows(self) -> Tensor<2> {
         let features = self.dims.last().copied().unwrap_or(1);
         let runs: usize = self.dims.iter().rev().skip(1).product();
-        self.values.reshape([runs, features])
+        shaped(self.values, [runs, features])
     }
 
     /// The same axes but for the last one, which a function of rows makes.
