@@ -15,7 +15,7 @@ use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{Device, Tensor, TensorData};
 use dr_precision::{BitWidth, Precision};
 use dr_runtime::file::{CalibratedError, CalibratedLayer, CalibratedPass, STORED};
-use dr_runtime::graph::{Graph, Node, Op};
+use dr_runtime::graph::GraphError;
 use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -86,8 +86,8 @@ pub enum DistillationError {
     #[error("{0} inputs: expected at least 2, one to learn from and one to choose the best epoch by")]
     Inputs(usize),
     /// An operation that gradients cannot pass.
-    #[error("{0} after a layer: expected operations with gradients")]
-    Gradients(String),
+    #[error(transparent)]
+    Graph(#[from] GraphError),
     /// Nothing to train.
     #[error("a network without layers: expected some to train")]
     Layers,
@@ -131,9 +131,7 @@ pub fn distill(
     mut progress: impl FnMut(DistillationProgress<'_>) -> ControlFlow<()>,
 ) -> Result<Distilled, DistillationError> {
     let graph = start.graph()?;
-    if let Some(op) = without_gradients(graph) {
-        return Err(DistillationError::Gradients(op));
-    }
+    graph.check_gradients()?;
     if graph.layers().is_empty() {
         return Err(DistillationError::Layers);
     }
@@ -218,25 +216,6 @@ impl DistillationOptions {
         let codes = ParamGroup::from_any_predicates(vec!["codes"]);
         ModuleLrScheduler::new(rate(self.scale_rate)).with_group(codes, rate(self.weight_rate)).step()
     }
-}
-
-/// The first operation that gradients of layers do not pass.
-fn without_gradients(graph: &Graph) -> Option<String> {
-    let mut follows = vec![false; graph.nodes().len()];
-    for (at, Node { op, inputs }) in graph.nodes().iter().enumerate() {
-        let mut of = inputs.iter().enumerate().filter(|(_, input)| follows[**input]);
-        follows[at] = match op {
-            Op::Array(op) => {
-                let reads = |of: &(usize, &usize)| op.constants().contains(&of.0);
-                if op.gives_floats() && of.clone().any(|of| reads(&of)) {
-                    return Some(format!("the operation {op:?} on arrays"));
-                }
-                op.gives_floats() && of.next().is_some()
-            }
-            op => matches!(op, Op::Layer(_)) || of.next().is_some(),
-        };
-    }
-    None
 }
 
 /// Inputs that can be put [together] in other ways: images one by one. Arrays stay, as their number may be part of the network.
