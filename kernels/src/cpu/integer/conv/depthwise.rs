@@ -24,7 +24,7 @@ impl Problem<'_> {
             assert!(farthest + first + PANEL <= segment.codes.len(), "windows end inside the codes");
             let codes = segment.codes[first..].as_ptr();
             for (tile, bases) in segment.bases.chunks(ROWS).enumerate() {
-                let taps = Taps { codes, bases, offsets: self.offsets, weights };
+                let taps = Taps { codes, bases, offsets: self.offsets, kernel: layout.kernel(), weights };
                 let position = segment.start + tile * ROWS;
                 // SAFETY: The machine has the instructions: `Plan::new` has asserted it. Windows end inside the codes: asserted above. The
                 // rest as in `tile`.

@@ -45,12 +45,83 @@ impl MicroKernel for Avx512Vnni {
         // SAFETY: As promised by the caller.
         unsafe {
             match taps.offsets.len().div_ceil(STEP) {
+                _ if taps.kernel == [3, 3] => depthwise_3x3(taps, sums, inputs),
                 1 => depthwise::<1>(taps, sums, inputs),
                 2 => depthwise::<2>(taps, sums, inputs),
                 3 => depthwise::<3>(taps, sums, inputs),
                 7 => depthwise::<7>(taps, sums, inputs),
                 13 => depthwise::<13>(taps, sums, inputs),
                 _ => depthwise_of_any(taps, sums, inputs),
+            }
+        }
+    }
+}
+
+/// Four runs of 16 codes, each in a quarter, as 16 runs of four: one of each.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn interleaved(x: __m512i) -> __m512i {
+    // First so that each quarter has its channels, four codes of each run.
+    let quarters = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+    let fours = _mm_set_epi8(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+    _mm512_shuffle_epi8(_mm512_permutexvar_epi32(quarters, x), _mm512_broadcast_i32x4(fours))
+}
+
+/// Sums of windows of three rows and columns. A step is a column, which the windows beside it have, too.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn depthwise_3x3(taps: &Taps, sums: &mut LaneSums, mut inputs: Option<&mut LaneSums>) {
+    let [top, middle, bottom] = [0, 3, 6].map(|tap| taps.offsets[tap] as usize);
+    let right = taps.offsets[1] as usize - top;
+    assert!(taps.weights.len() >= 3 * PANEL * STEP && taps.bases.len() <= sums.len());
+    // SAFETY: The caller promises that all can be read; there are as many weights.
+    unsafe {
+        let column = |base: usize| {
+            let run = |offset: usize| taps.codes.add(base + offset).cast::<__m128i>().read_unaligned();
+            let x = _mm512_zextsi128_si512(run(top));
+            let x = _mm512_mask_broadcast_i32x4(x, 0x00f0, run(middle));
+            interleaved(_mm512_mask_broadcast_i32x4(x, 0x0f00, run(bottom)))
+        };
+        // From rows of taps, four in a step, to columns.
+        let [a, b, c] = [0, 1, 2].map(|step| {
+            _mm512_loadu_si512(taps.weights.as_ptr().add(step * PANEL * STEP).cast())
+        });
+        let pick = |x: __m512i, from: [i8; STEP]| {
+            let word = i32::from_le_bytes(from.map(i8::cast_unsigned));
+            let lanes = _mm_set_epi32(0x0c0c_0c0c, 0x0808_0808, 0x0404_0404, 0);
+            // What is below zero picks nothing.
+            let index = _mm_add_epi8(_mm_set1_epi32(word), lanes);
+            _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(index))
+        };
+        const NO: i8 = i8::MIN;
+        let weights = [
+            _mm512_or_si512(pick(a, [0, 3, NO, NO]), pick(b, [NO, NO, 2, NO])),
+            _mm512_or_si512(pick(a, [1, NO, NO, NO]), pick(b, [NO, 0, 3, NO])),
+            _mm512_or_si512(
+                pick(a, [2, NO, NO, NO]),
+                _mm512_or_si512(pick(b, [NO, 1, NO, NO]), pick(c, [NO, NO, 0, NO])),
+            ),
+        ];
+        let ones = _mm512_set1_epi8(1);
+        let mut columns = [_mm512_setzero_si512(); 3];
+        let mut last = None;
+        for (row, &base) in taps.bases.iter().enumerate() {
+            columns = match last.map(|last: usize| base.wrapping_sub(last)) {
+                Some(moved) if moved == right => [columns[1], columns[2], column(base + 2 * right)],
+                Some(moved) if moved == 2 * right => [columns[2], column(base + right), column(base + 2 * right)],
+                _ => [column(base), column(base + right), column(base + 2 * right)],
+            };
+            last = Some(base);
+            let mut sum = _mm512_setzero_si512();
+            for (column, weights) in columns.iter().zip(weights) {
+                sum = _mm512_dpbusd_epi32(sum, *column, weights);
+            }
+            sums.as_mut_ptr().cast::<__m512i>().add(row).write_unaligned(sum);
+            if let Some(inputs) = &mut inputs {
+                let mut input = _mm512_setzero_si512();
+                for column in columns {
+                    input = _mm512_dpbusd_epi32(input, column, ones);
+                }
+                inputs.as_mut_ptr().cast::<__m512i>().add(row).write_unaligned(input);
             }
         }
     }
@@ -72,9 +143,6 @@ unsafe fn depthwise<const STEPS: usize>(taps: &Taps, sums: &mut LaneSums, inputs
         std::array::from_fn(|step| std::array::from_fn(|tap| offset(step, tap)));
     let left = taps.offsets.len() - (STEPS - 1) * STEP;
     let last = _mm512_set1_epi32((0x0101_0101u32 >> (8 * (STEP - left))) as i32);
-    // Four runs of 16 codes to 16 runs of four: first so that each quarter has its channels, four codes of each tap.
-    let quarters = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
-    let fours = _mm512_broadcast_i32x4(_mm_set_epi8(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0));
     // SAFETY: The caller promises that all can be read; there are as many weights.
     unsafe {
         assert!(taps.weights.len() >= STEPS * PANEL * STEP && taps.bases.len() <= sums.len());
@@ -87,7 +155,7 @@ unsafe fn depthwise<const STEPS: usize>(taps: &Taps, sums: &mut LaneSums, inputs
             let x = _mm512_mask_broadcast_i32x4(x, 0x00f0, run(b));
             let x = _mm512_mask_broadcast_i32x4(x, 0x0f00, run(c));
             let x = _mm512_mask_broadcast_i32x4(x, 0xf000, run(d));
-            _mm512_shuffle_epi8(_mm512_permutexvar_epi32(quarters, x), fours)
+            interleaved(x)
         };
         let out = sums.as_mut_ptr().cast::<__m512i>();
         let Some(inputs) = inputs else {

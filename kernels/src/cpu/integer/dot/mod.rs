@@ -137,6 +137,8 @@ pub(super) struct Taps<'a> {
     pub bases: &'a [usize],
     /// Where each tap is, from there: 16 codes.
     pub offsets: &'a [u32],
+    /// Rows and columns of the taps.
+    pub kernel: [usize; 2],
     /// `[steps, 16, 4]`: four taps in a step, zeros after the last one.
     pub weights: &'a [i8],
 }
