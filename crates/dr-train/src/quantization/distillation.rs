@@ -38,7 +38,7 @@ pub struct DistillationOptions {
 
 impl Default for DistillationOptions {
     fn default() -> Self {
-        Self { epochs: 10, batch_size: 16, weight_rate: 3e-4, scale_rate: 1e-4, seed: 1 }
+        Self { epochs: 10, batch_size: 16, weight_rate: 1e-4, scale_rate: 1e-4, seed: 1 }
     }
 }
 

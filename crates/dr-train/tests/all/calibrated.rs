@@ -453,11 +453,11 @@ fn trained_without_labels() {
     assert!(!diverged && epoch > 0 && steps.len() == 6 * 4 && epochs.len() == 7, "{epochs:?}");
     assert_eq!((&before, &after), (&epochs[0], &epochs[epoch]));
     let parts: f64 = after.iter().zip(&before).map(|(after, before)| after / before).sum();
-    assert!(parts < 3.0 && after[2] < before[2], "{epochs:?}");
+    assert!(parts < 3.0 && after[1] < before[1], "{epochs:?}");
 
     // What is stored computes what was trained, in floats and in integers.
     let artifact = Artifact::from_bytes(&artifact.to_bytes().unwrap()).unwrap();
-    assert_ne!(artifact.tensors["head.weight"].data, start.tensors["head.weight"].data);
+    assert_ne!(artifact.tensors["head.w4a4.scale"].data, start.tensors["head.w4a4.scale"].data);
     for (at, precision) in artifact.description.precisions.iter().enumerate() {
         for (artifact, loss) in [(&start, before[at]), (&artifact, after[at])] {
             let found = divergence(&float, artifact, precision, &held_out);

@@ -82,9 +82,8 @@ unsafe fn depthwise_3x3(taps: &Taps, sums: &mut LaneSums, mut inputs: Option<&mu
             interleaved(_mm512_mask_broadcast_i32x4(x, 0x0f00, run(bottom)))
         };
         // From rows of taps, four in a step, to columns.
-        let [a, b, c] = [0, 1, 2].map(|step| {
-            _mm512_loadu_si512(taps.weights.as_ptr().add(step * PANEL * STEP).cast())
-        });
+        let [a, b, c] =
+            [0, 1, 2].map(|step| _mm512_loadu_si512(taps.weights.as_ptr().add(step * PANEL * STEP).cast()));
         let pick = |x: __m512i, from: [i8; STEP]| {
             let word = i32::from_le_bytes(from.map(i8::cast_unsigned));
             let lanes = _mm_set_epi32(0x0c0c_0c0c, 0x0808_0808, 0x0404_0404, 0);
@@ -107,7 +106,9 @@ unsafe fn depthwise_3x3(taps: &Taps, sums: &mut LaneSums, mut inputs: Option<&mu
         for (row, &base) in taps.bases.iter().enumerate() {
             columns = match last.map(|last: usize| base.wrapping_sub(last)) {
                 Some(moved) if moved == right => [columns[1], columns[2], column(base + 2 * right)],
-                Some(moved) if moved == 2 * right => [columns[2], column(base + right), column(base + 2 * right)],
+                Some(moved) if moved == 2 * right => {
+                    [columns[2], column(base + right), column(base + 2 * right)]
+                }
                 _ => [column(base), column(base + right), column(base + 2 * right)],
             };
             last = Some(base);
