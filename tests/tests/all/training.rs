@@ -182,7 +182,7 @@ fn a_float_model_can_be_quantized_without_training() {
         "--out",
         "free.safetensors",
     ]);
-    assert!(written.starts_with("signal to noise (dB)  w8a8  w4a8\n"), "{written}");
+    assert!(written.starts_with("signal to noise (dB)  w8a8  w4a8  outputs, alone at w8a8\n"), "{written}");
     assert!(written.contains("\nstages.0.0.conv1 ") && written.contains("\nhead "), "{written}");
     assert!(written.contains("wrote free.safetensors: calibrated, "), "{written}");
     let found = eval(&program, &["free.safetensors"]);
