@@ -176,7 +176,7 @@ pub fn distill(
                 break;
             }
             let (done, of) = (epoch * steps + at, options.epochs * steps);
-            let rates = options.rates(f64::from(schedule(done, of)));
+            let rates = options.rates(f64::from(schedule(done, of)), &school.start);
             student = optimizer.step(rates, student, gradients);
             flow = progress(DistillationProgress::Step { done: done + 1, of, loss });
             if flow.is_break() {
@@ -209,12 +209,19 @@ struct Best {
 }
 
 impl DistillationOptions {
-    /// The learning rates of a step, at this part of the largest ones.
-    fn rates(&self, part: f64) -> ModuleLearningRate {
+    /// The learning rates of a step, at this part of the largest ones. What is of one precision changes in proportion to the root of its loss at the start, the size of the
+    /// errors there: a precision that is nearly lossless has little to gain, and much to lose.
+    fn rates(&self, part: f64, start: &[f64]) -> ModuleLearningRate {
         // Burn's rates are above 0.
         let rate = |largest: f64| ConstantLr::new((largest * part).max(f64::from(f32::MIN_POSITIVE)));
         let codes = ParamGroup::from_any_predicates(vec!["codes"]);
-        ModuleLrScheduler::new(rate(self.scale_rate)).with_group(codes, rate(self.weight_rate)).step()
+        let most = start.iter().copied().fold(LEAST_LOSS, f64::max);
+        let rates = ModuleLrScheduler::new(rate(self.scale_rate)).with_group(codes, rate(self.weight_rate));
+        let of_pass = |rates: ModuleLrScheduler, (number, loss): (usize, &f64)| {
+            let pass = ParamGroup::from_any_predicates(vec![format!("passes.{number}.")]);
+            rates.with_group(pass, rate(self.scale_rate * (loss / most).sqrt()))
+        };
+        start.iter().enumerate().fold(rates, of_pass).step()
     }
 }
 
