@@ -273,7 +273,10 @@ fn activation_of(op: &Op) -> Option<([f32; 2], integer::Activation)> {
             Unary::HardSwish => integer::Activation::HardSwish,
             Unary::Sigmoid => integer::Activation::Sigmoid,
             Unary::Silu => integer::Activation::Silu,
-            Unary::HardSigmoid { alpha, beta } => return Some(([alpha, beta], integer::Activation::Unit)),
+            // A layer's own scales are found again by a division by the slope.
+            Unary::HardSigmoid { alpha, beta } if alpha.is_normal() => {
+                return Some(([alpha, beta], integer::Activation::Unit));
+            }
             _ => return None,
         },
         _ => return None,
