@@ -68,21 +68,21 @@ pub(super) struct ByteQuantizer {
     high: f32,
     /// What that stands for, from the zero point on.
     pub top: f32,
-    /// `1 / scale`, if that and all products with it that matter are normal numbers.
-    pub inverse: Option<f32>,
+    /// `1 / scale`, if that and all products with it that matter are normal numbers, and what it lacks.
+    pub inverse: Option<[f32; 2]>,
 }
 
 impl ByteQuantizer {
     #[inline(always)]
     pub fn new(CodeQuantizer { bits, scale, zero_point }: CodeQuantizer) -> Self {
         let (high, ordinary) = (bits.unsigned_max() as f32, 1e-18..1e18);
-        Self {
-            zero_point,
-            scale,
-            high,
-            top: high * scale,
-            inverse: ordinary.contains(&scale).then(|| 1.0 / scale),
-        }
+        let inverse = ordinary.contains(&scale).then(|| {
+            let inverse = 1.0 / scale;
+            // The difference is exact in 64 bits.
+            let lacks = (1.0 - f64::from(inverse) * f64::from(scale)) as f32;
+            [inverse, inverse * lacks]
+        });
+        Self { zero_point, scale, high, top: high * scale, inverse }
     }
 
     /// Codes; 0 for a NaN.

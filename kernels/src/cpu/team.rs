@@ -64,7 +64,7 @@ type Task<'a> = &'a (dyn Fn(usize) + Sync);
 struct Team {
     /// Somebody's loop is under way.
     busy: AtomicBool,
-    /// The number of the loop, and, in the lowest bits, of its tasks that nobody has taken yet.
+    /// A [`State`].
     state: AtomicU64,
     /// A [`Task`], on the stack of the loop's caller.
     task: AtomicPtr<()>,
@@ -86,8 +86,28 @@ struct Helper {
     sleeps: &'static AtomicBool,
 }
 
-/// Bits of [`Team::state`] for tasks.
-const LEFT_BITS: u32 = 24;
+/// The number of a loop, and which of its tasks nobody has taken yet: so many after the first ones. The caller takes the first of them, helpers the
+/// last, so that most threads find in the next loop what they have made in this one.
+#[derive(Clone, Copy)]
+struct State {
+    number: u64,
+    taken: u64,
+    left: u64,
+}
+
+/// Bits of a [`State`] for tasks that are left, and for those that the caller has taken.
+const TASK_BITS: u32 = 20;
+
+impl State {
+    const fn of(bits: u64) -> Self {
+        let tasks = (1 << TASK_BITS) - 1;
+        Self { number: bits >> (2 * TASK_BITS), taken: bits >> TASK_BITS & tasks, left: bits & tasks }
+    }
+
+    const fn bits(self) -> u64 {
+        self.number << (2 * TASK_BITS) | self.taken << TASK_BITS | self.left
+    }
+}
 
 impl Team {
     const fn new() -> Self {
@@ -107,16 +127,16 @@ impl Team {
 
     /// Runs a loop, unless there is another one or it is too long.
     fn run(&'static self, tasks: usize, task: Task) -> bool {
-        if tasks >= 1 << LEFT_BITS || self.busy.swap(true, Ordering::Acquire) {
+        if tasks >= 1 << TASK_BITS || self.busy.swap(true, Ordering::Acquire) {
             return false;
         }
         let helpers = self.helpers.get_or_init(|| self.hire());
         self.undone.store(tasks, Ordering::Relaxed);
         self.task.store((&raw const task).cast_mut().cast(), Ordering::Relaxed);
-        let number = (self.state.load(Ordering::Relaxed) >> LEFT_BITS) + 1;
-        self.state.store(number << LEFT_BITS | tasks as u64, Ordering::SeqCst);
+        let number = State::of(self.state.load(Ordering::Relaxed)).number + 1;
+        self.state.store(State { number, taken: 0, left: tasks as u64 }.bits(), Ordering::SeqCst);
         self.wake(helpers, tasks);
-        while self.take_one() {}
+        while self.take_one(true) {}
         self.wait();
         let panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.busy.store(false, Ordering::Release);
@@ -181,7 +201,7 @@ impl Team {
         let mut last = Instant::now();
         let mut looks = 0u32;
         loop {
-            if self.take_one() {
+            if self.take_one(false) {
                 (last, looks) = (Instant::now(), 0);
                 continue;
             }
@@ -208,26 +228,28 @@ impl Team {
 
     /// Tasks that nobody has taken.
     fn left(&self) -> u64 {
-        self.state.load(Ordering::SeqCst) & ((1 << LEFT_BITS) - 1)
+        State::of(self.state.load(Ordering::SeqCst)).left
     }
 
-    /// Does one task of the loop under way, if there is one left.
-    fn take_one(&self) -> bool {
-        let mut state = self.state.load(Ordering::Acquire);
+    /// Does one task of the loop under way, if there is one left: the first, or the last.
+    fn take_one(&self, first: bool) -> bool {
+        let mut bits = self.state.load(Ordering::Acquire);
         loop {
-            let left = state & ((1 << LEFT_BITS) - 1);
+            let State { number, taken, left } = State::of(bits);
             if left == 0 {
                 return false;
             }
+            let index = if first { taken } else { taken + left - 1 };
+            let now = State { number, taken: taken + u64::from(first), left: left - 1 }.bits();
             let task = self.task.load(Ordering::Relaxed);
             // The state has the loop's number: if it is still the same, so is the loop, and with a task that is not done it
             // goes on.
-            match self.state.compare_exchange_weak(state, state - 1, Ordering::AcqRel, Ordering::Acquire) {
-                Err(now) => state = now,
+            match self.state.compare_exchange_weak(bits, now, Ordering::AcqRel, Ordering::Acquire) {
+                Err(found) => bits = found,
                 Ok(_) => {
                     // SAFETY: The caller of the loop waits until all tasks are done, this one too.
                     let task: Task = unsafe { *task.cast::<Task>() };
-                    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| task(left as usize - 1))) {
+                    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| task(index as usize))) {
                         *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
                     }
                     if self.undone.fetch_sub(1, Ordering::SeqCst) == 1

@@ -5,14 +5,14 @@ use super::super::epilogue::{Channels, InputSums, RowSums};
 use super::super::panels::unpack_panels;
 use super::plan::Problem;
 use super::window::Segment;
-use super::workspace::{PanelWorkspace, Vector};
+use super::workspace::{DepthwiseTile, PanelWorkspace, Vector};
 use crate::integer::PANEL;
 use crate::layout::BLOCK;
 
 impl Problem<'_> {
     #[inline(always)]
     pub(super) fn depthwise(&self, segment: &Segment, workspace: &mut PanelWorkspace) {
-        let PanelWorkspace { unpacked, depthwise: [sums, inputs], .. } = workspace;
+        let PanelWorkspace { unpacked, depthwise: DepthwiseTile { sums, inputs }, .. } = workspace;
         let (layout, shape) = (self.shape.weight(), self.shape);
         let unpacked = Vector::room(unpacked, layout.elements());
         unpack_panels(self.weights, layout.bits(), unpacked);
@@ -20,7 +20,7 @@ impl Problem<'_> {
         let farthest = segment.bases.iter().max().map_or(0, |base| base + self.reach);
         let panels = unpacked.chunks_exact(self.blocks * PANEL * BLOCK);
         for (first, weights) in (0..layout.outputs()).step_by(PANEL).zip(panels) {
-            let channels = Channels { first, count: PANEL.min(layout.outputs() - first) };
+            let channels = Channels { first, count: layout.outputs() - first, panels: 1, apart: 1 };
             assert!(farthest + first + PANEL <= segment.codes.len(), "windows end inside the codes");
             let codes = segment.codes[first..].as_ptr();
             for (tile, bases) in segment.bases.chunks(ROWS).enumerate() {
@@ -31,7 +31,7 @@ impl Problem<'_> {
                 unsafe {
                     self.kernel.depthwise(&taps, sums, has_offset.then_some(&mut *inputs));
                     let to = self.epilogue.place(bases.len(), position, channels, shape, self.output);
-                    let (corrections, inputs) = (&[0; ROWS], InputSums::Channels(inputs));
+                    let (corrections, inputs) = (None, InputSums::Channels(inputs));
                     to.write_sums(&RowSums { sums: &sums[..], stride: 1, corrections, inputs }, self.kernel);
                 }
             }

@@ -26,22 +26,22 @@ impl Problem<'_> {
             Weights { bytes, form, bits, panels: count, apart, panel_bytes }
         };
         for panel in panels.clone() {
-            let channels = self.place(position, panel).channels(0);
+            let channels = self.channels(panel, 1, 1);
             self.epilogue.prefetch(channels);
             self.output.prefetch(position, channels, self.shape.weight().outputs());
         }
         sums.clear();
+        let channels = |Together { first, count, apart }: Together| self.channels(first, count, apart);
         for tile in together(panels.clone(), most) {
-            let (weights, place) = (weights(tile), self.place(position, tile.first));
-            self.sum(rows, &weights, place, buffer);
+            self.sum(rows, &weights(tile), channels(tile), buffer);
             match self.groups.len() {
                 1 => sums.push(buffer.sums[0]),
-                _ => self.finish(rows, &weights, place, buffer),
+                _ => self.finish(rows, position, channels(tile), buffer),
             }
         }
         for (tile, sums) in together(panels, most).zip(sums) {
             buffer.sums[0] = *sums;
-            self.finish(rows, &weights(tile), self.place(position, tile.first), buffer);
+            self.finish(rows, position, channels(tile), buffer);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The tiles of a task.
 
-use super::super::dot::{Form, Operands, PANELS, ROWS, correction};
+use super::super::dot::{Form, Operands, PANELS, ROWS, Windows, correction};
 use super::super::epilogue::{Channels, InputSums, RowSums, added, scaled};
 use super::super::panels::unpack_panels;
 use super::plan::Problem;
@@ -10,6 +10,9 @@ use crate::integer::{BLOCK_STEPS, PANEL, STEP};
 use crate::layout::BLOCK;
 use dr_precision::BitWidth;
 use std::ops::Range;
+
+/// Bytes of weights, and of what is read and written with them, that stay in the first-level cache while they take turns.
+const CHUNK_BYTES: usize = 16 << 10;
 
 #[inline(always)]
 fn sum_of(codes: &[u8]) -> i32 {
@@ -39,7 +42,7 @@ pub(super) struct Rows<'a> {
     /// `[rows, scale groups]`, and as many more as a tile has rows; or nothing.
     pub(super) corrections: &'a [i32],
     /// The sum of each row's codes, and as many more; or nothing.
-    pub(super) inputs: &'a [i32],
+    pub(super) inputs: &'a [f32],
 }
 
 /// Some panels: their bytes (and those of panels between them), and what these are.
@@ -51,24 +54,6 @@ pub(super) struct Weights<'a> {
     /// As in [`Together`](super::stream::Together).
     pub(super) apart: usize,
     pub(super) panel_bytes: usize,
-}
-
-/// Where a tile's results belong.
-#[derive(Clone, Copy)]
-pub(super) struct Place {
-    pub(super) position: usize,
-    pub(super) first_output: usize,
-    /// From there to the last one of its group.
-    pub(super) outputs: usize,
-}
-
-impl Place {
-    /// Those of a panel, counted from the first one.
-    #[inline(always)]
-    pub(super) fn channels(self, panel: usize) -> Channels {
-        let first = panel * PANEL;
-        Channels { first: self.first_output + first, count: PANEL.min(self.outputs - first) }
-    }
 }
 
 impl Problem<'_> {
@@ -89,22 +74,27 @@ impl Problem<'_> {
 
     /// The sums of the codes of rows, whose windows start at `bases` in `codes`, if the weights have an offset.
     #[inline(always)]
-    fn sum_inputs(&self, codes: &[u8], bases: &[usize], inputs: &mut Vec<i32>) {
+    fn sum_inputs(&self, codes: &[u8], bases: &[usize], inputs: &mut Vec<f32>) {
         inputs.clear();
         if self.epilogue.offset.is_none() {
             return;
         }
         let layout = self.shape.weight();
+        inputs.resize(bases.len() + ROWS, 0.0);
         // The steps of a tap follow each other, and so do its channels: what stands after the last one is another group's, or padding.
         let steps = layout.inputs().div_ceil(STEP).max(1);
-        for &base in bases {
-            let mut sum = 0;
-            for tap in self.offsets.chunks(steps).take(layout.taps()) {
-                sum += sum_of(&codes[base + tap[0] as usize..][..layout.inputs()]);
+        let windows =
+            Windows { codes, bases, offsets: self.offsets, steps, taps: layout.taps(), run: layout.inputs() };
+        match self.kernel.summer() {
+            // SAFETY: The machine has the instructions: `Plan::new` has asserted it. Windows end inside the codes: the caller has asserted it.
+            Some(sum) => unsafe { sum(&windows, inputs) },
+            None => {
+                for (input, &base) in inputs.iter_mut().zip(bases) {
+                    let sum: i32 = windows.runs(base).map(sum_of).sum();
+                    *input = sum as f32;
+                }
             }
-            inputs.push(sum);
         }
-        inputs.resize(inputs.len() + ROWS, 0);
     }
 
     /// Computes `panels` of a segment.
@@ -119,11 +109,20 @@ impl Problem<'_> {
         // Without steps nothing is read.
         let farthest =
             segment.bases.iter().max().filter(|_| self.reach > 0).map_or(0, |base| base + self.reach);
-        let [_, tile_panels] = kernel.tile();
+        let [tile_rows, tile_panels] = kernel.tile();
         let group_panels = layout.group_panels();
         let block_codes = PANEL * BLOCK;
         let panel_words = self.blocks * PANEL * layout.bits().bits() as usize;
         let form = kernel.form(layout.bits(), self.pair_steps, segment.bases.len());
+        // Panels that stay in the first-level cache together take turns with as many rows as do that.
+        let chunk_panels = CHUNK_BYTES / (self.blocks * block_codes).max(1) / tile_panels * tile_panels;
+        let (chunk_panels, block_rows) = match chunk_panels.min(panels.len()) {
+            chunk if chunk > tile_panels => {
+                let row_bytes = self.blocks * BLOCK + chunk * PANEL * self.output.bytes();
+                (chunk, (CHUNK_BYTES / row_bytes).max(1).next_multiple_of(ROWS.max(tile_rows) * 2))
+            }
+            _ => (tile_panels, segment.bases.len().max(1)),
+        };
         let nearest = segment.bases.iter().min().copied().unwrap_or_default();
         if form == Form::Words {
             wide_codes.clear();
@@ -158,7 +157,7 @@ impl Problem<'_> {
                 panel = end;
             }
             while panel < end {
-                let count = tile_panels.min(end - panel);
+                let count = chunk_panels.min(end - panel);
                 let packed = &self.weights[panel * panel_words..][..count * panel_words];
                 let bytes: &[i8] = match (form, layout.bits()) {
                     (Form::Packed, _) | (_, BitWidth::B8) => bytemuck::cast_slice(packed),
@@ -177,48 +176,58 @@ impl Problem<'_> {
                         (BitWidth::B8, bytemuck::cast_slice(words))
                     }
                 };
-                let weights =
-                    Weights { bytes, form, bits, panels: count, apart: 1, panel_bytes: bytes.len() / count };
-                let tile_rows = kernel.rows(count, form);
-                for (tile, bases) in segment.bases.chunks(tile_rows).enumerate() {
-                    let first = tile * tile_rows;
-                    let corrections = corrections.get(first * self.groups.len()..).unwrap_or_default();
-                    let inputs = inputs.get(first..).unwrap_or_default();
-                    let rows = Rows { codes, bases, offsets: self.offsets, corrections, inputs };
-                    let place = self.place(segment.start + first, panel);
-                    self.prefetch(&rows, &weights, place);
-                    self.sum(&rows, &weights, place, buffer);
-                    self.finish(&rows, &weights, place, buffer);
+                let panel_bytes = bytes.len() / count;
+                for (block, bases) in segment.bases.chunks(block_rows).enumerate() {
+                    for first_panel in (0..count).step_by(tile_panels) {
+                        let panels = tile_panels.min(count - first_panel);
+                        let bytes = &bytes[first_panel * panel_bytes..][..panels * panel_bytes];
+                        let weights = Weights { bytes, form, bits, panels, apart: 1, panel_bytes };
+                        let channels = self.channels(panel + first_panel, panels, 1);
+                        let tile_rows = kernel.rows(panels, form);
+                        for (tile, bases) in bases.chunks(tile_rows).enumerate() {
+                            let first = block * block_rows + tile * tile_rows;
+                            let corrections =
+                                corrections.get(first * self.groups.len()..).unwrap_or_default();
+                            let inputs = inputs.get(first..).unwrap_or_default();
+                            let rows = Rows { codes, bases, offsets: self.offsets, corrections, inputs };
+                            let position = segment.start + first;
+                            self.prefetch(&rows, position, channels, first == 0);
+                            self.sum(&rows, &weights, channels, buffer);
+                            self.finish(&rows, position, channels, buffer);
+                        }
+                    }
                 }
                 panel += count;
             }
         }
     }
 
-    /// Where results of a tile belong whose first panel is this one.
+    /// The channels of panels, of which this is the first one.
     #[inline(always)]
-    pub(super) fn place(&self, position: usize, panel: usize) -> Place {
+    pub(super) fn channels(&self, panel: usize, panels: usize, apart: usize) -> Channels {
         let layout = self.shape.weight();
         let (group, in_group) = (panel / layout.group_panels(), panel % layout.group_panels() * PANEL);
         let outputs = layout.outputs() / layout.groups();
-        Place { position, first_output: group * outputs + in_group, outputs: outputs - in_group }
+        Channels { first: group * outputs + in_group, count: outputs - in_group, panels, apart }
     }
 
-    /// Fetches what [`Problem::finish`] will read and write.
+    /// Fetches what [`Problem::finish`] will read, for the first tile, and write.
     #[inline(always)]
-    fn prefetch(&self, rows: &Rows, weights: &Weights, place: Place) {
-        for panel in 0..weights.panels {
-            let channels = place.channels(panel * weights.apart);
-            self.epilogue.prefetch(channels);
+    fn prefetch(&self, rows: &Rows, position: usize, channels: Channels, first: bool) {
+        for panel in 0..channels.panels {
+            let channels = channels.panel(panel);
+            if first {
+                self.epilogue.prefetch(channels);
+            }
             for row in 0..rows.bases.len() {
-                self.output.prefetch(place.position + row, channels, self.shape.weight().outputs());
+                self.output.prefetch(position + row, channels, self.shape.weight().outputs());
             }
         }
     }
 
     /// Computes the sums of one tile; of more scale groups than one, its values before the epilogue.
     #[inline(always)]
-    pub(super) fn sum(&self, rows: &Rows, weights: &Weights, place: Place, tile: &mut Tile) {
+    pub(super) fn sum(&self, rows: &Rows, weights: &Weights, channels: Channels, tile: &mut Tile) {
         let layout = self.shape.weight();
         let panel_bytes = weights.panel_bytes;
         let words = if weights.form == Form::Words { 2 } else { 1 };
@@ -249,8 +258,7 @@ impl Problem<'_> {
                 break; // its sums need not be kept
             }
             for panel in 0..weights.panels {
-                let channels = place.channels(panel * weights.apart);
-                let multiplier = self.epilogue.multiplier(group, channels, layout.outputs());
+                let multiplier = self.epilogue.multiplier(group, channels.panel(panel), layout.outputs());
                 for row in 0..rows.bases.len() {
                     let correction = rows.corrections.get(row * self.groups.len() + group).copied();
                     let scaled = scaled(&tile.sums[row][panel], correction.unwrap_or(0), &multiplier);
@@ -263,32 +271,24 @@ impl Problem<'_> {
 
     /// Writes the results of a tile.
     #[inline(always)]
-    pub(super) fn finish(&self, rows: &Rows, weights: &Weights, place: Place, tile: &Tile) {
-        let (epilogue, shape, output) = (self.epilogue, self.shape, self.output);
-        let [corrections, inputs] = [rows.corrections, rows.inputs].map(
-            #[inline(always)]
-            |of| of.first_chunk().unwrap_or(&[0; ROWS]),
-        );
-        let sums = tile.sums.as_flattened();
-        for panel in 0..weights.panels {
-            let channels = place.channels(panel * weights.apart);
-            // SAFETY: The output's size was asserted where its pointer was taken; tasks have different positions and
-            // channels.
-            unsafe {
-                let to = epilogue.place(rows.bases.len(), place.position, channels, shape, output);
-                if self.groups.len() > 1 {
-                    (0..rows.bases.len()).for_each(
+    pub(super) fn finish(&self, rows: &Rows, position: usize, channels: Channels, tile: &Tile) {
+        let count = rows.bases.len();
+        // SAFETY: The output's size was asserted where its pointer was taken; tasks have different positions and channels.
+        unsafe {
+            let to = self.epilogue.place(count, position, channels, self.shape, self.output);
+            if self.groups.len() > 1 {
+                for panel in 0..channels.panels {
+                    let to = to.panel(panel);
+                    (0..count).for_each(
                         #[inline(always)]
                         |row| to.write(row, tile.values[row][panel]),
                     );
-                    continue;
                 }
-                let inputs = InputSums::Positions(inputs);
-                to.write_sums(
-                    &RowSums { sums: &sums[panel..], stride: PANELS, corrections, inputs },
-                    self.kernel,
-                );
+                return;
             }
+            let inputs = InputSums::Positions(rows.inputs.first_chunk().unwrap_or(&[0.0; ROWS]));
+            let (sums, corrections) = (tile.sums.as_flattened(), rows.corrections.first_chunk());
+            to.write_sums(&RowSums { sums, stride: PANELS, corrections, inputs }, self.kernel);
         }
     }
 }

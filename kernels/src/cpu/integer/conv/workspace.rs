@@ -38,19 +38,28 @@ pub(super) struct PanelWorkspace {
     /// What sums are too large by, because narrow codes have offsets: `[rows, scale groups]`.
     pub(super) corrections: Vec<i32>,
     /// The sum of each row's codes, for weights with offsets.
-    pub(super) inputs: Vec<i32>,
+    pub(super) inputs: Vec<f32>,
     /// Of the tile under way.
     pub(super) tile: Tile,
-    /// Sums of a depthwise convolution, and of its inputs.
-    pub(super) depthwise: [LaneSums; 2],
+    /// Of the tile of a depthwise convolution under way.
+    pub(super) depthwise: DepthwiseTile,
     /// Of one row's tiles, before their results are written.
     pub(super) sums: Vec<[[i32; PANEL]; PANELS]>,
 }
 
-/// Sums and values of a tile: `[rows, panels, 16]`.
+/// Sums and values of a tile: `[rows, panels, 16]`. Vectors do not cross cache lines.
+#[repr(C, align(64))]
 pub(super) struct Tile {
     pub(super) sums: Sums,
     pub(super) values: [[Lanes; PANELS]; ROWS],
+}
+
+/// Sums of a depthwise convolution, and of its inputs.
+#[derive(Default)]
+#[repr(C, align(64))]
+pub(super) struct DepthwiseTile {
+    pub(super) sums: LaneSums,
+    pub(super) inputs: LaneSums,
 }
 
 impl Default for Tile {

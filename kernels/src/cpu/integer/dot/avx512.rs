@@ -2,7 +2,7 @@
 
 use super::super::decode::{self, for_width};
 use super::super::epilogue::{Place, RowSums, write_avx512};
-use super::{AHEAD, Form, LaneSums, MicroKernel, Operands, Sums, Taps, portable};
+use super::{AHEAD, Form, LaneSums, MicroKernel, Operands, Sums, Taps, Windows, portable};
 use crate::integer::{BLOCK_STEPS, PANEL, STEP};
 use dr_precision::BitWidth;
 use std::arch::{asm, x86_64::*};
@@ -36,6 +36,10 @@ impl MicroKernel for Avx512Vnni {
         Some(write_avx512)
     }
 
+    fn summer(&self) -> Option<unsafe fn(&Windows, &mut [f32])> {
+        Some(sum_windows)
+    }
+
     unsafe fn run(&self, operands: &Operands, sums: &mut Sums) {
         // SAFETY: As promised by the caller.
         unsafe { avx512_vnni(operands, sums) }
@@ -54,6 +58,44 @@ impl MicroKernel for Avx512Vnni {
                 _ => depthwise_of_any(taps, sums, inputs),
             }
         }
+    }
+}
+
+/// [`MicroKernel::summer`]
+///
+/// # Safety
+/// That of the method.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn sum_windows(of: &Windows, sums: &mut [f32]) {
+    let ones = _mm512_set1_epi8(1);
+    for (bases, sums) in of.bases.chunks(4).zip(sums.chunks_mut(4)) {
+        let mut lanes = [_mm512_setzero_si512(); 4];
+        // Rows that are missing repeat the first.
+        let bases: [usize; 4] = std::array::from_fn(|row| *bases.get(row).unwrap_or(&bases[0]));
+        for tap in of.taps() {
+            for at in (0..of.run).step_by(64) {
+                let mask = u64::MAX >> 64usize.saturating_sub(of.run - at);
+                for (lanes, base) in lanes.iter_mut().zip(bases) {
+                    // SAFETY: The caller promises that windows end inside the codes; others are masked.
+                    let codes = unsafe {
+                        _mm512_maskz_loadu_epi8(mask, of.codes.as_ptr().wrapping_add(base + tap + at).cast())
+                    };
+                    *lanes = _mm512_dpbusd_epi32(*lanes, codes, ones);
+                }
+            }
+        }
+        let pairs = |a: __m512i, b: __m512i| {
+            _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b))
+        };
+        let [a, b, c, d] = lanes;
+        let (ab, cd) = (pairs(a, b), pairs(c, d));
+        // In each quarter, a sum of each row.
+        let rows = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+        let halves = _mm256_add_epi32(_mm512_castsi512_si256(rows), _mm512_extracti64x4_epi64::<1>(rows));
+        let all = _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves));
+        let mask = u8::MAX >> (8 - sums.len());
+        // SAFETY: There are as many.
+        unsafe { _mm_mask_storeu_ps(sums.as_mut_ptr(), mask, _mm_cvtepi32_ps(all)) };
     }
 }
 

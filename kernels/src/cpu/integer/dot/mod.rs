@@ -113,6 +113,12 @@ pub(super) trait MicroKernel: groups::GroupKernel {
         None
     }
 
+    /// What sums the codes of windows, one for each base, if the kernel has something of its own for it, which needs its instructions, and that
+    /// all windows end inside the codes. There are as many results as bases, or more.
+    fn summer(&self) -> Option<unsafe fn(&Windows, &mut [f32])> {
+        None
+    }
+
     /// Computes a tile.
     ///
     /// # Safety
@@ -141,6 +147,34 @@ pub(super) struct Taps<'a> {
     pub kernel: [usize; 2],
     /// `[steps, 16, 4]`: four taps in a step, zeros after the last one.
     pub weights: &'a [i8],
+}
+
+/// The codes that rows of sums are of.
+pub(super) struct Windows<'a> {
+    pub codes: &'a [u8],
+    /// Where each window starts in them.
+    pub bases: &'a [usize],
+    /// Where each step is, from there. Those of a tap follow each other.
+    pub offsets: &'a [u32],
+    /// How many a tap has.
+    pub steps: usize,
+    pub taps: usize,
+    /// How many codes a tap has.
+    pub run: usize,
+}
+
+impl Windows<'_> {
+    /// Where each tap is in a window.
+    #[inline(always)]
+    fn taps(&self) -> impl Iterator<Item = usize> {
+        self.offsets.chunks(self.steps).take(self.taps).map(|steps| steps[0] as usize)
+    }
+
+    /// The codes of each tap of a window.
+    #[inline(always)]
+    pub fn runs(&self, base: usize) -> impl Iterator<Item = &[u8]> {
+        self.taps().map(move |tap| &self.codes[base + tap..][..self.run])
+    }
 }
 
 /// Bytes between what is used and what is fetched from memory.

@@ -82,14 +82,33 @@ fn lanes(slice: &[f32], start: usize) -> Lanes {
     }
 }
 
-/// Up to 16 consecutive output channels.
+/// Consecutive output channels, in panels of 16.
 #[derive(Clone, Copy)]
 pub(super) struct Channels {
     pub first: usize,
+    /// From there to the last one: the last panel may have fewer than 16.
     pub count: usize,
+    /// How many panels there are, of which each is the `apart`th after the one before.
+    pub panels: usize,
+    pub apart: usize,
+}
+
+impl Channels {
+    /// Those of one panel.
+    #[inline(always)]
+    pub(super) fn panel(self, panel: usize) -> Self {
+        let first = panel * self.apart * PANEL;
+        Self { first: self.first + first, count: PANEL.min(self.count - first), panels: 1, apart: 1 }
+    }
 }
 
 impl Output {
+    /// Bytes of a result.
+    #[inline(always)]
+    pub(super) fn bytes(self) -> usize {
+        self.values.map_or(0, |_| size_of::<f32>()) + self.codes.map_or(0, |_| 1)
+    }
+
     /// Fetches what will be written, so that it is there when it is.
     #[inline(always)]
     pub(super) fn prefetch(self, position: usize, channels: Channels, outputs: usize) {
@@ -138,14 +157,14 @@ pub(super) fn added(mut values: Lanes, other: &Lanes) -> Lanes {
     values
 }
 
-/// Sums of 16 channels at up to [`ROWS`] positions.
+/// Sums of panels at up to [`ROWS`] positions.
 pub(super) struct RowSums<'a> {
-    /// Of each position, and of what is not meant between these.
+    /// Of the panels of each position, and of what is not meant between these.
     pub sums: &'a [[i32; PANEL]],
     /// From a position to the next one.
     pub stride: usize,
-    /// What the sums of each position are too large by.
-    pub corrections: &'a [i32; ROWS],
+    /// What the sums of each position are too large by; `None` for nothing.
+    pub corrections: Option<&'a [i32; ROWS]>,
     /// The sums of the codes that they are of; read if weights have offsets.
     pub inputs: InputSums<'a>,
 }
@@ -153,12 +172,12 @@ pub(super) struct RowSums<'a> {
 /// Sums of codes.
 pub(super) enum InputSums<'a> {
     /// The same for all channels of a position.
-    Positions(&'a [i32; ROWS]),
+    Positions(&'a [f32; ROWS]),
     /// One for each channel.
     Channels(&'a LaneSums),
 }
 
-/// Rows of 16 channels, or fewer, in what epilogues read and write.
+/// Rows of panels in what epilogues read and write.
 pub(super) struct Place<'a> {
     epilogue: &'a Epilogue<'a>,
     channels: Channels,
@@ -205,7 +224,8 @@ impl Epilogue<'_> {
             channels,
             rows: rows.min(ROWS),
             outputs,
-            position: position % positions,
+            // A division takes as long as a row.
+            position: if position < positions { position } else { position % positions },
             positions,
             residual: self.residual.map(|residual| &residual[first..]),
             // SAFETY: As promised by the caller.
@@ -219,6 +239,24 @@ impl Epilogue<'_> {
 }
 
 impl Place<'_> {
+    /// One of the panels.
+    ///
+    /// # Safety
+    /// There are so many.
+    #[inline(always)]
+    pub(super) unsafe fn panel(&self, panel: usize) -> Self {
+        let first = panel * self.channels.apart * PANEL;
+        Self {
+            channels: self.channels.panel(panel),
+            residual: self.residual.map(|residual| &residual[first..]),
+            // SAFETY: As promised by the caller.
+            values: self.values.map(|out| unsafe { out.add(first) }),
+            // SAFETY: As promised by the caller.
+            codes: self.codes.map(|(out, to)| (unsafe { out.add(first) }, to)),
+            ..*self
+        }
+    }
+
     /// Scales sums of one scale group, adds what is to be added, and writes the results.
     ///
     /// # Safety
@@ -229,17 +267,30 @@ impl Place<'_> {
             // SAFETY: As promised by the caller.
             return unsafe { write(self, of) };
         }
+        for panel in 0..self.channels.panels {
+            // SAFETY: There are so many; the rest as promised by the caller.
+            unsafe { self.panel(panel).write_panel(&of.sums[panel..], of) };
+        }
+    }
+
+    /// [`Place::write_sums`] of one panel, whose sums are these.
+    ///
+    /// # Safety
+    /// Nobody else writes to these channels of these positions.
+    #[inline(always)]
+    unsafe fn write_panel(&self, sums: &[[i32; PANEL]], of: &RowSums) {
         let (epilogue, first) = (self.epilogue, self.channels.first);
         let (multiplier, offset) =
             (lanes(epilogue.multiplier, first), epilogue.offset.map(|of| lanes(of, first)));
         for row in 0..self.rows {
-            let mut values = scaled(&of.sums[row * of.stride], of.corrections[row], &multiplier);
+            let correction = of.corrections.map_or(0, |corrections| corrections[row]);
+            let mut values = scaled(&sums[row * of.stride], correction, &multiplier);
             if let Some(offset) = &offset {
                 let inputs = match &of.inputs {
-                    InputSums::Positions(inputs) => [inputs[row]; PANEL],
-                    InputSums::Channels(inputs) => inputs[row],
+                    InputSums::Positions(inputs) => offset.map(|offset| offset * inputs[row]),
+                    InputSums::Channels(inputs) => scaled(&inputs[row], 0, offset),
                 };
-                values = added(values, &scaled(&inputs, 0, offset));
+                values = added(values, &inputs);
             }
             // SAFETY: As promised by the caller.
             unsafe { self.write(row, values) };
@@ -259,13 +310,13 @@ impl Place<'_> {
         unsafe { self.epilogue.addend.at(position).get_unchecked(self.channels.first..) }
     }
 
-    /// Adds to scaled sums of a row what is to be added, and writes the results.
+    /// Adds to scaled sums of a row of one panel what is to be added, and writes the results.
     ///
     /// # Safety
     /// That of [`Place::write_sums`].
     #[inline(always)]
     pub(super) unsafe fn write(&self, row: usize, scaled: Lanes) {
-        let (epilogue, Channels { first, count }) = (self.epilogue, self.channels);
+        let (epilogue, Channels { first, count, .. }) = (self.epilogue, self.channels);
         // SAFETY: As promised by the caller.
         let mut values = added(scaled, &lanes(unsafe { self.addends(row) }, 0));
         if let Some(residual) = self.residual {
@@ -369,13 +420,13 @@ mod tests {
             };
             let expected: Vec<u8> =
                 values.as_chunks().0.iter().flat_map(|values: &Lanes| to.codes(&values.map(|value| 0.0 + value))).collect();
-            let (sums, none) = (LaneSums::default(), [0; ROWS]);
+            let (sums, none) = (LaneSums::default(), [0.0; ROWS]);
             for kernel in DotKernel::ALL.into_iter().filter_map(DotKernel::micro) {
                 let mut codes = vec![0u8; values.len()];
                 for position in (0..rows).step_by(ROWS) {
                     let output = Output { values: None, codes: Some((codes.as_mut_ptr(), to)) };
-                    let channels = Channels { first: 0, count: PANEL };
-                    let of = RowSums { sums: &sums, stride: 1, corrections: &none, inputs: InputSums::Positions(&none) };
+                    let channels = Channels { first: 0, count: PANEL, panels: 1, apart: 1 };
+                    let of = RowSums { sums: &sums, stride: 1, corrections: None, inputs: InputSums::Positions(&none) };
                     // SAFETY: There are as many rows, of which each is written once.
                     unsafe { epilogue.place(ROWS.min(rows - position), position, channels, &shape, output).write_sums(&of, kernel) };
                 }
