@@ -68,20 +68,27 @@ pub(super) struct ByteQuantizer {
     high: f32,
     /// What that stands for, from the zero point on.
     pub top: f32,
-    /// `1 / scale`, if that and all products with it that matter are normal numbers, and what it lacks.
+    /// The [inverse] of the scale, if products with it take less time than a division.
     pub inverse: Option<[f32; 2]>,
+}
+
+/// `1 / scale`, if that and all products with it that matter are normal numbers, and what it lacks.
+#[inline(always)]
+pub(super) fn inverse(scale: f32) -> Option<[f32; 2]> {
+    let ordinary = 1e-18..1e18;
+    ordinary.contains(&scale).then(|| {
+        let inverse = 1.0 / scale;
+        // The difference is exact in 64 bits.
+        let lacks = (1.0 - f64::from(inverse) * f64::from(scale)) as f32;
+        [inverse, inverse * lacks]
+    })
 }
 
 impl ByteQuantizer {
     #[inline(always)]
     pub fn new(CodeQuantizer { bits, scale, zero_point }: CodeQuantizer) -> Self {
-        let (high, ordinary) = (bits.unsigned_max() as f32, 1e-18..1e18);
-        let inverse = ordinary.contains(&scale).then(|| {
-            let inverse = 1.0 / scale;
-            // The difference is exact in 64 bits.
-            let lacks = (1.0 - f64::from(inverse) * f64::from(scale)) as f32;
-            [inverse, inverse * lacks]
-        });
+        let (high, divides) = (bits.unsigned_max() as f32, super::isa::divides_fast());
+        let inverse = if divides { None } else { inverse(scale) };
         Self { zero_point, scale, high, top: high * scale, inverse }
     }
 

@@ -67,6 +67,22 @@ impl Isa {
     }
 }
 
+/// Whether sixteen divisions take less time than a few products: on AMD's processors.
+pub(super) fn divides_fast() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        static FAST: OnceLock<bool> = OnceLock::new();
+        // The maker's name, in the order of these registers.
+        let made_by_amd = || {
+            let name = std::arch::x86_64::__cpuid(0);
+            [name.ebx, name.edx, name.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD"
+        };
+        *FAST.get_or_init(made_by_amd)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 impl fmt::Display for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {

@@ -23,6 +23,9 @@ pub(crate) struct FloatLayer {
 /// Values of patches that one thread makes before it multiplies them: they stay in its cache.
 const PATCHES: usize = 1 << 16;
 
+/// Results that a thread finishes at once.
+const FINISHED: usize = 1 << 13;
+
 impl FloatLayer {
     /// `weight` is `[outputs, inputs / groups, taps]`.
     pub fn new(kind: LayerKind, weight: Values<f32>, affine: Affine, finish: Finish) -> Self {
@@ -67,44 +70,58 @@ impl FloatLayer {
         let (inputs, group_outputs) = (channels / groups, outputs / groups);
         let length = inputs * kernel[0] * kernel[1];
         let pixels = [kernel, stride] == [[1, 1], [1, 1]] && padding == [0, 0];
-        // What of the input a tap of the window at an output position looks at.
-        let pixel = |position: usize, tap: usize| {
-            let (line, column) = (position / out_columns, position % out_columns);
-            let (image, row) = (line / out_rows, line % out_rows);
-            let y = (row * stride[0] + tap / kernel[1]).checked_sub(padding[0]).filter(|&y| y < rows)?;
-            let z =
-                (column * stride[1] + tap % kernel[1]).checked_sub(padding[1]).filter(|&z| z < columns)?;
-            Some(&x[((image * rows + y) * columns + z) * channels..][..channels])
+        // What of the input the taps of the windows at output positions from `first` on look at, one window after the other.
+        let windows = |first: usize, of_tap: &mut dyn FnMut(usize, usize, Option<&[f32]>), count: usize| {
+            let (line, mut column) = (first / out_columns, first % out_columns);
+            let (mut image, mut row) = (line / out_rows, line % out_rows);
+            for at in 0..count {
+                let mut tap = 0;
+                for y in row * stride[0]..row * stride[0] + kernel[0] {
+                    let line = y.checked_sub(padding[0]).filter(|&y| y < rows);
+                    let line =
+                        line.map(|y| &x[(image * rows + y) * columns * channels..][..columns * channels]);
+                    for z in column * stride[1]..column * stride[1] + kernel[1] {
+                        let column = z.checked_sub(padding[1]).filter(|&z| z < columns);
+                        of_tap(at, tap, line.zip(column).map(|(line, z)| &line[z * channels..][..channels]));
+                        tap += 1;
+                    }
+                }
+                column += 1;
+                if column == out_columns {
+                    (column, row) = (0, row + 1);
+                }
+                if row == out_rows {
+                    (row, image) = (0, image + 1);
+                }
+            }
         };
         let each = (out.len() / outputs).div_ceil(2 * rayon::current_num_threads()).max(1);
         let together = (PATCHES / length.max(1)).clamp(1, each);
         let block = |(block, out): (usize, &mut [f32])| {
             let (first, count) = (block * together, out.len() / outputs);
             if inputs == 1 && group_outputs == 1 {
-                for (at, out) in out.chunks_exact_mut(outputs).enumerate() {
-                    out.fill(0.0);
-                    for tap in 0..length {
-                        if let Some(pixel) = pixel(first + at, tap) {
-                            let weight = &self.weight[tap * outputs..][..outputs];
-                            let terms = pixel.iter().zip(weight);
-                            out.iter_mut().zip(terms).for_each(|(out, (x, weight))| *out += x * weight);
-                        }
-                    }
-                }
+                out.fill(0.0);
+                let mut add = |at: usize, tap: usize, pixel: Option<&[f32]>| {
+                    let Some(pixel) = pixel else { return };
+                    let terms = pixel.iter().zip(&self.weight[tap * outputs..][..outputs]);
+                    let out = out[at * outputs..][..outputs].iter_mut();
+                    out.zip(terms).for_each(|(out, (x, weight))| *out += x * weight);
+                };
+                windows(first, &mut add, count);
             } else {
                 let mut patches = vec![0.0f32; if pixels && groups == 1 { 0 } else { count * length }];
                 for group in 0..groups {
                     let from = match patches.is_empty() {
                         true => &x[first * channels..][..count * channels],
                         false => {
-                            for (at, patch) in patches.chunks_exact_mut(length).enumerate() {
-                                for (tap, to) in patch.chunks_exact_mut(inputs).enumerate() {
-                                    match pixel(first + at, tap) {
-                                        Some(pixel) => to.copy_from_slice(&pixel[group * inputs..][..inputs]),
-                                        None => to.fill(0.0),
-                                    }
+                            let mut copy = |at: usize, tap: usize, pixel: Option<&[f32]>| {
+                                let to = &mut patches[at * length + tap * inputs..][..inputs];
+                                match pixel {
+                                    Some(pixel) => to.copy_from_slice(&pixel[group * inputs..][..inputs]),
+                                    None => to.fill(0.0),
                                 }
-                            }
+                            };
+                            windows(first, &mut copy, count);
                             &patches
                         }
                     };
@@ -121,13 +138,15 @@ impl FloatLayer {
         };
         out.par_chunks_mut((together * outputs).max(1)).enumerate().for_each(block);
         let Affine { gain, shift } = &self.affine;
+        let some = (FINISHED / outputs.max(1)).max(1) * outputs;
         let finish = |(at, out): (usize, &mut [f32])| {
-            for (i, out) in out.iter_mut().enumerate() {
-                *out = gain[i] * *out + shift[i];
+            for out in out.chunks_exact_mut(outputs) {
+                let terms = out.iter_mut().zip(gain.iter().zip(shift));
+                terms.for_each(|(out, (gain, shift))| *out = gain * *out + shift);
             }
-            self.finish.run(out, residual.map(|residual| &residual[at * outputs..][..outputs]));
+            self.finish.run(out, residual.map(|residual| &residual[at * some..][..out.len()]));
         };
-        out.par_chunks_mut(outputs.max(1)).with_min_len(64).enumerate().for_each(finish);
+        out.par_chunks_mut(some.max(1)).enumerate().for_each(finish);
         Ok(())
     }
 }

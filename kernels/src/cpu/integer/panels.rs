@@ -178,7 +178,37 @@ fn vec_of(len: usize, part: usize, fill: Fill) -> Vec<u32> {
 pub fn unpack_panels(words: &[u32], bits: BitWidth, out: &mut [i8]) {
     let blocks = words.len() / (PANEL * bits.bits() as usize);
     assert_eq!(out.len(), blocks * CODES, "512 codes for each block");
+    #[cfg(target_arch = "x86_64")]
+    if Isa::detect() == Isa::Avx512 && bits != BitWidth::B8 {
+        // SAFETY: The machine has the instructions; there are as many blocks as codes of them.
+        return unsafe { unpack_avx512(bytemuck::cast_slice(words), bits, out) };
+    }
     run_on!(Isa::detect(), |_| unpack_into(words, bits, out));
+}
+
+/// [`unpack_panels`] for less than 8 bits, with vectors that hold the codes of a step.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn unpack_avx512(words: &[u8], bits: BitWidth, out: &mut [i8]) {
+    use std::arch::x86_64::{__m512i, _mm512_set1_epi8, _mm512_sub_epi8};
+    let low = _mm512_set1_epi8(offset(bits) as i8);
+    let blocks = words.chunks_exact(VECTOR * bits.bits() as usize).zip(out.chunks_exact_mut(CODES));
+    for_width!(bits, BITS, {
+        for (words, out) in blocks {
+            let out = out.as_mut_ptr().cast::<__m512i>();
+            macro_rules! steps {
+                ($($step:literal)*) => {$({
+                    // SAFETY: A block has as many vectors, and as many codes.
+                    unsafe {
+                        let codes = decode::step::<__m512i, BITS>(words.as_ptr(), $step);
+                        out.add($step).write_unaligned(_mm512_sub_epi8(codes, low));
+                    }
+                })*};
+            }
+            const { assert!(BLOCK_STEPS == 8) };
+            steps!(0 1 2 3 4 5 6 7);
+        }
+    });
 }
 
 /// Panels of `stored`-bit codes to panels of `active`-bit ones: the second rounding.

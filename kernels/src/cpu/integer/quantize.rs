@@ -4,7 +4,8 @@ use super::super::codes::Quantizer;
 use super::super::isa::{Isa, run_on};
 use super::super::sample::Sample;
 use super::super::team;
-use crate::integer::{CodeQuantizer, padded_channels};
+use crate::integer::{CodeQuantizer, STEP, padded_channels};
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// Codes that a task makes: so many that it pays for another thread's attention.
 const TASK: usize = 1 << 12;
@@ -40,13 +41,20 @@ pub fn quantize_codes_into<T: Sample>(
             run_on!(isa, |_| quantize_rows(x, channels, to, codes));
         });
     } else {
-        let code_len = positions * padded;
-        let images = (TASK / code_len).max(1);
-        team::for_each_chunk(codes, images * code_len, |task, codes| {
-            let x = x[task * images * len..].chunks_exact(len);
-            for (x, codes) in x.zip(codes.chunks_exact_mut(code_len)) {
-                run_on!(isa, |_| quantize_planes(x, positions, padded, to, codes));
-            }
+        let (images, pixels) = (x.len() / len, (TASK / padded).max(PIECE));
+        let tasks = positions.div_ceil(pixels);
+        let out = AtomicPtr::new(codes.as_mut_ptr());
+        team::for_each(images * tasks, |task| {
+            let (image, first) = (task / tasks, task % tasks * pixels);
+            let count = pixels.min(positions - first);
+            // SAFETY: Pixels of an image, which no other task has.
+            let codes = unsafe {
+                let out = out.load(Ordering::Relaxed).add((image * positions + first) * padded);
+                std::slice::from_raw_parts_mut(out, count * padded)
+            };
+            let planes =
+                x[image * len..][..len].chunks_exact(positions).map(|plane| &plane[first..][..count]);
+            run_on!(isa, |_| quantize_planes(planes, padded, to, codes));
         });
     }
 }
@@ -72,15 +80,28 @@ fn quantize_rows<T: Sample>(x: &[T], channels: usize, to: CodeQuantizer, codes: 
     }
 }
 
-/// An image whose channels are planes.
+/// Pixels whose codes are made at once.
+const PIECE: usize = 64;
+
+/// Pixels whose channels are planes.
 #[inline(always)]
-fn quantize_planes<T: Sample>(x: &[T], positions: usize, padded: usize, to: CodeQuantizer, codes: &mut [u8]) {
-    const PIECE: usize = 64;
+fn quantize_planes<'a, T: Sample>(
+    planes: impl Iterator<Item = &'a [T]>, padded: usize, to: CodeQuantizer, codes: &mut [u8],
+) {
     let (quantizer, zero) = (Quantizer::unsigned(to.scale, to.bits), to.zero_point);
     let mut buffer = [0u8; PIECE];
-    for (channel, plane) in x.chunks_exact(positions).enumerate() {
+    for (channel, plane) in planes.enumerate() {
         for (x, codes) in plane.chunks(PIECE).zip(codes.chunks_mut(PIECE * padded)) {
             quantize(x, quantizer, zero, &mut buffer);
+            if padded == STEP {
+                // A word for each pixel.
+                let (words, shift) = (codes.as_chunks_mut::<STEP>().0, 8 * channel as u32);
+                for (code, word) in buffer.iter().zip(words) {
+                    let others = u32::from_le_bytes(*word) & !(0xff << shift);
+                    *word = (others | u32::from(*code) << shift).to_le_bytes();
+                }
+                continue;
+            }
             for (code, pixel) in buffer.iter().zip(codes.chunks_exact_mut(padded)) {
                 pixel[channel] = *code;
             }

@@ -4,7 +4,6 @@ use super::super::dot::MicroKernel;
 use crate::integer::{IntConv2dShape, PANEL};
 use crate::layout::BLOCK;
 use dr_precision::BitWidth;
-use std::cmp::Reverse;
 
 /// Bytes of codes that a task works on: they stay in the second-level cache while panels pass by.
 const TASK_BYTES: usize = 512 << 10;
@@ -20,6 +19,9 @@ const WORD_COST: usize = 48;
 
 /// Products in a task, at least: it pays for another thread's attention, if that is awake.
 const TASK_PRODUCTS: usize = 1 << 19;
+
+/// In thousandths of all time, what threads may need together if some of them wait a little in the end.
+const LITTLE_WAIT: usize = 1100;
 
 /// Lines of output (all images' lines in one count), panels of weights, and how many of each a task has.
 pub(super) struct Cut {
@@ -41,12 +43,16 @@ impl Cut {
         let lines = shape.batch() * out_rows;
         let line_bytes = (out_cols * blocks * BLOCK).max(1);
         let line_products = line_bytes * layout.outputs() / layout.groups();
-        let threads = rayon::current_num_threads();
+        let threads = rayon::current_num_threads().max(1);
         let all = line_products.saturating_mul(lines).saturating_mul(layout.groups());
         let work = all.saturating_add(layout.words().saturating_mul(WORD_COST));
-        let wanted =
-            if threads == 1 { 1 } else { (work / TASK_PRODUCTS).clamp(1, threads * TASKS_PER_THREAD) };
-        let [tile_rows, tile_panels] = kernel.tile();
+        let wanted = match work / TASK_PRODUCTS {
+            _ if threads == 1 => 1,
+            0 | 1 => 1,
+            tasks => tasks.next_multiple_of(threads).min(threads * TASKS_PER_THREAD),
+        };
+        // Channels by themselves have no tiles.
+        let [tile_rows, tile_panels] = if layout.is_depthwise() { [1, 1] } else { kernel.tile() };
         // Every task of lines reads (and unpacks) its panels, every task of panels its lines: whichever costs less is cut.
         let panel_cost = if layout.bits() == BitWidth::B8 { 1 } else { UNPACK_COST };
         let cost = |line_tasks: usize, panel_tasks: usize| {
@@ -58,9 +64,10 @@ impl Cut {
             let panel_tasks = wanted.div_ceil(line_tasks).min(panels.div_ceil(tile_panels));
             let chunk_panels = panels.div_ceil(panel_tasks).next_multiple_of(tile_panels);
             let panel_tasks = panels.div_ceil(chunk_panels);
-            // First of all there must be work for all threads.
-            let tasks = (line_tasks * panel_tasks).min((wanted * 3).div_ceil(4));
-            (chunk_lines, chunk_panels, (Reverse(tasks), cost(line_tasks, panel_tasks)))
+            // First of all there must be work for all threads: how long they take together, the last one's wait included, in thousandths of what there is.
+            let rounds = (line_tasks * panel_tasks).div_ceil(threads.min(wanted)) * threads.min(wanted);
+            let time = rounds * chunk_lines * chunk_panels * 1000 / (lines * panels).max(1);
+            (chunk_lines, chunk_panels, (time.max(LITTLE_WAIT), cost(line_tasks, panel_tasks)))
         };
         let fewest = lines.div_ceil((TASK_BYTES / line_bytes).max(1));
         let cuts = (0..)

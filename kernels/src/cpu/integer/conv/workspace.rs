@@ -1,6 +1,6 @@
 //! What a thread keeps from one task to the next.
 
-use super::super::dot::{LaneSums, PANELS, ROWS, Sums};
+use super::super::dot::{LANE_ROWS, LaneSums, PANELS, ROWS, Sums};
 use super::super::epilogue::Lanes;
 use crate::integer::PANEL;
 
@@ -55,11 +55,16 @@ pub(super) struct Tile {
 }
 
 /// Sums of a depthwise convolution, and of its inputs.
-#[derive(Default)]
 #[repr(C, align(64))]
 pub(super) struct DepthwiseTile {
     pub(super) sums: LaneSums,
     pub(super) inputs: LaneSums,
+}
+
+impl Default for DepthwiseTile {
+    fn default() -> Self {
+        Self { sums: [[0; PANEL]; LANE_ROWS], inputs: [[0; PANEL]; LANE_ROWS] }
+    }
 }
 
 impl Default for Tile {

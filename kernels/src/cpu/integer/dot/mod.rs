@@ -132,14 +132,17 @@ pub(super) trait MicroKernel: groups::GroupKernel {
     unsafe fn depthwise(&self, taps: &Taps, sums: &mut LaneSums, inputs: Option<&mut LaneSums>);
 }
 
-/// Sums of 16 channels at each position of a tile.
-pub(super) type LaneSums = [[i32; PANEL]; ROWS];
+/// Positions of a tile of channels by themselves: many, as they take little time.
+pub(super) const LANE_ROWS: usize = 48;
+
+/// Sums of 16 channels at each position of such a tile.
+pub(super) type LaneSums = [[i32; PANEL]; LANE_ROWS];
 
 /// What sums of 16 channels, each by itself, are computed from.
 pub(super) struct Taps<'a> {
     /// The codes, from the first channel on.
     pub codes: *const u8,
-    /// Where each position's window starts in them: at most [`ROWS`].
+    /// Where each position's window starts in them: at most [`LANE_ROWS`].
     pub bases: &'a [usize],
     /// Where each tap is, from there: 16 codes.
     pub offsets: &'a [u32],

@@ -235,7 +235,7 @@ fn bytes([a, b, c, d]: [__m512; 4]) -> [__m128i; 4] {
     ]
 }
 
-/// Divides by a scale. A division takes as long as all else that becomes of a sum, so it is a product with the inverse, corrected: `inverse` and `rest` are together exact
+/// Divides by a scale. Where a division takes as long as all else that becomes of a sum, it is a product with the inverse, corrected: `inverse` and `rest` are together exact
 /// enough for a quotient that is one of the two floats around, and of these a correction gives the nearer one (P. Markstein, *Computation of elementary functions on the
 /// IBM RISC System/6000 processor*, 1990).
 struct Divisor {

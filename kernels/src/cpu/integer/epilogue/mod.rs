@@ -157,7 +157,7 @@ pub(super) fn added(mut values: Lanes, other: &Lanes) -> Lanes {
     values
 }
 
-/// Sums of panels at up to [`ROWS`] positions.
+/// Sums of panels at some positions.
 pub(super) struct RowSums<'a> {
     /// Of the panels of each position, and of what is not meant between these.
     pub sums: &'a [[i32; PANEL]],
@@ -222,7 +222,7 @@ impl Epilogue<'_> {
         Place {
             epilogue: self,
             channels,
-            rows: rows.min(ROWS),
+            rows,
             outputs,
             // A division takes as long as a row.
             position: if position < positions { position } else { position % positions },
@@ -380,6 +380,7 @@ unsafe fn copy<T: Copy>(from: [T; PANEL], to: *mut T, count: usize) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::codes;
     use super::super::dot::DotKernel;
     use super::*;
     use crate::integer::{CodeQuantizer, Conv2dOptions, WeightLayout};
@@ -420,8 +421,10 @@ mod tests {
             };
             let expected: Vec<u8> =
                 values.as_chunks().0.iter().flat_map(|values: &Lanes| to.codes(&values.map(|value| 0.0 + value))).collect();
-            let (sums, none) = (LaneSums::default(), [0.0; ROWS]);
-            for kernel in DotKernel::ALL.into_iter().filter_map(DotKernel::micro) {
+            let (sums, none) = ([[0; PANEL]; ROWS], [0.0; ROWS]);
+            let kernels = DotKernel::ALL.into_iter().filter_map(DotKernel::micro);
+            for (kernel, inverse) in kernels.flat_map(|kernel| [(kernel, None), (kernel, codes::inverse(scale))]) {
+                let to = ByteQuantizer { inverse, ..to };
                 let mut codes = vec![0u8; values.len()];
                 for position in (0..rows).step_by(ROWS) {
                     let output = Output { values: None, codes: Some((codes.as_mut_ptr(), to)) };
