@@ -125,6 +125,41 @@ fn one_row_of_many_outputs() {
     }
 }
 
+/// Rows and panels that take turns in the cache: more of both than it holds at once, whole tiles and not.
+#[test]
+fn many_rows_of_many_outputs() {
+    for bits in [BitWidth::B3, BitWidth::B4, BitWidth::B8] {
+        for (m, k, n) in [(331, 37, 131), (97, 64, 240), (1200, 16, 49)] {
+            check_sums(&gemm(m, k, n, bits, Granularity::Channel), BitWidth::B8, 5);
+            check_sums(
+                &gemm(m, k, n, bits, Granularity::Group(NonZeroUsize::new(24).unwrap())),
+                BitWidth::B6,
+                6,
+            );
+        }
+    }
+}
+
+/// More positions than a tile of channels by themselves has, in several images.
+#[test]
+fn depthwise_convolutions_of_many_positions() {
+    for (channels, kernel, size) in [(20, 3, [9, 11]), (70, 5, [7, 30]), (33, 3, [40, 3])] {
+        for bits in [BitWidth::B4, BitWidth::B8] {
+            let layout =
+                WeightLayout::new(&[channels, 1, kernel, kernel], channels, bits, Granularity::Channel)
+                    .unwrap();
+            for stride in [1, 2] {
+                let options = Conv2dOptions {
+                    stride: [stride; 2],
+                    padding: [kernel / 2; 2],
+                    ..Conv2dOptions::default()
+                };
+                check_sums(&IntConv2dShape::new(3, size, options, layout).unwrap(), BitWidth::B8, 8);
+            }
+        }
+    }
+}
+
 /// Several products in one loop are the same as each alone, as values, as codes and as both.
 #[test]
 fn products_together() {

@@ -347,6 +347,23 @@ fn int_epilogues(device: &Device) {
     }
 }
 
+/// Activations that round, to the accuracy of a device's exponential.
+fn int_activations(device: &Device) {
+    let case = Case::gemm(5, 37, 11);
+    let scales = noise(3, 11).into_iter().map(|scale| scale / 16.0).collect::<Vec<f32>>();
+    for activation in [Activation::HardSwish, Activation::Sigmoid, Activation::Silu] {
+        let operands = Operands::new(&case, BitWidth::B4, codes_of(BitWidth::B4, 0.0), Some(&scales), device);
+        let sums = reference::int_conv2d(&operands.host_codes, &operands.host_weights, &operands.shape);
+        let shift = noise(4, 11);
+        let want = reference::epilogue(&sums, &operands.shape, &scales, &shift, None, activation);
+        let product = operands.product(&case, None, &shift, activation);
+        let got = values_of(product.run(&operands.codes, None, Wanted::Values).expect("fits"));
+        for (got, want) in got.into_iter().zip(want) {
+            assert!((got - want).abs() <= 1e-4 * want.abs().max(1.0), "{activation:?}: {got}, {want}");
+        }
+    }
+}
+
 /// What makes up for zero points, bit by bit as the reference adds it up, in numbers that round.
 fn int_zero_points(device: &Device) {
     let cases = [
@@ -493,6 +510,7 @@ fn main() {
         ("int_depthwise", int_depthwise),
         ("int_extreme_codes", int_extreme_codes),
         ("int_epilogues", int_epilogues),
+        ("int_activations", int_activations),
         ("int_zero_points", int_zero_points),
         ("int_empty", int_empty),
         ("int_quantize_codes", int_quantize_codes),

@@ -65,7 +65,7 @@ pub(super) struct ByteQuantizer {
     pub zero_point: f32,
     pub scale: f32,
     /// The highest code.
-    high: f32,
+    pub high: f32,
     /// What that stands for, from the zero point on.
     pub top: f32,
     /// The [inverse] of the scale, if products with it take less time than a division.

@@ -70,58 +70,34 @@ impl FloatLayer {
         let (inputs, group_outputs) = (channels / groups, outputs / groups);
         let length = inputs * kernel[0] * kernel[1];
         let pixels = [kernel, stride] == [[1, 1], [1, 1]] && padding == [0, 0];
-        // What of the input the taps of the windows at output positions from `first` on look at, one window after the other.
-        let windows = |first: usize, of_tap: &mut dyn FnMut(usize, usize, Option<&[f32]>), count: usize| {
-            let (line, mut column) = (first / out_columns, first % out_columns);
-            let (mut image, mut row) = (line / out_rows, line % out_rows);
-            for at in 0..count {
-                let mut tap = 0;
-                for y in row * stride[0]..row * stride[0] + kernel[0] {
-                    let line = y.checked_sub(padding[0]).filter(|&y| y < rows);
-                    let line =
-                        line.map(|y| &x[(image * rows + y) * columns * channels..][..columns * channels]);
-                    for z in column * stride[1]..column * stride[1] + kernel[1] {
-                        let column = z.checked_sub(padding[1]).filter(|&z| z < columns);
-                        of_tap(at, tap, line.zip(column).map(|(line, z)| &line[z * channels..][..channels]));
-                        tap += 1;
-                    }
-                }
-                column += 1;
-                if column == out_columns {
-                    (column, row) = (0, row + 1);
-                }
-                if row == out_rows {
-                    (row, image) = (0, image + 1);
-                }
-            }
-        };
+        let windows = Windows { x, dims, kernel, stride, padding, output: [out_rows, out_columns] };
         let each = (out.len() / outputs).div_ceil(2 * rayon::current_num_threads()).max(1);
         let together = (PATCHES / length.max(1)).clamp(1, each);
         let block = |(block, out): (usize, &mut [f32])| {
             let (first, count) = (block * together, out.len() / outputs);
             if inputs == 1 && group_outputs == 1 {
                 out.fill(0.0);
-                let mut add = |at: usize, tap: usize, pixel: Option<&[f32]>| {
+                let add = |at: usize, tap: usize, pixel: Option<&[f32]>| {
                     let Some(pixel) = pixel else { return };
                     let terms = pixel.iter().zip(&self.weight[tap * outputs..][..outputs]);
                     let out = out[at * outputs..][..outputs].iter_mut();
                     out.zip(terms).for_each(|(out, (x, weight))| *out += x * weight);
                 };
-                windows(first, &mut add, count);
+                windows.each(first, count, add);
             } else {
                 let mut patches = vec![0.0f32; if pixels && groups == 1 { 0 } else { count * length }];
                 for group in 0..groups {
                     let from = match patches.is_empty() {
                         true => &x[first * channels..][..count * channels],
                         false => {
-                            let mut copy = |at: usize, tap: usize, pixel: Option<&[f32]>| {
+                            let copy = |at: usize, tap: usize, pixel: Option<&[f32]>| {
                                 let to = &mut patches[at * length + tap * inputs..][..inputs];
                                 match pixel {
                                     Some(pixel) => to.copy_from_slice(&pixel[group * inputs..][..inputs]),
                                     None => to.fill(0.0),
                                 }
                             };
-                            windows(first, &mut copy, count);
+                            windows.each(first, count, copy);
                             &patches
                         }
                     };
@@ -148,6 +124,47 @@ impl FloatLayer {
         };
         out.par_chunks_mut(some.max(1)).enumerate().for_each(finish);
         Ok(())
+    }
+}
+
+/// What a convolution's windows look at.
+struct Windows<'a> {
+    /// `[batch, rows, columns, channels]`, as `dims` says.
+    x: &'a [f32],
+    dims: [usize; 4],
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    padding: [usize; 2],
+    /// Rows and columns of the output.
+    output: [usize; 2],
+}
+
+impl Windows<'_> {
+    /// Gives the pixel that each tap of `count` windows looks at, `None` in the padding, with the window's number, which begins at 0, and the tap's. The first window is that of the
+    /// output position `first`, counted through all images.
+    fn each(&self, first: usize, count: usize, mut of_tap: impl FnMut(usize, usize, Option<&[f32]>)) {
+        let Self { x, dims: [_, rows, columns, channels], kernel, stride, padding, output } = *self;
+        let (line, mut column) = (first / output[1], first % output[1]);
+        let (mut image, mut row) = (line / output[0], line % output[0]);
+        for window in 0..count {
+            let mut tap = 0;
+            for y in row * stride[0]..row * stride[0] + kernel[0] {
+                let line = y.checked_sub(padding[0]).filter(|&y| y < rows);
+                let line = line.map(|y| &x[(image * rows + y) * columns * channels..][..columns * channels]);
+                for z in column * stride[1]..column * stride[1] + kernel[1] {
+                    let column = z.checked_sub(padding[1]).filter(|&z| z < columns);
+                    of_tap(window, tap, line.zip(column).map(|(line, z)| &line[z * channels..][..channels]));
+                    tap += 1;
+                }
+            }
+            column += 1;
+            if column == output[1] {
+                (column, row) = (0, row + 1);
+            }
+            if row == output[0] {
+                (row, image) = (0, image + 1);
+            }
+        }
     }
 }
 

@@ -66,9 +66,9 @@ pub enum DistillationProgress<'a> {
 /// What [`distill`] makes.
 #[derive(Clone, Debug)]
 pub struct Distilled {
-    /// The network, of the epoch with the least loss of the inputs that are held out.
+    /// The network.
     pub artifact: Artifact,
-    /// Which epoch that is; 0 if nothing is better than the start.
+    /// The epoch that its codes are of: the one with the least loss of the inputs that are held out; 0 if nothing is better than the start.
     pub epoch: usize,
     /// The loss of the inputs that are held out, at each precision, at the start.
     pub before: Vec<f64>,
@@ -105,7 +105,7 @@ pub enum DistillationError {
 }
 
 /// Of so many inputs one is held out.
-const HELD_OUT: usize = 10;
+const HELD_OUT: usize = 5;
 
 /// Trains what [`calibrate`](super::calibrate) made of a float network, `start`, at all of its precisions at once, so that what it gives comes near what the float network
 /// gives, whatever that is: there are no labels.
@@ -120,8 +120,9 @@ const HELD_OUT: usize = 10;
 /// - rows of probabilities, and the logits of classifiers, have the Kullback-Leibler divergence from those of the float network, in nats a row;
 /// - others have the squared error over the variance of what the float network gives.
 ///
-/// Results add up. The gradients of each precision are divided by the root of its loss at the start, which makes all about as large. Every tenth input is held out: the epoch with
-/// the least loss of these, in the mean over the precisions, each as a part of what it is at the start, is what remains; so they are no worse than at the start.
+/// Results add up. The gradients of each precision are divided by the root of its loss at the start, which makes all about as large. Every fifth input is held out. The
+/// codes are those of the epoch with the least loss of these, in the mean over the precisions, each as a part of what it is at the start. What is of one precision alone is of that
+/// epoch, of the precision's own best, or as at the start, whichever has the least loss with these codes.
 /// `progress` may stop the training; the steps until then count as an epoch.
 ///
 /// # Errors
@@ -151,14 +152,17 @@ pub fn distill(
         kinds: vec![],
         start: vec![1.0; start.description.precisions.len()],
     };
-    let examples: Vec<Value> = held_out.chunks(options.batch_size.max(1)).flat_map(together).collect();
+    let examples = held_out.chunks(options.batch_size.max(1)).flat_map(together);
+    let examples: Vec<Example> = examples.map(|input| (school.expected(input.clone()), input)).collect();
     school.kinds = school.kinds(&examples, start.description.check_task(CLASSIFY).is_ok());
 
     let mut student = Student::new(start, &device)?;
     let before = school.losses(&student, &examples);
     school.start = before.iter().map(|loss| loss.max(LEAST_LOSS)).collect();
-    let mut best =
-        Best { epoch: 0, mean: school.mean(&before), losses: before.clone(), student: student.clone() };
+    let mut best = Best { epoch: 0, mean: school.mean(&before), student: student.clone() };
+    // Of each precision by itself.
+    let mut bests: Vec<(f64, Student)> = before.iter().map(|&loss| (loss, student.clone())).collect();
+    let first = student.clone();
     let (steps, mut diverged) = (learned.len().div_ceil(options.batch_size.max(1)), false);
     let mut flow = progress(DistillationProgress::Epoch { done: 0, held_out: &before });
     let mut optimizer = ModuleOptimizer::from(AdamConfig::new().with_beta_2(0.99).build());
@@ -186,25 +190,44 @@ pub fn distill(
         let losses = school.losses(&student, &examples);
         let mean = school.mean(&losses);
         if mean < best.mean {
-            best = Best { epoch: epoch + 1, mean, losses: losses.clone(), student: student.clone() };
+            best = Best { epoch: epoch + 1, mean, student: student.clone() };
+        }
+        for (best, &loss) in bests.iter_mut().zip(&losses) {
+            if loss < best.0 {
+                *best = (loss, student.clone());
+            }
         }
         let told = progress(DistillationProgress::Epoch { done: epoch + 1, held_out: &losses });
         if told.is_break() || diverged {
             break;
         }
     }
-    let artifact = if best.epoch == 0 { start.clone() } else { best.student.artifact(start)? };
-    Ok(Distilled { artifact, epoch: best.epoch, before, after: best.losses, diverged })
+    if best.epoch == 0 {
+        return Ok(Distilled { artifact: start.clone(), epoch: 0, after: before.clone(), before, diverged });
+    }
+    let mut after = school.losses(&best.student, &examples);
+    for (precision, (_, own)) in bests.iter().enumerate() {
+        for other in [own, &first] {
+            let student = best.student.clone().with_passes(other, precision);
+            let loss = school.loss_at(&student.valid(), precision, &examples);
+            if loss < after[precision] {
+                (after[precision], best.student) = (loss, student);
+            }
+        }
+    }
+    Ok(Distilled { artifact: best.student.artifact(start)?, epoch: best.epoch, before, after, diverged })
 }
 
 /// What a loss is taken to be at least, where others are parts of it.
 const LEAST_LOSS: f64 = 1e-6;
 
+/// What the teacher makes of an input, as rows, and the input.
+type Example = (Vec<Tensor<2>>, Value);
+
 /// The best epoch so far.
 struct Best {
     epoch: usize,
     mean: f64,
-    losses: Vec<f64>,
     student: Student,
 }
 
@@ -321,11 +344,9 @@ impl School {
     }
 
     /// What the results are, by what they are for some inputs.
-    fn kinds(&self, examples: &[Value], classifies: bool) -> Vec<ResultKind> {
-        let results: Vec<Vec<Tensor<2>>> =
-            examples.iter().map(|input| self.expected(input.clone())).collect();
+    fn kinds(&self, examples: &[Example], classifies: bool) -> Vec<ResultKind> {
         let kind = |at: usize| {
-            if results.iter().all(|results| are_distributions(&results[at])) {
+            if examples.iter().all(|(expected, _)| are_distributions(&expected[at])) {
                 ResultKind::Probabilities
             } else if classifies {
                 ResultKind::Logits
@@ -346,17 +367,19 @@ impl School {
     }
 
     /// The mean over inputs at each precision.
-    fn losses(&self, student: &Student, inputs: &[Value]) -> Vec<f64> {
-        let (student, all) = (student.valid(), inputs.iter().map(Input::items).sum::<usize>().max(1));
-        let mut losses = vec![0.0; self.start.len()];
-        for input in inputs {
-            let (expected, part) = (self.expected(input.clone()), input.items() as f64 / all as f64);
-            for (precision, sum) in losses.iter_mut().enumerate() {
-                let loss = self.loss(&student, precision, input, &expected);
-                *sum += part * f64::from(loss.into_scalar::<f32>());
-            }
-        }
-        losses
+    fn losses(&self, student: &Student, examples: &[Example]) -> Vec<f64> {
+        let student = student.valid();
+        (0..self.start.len()).map(|precision| self.loss_at(&student, precision, examples)).collect()
+    }
+
+    /// The mean over inputs at one precision, by its number.
+    fn loss_at(&self, student: &Student, precision: usize, examples: &[Example]) -> f64 {
+        let all = examples.iter().map(|(_, input)| input.items()).sum::<usize>().max(1);
+        let loss = |(expected, input): &Example| {
+            let loss = self.loss(student, precision, input, expected);
+            f64::from(loss.into_scalar::<f32>()) * input.items() as f64 / all as f64
+        };
+        examples.iter().map(loss).sum()
     }
 
     /// The mean over the precisions, each as a part of what it is at the start.
@@ -565,6 +588,14 @@ impl Student {
             layer.map(|layer| StudentLayer::new(&layer, graph.after_relu(at), device))
         };
         Ok(Self { layers: layers.map(layer).collect() })
+    }
+
+    /// The same codes, and what another student has of one precision, by its number.
+    fn with_passes(mut self, other: &Self, precision: usize) -> Self {
+        for (layer, other) in self.layers.iter_mut().flatten().zip(other.layers.iter().flatten()) {
+            layer.passes[precision] = other.passes[precision].clone();
+        }
+        self
     }
 
     /// What the layers compute with at a precision, by its number.

@@ -47,9 +47,9 @@ unsafe fn panels<const ACTIVATION: usize>(place: &Place, of: &RowSums) {
     }
     assert!(of.sums.len() >= (rows - 1) * of.stride + panels);
     // What an activation that is left to the limits of codes lets through.
-    let limit = match place.epilogue.activation {
-        Activation::Relu6 => 6.0,
-        Activation::Unit => 1.0,
+    let limit = match (Activation::ALL[ACTIVATION], place.epilogue.activation) {
+        (Activation::None, Activation::Relu6) => 6.0,
+        (Activation::None, Activation::Unit) => 1.0,
         _ => f32::INFINITY,
     };
     let divisor = place.codes.as_ref().map(
@@ -91,6 +91,7 @@ struct Panel {
 /// That of [`write`]; there are rows, and sums for them.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[expect(clippy::manual_map, reason = "the compiler leaves closures of vectors as calls")]
 unsafe fn write_panel<const ACTIVATION: usize, const WHOLE: bool, const PLAIN: bool>(
     place: &Place, of: &RowSums, panel: &Panel, divisor: Option<&Divisor>,
 ) {
