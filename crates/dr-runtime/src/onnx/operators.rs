@@ -687,16 +687,14 @@ impl Operator<'_> {
 
     /// Codes: `clip(round(x / scale) + zero point)`.
     fn quantize(&self, values: &mut Values) -> Outputs {
-        let said = self.attributes.int("output_dtype", 0);
-        let zero = self.node.inputs.get(2).and_then(Option::as_ref);
-        let data_type = match zero.map(|name| self.model.initializers.get(name)) {
-            Some(Some(zero)) => Some(zero.data_type()),
-            Some(None) => None,
-            None if said != 0 => i32::try_from(said).ok(),
-            None => Some(DataType::Uint8 as i32),
+        let zero = self.node.inputs.get(2).and_then(Option::as_deref);
+        let data_type = match (zero, self.attributes.int("output_dtype", 0)) {
+            (Some(zero), _) => self.data_type(zero),
+            (None, 0) => Some(DataType::Uint8 as i32),
+            (None, said) => i32::try_from(said).ok(),
         };
         let unknown =
-            || Refusal::unknown("to a type other than of integers of at most 16 bits, which a constant has");
+            || Refusal::unknown("to a type that is not known to be one of integers of at most 16 bits");
         let of = data_type.and_then(CodeType::of).ok_or_else(unknown)?;
         let (x, [scale, zero]) = self.quantized(values)?;
         let mut y = values.emit(TensorOp::Binary(Binary::Div), &[x, scale])?;
@@ -706,6 +704,15 @@ impl Operator<'_> {
         y = values.emit(TensorOp::Binary(Binary::Max), &[y, first])?;
         y = values.emit(TensorOp::Binary(Binary::Min), &[y, last])?;
         Ok(vec![values.emit(TensorOp::Cast(of.element()), &[y])?])
+    }
+
+    /// The number of the type that the file says of a constant or an input.
+    fn data_type(&self, name: &str) -> Option<i32> {
+        if let Some(constant) = self.model.initializers.get(name) {
+            return Some(constant.data_type());
+        }
+        let input = self.model.inputs.iter().find(|input| input.name == name)?;
+        input.element.map(|element| element.data_type() as i32)
     }
 
     /// What codes stand for: `(x - zero point) * scale`.

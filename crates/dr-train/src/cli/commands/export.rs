@@ -84,6 +84,12 @@ pub fn export(registry: &Registry, args: &ExportArgs) -> Result<(), CommandError
             _ if artifact.description.format_version < FORMAT_VERSION && !has_extension(&args.out, ONNX) => {
                 artifact
             }
+            ArtifactKind::Float => {
+                let (model, out) = (args.model.display(), args.out.display());
+                return Err(CommandError::new(format!(
+                    "`{model}`: a model in floats: expected a name that ends in .onnx instead of `{out}`"
+                )));
+            }
             _ => return Err(CommandError::new("expected --precision or --plan")),
         },
     };
