@@ -10,9 +10,10 @@ PROGRAM    dr-train
 --like     the ONNX file that the network comes from: the export has to have its inputs and results, by name and sizes, and is compared
            with it, too
 
-For each export there is a line: its bytes; the largest relative error of a result, the root of the summed squares of differences over that
-of the values; in how many of all rows (of the last axis) the largest value is in another place. A value next to the middle between two
-codes may be rounded either way, so quantized networks differ by a step of some codes.
+For each export there are lines for what onnxruntime makes of it beside what `predict` makes of the model, and of the export: the relative
+error of results, the root of the summed squares of differences over that of the values, of the result where it is largest; and in how many of
+all rows (of the last axis) the largest value is in another place. A value next to the middle between two codes may be rounded either way, so
+quantized networks differ by a step of some codes, from the model as from the export.
 """
 import argparse, subprocess, sys, tempfile
 from pathlib import Path
@@ -44,13 +45,16 @@ def predictions(command, inputs, names):
 def compared(found, expected):
     """What the line of an export says."""
     error, other, rows = 0.0, 0, 0
-    for one, like in zip(found, expected):
-        for name, value in like.items():
-            assert one[name].shape == value.shape, f'{name} {one[name].shape}: expected {value.shape}'
-            difference = np.linalg.norm((one[name] - value).astype(np.float64))
-            error = max(error, difference / max(np.linalg.norm(value.astype(np.float64)), 1e-30))
-            places = [np.atleast_1d(x).argmax(-1) for x in (one[name], value)]
-            other, rows = other + (places[0] != places[1]).sum(), rows + places[0].size
+    for name in expected[0]:
+        differences, values = 0.0, 0.0
+        for one, like in zip(found, expected):
+            one, like = one[name], like[name]
+            assert one.shape == like.shape, f'{name} {one.shape}: expected {like.shape}'
+            differences += np.square(one.astype(np.float64) - like).sum()
+            values += np.square(like.astype(np.float64)).sum()
+            other += (np.atleast_1d(one).argmax(-1) != np.atleast_1d(like).argmax(-1)).sum()
+            rows += np.atleast_1d(like)[..., 0].size
+        error = max(error, (differences / max(values, 1e-300)) ** 0.5)
     return f'error {error:.1e}, largest elsewhere in {other} of {rows} rows'
 
 
@@ -83,6 +87,8 @@ def main():
             found = results(out, of.inputs, of.threads)
             ours = predictions([*program, 'predict', '--model', of.model, *chosen], of.inputs, list(found[0]))
             print(f'{precision or "floats"}: {out.stat().st_size:,} bytes, {compared(found, ours)}')
+            again = predictions([*program, 'predict', '--model', out], of.inputs, list(found[0]))
+            print(f'  beside the export in `predict`: {compared(found, again)}')
             if of.like:
                 assert signature(out) == signature(of.like), f'{signature(out)}: expected {signature(of.like)}'
                 print(f'  beside {of.like}: {compared(found, results(of.like, of.inputs, of.threads))}')
