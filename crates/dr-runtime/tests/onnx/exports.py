@@ -11,9 +11,9 @@ PROGRAM    dr-train
            with it, too
 
 For each export there are lines for what onnxruntime makes of it beside what `predict` makes of the model, and of the export: the relative
-error of results, the root of the summed squares of differences over that of the values, of the result where it is largest; and in how many of
-all rows (of the last axis) the largest value is in another place. A value next to the middle between two codes may be rounded either way, so
-quantized networks differ by a step of some codes, from the model as from the export.
+error of an input's results (the root of the summed squares of differences over that of the values, of the result where it is largest), the
+median and the largest of all inputs; and in how many of all rows (of the last axis) the largest value is in another place. A value next to
+the middle between two codes may be rounded either way, so quantized networks differ by a step of some codes, from the model as from the export.
 """
 import argparse, subprocess, sys, tempfile
 from pathlib import Path
@@ -44,18 +44,18 @@ def predictions(command, inputs, names):
 
 def compared(found, expected):
     """What the line of an export says."""
-    error, other, rows = 0.0, 0, 0
-    for name in expected[0]:
-        differences, values = 0.0, 0.0
-        for one, like in zip(found, expected):
-            one, like = one[name], like[name]
-            assert one.shape == like.shape, f'{name} {one.shape}: expected {like.shape}'
-            differences += np.square(one.astype(np.float64) - like).sum()
-            values += np.square(like.astype(np.float64)).sum()
-            other += (np.atleast_1d(one).argmax(-1) != np.atleast_1d(like).argmax(-1)).sum()
-            rows += np.atleast_1d(like)[..., 0].size
-        error = max(error, (differences / max(values, 1e-300)) ** 0.5)
-    return f'error {error:.1e}, largest elsewhere in {other} of {rows} rows'
+    errors, other, rows = [], 0, 0
+    for one, like in zip(found, expected):
+        error = 0.0
+        for name, value in like.items():
+            result = one[name]
+            assert result.shape == value.shape, f'{name} {result.shape}: expected {value.shape}'
+            difference = np.linalg.norm(result.astype(np.float64) - value)
+            error = max(error, difference / max(np.linalg.norm(value.astype(np.float64)), 1e-300))
+            other += (np.atleast_1d(result).argmax(-1) != np.atleast_1d(value).argmax(-1)).sum()
+            rows += np.atleast_1d(value)[..., 0].size
+        errors.append(error)
+    return f'error {np.median(errors):.1e}, at most {max(errors):.1e}; largest elsewhere in {other} of {rows} rows'
 
 
 def signature(path):

@@ -7,7 +7,7 @@
 //! before quantization and added after it, and an offset of weights is added to each output's dequantized codes: both are exact.
 //! Layers that a calibrated network has in floats are ordinary convolutions and matrix products.
 //!
-//! [Images and layers](nodes) and [operations on arrays](arrays) are written in one place each. Constants have the names of their
+//! Images and layers (`nodes`) and operations on arrays (`arrays`) are written in one place each. Constants have the names of their
 //! tensors; inputs and results have the names that the file had that the network comes from.
 //!
 //! Two things are as they are for onnxruntime (1.32). It rounds the bias of a convolution to a multiple of the product of

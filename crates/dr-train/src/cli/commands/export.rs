@@ -60,10 +60,11 @@ pub struct ExportArgs {
     pub images: usize,
 }
 
-/// Saves a model at one precision, or with one for each layer, as an artifact, as ONNX or as GGUF; and samples to check it by.
+/// Saves a model at one precision, or with one for each layer, as an artifact, as ONNX (which also takes floats) or as GGUF; and samples to
+/// check it by.
 ///
 /// # Errors
-/// If the model cannot be read, or does not have the precisions, or the result cannot be written.
+/// If the model cannot be read, does not have the precisions, or has parts that the format does not, or the result cannot be written.
 pub fn export(registry: &Registry, args: &ExportArgs) -> Result<(), CommandError> {
     let files = [("out", Some(args.out.as_path())), ("samples", args.samples.as_deref())];
     resolve::check_output_files(files, &args.model)?;
