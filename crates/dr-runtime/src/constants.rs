@@ -76,22 +76,13 @@ impl TensorInput {
     /// # Errors
     /// [`RuntimeError::Input`] if not.
     pub fn check(&self, array: &Array) -> Result<(), RuntimeError> {
-        let kind = |element: ElementType| match element {
-            ElementType::F16 | ElementType::Bf16 | ElementType::F32 | ElementType::F64 => ElementType::F32,
-            ElementType::Bool => ElementType::Bool,
-            _ => ElementType::I64,
-        };
-        let found = match array {
-            Array::F32(_) => ElementType::F32,
-            Array::I64(_) => ElementType::I64,
-            Array::Bool(_) => ElementType::Bool,
-        };
+        let found = array.element();
         let sizes = array
             .dims()
             .iter()
             .zip(&self.dims)
             .all(|(found, wanted)| wanted.is_none_or(|wanted| wanted == *found));
-        if found == kind(self.element) && array.dims().len() == self.dims.len() && sizes {
+        if found == self.element.in_memory() && array.dims().len() == self.dims.len() && sizes {
             return Ok(());
         }
         let size = |size: &Option<usize>| size.map_or_else(|| "?".to_owned(), |size| size.to_string());

@@ -1,6 +1,8 @@
 //! Networks of ONNX files: those that torch exported (`onnx/torch_exports.py`) give torch's outputs, and spellings become one operation.
 
+use bytes::Bytes;
 use dr_runtime::arrays::Array;
+use dr_runtime::file::TensorEntry;
 use dr_runtime::graph::{Activation, Graph, Kind, LayerKind, Op, TensorOp, Unary};
 use dr_runtime::onnx::proto::{
     AttributeProto, DataType, DimensionProto, FLOAT, GraphProto, INT, INTS, ModelProto, NodeProto,
@@ -237,4 +239,45 @@ fn arrays_of_many_channels_are_no_images() {
     };
     assert_eq!(of(3).input(), Some(&Op::Images { channels: 3 }));
     assert!(matches!(of(1 << 22).input(), Some(Op::Array(TensorOp::Input(_)))));
+}
+
+/// Codes of less than a byte are two in one, the first in the lower bits; scales and zero points are those of outputs.
+#[test]
+fn codes_of_weights_and_inputs_are_read_in_floats() {
+    let int = |name: &str, i| attribute(name, AttributeProto { i, r#type: INT, ..Default::default() });
+    let codes = |name: &str, dims: &[i64], data_type: DataType, raw_data: &'static [u8]| TensorProto {
+        name: name.into(),
+        dims: dims.to_vec(),
+        data_type: data_type as i32,
+        raw_data: Bytes::from_static(raw_data),
+        ..TensorProto::default()
+    };
+    let nodes = vec![
+        node("QuantizeLinear", &["x", "step", "middle"], "codes", vec![]),
+        node("DequantizeLinear", &["codes", "step", "middle"], "values", vec![]),
+        node("DequantizeLinear", &["w", "scale", "zero"], "weight", vec![int("axis", 0)]),
+        node("Conv", &["values", "weight"], "y", vec![]),
+    ];
+    let constants = vec![
+        scalar("step", 0.5),
+        codes("middle", &[], DataType::Uint4, &[3]),
+        codes("w", &[3, 2, 1, 1], DataType::Int4, &[0x7f, 0x18, 0xe2]),
+        floats("scale", &[3], vec![1.0, 10.0, 100.0]),
+        codes("zero", &[3], DataType::Int4, &[0x10, 0x00]),
+    ];
+    let imported = images(nodes, constants, "y").unwrap();
+    let [layer] = imported.graph.layers() else { panic!("{:?}", imported.graph) };
+    // [-1, 7], [-8 - 1, 1 - 1], [2, -2]
+    let expected = TensorEntry::f32([3, 2, 1, 1], vec![-1.0, 7.0, -90.0, 0.0, 200.0, -200.0]);
+    assert_eq!(imported.tensors[&format!("{}.weight", layer.name)], expected);
+    // Codes of 0 to 15 less 3, in steps of a half: -1.5 for -9, 6 for 9; halves of steps go to the even one.
+    let x = Array::from_f32(vec![-9.0, 0.75, 9.0, 0.25, 1.0, -1.0], &[1, 2, 1, 3]).unwrap();
+    let values = [[-1.5, 1.0, 6.0], [0.0, 1.0, -1.0]];
+    let row = |a: f32, b: f32| (0..3).map(move |at| a * values[0][at] + b * values[1][at]);
+    let expected = [row(-1.0, 7.0), row(-90.0, 0.0), row(200.0, -200.0)].into_iter().flatten().collect();
+    assert_close(&run(imported, &[x])[0], &Array::from_f32(expected, &[1, 3, 1, 3]).unwrap());
+
+    let nodes = vec![node("QuantizeLinear", &["x", "step"], "y", vec![int("output_dtype", 17)])];
+    let error = images(nodes, vec![scalar("step", 0.5)], "y").unwrap_err().to_string();
+    assert!(error.contains("cannot run `QuantizeLinear`"), "{error}");
 }

@@ -172,7 +172,7 @@ fn models() {
     assert_says(&program.error(&["latency", "--model", "model", "--device", "vulkan"]), &["device `vulkan`"]);
     assert_says(
         &program.error(&["export", "--model", "float", "--precision", "4", "--out", "out"]),
-        &["`float`: a float model: expected a multi-precision one"],
+        &["`float`: a float model: expected a quantized one"],
     );
     assert_says(
         &program.error(&["quantize", "--model", "model", "--out", "out"]),

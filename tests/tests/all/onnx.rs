@@ -69,6 +69,16 @@ fn quantized_without_training() {
         run(&["predict", "--model", "w4a8.safetensors", "--out", "one", &input]);
         let read = |of: &str| fs::read(folder.path().join(of).join("input_0.npy")).unwrap();
         assert_eq!(read("all"), read("one"), "{name}");
+        // In floats, of codes.
+        run(&["export", "--model", "w4a8.safetensors", "--precision", "w4a8", "--out", "w4a8.onnx"]);
+        run(&["export", "--model", &model, "--out", "float.onnx"]);
+        for (exported, of, most) in [("w4a8.onnx", "w4a8.safetensors", 1e-2), ("float.onnx", &model, 1e-5)] {
+            let compare = ["eval", "--model", of, "--inputs", "in", "--compare", exported, "--json"];
+            let found: serde_json::Value = serde_json::from_str(&run(&compare)).unwrap();
+            let error =
+                found.as_object().unwrap().values().next().unwrap()["relative_error"].as_f64().unwrap();
+            assert!(error < most, "{name}: {exported} {error}");
+        }
     }
 }
 
@@ -193,6 +203,9 @@ fn what_is_wrong_is_named() {
         error(&["latency", "--model", &tokens]),
         error(&["hessian", "--model", &tokens, "--out", "h.json"]),
         error(&["import", "--out", "out.safetensors"]),
+        error(&["export", "--model", &model, "--out", "out.pt"]),
+        error(&["export", "--model", &model, "--out", "out.safetensors"]),
+        error(&["export", "--model", &model, "--precision", "w4a8", "--out", "out.onnx"]),
     ];
     insta::assert_snapshot!("wrong_onnx", errors.join("\n"));
 }

@@ -1,7 +1,9 @@
 //! What follows from a graph: sizes, who reads what, what a layer's place in the network means.
 
 use super::node::window_positions;
-use super::{Activation, Embedding, Graph, GraphError, LayerKind, Node, Op, Parts, TensorOp, Unary, Value};
+use super::{
+    Activation, Embedding, Graph, GraphError, LayerKind, NamedResult, Node, Op, Parts, TensorOp, Unary, Value,
+};
 
 impl Graph {
     /// Rows and columns of each node's value for images of this size; 1 of what is no image.
@@ -132,12 +134,11 @@ impl Graph {
     ///
     /// # Errors
     /// [`GraphError`] for values that are not there.
-    pub fn of_results(&self, results: &[(String, Value)]) -> Result<(Self, Vec<String>), GraphError> {
+    pub fn of_results(&self, results: &[NamedResult]) -> Result<(Self, Vec<String>), GraphError> {
         let mut wanted = vec![false; self.nodes().len()];
-        for (_, value) in results {
-            let count = wanted.len();
-            let wrong = GraphError::Value { node: count, value: *value };
-            *wanted.get_mut(*value).ok_or(wrong)? = true;
+        for &NamedResult { value, .. } in results {
+            let wrong = GraphError::Value { node: wanted.len(), value };
+            *wanted.get_mut(value).ok_or(wrong)? = true;
         }
         for (at, Node { op, inputs }) in self.nodes().iter().enumerate().rev() {
             wanted[at] |= matches!(op, Op::Images { .. } | Op::Tokens | Op::Array(TensorOp::Input(_)));
@@ -173,8 +174,8 @@ impl Graph {
             let inputs: Vec<Value> = inputs.iter().map(|&input| numbers[input]).collect();
             numbers[at] = part.push(op, &inputs)?;
         }
-        for (name, value) in results {
-            part.add_result(name.clone(), numbers[*value])?;
+        for result in results {
+            part.add_result(NamedResult { value: numbers[result.value], ..result.clone() })?;
         }
         Ok((part, tensors))
     }

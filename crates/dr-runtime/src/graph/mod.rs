@@ -63,6 +63,8 @@ struct Parts {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     embeddings: Vec<Embedding>,
     nodes: Vec<Node>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    images: Option<TensorInput>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     results: Vec<NamedResult>,
 }
@@ -75,6 +77,12 @@ pub struct NamedResult {
     pub name: String,
     /// The value.
     pub value: Value,
+    /// The type of its elements, if the file says it that the network comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub element: Option<ElementType>,
+    /// Its sizes, as far as that file says them; `None` where any will do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dims: Option<Vec<Option<usize>>>,
 }
 
 /// What a value is.
@@ -136,6 +144,31 @@ impl Graph {
         self.nodes().first().map(|node| &node.op)
     }
 
+    /// The name and the sizes, `[batch, channels, rows, columns]`, of the images that the network takes, if it says more of them than how many
+    /// channels they have.
+    #[must_use]
+    pub fn named_images(&self) -> Option<&TensorInput> {
+        self.parts.images.as_ref()
+    }
+
+    /// Says how the images that the network takes are called, and which of their sizes are open.
+    ///
+    /// # Errors
+    /// A network that does not take images, or takes others.
+    pub fn name_images(&mut self, images: TensorInput) -> Result<(), GraphError> {
+        match (self.input(), &images.dims[..]) {
+            (Some(&Op::Images { channels }), &[_, found, _, _]) if found == Some(channels) => {
+                self.parts.images = Some(images);
+                Ok(())
+            }
+            (input, _) => {
+                let found = format!("sizes {:?} for {input:?}", images.dims);
+                let expected = "images with their channels";
+                Err(GraphError::Sizes { name: images.name, found, expected })
+            }
+        }
+    }
+
     /// The arrays that the network takes, if it takes some, with the nodes that they are.
     pub fn array_inputs(&self) -> impl Iterator<Item = (Value, &TensorInput)> {
         self.nodes().iter().enumerate().filter_map(|(at, node)| match &node.op {
@@ -183,15 +216,15 @@ impl Graph {
     ///
     /// # Errors
     /// A value that is not there or that is never made, or a name that is taken.
-    pub fn add_result(&mut self, name: String, value: Value) -> Result<(), GraphError> {
-        let node = self.nodes().len();
+    pub fn add_result(&mut self, result: NamedResult) -> Result<(), GraphError> {
+        let (node, value) = (self.nodes().len(), result.value);
         if value >= node || self.readers[value] == Readers::BatchNorm {
             return Err(GraphError::Value { node, value });
         }
-        if self.parts.results.iter().any(|result| result.name == name) {
-            return Err(GraphError::Name(name));
+        if self.parts.results.iter().any(|other| other.name == result.name) {
+            return Err(GraphError::Name(result.name));
         }
-        self.parts.results.push(NamedResult { name, value });
+        self.parts.results.push(result);
         Ok(())
     }
 
@@ -311,7 +344,8 @@ impl TryFrom<Parts> for Graph {
         parts.rms_norms.into_iter().try_for_each(|norm| graph.add_rms_norm(norm).map(|_| ()))?;
         parts.embeddings.into_iter().try_for_each(|table| graph.add_embedding(table).map(|_| ()))?;
         parts.nodes.into_iter().try_for_each(|node| graph.push(node.op, &node.inputs).map(|_| ()))?;
-        parts.results.into_iter().try_for_each(|result| graph.add_result(result.name, result.value))?;
+        parts.images.into_iter().try_for_each(|images| graph.name_images(images))?;
+        parts.results.into_iter().try_for_each(|result| graph.add_result(result))?;
         if graph.is_empty() { Err(GraphError::Empty) } else { Ok(graph) }
     }
 }

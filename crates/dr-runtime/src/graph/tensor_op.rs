@@ -39,6 +39,18 @@ pub enum ElementType {
     Bool,
 }
 
+impl ElementType {
+    /// What its elements are in memory: `F32`, `I64` or `Bool`.
+    #[must_use]
+    pub const fn in_memory(self) -> Self {
+        match self {
+            Self::F16 | Self::Bf16 | Self::F32 | Self::F64 => Self::F32,
+            Self::Bool => Self::Bool,
+            _ => Self::I64,
+        }
+    }
+}
+
 /// An input of a network that is an array.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -302,26 +314,35 @@ impl TensorOp {
         }
     }
 
+    /// What the elements of its result are in memory, for inputs with such elements.
+    #[must_use]
+    pub fn element(&self, inputs: &[ElementType]) -> ElementType {
+        let of = |at: usize| inputs.get(at).copied().unwrap_or(ElementType::F32);
+        match self {
+            Self::Input(input) => input.element.in_memory(),
+            Self::Constant(constant) => constant.element.in_memory(),
+            Self::Cast(to) => to.in_memory(),
+            Self::Unary(Unary::Not) => ElementType::Bool,
+            Self::Binary(
+                Binary::Equal
+                | Binary::Less
+                | Binary::LessOrEqual
+                | Binary::Greater
+                | Binary::GreaterOrEqual
+                | Binary::And
+                | Binary::Or
+                | Binary::Xor,
+            ) => ElementType::Bool,
+            Self::ArgMax { .. } | Self::Shape { .. } => ElementType::I64,
+            Self::Where => of(1),
+            _ => of(0),
+        }
+    }
+
     /// Whether it makes floats of floats; integers and booleans have no gradient.
     #[must_use]
-    pub const fn gives_floats(&self) -> bool {
-        use ElementType::{Bf16, F16, F32, F64};
-        match self {
-            Self::Cast(to) => matches!(to, F16 | Bf16 | F32 | F64),
-            Self::Binary(function) => !matches!(
-                function,
-                Binary::Equal
-                    | Binary::Less
-                    | Binary::LessOrEqual
-                    | Binary::Greater
-                    | Binary::GreaterOrEqual
-                    | Binary::And
-                    | Binary::Or
-                    | Binary::Xor
-            ),
-            Self::Unary(Unary::Not) | Self::ArgMax { .. } | Self::Shape { .. } => false,
-            _ => true,
-        }
+    pub fn gives_floats(&self) -> bool {
+        self.element(&[]) == ElementType::F32
     }
 }
 

@@ -8,7 +8,7 @@ mod pass;
 use crate::RuntimeError;
 use crate::arrays::Array;
 use crate::file::Artifact;
-use crate::graph::{ElementType, Graph, GraphError, Layer, Op};
+use crate::graph::{ElementType, Graph, GraphError, Layer, Op, Value};
 use crate::source::{Affine, Arithmetic};
 use dr_kernels::host::language::AttentionCache;
 use dr_kernels::integer::CodeQuantizer;
@@ -237,6 +237,12 @@ impl Network {
     #[must_use]
     pub fn model_bytes(&self) -> usize {
         self.kernels.iter().map(|kernel| kernel.bytes()).sum()
+    }
+
+    /// The constant that a node is; `None` if it is none.
+    #[must_use]
+    pub fn constant(&self, node: Value) -> Option<&Array> {
+        self.shared.constants.get(node)?.as_ref()
     }
 
     /// A layer at its precision; `None` if nothing uses it, or for one that takes rows of floats.

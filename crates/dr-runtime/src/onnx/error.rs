@@ -103,7 +103,7 @@ pub enum OnnxReadError {
     },
     /// Elements that no array has.
     #[error(
-        "tensor {} is of type {found}: expected floats of 16 to 64 bits, integers of 8 to 64 or booleans",
+        "tensor {} is of type {found}: expected floats of 16 to 64 bits, integers of 2 to 64 or booleans",
         shown(tensor)
     )]
     Element {

@@ -11,7 +11,9 @@ use crate::file::{
     Artifact, ArtifactKind, BatchNormKind, Description, FORMAT_VERSION, InputShape, Normalization,
     TensorEntry,
 };
-use crate::graph::{ElementType, Graph, Kind, Layer, LayerKind, Op, TensorInput, TensorOp, Value};
+use crate::graph::{
+    ElementType, Graph, Kind, Layer, LayerKind, NamedResult, Op, TensorInput, TensorOp, Value,
+};
 use dr_precision::PrecisionSet;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -130,6 +132,8 @@ impl<'a> Lowering<'a> {
             [input] if image_channels(input).is_some() => {
                 let channels = image_channels(input).unwrap_or_default();
                 lowering.input(input, Op::Images { channels })?;
+                let named = lowering.values.graph.name_images(array_input(input)?);
+                named.map_err(|why| OnnxImportError::input(&input.name, &refused(why)))?;
             }
             inputs => {
                 for input in inputs {
@@ -192,7 +196,7 @@ impl<'a> Lowering<'a> {
         };
         let made = match special {
             Ok(Some(val)) => Ok(vec![val]),
-            Ok(None) => compute(&mut self.values, node, &inputs, model.opset),
+            Ok(None) => compute(&mut self.values, node, &inputs, model),
             Err(refusal) => Err(refusal),
         };
         match made {
@@ -637,7 +641,8 @@ impl<'a> Lowering<'a> {
                 other => self.values.array(other),
             };
             let value = value.map_err(|why| OnnxImportError::output(&output.name, &why))?;
-            results.push((output.name.clone(), value));
+            let dims = output.dims.as_ref().map(|dims| dims.iter().map(known).collect());
+            results.push(NamedResult { name: output.name.clone(), value, element: output.element, dims });
         }
         let Self { values: Values { graph, tensors, .. }, model, .. } = self;
         let (graph, used) = graph.of_results(&results)?;
@@ -668,12 +673,16 @@ fn array_input(input: &ValueInfo) -> Result<TensorInput, OnnxImportError> {
         )
     };
     let dims = input.dims.as_ref().ok_or_else(unknown)?;
-    let size = |dim: &Dim| match dim {
+    let element = input.element.unwrap_or(ElementType::F32);
+    Ok(TensorInput { name: input.name.clone(), element, dims: dims.iter().map(known).collect() })
+}
+
+/// A size, if it is not open.
+fn known(dim: &Dim) -> Option<usize> {
+    match dim {
         Dim::Known(size) => Some(*size),
         Dim::Named(_) | Dim::Open => None,
-    };
-    let element = input.element.unwrap_or(ElementType::F32);
-    Ok(TensorInput { name: input.name.clone(), element, dims: dims.iter().map(size).collect() })
+    }
 }
 
 /// How a window of two axes lies, with what is added on one side only.

@@ -1,7 +1,9 @@
 //! What each operator of ONNX is in operations on arrays: one spelling for what opsets spell differently.
 
 use super::attributes::Attributes;
-use super::file::NodeInfo;
+use super::file::{Model, NodeInfo};
+use super::proto::DataType;
+use super::tensor::CodeType;
 use super::values::{Val, Values};
 use crate::arrays::Array;
 use crate::graph::{
@@ -137,14 +139,18 @@ const KNOWN: &[&str] = &[
     "DepthToSpace",
     "Resize",
     "Upsample",
+    "QuantizeLinear",
+    "DequantizeLinear",
 ];
 
 /// The most axes that are written one by one.
 const MOST_AXES: isize = 64;
 
 /// Computes a node of the default domain on arrays.
-pub(super) fn compute(values: &mut Values, node: &NodeInfo, inputs: &[Option<Val>], opset: i64) -> Outputs {
-    let of = Operator { node, attributes: Attributes::of(node), inputs, opset };
+pub(super) fn compute(
+    values: &mut Values, node: &NodeInfo, inputs: &[Option<Val>], model: &Model,
+) -> Outputs {
+    let of = Operator { node, attributes: Attributes::of(node), inputs, model, opset: model.opset };
     of.compute(values)
 }
 
@@ -153,6 +159,7 @@ struct Operator<'a> {
     node: &'a NodeInfo,
     attributes: Attributes<'a>,
     inputs: &'a [Option<Val>],
+    model: &'a Model,
     opset: i64,
 }
 
@@ -294,6 +301,8 @@ impl Operator<'_> {
                 one(values.emit(op, &[self.input(0)?])?)
             }
             "Resize" | "Upsample" => self.resize(values),
+            "QuantizeLinear" => self.quantize(values),
+            "DequantizeLinear" => self.dequantize(values),
             _ => Err(Refusal::unknown("")),
         }
     }
@@ -674,6 +683,72 @@ impl Operator<'_> {
             inputs.push(self.input(1)?);
         }
         Ok(vec![values.emit(op, &inputs)?])
+    }
+
+    /// Codes: `clip(round(x / scale) + zero point)`.
+    fn quantize(&self, values: &mut Values) -> Outputs {
+        let zero = self.node.inputs.get(2).and_then(Option::as_deref);
+        let data_type = match (zero, self.attributes.int("output_dtype", 0)) {
+            (Some(zero), _) => self.data_type(zero),
+            (None, 0) => Some(DataType::Uint8 as i32),
+            (None, said) => i32::try_from(said).ok(),
+        };
+        let unknown =
+            || Refusal::unknown("to a type that is not known to be one of integers of at most 16 bits");
+        let of = data_type.and_then(CodeType::of).ok_or_else(unknown)?;
+        let (x, [scale, zero]) = self.quantized(values)?;
+        let mut y = values.emit(TensorOp::Binary(Binary::Div), &[x, scale])?;
+        y = values.emit(TensorOp::Unary(Unary::Round), &[y])?;
+        y = values.emit(TensorOp::Binary(Binary::Add), &[y, zero])?;
+        let [first, last] = of.range().map(|code| Val::Known(Array::scalar(code)));
+        y = values.emit(TensorOp::Binary(Binary::Max), &[y, first])?;
+        y = values.emit(TensorOp::Binary(Binary::Min), &[y, last])?;
+        Ok(vec![values.emit(TensorOp::Cast(of.element()), &[y])?])
+    }
+
+    /// The number of the type that the file says of a constant or an input.
+    fn data_type(&self, name: &str) -> Option<i32> {
+        if let Some(constant) = self.model.initializers.get(name) {
+            return Some(constant.data_type());
+        }
+        let input = self.model.inputs.iter().find(|input| input.name == name)?;
+        input.element.map(|element| element.data_type() as i32)
+    }
+
+    /// What codes stand for: `(x - zero point) * scale`.
+    fn dequantize(&self, values: &mut Values) -> Outputs {
+        let (x, [scale, zero]) = self.quantized(values)?;
+        let x = values.emit(TensorOp::Cast(ElementType::F32), &[x])?;
+        let x = values.emit(TensorOp::Binary(Binary::Sub), &[x, zero])?;
+        Ok(vec![values.emit(TensorOp::Binary(Binary::Mul), &[x, scale])?])
+    }
+
+    /// What is quantized or dequantized; scale and zero point in floats, along their axis.
+    fn quantized(&self, values: &mut Values) -> Result<(Val, [Val; 2]), Refusal> {
+        if self.attributes.int("block_size", 0) != 0 {
+            return Err(Refusal::unknown("with scales for blocks"));
+        }
+        let x = self.input(0)?;
+        let zero = self.optional(2).unwrap_or_else(|| Val::Known(Array::scalar(0.0)));
+        let zero = values.emit(TensorOp::Cast(ElementType::F32), &[zero])?;
+        let mut parts = [self.input(1)?, zero];
+        for part in &mut parts {
+            if values.rank(part) == Some(0) || part.known().is_some_and(|part| part.len() == 1) {
+                continue;
+            }
+            let axis = self.attributes.axis("axis", 1);
+            let after = match (axis, values.rank(&x)) {
+                (..0, _) => Some(-1 - axis),
+                (_, Some(rank)) => Some(rank.cast_signed() - 1 - axis),
+                _ => None,
+            };
+            let wrong =
+                || Refusal::Wrong(format!("axis {axis} of an array whose axes are not known to have it"));
+            let after = after.filter(|after| (0..MOST_AXES).contains(after)).ok_or_else(wrong)?;
+            let shape: Vec<i64> = [-1].into_iter().chain((0..after).map(|_| 1)).collect();
+            *part = values.emit(TensorOp::Reshape { allow_zero: false }, &[part.clone(), ints(&shape)])?;
+        }
+        Ok((x, parts))
     }
 }
 

@@ -13,24 +13,34 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 impl ElementType {
+    /// The types of elements that arrays can have, as ONNX files name them.
+    const DATA_TYPES: [(DataType, Self); 13] = [
+        (DataType::Float, Self::F32),
+        (DataType::Double, Self::F64),
+        (DataType::Float16, Self::F16),
+        (DataType::Bfloat16, Self::Bf16),
+        (DataType::Int8, Self::I8),
+        (DataType::Int16, Self::I16),
+        (DataType::Int32, Self::I32),
+        (DataType::Int64, Self::I64),
+        (DataType::Uint8, Self::U8),
+        (DataType::Uint16, Self::U16),
+        (DataType::Uint32, Self::U32),
+        (DataType::Uint64, Self::U64),
+        (DataType::Bool, Self::Bool),
+    ];
+
     /// The type of this number in ONNX files (as in `Cast`'s attribute `to`), if arrays can have its elements.
     pub(super) fn from_code(code: i64) -> Option<Self> {
-        const CODES: [(DataType, ElementType); 13] = [
-            (DataType::Float, ElementType::F32),
-            (DataType::Double, ElementType::F64),
-            (DataType::Float16, ElementType::F16),
-            (DataType::Bfloat16, ElementType::Bf16),
-            (DataType::Int8, ElementType::I8),
-            (DataType::Int16, ElementType::I16),
-            (DataType::Int32, ElementType::I32),
-            (DataType::Int64, ElementType::I64),
-            (DataType::Uint8, ElementType::U8),
-            (DataType::Uint16, ElementType::U16),
-            (DataType::Uint32, ElementType::U32),
-            (DataType::Uint64, ElementType::U64),
-            (DataType::Bool, ElementType::Bool),
-        ];
-        CODES.into_iter().find(|(data_type, _)| *data_type as i64 == code).map(|(_, element)| element)
+        let found = Self::DATA_TYPES.into_iter().find(|(data_type, _)| *data_type as i64 == code);
+        found.map(|(_, element)| element)
+    }
+
+    /// Its type in ONNX files.
+    #[doc(hidden)]
+    pub fn data_type(self) -> DataType {
+        let found = Self::DATA_TYPES.into_iter().find(|(_, element)| *element == self);
+        found.map_or(DataType::Undefined, |(data_type, _)| data_type)
     }
 
     /// Its name in messages.
@@ -71,6 +81,55 @@ impl ElementType {
             }
             _ => (-(1 << (8 * self.bytes() - 1)), (1 << (8 * self.bytes() - 1)) - 1),
         }
+    }
+}
+
+/// A type of codes: integers of at most 16 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CodeType {
+    bits: u32,
+    signed: bool,
+}
+
+impl CodeType {
+    pub fn of(data_type: i32) -> Option<Self> {
+        const TYPES: [(DataType, u32, bool); 8] = [
+            (DataType::Int2, 2, true),
+            (DataType::Uint2, 2, false),
+            (DataType::Int4, 4, true),
+            (DataType::Uint4, 4, false),
+            (DataType::Int8, 8, true),
+            (DataType::Uint8, 8, false),
+            (DataType::Int16, 16, true),
+            (DataType::Uint16, 16, false),
+        ];
+        let found = TYPES.into_iter().find(|(code, ..)| *code as i32 == data_type);
+        found.map(|(_, bits, signed)| Self { bits, signed })
+    }
+
+    /// The smallest and the largest code.
+    pub fn range(self) -> [f32; 2] {
+        let count = (1u32 << self.bits) as f32;
+        if self.signed { [-count / 2.0, count / 2.0 - 1.0] } else { [0.0, count - 1.0] }
+    }
+
+    /// The type of elements that has its codes.
+    pub fn element(self) -> ElementType {
+        match (self.bits, self.signed) {
+            (..=8, true) => ElementType::I8,
+            (..=8, false) => ElementType::U8,
+            (_, true) => ElementType::I16,
+            (_, false) => ElementType::U16,
+        }
+    }
+
+    /// The code at a place of codes of less than a byte, of which the first is in the lowest bits.
+    fn code(self, bytes: &[u8], at: usize) -> i64 {
+        let bits = self.bits as usize;
+        let (per_byte, unused) = (8 / bits, 8 - bits);
+        let high = bytes[at / per_byte] << (unused - at % per_byte * bits);
+        let code = if self.signed { i64::from(high.cast_signed()) } else { i64::from(high) };
+        code >> unused
     }
 }
 
@@ -150,6 +209,11 @@ impl Initializer {
         })
     }
 
+    /// The number of its type.
+    pub(super) fn data_type(&self) -> i32 {
+        self.proto.data_type
+    }
+
     /// Its sizes.
     ///
     /// # Errors
@@ -173,6 +237,9 @@ impl Initializer {
     ///
     /// If its type or shape is none of an array, its numbers are not there, more or fewer than the shape says, or not of the type.
     pub fn to_array(&self) -> Result<Array, OnnxReadError> {
+        if let Some(of) = CodeType::of(self.proto.data_type).filter(|of| of.bits < 8) {
+            return self.packed(of);
+        }
         let (element, shape) = (self.element()?, self.shape()?);
         let count = shape.iter().product();
         let bytes = match &self.external {
@@ -199,6 +266,19 @@ impl Initializer {
             }
             ElementType::Bool => self.booleans(&shape, numbers(&bytes, |[b]: [u8; 1]| b != 0)),
         }
+    }
+
+    /// The array of codes of less than a byte.
+    fn packed(&self, of: CodeType) -> Result<Array, OnnxReadError> {
+        let shape = self.shape()?;
+        let count: usize = shape.iter().product();
+        let expected = count.div_ceil((8 / of.bits) as usize);
+        let bytes = match &self.external {
+            Some(external) => external.read(&self.name, expected)?,
+            None => self.proto.raw_data.clone(),
+        };
+        self.check_length(bytes.len(), expected, "bytes")?;
+        self.integers(&shape, (0..count).map(|at| of.code(&bytes, at)).collect())
     }
 
     /// The array from the field for its type.

@@ -211,6 +211,10 @@ fn arrays_of_every_type() {
         (TensorProto { uint64_data: vec![7], ..tensor(Uint32, &[1]) }, integers(&[1], &[7])),
         (TensorProto { uint64_data: vec![7], ..tensor(Uint64, &[1]) }, integers(&[1], &[7])),
         (tensor(Float, &[0, 3]), floats(&[0, 3], &[])),
+        (raw("w", Int4, &[3], &[0x7f, 0x08]), integers(&[3], &[-1, 7, -8])),
+        (raw("w", Uint4, &[2], &[0x7f]), integers(&[2], &[15, 7])),
+        (raw("w", Int2, &[5], &[0b1110_0100, 0b10]), integers(&[5], &[0, 1, -2, -1, -2])),
+        (raw("w", Uint2, &[4], &[0b1110_0100]), integers(&[4], &[0, 1, 2, 3])),
     ];
     for (tensor, expected) in cases {
         assert_eq!(initializer(tensor.clone()).unwrap(), expected, "{tensor:?}");
@@ -233,15 +237,16 @@ fn tensors_that_are_none() {
         let expected = "expected sizes of 0 and more whose product fits in memory";
         assert_eq!(bytes(&shape, 4), format!("tensor `w` of shape {shape:?}: {expected}"));
     }
-    let expected = "expected floats of 16 to 64 bits, integers of 8 to 64 or booleans";
+    let expected = "expected floats of 16 to 64 bits, integers of 2 to 64 or booleans";
     for (data_type, name) in
-        [(String, "string"), (Complex64, "complex64"), (Float8e5m2, "float8e5m2"), (Int4, "int4")]
+        [(String, "string"), (Complex64, "complex64"), (Float8e5m2, "float8e5m2"), (Float4e2m1, "float4e2m1")]
     {
         assert_eq!(
             error(raw("w", data_type, &[1], &[0])),
             format!("tensor `w` is of type {name}: {expected}")
         );
     }
+    assert_eq!(error(raw("w", Int4, &[3], &[0])), "tensor `w` has 1 bytes: expected 2");
     let unknown = TensorProto { data_type: 99, ..raw("w", Float, &[1], &[0]) };
     assert_eq!(error(unknown), format!("tensor `w` is of type number 99: {expected}"));
     let wide = TensorProto { int32_data: vec![256], ..raw("w", Uint8, &[1], &[]) };

@@ -15,7 +15,7 @@ use crate::RuntimeError;
 use crate::arrays::Array;
 use crate::file::Artifact;
 use crate::graph::{Graph, Kind};
-use crate::host::{self, Input, LayerParts};
+use crate::host::{self, Input};
 use crate::source::Arithmetic;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use device::OnDevice;
@@ -274,15 +274,6 @@ impl Network {
         match &self.0 {
             Engine::Host(network, _) => network.model_bytes(),
             Engine::Device(network) => network.model_bytes(),
-        }
-    }
-
-    /// A layer at its precision, if the network is on slices and computes it in integers or floats.
-    #[must_use]
-    pub fn layer(&self, layer: usize) -> Option<LayerParts> {
-        match &self.0 {
-            Engine::Host(network, _) => network.layer(layer),
-            Engine::Device(_) => None,
         }
     }
 }

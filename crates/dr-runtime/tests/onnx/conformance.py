@@ -2,7 +2,7 @@
 """Runs ONNX's own tests, and networks exported by torch, through a program, and compares the outputs.
 
     pip install onnx==1.19.1 numpy
-    conformance.py [--work DIR] [--only TEXT] [--least N] [node] [light] [exports=DIR] [-- COMMAND...]
+    conformance.py [--work DIR] [--only TEXT] [--least N] [--again PROGRAM] [node] [light] [exports=DIR] [-- COMMAND...]
 
 node     the tests of single operators that node-tests.txt names (in the package; later versions have none)
 light    nine architectures whose weights are all made by ConstantOfShape (in the package)
@@ -12,6 +12,8 @@ COMMAND is called once, as `COMMAND --list FILE`. Each line of FILE is one case:
 each of the graph's inputs that is no initializer, in their order, with tabs between. Inputs are float32, int64 or bool, whatever the width
 in the model. For each case the command writes outputs as 0.npy, 1.npy and so on to the folder, or why it cannot to error.txt there.
 If it dies, what it was at has failed, and it is called again for the cases after that one.
+
+With --again the models are those that `PROGRAM export` (dr-train) makes of them; `onnxruntime` as the command runs them there.
 
 Without a command the cases and FILE (list.txt) are only written, to DIR (by default a folder that is deleted in the end).
 The status is 0 if at least N tests passed (by default all).
@@ -33,13 +35,18 @@ class Case:
     def __init__(self, name, model, inputs, outputs, rtol, atol):
         self.name, self.model, self.inputs, self.outputs, self.rtol, self.atol = name, model, inputs, outputs, rtol, atol
 
-    def write(self, work):
+    def write(self, work, again):
         """Writes the inputs, and gives the line that describes the case."""
         folder = work / self.name
         self.out = folder / 'out'
         self.out.mkdir(parents=True, exist_ok=True)
         for old in self.out.iterdir():
             old.unlink()
+        if again:
+            model, self.model = self.model, folder / 'again.onnx'
+            done = subprocess.run([again, 'export', '--model', model, '--out', self.model], capture_output=True, text=True)
+            if done.returncode:
+                (self.out / 'error.txt').write_text(done.stderr)
         paths = [folder / f'input_{i}.npy' for i in range(len(self.inputs))]
         for path, array in zip(paths, self.inputs):
             np.save(path, plain(array))
@@ -114,11 +121,29 @@ def run(command, cases, lines, work):
         cases, lines = cases[done + 1:], lines[done + 1:]
 
 
+def run_in_onnxruntime(cases, lines):
+    import onnxruntime
+    onnxruntime.set_default_logger_severity(4)
+    for case, line in zip(cases, lines):
+        model, out, *inputs = line.split('\t')
+        try:
+            session = onnxruntime.InferenceSession(model, providers=['CPUExecutionProvider'])
+            kinds = [f'{x.type[7:-1]}' for x in session.get_inputs()]
+            kinds = [{'float': 'float32', 'double': 'float64'}.get(kind, kind) for kind in kinds]
+            feed = {x.name: np.load(path).astype(kind) for x, path, kind in zip(session.get_inputs(), inputs, kinds)}
+            for i, result in enumerate(session.run(None, feed)):
+                np.save(Path(out) / f'{i}.npy', plain(result))
+        except Exception as error:
+            if not case.is_done():
+                (case.out / 'error.txt').write_text(str(error))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--work')
     parser.add_argument('--only', default='')
     parser.add_argument('--least', type=int)
+    parser.add_argument('--again', metavar='PROGRAM')
     parser.add_argument('what', nargs='*')
     arguments, command = sys.argv[1:], []
     if '--' in arguments:
@@ -134,12 +159,17 @@ def main():
     cases = [case for case in cases if arguments.only in case.name]
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(arguments.work or temporary).resolve()
-        lines = [case.write(work) for case in cases]
+        lines = [case.write(work, arguments.again) for case in cases]
         if not command:
             (work / 'list.txt').write_text('\n'.join(lines) + '\n')
             print(f'{len(cases)} cases in {work}')
             return 0
-        run(command, cases, lines, work)
+        ready = [at for at, case in enumerate(cases) if not case.is_done()]
+        ready, lines = [cases[at] for at in ready], [lines[at] for at in ready]
+        if command == ['onnxruntime']:
+            run_in_onnxruntime(ready, lines)
+        else:
+            run(command, ready, lines, work)
         failures = [(case.name, case.failure()) for case in cases]
     failures = [(name, why) for name, why in failures if why]
     for name, why in failures:

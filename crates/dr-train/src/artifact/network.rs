@@ -124,6 +124,9 @@ impl SavedModel for Artifact {
 
     fn export(&self, precision: Precision) -> Result<Self, ArtifactError> {
         let description = &self.description;
+        if description.kind == ArtifactKind::Float {
+            return Err(ArtifactError::Kind { found: description.kind, expected: "quantized" });
+        }
         let position = description.precisions.position(precision).ok_or_else(|| {
             ArtifactError::Precision { precision, expected: description.precisions.clone() }
         })?;

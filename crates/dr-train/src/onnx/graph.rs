@@ -1,23 +1,34 @@
 //! [`GraphBuilder`]: nodes and constants, one after the other.
 
+use dr_runtime::onnx::Dim;
 use dr_runtime::onnx::proto::{
-    AttributeProto, DataType, DimensionProto, GraphProto, INT, INTS, NodeProto, STRING, TensorProto,
+    AttributeProto, DataType, DimensionProto, FLOAT, GraphProto, INT, INTS, NodeProto, STRING, TensorProto,
     TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
 };
+use std::collections::HashSet;
 
 /// Builds a graph. Every value has the name of the node that makes it.
 #[derive(Default)]
 pub(super) struct GraphBuilder {
     graph: GraphProto,
+    /// The names of all values.
+    names: HashSet<String>,
 }
 
 pub(super) fn int(name: &str, i: i64) -> AttributeProto {
     AttributeProto { name: name.into(), i, r#type: INT, ..AttributeProto::default() }
 }
 
-pub(super) fn ints(name: &str, ints: &[usize]) -> AttributeProto {
-    let ints = ints.iter().map(|&value| value as i64).collect();
-    AttributeProto { name: name.into(), ints, r#type: INTS, ..AttributeProto::default() }
+pub(super) fn float(name: &str, f: f32) -> AttributeProto {
+    AttributeProto { name: name.into(), f, r#type: FLOAT, ..AttributeProto::default() }
+}
+
+pub(super) fn ints(name: &str, ints: &[i64]) -> AttributeProto {
+    AttributeProto { name: name.into(), ints: ints.to_vec(), r#type: INTS, ..AttributeProto::default() }
+}
+
+pub(super) fn sizes(name: &str, sizes: &[usize]) -> AttributeProto {
+    ints(name, &sizes.iter().map(|&size| size as i64).collect::<Vec<_>>())
 }
 
 pub(super) fn text(name: &str, s: &str) -> AttributeProto {
@@ -25,82 +36,115 @@ pub(super) fn text(name: &str, s: &str) -> AttributeProto {
 }
 
 impl GraphBuilder {
-    /// Adds a node with one output, and gives that the node's name.
-    pub(super) fn node(
+    /// Adds a node with one output, and gives the name of that: the node's, with more at its end if another value has it.
+    pub fn node(
         &mut self, name: &str, op_type: &str, inputs: &[&str], attribute: Vec<AttributeProto>,
     ) -> String {
-        self.graph.node.push(NodeProto {
-            input: inputs.iter().map(ToString::to_string).collect(),
-            output: vec![name.to_string()],
-            name: name.to_string(),
-            op_type: op_type.to_string(),
-            attribute,
-            ..NodeProto::default()
-        });
-        name.to_string()
+        let name = self.free(name);
+        self.push(&name, op_type, inputs, attribute, vec![name.clone()]);
+        name
+    }
+
+    /// Adds a node with so many outputs, and gives their names.
+    pub fn node_of(
+        &mut self, name: &str, op_type: &str, inputs: &[&str], attribute: Vec<AttributeProto>, outputs: usize,
+    ) -> Vec<String> {
+        let outputs: Vec<String> = (0..outputs).map(|at| self.free(&format!("{name}/{at}"))).collect();
+        self.push(name, op_type, inputs, attribute, outputs.clone());
+        outputs
+    }
+
+    /// Adds a node whose output is one of the graph's.
+    pub fn last(&mut self, output: &str, op_type: &str, x: &str) {
+        self.push(output, op_type, &[x], vec![], vec![output.to_owned()]);
+    }
+
+    fn push(
+        &mut self, name: &str, op_type: &str, inputs: &[&str], attribute: Vec<AttributeProto>,
+        output: Vec<String>,
+    ) {
+        let input = inputs.iter().map(ToString::to_string).collect();
+        let (name, op_type) = (name.to_owned(), op_type.to_owned());
+        self.graph.node.push(NodeProto { input, output, name, op_type, attribute, ..NodeProto::default() });
+    }
+
+    /// A name that no other value has.
+    fn free(&mut self, name: &str) -> String {
+        let mut name = name.to_owned();
+        while !self.names.insert(name.clone()) {
+            name.push('_');
+        }
+        name
     }
 
     /// Adds a constant of floats; without sizes, a single one.
-    pub(super) fn floats(&mut self, name: &str, dims: &[usize], values: &[f32]) -> String {
+    pub fn floats(&mut self, name: &str, dims: &[usize], values: &[f32]) -> String {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.constant(name, dims, DataType::Float, bytes)
     }
 
     /// Adds a constant of 64-bit integers.
-    pub(super) fn ints(&mut self, name: &str, values: &[i64]) -> String {
+    pub fn ints(&mut self, name: &str, dims: &[usize], values: &[i64]) -> String {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.constant(name, &[values.len()], DataType::Int64, bytes)
+        self.constant(name, dims, DataType::Int64, bytes)
+    }
+
+    /// Adds a list of 64-bit integers.
+    pub fn list(&mut self, name: &str, values: &[i64]) -> String {
+        self.ints(name, &[values.len()], values)
     }
 
     /// Adds a constant of integers of a type.
-    pub(super) fn codes(&mut self, name: &str, dims: &[usize], data_type: DataType, codes: &[i32]) -> String {
+    pub fn codes(&mut self, name: &str, dims: &[usize], data_type: DataType, codes: &[i32]) -> String {
         self.constant(name, dims, data_type, packed(codes, bits_of(data_type)))
     }
 
-    fn constant(&mut self, name: &str, dims: &[usize], data_type: DataType, raw_data: Vec<u8>) -> String {
-        let dims = dims.iter().map(|&size| size as i64).collect();
-        let name = name.to_string();
-        self.graph.initializer.push(TensorProto {
-            dims,
-            data_type: data_type as i32,
-            name: name.clone(),
-            raw_data: raw_data.into(),
-            ..TensorProto::default()
-        });
+    /// Adds a constant of elements as they are in memory.
+    pub fn constant(&mut self, name: &str, dims: &[usize], data_type: DataType, raw_data: Vec<u8>) -> String {
+        let (name, dims) = (self.free(name), dims.iter().map(|&size| size as i64).collect());
+        let (data_type, raw_data) = (data_type as i32, raw_data.into());
+        let tensor = TensorProto { dims, data_type, name: name.clone(), raw_data, ..TensorProto::default() };
+        self.graph.initializer.push(tensor);
         name
     }
 
-    /// The graph with an input and an output of floats, each with its name, that of its first size, of which there are any number,
-    /// and its other sizes.
-    pub(super) fn finish(mut self, name: &str, input: Signature, output: Signature) -> GraphProto {
-        self.graph.name = name.to_string();
-        self.graph.input = vec![value(input)];
-        self.graph.output = vec![value(output)];
+    /// Adds an input of the graph.
+    pub fn input(&mut self, name: &str, data_type: DataType, dims: &[Dim]) -> String {
+        self.names.insert(name.to_owned());
+        self.graph.input.push(value(name, data_type, Some(dims)));
+        name.to_owned()
+    }
+
+    /// Adds an output of the graph, before any node: no other value then has its name.
+    pub fn output(&mut self, name: &str, data_type: DataType, dims: Option<&[Dim]>) {
+        self.names.insert(name.to_owned());
+        self.graph.output.push(value(name, data_type, dims));
+    }
+
+    pub fn finish(mut self, name: &str) -> GraphProto {
+        name.clone_into(&mut self.graph.name);
         self.graph
     }
 }
 
-/// The name of a value, that of its first size, and its other sizes.
-pub(super) type Signature<'a> = (&'a str, &'a str, &'a [usize]);
-
-fn value((name, first, sizes): Signature) -> ValueInfoProto {
-    let batch = DimensionProto { dim_param: Some(first.into()), ..Default::default() };
-    let size = |&size: &usize| DimensionProto { dim_value: Some(size as i64), ..Default::default() };
-    let dim = std::iter::once(batch).chain(sizes.iter().map(size)).collect();
-    let tensor_type =
-        TensorTypeProto { elem_type: DataType::Float as i32, shape: Some(TensorShapeProto { dim }) };
-    let r#type = Some(TypeProto { tensor_type: Some(tensor_type), ..TypeProto::default() });
-    ValueInfoProto { name: name.to_string(), r#type }
+fn value(name: &str, data_type: DataType, dims: Option<&[Dim]>) -> ValueInfoProto {
+    let size = |dim: &Dim| match dim {
+        Dim::Known(size) => DimensionProto { dim_value: Some(*size as i64), ..Default::default() },
+        Dim::Named(name) => DimensionProto { dim_param: Some(name.clone()), ..Default::default() },
+        Dim::Open => DimensionProto::default(),
+    };
+    let shape = dims.map(|dims| TensorShapeProto { dim: dims.iter().map(size).collect() });
+    let tensor_type = Some(TensorTypeProto { elem_type: data_type as i32, shape });
+    let r#type = Some(TypeProto { tensor_type, ..TypeProto::default() });
+    ValueInfoProto { name: name.to_owned(), r#type }
 }
 
-/// Bits of an element of a type that is written.
+/// Bits of an element of a type that codes have.
 pub(super) const fn bits_of(data_type: DataType) -> u32 {
     match data_type {
-        DataType::Int64 => 64,
-        DataType::Uint8 | DataType::Int8 => 8,
         DataType::Uint4 | DataType::Int4 => 4,
         DataType::Uint2 | DataType::Int2 => 2,
-        _ => 32,
+        _ => 8,
     }
 }
 

@@ -1,7 +1,7 @@
 //! [`folded`]: a float network without BatchNorm.
 
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, SavedModel, TensorEntry};
-use dr_runtime::graph::{Constant, ElementType, Graph, Kind, Layer, Node, Op, TensorOp, Value};
+use dr_runtime::graph::{Constant, ElementType, Graph, Kind, Layer, NamedResult, Node, Op, TensorOp, Value};
 use std::collections::{BTreeMap, HashMap};
 
 /// After the name of a layer: the tensor with the factors of the channels of its input.
@@ -73,9 +73,13 @@ impl Fold<'_> {
             };
             self.values[at] = Some(value);
         }
+        if let Some(images) = from.named_images() {
+            self.graph.name_images(images.clone()).map_err(ArtifactError::network)?;
+        }
         for result in from.named_results() {
             let value = self.values[result.value].unwrap_or(usize::MAX);
-            self.graph.add_result(result.name.clone(), value).map_err(ArtifactError::network)?;
+            let result = NamedResult { value, ..result.clone() };
+            self.graph.add_result(result).map_err(ArtifactError::network)?;
         }
         Ok(())
     }

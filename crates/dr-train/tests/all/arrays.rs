@@ -11,19 +11,19 @@ use dr_train::nn::{Pass, Tensors, Value};
 use dr_train::weights::load_onnx;
 use std::path::{Path, PathBuf};
 
-const FIXTURES: [&str; 5] =
+pub const FIXTURES: [&str; 5] =
     ["squeeze-old-13", "squeeze-new-18", "grouped-old-17", "encoder-old-17", "residual-new-18"];
 
-fn fixture(name: &str, file: &str) -> PathBuf {
+pub fn fixture(name: &str, file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../dr-runtime/tests/onnx").join(name).join(file)
 }
 
-fn array(path: &Path) -> Array {
+pub fn array(path: &Path) -> Array {
     npy::read(path).unwrap().remove(0).1
 }
 
 /// An array as what the network takes.
-fn input(artifact: &Artifact, array: &Array) -> Value {
+pub fn input(artifact: &Artifact, array: &Array) -> Value {
     match artifact.graph().unwrap().input() {
         Some(Op::Images { .. }) => {
             let dims: [usize; 4] = array.dims().try_into().unwrap();
@@ -35,7 +35,7 @@ fn input(artifact: &Artifact, array: &Array) -> Value {
 }
 
 /// The largest difference, as a part of the largest value.
-fn difference(found: &Array, expected: &Array) -> f32 {
+pub fn difference(found: &Array, expected: &Array) -> f32 {
     let (found, expected) = (found.floats().unwrap(), expected.floats().unwrap());
     assert_eq!(found.len(), expected.len());
     let largest = |values: &mut dyn Iterator<Item = f32>| values.fold(0f32, |most, x| most.max(x.abs()));

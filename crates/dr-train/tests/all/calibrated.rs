@@ -173,7 +173,7 @@ fn layers_that_cost_too_much_stay_in_floats() {
             );
             let only = integers(&artifact.export(precision).unwrap(), precision);
             assert_eq!(rows(only.forward(x.clone()).unwrap()), found, "{precision}");
-            onnx::export(&only, &artifact.description, Opset::default()).unwrap();
+            onnx::export(&artifact.export(precision).unwrap(), Opset::default()).unwrap();
         }
 
         let float =
@@ -204,7 +204,7 @@ fn exports_compute_the_same() {
         assert_eq!(rows(fake(&only, precision, x.clone())), rows(fake(&artifact, precision, x.clone())));
         assert_eq!(only.export(precision).unwrap().tensors, only.tensors);
         assert!(only.payload_bytes() < artifact.payload_bytes());
-        onnx::export(&integers(&only, precision), &only.description, Opset::default()).unwrap();
+        onnx::export(&only, Opset::default()).unwrap();
     }
     let (wide, narrow) = ("w8a8".parse().unwrap(), "w4a8".parse().unwrap());
     let [wide, narrow] = [wide, narrow].map(|precision| artifact.export(precision).unwrap().payload_bytes());

@@ -327,7 +327,7 @@ fn a_text_does_not_depend_on_what_comes_later() {
     assert_ne!(a[500..], b[500..]);
 }
 
-fn quantized(config: &LlamaConfig, set: &str) -> (Model, Artifact) {
+pub fn quantized(config: &LlamaConfig, set: &str) -> (Model, Artifact) {
     quantized_as(config, &QuantConfig::new(set.parse().unwrap()))
 }
 

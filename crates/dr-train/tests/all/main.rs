@@ -5,6 +5,7 @@ mod artifact;
 mod calibrated;
 mod data;
 mod devices;
+mod export;
 mod folder;
 mod gguf;
 mod hessian;

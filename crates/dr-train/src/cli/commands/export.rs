@@ -5,7 +5,7 @@ use crate::artifact::{ArtifactKind, FORMAT_VERSION, SavedModel};
 use crate::cli::values::at_least_one;
 use crate::cli::{CommandError, resolve};
 use crate::data;
-use crate::evaluation::{formats, runtime_networks};
+use crate::evaluation::formats;
 use crate::experiment::{Registry, Source};
 use crate::files::write_atomically;
 use crate::onnx::{self, Opset};
@@ -15,7 +15,6 @@ use crate::weights::gguf;
 use burn::tensor::Device;
 use clap::Args;
 use dr_precision::Precision;
-use dr_runtime::Arithmetic;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +25,7 @@ Examples:
   dr-train export --model model.safetensors --precision w2a2 --out w2a2.safetensors
   dr-train export --model model.safetensors --plan plan.toml --out mixed.safetensors
   dr-train export --model model.safetensors --precision w4a8 --out w4a8.onnx
+  dr-train export --model float.safetensors --out float.onnx
   dr-train export --model model.safetensors --precision 2 --out 2.onnx --samples samples.safetensors
   dr-train export --model language.safetensors --precision w4a8 --out w4.gguf
   dr-train export --model language.safetensors --plan plan.toml --out plan.gguf")]
@@ -33,7 +33,7 @@ pub struct ExportArgs {
     /// The model; one for several precisions
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
-    /// The precision to keep
+    /// The precision to keep; a model in floats has none
     #[arg(long)]
     pub precision: Option<Precision>,
     /// The precisions to keep, one for each layer; BatchNorm statistics, if there are any, are taken from training
@@ -60,13 +60,15 @@ pub struct ExportArgs {
     pub images: usize,
 }
 
-/// Saves a model at one precision, or with one for each layer, as an artifact, as ONNX or as GGUF; and samples to check it by.
+/// Saves a model at one precision, or with one for each layer, as an artifact, as ONNX (which also takes floats) or as GGUF; and samples to
+/// check it by.
 ///
 /// # Errors
-/// If the model cannot be read, or does not have the precisions, or the result cannot be written.
+/// If the model cannot be read, does not have the precisions, or has parts that the format does not, or the result cannot be written.
 pub fn export(registry: &Registry, args: &ExportArgs) -> Result<(), CommandError> {
     let files = [("out", Some(args.out.as_path())), ("samples", args.samples.as_deref())];
     resolve::check_output_files(files, &args.model)?;
+    check_extension(&args.out)?;
     let (device, artifact) = (Device::flex(), load_model(&args.model)?);
     let packed = match (&args.plan, args.precision) {
         (Some(plan), _) => {
@@ -75,16 +77,23 @@ pub fn export(registry: &Registry, args: &ExportArgs) -> Result<(), CommandError
         }
         (None, _) if has_extension(&args.out, GGUF) => artifact,
         (None, Some(precision)) => artifact.export(precision).map_err(|error| error.in_file(&args.model))?,
+        // As it is.
+        (None, None) if has_extension(&args.out, ONNX) && formats(&artifact).len() == 1 => artifact,
         (None, None) => match artifact.description.kind {
             ArtifactKind::Packed(_) | ArtifactKind::PackedPlan => artifact,
-            // As it is, with its graph.
+            // With its graph.
             _ if artifact.description.format_version < FORMAT_VERSION && !has_extension(&args.out, ONNX) => {
                 artifact
+            }
+            ArtifactKind::Float => {
+                let (model, out) = (args.model.display(), args.out.display());
+                return Err(CommandError::new(format!(
+                    "`{model}`: a model in floats: expected a name that ends in .onnx instead of `{out}`"
+                )));
             }
             _ => return Err(CommandError::new("expected --precision or --plan")),
         },
     };
-    let description = &packed.description;
     let in_model = |error: &dyn Display| CommandError::new(format!("`{}`: {error}", args.model.display()));
     if has_extension(&args.out, GGUF) {
         let exported = gguf::export(&packed, args.precision).map_err(|error| in_model(&error))?;
@@ -92,12 +101,10 @@ pub fn export(registry: &Registry, args: &ExportArgs) -> Result<(), CommandError
         let (out, bytes) = (args.out.display(), thousands(exported.bytes.len()));
         print(&format!("wrote {out}: GGUF, {bytes} bytes; {exported}\n"))?;
     } else if has_extension(&args.out, ONNX) {
-        for network in runtime_networks(&packed, &formats(&packed), Arithmetic::Integer, &device)? {
-            let model = onnx::export(&network, description, args.opset).map_err(|error| in_model(&error))?;
-            write_atomically(&args.out, &model)?;
-            let (out, bytes) = (args.out.display(), thousands(model.len()));
-            print(&format!("wrote {out}: ONNX, {bytes} bytes\n"))?;
-        }
+        let model = onnx::export(&packed, args.opset).map_err(|error| in_model(&error))?;
+        write_atomically(&args.out, &model)?;
+        let (out, bytes) = (args.out.display(), thousands(model.len()));
+        print(&format!("wrote {out}: ONNX, {bytes} bytes\n"))?;
     } else {
         save(&packed, &args.out)?;
     }
@@ -113,8 +120,22 @@ pub fn export(registry: &Registry, args: &ExportArgs) -> Result<(), CommandError
     Ok(())
 }
 
+const SAFETENSORS: &str = "safetensors";
 const ONNX: &str = "onnx";
 const GGUF: &str = "gguf";
+
+/// Whether a name ends like one of the formats that are written, or does not say one.
+fn check_extension(out: &Path) -> Result<(), CommandError> {
+    let known = [SAFETENSORS, ONNX, GGUF];
+    if out.extension().is_none() || known.iter().any(|known| has_extension(out, known)) {
+        return Ok(());
+    }
+    let expected = known.map(|known| format!(".{known}")).join(", ");
+    Err(CommandError::new(format!(
+        "--out `{}`: expected a name that ends in one of {expected}",
+        out.display()
+    )))
+}
 
 fn has_extension(path: &Path, expected: &str) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(expected))
