@@ -1,11 +1,11 @@
-"""What llama.cpp's types of weights cost a language model: perplexity of a text, divergence from its floats, bytes and speed, beside ours.
+"""What llama.cpp's types of weights cost a language model: perplexity of a text, divergence from its floats, bytes and speed.
 
-    pip install llama-cpp-python numpy matplotlib
-    python3 benches/peers/llama_language.py MODEL.gguf TEXT FOLDER [--tokens N] [--types F16,Q8_0,Q4_0] [--ours eval.json] [--plot out.svg]
+    pip install llama-cpp-python numpy
+    python3 benches/peers/llama_language.py MODEL.gguf TEXT FOLDER [--tokens N] [--types F16,Q8_0,Q4_0] [--no-speed]
 
 llama.cpp's quantizer makes each type from the model; the files stay in FOLDER. Texts are read in windows of 512 tokens, each on its own, as
-`dr-train eval` does, whose results (`--json`) `--ours` takes. Speeds are medians of five, on two threads: a prompt of 512 tokens, 64 tokens
-after it, and 64 tokens of an empty text. Prints a JSON line for each type, and writes a plot of perplexity over bytes.
+`dr-train eval` does. Speeds are medians of five, on two threads: a prompt of 512 tokens, 64 tokens
+after it, and 64 tokens of an empty text. Prints a JSON line for each type; `docs/language_plot.py` draws them beside ours.
 """
 
 import argparse
@@ -93,29 +93,6 @@ def speed(path: Path) -> dict[str, float]:
     return {name: statistics.median(times) for name, times in (("prompt", prompt), ("after", after), ("empty", empty))}
 
 
-def plot(path: Path, rows: list[dict]) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.5))
-    for kind, marker in (("llama.cpp", "o"), ("ours", "s")):
-        points = sorted((row["bytes"] / 1e6, row["perplexity"], row["name"]) for row in rows if row["kind"] == kind)
-        if not points:
-            continue
-        axes.plot(*zip(*[point[:2] for point in points]), marker, label=kind, linestyle="-" if kind == "ours" else "")
-        for size, value, name in points:
-            axes.annotate(name, (size, value), textcoords="offset points", xytext=(4, 4), fontsize=7)
-    axes.set(xlabel="MB", ylabel="perplexity", xscale="log", yscale="log")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter("{x:g}")
-        axis.set_minor_formatter("{x:g}")
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path)
-
-
 def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("model", type=Path)
@@ -123,27 +100,17 @@ def main() -> None:
     arguments.add_argument("folder", type=Path)
     arguments.add_argument("--tokens", type=int)
     arguments.add_argument("--types", default=",".join(TYPES))
-    arguments.add_argument("--ours", type=Path)
-    arguments.add_argument("--plot", type=Path)
     arguments.add_argument("--no-speed", action="store_true")
     options = arguments.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     names = options.types.split(",")
     paths = {name: quantized(options.model, options.folder, name) for name in names}
-    rows = []
     found = quality(paths, options.text.read_text(), options.tokens)
     for name, path in paths.items():
-        row = {"kind": "llama.cpp", "name": name, "bytes": path.stat().st_size, **found[name]}
+        row = {"name": name, "bytes": path.stat().st_size, **found[name]}
         if not options.no_speed:
             row |= speed(path)
-        rows.append(row)
         print(json.dumps(row), flush=True)
-    if options.ours:
-        for result in json.loads(options.ours.read_text())["precisions"]:
-            size, loss = result["model_bytes"], result["loss"]
-            rows.append({"kind": "ours", "name": result["precision"], "bytes": size, "perplexity": math.exp(loss)})
-    if options.plot:
-        plot(options.plot, rows)
 
 
 if __name__ == "__main__":

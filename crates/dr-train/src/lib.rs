@@ -44,7 +44,12 @@ mod values;
 #[cfg(feature = "program")]
 pub mod weights;
 
-/// The README's Rust compiles.
+/// The Rust of the book compiles.
 #[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
-struct Readme;
+mod book {
+    #[doc = include_str!("../../../docs/src/own_network.md")]
+    struct OwnNetwork;
+
+    #[doc = include_str!("../../../docs/src/run.md")]
+    struct Run;
+}
