@@ -187,7 +187,7 @@ fn what_is_wrong_is_named() {
         error(&["predict", "--model", "missing.onnx", "x.npy"]),
         error(&["predict", "--model", &model, "x.npy"]),
         error(&["predict", "--model", &model, "missing.npy"]),
-        error(&["import", "--onnx", &model, "--mean", "1", "--out", "out.safetensors"]),
+        error(&["import", "--onnx", &model, "--mean", "1,2", "--out", "out.safetensors"]),
         error(&["quantize", "--model", &model, "--calibration", "small", "--out", "out.safetensors"]),
         error(&["eval", "--model", &model, "--inputs", "small", "--compare", &model]),
         error(&["latency", "--model", &tokens]),
@@ -195,4 +195,91 @@ fn what_is_wrong_is_named() {
         error(&["import", "--out", "out.safetensors"]),
     ];
     insta::assert_snapshot!("wrong_onnx", errors.join("\n"));
+}
+
+/// A network of images whose channels are last, 4 x 6 of them, that multiplies these by 1, 10 and 100.
+#[test]
+fn pictures_become_images_as_the_network_takes_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| program(folder.path()).output(arguments);
+    let model = fixture("channels-last-13", "model.onnx").display().to_string();
+    let pixel = |x: u32, y: u32| [(20 + 30 * x) as u8, (10 + 40 * y) as u8, (9 * x * y) as u8];
+    fs::create_dir(folder.path().join("photos")).unwrap();
+    let picture = image::RgbImage::from_fn(6, 4, |x, y| image::Rgb(pixel(x, y)));
+    picture.save(folder.path().join("photos/a.png")).unwrap();
+    let said = ["--layout", "nhwc", "--resize", "stretch", "--mean", "0.5,0.25,0", "--std", "0.5"];
+    let check = |arguments: &[&str], order: [usize; 3], error: f32| {
+        run(&[&["predict", "--out", "out", "photos/a.png", "--model"], arguments].concat());
+        let output = npy::read(&folder.path().join("out/a.npy")).unwrap().remove(0).1;
+        assert_eq!(output.dims(), [1, 4, 6, 3]);
+        let output = output.floats().unwrap();
+        for (at, found) in output.iter().enumerate() {
+            let (x, y, channel) = (at / 3 % 6, at / 18, at % 3);
+            let value = f32::from(pixel(x as u32, y as u32)[order[channel]]) / 255.0;
+            let (gain, mean) = ([1.0, 10.0, 100.0][channel], [0.5, 0.25, 0.0][channel]);
+            let expected = gain * (value - mean) / 0.5;
+            assert!((found - expected).abs() <= error * gain, "{at}: {found} {expected}");
+        }
+    };
+    check(&[&[&model[..]], &said[..]].concat(), [0, 1, 2], 1e-5);
+    check(&[&[&model[..]], &said[..], &["--channel-order", "bgr"]].concat(), [2, 1, 0], 1e-5);
+    // The file says it then, and that which is made of it.
+    let import = ["import", "--channel-order", "bgr", "--out", "float.safetensors", "--onnx", &model];
+    run(&[&import[..], &said].concat());
+    check(&["float.safetensors"], [2, 1, 0], 1e-5);
+    let calibrate = ["--precisions", "w8a8,w4a8", "--calibration", "photos", "--float-share", "0"];
+    let quantize = ["quantize", "--model", "float.safetensors", "--out", "q.safetensors"];
+    run(&[&quantize[..], &calibrate].concat());
+    check(&["q.safetensors"], [2, 1, 0], 0.02);
+    let info = run(&["info", "q.safetensors"]);
+    for line in
+        ["input       3x4x6", "mean        0.5, 0.25, 0\n", "channels    bgr\n", "pictures    stretched\n"]
+    {
+        assert!(info.contains(line), "{line}: {info}");
+    }
+    // What the model says is of the network that it is compared with, too.
+    let eval =
+        ["eval", "--model", "q.safetensors", "--inputs", "photos", "--layout", "nhwc", "--json", "--compare"];
+    let found: serde_json::Value = serde_json::from_str(&run(&[&eval[..], &[&model]].concat())).unwrap();
+    assert!(found["w8a8"]["relative_error"].as_f64().unwrap() < 0.02, "{found}");
+}
+
+#[test]
+fn what_pictures_cannot_become() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name| fixture(name, "model.onnx").display().to_string();
+    let [last, first, tokens] = ["channels-last-13", "residual-new-18", "encoder-old-17"].map(path);
+    image::RgbImage::new(6, 4).save(folder.path().join("a.png")).unwrap();
+    let _ = program(folder.path()).output(&["import", "--onnx", &first, "--out", "float.safetensors"]);
+    let error = |model: &str, flags: &[&str]| {
+        let text = program(folder.path()).error(&[&["predict", "a.png", "--model", model], flags].concat());
+        text.replace(&last, "last.onnx").replace(&first, "first.onnx").replace(&tokens, "tokens.onnx")
+    };
+    let errors = [
+        error(&last, &[]),
+        error(&last, &["--layout", "nchw", "--channel-order", "bgr"]),
+        error(&last, &["--layout", "nhwc", "--image-size", "8"]),
+        error(&last, &["--layout", "nhwc", "--image-size", "4x"]),
+        error(&last, &["--layout", "nhwc", "--mean", "0.5,0.5"]),
+        error(&last, &["--layout", "nhwc", "--mean", "NaN"]),
+        error(&last, &["--layout", "nhwc", "--std", "1,0,1"]),
+        error(&last, &["--layout", "nhwc", "--resize", "0"]),
+        error(&last, &["--layout", "hwc"]),
+        error(&tokens, &["--layout", "nhwc"]),
+        error(&tokens, &["--mean", "0"]),
+        error("float.safetensors", &["--mean", "0"]),
+        program(folder.path()).error(&[
+            "import",
+            "--model",
+            "resnet8",
+            "--weights",
+            "x",
+            "--std",
+            "1",
+            "--out",
+            "y",
+        ]),
+        program(folder.path()).error(&["eval", "--model", "float.safetensors", "--resize", "9"]),
+    ];
+    insta::assert_snapshot!("wrong_pictures", errors.join("\n"));
 }

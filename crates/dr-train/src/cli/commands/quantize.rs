@@ -1,10 +1,10 @@
 //! `dr-train quantize`.
 
 use super::inputs::{BATCH, calibration_images, inputs_below};
-use super::{StatusLine, load_model, print, save};
+use super::{StatusLine, load_with, print, save};
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, SavedModel};
 use crate::cli::values::{at_least_one, between, group_size, one_of};
-use crate::cli::{CommandError, resolve};
+use crate::cli::{CommandError, PictureArgs, resolve};
 use crate::config::DeviceKind;
 use crate::config::task::LANGUAGE;
 use crate::data::Input;
@@ -84,6 +84,9 @@ pub struct QuantizeArgs {
     /// The file to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// How pictures become images
+    #[command(flatten)]
+    pub pictures: PictureArgs,
 }
 
 /// Turns a float model into one for several precisions, without training: codes are chosen by what images or a text show of the network's use; or, of a language
@@ -100,7 +103,7 @@ pub fn quantize(registry: &Registry, args: &QuantizeArgs) -> Result<(), CommandE
         );
         return Err(CommandError::new(format!("{folder}: expected --calibration or --data-dir with a text")));
     }
-    let artifact = load_model(&args.model)?;
+    let artifact = load_with(&args.model, &args.pictures)?;
     let description = &artifact.description;
     if description.kind != ArtifactKind::Float {
         let wrong = ArtifactError::Kind { found: description.kind, expected: "float" };
@@ -138,7 +141,7 @@ fn calibrated(
     }
     let count = args.calibration_images.unwrap_or_else(|| calibration_images(artifact));
     let batches = match &args.calibration {
-        Some(folder) => inputs_below(artifact, &args.model, folder, count, args.calibration_images, device)?,
+        Some(folder) => inputs_below(artifact, folder, count, args.calibration_images, device)?,
         None => {
             let mut source =
                 Source::new(registry, artifact, &args.model, &args.dataset, &args.data_dir, device);
