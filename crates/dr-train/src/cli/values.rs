@@ -91,6 +91,14 @@ pub(super) fn between(min: usize, max: usize) -> impl Fn(&str) -> Result<usize, 
     }
 }
 
+/// Bytes, in GiB.
+pub(super) fn gibibytes(text: &str) -> Result<u64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if (0.0..=1e6).contains(&number) => Ok((number * f64::from(1 << 30)) as u64),
+        _ => Err(format!("`{text}`: expected a number from 0 to 1000000")),
+    }
+}
+
 /// Rows and columns of images, `N` for both or `HxW`.
 pub(super) fn image_size(text: &str) -> Result<[usize; 2], String> {
     let side = between(1, 4096);

@@ -52,7 +52,14 @@ fn some(seed: u64, count: usize) -> Tensor<4> {
 
 fn options(precisions: &str) -> NetworkOptions {
     let precisions = set(precisions);
-    NetworkOptions { precisions, switch_edge: false, switch_depthwise: false, float_share: 0.0 }
+    NetworkOptions {
+        precisions,
+        switch_edge: false,
+        switch_depthwise: false,
+        float_share: 0.0,
+        memory: u64::MAX,
+        folder: std::env::temp_dir(),
+    }
 }
 
 fn calibrated(float: &Artifact, options: &NetworkOptions) -> (Artifact, Vec<LayerNoise>) {
@@ -372,6 +379,25 @@ fn layers_are_checked() {
     assert_eq!(layer.dequantized("w8a8".parse().unwrap()), None);
     // All of one narrow width are packed.
     assert_eq!(layer.tensors("x")[0].1.data.type_name(), "U32");
+}
+
+/// Values wait in a file, all of them or those that there is no room for, and the result is the same.
+#[test]
+fn memory_does_not_change_the_result() {
+    for kind in [RESNET8, MOBILENET_V2] {
+        let options = NetworkOptions { float_share: 0.3, ..options("w8a8,w4a4") };
+        let expected = calibrated_with_outlier(kind, &options);
+        assert!(!expected.0.description.in_floats.is_empty());
+        for memory in [0, 100_000] {
+            let found = calibrated_with_outlier(kind, &NetworkOptions { memory, ..options.clone() });
+            assert_eq!(found, expected, "{}, {memory} bytes", kind.name);
+        }
+    }
+    let folder = tempfile::tempdir().unwrap().path().join("missing");
+    let options = NetworkOptions { memory: 0, folder, ..options("w8a8") };
+    let inputs = vec![some(40, 16).into()];
+    let error = calibrate(&float_artifact(RESNET8), inputs, &options, |_| ()).unwrap_err().to_string();
+    assert!(error.starts_with("the file of values between layers: "), "{error}");
 }
 
 /// Images of any kind are compared by what the float network makes of them; a file that cannot be read is left out.

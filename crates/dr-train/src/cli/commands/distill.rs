@@ -46,6 +46,9 @@ pub fn distill(of_file: &ResolvedDistillation) -> Result<(), CommandError> {
         switch_edge: *switch_edge,
         switch_depthwise: false,
         float_share: FLOAT_SHARE as f64 / 100.0,
+        // Training takes more.
+        memory: u64::MAX,
+        folder: std::env::temp_dir(),
     };
     let (start, _) = calibrated_with(&float, model, calibration, &network)?;
     let learned = inputs_below(&float, inputs, limit.unwrap_or(few * TRAINING), *limit, &device)?;
