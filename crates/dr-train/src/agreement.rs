@@ -126,6 +126,16 @@ pub fn compare_arrays<E: From<ArraysError>>(
     Ok(networks.into_iter().map(|(_, tally)| tally.agreement()).collect())
 }
 
+/// How near outputs are to others, of each input.
+///
+/// # Errors
+/// Outputs that are not alike.
+pub fn agreement(expected: &[Vec<Array>], found: &[Vec<Array>]) -> Result<Agreement, ArraysError> {
+    let mut tally = Tally::default();
+    expected.iter().zip(found).try_for_each(|(expected, found)| tally.add(expected, found))?;
+    Ok(tally.agreement())
+}
+
 /// Outputs beside those of a reference.
 #[derive(Default)]
 struct Tally {

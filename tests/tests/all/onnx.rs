@@ -168,6 +168,76 @@ fn what_cannot_be_trained_without_labels() {
     insta::assert_snapshot!("wrong_distillation", errors.join("\n"));
 }
 
+/// What a layer costs in a search is what `eval` measures of a plan with that layer alone at fewer bits.
+#[test]
+fn a_precision_for_each_layer() {
+    // One with operations on arrays among its layers.
+    for name in ["residual-new-18", "squeeze-new-18"] {
+        let folder = tempfile::tempdir().unwrap();
+        let run = |arguments: &[&str]| program(folder.path()).output(arguments);
+        let model = fixture(name, "model.onnx").display().to_string();
+        inputs(name, &folder.path().join("in"));
+        let to = ["--out", "q", "--precisions", "w8a8,w4a8"];
+        run(&[&["quantize", "--model", &model, "--calibration", "in"][..], &to].concat());
+        let search = |budget: &str, out: &str| {
+            let of = ["search", "--model", "q", "--inputs", "in", "--json", "--budget", budget, "--out", out];
+            serde_json::from_str::<serde_json::Value>(&run(&of)).unwrap()
+        };
+        let narrow = search("avg-bits=7", "narrow.toml");
+        // Layers that switch, at the highest precision, and then the one that costs the most.
+        let plan = fs::read_to_string(folder.path().join("narrow.toml")).unwrap().replace("w4a8", "w8a8");
+        fs::write(folder.path().join("wide.toml"), &plan).unwrap();
+        let switched = narrow["layers"].as_array().unwrap().iter().filter(|of| of["precision"] == "w4a8");
+        let loss = |of: &&serde_json::Value| of["predicted_loss"].as_f64().unwrap();
+        let of = switched.max_by(|a, b| loss(a).total_cmp(&loss(b))).unwrap();
+        let layer = of["layer"].as_str().unwrap();
+        let quoted = format!("{layer:?}");
+        let key = if plan.contains(&quoted) { &quoted } else { layer };
+        let line = |bits: &str| format!("\n{key} = \"{bits}\"");
+        fs::write(folder.path().join("one.toml"), plan.replace(&line("w8a8"), &line("w4a8"))).unwrap();
+        let eval = |plan: &str| {
+            let of = ["eval", "--model", "q", "--inputs", "in", "--compare", "q", "--json", "--plan", plan];
+            serde_json::from_str::<serde_json::Value>(&run(&of)).unwrap()["mixed"].clone()
+        };
+        // All at the highest precision is what the model is at that.
+        assert_eq!(eval("wide.toml")["relative_error"], 0.0);
+        let (found, expected) = (&of["predicted_loss"], &eval("one.toml")["divergence"]);
+        assert!((found.as_f64().unwrap() - expected.as_f64().unwrap()).abs() < 1e-9, "{found} {expected}");
+        // As a file.
+        run(&["export", "--model", "q", "--plan", "narrow.toml", "--out", "narrow.safetensors"]);
+        let compared = ["--compare", "q", "--inputs", "in", "--json"];
+        let exported = run(&[&["eval", "--model", "narrow.safetensors"][..], &compared].concat());
+        let exported: serde_json::Value = serde_json::from_str(&exported).unwrap();
+        assert_eq!(exported["mixed"], eval("narrow.toml"));
+        let bytes = fs::metadata(folder.path().join("narrow.safetensors")).unwrap().len();
+        assert!(bytes < fs::metadata(folder.path().join("q")).unwrap().len());
+        let error = program(folder.path()).error(&["eval", "--model", "q", "--plan", "bad.toml"]);
+        assert!(error.contains("bad.toml"), "{error}");
+    }
+}
+
+/// Any network, in floats and in integers.
+#[test]
+fn latencies_of_networks_of_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name| fixture(name, "model.onnx").display().to_string();
+    let latency = |model: &str| {
+        let of = ["latency", "--samples", "1", "--batch", "2", "--json", "--model", model];
+        serde_json::from_str::<serde_json::Value>(&program(folder.path()).output(&of)).unwrap()
+    };
+    for name in ["residual-new-18", "squeeze-new-18", "channels-last-13"] {
+        let found = latency(&path(name));
+        assert!(found["float"]["ms"].as_f64().unwrap() > 0.0, "{found}");
+        assert_eq!(found["precisions"].as_array().unwrap().len(), 0);
+    }
+    inputs("squeeze-new-18", &folder.path().join("in"));
+    let quantize = ["quantize", "--calibration", "in", "--precisions", "w8a8,w4a8", "--out", "q", "--model"];
+    let _ = program(folder.path()).output(&[&quantize[..], &[&path("squeeze-new-18")]].concat());
+    let found = latency("q");
+    assert_eq!(found["precisions"].as_array().unwrap().len(), 2, "{found}");
+    assert!(found["precisions"][1]["model_bytes"].as_u64() < found["precisions"][0]["model_bytes"].as_u64());
+}
+
 #[test]
 fn what_is_wrong_is_named() {
     let folder = tempfile::tempdir().unwrap();
@@ -190,7 +260,6 @@ fn what_is_wrong_is_named() {
         error(&["import", "--onnx", &model, "--mean", "1,2", "--out", "out.safetensors"]),
         error(&["quantize", "--model", &model, "--calibration", "small", "--out", "out.safetensors"]),
         error(&["eval", "--model", &model, "--inputs", "small", "--compare", &model]),
-        error(&["latency", "--model", &tokens]),
         error(&["hessian", "--model", &tokens, "--out", "h.json"]),
         error(&["import", "--out", "out.safetensors"]),
     ];

@@ -220,8 +220,8 @@ pub struct Description {
     /// The sizes of a language model, as its constructor takes them, and the tokens that end a text (`end_tokens`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<Value>,
-    /// The precision of each layer of a packed plan, or the one that each layer of a nested model has in every pass, though the file
-    /// has its other widths, too.
+    /// The precision of each layer of a packed plan, and of a calibrated one, whose layers have what they are at that under the precision
+    /// of edges; or the one that each layer of a nested model has in every pass, though the file has its other widths, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<PrecisionPlan>,
     /// The shapes of packed weights by name, in files without a graph.
@@ -334,13 +334,16 @@ impl Description {
         Some(LayerFormat::new(graph, layer, &precisions, edge, plan, self.group_size))
     }
 
-    /// The widths of a layer of a calibrated model with this graph at one of its precisions.
+    /// The widths of a layer of a calibrated model with this graph at one of its precisions, or those that its plan has for it.
     ///
     /// # Panics
     /// If there is no such layer.
     #[must_use]
     pub fn calibrated_widths(&self, graph: &Graph, layer: usize, precision: Precision) -> Precision {
-        if !self.switch_edge && graph.is_edge(layer) {
+        let planned = self.plan.as_ref().and_then(|plan| plan.get(&graph.layers()[layer].name));
+        if let Some(widths) = planned {
+            widths
+        } else if !self.switch_edge && graph.is_edge(layer) {
             self.edge
         } else if !self.switch_depthwise && graph.layers()[layer].kind.is_depthwise() {
             Precision { weights: STORED, ..precision }
@@ -465,10 +468,11 @@ impl Description {
         let fits = match self.kind {
             ArtifactKind::PackedPlan => self.plan.is_some(),
             ArtifactKind::Nested => true,
+            ArtifactKind::Calibrated => self.plan.is_none() || self.precisions == PrecisionSet::of(self.edge),
             _ => self.plan.is_none(),
         };
         if !fits {
-            let expected = "expected a plan in packed plans, and only there and in nested models";
+            let expected = "expected a plan in packed plans, and only there, in nested models and in calibrated ones of one precision";
             return wrong(format!("a {} model: {expected}", self.kind));
         }
         Ok(())

@@ -94,10 +94,16 @@ pub struct EvalArgs {
 pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
     let started = Instant::now();
     let (mut artifact, reference) = models(args)?;
-    let (task, in_model) = (&artifact.description, |error: ArtifactError| error.in_file(&args.model));
+    let in_model = |error: ArtifactError| error.in_file(&args.model);
     if args.text.is_some() || args.questions.is_some() {
-        task.check_task(LANGUAGE).map_err(in_model)?;
+        artifact.description.check_task(LANGUAGE).map_err(in_model)?;
     }
+    let (device, device_kind) = device::open(args.device)?;
+    if let Some(plan) = &args.plan {
+        let (of, from) = (&args.dataset, &args.data_dir);
+        artifact = with_plan(&Source::new(registry, &artifact, &args.model, of, from, &device), plan)?;
+    }
+    let task = &artifact.description;
     if let (Some(folder), Some(reference)) = (&args.inputs, &reference) {
         if let Some(files) = arrays_in(folder)? {
             return arrays(&artifact, reference, &files, args, |path| Ok(read_array(path)?));
@@ -111,11 +117,6 @@ pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
     }
     if args.inputs.is_some() || (args.compare.is_some() && task.check_task(LANGUAGE).is_err()) {
         task.check_task(CLASSIFY).map_err(in_model)?;
-    }
-    let (device, device_kind) = device::open(args.device)?;
-    if let Some(plan) = &args.plan {
-        let (of, from) = (&args.dataset, &args.data_dir);
-        artifact = with_plan(&Source::new(registry, &artifact, &args.model, of, from, &device), plan)?;
     }
     let formats = args.precision.map_or_else(|| formats(&artifact), |precision| vec![precision.into()]);
     let mut source = Source::new(registry, &artifact, &args.model, &args.dataset, &args.data_dir, &device);

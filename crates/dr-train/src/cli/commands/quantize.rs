@@ -1,13 +1,12 @@
 //! `dr-train quantize`.
 
-use super::inputs::{BATCH, calibration_images, inputs_below};
+use super::inputs::{calibration_images, inputs};
 use super::{StatusLine, load_with, print, save};
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, SavedModel};
 use crate::cli::values::{at_least_one, between, gibibytes, group_size, one_of};
 use crate::cli::{CommandError, PictureArgs, resolve};
 use crate::config::DeviceKind;
 use crate::config::task::LANGUAGE;
-use crate::data::Input;
 use crate::device;
 use crate::experiment::{Registry, Source};
 use crate::files::folder_of;
@@ -145,16 +144,8 @@ fn calibrated(
         return Err(CommandError::new(format!("{found}: expected a network for tokens")));
     }
     let count = args.calibration_images.unwrap_or_else(|| calibration_images(artifact));
-    let batches = match &args.calibration {
-        Some(folder) => inputs_below(artifact, folder, count, args.calibration_images, device)?,
-        None => {
-            let mut source =
-                Source::new(registry, artifact, &args.model, &args.dataset, &args.data_dir, device);
-            source.calibration = count;
-            let batches = (source.task()?.calibration)(&source)?;
-            batches.into_iter().flat_map(|batch| batch.split(BATCH)).collect()
-        }
-    };
+    let mut source = Source::new(registry, artifact, &args.model, &args.dataset, &args.data_dir, device);
+    let batches = inputs(&mut source, args.calibration.as_deref(), count, args.calibration_images)?;
     let options = NetworkOptions {
         precisions: args.precisions.clone().unwrap_or_default(),
         switch_edge: args.switch_edge,
