@@ -42,7 +42,7 @@ struct Slot {
 }
 
 enum Place {
-    Memory(Value),
+    Memory(Box<Value>),
     /// From here on in the file, as a value of this kind.
     File(u64, Kind),
 }
@@ -74,7 +74,7 @@ impl Store {
         };
         let place = in_file.unwrap_or_else(|| {
             room.memory -= bytes;
-            Place::Memory(value)
+            Place::Memory(value.into())
         });
         drop(room);
         Held(Rc::new(Slot { store: self.clone(), dims, bytes, place }))
@@ -90,7 +90,7 @@ impl Held {
     /// The value.
     pub fn value(&self) -> Value {
         match &self.0.place {
-            Place::Memory(value) => value.clone(),
+            Place::Memory(value) => Value::clone(value),
             Place::File(start, kind) => {
                 let mut values = vec![0.0; (self.0.bytes / 4) as usize];
                 self.0.store.0.borrow_mut().read(*start, &mut values);
