@@ -7,7 +7,7 @@
 use dr_runtime::arrays::Array;
 use dr_runtime::graph::{ElementType, Graph, Op};
 use dr_runtime::onnx::proto::{AttributeProto, DimensionProto, GraphProto, ModelProto, NodeProto, TensorProto};
-use dr_runtime::onnx::{Attribute, Model, lower};
+use dr_runtime::onnx::{Attribute, Imported, Layout, Model, lower};
 use dr_runtime::{Arithmetic, Artifact, Network};
 use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
 use prost::Message;
@@ -22,7 +22,15 @@ fuzz_target!(|bytes: &[u8]| {
             let _ = tensor.to_array();
         }
     }
-    let Ok(imported) = lower(&model) else { return };
+    for &layout in Layout::ALL {
+        if let Ok(imported) = lower(&model, layout) {
+            run(imported);
+        }
+    }
+});
+
+/// What a file is, stored and computed.
+fn run(imported: Imported) {
     let artifact = imported.into_artifact("fuzz", [OPEN; 2]);
     if let Ok(bytes) = artifact.to_bytes() {
         Artifact::from_bytes(&bytes).expect("what was written can be read");
@@ -34,7 +42,7 @@ fuzz_target!(|bytes: &[u8]| {
             let _ = network.forward_arrays(&inputs);
         }
     }
-});
+}
 
 /// What sizes are that a network leaves open.
 const OPEN: usize = 4;

@@ -3,7 +3,7 @@
 //! wrong with a case to `OUT_DIR/error.txt`.
 
 use dr_runtime::arrays::Array;
-use dr_runtime::onnx::{Model, lower};
+use dr_runtime::onnx::{Layout, Model, lower};
 use dr_runtime::{Arithmetic, Network, npy};
 use std::error::Error;
 use std::fs::{self, File};
@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn run(model: &str, out: &str, inputs: &[&str]) -> Result<(), Box<dyn Error>> {
-    let imported = lower(&Model::read(model)?)?;
+    let imported = lower(&Model::read(model)?, Layout::Nchw)?;
     let network = Network::load_with(&imported.into_artifact("onnx", [224; 2]), None, Arithmetic::Integer)?;
     let mut arrays: Vec<Array> = vec![];
     for input in inputs {

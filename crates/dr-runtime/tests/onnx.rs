@@ -8,7 +8,7 @@ use dr_runtime::onnx::proto::{
     AttributeProto, DataType, DimensionProto, FLOAT, GraphProto, INT, INTS, ModelProto, NodeProto,
     OperatorSetIdProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
 };
-use dr_runtime::onnx::{Imported, Model, OnnxImportError, lower};
+use dr_runtime::onnx::{Imported, Layout, Model, OnnxImportError, lower};
 use dr_runtime::{Arithmetic, Network, npy};
 use prost::Message;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ fn assert_close(found: &Array, expected: &Array) {
 #[test]
 fn exports_of_torch_give_its_outputs() {
     for name in ["squeeze-old-13", "squeeze-new-18", "grouped-old-17", "encoder-old-17", "residual-new-18"] {
-        let imported = lower(&Model::read(fixture(name, "model.onnx")).unwrap()).unwrap();
+        let imported = lower(&Model::read(fixture(name, "model.onnx")).unwrap(), Layout::Nchw).unwrap();
         assert_close(&run(imported, &[array(name, "input_0.npy")])[0], &array(name, "output_0.npy"));
     }
 }
@@ -58,7 +58,8 @@ fn on_arrays(graph: &Graph) -> Vec<&TensorOp> {
 #[test]
 fn networks_for_images_become_layers() {
     for (name, layers) in [("residual-new-18", 7), ("squeeze-old-13", 8), ("squeeze-new-18", 8)] {
-        let Imported { graph, .. } = lower(&Model::read(fixture(name, "model.onnx")).unwrap()).unwrap();
+        let model = Model::read(fixture(name, "model.onnx")).unwrap();
+        let Imported { graph, .. } = lower(&model, Layout::Nchw).unwrap();
         assert_eq!(graph.layers().len(), layers, "{name}");
         assert!(
             on_arrays(&graph).iter().all(|op| matches!(op, TensorOp::Unary(_))),
@@ -89,12 +90,13 @@ fn floats(name: &str, dims: &[i64], values: Vec<f32>) -> TensorProto {
 fn images(
     nodes: Vec<NodeProto>, initializer: Vec<TensorProto>, output: &str,
 ) -> Result<Imported, OnnxImportError> {
-    lowered([None, Some(2), None, None], nodes, initializer, output)
+    lowered([None, Some(2), None, None], Layout::Nchw, nodes, initializer, output)
 }
 
 /// A network of an input `x` of these sizes.
-fn lowered(
-    dims: [Option<i64>; 4], nodes: Vec<NodeProto>, initializer: Vec<TensorProto>, output: &str,
+fn lowered<const AXES: usize>(
+    dims: [Option<i64>; AXES], layout: Layout, nodes: Vec<NodeProto>, initializer: Vec<TensorProto>,
+    output: &str,
 ) -> Result<Imported, OnnxImportError> {
     let dimension = |dim_value| DimensionProto { dim_value, ..DimensionProto::default() };
     let dim = dims.map(dimension).to_vec();
@@ -115,7 +117,7 @@ fn lowered(
     let opset = OperatorSetIdProto { version: 13, ..OperatorSetIdProto::default() };
     let model =
         ModelProto { ir_version: 8, graph: Some(graph), opset_import: vec![opset], ..ModelProto::default() };
-    lower(&Model::from_bytes(model.encode_to_vec(), None).unwrap())
+    lower(&Model::from_bytes(model.encode_to_vec(), None).unwrap(), layout)
 }
 
 fn scalar(name: &str, value: f32) -> TensorProto {
@@ -235,7 +237,7 @@ fn axes_far_before_the_first_are_refused() {
 fn arrays_of_many_channels_are_no_images() {
     let of = |channels: i64| {
         let nodes = vec![node("Abs", &["x"], "y", vec![])];
-        lowered([Some(1), Some(channels), Some(4), Some(1)], nodes, vec![], "y").unwrap().graph
+        lowered([Some(1), Some(channels), Some(4), Some(1)], Layout::Nchw, nodes, vec![], "y").unwrap().graph
     };
     assert_eq!(of(3).input(), Some(&Op::Images { channels: 3 }));
     assert!(matches!(of(1 << 22).input(), Some(Op::Array(TensorOp::Input(_)))));
@@ -280,4 +282,50 @@ fn codes_of_weights_and_inputs_are_read_in_floats() {
     let nodes = vec![node("QuantizeLinear", &["x", "step"], "y", vec![int("output_dtype", 17)])];
     let error = images(nodes, vec![scalar("step", 0.5)], "y").unwrap_err().to_string();
     assert!(error.contains("cannot run `QuantizeLinear`"), "{error}");
+}
+
+fn transpose(input: &str, output: &str, axes: [i64; 4]) -> NodeProto {
+    let perm =
+        AttributeProto { name: "perm".into(), ints: axes.to_vec(), r#type: INTS, ..Default::default() };
+    node("Transpose", &[input], output, vec![perm])
+}
+
+/// Images are given channels first; what the file computes has them last.
+#[test]
+fn channels_last() {
+    let sizes = [None, Some(1), Some(2), Some(3)];
+    // Two pixels of three channels: (1, 2, 3) and (4, 5, 6).
+    let x = Array::from_f32(vec![1.0, 4.0, 2.0, 5.0, 3.0, 6.0], &[1, 3, 1, 2]).unwrap();
+    let gain = floats("gain", &[3], vec![1.0, 10.0, 100.0]);
+    let gained =
+        lowered(sizes, Layout::Nhwc, vec![node("Mul", &["x", "gain"], "y", vec![])], vec![gain], "y");
+    let expected = Array::from_f32(vec![1.0, 20.0, 300.0, 4.0, 50.0, 600.0], &[1, 1, 2, 3]).unwrap();
+    assert_close(&run(gained.unwrap(), std::slice::from_ref(&x))[0], &expected);
+
+    // Convolutions of ONNX have them first, so files turn them: what is turned twice stays.
+    let nodes = vec![
+        transpose("x", "t", [0, 3, 1, 2]),
+        node("Conv", &["t", "w"], "c", vec![]),
+        node("Relu", &["c"], "y", vec![]),
+    ];
+    let weight = floats("w", &[1, 3, 1, 1], vec![1.0, 0.0, -0.5]);
+    let imported = lowered(sizes, Layout::Nhwc, nodes, vec![weight], "y").unwrap();
+    let ops: Vec<&Op> = imported.graph.nodes().iter().map(|node| &node.op).collect();
+    assert_eq!(ops, [&Op::Images { channels: 3 }, &Op::Layer(0), &Op::Activation(Activation::Relu)]);
+    let artifact = imported.clone().into_artifact("onnx", [8, 8]);
+    assert_eq!(artifact.description.input.to_string(), "3x1x2");
+    let expected = Array::from_f32(vec![0.0, 1.0], &[1, 1, 1, 2]).unwrap();
+    assert_close(&run(imported, &[x])[0], &expected);
+}
+
+#[test]
+fn inputs_that_have_no_layout_are_refused() {
+    let error = |of: Result<Imported, OnnxImportError>| of.unwrap_err().to_string();
+    let abs = || vec![node("Abs", &["x"], "y", vec![])];
+    let open = error(lowered([Some(1), Some(4), Some(4), None], Layout::Nhwc, abs(), vec![], "y"));
+    let rows = error(lowered([Some(1), Some(4)], Layout::Nhwc, abs(), vec![], "y"));
+    let expected =
+        "expected one input of floats [batch, rows, columns, channels], with the number of channels";
+    assert_eq!(open, format!("input `x`: open channels or other elements with the layout nhwc: {expected}"));
+    assert_eq!(rows, format!("input `x`: 2 axes with the layout nhwc: {expected}"));
 }

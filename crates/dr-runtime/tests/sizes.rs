@@ -4,7 +4,7 @@ use dr_kernels::host::GroupedWeight;
 use dr_precision::{BitWidth, Precision, PrecisionSet};
 use dr_runtime::file::{
     ArtifactError, ArtifactKind, BatchNormKind, Description, FORMAT_VERSION, InputShape, NarrowGrid,
-    NestedWeight, Normalization, STORED, StoredGrid, TensorEntry, Values,
+    NestedWeight, Normalization, Resize, STORED, StoredGrid, TensorEntry, Values,
 };
 use dr_runtime::graph::{
     Activation, Attention, Embedding, Graph, Layer, LayerKind, Norm, Op, Rope, RopeScaling,
@@ -107,7 +107,8 @@ fn description(kind: ArtifactKind, graph: Graph, shared: bool) -> Description {
         input: InputShape { channels: 1, height: 4, width: 4 },
         classes: 10,
         dataset: "none".into(),
-        normalization: Normalization { mean: vec![0.0], std: vec![1.0] },
+        normalization: Normalization::none(1),
+        resize: Resize::default(),
         precisions: PrecisionSet::new([BitWidth::B8, BitWidth::B4].map(precision)).unwrap(),
         edge: precision(BitWidth::B8),
         switch_edge: false,

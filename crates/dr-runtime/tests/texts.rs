@@ -3,7 +3,7 @@
 use dr_precision::{BitWidth, Precision, PrecisionSet};
 use dr_runtime::file::{
     ArtifactKind, BatchNormKind, Description, FORMAT_VERSION, InputShape, NarrowGrid, NestedWeight,
-    Normalization, STORED, StoredGrid, TensorEntry,
+    Normalization, Resize, STORED, StoredGrid, TensorEntry,
 };
 use dr_runtime::graph::{
     Activation, Attention, Embedding, Graph, Layer, LayerKind, Norm, Op, Rope, RopeScaling,
@@ -80,7 +80,8 @@ fn artifact(kind: ArtifactKind, scaling: &RopeScaling) -> Artifact {
         input: InputShape { channels: 1, height: 1, width: CONTEXT },
         classes: VOCABULARY,
         dataset: "none".into(),
-        normalization: Normalization { mean: vec![0.0], std: vec![1.0] },
+        normalization: Normalization::none(1),
+        resize: Resize::default(),
         precisions: PrecisionSet::new(WIDTHS.map(|bits| Precision::new(bits, STORED))).unwrap(),
         edge: Precision::uniform(STORED),
         switch_edge: false,

@@ -89,16 +89,17 @@ pub fn read_array(path: &Path) -> Result<Array, ArraysError> {
 }
 
 /// How near the outputs of a network at each of `formats` are to those of `reference` (in floats, or at its highest precision), in integers on this
-/// computer's processor, for the inputs of files. The relative error is that of all outputs; the others look at the rows of the first one, along its last
+/// computer's processor, for the inputs of files, each as `read` has it. The relative error is that of all outputs; the others look at the rows of the first one, along its last
 /// axis: as probabilities if they are some, else as logits.
 ///
 /// # Errors
 /// Files that are no inputs of the networks, networks whose outputs differ in size.
-pub fn compare_arrays(
+pub fn compare_arrays<E: From<ArraysError>>(
     artifact: &Artifact, formats: &[NumberFormat], reference: &Artifact, files: &[PathBuf],
-) -> Result<Vec<Agreement>, ArraysError> {
+    read: impl Fn(&Path) -> Result<Array, E>,
+) -> Result<Vec<Agreement>, E> {
     let highest = reference.description.precisions().map(|set| set.highest());
-    let reference = Network::load_with(reference, highest, Arithmetic::Integer)?;
+    let reference = Network::load_with(reference, highest, Arithmetic::Integer).map_err(ArraysError::from)?;
     let load = |format: &NumberFormat| {
         let precision = match format {
             NumberFormat::Quantized(precision) => Some(*precision),
@@ -113,7 +114,7 @@ pub fn compare_arrays(
     };
     let mut networks = formats.iter().map(load).collect::<Result<Vec<_>, _>>()?;
     for path in files {
-        let input = [read_array(path)?];
+        let input = [read(path)?];
         let run = |network: &Network| {
             network.forward_arrays(&input).map_err(|error| ArraysError::Input { path: path.clone(), error })
         };
@@ -123,6 +124,16 @@ pub fn compare_arrays(
         }
     }
     Ok(networks.into_iter().map(|(_, tally)| tally.agreement()).collect())
+}
+
+/// How near outputs are to others, of each input.
+///
+/// # Errors
+/// Outputs that are not alike.
+pub fn agreement(expected: &[Vec<Array>], found: &[Vec<Array>]) -> Result<Agreement, ArraysError> {
+    let mut tally = Tally::default();
+    expected.iter().zip(found).try_for_each(|(expected, found)| tally.add(expected, found))?;
+    Ok(tally.agreement())
 }
 
 /// Outputs beside those of a reference.

@@ -97,6 +97,16 @@ pub enum EvaluationError {
     /// The network cannot compute with integers.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// An array of which sizes are not known, or that is too large.
+    #[error(
+        "the input `{name}`: expected sizes that the file does not leave open but for the first, of at most {most} values"
+    )]
+    Sizes {
+        /// Its name.
+        name: String,
+        /// The most values.
+        most: usize,
+    },
     /// The images could not be prepared.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
@@ -548,7 +558,9 @@ pub(crate) fn runtime_networks(
 }
 
 /// The precisions that integer networks have in `formats`.
-fn precisions(artifact: &Artifact, formats: &[NumberFormat]) -> Result<Vec<Precision>, ArtifactError> {
+pub(crate) fn precisions(
+    artifact: &Artifact, formats: &[NumberFormat],
+) -> Result<Vec<Precision>, ArtifactError> {
     let precision = |&format: &NumberFormat| match format {
         NumberFormat::Quantized(precision) => Ok(precision),
         // What is not pinned to the plan is pinned to this.

@@ -1,13 +1,16 @@
 //! How long a saved model takes for a batch of inputs, in integers and in floats.
 
-use crate::artifact::{Artifact, Described, Description, SavedModel};
+use crate::artifact::{Artifact, ArtifactKind, Described, Description, SavedModel};
 use crate::config::task::LANGUAGE;
-use crate::evaluation::{EvaluationError, check_batch, formats, runtime_networks};
-use crate::nn::{Pass, Value};
+use crate::evaluation::{EvaluationError, check_batch, formats, precisions, runtime_networks};
+use crate::nn::{Pass, Tensors, Value};
 use crate::report::{NumberFormat, aligned};
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use dr_precision::Precision;
+use dr_runtime::arrays::Array;
+use dr_runtime::graph::{Graph, Kind, Op, TensorInput};
 use dr_runtime::tensors::Network;
-use dr_runtime::{Arithmetic, RuntimeError};
+use dr_runtime::{Arithmetic, Network as HostNetwork, RuntimeError};
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 use std::time::Instant;
@@ -17,6 +20,9 @@ pub(crate) const WARM_UP: usize = 3;
 
 /// Pixels of a batch: 16 channels of them, which a first stage has, are 1 GiB.
 pub(crate) const MOST_PIXELS: usize = 1 << 24;
+
+/// Values of an array: 1 GiB of them.
+const MOST_VALUES: usize = 1 << 28;
 
 /// What [`latency`] measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +44,7 @@ pub struct Latencies {
     pub threads: usize,
     /// What it ran on.
     pub device: String,
-    /// The network with its stored codes dequantized, in floats.
+    /// The network in floats: with its stored codes dequantized, unless it is a float one.
     pub float: FloatLatency,
     /// The network in integers at each precision, highest first.
     pub precisions: Vec<PrecisionLatency>,
@@ -62,32 +68,37 @@ pub struct PrecisionLatency {
     pub model_bytes: usize,
 }
 
-/// Measures a quantized model on `device` with random inputs of its size. All formats take turns, so that whatever else the
-/// machine does strikes all of them. `name` and `device_name` are for the result only.
+/// Measures a model on `device` with random inputs of its size; one that has operations on arrays, or other results than a row for each
+/// input, on the processor. All formats take turns, so that whatever else the machine does strikes all of them. `name` and
+/// `device_name` are for the result only.
 ///
 /// # Errors
-/// A float model, tensors that are no network, or a batch of more than 2^24 pixels.
+/// Tensors that are no network, a batch of more than 2^24 pixels, arrays whose sizes are not known but for the first.
 pub fn latency(
     artifact: &Artifact, name: String, options: LatencyOptions, device: &Device, device_name: String,
 ) -> Result<Latencies, EvaluationError> {
     let batch = options.batch;
     check_batch(artifact, batch, MOST_PIXELS)?;
-    let formats = formats(artifact);
-    let networks = runtime_networks(artifact, &formats, Arithmetic::Integer, device)?;
-    let float = artifact.network(device)?;
-    let input = random_input(artifact, batch, device);
+    let formats: Vec<NumberFormat> =
+        formats(artifact).into_iter().filter(|&format| format != NumberFormat::Float).collect();
+    let graph = artifact.graph()?;
+    let in_rows = !graph.has_arrays() && matches!(graph.result_kind(), Some(Kind::Rows(_)));
+    // The runtime computes those in floats on a processor only.
+    let is_float = formats.is_empty() && graph.input() != Some(&Op::Tokens) && *device == Device::flex();
+    let (float, networks) = match in_rows && !is_float {
+        true => on_tensors(artifact, &formats, batch, device)?,
+        false => on_arrays(artifact, &formats, batch)?,
+    };
     let mut float_ms = vec![];
     let mut integer_ms = vec![vec![]; networks.len()];
     for _ in 0..WARM_UP + options.samples {
-        float_ms.push(milliseconds(|| Ok(float.forward(input.clone(), &Pass::float())))?);
-        for (network, ms) in networks.iter().zip(&mut integer_ms) {
-            ms.push(milliseconds(|| network.forward(input.clone()))?);
+        float_ms.push(float()?);
+        for ((_, pass), ms) in networks.iter().zip(&mut integer_ms) {
+            ms.push(pass()?);
         }
     }
-    let of = |((&precision, network), ms): ((&NumberFormat, &Network), &Vec<f64>)| PrecisionLatency {
-        precision,
-        ms: median(&ms[WARM_UP..]),
-        model_bytes: network.model_bytes(),
+    let of = |((&precision, &(model_bytes, _)), ms): ((&NumberFormat, &(usize, TimedPass)), &Vec<f64>)| {
+        PrecisionLatency { precision, ms: median(&ms[WARM_UP..]), model_bytes }
     };
     Ok(Latencies {
         model: name,
@@ -97,6 +108,84 @@ pub fn latency(
         float: FloatLatency { ms: median(&float_ms[WARM_UP..]) },
         precisions: formats.iter().zip(&networks).zip(&integer_ms).map(of).collect(),
     })
+}
+
+/// A pass, which says how many milliseconds it took.
+type TimedPass = Box<dyn Fn() -> Result<f64, RuntimeError>>;
+
+/// A pass in floats, and one in each of some formats, with the bytes of the network.
+type TimedPasses = (TimedPass, Vec<(usize, TimedPass)>);
+
+/// Passes of a network with a row for each input, on a device.
+fn on_tensors(
+    artifact: &Artifact, formats: &[NumberFormat], batch: usize, device: &Device,
+) -> Result<TimedPasses, EvaluationError> {
+    let (float, input) = (artifact.network(device)?, random_input(artifact, batch, device));
+    let networks = runtime_networks(artifact, formats, Arithmetic::Integer, device)?.into_iter();
+    let timed = |network: Network| {
+        let (bytes, input) = (network.model_bytes(), input.clone());
+        let pass = move || milliseconds(|| network.forward(input.clone()));
+        (bytes, Box::new(pass) as TimedPass)
+    };
+    let networks = networks.map(timed).collect();
+    Ok((Box::new(move || milliseconds(|| Ok(float.forward(input.clone(), &Pass::float())))), networks))
+}
+
+/// Passes of any network but those of texts, on the processor.
+fn on_arrays(
+    artifact: &Artifact, formats: &[NumberFormat], batch: usize,
+) -> Result<TimedPasses, EvaluationError> {
+    let of_images = matches!(artifact.graph()?.input(), Some(Op::Images { .. }));
+    let inputs: Vec<Value> = match of_images {
+        true => vec![random_input(artifact, batch, &Device::flex())],
+        false => random_arrays(artifact.graph()?, batch)?.into_iter().map(Value::from).collect(),
+    };
+    let arrays = inputs.iter().map(Value::to_array).collect::<Result<Vec<Array>, _>>()?;
+    let timed = |precision: Option<Precision>| {
+        let network = HostNetwork::load_with(artifact, precision, Arithmetic::Integer)?;
+        let (bytes, arrays) = (network.model_bytes(), arrays.clone());
+        let pass = move || {
+            let start = Instant::now();
+            network.forward_arrays(&arrays)?;
+            Ok(start.elapsed().as_secs_f64() * 1e3)
+        };
+        Ok::<_, RuntimeError>((bytes, Box::new(pass) as TimedPass))
+    };
+    let networks = precisions(artifact, formats)?.into_iter().map(|precision| timed(Some(precision)));
+    let networks: Vec<(usize, TimedPass)> = networks.collect::<Result<_, _>>()?;
+    // Sizes that the network does not take show here, with a reason; on tensors they would be a panic.
+    networks.iter().try_for_each(|(_, pass)| pass().map(drop))?;
+    let float = match (artifact.description.kind, inputs.into_iter().next()) {
+        (ArtifactKind::Float, _) | (_, None) => timed(None)?.1,
+        (_, Some(input)) => {
+            let model = artifact.network(&Device::flex())?;
+            Box::new(move || {
+                let start = Instant::now();
+                model.results(&mut Tensors::new(&Pass::float()), input.clone());
+                Ok(start.elapsed().as_secs_f64() * 1e3)
+            })
+        }
+    };
+    Ok((float, networks))
+}
+
+/// Arrays that a network takes, with `batch` as their first size if that is open.
+fn random_arrays(graph: &Graph, batch: usize) -> Result<Vec<Array>, EvaluationError> {
+    let array = |(_, input): (_, &TensorInput)| {
+        let (name, dims) = (input.name.clone(), input.dims.clone());
+        let size = |(axis, size): (usize, &Option<usize>)| size.or((axis == 0).then_some(batch));
+        let known: Option<Vec<usize>> = dims.iter().enumerate().map(size).collect();
+        let count =
+            |sizes: &Vec<usize>| sizes.iter().try_fold(1usize, |count, &size| count.checked_mul(size));
+        let fits = |sizes: &Vec<usize>| count(sizes).is_some_and(|count| count <= MOST_VALUES);
+        let known = known.filter(fits).ok_or_else(|| EvaluationError::Sizes { name, most: MOST_VALUES })?;
+        let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(0);
+        let values = (0..known.iter().product()).map(|_| rng.random_range(-1.0..1.0)).collect();
+        Ok(Array::from_f32(values, &known)
+            .and_then(|array| array.cast(input.element))
+            .map_err(RuntimeError::from)?)
+    };
+    graph.array_inputs().map(array).collect()
 }
 
 /// Images of the model's size, or texts as long as its context.

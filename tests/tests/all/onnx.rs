@@ -178,6 +178,76 @@ fn what_cannot_be_trained_without_labels() {
     insta::assert_snapshot!("wrong_distillation", errors.join("\n"));
 }
 
+/// What a layer costs in a search is what `eval` measures of a plan with that layer alone at fewer bits.
+#[test]
+fn a_precision_for_each_layer() {
+    // One with operations on arrays among its layers.
+    for name in ["residual-new-18", "squeeze-new-18"] {
+        let folder = tempfile::tempdir().unwrap();
+        let run = |arguments: &[&str]| program(folder.path()).output(arguments);
+        let model = fixture(name, "model.onnx").display().to_string();
+        inputs(name, &folder.path().join("in"));
+        let to = ["--out", "q", "--precisions", "w8a8,w4a8"];
+        run(&[&["quantize", "--model", &model, "--calibration", "in"][..], &to].concat());
+        let search = |budget: &str, out: &str| {
+            let of = ["search", "--model", "q", "--inputs", "in", "--json", "--budget", budget, "--out", out];
+            serde_json::from_str::<serde_json::Value>(&run(&of)).unwrap()
+        };
+        let narrow = search("avg-bits=7", "narrow.toml");
+        // Layers that switch, at the highest precision, and then the one that costs the most.
+        let plan = fs::read_to_string(folder.path().join("narrow.toml")).unwrap().replace("w4a8", "w8a8");
+        fs::write(folder.path().join("wide.toml"), &plan).unwrap();
+        let switched = narrow["layers"].as_array().unwrap().iter().filter(|of| of["precision"] == "w4a8");
+        let loss = |of: &&serde_json::Value| of["predicted_loss"].as_f64().unwrap();
+        let of = switched.max_by(|a, b| loss(a).total_cmp(&loss(b))).unwrap();
+        let layer = of["layer"].as_str().unwrap();
+        let quoted = format!("{layer:?}");
+        let key = if plan.contains(&quoted) { &quoted } else { layer };
+        let line = |bits: &str| format!("\n{key} = \"{bits}\"");
+        fs::write(folder.path().join("one.toml"), plan.replace(&line("w8a8"), &line("w4a8"))).unwrap();
+        let eval = |plan: &str| {
+            let of = ["eval", "--model", "q", "--inputs", "in", "--compare", "q", "--json", "--plan", plan];
+            serde_json::from_str::<serde_json::Value>(&run(&of)).unwrap()["mixed"].clone()
+        };
+        // All at the highest precision is what the model is at that.
+        assert_eq!(eval("wide.toml")["relative_error"], 0.0);
+        let (found, expected) = (&of["predicted_loss"], &eval("one.toml")["divergence"]);
+        assert!((found.as_f64().unwrap() - expected.as_f64().unwrap()).abs() < 1e-9, "{found} {expected}");
+        // As a file.
+        run(&["export", "--model", "q", "--plan", "narrow.toml", "--out", "narrow.safetensors"]);
+        let compared = ["--compare", "q", "--inputs", "in", "--json"];
+        let exported = run(&[&["eval", "--model", "narrow.safetensors"][..], &compared].concat());
+        let exported: serde_json::Value = serde_json::from_str(&exported).unwrap();
+        assert_eq!(exported["mixed"], eval("narrow.toml"));
+        let bytes = fs::metadata(folder.path().join("narrow.safetensors")).unwrap().len();
+        assert!(bytes < fs::metadata(folder.path().join("q")).unwrap().len());
+        let error = program(folder.path()).error(&["eval", "--model", "q", "--plan", "bad.toml"]);
+        assert!(error.contains("bad.toml"), "{error}");
+    }
+}
+
+/// Any network, in floats and in integers.
+#[test]
+fn latencies_of_networks_of_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name| fixture(name, "model.onnx").display().to_string();
+    let latency = |model: &str| {
+        let of = ["latency", "--samples", "1", "--batch", "2", "--json", "--model", model];
+        serde_json::from_str::<serde_json::Value>(&program(folder.path()).output(&of)).unwrap()
+    };
+    for name in ["residual-new-18", "squeeze-new-18", "channels-last-13"] {
+        let found = latency(&path(name));
+        assert!(found["float"]["ms"].as_f64().unwrap() > 0.0, "{found}");
+        assert_eq!(found["precisions"].as_array().unwrap().len(), 0);
+    }
+    inputs("squeeze-new-18", &folder.path().join("in"));
+    let quantize = ["quantize", "--calibration", "in", "--precisions", "w8a8,w4a8", "--out", "q", "--model"];
+    let _ = program(folder.path()).output(&[&quantize[..], &[&path("squeeze-new-18")]].concat());
+    let found = latency("q");
+    assert_eq!(found["precisions"].as_array().unwrap().len(), 2, "{found}");
+    assert!(found["precisions"][1]["model_bytes"].as_u64() < found["precisions"][0]["model_bytes"].as_u64());
+}
+
 #[test]
 fn what_is_wrong_is_named() {
     let folder = tempfile::tempdir().unwrap();
@@ -197,10 +267,9 @@ fn what_is_wrong_is_named() {
         error(&["predict", "--model", "missing.onnx", "x.npy"]),
         error(&["predict", "--model", &model, "x.npy"]),
         error(&["predict", "--model", &model, "missing.npy"]),
-        error(&["import", "--onnx", &model, "--mean", "1", "--out", "out.safetensors"]),
+        error(&["import", "--onnx", &model, "--mean", "1,2", "--out", "out.safetensors"]),
         error(&["quantize", "--model", &model, "--calibration", "small", "--out", "out.safetensors"]),
         error(&["eval", "--model", &model, "--inputs", "small", "--compare", &model]),
-        error(&["latency", "--model", &tokens]),
         error(&["hessian", "--model", &tokens, "--out", "h.json"]),
         error(&["import", "--out", "out.safetensors"]),
         error(&["export", "--model", &model, "--out", "out.pt"]),
@@ -208,4 +277,91 @@ fn what_is_wrong_is_named() {
         error(&["export", "--model", &model, "--precision", "w4a8", "--out", "out.onnx"]),
     ];
     insta::assert_snapshot!("wrong_onnx", errors.join("\n"));
+}
+
+/// A network of images whose channels are last, 4 x 6 of them, that multiplies these by 1, 10 and 100.
+#[test]
+fn pictures_become_images_as_the_network_takes_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| program(folder.path()).output(arguments);
+    let model = fixture("channels-last-13", "model.onnx").display().to_string();
+    let pixel = |x: u32, y: u32| [(20 + 30 * x) as u8, (10 + 40 * y) as u8, (9 * x * y) as u8];
+    fs::create_dir(folder.path().join("photos")).unwrap();
+    let picture = image::RgbImage::from_fn(6, 4, |x, y| image::Rgb(pixel(x, y)));
+    picture.save(folder.path().join("photos/a.png")).unwrap();
+    let said = ["--layout", "nhwc", "--resize", "stretch", "--mean", "0.5,0.25,0", "--std", "0.5"];
+    let check = |arguments: &[&str], order: [usize; 3], error: f32| {
+        run(&[&["predict", "--out", "out", "photos/a.png", "--model"], arguments].concat());
+        let output = npy::read(&folder.path().join("out/a.npy")).unwrap().remove(0).1;
+        assert_eq!(output.dims(), [1, 4, 6, 3]);
+        let output = output.floats().unwrap();
+        for (at, found) in output.iter().enumerate() {
+            let (x, y, channel) = (at / 3 % 6, at / 18, at % 3);
+            let value = f32::from(pixel(x as u32, y as u32)[order[channel]]) / 255.0;
+            let (gain, mean) = ([1.0, 10.0, 100.0][channel], [0.5, 0.25, 0.0][channel]);
+            let expected = gain * (value - mean) / 0.5;
+            assert!((found - expected).abs() <= error * gain, "{at}: {found} {expected}");
+        }
+    };
+    check(&[&[&model[..]], &said[..]].concat(), [0, 1, 2], 1e-5);
+    check(&[&[&model[..]], &said[..], &["--channel-order", "bgr"]].concat(), [2, 1, 0], 1e-5);
+    // The file says it then, and that which is made of it.
+    let import = ["import", "--channel-order", "bgr", "--out", "float.safetensors", "--onnx", &model];
+    run(&[&import[..], &said].concat());
+    check(&["float.safetensors"], [2, 1, 0], 1e-5);
+    let calibrate = ["--precisions", "w8a8,w4a8", "--calibration", "photos", "--float-share", "0"];
+    let quantize = ["quantize", "--model", "float.safetensors", "--out", "q.safetensors"];
+    run(&[&quantize[..], &calibrate].concat());
+    check(&["q.safetensors"], [2, 1, 0], 0.02);
+    let info = run(&["info", "q.safetensors"]);
+    for line in
+        ["input       3x4x6", "mean        0.5, 0.25, 0\n", "channels    bgr\n", "pictures    stretched\n"]
+    {
+        assert!(info.contains(line), "{line}: {info}");
+    }
+    // What the model says is of the network that it is compared with, too.
+    let eval =
+        ["eval", "--model", "q.safetensors", "--inputs", "photos", "--layout", "nhwc", "--json", "--compare"];
+    let found: serde_json::Value = serde_json::from_str(&run(&[&eval[..], &[&model]].concat())).unwrap();
+    assert!(found["w8a8"]["relative_error"].as_f64().unwrap() < 0.02, "{found}");
+}
+
+#[test]
+fn what_pictures_cannot_become() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name| fixture(name, "model.onnx").display().to_string();
+    let [last, first, tokens] = ["channels-last-13", "residual-new-18", "encoder-old-17"].map(path);
+    image::RgbImage::new(6, 4).save(folder.path().join("a.png")).unwrap();
+    let _ = program(folder.path()).output(&["import", "--onnx", &first, "--out", "float.safetensors"]);
+    let error = |model: &str, flags: &[&str]| {
+        let text = program(folder.path()).error(&[&["predict", "a.png", "--model", model], flags].concat());
+        text.replace(&last, "last.onnx").replace(&first, "first.onnx").replace(&tokens, "tokens.onnx")
+    };
+    let errors = [
+        error(&last, &[]),
+        error(&last, &["--layout", "nchw", "--channel-order", "bgr"]),
+        error(&last, &["--layout", "nhwc", "--image-size", "8"]),
+        error(&last, &["--layout", "nhwc", "--image-size", "4x"]),
+        error(&last, &["--layout", "nhwc", "--mean", "0.5,0.5"]),
+        error(&last, &["--layout", "nhwc", "--mean", "NaN"]),
+        error(&last, &["--layout", "nhwc", "--std", "1,0,1"]),
+        error(&last, &["--layout", "nhwc", "--resize", "0"]),
+        error(&last, &["--layout", "hwc"]),
+        error(&tokens, &["--layout", "nhwc"]),
+        error(&tokens, &["--mean", "0"]),
+        error("float.safetensors", &["--mean", "0"]),
+        program(folder.path()).error(&[
+            "import",
+            "--model",
+            "resnet8",
+            "--weights",
+            "x",
+            "--std",
+            "1",
+            "--out",
+            "y",
+        ]),
+        program(folder.path()).error(&["eval", "--model", "float.safetensors", "--resize", "9"]),
+    ];
+    insta::assert_snapshot!("wrong_pictures", errors.join("\n"));
 }

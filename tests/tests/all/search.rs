@@ -122,7 +122,7 @@ fn what_does_not_fit_is_refused() {
     refused(
         &float,
         &[
-            "run/float.safetensors`: a float model: expected a multi-precision or nested one",
+            "run/float.safetensors`: a float model: expected a multi-precision, nested or calibrated one",
             "hint: ",
             "--mixed",
         ],
@@ -130,14 +130,22 @@ fn what_does_not_fit_is_refused() {
     let quantize = ["quantize", "--model", "run/float.safetensors", "--out", "joint.safetensors"];
     let _ = program.output(&quantize);
     let joint = ["search", "--model", "joint.safetensors", "--budget", "avg-bits=4"];
-    refused(
-        &joint,
-        &[
-            "joint.safetensors`: a calibrated model: expected a multi-precision or nested one",
-            "hint: ",
-            "--mixed",
-        ],
-    );
+    let traces = [&joint[..], &["--traces", "traces.json"]].concat();
+    refused(&traces, &["--traces traces.json: a calibrated model: expected --inputs"]);
+    refused(&all(&["--budget", "avg-bits=4", "--inputs", "."]), &["--inputs .: a multi-precision model"]);
+    // Training images of its dataset.
+    let text = program.output(&[&joint[..], &["--limit", "32", "--out", "joint.toml"]].concat());
+    assert!(text.contains("wrote joint.toml"), "{text}");
+    let text = program.output(&[
+        "latency",
+        "--model",
+        "joint.safetensors",
+        "--plan",
+        "joint.toml",
+        "--samples",
+        "1",
+    ]);
+    assert!(text.contains("mixed"), "{text}");
 
     let traces = fs::read_to_string(program.at("run/traces.json")).expect("traces");
     fs::write(program.at("other.json"), traces.replace("stages.1.0.conv1", "stages.1.0.conv9"))

@@ -242,6 +242,15 @@ impl CalibratedLayer {
         Some(Self { passes, ..self.clone() }.packed())
     }
 
+    /// The same layer with what it computes with at the first precision at which it has these widths, as the only one, which is called
+    /// `precision`; `None` if there is none.
+    #[must_use]
+    pub fn planned(&self, widths: Precision, precision: Precision) -> Option<Self> {
+        let pass = self.passes.iter().find(|pass| pass.widths == widths)?;
+        let passes = vec![CalibratedPass { precision, ..pass.clone() }];
+        Some(Self { passes, ..self.clone() }.packed())
+    }
+
     /// Codes of 8 bits: the stored ones, or such as give those that are packed.
     #[must_use]
     pub fn stored_codes(&self) -> Cow<'_, [i8]> {

@@ -8,6 +8,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::str::FromStr;
 
 crate::named! {
     /// Whether precisions share their BatchNorm.
@@ -29,6 +30,54 @@ crate::named! {
         /// One, for mixed passes only.
         One = "one",
     }
+
+    /// The colours of the channels of images, in the order in which a network takes them. A single channel is grey.
+    #[derive(Default)]
+    ChannelOrder, "order of channels" {
+        /// Red, green, blue.
+        #[default]
+        Rgb = "rgb",
+        /// Blue, green, red.
+        Bgr = "bgr",
+    }
+}
+
+/// What of a picture becomes the image that a network takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resize {
+    /// Its middle, seven eighths of the largest part with the sides' ratio of the image.
+    #[default]
+    Middle,
+    /// Its middle, once the shorter side has so many pixels: at least 1; a part that is larger than the picture is made as large as fits.
+    Shorter(u32),
+    /// All of it, stretched.
+    Stretch,
+}
+
+impl fmt::Display for Resize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Middle => f.pad("middle"),
+            Self::Shorter(side) => write!(f, "{side}"),
+            Self::Stretch => f.pad("stretch"),
+        }
+    }
+}
+
+impl FromStr for Resize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.parse()) {
+            ("middle", _) => Ok(Self::Middle),
+            ("stretch", _) => Ok(Self::Stretch),
+            (_, Ok(side)) if (1..=MAX_SIDE).contains(&side) => Ok(Self::Shorter(side)),
+            _ => {
+                Err(format!("`{text}`: expected `middle`, `stretch` or a whole number from 1 to {MAX_SIDE}"))
+            }
+        }
+    }
 }
 
 /// What is subtracted from pixels, and then divides them: per channel, of `pixel / 255`.
@@ -39,22 +88,33 @@ pub struct Normalization {
     pub mean: Vec<f32>,
     /// `[c]`, above 0.
     pub std: Vec<f32>,
+    /// Which colours the channels are.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub order: ChannelOrder,
 }
 
 impl Normalization {
+    /// Pixels from 0 to 1, as they are.
+    #[must_use]
+    pub fn none(channels: usize) -> Self {
+        Self { mean: vec![0.0; channels], std: vec![1.0; channels], order: ChannelOrder::Rgb }
+    }
+
     /// That of ImageNet's training images, as trained networks for photographs expect it.
     #[must_use]
     pub fn imagenet() -> Self {
-        Self { mean: vec![0.485, 0.456, 0.406], std: vec![0.229, 0.224, 0.225] }
+        Self { mean: vec![0.485, 0.456, 0.406], std: vec![0.229, 0.224, 0.225], order: ChannelOrder::Rgb }
     }
 
-    /// Whether images of so many channels can be normalised by it: one finite mean and one positive deviation a channel.
+    /// Whether images of so many channels can be normalised by it: one finite mean and one positive deviation a channel, and three
+    /// channels for another order than the usual one.
     #[must_use]
     pub fn fits(&self, channels: usize) -> bool {
         self.mean.len() == channels
             && self.std.len() == channels
             && self.mean.iter().all(|mean| mean.is_finite())
             && self.std.iter().all(|&std| std.is_finite() && std > 0.0)
+            && (channels == 3 || is_usual(&self.order))
     }
 }
 
@@ -133,6 +193,9 @@ pub struct Description {
     pub dataset: String,
     /// What is done to pixels.
     pub normalization: Normalization,
+    /// What of pictures in files becomes its images.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub resize: Resize,
     /// The precisions it was trained for.
     pub precisions: PrecisionSet,
     /// What the layers at the edges compute in at every precision.
@@ -157,8 +220,8 @@ pub struct Description {
     /// The sizes of a language model, as its constructor takes them, and the tokens that end a text (`end_tokens`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<Value>,
-    /// The precision of each layer of a packed plan, or the one that each layer of a nested model has in every pass, though the file
-    /// has its other widths, too.
+    /// The precision of each layer of a packed plan, and of a calibrated one, whose layers have what they are at that under the precision
+    /// of edges; or the one that each layer of a nested model has in every pass, though the file has its other widths, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<PrecisionPlan>,
     /// The shapes of packed weights by name, in files without a graph.
@@ -271,13 +334,16 @@ impl Description {
         Some(LayerFormat::new(graph, layer, &precisions, edge, plan, self.group_size))
     }
 
-    /// The widths of a layer of a calibrated model with this graph at one of its precisions.
+    /// The widths of a layer of a calibrated model with this graph at one of its precisions, or those that its plan has for it.
     ///
     /// # Panics
     /// If there is no such layer.
     #[must_use]
     pub fn calibrated_widths(&self, graph: &Graph, layer: usize, precision: Precision) -> Precision {
-        if !self.switch_edge && graph.is_edge(layer) {
+        let planned = self.plan.as_ref().and_then(|plan| plan.get(&graph.layers()[layer].name));
+        if let Some(widths) = planned {
+            widths
+        } else if !self.switch_edge && graph.is_edge(layer) {
             self.edge
         } else if !self.switch_depthwise && graph.layers()[layer].kind.is_depthwise() {
             Precision { weights: STORED, ..precision }
@@ -356,7 +422,7 @@ impl Description {
                 _ => return wrong(GraphError::Empty.to_string()),
             }
         }
-        let Normalization { mean, std } = &self.normalization;
+        let Normalization { mean, std, order } = &self.normalization;
         for (name, values) in [("mean", mean), ("std", std)] {
             if values.len() != self.input.channels {
                 return wrong(format!(
@@ -371,6 +437,14 @@ impl Description {
         }
         if let Some(value) = std.iter().find(|value| !value.is_finite() || **value <= 0.0) {
             return wrong(format!("normalization.std holds {value}: expected finite numbers above 0"));
+        }
+        if !is_usual(order) && self.input.channels != 3 {
+            return wrong(format!("normalization.order is {order}: expected that of 3 input channels"));
+        }
+        if let Resize::Shorter(side) = self.resize
+            && !(1..=MAX_SIDE).contains(&side)
+        {
+            return wrong(format!("resize is {side}: expected 1 to {MAX_SIDE}"));
         }
         if let ArtifactKind::Packed(precision) = self.kind
             && self.precisions.position(precision).is_none()
@@ -394,10 +468,11 @@ impl Description {
         let fits = match self.kind {
             ArtifactKind::PackedPlan => self.plan.is_some(),
             ArtifactKind::Nested => true,
+            ArtifactKind::Calibrated => self.plan.is_none() || self.precisions == PrecisionSet::of(self.edge),
             _ => self.plan.is_none(),
         };
         if !fits {
-            let expected = "expected a plan in packed plans, and only there and in nested models";
+            let expected = "expected a plan in packed plans, and only there, in nested models and in calibrated ones of one precision";
             return wrong(format!("a {} model: {expected}", self.kind));
         }
         Ok(())
@@ -450,6 +525,14 @@ impl Description {
 fn is_classification(task: &str) -> bool {
     task == "classify"
 }
+
+/// Whether it is that of files that do not say it.
+fn is_usual<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// Pixels of the shorter side of a picture, at most.
+const MAX_SIDE: u32 = 1 << 15;
 
 /// Above every size that makes sense; keeps products of sizes far from overflow.
 const MAX_SIZE: usize = 1 << 22;

@@ -19,7 +19,8 @@ mod tensors;
 
 pub use calibrated::{CalibratedError, CalibratedLayer, CalibratedPass};
 pub use description::{
-    ArtifactKind, BatchNormKind, Description, InputShape, LayerFormat, MixedNorm, Normalization,
+    ArtifactKind, BatchNormKind, ChannelOrder, Description, InputShape, LayerFormat, MixedNorm,
+    Normalization, Resize,
 };
 pub use error::ArtifactError;
 pub use format::{FIRST_VERSION, FORMAT_VERSION, MAX_HEADER_BYTES, METADATA_KEY};

@@ -8,7 +8,7 @@ use super::operators::{self, Refusal, compute, ints};
 use super::values::{Extent, Val, Values, refused};
 use crate::arrays::Array;
 use crate::file::{
-    Artifact, ArtifactKind, BatchNormKind, Description, FORMAT_VERSION, InputShape, Normalization,
+    Artifact, ArtifactKind, BatchNormKind, Description, FORMAT_VERSION, InputShape, Normalization, Resize,
     TensorEntry,
 };
 use crate::graph::{
@@ -17,6 +17,18 @@ use crate::graph::{
 use dr_precision::PrecisionSet;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
+
+crate::named! {
+    /// The order of the axes of images, as a file's network takes them.
+    #[derive(Default)]
+    Layout, "layout" {
+        /// Channels before rows and columns.
+        #[default]
+        Nchw = "nchw",
+        /// Channels last.
+        Nhwc = "nhwc",
+    }
+}
 
 /// A network of a file.
 #[derive(Clone, Debug)]
@@ -56,7 +68,6 @@ impl Imported {
             }
             _ => None,
         };
-        let channels = input.channels;
         let precisions = PrecisionSet::default();
         let description = Description {
             format_version: FORMAT_VERSION,
@@ -67,7 +78,8 @@ impl Imported {
             input,
             classes: classes.unwrap_or(1),
             dataset: "folder".to_owned(),
-            normalization: Normalization { mean: vec![0.0; channels], std: vec![1.0; channels] },
+            normalization: Normalization::none(input.channels),
+            resize: Resize::default(),
             edge: precisions.highest(),
             precisions,
             switch_edge: false,
@@ -87,12 +99,13 @@ impl Imported {
     }
 }
 
-/// Turns a file into a graph.
+/// Turns a file into a graph, which takes images `[batch, channels, rows, columns]` whatever their layout in the file is.
 ///
 /// # Errors
-/// [`OnnxImportError::Refused`] with all nodes that cannot be run, and nodes whose constants make no sense.
-pub fn lower(model: &Model) -> Result<Imported, OnnxImportError> {
-    let mut lowering = Lowering::new(model)?;
+/// [`OnnxImportError::Refused`] with all nodes that cannot be run, nodes whose constants make no sense, and an input that cannot have the
+/// layout.
+pub fn lower(model: &Model, layout: Layout) -> Result<Imported, OnnxImportError> {
+    let mut lowering = Lowering::new(model, layout)?;
     for at in lowering.live() {
         lowering.node(at);
     }
@@ -101,6 +114,8 @@ pub fn lower(model: &Model) -> Result<Imported, OnnxImportError> {
 
 struct Lowering<'a> {
     model: &'a Model,
+    /// What the graph takes.
+    inputs: Vec<ValueInfo>,
     values: Values,
     /// What is known of the values of the file.
     vals: HashMap<&'a str, Val>,
@@ -112,7 +127,7 @@ struct Lowering<'a> {
 }
 
 impl<'a> Lowering<'a> {
-    fn new(model: &'a Model) -> Result<Self, OnnxImportError> {
+    fn new(model: &'a Model, layout: Layout) -> Result<Self, OnnxImportError> {
         let mut readers: HashMap<&str, Vec<usize>> = HashMap::new();
         for (at, node) in model.nodes.iter().enumerate() {
             node.inputs.iter().flatten().for_each(|name| readers.entry(name).or_default().push(at));
@@ -122,6 +137,7 @@ impl<'a> Lowering<'a> {
         }
         let mut lowering = Self {
             model,
+            inputs: model.inputs.clone(),
             values: Values::default(),
             vals: HashMap::new(),
             readers,
@@ -129,6 +145,7 @@ impl<'a> Lowering<'a> {
             refused: vec![],
         };
         match &model.inputs[..] {
+            inputs if layout == Layout::Nhwc => lowering.channels_last(inputs)?,
             [input] if image_channels(input).is_some() => {
                 let channels = image_channels(input).unwrap_or_default();
                 lowering.input(input, Op::Images { channels })?;
@@ -143,6 +160,35 @@ impl<'a> Lowering<'a> {
             }
         }
         Ok(lowering)
+    }
+
+    /// The only input as images whose channels the network of the file wants last.
+    fn channels_last(&mut self, inputs: &'a [ValueInfo]) -> Result<(), OnnxImportError> {
+        let wrong = |name: &str, found: &str| {
+            let expected =
+                "expected one input of floats [batch, rows, columns, channels], with the number of channels";
+            OnnxImportError::input(name, &Refusal::Wrong(format!("{found} with the layout nhwc: {expected}")))
+        };
+        let [input] = inputs else {
+            let first = inputs.first().map_or("", |input| &input.name);
+            return Err(wrong(first, &format!("one of {}", inputs.len())));
+        };
+        let first = match input.dims.as_deref() {
+            Some([batch, rows, columns, channels]) => [batch, channels, rows, columns].map(Clone::clone),
+            Some(dims) => return Err(wrong(&input.name, &format!("{} axes", dims.len()))),
+            None => return Err(wrong(&input.name, "no sizes")),
+        };
+        let images = ValueInfo { dims: Some(first.to_vec()), ..input.clone() };
+        let channels =
+            image_channels(&images).ok_or_else(|| wrong(&input.name, "open channels or other elements"))?;
+        let mut turned = || {
+            let images = self.values.push(Op::Images { channels }, &[])?;
+            self.values.emit(TensorOp::Transpose(vec![0, 2, 3, 1]), &[Val::Node(images)])
+        };
+        let turned = turned().map_err(|why| OnnxImportError::input(&input.name, &why))?;
+        self.vals.insert(&input.name, turned);
+        self.inputs = vec![images];
+        Ok(())
     }
 
     fn input(&mut self, input: &'a ValueInfo, op: Op) -> Result<(), OnnxImportError> {
@@ -644,10 +690,10 @@ impl<'a> Lowering<'a> {
             let dims = output.dims.as_ref().map(|dims| dims.iter().map(known).collect());
             results.push(NamedResult { name: output.name.clone(), value, element: output.element, dims });
         }
-        let Self { values: Values { graph, tensors, .. }, model, .. } = self;
+        let Self { values: Values { graph, tensors, .. }, model, inputs, .. } = self;
         let (graph, used) = graph.of_results(&results)?;
         let tensors = tensors.into_iter().filter(|(name, _)| used.contains(name)).collect();
-        Ok(Imported { graph, tensors, inputs: model.inputs.clone(), metadata: model.metadata.clone() })
+        Ok(Imported { graph, tensors, inputs, metadata: model.metadata.clone() })
     }
 }
 

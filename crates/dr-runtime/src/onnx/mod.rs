@@ -19,7 +19,7 @@ mod values;
 
 pub use error::{Definer, OnnxImportError, OnnxReadError, RefusedNode};
 pub use file::{Attribute, Dim, Model, NodeInfo, ValueInfo};
-pub use lower::{Imported, lower};
+pub use lower::{Imported, Layout, lower};
 pub use tensor::Initializer;
 
 /// The versions of the default operators (`ai.onnx`) that are read.

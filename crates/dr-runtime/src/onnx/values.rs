@@ -121,7 +121,7 @@ impl Values {
 
     /// Adds a node, or one for the same in fewer steps.
     pub fn push(&mut self, op: Op, inputs: &[Value]) -> Result<Value, Refusal> {
-        if let Some(same) = self.unchanged(&op, inputs) {
+        if let Some(same) = self.unchanged(&op, inputs).or_else(|| self.turned_back(&op, inputs)) {
             return Ok(same);
         }
         let (op, inputs) = match self.shorter(&op, inputs) {
@@ -176,6 +176,30 @@ impl Values {
         // The number adds no axes.
         let fits = dims.is_empty() || self.rank_of_value(x).is_some_and(|rank| rank >= dims.len());
         (self.number(x).is_none() && fits).then_some(x)
+    }
+
+    /// What is turned, and turned back: a value from before.
+    fn turned_back(&self, op: &Op, inputs: &[Value]) -> Option<Value> {
+        let node = |value: Value| &self.graph.nodes()[value];
+        let of_array = |value: Value| match (&node(value).op, &node(value).inputs[..]) {
+            (Op::Array(TensorOp::Array), &[x]) => Some(x),
+            _ => None,
+        };
+        match (op, inputs) {
+            (Op::Array(TensorOp::Transpose(back)), &[turned]) => {
+                match (&node(turned).op, &node(turned).inputs[..]) {
+                    (Op::Array(TensorOp::Transpose(axes)), &[x]) if axes.len() == back.len() => {
+                        let stays = back.iter().enumerate().all(|(at, &axis)| axes.get(axis) == Some(&at));
+                        stays.then(|| of_array(x).unwrap_or(x))
+                    }
+                    _ => None,
+                }
+            }
+            (&Op::Array(TensorOp::Images { channels }), &[array]) => {
+                of_array(array).filter(|&x| self.graph.kind(x) == Kind::Images(channels))
+            }
+            _ => None,
+        }
     }
 
     /// The one operation that several spell: `x * sigmoid(x)` and the like.

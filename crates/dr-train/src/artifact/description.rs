@@ -8,11 +8,18 @@ use crate::models::{LlamaConfig, LlamaKind, ModelKind, Sizes, models};
 use crate::nn::{Model, QuantConfig};
 use burn::tensor::Device;
 use dr_precision::PrecisionSet;
+use dr_runtime::file::Resize;
 use dr_runtime::graph::Graph;
 use std::collections::BTreeMap;
 
 impl From<ImageShape> for InputShape {
     fn from(shape: ImageShape) -> Self {
+        Self { channels: shape.channels, height: shape.height, width: shape.width }
+    }
+}
+
+impl From<InputShape> for ImageShape {
+    fn from(shape: InputShape) -> Self {
         Self { channels: shape.channels, height: shape.height, width: shape.width }
     }
 }
@@ -62,7 +69,6 @@ impl Described for Description {
     fn new(
         dataset: &str, model: &dyn ModelKind, input: InputShape, classes: usize, precisions: PrecisionSet,
     ) -> Self {
-        let channels = input.channels;
         Self {
             format_version: FORMAT_VERSION,
             kind: ArtifactKind::Float,
@@ -72,7 +78,8 @@ impl Described for Description {
             input,
             classes,
             dataset: dataset.to_string(),
-            normalization: Normalization { mean: vec![0.0; channels], std: vec![1.0; channels] },
+            normalization: Normalization::none(input.channels),
+            resize: Resize::default(),
             edge: QuantConfig::new(precisions.clone()).edge,
             switch_edge: false,
             switch_depthwise: false,

@@ -13,7 +13,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use dr_kernels::{CodeState, PackedTensor, dequantize, layout, quantize_pack, switch};
 use dr_precision::{Precision, PrecisionPlan, PrecisionSet};
 use dr_runtime::arrays::Array;
-use dr_runtime::file::{CalibratedLayer, NestedWeight};
+use dr_runtime::file::{CalibratedLayer, NestedWeight, PlanFitError};
 use dr_runtime::graph::{self, Embedding, Graph, Kind, Layer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -45,10 +45,12 @@ pub trait SavedModel: Sized {
 
     /// The same network with each layer at the precision that `plan` has for it, its weights packed: one scale vector and
     /// one BatchNorm for each layer, with the mean statistics of the passes of `batches` through it. Nested weights stay as they are, with all
-    /// widths, of which the network then uses those of the plan.
+    /// widths, of which the network then uses those of the plan. Calibrated layers are what they are at a precision at which they have the widths
+    /// of the plan, which names all but those in floats.
     ///
     /// # Errors
-    /// If this is neither a multi-precision artifact trained for mixed precision nor one with nested weights, or the plan does not fit it.
+    /// If this is neither a multi-precision artifact trained for mixed precision nor one with nested weights or calibrated layers, or the plan does
+    /// not fit it.
     fn export_plan<I: Input + Into<Value>>(
         &self, plan: &PrecisionPlan, batches: &[I], device: &Device,
     ) -> Result<Self, ArtifactError>;
@@ -161,6 +163,9 @@ impl SavedModel for Artifact {
             let plan = Some(PrecisionPlan::new(in_order).map_err(ArtifactError::network)?);
             let description = Description { plan, ..description.clone() };
             return Ok(Self { description, tensors: self.tensors.clone() });
+        }
+        if description.kind == ArtifactKind::Calibrated {
+            return calibrated_with(self, plan);
         }
         let config = several_precisions(description)?;
         if description.mixed.is_none() {
@@ -307,6 +312,32 @@ fn calibrated_at(artifact: &Artifact, precision: Precision) -> Result<Artifact, 
         layer.tensors(name).iter().for_each(|(name, _)| drop(tensors.remove(name)));
         tensors.extend(layer.only(precision).iter().flat_map(|only| only.tensors(name)));
     }
+    Ok(Artifact { description, tensors })
+}
+
+/// The same with each layer at the widths of a plan.
+fn calibrated_with(artifact: &Artifact, plan: &PrecisionPlan) -> Result<Artifact, ArtifactError> {
+    let (mut tensors, edge) = (artifact.tensors.clone(), artifact.description.edge);
+    let names = artifact.graph()?.layers().iter().map(|layer| layer.name.as_str());
+    let layers: Vec<_> =
+        names.zip(artifact.calibrated()?).filter_map(|(name, layer)| Some((name, layer?))).collect();
+    if let Some((name, _)) = plan.iter().find(|(name, _)| layers.iter().all(|(layer, _)| layer != name)) {
+        let names: Vec<&str> = layers.iter().map(|(name, _)| *name).collect();
+        return Err(PlanFitError::Unknown { layer: name.to_owned(), expected: names.join(", ") }.into());
+    }
+    for (name, layer) in &layers {
+        let missing = || PlanFitError::Missing { layer: (*name).to_owned(), layers: layers.len() };
+        let widths = plan.get(name).ok_or_else(missing)?;
+        let planned = layer.planned(widths, edge).ok_or_else(|| {
+            let expected = layer.passes().iter().map(|pass| pass.widths.to_string()).collect::<BTreeSet<_>>();
+            let expected = expected.into_iter().collect::<Vec<_>>().join(" or ");
+            PlanFitError::Precision { layer: (*name).to_owned(), precision: widths, expected }
+        })?;
+        layer.tensors(name).iter().for_each(|(name, _)| drop(tensors.remove(name)));
+        tensors.extend(planned.tensors(name));
+    }
+    let precisions = PrecisionSet::of(edge);
+    let description = Description { precisions, plan: Some(plan.clone()), ..artifact.description.clone() };
     Ok(Artifact { description, tensors })
 }
 

@@ -9,6 +9,7 @@ mod default_device;
 mod distillation;
 mod error;
 mod memory;
+mod pictures;
 mod resolve;
 mod settings;
 mod usage;
@@ -18,6 +19,7 @@ pub use args::{Cli, Command};
 pub use distillation::ResolvedDistillation;
 pub use error::CommandError;
 pub use memory::keep_freed_memory;
+pub use pictures::PictureArgs;
 pub use resolve::ResolvedTraining;
 pub use settings::{Settings, TrainArgs};
 

@@ -91,6 +91,24 @@ pub(super) fn between(min: usize, max: usize) -> impl Fn(&str) -> Result<usize, 
     }
 }
 
+/// Bytes, in GiB.
+pub(super) fn gibibytes(text: &str) -> Result<u64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if (0.0..=1e6).contains(&number) => Ok((number * f64::from(1 << 30)) as u64),
+        _ => Err(format!("`{text}`: expected a number from 0 to 1000000")),
+    }
+}
+
+/// Rows and columns of images, `N` for both or `HxW`.
+pub(super) fn image_size(text: &str) -> Result<[usize; 2], String> {
+    let side = between(1, 4096);
+    let (rows, columns) = text.split_once('x').unwrap_or((text, text));
+    let sides = side(rows).and_then(|rows| Ok([rows, side(columns)?]));
+    sides.map_err(|_| {
+        format!("`{text}`: expected a whole number from 1 to 4096, or rows and columns such as 48x320")
+    })
+}
+
 /// Weights that share a scale.
 pub(super) fn group_size() -> impl Fn(&str) -> Result<NonZeroUsize, String> + Clone {
     let number = between(8, 1 << 20);

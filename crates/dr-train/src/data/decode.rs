@@ -1,8 +1,8 @@
 //! From an image file to pixels of the network's size.
 
 use super::images::ImageShape;
-use super::normalization::{Normalization, tables};
-use dr_runtime::file::InputShape;
+use super::normalization::{Normalization, Pixels};
+use dr_runtime::file::Resize;
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeError, ResizeOptions, Resizer};
 use image::{ImageError, ImageReader, Limits, RgbImage};
@@ -22,7 +22,9 @@ pub(crate) enum DecodeError {
     Empty(u32, u32),
     #[error("an image made {0} x {1} pixels: expected fewer")]
     Large(usize, usize),
-    #[error("an image, for {0} channels: expected a network of 1 or 3")]
+    #[error(
+        "an image, for {0} channels: expected a network of 1 or 3 (ONNX files with the channels last: --layout nhwc)"
+    )]
     Channels(usize),
 }
 
@@ -34,11 +36,15 @@ struct Cut([f64; 4]);
 const LARGEST_SIDE: u32 = 1 << 15;
 const LARGEST_BYTES: u64 = 1 << 29;
 
-/// Reads an image and makes it `shape`, `[3, h, w]` written to the end of `out`: with random numbers, a random part of random
-/// shape, reflected every second time, as is usual in training (Szegedy et al., arXiv:1409.4842, section 6); without them, the middle.
+/// Reads an image and makes it `shape`, `[c, h, w]` written to the end of `out`, grey if that has one channel: with random numbers, a
+/// random part of random shape, reflected every second time, as is usual in training (Szegedy et al., arXiv:1409.4842, section 6); without
+/// them, what `resize` says.
 pub(super) fn decode(
-    path: &Path, shape: ImageShape, rng: Option<&mut dyn Rng>, out: &mut Vec<u8>,
+    path: &Path, shape: ImageShape, resize: Resize, rng: Option<&mut dyn Rng>, out: &mut Vec<u8>,
 ) -> Result<(), DecodeError> {
+    if !matches!(shape.channels, 1 | 3) {
+        return Err(DecodeError::Channels(shape.channels));
+    }
     let image = read(path)?;
     let (width, height) = image.dimensions();
     if width == 0 || height == 0 {
@@ -46,42 +52,38 @@ pub(super) fn decode(
     }
     let (cut, flip) = match rng {
         Some(rng) => (Cut::random(width, height, rng), rng.random_bool(0.5)),
-        None => (Cut::middle(width, height), false),
+        None => (Cut::new(width, height, shape, resize), false),
     };
-    let pixels = resize(&image, cut, shape)?;
-    for channel in 0..3 {
+    let pixels = resized(&image, cut, shape)?;
+    let mut plane = |value: &dyn Fn(&[u8]) -> u8| {
         for row in pixels.chunks_exact(3 * shape.width) {
-            let values = row.chunks_exact(3).map(|pixel| pixel[channel]);
+            let values = row.chunks_exact(3).map(value);
             if flip { out.extend(values.rev()) } else { out.extend(values) }
         }
+    };
+    match shape.channels {
+        1 => plane(&|pixel| (pixel.iter().map(|&colour| u16::from(colour)).sum::<u16>() / 3) as u8),
+        _ => (0..3).for_each(|channel| plane(&|pixel| pixel[channel])),
     }
     Ok(())
 }
 
-/// Reads an image as a network takes it: `[channels, rows, columns]`, the middle of the image, normalised; of one channel, the mean of the
-/// three colours.
+/// Reads an image as a network takes it: `[channels, rows, columns]`, what `resize` says of the image, normalised; of one channel, the
+/// mean of the three colours.
 ///
 /// # Errors
 /// A file that is no image, channels that images do not have.
 pub(crate) fn image_file(
-    path: &Path, shape: InputShape, normalization: &Normalization,
+    path: &Path, shape: ImageShape, resize: Resize, normalization: &Normalization,
 ) -> Result<Vec<f32>, DecodeError> {
-    let InputShape { channels, height, width } = shape;
-    if !matches!(channels, 1 | 3) {
-        return Err(DecodeError::Channels(channels));
-    }
+    let ImageShape { height, width, .. } = shape;
     if height.saturating_mul(width) > LARGEST_BYTES as usize / 4 {
         return Err(DecodeError::Large(width, height));
     }
-    let mut pixels = vec![];
-    decode(path, ImageShape { channels: 3, height, width }, None, &mut pixels)?;
-    let plane = height * width;
-    if channels == 1 {
-        let grey = |at: usize| ((0..3).map(|c| u16::from(pixels[c * plane + at])).sum::<u16>() / 3) as u8;
-        pixels = (0..plane).map(grey).collect();
-    }
-    let tables = tables(normalization);
-    Ok(pixels.iter().enumerate().map(|(at, &pixel)| tables[at / plane][usize::from(pixel)]).collect())
+    let (mut pixels, mut values) = (vec![], vec![]);
+    decode(path, shape, resize, None, &mut pixels)?;
+    Pixels::new(normalization).extend(&mut values, &pixels);
+    Ok(values)
 }
 
 /// Reads an image and stretches it to `shape`, `[3, h, w]` written to the end of `out`. The result is its rows and columns before.
@@ -96,7 +98,7 @@ pub(super) fn stretched(
     let size = [height as usize, width as usize];
     let pixels = match size == [shape.height, shape.width] {
         true => image.into_raw(),
-        false => resize(&image, Cut([0.0, 0.0, f64::from(width), f64::from(height)]), shape)?,
+        false => resized(&image, Cut::new(width, height, shape, Resize::Stretch), shape)?,
     };
     (0..3).for_each(|channel| out.extend(pixels.chunks_exact(3).map(|pixel| pixel[channel])));
     Ok(size)
@@ -113,7 +115,7 @@ fn read(path: &Path) -> Result<RgbImage, DecodeError> {
 }
 
 /// `[h, w, 3]`, bilinear, with as wide a filter as shrinking needs.
-fn resize(image: &RgbImage, cut: Cut, shape: ImageShape) -> Result<Vec<u8>, DecodeError> {
+fn resized(image: &RgbImage, cut: Cut, shape: ImageShape) -> Result<Vec<u8>, DecodeError> {
     let (width, height) = image.dimensions();
     let source = ImageRef::new(width, height, image.as_raw(), PixelType::U8x3);
     let Ok(source) = source else { return Err(DecodeError::Empty(width, height)) };
@@ -127,10 +129,20 @@ fn resize(image: &RgbImage, cut: Cut, shape: ImageShape) -> Result<Vec<u8>, Deco
 }
 
 impl Cut {
-    /// The middle square, with seven eighths of the shorter side: of 256 pixels 224.
-    fn middle(width: u32, height: u32) -> Self {
-        let side = f64::from(width.min(height)) * 0.875;
-        Self([(f64::from(width) - side) / 2.0, (f64::from(height) - side) / 2.0, side, side])
+    /// What `resize` says of an image that is to become `shape`: usually, for a square, the middle with seven eighths of the shorter side, of
+    /// 256 pixels 224.
+    fn new(width: u32, height: u32, shape: ImageShape, resize: Resize) -> Self {
+        let (width, height) = (f64::from(width), f64::from(height));
+        let ratio = shape.height as f64 / shape.width.max(1) as f64;
+        let largest = width.min(height / ratio);
+        let side = match resize {
+            Resize::Middle => largest * 0.875,
+            Resize::Shorter(side) => {
+                largest.min(shape.width as f64 * width.min(height) / f64::from(side.max(1)))
+            }
+            Resize::Stretch => return Self([0.0, 0.0, width, height]),
+        };
+        Self([(width - side) / 2.0, (height - side * ratio) / 2.0, side, side * ratio])
     }
 
     /// 8 to 100 % of the area, with sides of 3:4 to 4:3; the middle if ten tries give nothing that fits.
@@ -166,6 +178,19 @@ mod tests {
                 assert!(left + w <= f64::from(width) && top + h <= f64::from(height));
             }
         }
-        assert_eq!(Cut::middle(256, 512), Cut([16.0, 144.0, 224.0, 224.0]));
+    }
+
+    #[test]
+    fn cuts_of_the_middle() {
+        let of = |width, height, [rows, columns]: [usize; 2], resize| {
+            Cut::new(width, height, ImageShape { channels: 3, height: rows, width: columns }, resize)
+        };
+        assert_eq!(of(256, 512, [224, 224], Resize::Middle), Cut([16.0, 144.0, 224.0, 224.0]));
+        // 512 pixels become 256: of 224 there are 448.
+        assert_eq!(of(512, 800, [224, 224], Resize::Shorter(256)), Cut([32.0, 176.0, 448.0, 448.0]));
+        assert_eq!(of(300, 200, [50, 100], Resize::Shorter(100)), Cut([50.0, 50.0, 200.0, 100.0]));
+        // Three times as wide as high, of a square: all of its columns.
+        assert_eq!(of(90, 90, [20, 60], Resize::Shorter(30)), Cut([0.0, 30.0, 90.0, 30.0]));
+        assert_eq!(of(300, 200, [48, 320], Resize::Stretch), Cut([0.0, 0.0, 300.0, 200.0]));
     }
 }

@@ -4,6 +4,7 @@ use super::error::DataError;
 use super::images::ImageShape;
 use super::{DataSource, DatasetKind, ImageSet, random};
 use crate::config::TrainConfig;
+use dr_runtime::file::Resize;
 use rand::seq::SliceRandom;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -20,8 +21,10 @@ pub type LabelledFile = (PathBuf, usize);
 pub struct ImageFiles {
     /// Each with its class.
     pub files: Vec<LabelledFile>,
-    /// What they are made into: 3 channels.
+    /// What they are made into: 3 channels, or a grey one.
     pub shape: ImageShape,
+    /// What of each that is, but in training.
+    pub resize: Resize,
     /// The names of the classes' folders, sorted.
     pub classes: Vec<String>,
     /// The files that could not be read, and why.
@@ -30,7 +33,23 @@ pub struct ImageFiles {
 
 impl ImageFiles {
     fn new(files: Vec<LabelledFile>, shape: ImageShape, classes: Vec<String>) -> Self {
-        Self { files, shape, classes, skipped: Mutex::default() }
+        Self { files, shape, resize: Resize::default(), classes, skipped: Mutex::default() }
+    }
+
+    /// Others of such files.
+    fn with_files(&self, files: Vec<LabelledFile>) -> Self {
+        Self { resize: self.resize, ..Self::new(files, self.shape, self.classes.clone()) }
+    }
+
+    /// The same files as images of another shape, or of another part of each.
+    ///
+    /// # Errors
+    /// Channels that images in files do not have.
+    pub fn framed(self, shape: ImageShape, resize: Resize) -> Result<Self, FolderError> {
+        match shape.channels {
+            1 | 3 => Ok(Self { shape, resize, ..self }),
+            found => Err(FolderError::Channels(found)),
+        }
     }
 
     /// How many there are.
@@ -48,8 +67,8 @@ impl ImageFiles {
     /// All images below a folder, in the order of their paths; none has a class that is known, so all have the same.
     ///
     /// # Errors
-    /// A folder that cannot be listed, or has no images.
-    pub fn below(dir: &Path, side: usize) -> Result<Self, FolderError> {
+    /// A folder that cannot be listed, or has no images; channels that images in files do not have.
+    pub fn below(dir: &Path, shape: ImageShape, resize: Resize) -> Result<Self, FolderError> {
         let (mut files, mut folders) = (vec![], vec![dir.to_owned()]);
         while let Some(folder) = folders.pop() {
             for path in list(&folder)? {
@@ -65,16 +84,14 @@ impl ImageFiles {
             return Err(FolderError::Empty(dir.into()));
         }
         files.sort_unstable();
-        let shape = ImageShape { channels: 3, height: side, width: side };
-        Ok(Self::new(files, shape, vec!["any".to_owned()]))
+        Self::new(files, shape, vec!["any".to_owned()]).framed(shape, resize)
     }
 
     /// At most `count` of them, evenly spread.
     #[must_use]
     pub fn spread(&self, count: usize) -> Self {
         let (all, count) = (self.files.len(), count.min(self.files.len()));
-        let files = (0..count).map(|at| self.files[at * all / count].clone()).collect();
-        Self::new(files, self.shape, self.classes.clone())
+        self.with_files((0..count).map(|at| self.files[at * all / count].clone()).collect())
     }
 
     /// The same files with other classes, of `count` that there are.
@@ -85,12 +102,13 @@ impl ImageFiles {
     pub fn with_classes(&self, classes: &[usize], count: usize) -> Self {
         assert_eq!(classes.len(), self.files.len(), "a class for each file");
         let files = self.files.iter().zip(classes).map(|((path, _), &class)| (path.clone(), class));
-        Self::new(files.collect(), self.shape, (0..count).map(|class| class.to_string()).collect())
+        let classes = (0..count).map(|class| class.to_string()).collect();
+        Self { classes, ..self.with_files(files.collect()) }
     }
 
     /// The files of a range.
     pub(super) fn range(&self, range: Range<usize>) -> Self {
-        Self::new(self.files[range].to_vec(), self.shape, self.classes.clone())
+        self.with_files(self.files[range].to_vec())
     }
 
     /// Notes a file that cannot be read, and says so the first time.
@@ -136,6 +154,11 @@ pub enum FolderError {
     /// A folder without images, at any depth.
     #[error("`{}`: has no images: expected .jpg, .jpeg or .png files", .0.display())]
     Empty(PathBuf),
+    /// Channels of a network.
+    #[error(
+        "images, for {0} channels: expected a network of 1 or 3 (ONNX files with the channels last: --layout nhwc)"
+    )]
+    Channels(usize),
     /// A class that only one of two folders has.
     #[error("`{}`: has no class `{class}`: expected the classes of `{}`", without.display(), with.display())]
     MissingClass {

@@ -1,7 +1,8 @@
 //! [`ImageSet`]: labelled images, in memory or in files.
 
-use super::folder::ImageFiles;
+use super::folder::{FolderError, ImageFiles};
 use super::images::{ImageShape, Images};
+use dr_runtime::file::Resize;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -17,6 +18,17 @@ pub enum ImageSet {
 }
 
 impl ImageSet {
+    /// The same images; those in files of this shape, and this part of each.
+    ///
+    /// # Errors
+    /// Channels that images in files do not have.
+    pub fn framed(&self, shape: ImageShape, resize: Resize) -> Result<Self, FolderError> {
+        match self {
+            Self::Memory(images) => Ok(images.clone().into()),
+            Self::Files(files) => Ok(files.range(0..files.len()).framed(shape, resize)?.into()),
+        }
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -2,7 +2,7 @@
 
 use super::decode::decode;
 use super::epochs::Source;
-use super::normalization::tables;
+use super::normalization::Pixels;
 use super::{Augmentation, Epochs, ImageBatch, ImageFiles, ImageSet, Images, Loader, Normalization, random};
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -35,8 +35,8 @@ pub type ImageLoader = Loader<Pictures>;
 #[derive(Debug)]
 pub struct Pictures {
     images: ImageSet,
-    /// What each value of a pixel becomes, for each channel.
-    tables: Vec<[f32; 256]>,
+    /// What becomes of them.
+    pixels: Pixels,
     /// In training.
     augmentation: Option<Augmentation>,
 }
@@ -74,7 +74,7 @@ impl Pictures {
     fn new(images: ImageSet, normalization: &Normalization, augmentation: Option<Augmentation>) -> Self {
         let shape = images.shape();
         assert!(normalization.fits(shape.channels), "{normalization:?} is not for {shape:?}");
-        Self { images, tables: tables(normalization), augmentation }
+        Self { images, pixels: Pixels::new(normalization), augmentation }
     }
 }
 
@@ -181,7 +181,7 @@ impl Preparation {
                 let index = indices[(position + attempt * REPLACEMENT_STEP) % indices.len()];
                 let mut pixels = Vec::with_capacity(files.shape.bytes());
                 let random = rng.as_mut().map(|rng| rng as &mut dyn Rng);
-                match decode(&files.files[index].0, files.shape, random, &mut pixels) {
+                match decode(&files.files[index].0, files.shape, files.resize, random, &mut pixels) {
                     Ok(()) => return Some((index, pixels)),
                     Err(error) => files.skip(index, error),
                 }
@@ -196,12 +196,8 @@ impl Preparation {
 
     /// Adds one image, `[c, h, w]`, to a batch.
     fn push(&self, image: &[u8], index: usize, batch: &mut Prepared) {
-        let Pictures { images, tables, .. } = &*self.pictures;
-        let shape = images.shape();
-        for (plane, table) in image.chunks_exact(shape.height * shape.width).zip(tables) {
-            batch.pixels.extend(plane.iter().map(|&pixel| table[usize::from(pixel)]));
-        }
-        batch.labels.push(images.label(index) as i64);
+        self.pictures.pixels.extend(&mut batch.pixels, image);
+        batch.labels.push(self.pictures.images.label(index) as i64);
     }
 }
 

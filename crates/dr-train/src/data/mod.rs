@@ -44,7 +44,7 @@ pub use batch::{Batch, ImageBatch, Input, Target, TextBatch, TrainingLoader};
 pub(crate) use decode::image_file;
 pub use error::{DataError, FormatError};
 pub use images::{ImageShape, Images};
-pub use normalization::Normalization;
+pub use normalization::{ChannelOrder, Normalization};
 #[cfg(feature = "program")]
 pub use {
     augment::Augmentation,

@@ -1,7 +1,7 @@
 //! Mean and standard deviation of images, and what becomes of pixels.
 
 use super::images::Images;
-pub use dr_runtime::file::Normalization;
+pub use dr_runtime::file::{ChannelOrder, Normalization};
 
 impl Images {
     /// Mean and deviation of these images. A channel of only one value has the standard deviation 1.
@@ -10,17 +10,46 @@ impl Images {
         let plane = self.shape.height * self.shape.width;
         let channels = 0..self.shape.channels;
         let (mean, std) = channels.map(|channel| moments(self, channel * plane, plane)).unzip();
-        Normalization { mean, std }
+        Normalization { mean, std, order: ChannelOrder::Rgb }
     }
 }
 
-/// For each channel, what each of the 256 values of a pixel becomes.
+/// For each channel that a network takes, what each of the 256 values of a pixel becomes.
 #[cfg(feature = "program")]
-pub(super) fn tables(normalization: &Normalization) -> Vec<[f32; 256]> {
-    let table = |(&mean, &std): (&f32, &f32)| {
-        std::array::from_fn(|value| ((value as f64 / 255.0 - f64::from(mean)) / f64::from(std)) as f32)
-    };
-    normalization.mean.iter().zip(&normalization.std).map(table).collect()
+#[derive(Debug)]
+pub(super) struct Pixels {
+    tables: Vec<[f32; 256]>,
+    order: ChannelOrder,
+}
+
+#[cfg(feature = "program")]
+impl Pixels {
+    pub fn new(normalization: &Normalization) -> Self {
+        let table = |(&mean, &std): (&f32, &f32)| {
+            std::array::from_fn(|value| ((value as f64 / 255.0 - f64::from(mean)) / f64::from(std)) as f32)
+        };
+        let tables = normalization.mean.iter().zip(&normalization.std).map(table).collect();
+        Self { tables, order: normalization.order }
+    }
+
+    /// The channels of an image, `[c, h, w]` with the colours in the usual order, as the network takes them: each with its table.
+    pub fn channels<'a>(&'a self, image: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a [f32; 256])> {
+        let (count, plane) = (self.tables.len(), image.len() / self.tables.len().max(1));
+        self.tables.iter().enumerate().map(move |(channel, table)| {
+            let colour = match self.order {
+                ChannelOrder::Rgb => channel,
+                ChannelOrder::Bgr => count - 1 - channel,
+            };
+            (&image[colour * plane..][..plane], table)
+        })
+    }
+
+    /// Adds an image to values, as [`channels`](Self::channels) has it.
+    pub fn extend(&self, values: &mut Vec<f32>, image: &[u8]) {
+        for (channel, table) in self.channels(image) {
+            values.extend(channel.iter().map(|&pixel| table[usize::from(pixel)]));
+        }
+    }
 }
 
 /// Mean and standard deviation over `plane` bytes from `start` of every image, from exact sums.

@@ -2,7 +2,7 @@
 
 use super::coco::{Coco, CocoError, Object};
 use super::decode::stretched;
-use super::normalization::tables;
+use super::normalization::Pixels;
 use super::{Batch, Epochs, ImageShape, Images, Items, Loader, Normalization, Target};
 use crate::metrics::Rect;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -239,7 +239,7 @@ pub type SceneLoader<T> = Loader<Scenes<T>>;
 #[derive(Debug)]
 pub struct Scenes<T: SceneTarget> {
     set: Arc<SceneSet>,
-    tables: Vec<[f32; 256]>,
+    pixels: Pixels,
     around: T::Around,
 }
 
@@ -255,7 +255,7 @@ impl<T: SceneTarget> SceneLoader<T> {
     ) -> Self {
         assert!(normalization.fits(set.shape().channels), "{normalization:?} is not for {:?}", set.shape());
         let epochs = Epochs::new(set.len(), batch_size, seed).in_pairs();
-        Self::of(Scenes { set, tables: tables(normalization), around }, epochs, device)
+        Self::of(Scenes { set, pixels: Pixels::new(normalization), around }, epochs, device)
     }
 }
 
@@ -274,12 +274,12 @@ impl<T: SceneTarget> Items for Scenes<T> {
     }
 
     fn batch(&self, items: &[(usize, bool)], device: &Device) -> Batch<Tensor<4>, T> {
-        let Self { set, tables, around } = self;
+        let Self { set, pixels: of, around } = self;
         let [rows, columns] = set.size;
         let mut pixels: Vec<f32> = Vec::with_capacity(items.len() * 3 * rows * columns);
         for &(index, flip) in items {
             let image = &set.pixels[index * 3 * rows * columns..][..3 * rows * columns];
-            for (plane, table) in image.chunks_exact(rows * columns).zip(tables) {
+            for (plane, table) in of.channels(image) {
                 for row in plane.chunks_exact(columns) {
                     let row = row.iter().map(|&pixel| table[usize::from(pixel)]);
                     if flip { pixels.extend(row.rev()) } else { pixels.extend(row) }

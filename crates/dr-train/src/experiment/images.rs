@@ -117,11 +117,11 @@ impl Task for ImageTask {
         let Source { artifact, reference, device, .. } = *source;
         let test = match (source.images, reference) {
             (Some(folder), Some(reference)) => {
-                let side = artifact.description.input.height;
-                let images = ImageFiles::below(folder, side).map_err(DataError::from)?;
+                let Description { input, resize, .. } = artifact.description;
+                let images = ImageFiles::below(folder, input.into(), resize).map_err(DataError::from)?;
                 labelled(reference, &images, device).map_err(|error| source.wrong(error))?.into()
             }
-            _ => data::load_test(&source.data()?)?,
+            _ => framed(source, &data::load_test(&source.data()?)?)?,
         };
         let measured = measure(artifact, formats, &test, engine, reference, device);
         Ok((measured.map_err(|error| source.wrong(error))?, [test.len(), test.skipped().len()]))
@@ -153,8 +153,14 @@ impl Task for ImageTask {
 /// Pixels of a batch: the gradients of a ResNet-20 keep 16 channels of them some 60 times, which are 4 GiB.
 pub(super) const MOST_PIXELS: usize = 1 << 20;
 
+/// Images as a saved network takes them.
+fn framed(source: &Source, images: &ImageSet) -> Result<ImageSet, RunError> {
+    let Description { input, resize, .. } = source.artifact.description;
+    Ok(images.framed(input.into(), resize).map_err(DataError::from)?)
+}
+
 fn training_images(source: &Source) -> Result<ImageSet, RunError> {
-    let images = data::load(&source.data()?, source.limit)?.train;
+    let images = framed(source, &data::load(&source.data()?, source.limit)?.train)?;
     check_size(source.artifact, images.shape()).map_err(|error| source.wrong(error))?;
     Ok(images)
 }

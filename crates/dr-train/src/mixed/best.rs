@@ -2,6 +2,7 @@
 
 use super::search::{self, Choice, LayerChoices, Optimum, SearchError};
 use super::{Budget, BudgetKind, Candidate, Candidates};
+use crate::agreement::ArraysError;
 use crate::artifact::ArtifactError;
 use crate::evaluation::EvaluationError;
 use dr_precision::{Precision, PrecisionPlan};
@@ -18,6 +19,12 @@ pub enum SearchPlanError {
     /// Its latency cannot be measured.
     #[error(transparent)]
     Evaluation(#[from] EvaluationError),
+    /// A network whose inputs have sizes of which nothing is known.
+    #[error("a network that takes arrays: expected one for images or texts")]
+    Arrays,
+    /// Outputs that cannot be compared.
+    #[error(transparent)]
+    Outputs(#[from] ArraysError),
     /// Nested weights of which nobody knows what their widths cost.
     #[error(
         "the layer `{0}` has no sensitivities: expected a model whose gradients were taken when it was quantized"

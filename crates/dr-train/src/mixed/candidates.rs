@@ -1,16 +1,22 @@
 //! [`Candidates`]: what each layer of a supernet can be, and what that costs.
 
 use super::{LayerTimes, SearchPlanError, Traces, choices};
-use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description, SavedModel};
+use crate::agreement::agreement;
+use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description, InputShape, SavedModel};
 use crate::config::{LossTerms, Widths};
-use crate::nn::{LayerSpec, NamedLayer, Observer, Pass, Value};
+use crate::evaluation::{EvaluationError, check_batch};
+use crate::latency::MOST_PIXELS;
+use crate::nn::{LayerSpec, Model, NamedLayer, Observer, Pass, Tensors, Value};
 use burn::tensor::{Device, Int, Tensor};
 use dr_kernels::layout::packed_words;
 use dr_precision::{BitWidth, Precision, PrecisionPlan};
+use dr_runtime::arrays::Array;
 #[cfg(doc)]
 use dr_runtime::file::NestedWeight;
-use dr_runtime::file::{LayerFormat, STORED};
+use dr_runtime::file::{CalibratedLayer, LayerFormat, STORED};
 use dr_runtime::graph::{Layer, Op};
+use dr_runtime::{Arithmetic, Network};
+use std::collections::HashMap;
 
 /// What each layer of a network can be, from input to output, and what that costs.
 #[derive(Clone, Debug)]
@@ -56,9 +62,9 @@ pub struct Candidate {
 }
 
 impl Candidates {
-    /// For a supernet: a multi-precision model that was trained for mixtures; or for nested weights with
-    /// [sensitivities](NestedWeight::sensitivity), which are the losses. Layers choose from the precisions of the
-    /// model as `widths` says; those of `pins` keep the precision that it has for them.
+    /// For a supernet: a multi-precision model that was trained for mixtures; for nested weights with
+    /// [sensitivities](NestedWeight::sensitivity), which are the losses; or for calibrated layers, without those in floats. Layers
+    /// choose from the precisions of the model, those of a supernet as `widths` says; those of `pins` keep the precision that it has for them.
     ///
     /// # Errors
     /// Another kind of model, or pins that do not fit it.
@@ -69,8 +75,11 @@ impl Candidates {
         if description.kind == ArtifactKind::Nested {
             return Self::nested(artifact, pins);
         }
+        if description.kind == ArtifactKind::Calibrated {
+            return Self::calibrated(artifact, pins);
+        }
         if description.kind != ArtifactKind::MultiPrecision {
-            let (found, expected) = (description.kind, "multi-precision or nested");
+            let (found, expected) = (description.kind, "multi-precision, nested or calibrated");
             return Err(ArtifactError::Kind { found, expected }.into());
         }
         if description.mixed.is_none() {
@@ -84,18 +93,12 @@ impl Candidates {
             Some((name.as_str(), layer.quantizers().spec()?.format.clone()))
         });
         check_pins(&formats.collect::<Vec<_>>(), pins)?;
-        let observer = Observer::default();
-        // Of which multiply-accumulates are counted.
-        let example: Value = match network.graph().input() {
-            Some(Op::Tokens) => Tensor::<2, Int>::zeros([1, 1], &device).into(),
-            _ => Tensor::<4>::zeros([1, input.channels, input.height, input.width], &device).into(),
-        };
-        network.forward(example, &Pass::observing(&observer));
+        let macs = multiply_accumulates(&mut network, input);
         let candidates = |NamedLayer { name, layer, .. }: NamedLayer<'_>| {
             let pin = pins.iter().find(|(pinned, _)| *pinned == name).map(|(_, precision)| *precision);
             let only = layer.quantizers().spec().and_then(LayerSpec::only);
             let weights = layer.weight_shape().iter().product::<usize>();
-            let macs = layer.macs(&observer.take(layer.weight_id()).shape);
+            let macs = macs.get(&name).copied().unwrap_or_default();
             let candidate = |precision: Precision| Candidate {
                 precision,
                 loss: 0.0,
@@ -166,6 +169,114 @@ impl Candidates {
         // Those of tables, which are no layers.
         other_bytes += nested.values().map(|table| table.bytes(STORED) as u64).sum::<u64>();
         Ok(Self { layers, other_bytes, other_nanoseconds: None })
+    }
+
+    /// For calibrated layers.
+    fn calibrated(artifact: &Artifact, pins: &[(String, Precision)]) -> Result<Self, SearchPlanError> {
+        let (graph, description) = (artifact.graph()?, &artifact.description);
+        if !matches!(graph.input(), Some(Op::Images { .. })) {
+            return Err(SearchPlanError::Arrays);
+        }
+        check_batch(artifact, 1, MOST_PIXELS)?;
+        let InputShape { channels, height, width } = description.input;
+        // Sizes that the network does not take show here, with a reason; on tensors they would be a panic.
+        let zeros = Tensor::<4>::zeros([1, channels, height, width], &Device::flex());
+        let zeros = Value::from(zeros).to_array().map_err(EvaluationError::from)?;
+        let network =
+            Network::load_with(artifact, Some(description.precisions.highest()), Arithmetic::Integer);
+        let run = network.and_then(|network| network.forward_arrays(&[zeros]));
+        run.map_err(EvaluationError::from)?;
+        let macs = multiply_accumulates(&mut artifact.network(&Device::flex())?, description.input);
+        let named = graph.layers().iter().enumerate().zip(artifact.calibrated()?);
+        let named: Vec<_> =
+            named.filter_map(|((at, layer), of)| Some((at, layer.name.as_str(), of?))).collect();
+        for (at, (name, precision)) in pins.iter().enumerate() {
+            let Some((.., layer)) = named.iter().find(|(_, layer, _)| layer == name) else {
+                let names: Vec<&str> = named.iter().map(|(_, name, _)| *name).collect();
+                return Err(SearchPlanError::UnknownPin { layer: name.clone(), expected: names.join(", ") });
+            };
+            if pins[..at].iter().any(|(earlier, _)| earlier == name) {
+                return Err(SearchPlanError::RepeatedPin(name.clone()));
+            }
+            if layer.passes().iter().all(|pass| pass.widths != *precision) {
+                let widths: Vec<String> = layer.passes().iter().map(|pass| pass.widths.to_string()).collect();
+                let (layer, expected) = (name.clone(), widths.join(" or "));
+                return Err(SearchPlanError::Pin { layer, precision: *precision, expected });
+            }
+        }
+        let candidates = |(at, name, layer): &(usize, &str, CalibratedLayer)| {
+            let macs = macs.get(*name).copied().unwrap_or_default();
+            let pin = pins.iter().find(|(pinned, _)| pinned == name).map(|(_, precision)| *precision);
+            let mut widths: Vec<Precision> = vec![];
+            for of in layer.passes().iter().map(|pass| pass.widths) {
+                if pin.is_none_or(|pin| pin == of) && !widths.contains(&of) {
+                    widths.push(of);
+                }
+            }
+            let candidate = |precision: Precision| {
+                let planned = layer.planned(precision, description.edge).map(|layer| layer.tensors(name));
+                Candidate {
+                    precision,
+                    loss: 0.0,
+                    bytes: planned.iter().flatten().map(|(_, entry)| entry.byte_len() as u64).sum(),
+                    bit_ops: macs * u64::from(precision.weights.bits() * precision.activations.bits()),
+                    nanoseconds: None,
+                }
+            };
+            LayerCandidates {
+                name: (*name).to_owned(),
+                edge: !description.switch_edge && graph.is_edge(*at),
+                weights: layer.shape().iter().product::<usize>() as u64,
+                macs,
+                average_trace: None,
+                choices: widths.into_iter().map(candidate).collect(),
+            }
+        };
+        let layers = named.iter().map(candidates).collect();
+        let stored = named.iter().flat_map(|(_, name, layer)| layer.tensors(name));
+        let stored: usize = stored.map(|(_, entry)| entry.byte_len()).sum();
+        let other_bytes = (artifact.payload_bytes() - stored) as u64;
+        Ok(Self { layers, other_bytes, other_nanoseconds: None })
+    }
+
+    /// Measures what every choice of calibrated layers costs: with all other layers at their first choices, the divergence of the
+    /// network's first result from what it is with this layer at its first choice, too, for some inputs, in integers. `progress` is told
+    /// how many of how many choices are done.
+    ///
+    /// # Errors
+    /// Inputs that the network does not take.
+    pub fn measure_losses(
+        &mut self, artifact: &Artifact, inputs: &[Array], mut progress: impl FnMut(usize, usize),
+    ) -> Result<(), SearchPlanError> {
+        let mut picks = vec![0; self.layers.len()];
+        let outputs = |picks: &[usize]| {
+            let planned = artifact.export_plan::<Value>(&self.plan(picks), &[], &Device::flex())?;
+            let network = Network::load_with(&planned, Some(planned.description.edge), Arithmetic::Integer);
+            let network = network.map_err(EvaluationError::from)?;
+            let run = |input: &Array| network.forward_arrays(std::slice::from_ref(input));
+            inputs
+                .iter()
+                .map(run)
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|error| EvaluationError::from(error).into())
+        };
+        let expected = outputs(&picks)?;
+        let of = self.layers.iter().map(|layer| layer.choices.len() - 1).sum();
+        let (mut losses, mut done) = (vec![], 0);
+        for layer in 0..self.layers.len() {
+            for choice in 1..self.layers[layer].choices.len() {
+                picks[layer] = choice;
+                let found: Result<_, SearchPlanError> = outputs(&picks);
+                losses.push((layer, choice, agreement(&expected, &found?)?.divergence));
+                done += 1;
+                progress(done, of);
+            }
+            picks[layer] = 0;
+        }
+        for (layer, choice, loss) in losses {
+            self.layers[layer].choices[choice].loss = loss;
+        }
+        Ok(())
     }
 
     /// Predicts the loss of every choice from the layers' average Hessian traces `t_l`:
@@ -269,6 +380,18 @@ impl Candidates {
         };
         self.layers.iter().map(of).collect()
     }
+}
+
+/// The multiply-accumulates of each layer for an image of this size, or for one token.
+fn multiply_accumulates(network: &mut Model, input: InputShape) -> HashMap<String, u64> {
+    let (observer, device) = (Observer::default(), Device::flex());
+    let example: Value = match network.graph().input() {
+        Some(Op::Tokens) => Tensor::<2, Int>::zeros([1, 1], &device).into(),
+        _ => Tensor::<4>::zeros([1, input.channels, input.height, input.width], &device).into(),
+    };
+    network.results(&mut Tensors::new(&Pass::observing(&observer)), example);
+    let layers = network.layers().into_iter();
+    layers.map(|of| (of.name, of.layer.macs(&observer.take(of.layer.weight_id()).shape))).collect()
 }
 
 fn check_pins(layers: &[(&str, LayerFormat)], pins: &[(String, Precision)]) -> Result<(), SearchPlanError> {

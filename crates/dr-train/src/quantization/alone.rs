@@ -41,13 +41,11 @@ pub(super) struct Squares {
 
 impl Squares {
     /// Adds outputs to the sums. Those that are no floats say nothing about sizes of errors.
-    pub fn add(&mut self, found: &[Value], expected: &[Value]) {
-        for (found, expected) in found.iter().zip(expected) {
-            let (Some(found), Some(expected)) = (floats(found), floats(expected)) else { continue };
-            for (found, expected) in found.iter().zip(&expected) {
-                self.differences += f64::from(found - expected).powi(2);
-                self.expected += f64::from(*expected).powi(2);
-            }
+    pub fn add(&mut self, found: &Value, expected: &Value) {
+        let (Some(found), Some(expected)) = (floats(found), floats(expected)) else { return };
+        for (found, expected) in found.iter().zip(&expected) {
+            self.differences += f64::from(found - expected).powi(2);
+            self.expected += f64::from(*expected).powi(2);
         }
     }
 
@@ -93,11 +91,9 @@ mod tests {
     fn errors_are_those_of_all_outputs() {
         let mut squares = Squares::default();
         let array = |values: &[f32]| Value::from(Array::vector(values.to_vec()));
-        squares.add(
-            &[array(&[1.0, 2.0]), Array::integers(&[7]).into()],
-            &[array(&[1.0, 1.0]), Array::integers(&[1]).into()],
-        );
-        squares.add(&[array(&[3.0])], &[array(&[3.0])]);
+        squares.add(&array(&[1.0, 2.0]), &array(&[1.0, 1.0]));
+        squares.add(&Array::integers(&[7]).into(), &Array::integers(&[1]).into());
+        squares.add(&array(&[3.0]), &array(&[3.0]));
         assert!((squares.error() - (1.0f64 / 11.0).sqrt()).abs() < 1e-12);
     }
 }

@@ -56,6 +56,7 @@ mod moments;
 mod network;
 mod patches;
 mod planes;
+mod store;
 mod tuning;
 mod weight;
 

@@ -25,34 +25,37 @@ const LEAST_VARIANCE: f64 = 1e-10;
 const SLOPES: [f64; 2] = [0.5, 2.0];
 
 impl Moments {
-    /// Those of each channel, of the same batches.
-    pub fn of(y: &[Planes], x: &[Planes]) -> Vec<Self> {
-        let channels = y.first().map_or(0, |y| y.dims[1]);
-        (0..channels).into_par_iter().map(|channel| Self::of_channel(y, x, channel)).collect()
-    }
-
-    fn of_channel(y: &[Planes], x: &[Planes], channel: usize) -> Self {
-        let pairs = || {
-            let planes = y.iter().zip(x).flat_map(|(y, x)| y.channel(channel).zip(x.channel(channel)));
-            planes.flat_map(|(y, x)| y.iter().zip(x).map(|(&y, &x)| [f64::from(y), f64::from(x)]))
-        };
-        let (mut sums, mut count) = ([0.0; 2], 0usize);
-        for [y, x] in pairs() {
-            sums[0] += y;
-            sums[1] += x;
-            count += 1;
+    /// Those of each channel, of batches that are looked at twice, one after the other: `[y, x]` of each.
+    pub fn of(batches: usize, pair: impl Fn(usize) -> [Planes; 2]) -> Vec<Self> {
+        let (mut all, mut count): (Vec<Self>, f64) = (vec![], 0.0);
+        for pair in (0..batches).map(&pair) {
+            all.resize(pair[0].dims[1], Self::default());
+            count += (pair[0].values.len() / all.len().max(1)) as f64;
+            all.par_iter_mut().enumerate().for_each(|(channel, of)| {
+                for [y, x] in values(&pair, channel) {
+                    of.mean[0] += y;
+                    of.mean[1] += x;
+                }
+            });
         }
-        let count = count.max(1) as f64;
-        let mean = sums.map(|sum| sum / count);
-        let mut moments = [0.0; 3];
-        for [y, x] in pairs() {
-            let (y, x) = (y - mean[0], x - mean[1]);
-            moments[0] += y * y;
-            moments[1] += x * x;
-            moments[2] += y * x;
+        let count = count.max(1.0);
+        all.iter_mut().flat_map(|of| &mut of.mean).for_each(|sum| *sum /= count);
+        for pair in (0..batches).map(&pair) {
+            all.par_iter_mut().enumerate().for_each(|(channel, of)| {
+                let mean = of.mean;
+                for [y, x] in values(&pair, channel) {
+                    let (y, x) = (y - mean[0], x - mean[1]);
+                    of.variance[0] += y * y;
+                    of.variance[1] += x * x;
+                    of.covariance += y * x;
+                }
+            });
         }
-        let [y, x, covariance] = moments.map(|sum| sum / count);
-        Self { mean, variance: [y, x], covariance }
+        for of in &mut all {
+            of.variance = of.variance.map(|sum| sum / count);
+            of.covariance /= count;
+        }
+        all
     }
 
     /// The line from `x` to `y` with the least squared error, of slopes that are not far from 1.
@@ -77,6 +80,12 @@ impl Moments {
     }
 }
 
+/// The values of a channel in both.
+fn values([y, x]: &[Planes; 2], channel: usize) -> impl Iterator<Item = [f64; 2]> {
+    let planes = y.channel(channel).zip(x.channel(channel));
+    planes.flat_map(|(y, x)| y.iter().zip(x).map(|(&y, &x)| [f64::from(y), f64::from(x)]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,7 +99,7 @@ mod tests {
         let x = planes(&[1.0, 2.0, 3.0, 4.0, 1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0]);
         // A line; nothing to take a slope from; the other way round.
         let y = planes(&[2.5, 4.0, 5.5, 7.0, 3.0, 5.0, 3.0, 5.0, 1.0, 0.0, 1.0, 0.0]);
-        let moments = Moments::of(std::slice::from_ref(&y), std::slice::from_ref(&x));
+        let moments = Moments::of(1, |_| [&y, &x].map(|of| planes(&of.values)));
         let lines: Vec<Line> = moments.iter().map(Moments::line).collect();
         assert_eq!(lines[0], Line { slope: 1.5, offset: 1.0 });
         assert_eq!(lines[1], Line { slope: 1.0, offset: 3.0 });
@@ -110,8 +119,9 @@ mod tests {
 
     #[test]
     fn slopes_are_clamped() {
-        let (x, y) = (planes(&[0.0, 1.0, 0.0, 1.0, 0.0, 1.0]), planes(&[0.0, 9.0, 0.0, 0.1, 0.0, 1.0]));
-        let slopes = Moments::of(&[y], &[x]).iter().map(|moments| moments.line().slope).collect::<Vec<_>>();
+        let values = [[0.0, 9.0, 0.0, 0.1, 0.0, 1.0], [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]];
+        let moments = Moments::of(1, |_| values.map(|of| planes(&of)));
+        let slopes = moments.iter().map(|moments| moments.line().slope).collect::<Vec<_>>();
         assert_eq!(slopes, [2.0, 0.5, 1.0]);
     }
 }

@@ -8,6 +8,7 @@ use super::language::Progress;
 use super::moments::{Line, Moments};
 use super::patches::{Products, positions, products};
 use super::planes::Planes;
+use super::store::{Held, Store};
 use super::weight::codes_of_outputs;
 use crate::artifact::{
     Artifact, ArtifactError, ArtifactKind, Description, FORMAT_VERSION, SavedModel, TensorEntry,
@@ -29,6 +30,8 @@ use nalgebra::DMatrix;
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
 use thiserror::Error;
 
 /// What [`calibrate`] makes.
@@ -43,6 +46,10 @@ pub struct NetworkOptions {
     /// Layers with at most this share of all multiply-adds stay in floats: those whose quantization alone would change the outputs of the network by more than a
     /// hundredth, the worst for their multiply-adds first.
     pub float_share: f64,
+    /// Values between layers take at most so many bytes of memory; the others wait in a file. The result does not depend on it.
+    pub memory: u64,
+    /// The folder of this file, which has no name and is gone in the end.
+    pub folder: PathBuf,
 }
 
 /// What quantization leaves of a layer's outputs.
@@ -74,6 +81,9 @@ pub enum CalibrationError {
     /// Values that are no numbers.
     #[error("layer `{0}` is given values that are not finite")]
     Inputs(String),
+    /// The file of values that are not in memory.
+    #[error("the file of values between layers: {0}: expected room for them, or more memory")]
+    Values(#[source] io::Error),
     /// The network.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
@@ -93,7 +103,8 @@ pub enum CalibrationError {
 /// Quantizes a float network for images without training, as `inputs` show that it is used, batches of images `[batch, channels, rows, columns]`.
 ///
 /// First, each layer is quantized alone, for a few inputs, which says what layers stay in floats. Then, one pass over the layers in their order: all inputs are computed in floats, and at each precision with the layers before already quantized, by the kernels that
-/// will compute them. What is in memory at a time are the values of all inputs between layers that are still to be read, in floats, once and for each precision.
+/// will compute them. What is kept at a time are the inputs, and the values of all of them between layers that are still to be read, in floats, once and for each
+/// precision: in memory as far as `options` have it, and in a file.
 /// The report has the layers in that order.
 ///
 /// # Errors
@@ -109,7 +120,9 @@ pub fn calibrate(
     if inputs.is_empty() {
         return Err(CalibrationError::NoInputs);
     }
-    let NetworkOptions { precisions, switch_edge, switch_depthwise, float_share } = options.clone();
+    let NetworkOptions { precisions, switch_edge, switch_depthwise, float_share, memory, folder } =
+        options.clone();
+    let store = Store::new(memory, folder);
     let description = Description {
         format_version: FORMAT_VERSION,
         kind: ArtifactKind::Calibrated,
@@ -126,18 +139,21 @@ pub fn calibrate(
     let most = 2 * items * (1 + description.precisions.len()) / graph.layers().len().max(1);
     let some = inputs.iter().step_by(inputs.len().div_ceil(most.clamp(1, ALONE_INPUTS)));
     let some = some.filter_map(|batch| batch.clone().split(1).into_iter().next()).collect();
-    let mut sweep = Sweep::new(&folded, &description, Streams::Layers, &mut progress);
+    let mut sweep = Sweep::new(&folded, &description, Streams::Layers, store.clone(), &mut progress);
     let results = sweep.run(&model, some)?;
     let of_layer = |(stream, operations)| {
         let mut squares = Squares::default();
-        results.iter().for_each(|result| squares.add(result.stream(stream), result.stream(0)));
+        for (found, expected) in results.iter().flat_map(|of| of.stream(stream).iter().zip(of.stream(0))) {
+            squares.add(&found.value(), &expected.value());
+        }
         Alone { error: squares.error(), operations }
     };
     let alone: Vec<Alone> = (1..).zip(sweep.operations).map(of_layer).collect();
     let floats = in_floats(&alone, float_share);
     let names = floats.iter().map(|&at| graph.layers()[at].name.clone());
     let description = Description { in_floats: names.collect(), ..description };
-    let mut sweep = Sweep::new(&folded, &description, Streams::Precisions, &mut progress);
+    drop(results);
+    let mut sweep = Sweep::new(&folded, &description, Streams::Precisions, store, &mut progress);
     sweep.run(&model, inputs)?;
     let Sweep { layers, mut noise, tensors, .. } = sweep;
     noise.iter_mut().zip(&alone).for_each(|(noise, alone)| noise.alone = alone.error);
@@ -157,10 +173,10 @@ const ALONE_INPUTS: usize = 4;
 
 /// A value in all streams, in floats first: of each batch of inputs. A stream that is not there, or empty, is as in floats.
 #[derive(Clone)]
-struct Values(Vec<Vec<Value>>);
+struct Values(Vec<Vec<Held>>);
 
 impl Values {
-    fn stream(&self, at: usize) -> &[Value] {
+    fn stream(&self, at: usize) -> &[Held] {
         self.0.get(at).filter(|stream| !stream.is_empty()).unwrap_or(&self.0[0])
     }
 }
@@ -181,6 +197,7 @@ struct Sweep<'a, P> {
     /// What is made of it.
     description: &'a Description,
     streams: Streams,
+    store: Store,
     /// Batches of inputs.
     batches: usize,
     /// Those that are done; `None` in floats.
@@ -196,12 +213,14 @@ struct Sweep<'a, P> {
 
 impl<'a, P: FnMut(Progress<'_>)> Sweep<'a, P> {
     fn new(
-        folded: &'a Artifact, description: &'a Description, streams: Streams, progress: &'a mut P,
+        folded: &'a Artifact, description: &'a Description, streams: Streams, store: Store,
+        progress: &'a mut P,
     ) -> Self {
         Self {
             folded,
             description,
             streams,
+            store,
             batches: 0,
             layers: vec![],
             tensors: BTreeMap::new(),
@@ -215,14 +234,18 @@ impl<'a, P: FnMut(Progress<'_>)> Sweep<'a, P> {
     /// The results for some batches of inputs.
     fn run(&mut self, model: &Model, inputs: Vec<Value>) -> Result<Vec<Values>, CalibrationError> {
         self.batches = inputs.len();
+        let inputs = inputs.into_iter().map(|input| self.store.hold(input)).collect();
         let results = model.results(self, Values(vec![inputs]));
-        self.error.take().map_or(Ok(results), Err)
+        let of_file = self.store.error().map(CalibrationError::Values);
+        of_file.or(self.error.take()).map_or(Ok(results), Err)
     }
 
     /// Quantizes the next layer of the graph, and computes it; `compute` does so in floats.
     fn layer(&mut self, x: Values, mut compute: impl FnMut(Value) -> Value) -> Values {
         let Values(mut streams) = x;
-        let mut in_floats = |stream: &[Value]| stream.iter().cloned().map(&mut compute).collect::<Vec<_>>();
+        let store = self.store.clone();
+        let mut in_floats =
+            |stream: &[Held]| stream.iter().map(|x| store.hold(compute(x.value()))).collect::<Vec<_>>();
         let y = in_floats(&streams[0]);
         if self.error.is_none()
             && let Err(error) = self.step(&mut streams, &y, in_floats)
@@ -240,16 +263,15 @@ impl<'a, P: FnMut(Progress<'_>)> Sweep<'a, P> {
 
     /// Replaces the inputs of the next layer in all streams but the first by its outputs, which are `y` in floats.
     fn step(
-        &mut self, streams: &mut Vec<Vec<Value>>, y: &[Value],
-        mut in_floats: impl FnMut(&[Value]) -> Vec<Value>,
+        &mut self, streams: &mut Vec<Vec<Held>>, y: &[Held], mut in_floats: impl FnMut(&[Held]) -> Vec<Held>,
     ) -> Result<(), CalibrationError> {
         let at = self.layers.len();
         let Layer { name, kind, .. } = &self.folded.graph()?.layers()[at];
-        let outputs: usize = y.iter().map(|y| Planes::dims(y).iter().product::<usize>()).sum();
+        let outputs: usize = y.iter().map(|y| y.dims().iter().product::<usize>()).sum();
         let inputs: usize = kind.weight_shape()[1..].iter().product();
         self.operations.push(outputs as f64 * inputs as f64);
         let x = streams[0].clone();
-        let mut others = |streams: &mut [Vec<Value>]| {
+        let mut others = |streams: &mut [Vec<Held>]| {
             streams.iter_mut().skip(1).for_each(|stream| *stream = in_floats(stream));
         };
         match self.streams {
@@ -280,10 +302,9 @@ impl<'a, P: FnMut(Progress<'_>)> Sweep<'a, P> {
     }
 
     /// The next layer stays in floats; its outputs are `y` with those before in floats, too, and in `streams` with those quantized.
-    fn left_in_floats(&mut self, name: &str, y: &[Value], streams: &[Vec<Value>]) {
-        let y: Vec<Planes> = y.iter().map(Planes::of).collect();
+    fn left_in_floats(&mut self, name: &str, y: &[Held], streams: &[Vec<Held>]) {
         let noise = streams.iter().map(|stream| {
-            let moments = Moments::of(&y, &stream.iter().map(Planes::of).collect::<Vec<_>>());
+            let moments = moments_of(y, stream);
             Moments::signal_to_noise(&moments, &vec![Line { slope: 1.0, offset: 0.0 }; moments.len()])
         });
         let (name, signal_to_noise) = (name.to_owned(), noise.collect());
@@ -293,7 +314,7 @@ impl<'a, P: FnMut(Progress<'_>)> Sweep<'a, P> {
 
     /// Quantizes the next layer, whose inputs and outputs in floats are `x` and `y`, and replaces the inputs of each precision by its outputs.
     fn quantized(
-        &mut self, x: &[Value], y: &[Value], streams: &mut [Vec<Value>],
+        &mut self, x: &[Held], y: &[Held], streams: &mut [Vec<Held>],
     ) -> Result<(), CalibrationError> {
         let (graph, at) = (self.folded.graph()?, self.layers.len());
         let Layer { name, kind, .. } = &graph.layers()[at];
@@ -309,8 +330,10 @@ impl<'a, P: FnMut(Progress<'_>)> Sweep<'a, P> {
         if before.is_some() || self.folded.tensors.contains_key(&factors) {
             let sizes = channel_sizes(kind, &weight, x);
             let lines: Vec<Line> = sizes.iter().map(|size| Line { slope: 1.0 / size, offset: 0.0 }).collect();
-            scaled = scaled_by(x, &lines).into();
-            streams.iter_mut().for_each(|stream| *stream = scaled_by(stream, &lines));
+            scaled = x.iter().map(|x| self.mapped(x, &lines)).collect();
+            for stream in &mut *streams {
+                *stream = std::mem::take(stream).into_iter().map(|x| self.mapped(&x, &lines)).collect();
+            }
             let (weight, taps) = (weight.to_mut(), kind.weight_shape()[2..].iter().product::<usize>());
             let (group_inputs, group_outputs) = (shape[1], outputs / kind.groups());
             for (at, weight) in weight.chunks_mut(taps.max(1)).enumerate() {
@@ -338,7 +361,6 @@ impl<'a, P: FnMut(Progress<'_>)> Sweep<'a, P> {
             LayerKind::Linear { .. } => Conv2dOptions::default(),
         };
         let stored = StoredWeight::from_codes(&codes, &shape, kind.groups(), STORED, Granularity::Channel)?;
-        let y: Vec<Planes> = y.iter().map(Planes::of).collect();
         let (mut passes, mut noise) = (vec![], vec![]);
         let precisions = self.description.precisions.iter().zip(&widths).zip(inputs).zip(streams);
         for (((precision, &widths), input), stream) in precisions {
@@ -349,9 +371,12 @@ impl<'a, P: FnMut(Progress<'_>)> Sweep<'a, P> {
             let codes = stored.at(widths.weights, &scale)?.with_offsets(&offset)?;
             let gain = vec![1.0; outputs];
             let product = Product::new(codes, options, input, &gain, bias, Activation::None)?;
-            let outputs = stream.iter().map(|x| computed(&product, &Planes::of(x)));
-            let mut outputs = outputs.collect::<Result<Vec<Planes>, KernelError>>()?;
-            let moments = Moments::of(&y, &outputs);
+            let outputs = std::mem::take(stream).into_iter().map(|x| {
+                let x = x.value();
+                Ok(self.store.hold(computed(&product, &Planes::of(&x))?.like(&x)))
+            });
+            *stream = outputs.collect::<Result<_, KernelError>>()?;
+            let moments = moments_of(y, stream);
             let lines: Vec<Line> = moments.iter().map(Moments::line).collect();
             let mut shift = bias.to_vec();
             for (at, Line { slope, offset: added }) in lines.iter().enumerate() {
@@ -359,8 +384,7 @@ impl<'a, P: FnMut(Progress<'_>)> Sweep<'a, P> {
                 offset[at] *= slope;
                 shift[at] = slope * bias[at] + added;
             }
-            outputs.iter_mut().for_each(|values| values.map_channels(&lines));
-            *stream = outputs.into_iter().zip(&*stream).map(|(values, x)| values.like(x)).collect();
+            *stream = std::mem::take(stream).into_iter().map(|x| self.mapped(&x, &lines)).collect();
             noise.push(Moments::signal_to_noise(&moments, &lines));
             passes.push(CalibratedPass {
                 precision,
@@ -377,6 +401,14 @@ impl<'a, P: FnMut(Progress<'_>)> Sweep<'a, P> {
         let name = name.clone();
         self.noise.push(LayerNoise { name, signal_to_noise: noise, alone: 0.0, in_floats: false });
         Ok(())
+    }
+
+    /// A value with a line for each channel.
+    fn mapped(&self, x: &Held, lines: &[Line]) -> Held {
+        let x = x.value();
+        let mut planes = Planes::of(&x);
+        planes.map_channels(lines);
+        self.store.hold(planes.like(&x))
     }
 
     /// Multiplies the outputs of an earlier layer by factors.
@@ -413,12 +445,12 @@ fn depthwise_after(graph: &Graph, layer: usize) -> Option<usize> {
 
 /// How large the values of each channel of a layer's input are, which are divided by that: of a depthwise convolution what is largest; of others, whose weights have one
 /// range for all channels, what shares the differences between inputs and weights, `sqrt(max |x_c| / max |w_c|)`.
-fn channel_sizes(kind: &LayerKind, weight: &[f32], x: &[Value]) -> Vec<f32> {
+fn channel_sizes(kind: &LayerKind, weight: &[f32], x: &[Held]) -> Vec<f32> {
     let shape = kind.weight_shape();
     let (outputs, group_inputs) = (shape[0], shape[1]);
     let taps = (weight.len() / (outputs * group_inputs).max(1)).max(1);
     let mut largest = vec![0.0f32; group_inputs * kind.groups()];
-    for planes in x.iter().map(Planes::of) {
+    for planes in x.iter().map(Held::planes) {
         for (channel, largest) in largest.iter_mut().enumerate() {
             let values = planes.channel(channel).flatten();
             *largest = values.fold(*largest, |largest, value| largest.max(value.abs()));
@@ -437,21 +469,17 @@ fn channel_sizes(kind: &LayerKind, weight: &[f32], x: &[Value]) -> Vec<f32> {
     largest.into_iter().zip(weights).map(size).collect()
 }
 
-fn scaled_by(values: &[Value], lines: &[Line]) -> Vec<Value> {
-    let scaled = |x: &Value| {
-        let mut planes = Planes::of(x);
-        planes.map_channels(lines);
-        planes.like(x)
-    };
-    values.iter().map(scaled).collect()
+/// What a stream has to do with the one in floats.
+fn moments_of(y: &[Held], stream: &[Held]) -> Vec<Moments> {
+    Moments::of(y.len().min(stream.len()), |batch| [&y[batch], &stream[batch]].map(Held::planes))
 }
 
 /// How inputs of a layer become codes at each precision, by what they are in floats: at 8 bits over their whole range, with 0; at fewer with the
 /// least squared error. `None` if some are not finite.
-fn quantizers(x: &[Value], widths: &[Precision], after_relu: bool) -> Option<Vec<CodeQuantizer>> {
+fn quantizers(x: &[Held], widths: &[Precision], after_relu: bool) -> Option<Vec<CodeQuantizer>> {
     let (mut low, mut high, mut sample) = (0.0f32, 0.0f32, vec![]);
     for x in x {
-        let Planes { values, .. } = Planes::of(x);
+        let Planes { values, .. } = x.planes();
         if !values.iter().all(|value| value.is_finite()) {
             return None;
         }
@@ -493,7 +521,7 @@ const LEAST_IMPORTANCE: f32 = 1e-3;
 /// with `H_b = sum x_b x_b^T` and `C_b = sum x x_b^T`, damped; and weights of later inputs make up for errors. In others, each weight has the code that is best for
 /// it alone.
 fn choose(
-    kind: &LayerKind, weight: &[f32], nest: &Nest, widths: &[Precision], x: &[Value], streams: &[Vec<Value>],
+    kind: &LayerKind, weight: &[f32], nest: &Nest, widths: &[Precision], x: &[Held], streams: &[Vec<Held>],
     quantizers: &[CodeQuantizer],
 ) -> Choice {
     let outputs = kind.outputs();
@@ -582,7 +610,7 @@ impl<P: FnMut(Progress<'_>)> Executor for Sweep<'_, P> {
 
     fn rms_norm(&mut self, Values(streams): Values, norm: &RmsNorm) -> Values {
         let pass = Pass::float();
-        let of = |x| Tensors::new(&pass).rms_norm(x, norm);
+        let of = |x: Held| self.store.hold(Tensors::new(&pass).rms_norm(x.value(), norm));
         Values(streams.into_iter().map(|stream| stream.into_iter().map(of).collect()).collect())
     }
 
@@ -591,7 +619,7 @@ impl<P: FnMut(Progress<'_>)> Executor for Sweep<'_, P> {
     }
 
     fn constant(&mut self, array: &Array) -> Values {
-        Values(vec![vec![Value::Array(array.clone()); self.batches]])
+        Values(vec![vec![self.store.hold(Value::Array(array.clone())); self.batches]])
     }
 
     fn op(&mut self, op: Op, inputs: Vec<Values>) -> Values {
@@ -608,13 +636,13 @@ impl<P: FnMut(Progress<'_>)> Executor for Sweep<'_, P> {
             };
             let mut inputs: Vec<_> = inputs.iter_mut().map(of).collect();
             let batch = |_| {
-                let inputs = inputs.iter_mut().filter_map(Iterator::next).collect();
-                Tensors::new(&pass).op(op.clone(), inputs)
+                let inputs = inputs.iter_mut().filter_map(|of| Some(of.next()?.value())).collect();
+                self.store.hold(Tensors::new(&pass).op(op.clone(), inputs))
             };
             (0..self.batches).map(batch).collect()
         };
         // The one in floats, which others may read, is the last.
-        let mut all: Vec<Vec<Value>> = (0..streams).rev().map(stream).collect();
+        let mut all: Vec<Vec<Held>> = (0..streams).rev().map(stream).collect();
         all.reverse();
         Values(all)
     }

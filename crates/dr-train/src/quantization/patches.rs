@@ -1,7 +1,7 @@
 //! [`products`]: sums of products of what a layer's weights are multiplied by.
 
 use super::planes::Planes;
-use crate::nn::Value;
+use super::store::Held;
 use dr_kernels::integer::CodeQuantizer;
 use dr_precision::semantics;
 use dr_runtime::graph::LayerKind;
@@ -23,9 +23,7 @@ const POSITIONS: usize = 1 << 16;
 const CHUNK: usize = 1 << 11;
 
 /// The products of a layer that reads all inputs for each output, for some precisions, each of which has its inputs and how they are quantized.
-pub(super) fn products(
-    kind: &LayerKind, x: &[Value], streams: &[(&[Value], CodeQuantizer)],
-) -> Vec<Products> {
+pub(super) fn products(kind: &LayerKind, x: &[Held], streams: &[(&[Held], CodeQuantizer)]) -> Vec<Products> {
     let shape = kind.weight_shape();
     let inputs: usize = shape[1..].iter().product();
     let zeros = || DMatrix::zeros(inputs, inputs);
@@ -35,9 +33,9 @@ pub(super) fn products(
     // An odd step visits all columns of the usual, even, image sizes.
     let step = if all <= POSITIONS { 1 } else { all.div_ceil(POSITIONS) | 1 };
     for (batch, x) in x.iter().enumerate() {
-        let x = Windows { planes: Planes::of(x), kind, quantizer: None };
+        let x = Windows { planes: x.planes(), kind, quantizer: None };
         let quantized = streams.iter().map(|&(values, quantizer)| Windows {
-            planes: Planes::of(&values[batch]),
+            planes: values[batch].planes(),
             kind,
             quantizer: Some(quantizer),
         });
@@ -59,9 +57,9 @@ pub(super) fn products(
 }
 
 /// How many output positions a layer has for some inputs.
-pub(super) fn positions(kind: &LayerKind, x: &[Value]) -> usize {
-    let of = |x: &Value| {
-        let [batch, _, rows, columns] = Planes::dims(x);
+pub(super) fn positions(kind: &LayerKind, x: &[Held]) -> usize {
+    let of = |x: &Held| {
+        let [batch, _, rows, columns] = x.dims();
         batch * kind.output_size([rows, columns]).iter().product::<usize>()
     };
     x.iter().map(of).sum()
@@ -118,6 +116,7 @@ impl Windows<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::store::Store;
     use super::*;
     use burn::tensor::{Device, Tensor, TensorData};
     use dr_precision::BitWidth;
@@ -126,13 +125,12 @@ mod tests {
     #[test]
     fn products_are_those_of_windows() {
         let (channels, rows, columns) = (3, 5, 4);
+        let store = Store::new(u64::MAX, std::env::temp_dir());
         let of = |seed: usize| {
             let values: Vec<f32> =
                 (0..2 * channels * rows * columns).map(|at| ((at * seed) % 17) as f32 - 8.0).collect();
-            Value::from(Tensor::<4>::from_data(
-                TensorData::new(values, [2, channels, rows, columns]),
-                &Device::flex(),
-            ))
+            let data = TensorData::new(values, [2, channels, rows, columns]);
+            store.hold(Tensor::<4>::from_data(data, &Device::flex()).into())
         };
         let x = [of(5), of(7)];
         let kind = LayerKind::Conv2d {
@@ -148,7 +146,7 @@ mod tests {
         let sums = products(&kind, &x, &[(&x, exact), (&x, cut)]);
         let mut expected = [DMatrix::<f32>::zeros(18, 18), DMatrix::zeros(18, 18), DMatrix::zeros(18, 18)];
         for x in &x {
-            let Planes { values, .. } = Planes::of(x);
+            let Planes { values, .. } = x.planes();
             for (image, row, column) in
                 (0..2).flat_map(|i| (0..3).flat_map(move |r| (0..4).map(move |c| (i, r, c))))
             {

@@ -4,6 +4,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use dr_runtime::arrays::Array;
 use dr_runtime::graph::Op;
+use dr_runtime::onnx::Layout;
 use dr_runtime::{Arithmetic, Network, npy};
 use dr_train::artifact::{Artifact, SavedModel};
 use dr_train::data::Input;
@@ -92,7 +93,7 @@ fn check(artifact: &Artifact, array: &Array) -> Vec<(String, f32)> {
 #[test]
 fn networks_with_arrays_are_trained() {
     for name in FIXTURES {
-        let artifact = load_onnx(&fixture(name, "model.onnx"), 8).unwrap();
+        let artifact = load_onnx(&fixture(name, "model.onnx"), Some([8; 2]), Layout::Nchw).unwrap();
         let gradients = check(&artifact, &array(&fixture(name, "input_0.npy")));
         assert!(gradients.len() >= artifact.graph().unwrap().layers().len(), "{name}: {gradients:?}");
         assert!(gradients.iter().all(|(_, of)| of.is_finite() && *of > 0.0), "{name}: {gradients:?}");

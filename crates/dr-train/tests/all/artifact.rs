@@ -16,7 +16,7 @@ fn artifact() -> Artifact {
     let (dataset, model) = ("digits", RESNET8);
     let description = Description {
         kind: ArtifactKind::MultiPrecision,
-        normalization: Normalization { mean: vec![0.305], std: vec![0.376] },
+        normalization: Normalization { mean: vec![0.305], std: vec![0.376], ..Normalization::none(1) },
         seed: u64::MAX,
         ..Description::new(dataset, &model, input, 10, PrecisionSet::default())
     };

@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{Device, Tensor, TensorData};
 use dr_precision::{Precision, PrecisionSet};
-use dr_runtime::file::{CalibratedError, CalibratedLayer, CalibratedPass};
+use dr_runtime::file::{CalibratedError, CalibratedLayer, CalibratedPass, Resize};
 use dr_runtime::graph::{Activation, Op};
 use dr_runtime::tensors::Network;
 use dr_runtime::{Arithmetic, RuntimeError};
@@ -14,7 +14,7 @@ use dr_train::artifact::{
     Artifact, ArtifactError, ArtifactKind, Described, Description, InputShape, SavedModel, TensorEntry,
 };
 use dr_train::config::Engine;
-use dr_train::data::{ImageFiles, ImageLoader, Input};
+use dr_train::data::{ImageFiles, ImageLoader, ImageShape, Input};
 use dr_train::evaluation::{EvaluationError, formats, labelled, measure};
 use dr_train::models::{ConvNetKind, LlamaConfig, MOBILENET_V2, RESNET8, RESNET18};
 use dr_train::nn::{
@@ -52,7 +52,14 @@ fn some(seed: u64, count: usize) -> Tensor<4> {
 
 fn options(precisions: &str) -> NetworkOptions {
     let precisions = set(precisions);
-    NetworkOptions { precisions, switch_edge: false, switch_depthwise: false, float_share: 0.0 }
+    NetworkOptions {
+        precisions,
+        switch_edge: false,
+        switch_depthwise: false,
+        float_share: 0.0,
+        memory: u64::MAX,
+        folder: std::env::temp_dir(),
+    }
 }
 
 fn calibrated(float: &Artifact, options: &NetworkOptions) -> (Artifact, Vec<LayerNoise>) {
@@ -374,6 +381,25 @@ fn layers_are_checked() {
     assert_eq!(layer.tensors("x")[0].1.data.type_name(), "U32");
 }
 
+/// Values wait in a file, all of them or those that there is no room for, and the result is the same.
+#[test]
+fn memory_does_not_change_the_result() {
+    for kind in [RESNET8, MOBILENET_V2] {
+        let options = NetworkOptions { float_share: 0.3, ..options("w8a8,w4a4") };
+        let expected = calibrated_with_outlier(kind, &options);
+        assert!(!expected.0.description.in_floats.is_empty());
+        for memory in [0, 100_000] {
+            let found = calibrated_with_outlier(kind, &NetworkOptions { memory, ..options.clone() });
+            assert_eq!(found, expected, "{}, {memory} bytes", kind.name);
+        }
+    }
+    let folder = tempfile::tempdir().unwrap().path().join("missing");
+    let options = NetworkOptions { memory: 0, folder, ..options("w8a8") };
+    let inputs = vec![some(40, 16).into()];
+    let error = calibrate(&float_artifact(RESNET8), inputs, &options, |_| ()).unwrap_err().to_string();
+    assert!(error.starts_with("the file of values between layers: "), "{error}");
+}
+
 /// Images of any kind are compared by what the float network makes of them; a file that cannot be read is left out.
 #[test]
 fn images_without_classes() {
@@ -385,13 +411,13 @@ fn images_without_classes() {
         image::RgbImage::from_fn(24, 20, pixel).save(folder.join(format!("{at:02}.png"))).unwrap();
     }
     fs::write(dir.path().join("a/05.png.jpg"), "no image").unwrap();
-    let side = 16;
-    let images = ImageFiles::below(dir.path(), side).unwrap();
+    let shape = ImageShape { channels: 3, height: 16, width: 16 };
+    let images = ImageFiles::below(dir.path(), shape, Resize::Middle).unwrap();
     assert_eq!((images.len(), images.classes.len()), (21, 1));
     let spread = images.spread(7);
     assert!(spread.files.iter().eq(images.files.iter().step_by(3)) && images.spread(99).len() == 21);
     let mut float = float_artifact(RESNET8);
-    float.description.input = InputShape { channels: 3, height: side, width: side };
+    float.description.input = shape.into();
     let inputs = vec![images_of(&images, &float)];
     let (artifact, _) = calibrate(&float, inputs, &options("w8a8,w4a8"), |_| ()).unwrap();
     let device = Device::flex();
@@ -407,7 +433,7 @@ fn images_without_classes() {
     }
     let wrong =
         Artifact { description: Description { classes: 9, ..float.description.clone() }, ..float.clone() };
-    let other = ImageFiles::below(dir.path(), side).unwrap().with_classes(&[0; 21], CLASSES);
+    let other = images.with_classes(&[0; 21], CLASSES);
     let error = measure(&artifact, &formats(&artifact), &other.into(), Engine::Fake, Some(&wrong), &device);
     assert!(matches!(error, Err(EvaluationError::Classes { found: CLASSES, expected: 9 })));
 }

@@ -347,7 +347,7 @@ fn numbered(n: usize) -> Arc<Images> {
 }
 
 fn plain() -> Normalization {
-    Normalization { mean: vec![0.0], std: vec![1.0 / 255.0] }
+    Normalization { std: vec![1.0 / 255.0], ..Normalization::none(1) }
 }
 
 fn training(n: usize, batch_size: usize, seed: u64) -> ImageLoader {

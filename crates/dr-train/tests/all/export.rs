@@ -4,7 +4,7 @@ use crate::arrays::{FIXTURES, array, difference, fixture, input};
 use crate::llama::quantized;
 use burn::tensor::Device;
 use dr_runtime::arrays::Array;
-use dr_runtime::onnx::{Dim, Imported, Model, lower};
+use dr_runtime::onnx::{Dim, Imported, Layout, Model, lower};
 use dr_runtime::{Arithmetic, Network};
 use dr_train::artifact::{Artifact, SavedModel};
 use dr_train::models::LlamaConfig;
@@ -16,7 +16,7 @@ use dr_train::weights::load_onnx;
 fn again(artifact: &Artifact) -> (Model, Imported) {
     let bytes = onnx::export(artifact, Opset::default()).unwrap();
     let model = Model::from_bytes(bytes, None).unwrap();
-    let imported = lower(&model).unwrap();
+    let imported = lower(&model, Layout::Nchw).unwrap();
     (model, imported)
 }
 
@@ -31,7 +31,7 @@ fn networks_in_floats_come_back() {
     for name in FIXTURES {
         let path = fixture(name, "model.onnx");
         let (before, x) = (Model::read(&path).unwrap(), array(&fixture(name, "input_0.npy")));
-        let artifact = load_onnx(&path, 8).unwrap();
+        let artifact = load_onnx(&path, Some([8; 2]), Layout::Nchw).unwrap();
         let artifact = Artifact::from_bytes(&artifact.to_bytes().unwrap()).unwrap();
         let expected = run(&artifact, &x);
         let (model, imported) = again(&artifact);
@@ -62,12 +62,14 @@ fn calibrated_networks_come_back_at_a_precision() {
     let precisions: dr_precision::PrecisionSet = "w8a8,w4a8,w4a4,w2a6".parse().unwrap();
     for name in FIXTURES {
         let x = array(&fixture(name, "input_0.npy"));
-        let float = load_onnx(&fixture(name, "model.onnx"), 8).unwrap();
+        let float = load_onnx(&fixture(name, "model.onnx"), Some([8; 2]), Layout::Nchw).unwrap();
         let options = NetworkOptions {
             precisions: precisions.clone(),
             switch_edge: true,
             switch_depthwise: true,
             float_share: 0.0,
+            memory: u64::MAX,
+            folder: std::env::temp_dir(),
         };
         let (artifact, _) = calibrate(&float, vec![input(&float, &x)], &options, |_| ()).unwrap();
         for precision in precisions.iter() {

@@ -2,9 +2,10 @@
 
 use burn::data::dataloader::DataLoader;
 use burn::tensor::Device;
+use dr_runtime::file::Resize;
 use dr_train::data::{
-    DataSource, DatasetKind, Folder, ImageBatch, ImageLoader, ImageSet, Normalization, Splits, load,
-    load_test,
+    ChannelOrder, DataSource, DatasetKind, Folder, ImageBatch, ImageFiles, ImageLoader, ImageSet, ImageShape,
+    Normalization, Splits, load, load_test,
 };
 use image::{Rgb, RgbImage};
 use std::fs;
@@ -34,7 +35,7 @@ fn source(dir: &Path, seed: u64) -> DataSource<'_> {
 }
 
 fn plain() -> Normalization {
-    Normalization { mean: vec![0.0; 3], std: vec![1.0 / 255.0; 3] }
+    Normalization { std: vec![1.0 / 255.0; 3], ..Normalization::none(3) }
 }
 
 fn values(batch: &ImageBatch) -> (Vec<f32>, Vec<i64>) {
@@ -112,6 +113,37 @@ fn pixels_and_labels_belong_together() {
         }
         assert_eq!(count, train.len());
     }
+}
+
+/// Channels in another order, grey ones, and images of other shapes.
+#[test]
+fn images_are_what_a_network_takes() {
+    let dir = TempDir::new().unwrap();
+    let picture = RgbImage::from_fn(4, 2, |x, y| Rgb([(60 * x) as u8, (100 * y) as u8, 200]));
+    picture.save(dir.path().join("a.png")).unwrap();
+    let of = |shape: [usize; 3], resize, order| {
+        let [channels, height, width] = shape;
+        let images = ImageFiles::below(dir.path(), ImageShape { channels, height, width }, resize).unwrap();
+        let normalization =
+            Normalization { std: vec![1.0 / 255.0; channels], order, ..Normalization::none(channels) };
+        let batches = epoch(&ImageLoader::evaluation(images, normalization, 1, Device::flex()));
+        batches[0].0.iter().map(|value| value.round() as u8).collect::<Vec<_>>()
+    };
+    let red = [[0, 60, 120, 180]; 2].concat();
+    let green = [[0; 4], [100; 4]].concat();
+    let whole = |order| of([3, 2, 4], Resize::Stretch, order);
+    assert_eq!(whole(ChannelOrder::Rgb), [&red[..], &green, &[200; 8]].concat());
+    assert_eq!(whole(ChannelOrder::Bgr), [&[200; 8][..], &green, &red].concat());
+    // (r + g + b) / 3
+    let grey = [66, 86, 106, 126, 100, 120, 140, 160];
+    assert_eq!(of([1, 2, 4], Resize::Stretch, ChannelOrder::Rgb), grey);
+    // The shorter side has two pixels already: the two columns in the middle.
+    assert_eq!(of([1, 2, 2], Resize::Shorter(2), ChannelOrder::Rgb), [86, 106, 120, 140]);
+    let error =
+        ImageFiles::below(dir.path(), ImageShape { channels: 2, height: 2, width: 2 }, Resize::Middle);
+    assert!(
+        error.unwrap_err().to_string().starts_with("images, for 2 channels: expected a network of 1 or 3")
+    );
 }
 
 #[test]

@@ -99,7 +99,7 @@ fn integers_are_fake_quantization() {
     for (task, outputs) in
         [(SEGMENT, 2 * SIZE * SIZE * (CLASSES + 1)), (DETECT, 2 * (16 * 16 + 8 * 8) * (CLASSES + 5))]
     {
-        let (model, artifact) = quantized(task, 1, Normalization { mean: vec![0.0; 3], std: vec![1.0; 3] });
+        let (model, artifact) = quantized(task, 1, Normalization::none(3));
         let highest = precisions().highest();
         let mut network = Network::load(&artifact, highest, Arithmetic::Integer, &Device::flex()).unwrap();
         for precision in precisions().iter() {

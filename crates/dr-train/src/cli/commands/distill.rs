@@ -40,15 +40,18 @@ pub fn distill(of_file: &ResolvedDistillation) -> Result<(), CommandError> {
     }
     let (device, _) = device::open(*device)?;
     let (few, most) = (calibration_images(&float), limit.unwrap_or(usize::MAX));
-    let calibration = inputs_below(&float, model, inputs, few.min(most), *limit, &device)?;
+    let calibration = inputs_below(&float, inputs, few.min(most), *limit, &device)?;
     let network = NetworkOptions {
         precisions: precisions.clone(),
         switch_edge: *switch_edge,
         switch_depthwise: false,
         float_share: FLOAT_SHARE as f64 / 100.0,
+        // Training takes more.
+        memory: u64::MAX,
+        folder: std::env::temp_dir(),
     };
     let (start, _) = calibrated_with(&float, model, calibration, &network)?;
-    let learned = inputs_below(&float, model, inputs, limit.unwrap_or(few * TRAINING), *limit, &device)?;
+    let learned = inputs_below(&float, inputs, limit.unwrap_or(few * TRAINING), *limit, &device)?;
 
     let interrupter = Interrupter::new();
     stop_on_ctrl_c(interrupter.clone())?;

@@ -1,20 +1,25 @@
 //! `dr-train eval`.
 
-use super::{arrays_in, load_model, print, with_plan};
-use crate::agreement::compare_arrays;
+use super::inputs::picture;
+use super::{arrays_in, load_with, print, with_plan};
+use crate::agreement::{compare_arrays, read_array};
 use crate::artifact::{Artifact, ArtifactError, Described};
-use crate::cli::CommandError;
 use crate::cli::values::{at_least_one, one_of};
+use crate::cli::{CommandError, PictureArgs};
 use crate::config::task::{CLASSIFY, LANGUAGE};
 use crate::config::{DeviceKind, Engine};
+use crate::data::ImageFiles;
 use crate::device;
 use crate::evaluation::{answer, formats};
 use crate::experiment::{Registry, Source};
 use crate::generation::ChoiceScore;
 use crate::report::{Agreement, NumberFormat, PrecisionResult, Report, aligned};
 use crate::text::load_choices;
+use crate::weights::is_onnx;
 use clap::Args;
 use dr_precision::Precision;
+use dr_runtime::arrays::Array;
+use dr_runtime::graph::Op;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -77,6 +82,9 @@ pub struct EvalArgs {
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
+    /// How pictures become images, of --model and of --compare; those of --model where nothing is said
+    #[command(flatten)]
+    pub pictures: PictureArgs,
 }
 
 /// Measures a saved model on the test images, or on a text.
@@ -85,30 +93,36 @@ pub struct EvalArgs {
 /// If the model or the data cannot be read, or do not fit together.
 pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
     let started = Instant::now();
-    let mut artifact = load_model(&args.model)?;
-    let (task, in_model) = (&artifact.description, |error: ArtifactError| error.in_file(&args.model));
+    let (mut artifact, reference) = models(args)?;
+    let in_model = |error: ArtifactError| error.in_file(&args.model);
     if args.text.is_some() || args.questions.is_some() {
-        task.check_task(LANGUAGE).map_err(in_model)?;
-    }
-    if let (Some(folder), Some(reference)) = (&args.inputs, &args.compare)
-        && let Some(files) = arrays_in(folder)?
-    {
-        return arrays(&artifact, &load_model(reference)?, &files, args);
-    }
-    if args.inputs.is_some() || (args.compare.is_some() && task.check_task(LANGUAGE).is_err()) {
-        task.check_task(CLASSIFY).map_err(in_model)?;
+        artifact.description.check_task(LANGUAGE).map_err(in_model)?;
     }
     let (device, device_kind) = device::open(args.device)?;
     if let Some(plan) = &args.plan {
         let (of, from) = (&args.dataset, &args.data_dir);
         artifact = with_plan(&Source::new(registry, &artifact, &args.model, of, from, &device), plan)?;
     }
+    let task = &artifact.description;
+    if let (Some(folder), Some(reference)) = (&args.inputs, &reference) {
+        if let Some(files) = arrays_in(folder)? {
+            return arrays(&artifact, reference, &files, args, |path| Ok(read_array(path)?));
+        }
+        if task.check_task(CLASSIFY).is_err() && matches!(artifact.graph()?.input(), Some(Op::Images { .. }))
+        {
+            let files = ImageFiles::below(folder, task.input.into(), task.resize)?.files;
+            let files: Vec<PathBuf> = files.into_iter().map(|(path, _)| path).collect();
+            return arrays(&artifact, reference, &files, args, |path| picture(path, task));
+        }
+    }
+    if args.inputs.is_some() || (args.compare.is_some() && task.check_task(LANGUAGE).is_err()) {
+        task.check_task(CLASSIFY).map_err(in_model)?;
+    }
     let formats = args.precision.map_or_else(|| formats(&artifact), |precision| vec![precision.into()]);
     let mut source = Source::new(registry, &artifact, &args.model, &args.dataset, &args.data_dir, &device);
     source.text = args.text.as_deref();
     source.window = args.window;
     source.images = args.inputs.as_deref();
-    let reference = args.compare.as_deref().map(load_model).transpose()?;
     source.reference = reference.as_ref();
     let task = source.task()?;
     let (measured, [items, skipped]) = (task.measure)(&source, &formats, args.engine)?;
@@ -137,12 +151,31 @@ pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
     }
 }
 
+/// The network, and that to compare with.
+fn models(args: &EvalArgs) -> Result<(Artifact, Option<Artifact>), CommandError> {
+    let EvalArgs { model, compare, pictures, .. } = args;
+    let Some(reference) = compare else { return Ok((load_with(model, pictures)?, None)) };
+    // Of two files, what is said is of those that do not say it.
+    let of = |path: &Path| if is_onnx(path) { pictures.clone() } else { PictureArgs::default() };
+    let artifact = match is_onnx(reference) {
+        true => load_with(model, &of(model))?,
+        false => load_with(model, pictures)?,
+    };
+    let of_reference = match is_onnx(reference) {
+        true => of(reference).or(PictureArgs::of(&artifact.description)),
+        false => of(reference),
+    };
+    let reference = load_with(reference, &of_reference)?;
+    Ok((artifact, Some(reference)))
+}
+
 /// How near the outputs of a network are to those of another one, in integers.
 fn arrays(
     artifact: &Artifact, reference: &Artifact, files: &[PathBuf], args: &EvalArgs,
+    read: impl Fn(&Path) -> Result<Array, CommandError>,
 ) -> Result<(), CommandError> {
     let formats = args.precision.map_or_else(|| formats(artifact), |precision| vec![precision.into()]);
-    let found = compare_arrays(artifact, &formats, reference, files)?;
+    let found = compare_arrays(artifact, &formats, reference, files, read)?;
     if args.json {
         let object = |(format, agreement): (&NumberFormat, &Agreement)| {
             Ok((format.to_string(), serde_json::to_value(agreement)?))

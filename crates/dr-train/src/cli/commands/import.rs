@@ -2,12 +2,11 @@
 
 use super::save;
 use crate::artifact::{Described, Description, InputShape};
-use crate::cli::values::at_least_one;
-use crate::cli::{CommandError, resolve};
+use crate::cli::{CommandError, PictureArgs, resolve};
 use crate::config::task::LANGUAGE;
 use crate::data::Normalization;
 use crate::experiment::Registry;
-use crate::weights::{StateDict, import as import_weights, load_language_model, load_onnx};
+use crate::weights::{StateDict, USUAL_IMAGE, import as import_weights, load_language_model};
 use clap::Args;
 use dr_precision::PrecisionSet;
 use std::path::PathBuf;
@@ -33,24 +32,12 @@ pub struct ImportArgs {
     /// A network with its weights
     #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "weights"])]
     pub onnx: Option<PathBuf>,
-    /// What is subtracted from each channel of pixels from 0 to 1: of an ONNX file [default: 0]
-    #[arg(
-        long,
-        value_name = "LIST",
-        requires = "onnx",
-        value_delimiter = ',',
-        allow_negative_numbers = true
-    )]
-    pub mean: Option<Vec<f32>>,
-    /// What then divides them [default: 1]
-    #[arg(long, value_name = "LIST", requires = "onnx", value_delimiter = ',')]
-    pub std: Option<Vec<f32>>,
-    /// Rows and columns of the images that the model takes, where an ONNX file leaves them open
-    #[arg(long, value_name = "N", value_parser = at_least_one(4096), allow_negative_numbers = true, default_value_t = 224)]
-    pub image_size: usize,
     /// The file to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// How pictures become images
+    #[command(flatten)]
+    pub pictures: PictureArgs,
 }
 
 /// Turns a state dict with torchvision's names, an ONNX file, a folder of Hugging Face or a GGUF file into a float model.
@@ -60,16 +47,11 @@ pub struct ImportArgs {
 pub fn import(registry: &Registry, args: &ImportArgs) -> Result<(), CommandError> {
     if let Some(file) = &args.onnx {
         resolve::check_output_file("out", &args.out, file)?;
-        let mut artifact = load_onnx(file, args.image_size)?;
-        let channels = artifact.description.input.channels;
-        let of = |given: &Option<Vec<f32>>, usual| given.clone().unwrap_or_else(|| vec![usual; channels]);
-        let normalization = Normalization { mean: of(&args.mean, 0.0), std: of(&args.std, 1.0) };
-        if !normalization.fits(channels) {
-            let expected = format!("{channels} numbers for each, one for each channel, deviations above 0");
-            return Err(CommandError::new(format!("--mean and --std: expected {expected}")));
-        }
-        artifact.description.normalization = normalization;
-        return save(&artifact, &args.out);
+        return save(&args.pictures.load(file)?, &args.out);
+    }
+    let [height, width] = args.pictures.image_size.unwrap_or([USUAL_IMAGE; 2]);
+    if let Some(flag) = (PictureArgs { image_size: None, ..args.pictures.clone() }).given() {
+        return Err(CommandError::new(format!("--{flag}: of a state dict it is known: expected --onnx")));
     }
     let (Some(model), Some(weights)) = (&args.model, &args.weights) else { return Ok(()) };
     resolve::check_output_file("out", &args.out, weights)?;
@@ -85,14 +67,13 @@ pub fn import(registry: &Registry, args: &ImportArgs) -> Result<(), CommandError
     };
     let channels = size("stem.weight", 1, 3);
     let classes = size("head.weight", 0, 1000);
-    let width = size("stem.weight", 0, model.usual_width());
-    let input = InputShape { channels, height: args.image_size, width: args.image_size };
+    let input = InputShape { channels, height, width };
     let normalization = match channels {
         3 => Normalization::imagenet(),
-        _ => Normalization { mean: vec![0.0; channels], std: vec![1.0; channels] },
+        _ => Normalization::none(channels),
     };
     let description = Description {
-        width,
+        width: size("stem.weight", 0, model.usual_width()),
         normalization,
         ..Description::new("folder", model, input, classes, PrecisionSet::default())
     };

@@ -1,12 +1,13 @@
 //! `dr-train info`.
 
-use super::print;
+use super::{load_model, print};
 use crate::artifact::{Artifact, Description};
 use crate::cli::CommandError;
 use crate::report::thousands;
-use crate::weights::{USUAL_IMAGE, is_onnx, load_onnx};
+use crate::weights::is_onnx;
 use clap::Args;
 use dr_precision::PrecisionPlan;
+use dr_runtime::file::Resize;
 use serde::Serialize;
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -31,7 +32,7 @@ pub struct InfoArgs {
 /// If the file cannot be read or is not an undamaged model.
 pub fn info(args: &InfoArgs) -> Result<(), CommandError> {
     let artifact = match is_onnx(&args.model) {
-        true => load_onnx(&args.model, USUAL_IMAGE)?,
+        true => load_model(&args.model)?,
         false => Artifact::load(&args.model)?,
     };
     let text = if args.json { json(&artifact)? } else { table(&artifact) };
@@ -82,6 +83,15 @@ fn table(artifact: &Artifact) -> String {
         true => "the first and the last layer switch, too".to_owned(),
         false => format!("{} in the first and the last layer", description.edge),
     };
+    let order = match description.input.channels {
+        1 => "grey".to_owned(),
+        _ => normalization.order.to_string(),
+    };
+    let pictures = match description.resize {
+        Resize::Middle => "the middle, seven eighths of the largest part".to_owned(),
+        Resize::Shorter(side) => format!("the middle, with {side} pixels along the shorter side"),
+        Resize::Stretch => "stretched".to_owned(),
+    };
     let rows = [
         ("kind", description.kind.to_string()),
         ("model", format!("{}, {} channels in its first stage", description.model, description.width)),
@@ -90,6 +100,8 @@ fn table(artifact: &Artifact) -> String {
         ("dataset", description.dataset.to_string()),
         ("mean", list(&normalization.mean)),
         ("std", list(&normalization.std)),
+        ("channels", order),
+        ("pictures", pictures),
         ("precisions", description.precisions.to_string()),
         ("edge", edge),
         ("BatchNorm", description.batch_norm.to_string()),

@@ -4,9 +4,8 @@ use super::arrays_in;
 use crate::agreement::read_array;
 use crate::artifact::{Artifact, Description};
 use crate::cli::CommandError;
-use crate::data::{DataError, ImageFiles, ImageLoader, Input};
-use crate::evaluation::check_size;
-use crate::experiment::RunError;
+use crate::data::{DataError, ImageFiles, ImageLoader, Input, image_file};
+use crate::experiment::{RunError, Source};
 use crate::nn::Value;
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
@@ -24,7 +23,7 @@ const CALIBRATION_PIXELS: usize = 128 * 224 * 224;
 const CALIBRATION_IMAGES: usize = 1024;
 
 /// Images that are computed together.
-pub(super) const BATCH: usize = 16;
+const BATCH: usize = 16;
 
 /// How many images a network is calibrated with if nothing else is asked for.
 pub(super) fn calibration_images(artifact: &Artifact) -> usize {
@@ -33,13 +32,26 @@ pub(super) fn calibration_images(artifact: &Artifact) -> usize {
     CALIBRATION_IMAGES.min(few).max(1)
 }
 
+/// Inputs that show what a network is for: those [of a folder](inputs_below), or training images of its dataset.
+pub(super) fn inputs(
+    source: &mut Source, folder: Option<&Path>, images: usize, arrays: Option<usize>,
+) -> Result<Vec<Value>, CommandError> {
+    if let Some(folder) = folder {
+        return inputs_below(source.artifact, folder, images, arrays, source.device);
+    }
+    source.calibration = images;
+    let batches = (source.task()?.calibration)(source)?;
+    Ok(batches.into_iter().flat_map(|batch| batch.split(BATCH)).collect())
+}
+
 /// Inputs of a folder: its .npy files, all of them or `arrays`; or, if it has none, at most `images` of its images. Both evenly spread, in batches.
 pub(super) fn inputs_below(
-    artifact: &Artifact, model: &Path, folder: &Path, images: usize, arrays: Option<usize>, device: &Device,
+    artifact: &Artifact, folder: &Path, images: usize, arrays: Option<usize>, device: &Device,
 ) -> Result<Vec<Value>, CommandError> {
     if let Some(files) = arrays_in(folder)? {
         let few = files.len().min(arrays.unwrap_or(usize::MAX)).max(1);
-        let network = Network::load_with(artifact, None, Arithmetic::Integer)?;
+        let highest = artifact.description.precisions().map(|set| set.highest());
+        let network = Network::load_with(artifact, highest, Arithmetic::Integer)?;
         let mut sizes: Vec<Vec<usize>> = vec![];
         let input = |at: usize| {
             let path = &files[at * files.len() / few];
@@ -55,13 +67,24 @@ pub(super) fn inputs_below(
         let arrays = (0..few).map(input).collect::<Result<Vec<Value>, CommandError>>()?;
         return Ok(arrays.into_iter().flat_map(|array| array.split(BATCH)).collect());
     }
-    let Description { input, normalization, .. } = &artifact.description;
-    let files = ImageFiles::below(folder, input.height).map_err(DataError::from)?.spread(images);
-    let wrong = |error| RunError::InModel { path: model.to_owned(), error: Box::new(error) };
-    check_size(artifact, files.shape).map_err(wrong)?;
+    let Description { input, resize, normalization, .. } = &artifact.description;
+    if !matches!(artifact.graph()?.input(), Some(Op::Images { .. })) {
+        let found = format!("`{}`: has no .npy files", folder.display());
+        return Err(CommandError::new(format!("{found}: expected arrays, as the network takes")));
+    }
+    let files = ImageFiles::below(folder, (*input).into(), *resize).map_err(DataError::from)?.spread(images);
     let loader = ImageLoader::evaluation(files, normalization.clone(), BATCH, device.clone());
     let batches = loader.iter().map(|batch| Ok(batch?.input.into()));
     Ok(batches.collect::<Result<_, DatasetError>>().map_err(RunError::from)?)
+}
+
+/// The image of a picture, `[1, channels, rows, columns]`.
+pub(super) fn picture(path: &Path, description: &Description) -> Result<Array, CommandError> {
+    let Description { input, resize, normalization, .. } = description;
+    let wrong = |error: &dyn Display| CommandError::new(format!("`{}`: {error}", path.display()));
+    let values = image_file(path, (*input).into(), *resize, normalization).map_err(|error| wrong(&error))?;
+    let array = Array::from_f32(values, &[1, input.channels, input.height, input.width]);
+    array.map_err(|error| wrong(&error))
 }
 
 /// An array as the network takes it.

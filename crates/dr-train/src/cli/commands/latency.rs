@@ -1,11 +1,10 @@
 //! `dr-train latency`.
 
 use super::{load_model, print};
-use crate::artifact::{Described, SavedModel};
+use crate::artifact::SavedModel;
 use crate::cli::CommandError;
 use crate::cli::values::{at_least_one, one_of};
 use crate::config::DeviceKind;
-use crate::config::task::CLASSIFY;
 use crate::device;
 use crate::latency::{LatencyOptions, latency as measure};
 use crate::mixed::PlanFile;
@@ -17,16 +16,16 @@ use std::path::PathBuf;
 /// `dr-train latency`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The images are random, of the size that the model takes. Times are medians from the images to the
-logits, after some passes that do not count. `float` is the same network with its codes dequantized,
-in floats. The bytes are those that a pass reads: codes with their padding, and scales.
+The inputs are random, of the size that the model takes. Times are medians from the inputs to the
+results, after some passes that do not count. `float` is the same network with its codes dequantized,
+in floats. Networks with operations on arrays run on the processor. The bytes are those that a pass reads: codes with their padding, and scales.
 
 Examples:
   dr-train latency --model model.safetensors
   dr-train latency --model model.safetensors --plan plan.toml
   dr-train latency --model model.safetensors --batch 1 --threads 1 --json")]
 pub struct LatencyArgs {
-    /// The model; not a float one
+    /// The model
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
     /// Only with the precisions that a plan has for the layers
@@ -52,7 +51,7 @@ pub struct LatencyArgs {
 /// Measures how long a saved model takes at each precision.
 ///
 /// # Errors
-/// If the model cannot be read or is a float one, or the device or so many threads cannot be had.
+/// If the model cannot be read or its inputs have open sizes, or the device or so many threads cannot be had.
 pub fn latency(args: &LatencyArgs) -> Result<(), CommandError> {
     let mut artifact = load_model(&args.model)?;
     if let Some(plan) = &args.plan {
@@ -64,12 +63,6 @@ pub fn latency(args: &LatencyArgs) -> Result<(), CommandError> {
     }
     if let Some(threads) = args.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
-    }
-    if artifact.graph()?.has_arrays() && artifact.description.check_task(CLASSIFY).is_err() {
-        let found = format!("`{}`: takes arrays of any size", args.model.display());
-        return Err(CommandError::new(format!(
-            "{found}: expected a network for images with a class each, or for texts"
-        )));
     }
     let (device, device_kind) = device::open(args.device)?;
     let name = args.model.display().to_string();

@@ -33,7 +33,7 @@ pub use scenes::{ScenesArgs, scenes};
 pub use search::{SearchArgs, search};
 pub use train::train;
 
-use super::CommandError;
+use super::{CommandError, PictureArgs};
 use crate::agreement::{ArraysError, arrays_below};
 use crate::artifact::{Artifact, SavedModel};
 use crate::experiment::Source;
@@ -41,7 +41,7 @@ use crate::files::{at, write_atomically};
 use crate::mixed::PlanFile;
 use crate::nn::Value;
 use crate::report::thousands;
-use crate::weights::{USUAL_IMAGE, is_language_model, is_onnx, load_language_model, load_onnx};
+use crate::weights::{is_language_model, is_onnx, load_language_model};
 use dr_precision::PrecisionSet;
 use std::io::{IsTerminal, Write, stderr};
 use std::path::{Path, PathBuf};
@@ -97,8 +97,17 @@ fn with_plan(source: &Source, plan: &Path) -> Result<Artifact, CommandError> {
 
 /// Reads a model file, an ONNX file or a language model of others.
 fn load_model(path: &Path) -> Result<Artifact, CommandError> {
+    load_with(path, &PictureArgs::default())
+}
+
+/// The same; an ONNX file does not say what becomes of pictures, and every other file does.
+fn load_with(path: &Path, pictures: &PictureArgs) -> Result<Artifact, CommandError> {
+    if let Some(flag) = pictures.given().filter(|_| !is_onnx(path)) {
+        let found = format!("--{flag}: `{}` says it", path.display());
+        return Err(CommandError::new(format!("{found}: expected an ONNX file")));
+    }
     Ok(match path {
-        path if is_onnx(path) => load_onnx(path, USUAL_IMAGE)?,
+        path if is_onnx(path) => pictures.load(path)?,
         path if is_language_model(path) => load_language_model(path, PrecisionSet::default())?,
         path => Artifact::open(path)?,
     })

@@ -1,9 +1,9 @@
 //! `dr-train predict`.
 
-use super::{load_model, print, write};
+use super::inputs::picture;
+use super::{load_with, print, write};
 use crate::artifact::Artifact;
-use crate::cli::CommandError;
-use crate::data::image_file;
+use crate::cli::{CommandError, PictureArgs};
 use clap::Args;
 use dr_precision::Precision;
 use dr_runtime::arrays::Array;
@@ -34,6 +34,9 @@ pub struct PredictArgs {
     /// Write all outputs into this folder, as .npy
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// How pictures become images
+    #[command(flatten)]
+    pub pictures: PictureArgs,
 }
 
 /// Computes what a network makes of each input, says of what shape it is and what is largest in its rows, and writes it.
@@ -41,7 +44,7 @@ pub struct PredictArgs {
 /// # Errors
 /// A model or input that cannot be read, inputs that the network does not take, outputs that cannot be written.
 pub fn predict(args: &PredictArgs) -> Result<(), CommandError> {
-    let artifact = load_model(&args.model)?;
+    let artifact = load_with(&args.model, &args.pictures)?;
     let in_model =
         |error: dr_runtime::RuntimeError| CommandError::new(format!("`{}`: {error}", args.model.display()));
     let precision = match (args.precision, artifact.description.precisions()) {
@@ -90,10 +93,7 @@ fn read(input: &Path, network: &Network, artifact: &Artifact) -> Result<Vec<Arra
         if !matches!(network.graph().input(), Some(Op::Images { .. })) {
             return Err(about(&"an image: expected an array (.npy, .npz), as the network takes"));
         }
-        let (shape, normalization) = (artifact.description.input, &artifact.description.normalization);
-        let values = image_file(input, shape, normalization).map_err(|error| about(&error))?;
-        let array = Array::from_f32(values, &[1, shape.channels, shape.height, shape.width]);
-        return Ok(vec![array.map_err(|error| about(&error))?]);
+        return Ok(vec![picture(input, &artifact.description)?]);
     }
     let mut arrays = npy::read(input).map_err(|error| about(&error))?;
     let wanted: Vec<&str> = network.graph().array_inputs().map(|(_, input)| input.name.as_str()).collect();

@@ -1,15 +1,15 @@
 //! `dr-train quantize`.
 
-use super::inputs::{BATCH, calibration_images, inputs_below};
-use super::{StatusLine, load_model, print, save};
+use super::inputs::{calibration_images, inputs};
+use super::{StatusLine, load_with, print, save};
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, SavedModel};
-use crate::cli::values::{at_least_one, between, group_size, one_of};
-use crate::cli::{CommandError, resolve};
+use crate::cli::values::{at_least_one, between, gibibytes, group_size, one_of};
+use crate::cli::{CommandError, PictureArgs, resolve};
 use crate::config::DeviceKind;
 use crate::config::task::LANGUAGE;
-use crate::data::Input;
 use crate::device;
 use crate::experiment::{Registry, Source};
+use crate::files::folder_of;
 use crate::nn::{QuantConfig, Value};
 use crate::quantization::{
     CalibrationOptions, LayerNoise, NetworkOptions, Progress, QuantizationError, TuningOptions,
@@ -52,9 +52,13 @@ pub struct QuantizeArgs {
     /// So many tokens of the text are looked at, in windows all over it
     #[arg(long, value_name = "N", requires = "calibration", default_value_t = 1 << 15, value_parser = at_least_one(1 << 30))]
     pub calibration_tokens: usize,
-    /// So many images are looked at; memory grows with them [default: 1024, or fewer that are large, of 224 x 224 pixels 128]
+    /// So many images are looked at [default: 1024, or fewer that are large, of 224 x 224 pixels 128]
     #[arg(long, value_name = "N", value_parser = at_least_one(1 << 20))]
     pub calibration_images: Option<usize>,
+    /// What all images are between layers takes at most so much memory; the rest waits in a file beside the result, which
+    /// takes longer and gives the same
+    #[arg(long, value_name = "GIB", value_parser = gibibytes, default_value = "4", allow_negative_numbers = true)]
+    pub memory: u64,
     /// Let the weights of depthwise convolutions switch, too; they keep 8 bits otherwise
     #[arg(long)]
     pub switch_depthwise: bool,
@@ -84,6 +88,9 @@ pub struct QuantizeArgs {
     /// The file to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// How pictures become images
+    #[command(flatten)]
+    pub pictures: PictureArgs,
 }
 
 /// Turns a float model into one for several precisions, without training: codes are chosen by what images or a text show of the network's use; or, of a language
@@ -100,7 +107,7 @@ pub fn quantize(registry: &Registry, args: &QuantizeArgs) -> Result<(), CommandE
         );
         return Err(CommandError::new(format!("{folder}: expected --calibration or --data-dir with a text")));
     }
-    let artifact = load_model(&args.model)?;
+    let artifact = load_with(&args.model, &args.pictures)?;
     let description = &artifact.description;
     if description.kind != ArtifactKind::Float {
         let wrong = ArtifactError::Kind { found: description.kind, expected: "float" };
@@ -137,21 +144,15 @@ fn calibrated(
         return Err(CommandError::new(format!("{found}: expected a network for tokens")));
     }
     let count = args.calibration_images.unwrap_or_else(|| calibration_images(artifact));
-    let batches = match &args.calibration {
-        Some(folder) => inputs_below(artifact, &args.model, folder, count, args.calibration_images, device)?,
-        None => {
-            let mut source =
-                Source::new(registry, artifact, &args.model, &args.dataset, &args.data_dir, device);
-            source.calibration = count;
-            let batches = (source.task()?.calibration)(&source)?;
-            batches.into_iter().flat_map(|batch| batch.split(BATCH)).collect()
-        }
-    };
+    let mut source = Source::new(registry, artifact, &args.model, &args.dataset, &args.data_dir, device);
+    let batches = inputs(&mut source, args.calibration.as_deref(), count, args.calibration_images)?;
     let options = NetworkOptions {
         precisions: args.precisions.clone().unwrap_or_default(),
         switch_edge: args.switch_edge,
         switch_depthwise: args.switch_depthwise,
         float_share: args.float_share as f64 / 100.0,
+        memory: args.memory,
+        folder: folder_of(&args.out).to_owned(),
     };
     let (quantized, noise) = calibrated_with(artifact, &args.model, batches, &options)?;
     print(&table(&options.precisions, &noise))?;

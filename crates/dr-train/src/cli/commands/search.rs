@@ -1,7 +1,8 @@
 //! `dr-train search`.
 
 use super::hessian::estimate;
-use super::{load_model, print, write};
+use super::inputs::inputs;
+use super::{StatusLine, load_model, print, write};
 use crate::artifact::{ArtifactError, ArtifactKind};
 use crate::cli::values::{at_least_one, one_of, pin, seed};
 use crate::cli::{CommandError, resolve};
@@ -13,6 +14,7 @@ use crate::mixed::{
     Budget, BudgetKind, Candidates, Front, HessianOptions, LayerTimes, SearchPlanError, SearchReport, Traces,
     measure_plan,
 };
+use crate::nn::Value;
 use clap::Args;
 use dr_precision::Precision;
 use std::path::{Path, PathBuf};
@@ -20,9 +22,10 @@ use std::path::{Path, PathBuf};
 /// `dr-train search`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The model is one that was trained for mixtures (dr-train train --mixed), or a language model that
-dr-train quantize --calibration made. Of all plans within the budget, the one is found that is
-predicted to cost the least loss: an exact optimum. Budgets:
+The model is one that was trained for mixtures (dr-train train --mixed), a language model that
+dr-train quantize --calibration made, or a network for images that dr-train quantize made. Of all
+plans within the budget, the one is found that is predicted to cost the least loss: an exact
+optimum. Budgets:
 
   avg-bits=4      bits of a weight, on average over all layers but the first and the last, which
                   stay at the highest width
@@ -35,16 +38,19 @@ predicted to cost the least loss: an exact optimum. Budgets:
 Predicted is, for each layer, its average Hessian trace times the squared error of its weights; with
 --objective both also the error of its inputs, as the error of the weights that would weigh as much.
 A language model of dr-train quantize --calibration has its prediction in the file, in nats a token:
-neither traces nor data are needed.
+neither traces nor data are needed. Of a network for images that dr-train quantize made it is
+measured: the divergence, in nats, from the network at its highest precision while that layer alone
+is at the other one.
 
 Examples:
   dr-train search --model model.safetensors --budget avg-bits=4 --out plan.toml
   dr-train search --model model.safetensors --budget size=60KB --widths separate
   dr-train search --model model.safetensors --budget latency=1.5ms --batch 1 --threads 1
   dr-train search --model model.safetensors --budget avg-bits=4 --pin stages.0.0.conv1=w8a8
-  dr-train search --model model.safetensors --budget avg-bits=4 --pareto front.svg")]
+  dr-train search --model model.safetensors --budget avg-bits=4 --pareto front.svg
+  dr-train search --model calibrated.safetensors --budget size=2MB --inputs photos --out plan.toml")]
 pub struct SearchArgs {
-    /// The model; one that was trained for mixtures, or that `dr-train quantize --calibration` made
+    /// The model; one that was trained for mixtures, or that `dr-train quantize` made with --calibration or of a network for images
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
     /// What the plan may take: avg-bits=N, size=N, bitops=N or latency=N, with units as below
@@ -68,6 +74,13 @@ pub struct SearchArgs {
     /// Where the dataset's files are, if not in the usual places
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Of a calibrated model: images, or .npy files, like those that it is for. What a layer costs at a precision is measured:
+    /// the divergence from the model at its highest precision [default: training images of its dataset]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["dataset", "data_dir"])]
+    pub inputs: Option<PathBuf>,
+    /// So many of these inputs, at most
+    #[arg(long, value_name = "N", value_parser = at_least_one(1 << 16), allow_negative_numbers = true, default_value_t = 32)]
+    pub limit: usize,
     /// Images in a pass whose latency is measured
     #[arg(long, value_name = "N", value_parser = at_least_one(1 << 16), allow_negative_numbers = true, default_value_t = 1)]
     pub batch: usize,
@@ -119,6 +132,17 @@ pub fn search(registry: &Registry, args: &SearchArgs) -> Result<(), CommandError
         let found = format!("--traces {}: a model with nested weights", path.display());
         return Err(CommandError::new(format!("{found}: expected none, its file says what its widths cost")));
     }
+    let calibrated = description.kind == ArtifactKind::Calibrated;
+    if let (false, Some(folder)) = (calibrated, &args.inputs) {
+        let found = format!("--inputs {}: a {} model", folder.display(), description.kind);
+        return Err(CommandError::new(format!("{found}: expected it with calibrated models only")));
+    }
+    if let (true, Some(path)) = (calibrated, &args.traces) {
+        let found = format!("--traces {}: a calibrated model", path.display());
+        return Err(CommandError::new(format!(
+            "{found}: expected --inputs, with which its widths are measured"
+        )));
+    }
     let known = args.traces.as_deref().map(|path| read_traces(path, &candidates)).transpose()?;
     let (device, _) = device::open(args.device)?;
     let options = LatencyOptions { batch: args.batch, samples: args.samples };
@@ -131,7 +155,14 @@ pub fn search(registry: &Registry, args: &SearchArgs) -> Result<(), CommandError
     let nested = description.kind == ArtifactKind::Nested;
     // What nested weights cost is in the file; what inputs of 8 bits cost is the same in all plans.
     let objective = if nested { LossTerms::Weights } else { args.objective };
-    if !nested {
+    if calibrated {
+        let mut source = Source::new(registry, artifact, &args.model, &args.dataset, &args.data_dir, &device);
+        let inputs = inputs(&mut source, args.inputs.as_deref(), args.limit, Some(args.limit))?;
+        let inputs = inputs.iter().map(Value::to_array).collect::<Result<Vec<_>, _>>()?;
+        let line = StatusLine::new();
+        let progress = |done, of| line.show(&format!("layers alone: {done} of {of}"));
+        candidates.measure_losses(artifact, &inputs, progress).map_err(failed)?;
+    } else if !nested {
         let source = Source::new(registry, artifact, &args.model, &args.dataset, &args.data_dir, &device);
         let traces = match known {
             Some(traces) => traces,
@@ -181,13 +212,20 @@ fn in_model(error: SearchPlanError, model: &Path) -> CommandError {
         SearchPlanError::Artifact(error) => {
             let other_model = matches!(error, ArtifactError::Kind { .. } | ArtifactError::NotMixed);
             let error = CommandError::from(error.in_file(model));
-            if other_model { error.with_hint("train one with `dr-train train --mixed`") } else { error }
+            match other_model {
+                true => error.with_hint(
+                    "`dr-train train --mixed` trains one, `dr-train quantize` makes one of a float model",
+                ),
+                false => error,
+            }
         }
         error @ SearchPlanError::NoSensitivity(_) => {
             let hint = "quantize it again with `dr-train quantize --calibration`";
             CommandError::new(format!("`{}`: {error}", model.display())).with_hint(hint)
         }
-        SearchPlanError::Evaluation(error) => CommandError::new(format!("`{}`: {error}", model.display())),
+        error @ (SearchPlanError::Evaluation(_) | SearchPlanError::Arrays | SearchPlanError::Outputs(_)) => {
+            CommandError::new(format!("`{}`: {error}", model.display()))
+        }
         other => other.into(),
     }
 }
