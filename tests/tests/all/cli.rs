@@ -62,6 +62,7 @@ fn help() {
         "scenes",
         "draw",
         "generate",
+        "completions",
     ] {
         insta::assert_snapshot!(format!("help-{command}"), help(&[command, "--help"]));
     }
@@ -236,4 +237,20 @@ fn info() {
     assert_eq!(json["tensor_bytes"], artifact.payload_bytes());
     assert_eq!(json["description"]["kind"], "multi-precision");
     assert_eq!(json["tensors"][0]["shape"][3], 3);
+}
+
+/// A model is named as it comes: by its flag, alone, or by the folder of its run.
+#[test]
+fn models_by_flag_file_and_run() {
+    let folder = tempfile::tempdir().unwrap();
+    model(folder.path());
+    let info = |arguments: &[&str]| program(folder.path()).output(arguments);
+    let shown = info(&["info", "model.safetensors"]);
+    assert_eq!(info(&["info", "--model", "model.safetensors"]), shown);
+    fs::write(folder.path().join("report.json"), "{}").unwrap();
+    assert_eq!(info(&["info", "."]), shown);
+    let both = error(folder.path(), &["info", "model.safetensors", "--model", "model.safetensors"]);
+    assert!(both.contains("cannot be used together"), "{both}");
+    let script = info(&["completions", "bash"]);
+    assert!(script.contains("dr-train") && script.contains("--precision"), "{script}");
 }

@@ -1,8 +1,8 @@
 //! The arguments of the program, as clap reads them; each command says its own.
 
 use super::commands::{
-    DrawArgs, EvalArgs, ExportArgs, GenerateArgs, HessianArgs, ImportArgs, ImportCheckArgs, InfoArgs,
-    LatencyArgs, PredictArgs, QuantizeArgs, ScenesArgs, SearchArgs,
+    CompletionsArgs, DrawArgs, EvalArgs, ExportArgs, GenerateArgs, HessianArgs, ImportArgs, ImportCheckArgs,
+    InfoArgs, LatencyArgs, PredictArgs, QuantizeArgs, ScenesArgs, SearchArgs,
 };
 use super::settings::TrainArgs;
 use clap::{Parser, Subcommand};
@@ -60,6 +60,8 @@ pub enum Command {
     Hessian(HessianArgs),
     /// Find the best precision for each layer within a budget
     Search(Box<SearchArgs>),
+    /// Print what completes commands and flags in a shell
+    Completions(CompletionsArgs),
 }
 
 impl Default for Command {

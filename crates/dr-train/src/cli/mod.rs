@@ -42,7 +42,7 @@ pub fn run(registry: &Registry) -> ExitCode {
             let _ = error.print();
             Ok(())
         }
-        Err(error) => Err(usage::one_line(&error)),
+        Err(error) => Err(usage::one_line(&error, std::env::args_os().nth(1).as_deref())),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -61,7 +61,12 @@ impl Cli {
     pub fn read(
         registry: &Registry, args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Self, clap::Error> {
-        Self::from_arg_matches(&values::with_names(Self::command(), registry).try_get_matches_from(args)?)
+        Self::from_arg_matches(&Self::of(registry).try_get_matches_from(args)?)
+    }
+
+    /// All commands and flags, with the names that the registry knows.
+    fn of(registry: &Registry) -> clap::Command {
+        values::with_names(Self::command(), registry)
     }
 }
 
@@ -84,5 +89,6 @@ fn execute(registry: &Registry, cli: Cli) -> Result<(), CommandError> {
         Command::Latency(args) => commands::latency(&args),
         Command::Hessian(args) => commands::hessian(registry, &args),
         Command::Search(args) => commands::search(registry, &args),
+        Command::Completions(args) => commands::completions(registry, &args),
     }
 }

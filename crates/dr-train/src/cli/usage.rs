@@ -1,13 +1,22 @@
 //! Wrong usage in one line, instead of clap's paragraphs.
 
-use super::CommandError;
+use super::{Cli, CommandError};
+use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use std::error::Error;
+use std::ffi::OsStr;
 
-/// The error for the terminal.
-pub(super) fn one_line(error: &clap::Error) -> CommandError {
+/// The error for the terminal, of arguments of which this is the first.
+pub(super) fn one_line(error: &clap::Error, first: Option<&OsStr>) -> CommandError {
     let (message, hint) = message_and_hint(error);
-    CommandError::new(message).with_hint(hint.unwrap_or_else(|| "see `dr-train --help`".to_owned()))
+    let program = Cli::command();
+    let command =
+        program.get_subcommands().map(clap::Command::get_name).find(|name| first == Some(name.as_ref()));
+    let help = || match command {
+        Some(command) => format!("see `dr-train {command} --help`"),
+        None => "see `dr-train --help`".to_owned(),
+    };
+    CommandError::new(message).with_hint(hint.unwrap_or_else(help))
 }
 
 /// What is wrong, and what to try if clap has an idea.
@@ -35,9 +44,9 @@ pub(super) fn message_and_hint(error: &clap::Error) -> (String, Option<String>) 
         ErrorKind::UnknownArgument => format!("unknown argument `{argument}`"),
         ErrorKind::InvalidSubcommand => {
             let name = text(ContextKind::InvalidSubcommand).unwrap_or_default();
-            format!(
-                "unknown command `{name}`: expected one of train, eval, export, quantize, info, latency, hessian, search"
-            )
+            let program = Cli::command();
+            let commands: Vec<&str> = program.get_subcommands().map(clap::Command::get_name).collect();
+            format!("unknown command `{name}`: expected one of {}", commands.join(", "))
         }
         ErrorKind::MissingRequiredArgument => {
             format!("missing {}", text(ContextKind::InvalidArg).unwrap_or_default())

@@ -24,6 +24,6 @@ pub(crate) use {
 pub use draw::{colour, draw_boxes, enlarge, overlay, save_grid};
 pub use format::NumberFormat;
 pub use results::{
-    Agreement, CurvePoint, EpochRecord, Measured, PrecisionResult, Report, ReportError, SingleResult,
-    TrainPhase,
+    Agreement, CurvePoint, EpochRecord, Measured, PrecisionResult, REPORT_FILE, Report, ReportError,
+    SingleResult, TrainPhase,
 };

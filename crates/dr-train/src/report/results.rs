@@ -14,7 +14,8 @@ use std::path::Path;
 use thiserror::Error;
 
 /// The name of the report in the folder of a run.
-const JSON_FILE: &str = "report.json";
+/// The report of a run, in its folder.
+pub const REPORT_FILE: &str = "report.json";
 
 /// The results of a training run or of an evaluation; `report.json`.
 ///
@@ -199,7 +200,7 @@ impl Report {
     /// If they cannot be made or written.
     #[cfg(feature = "program")]
     pub fn save(&self, folder: &Path) -> Result<(), ReportError> {
-        for (name, content) in [("report.svg", self.to_svg()?), (JSON_FILE, self.to_json()?)] {
+        for (name, content) in [("report.svg", self.to_svg()?), (REPORT_FILE, self.to_json()?)] {
             let path = folder.join(name);
             write_atomically(&path, content.as_bytes()).map_err(at(&path)).map_err(ReportError::Write)?;
         }
@@ -211,7 +212,7 @@ impl Report {
     /// # Errors
     /// If there is none that can be read.
     pub fn load(folder: &Path) -> Result<Self, ReportError> {
-        let path = folder.join(JSON_FILE);
+        let path = folder.join(REPORT_FILE);
         let json = std::fs::read(&path).map_err(at(&path)).map_err(ReportError::Read)?;
         Ok(serde_json::from_slice(&json)?)
     }

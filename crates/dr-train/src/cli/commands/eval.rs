@@ -1,7 +1,7 @@
 //! `dr-train eval`.
 
 use super::inputs::picture;
-use super::{arrays_in, load_with, print, with_plan};
+use super::{ModelArg, arrays_in, load_with, print, with_plan};
 use crate::agreement::{compare_arrays, read_array};
 use crate::artifact::{Artifact, ArtifactError, Described};
 use crate::cli::values::{at_least_one, one_of};
@@ -28,6 +28,7 @@ use std::time::Instant;
 #[command(after_help = "\
 Examples:
   dr-train eval --model model.safetensors                    at every precision of the model
+  dr-train eval runs/digits-resnet8                          the model of a run
   dr-train eval --model model.safetensors --precision w4a4
   dr-train eval --model model.safetensors --engine integer   in integer arithmetic
   dr-train eval --model model.safetensors --plan plan.toml   a precision for each layer
@@ -36,8 +37,8 @@ Examples:
   dr-train eval --model model.safetensors --all --json")]
 pub struct EvalArgs {
     /// The model
-    #[arg(long, value_name = "FILE")]
-    pub model: PathBuf,
+    #[command(flatten)]
+    pub model: ModelArg,
     /// Only at this precision
     #[arg(long, conflicts_with = "all")]
     pub precision: Option<Precision>,
@@ -93,15 +94,16 @@ pub struct EvalArgs {
 /// If the model or the data cannot be read, or do not fit together.
 pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
     let started = Instant::now();
-    let (mut artifact, reference) = models(args)?;
-    let in_model = |error: ArtifactError| error.in_file(&args.model);
+    let model = args.model.path();
+    let (mut artifact, reference) = models(args, &model)?;
+    let in_model = |error: ArtifactError| error.in_file(&model);
     if args.text.is_some() || args.questions.is_some() {
         artifact.description.check_task(LANGUAGE).map_err(in_model)?;
     }
     let (device, device_kind) = device::open(args.device)?;
     if let Some(plan) = &args.plan {
         let (of, from) = (&args.dataset, &args.data_dir);
-        artifact = with_plan(&Source::new(registry, &artifact, &args.model, of, from, &device), plan)?;
+        artifact = with_plan(&Source::new(registry, &artifact, &model, of, from, &device), plan)?;
     }
     let task = &artifact.description;
     if let (Some(folder), Some(reference)) = (&args.inputs, &reference) {
@@ -119,7 +121,7 @@ pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
         task.check_task(CLASSIFY).map_err(in_model)?;
     }
     let formats = args.precision.map_or_else(|| formats(&artifact), |precision| vec![precision.into()]);
-    let mut source = Source::new(registry, &artifact, &args.model, &args.dataset, &args.data_dir, &device);
+    let mut source = Source::new(registry, &artifact, &model, &args.dataset, &args.data_dir, &device);
     source.text = args.text.as_deref();
     source.window = args.window;
     source.images = args.inputs.as_deref();
@@ -152,8 +154,8 @@ pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
 }
 
 /// The network, and that to compare with.
-fn models(args: &EvalArgs) -> Result<(Artifact, Option<Artifact>), CommandError> {
-    let EvalArgs { model, compare, pictures, .. } = args;
+fn models(args: &EvalArgs, model: &Path) -> Result<(Artifact, Option<Artifact>), CommandError> {
+    let EvalArgs { compare, pictures, .. } = args;
     let Some(reference) = compare else { return Ok((load_with(model, pictures)?, None)) };
     // Of two files, what is said is of those that do not say it.
     let of = |path: &Path| if is_onnx(path) { pictures.clone() } else { PictureArgs::default() };

@@ -1,6 +1,6 @@
 //! `dr-train info`.
 
-use super::{load_model, print};
+use super::{ModelArg, load_model, print};
 use crate::artifact::{Artifact, Description};
 use crate::cli::CommandError;
 use crate::report::thousands;
@@ -10,7 +10,6 @@ use dr_precision::PrecisionPlan;
 use dr_runtime::file::Resize;
 use serde::Serialize;
 use std::fmt::Write;
-use std::path::PathBuf;
 
 /// `dr-train info`.
 #[derive(Debug, Args)]
@@ -19,8 +18,8 @@ Example:
   dr-train info runs/digits-resnet8/model.safetensors")]
 pub struct InfoArgs {
     /// The model
-    #[arg(value_name = "FILE")]
-    pub model: PathBuf,
+    #[command(flatten)]
+    pub model: ModelArg,
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
@@ -31,9 +30,10 @@ pub struct InfoArgs {
 /// # Errors
 /// If the file cannot be read or is not an undamaged model.
 pub fn info(args: &InfoArgs) -> Result<(), CommandError> {
-    let artifact = match is_onnx(&args.model) {
-        true => load_model(&args.model)?,
-        false => Artifact::load(&args.model)?,
+    let model = args.model.path();
+    let artifact = match is_onnx(&model) {
+        true => load_model(&model)?,
+        false => Artifact::load(&model)?,
     };
     let text = if args.json { json(&artifact)? } else { table(&artifact) };
     print(&text)

@@ -1,5 +1,6 @@
 //! The commands: their arguments, and what they do once these are checked.
 
+mod completions;
 mod distill;
 mod draw;
 mod eval;
@@ -17,6 +18,7 @@ mod scenes;
 mod search;
 mod train;
 
+pub use completions::{CompletionsArgs, completions};
 pub use distill::distill;
 pub use draw::{DrawArgs, draw};
 pub use eval::{EvalArgs, eval};
@@ -36,15 +38,42 @@ pub use train::train;
 use super::{CommandError, PictureArgs};
 use crate::agreement::{ArraysError, arrays_below};
 use crate::artifact::{Artifact, SavedModel};
-use crate::experiment::Source;
+use crate::experiment::{MODEL_FILE, Source};
 use crate::files::{at, write_atomically};
 use crate::mixed::PlanFile;
 use crate::nn::Value;
-use crate::report::thousands;
+use crate::report::{REPORT_FILE, thousands};
 use crate::weights::{is_language_model, is_onnx, load_language_model};
+use clap::Args;
 use dr_precision::PrecisionSet;
 use std::io::{IsTerminal, Write, stderr};
 use std::path::{Path, PathBuf};
+
+/// The model of a command that has no other file: `--model FILE`, or the file alone.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct ModelArg {
+    /// The model, or the folder of a run with one
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+    /// The same, without the flag
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+impl ModelArg {
+    /// The file, in the folder of a run its `model.safetensors`.
+    fn path(&self) -> PathBuf {
+        // clap has made sure that there is one.
+        in_run(self.model.as_ref().or(self.file.as_ref()).map(PathBuf::as_path).unwrap_or(Path::new("")))
+    }
+}
+
+/// The model of a run if the path is the folder of one; the path itself otherwise.
+fn in_run(path: &Path) -> PathBuf {
+    let model = path.join(MODEL_FILE);
+    if path.join(REPORT_FILE).is_file() && model.is_file() { model } else { path.to_path_buf() }
+}
 
 /// Prints to the standard output. That its reader went away is no error.
 fn print(text: &str) -> Result<(), CommandError> {
