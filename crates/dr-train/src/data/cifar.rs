@@ -1,6 +1,9 @@
 //! CIFAR-10 and CIFAR-100 in their binary form.
 
-use super::{Augmentation, DataSource, DatasetKind, ImageSet, dataset::hold_out};
+use super::{
+    Augmentation, DataSource, DatasetKind, ImageSet,
+    dataset::{DATA_DIR, hold_out},
+};
 use super::{
     error::DataError,
     files::{self, Places},
@@ -66,6 +69,10 @@ impl CifarKind {
 impl DatasetKind for CifarKind {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn flags(&self) -> &'static [&'static str] {
+        &[DATA_DIR]
     }
 
     fn settings(&self) -> TrainConfig {

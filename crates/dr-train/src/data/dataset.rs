@@ -13,6 +13,12 @@ use crate::names::Names;
 use dr_precision::{BitWidth, Precision, PrecisionSet};
 use std::path::Path;
 
+/// Flags that say which data they are and how they are read: only some datasets have a use for them.
+pub const DATA_FLAGS: [&str; 2] = [DATA_DIR, "image-size"];
+
+/// The flag for the place of a dataset's files.
+pub const DATA_DIR: &str = "data-dir";
+
 /// Data that are asked for by their name. A program adds its own to those of this crate
 /// ([`Registry`](crate::experiment::Registry)). Scenes and texts are read from the files that are named, whatever the dataset.
 pub trait DatasetKind: Sync {
@@ -22,6 +28,11 @@ pub trait DatasetKind: Sync {
     /// What can be learned from them, the usual task first.
     fn tasks(&self) -> &'static [&'static str] {
         &[CLASSIFY]
+    }
+
+    /// Those of [`DATA_FLAGS`] that say something about them.
+    fn flags(&self) -> &'static [&'static str] {
+        &DATA_FLAGS
     }
 
     /// The settings of a training, where flags and files say nothing else.
@@ -156,6 +167,10 @@ impl DatasetKind for Text {
 
     fn tasks(&self) -> &'static [&'static str] {
         &[LANGUAGE]
+    }
+
+    fn flags(&self) -> &'static [&'static str] {
+        &[DATA_DIR]
     }
 
     fn settings(&self) -> TrainConfig {

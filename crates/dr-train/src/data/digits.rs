@@ -45,6 +45,10 @@ impl DatasetKind for Digits {
         "digits"
     }
 
+    fn flags(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     fn settings(&self) -> TrainConfig {
         TrainConfig { epochs: 40, float_epochs: 20, batch_size: 32, ..TrainConfig::new(self.name()) }
     }

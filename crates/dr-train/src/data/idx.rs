@@ -2,7 +2,10 @@
 
 #[cfg(feature = "download")]
 use super::download;
-use super::{Augmentation, DataSource, DatasetKind, ImageSet, dataset::hold_out};
+use super::{
+    Augmentation, DataSource, DatasetKind, ImageSet,
+    dataset::{DATA_DIR, hold_out},
+};
 use super::{
     error::{DataError, FormatError},
     files::{self, Part, Places},
@@ -59,6 +62,10 @@ pub const FASHION_MNIST: IdxKind = IdxKind {
 impl DatasetKind for IdxKind {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn flags(&self) -> &'static [&'static str] {
+        &[DATA_DIR]
     }
 
     fn augmentation(&self) -> Augmentation {

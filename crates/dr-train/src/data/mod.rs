@@ -49,7 +49,7 @@ pub use normalization::Normalization;
 pub use {
     augment::Augmentation,
     cifar::{CIFAR10, CIFAR100, CifarKind},
-    dataset::{Coco, DataSource, DatasetKind, Splits, Text, datasets, load, load_test},
+    dataset::{Coco, DATA_DIR, DATA_FLAGS, DataSource, DatasetKind, Splits, Text, datasets, load, load_test},
     digits::Digits,
     epochs::{Items, Loader},
     folder::{Folder, FolderError, ImageFiles, LabelledFile},

@@ -42,6 +42,7 @@ impl Task for ImageTask {
     const GOES_WITH: &'static str = "images with a class each and a network for images";
     const ITEMS: &'static str = "images";
     const BY_LOSS: bool = false;
+    const FLAGS: &'static [&'static str] = &[];
 
     fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError> {
         let (dataset, model) = (registry.datasets.get(&config.dataset)?, registry.models.get(&config.model)?);

@@ -15,6 +15,8 @@ pub use images::{ImageTask, calibration_batches};
 pub use registry::Registry;
 pub use run::{CONFIG, Experiment, MODEL_FILE, RunOptions};
 pub use scenes::{SceneGoal, SceneTask, calibration_scenes};
+pub use settings::TASK_FLAGS;
+pub(crate) use settings::{check_data_flags, check_flags};
 pub use source::Source;
 pub use task::{Answer, Evaluation, Part, Run, Task, TaskKind};
 pub use text::{TextTask, calibration_tokens};

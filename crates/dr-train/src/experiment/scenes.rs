@@ -197,6 +197,7 @@ impl<T: SceneGoal> Task for SceneTask<T> {
     const GOES_WITH: &'static str = "--dataset coco and a residual network";
     const ITEMS: &'static str = "images";
     const DISTILLS: bool = T::DISTILLS;
+    const FLAGS: &'static [&'static str] = &[];
 
     fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError> {
         let model = registry.models.get(&config.model)?;

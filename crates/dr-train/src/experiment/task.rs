@@ -3,6 +3,7 @@
 use super::error::RunError;
 use super::registry::Registry;
 use super::run::{Experiment, RunOptions};
+use super::settings::TASK_FLAGS;
 use super::source::Source;
 use crate::artifact::{Artifact, ArtifactError, Description, SavedModel, TensorEntry};
 use crate::config::{Engine, TrainConfig};
@@ -58,6 +59,9 @@ pub trait Task: Sized + Send + Sync {
 
     /// Whether lower precisions can learn from the outputs of higher ones.
     const DISTILLS: bool = true;
+
+    /// Those of [`TASK_FLAGS`] that say something about it.
+    const FLAGS: &'static [&'static str] = &TASK_FLAGS;
 
     /// Reads the data.
     ///
@@ -169,6 +173,8 @@ pub struct TaskKind {
     pub items: &'static str,
     /// [`Task::DISTILLS`].
     pub distills: bool,
+    /// [`Task::FLAGS`].
+    pub flags: &'static [&'static str],
     /// [`Experiment::new`].
     pub prepare: fn(&Registry, TrainConfig, &Path, RunOptions) -> Result<Run, RunError>,
     /// [`Task::measure_saved`].
@@ -194,6 +200,7 @@ impl TaskKind {
                 goes_with: T::GOES_WITH,
                 items: T::ITEMS,
                 distills: T::DISTILLS,
+                flags: T::FLAGS,
                 prepare: |registry, config, out, options| {
                     let experiment = Experiment::<T>::new(registry, config, out, options)?;
                     Ok(Box::new(move || experiment.run()))

@@ -50,7 +50,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// The text that a language model is measured on, all of it [default: the end of the text it was trained on]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["dataset", "data_dir"])]
     pub text: Option<PathBuf>,
     /// Measure a text in pieces of so many tokens, each without those before it [default: 512, or the model's
     /// context if that is less]
@@ -87,7 +87,7 @@ pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
     let started = Instant::now();
     let mut artifact = load_model(&args.model)?;
     let (task, in_model) = (&artifact.description, |error: ArtifactError| error.in_file(&args.model));
-    if args.text.is_some() || args.questions.is_some() {
+    if args.text.is_some() || args.questions.is_some() || args.window.is_some() {
         task.check_task(LANGUAGE).map_err(in_model)?;
     }
     if let (Some(folder), Some(reference)) = (&args.inputs, &args.compare)
