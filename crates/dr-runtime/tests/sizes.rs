@@ -106,6 +106,7 @@ fn description(kind: ArtifactKind, graph: Graph, shared: bool) -> Description {
         width: 4,
         input: InputShape { channels: 1, height: 4, width: 4 },
         classes: 10,
+        class_names: vec![],
         dataset: "none".into(),
         normalization: Normalization { mean: vec![0.0], std: vec![1.0] },
         precisions: PrecisionSet::new([BitWidth::B8, BitWidth::B4].map(precision)).unwrap(),

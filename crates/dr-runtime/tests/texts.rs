@@ -79,6 +79,7 @@ fn artifact(kind: ArtifactKind, scaling: &RopeScaling) -> Artifact {
         width: HIDDEN,
         input: InputShape { channels: 1, height: 1, width: CONTEXT },
         classes: VOCABULARY,
+        class_names: vec![],
         dataset: "none".into(),
         normalization: Normalization { mean: vec![0.0], std: vec![1.0] },
         precisions: PrecisionSet::new(WIDTHS.map(|bits| Precision::new(bits, STORED))).unwrap(),

@@ -64,6 +64,7 @@ impl Imported {
             width: 1,
             input,
             classes: classes.unwrap_or(1),
+            class_names: vec![],
             dataset: "folder".to_owned(),
             normalization: Normalization { mean: vec![0.0; channels], std: vec![1.0; channels] },
             edge: precisions.highest(),

@@ -71,6 +71,7 @@ impl Described for Description {
             width: model.usual_width(),
             input,
             classes,
+            class_names: vec![],
             dataset: dataset.to_string(),
             normalization: Normalization { mean: vec![0.0; channels], std: vec![1.0; channels] },
             edge: QuantConfig::new(precisions.clone()).edge,

@@ -45,7 +45,7 @@ pub trait DatasetKind: Sync {
         Augmentation { max_shift: 0, flip: false }
     }
 
-    /// What the classes are called, if that is not their number.
+    /// What the classes are called, if that is known and not said by folders.
     fn class_names(&self) -> Option<&'static [&'static str]> {
         None
     }
@@ -134,6 +134,20 @@ pub fn load(source: &DataSource, limit_train: Option<usize>) -> Result<Splits, D
 pub fn load_test(source: &DataSource) -> Result<ImageSet, DataError> {
     source.dataset.test(source)
 }
+
+/// What the classes of images of a dataset are called; nothing if that is not known.
+#[must_use]
+pub fn class_names(dataset: &dyn DatasetKind, images: &ImageSet) -> Vec<String> {
+    match images {
+        ImageSet::Files(files) => files.classes.clone(),
+        ImageSet::Memory(_) => {
+            dataset.class_names().into_iter().flatten().map(|&name| name.to_owned()).collect()
+        }
+    }
+}
+
+/// The classes of handwritten digits.
+pub(super) const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
 
 /// Splits off the last of every `one_in` images, at least one, for validation.
 pub(super) fn hold_out(

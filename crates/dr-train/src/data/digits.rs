@@ -2,6 +2,7 @@
 
 use super::{
     Augmentation, DataSource, DatasetKind, ImageSet,
+    dataset::DIGITS,
     error::{DataError, FormatError},
     images::{ImageShape, Images},
     random,
@@ -55,6 +56,10 @@ impl DatasetKind for Digits {
 
     fn augmentation(&self) -> Augmentation {
         Augmentation { max_shift: 1, flip: false }
+    }
+
+    fn class_names(&self) -> Option<&'static [&'static str]> {
+        Some(&DIGITS)
     }
 
     fn load(&self, source: &DataSource) -> Result<[ImageSet; 3], DataError> {

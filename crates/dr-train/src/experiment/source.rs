@@ -2,12 +2,14 @@
 
 use super::error::RunError;
 use super::registry::Registry;
+use super::said::tell_skipped;
 use super::settings::check_data_flags;
 use super::task::TaskKind;
 use crate::artifact::{Artifact, ArtifactError, Description};
-use crate::data::{DATA_DIR, DataSource};
+use crate::data::{DATA_DIR, DataSource, ImageSet};
 use crate::text::Tokenizer;
 use burn::tensor::Device;
+use std::cell::RefCell;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
@@ -37,6 +39,8 @@ pub struct Source<'a> {
     pub limit: Option<usize>,
     /// Where it is computed.
     pub device: &'a Device,
+    /// The images that are read for it, of which some may be skipped.
+    read: RefCell<Vec<ImageSet>>,
 }
 
 impl<'a> Source<'a> {
@@ -60,7 +64,18 @@ impl<'a> Source<'a> {
             calibration: usize::MAX,
             limit: None,
             device,
+            read: RefCell::default(),
         }
+    }
+
+    /// Notes that images are read.
+    pub(super) fn reads(&self, images: &ImageSet) {
+        self.read.borrow_mut().push(images.clone());
+    }
+
+    /// Says what was skipped of them.
+    pub(super) fn tell_skipped(&self) {
+        tell_skipped(&self.read.take().iter().flat_map(ImageSet::skipped).collect());
     }
 
     /// What the network does.

@@ -9,9 +9,9 @@ use crate::config::task::{CLASSIFY, LANGUAGE};
 use crate::config::{DeviceKind, Engine};
 use crate::device;
 use crate::evaluation::{answer, formats};
-use crate::experiment::{Registry, Source};
+use crate::experiment::{Registry, RunError, Source};
 use crate::generation::ChoiceScore;
-use crate::report::{Agreement, NumberFormat, PrecisionResult, Report, aligned};
+use crate::report::{Agreement, NumberFormat, PrecisionResult, Report, aligned, number};
 use crate::text::load_choices;
 use clap::Args;
 use dr_precision::Precision;
@@ -93,6 +93,10 @@ pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
     if let (Some(folder), Some(reference)) = (&args.inputs, &args.compare)
         && let Some(files) = arrays_in(folder)?
     {
+        if args.plan.is_some() {
+            let (by, expected) = ("a comparison on arrays".into(), "--precision or neither".into());
+            return Err(RunError::Unused { flag: "plan".into(), by, expected }.into());
+        }
         return arrays(&artifact, &load_model(reference)?, &files, args);
     }
     if args.inputs.is_some() || (args.compare.is_some() && task.check_task(LANGUAGE).is_err()) {
@@ -156,10 +160,10 @@ fn arrays(
     for (format, of) in formats.iter().zip(&found) {
         rows.push(vec![
             format.to_string(),
-            format!("{:.5}", of.divergence),
-            format!("{:.2}", of.same_top1),
-            format!("{:.2}", of.same_top1_sure),
-            format!("{:.2}", 100.0 * of.relative_error),
+            number(of.divergence, 5),
+            number(of.same_top1, 2),
+            number(of.same_top1_sure, 2),
+            number(100.0 * of.relative_error, 2),
         ]);
     }
     print(&aligned(&rows))
@@ -177,7 +181,7 @@ fn questions(
     }
     let header = ["precision", "right (%)", "by byte (%)"].map(str::to_owned).to_vec();
     let row = |(format, ChoiceScore { accuracy, normalized }): (&NumberFormat, &ChoiceScore)| {
-        vec![format.to_string(), format!("{accuracy:.2}"), format!("{normalized:.2}")]
+        vec![format.to_string(), number(*accuracy, 2), number(*normalized, 2)]
     };
     let rows: Vec<_> = std::iter::once(header).chain(formats.iter().zip(&scores).map(row)).collect();
     print(&format!("\n{} questions\n{}", questions.len(), aligned(&rows)))

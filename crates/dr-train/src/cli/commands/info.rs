@@ -82,11 +82,15 @@ fn table(artifact: &Artifact) -> String {
         true => "the first and the last layer switch, too".to_owned(),
         false => format!("{} in the first and the last layer", description.edge),
     };
+    let classes = match &description.class_names[..] {
+        [] => description.classes.to_string(),
+        names => format!("{}: {}", description.classes, names.join(", ")),
+    };
     let rows = [
         ("kind", description.kind.to_string()),
         ("model", format!("{}, {} channels in its first stage", description.model, description.width)),
         ("input", format!("{} (channels x rows x columns)", description.input)),
-        ("classes", description.classes.to_string()),
+        ("classes", classes),
         ("dataset", description.dataset.to_string()),
         ("mean", list(&normalization.mean)),
         ("std", list(&normalization.std)),

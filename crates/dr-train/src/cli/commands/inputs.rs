@@ -4,9 +4,9 @@ use super::arrays_in;
 use crate::agreement::read_array;
 use crate::artifact::{Artifact, Description};
 use crate::cli::CommandError;
-use crate::data::{DataError, ImageFiles, ImageLoader, Input};
+use crate::data::{DataError, ImageFiles, ImageLoader, ImageSet, Input};
 use crate::evaluation::check_size;
-use crate::experiment::RunError;
+use crate::experiment::{RunError, tell_skipped};
 use crate::nn::Value;
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
@@ -59,9 +59,12 @@ pub(super) fn inputs_below(
     let files = ImageFiles::below(folder, input.height).map_err(DataError::from)?.spread(images);
     let wrong = |error| RunError::InModel { path: model.to_owned(), error: Box::new(error) };
     check_size(artifact, files.shape).map_err(wrong)?;
-    let loader = ImageLoader::evaluation(files, normalization.clone(), BATCH, device.clone());
+    let images = ImageSet::from(files);
+    let loader = ImageLoader::evaluation(images.clone(), normalization.clone(), BATCH, device.clone());
     let batches = loader.iter().map(|batch| Ok(batch?.input.into()));
-    Ok(batches.collect::<Result<_, DatasetError>>().map_err(RunError::from)?)
+    let batches = batches.collect::<Result<_, DatasetError>>().map_err(RunError::from)?;
+    tell_skipped(&images.skipped());
+    Ok(batches)
 }
 
 /// An array as the network takes it.
