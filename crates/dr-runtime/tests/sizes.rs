@@ -106,6 +106,7 @@ fn description(kind: ArtifactKind, graph: Graph, shared: bool) -> Description {
         width: 4,
         input: InputShape { channels: 1, height: 4, width: 4 },
         classes: 10,
+        class_names: vec![],
         dataset: "none".into(),
         normalization: Normalization::none(1),
         resize: Resize::default(),

@@ -79,6 +79,7 @@ fn artifact(kind: ArtifactKind, scaling: &RopeScaling) -> Artifact {
         width: HIDDEN,
         input: InputShape { channels: 1, height: 1, width: CONTEXT },
         classes: VOCABULARY,
+        class_names: vec![],
         dataset: "none".into(),
         normalization: Normalization::none(1),
         resize: Resize::default(),

@@ -186,14 +186,14 @@ impl Tally {
     fn agreement(mut self) -> Agreement {
         self.divergences.sort_unstable_by(f64::total_cmp);
         let rows = self.divergences.len();
-        let percent = |part: usize, of: usize| 100.0 * part as f64 / of.max(1) as f64;
+        let percent = |part: usize, of: usize| 100.0 * part as f64 / of as f64;
         Agreement {
-            divergence: self.divergences.iter().sum::<f64>() / rows.max(1) as f64,
+            divergence: self.divergences.iter().sum::<f64>() / rows as f64,
             divergence_99: self
                 .divergences
                 .get((rows * 99).div_ceil(100).saturating_sub(1))
                 .copied()
-                .unwrap_or(0.0),
+                .unwrap_or(f64::NAN),
             same_top1: percent(self.same[0], rows),
             relative_error: (self.squares[0] / self.squares[1].max(f64::MIN_POSITIVE)).sqrt(),
             sure: self.sure,

@@ -3,7 +3,9 @@
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, InputShape, SavedModel};
 use crate::config::Engine;
 use crate::config::task::{LANGUAGE, SEGMENT};
-use crate::data::{Batch, ImageFiles, ImageLoader, ImageSet, ImageShape, Input, SceneSet, Target};
+use crate::data::{
+    Batch, ClassError, ImageFiles, ImageLoader, ImageSet, ImageShape, Input, SceneSet, Target,
+};
 use crate::detection::Positions;
 use crate::generation::{ChoiceScore, GenerationError, score_choices};
 use crate::nn::{Pass, Tensors, Value};
@@ -54,6 +56,9 @@ pub enum EvaluationError {
         /// Of the model.
         expected: usize,
     },
+    /// Classes of other names.
+    #[error("{0}, as the model has it")]
+    Names(#[from] ClassError),
     /// More images at once than memory is taken for.
     #[error("a batch of {batch} images of {input}: expected at most {largest}")]
     Batch {
@@ -135,6 +140,18 @@ fn check_classes(artifact: &Artifact, found: usize) -> Result<(), EvaluationErro
     if found == expected { Ok(()) } else { Err(EvaluationError::Classes { found, expected }) }
 }
 
+/// Whether classes are called as those of a model, where both are known.
+///
+/// # Errors
+/// The first that is not.
+pub fn check_names(artifact: &Artifact, names: &[String]) -> Result<(), EvaluationError> {
+    let expected = &artifact.description.class_names;
+    match names.is_empty() || expected.is_empty() {
+        true => Ok(()),
+        false => Ok(ClassError::check(names, expected)?),
+    }
+}
+
 /// Whether a batch of images of the model's size has at most `most_pixels`.
 ///
 /// # Errors
@@ -178,6 +195,7 @@ pub fn measure(
     check_images(artifact, images)?;
     if let Some(reference) = reference {
         check_images(reference, images)?;
+        check_names(artifact, &reference.description.class_names)?;
     }
     let loader = evaluation_loader(artifact, images, device);
     compared(artifact, formats, &loader, engine, reference, device)
@@ -436,17 +454,21 @@ impl Comparison {
     fn agreements(self) -> impl Iterator<Item = Agreement> {
         self.observed.into_iter().map(|observed| {
             let Observed { mut divergences, same, sure, squares: [error, all] } = observed.into_inner();
-            let count = divergences.len().max(1);
+            let count = divergences.len();
             let sum: f64 = divergences.iter().copied().map(f64::from).sum();
             divergences.sort_unstable_by(f32::total_cmp);
-            let most = divergences.get(divergences.len() * 99 / 100).copied().unwrap_or_default();
+            let most = divergences.get(divergences.len() * 99 / 100).copied().unwrap_or(f32::NAN);
             Agreement {
                 divergence: sum / count as f64,
                 divergence_99: most.into(),
                 same_top1: 100.0 * same[0] as f64 / count as f64,
-                relative_error: (error / all.max(f64::MIN_POSITIVE)).sqrt(),
+                relative_error: if count == 0 {
+                    f64::NAN
+                } else {
+                    (error / all.max(f64::MIN_POSITIVE)).sqrt()
+                },
                 sure,
-                same_top1_sure: 100.0 * same[1] as f64 / sure.max(1) as f64,
+                same_top1_sure: 100.0 * same[1] as f64 / sure as f64,
             }
         })
     }
@@ -500,6 +522,7 @@ pub(crate) fn text_batch(vocabulary: usize, length: usize) -> usize {
 pub fn check_scenes(artifact: &Artifact, task: &str, scenes: &SceneSet) -> Result<(), EvaluationError> {
     artifact.description.check_task(task)?;
     check_size(artifact, scenes.shape())?;
+    check_names(artifact, &scenes.names)?;
     check_classes(artifact, scenes.names.len() + usize::from(task == SEGMENT))
 }
 

@@ -117,6 +117,6 @@ pub fn score_choices<E: From<GenerationError>>(
         right += usize::from(best(|score| score.0) == Some(*answer));
         right_by_byte += usize::from(best(|score| score.1) == Some(*answer));
     }
-    let percent = |count: usize| 100.0 * count as f64 / questions.len().max(1) as f64;
+    let percent = |count: usize| 100.0 * count as f64 / questions.len() as f64;
     Ok(ChoiceScore { accuracy: percent(right), normalized: percent(right_by_byte) })
 }

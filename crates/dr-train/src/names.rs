@@ -32,6 +32,11 @@ impl<T: ?Sized> Names<T> {
         self.things.iter().map(|thing| (self.name)(thing)).collect()
     }
 
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &'static T> {
+        self.things.iter().copied()
+    }
+
     /// The one of this name.
     ///
     /// # Errors

@@ -186,6 +186,20 @@ fn models() {
         assert_says(&program.error(&["hessian", "--model", "float", "--out", "out", flag, value]), &parts);
     }
 
+    // Data that are not asked for with a dataset of files, or not for the task.
+    for command in [&["eval", "--model", "model"][..], &["hessian", "--model", "float", "--out", "out"]] {
+        assert_says(
+            &program.error(&[command, &["--data-dir", "photos"]].concat()),
+            &["--data-dir: the dataset digits has no use for it: expected it with --dataset ", " or folder"],
+        );
+        let message = program.error(&[command, &["--dataset", "text"]].concat());
+        assert_says(&message, &["--task classify with --dataset text", "expected images with a class each"]);
+    }
+    assert_says(
+        &program.error(&["eval", "--model", "model", "--window", "8"]),
+        &["`model`: a model for the task classify: expected one for lm"],
+    );
+
     // Images of another size.
     let data = folder.path().join("data");
     fs::create_dir(&data).expect("a folder");

@@ -9,7 +9,7 @@ fn program(folder: &Path) -> Program {
 }
 
 fn json(program: &Program, arguments: &[&str]) -> Value {
-    serde_json::from_str(&program.output(arguments)).expect("JSON")
+    serde_json::from_str(&program.outputs(arguments).0).expect("JSON")
 }
 
 #[track_caller]

@@ -189,6 +189,9 @@ pub struct Description {
     /// How many classes the network tells apart; of a segmentation with the background, which is the first; of a language model the
     /// tokens that there are.
     pub classes: usize,
+    /// What the classes are called, in their order, if that is known; of a segmentation without the background.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub class_names: Vec<String>,
     /// The name of the data that it was trained on.
     pub dataset: String,
     /// What is done to pixels.

@@ -77,6 +77,7 @@ impl Imported {
             width: 1,
             input,
             classes: classes.unwrap_or(1),
+            class_names: vec![],
             dataset: "folder".to_owned(),
             normalization: Normalization::none(input.channels),
             resize: Resize::default(),

@@ -77,6 +77,7 @@ impl Described for Description {
             width: model.usual_width(),
             input,
             classes,
+            class_names: vec![],
             dataset: dataset.to_string(),
             normalization: Normalization::none(input.channels),
             resize: Resize::default(),

@@ -48,12 +48,10 @@ impl TrainArgs {
             Some(other) => return wrong(&format!("--distill {other}"), "--distill without a value"),
             None => return wrong("no --distill", "it, as a network in a file is trained without labels"),
         }
-        let unfit = layers.into_iter().find_map(Settings::not_for_distillation);
-        if let Some(flag) = self.dashboard.then_some("dashboard").or(unfit) {
-            return wrong(
-                &format!("--{}", flag.replace('_', "-")),
-                "a flag of its training, such as --epochs",
-            );
+        let given = layers.into_iter().flat_map(Settings::given);
+        let unfit = given.into_iter().find(|flag| !FLAGS.contains(&flag.as_str()));
+        if let Some(flag) = self.dashboard.then(|| "dashboard".to_owned()).or(unfit) {
+            return wrong(&format!("--{flag}"), "a flag of its training, such as --epochs");
         }
         let Some(inputs) = last(layers, |settings| settings.data_dir.clone()) else {
             return wrong("no --data-dir", "the folder of its inputs, images or .npy files");
@@ -106,23 +104,19 @@ impl TrainArgs {
     }
 }
 
-impl Settings {
-    /// The first field that is given and says nothing of how a network in a file is trained.
-    fn not_for_distillation(&self) -> Option<&'static str> {
-        /// All fields by name: a new one belongs to one of the two lists.
-        macro_rules! given {
-            (of: $($of:ident),*; not: $($not:ident),* $(,)?) => {{
-                let Self { $($of: _,)* $($not),* } = self;
-                [$((stringify!($not), $not.is_some())),*].into_iter().find_map(|(name, given)| given.then_some(name))
-            }};
-        }
-        given! {
-            of: model, data_dir, limit_train, precisions, epochs, batch_size, joint_lr, scale_lr, distill,
-                switch_edge, device, seed, out;
-            not: task, dataset, image_size, weights, vocabulary, hidden, layers, context, batch_norm,
-                float_epochs, accumulate, optimizer, lr, weight_decay, warmup_epochs, anneal_float, clip_norm,
-                alrs, scale_gradient, group_size, batches, forward, mixed, draws, sampling, widths, mixed_norm,
-                baseline, devices, compute, resume,
-        }
-    }
-}
+/// The flags that say how a network in a file is trained.
+const FLAGS: [&str; 13] = [
+    "model",
+    "data-dir",
+    "limit-train",
+    "precisions",
+    "epochs",
+    "batch-size",
+    "joint-lr",
+    "scale-lr",
+    "distill",
+    "switch-edge",
+    "device",
+    "seed",
+    "out",
+];

@@ -2,7 +2,7 @@
 
 use super::{CommandError, Settings, TrainArgs, config_file};
 use crate::config::{BatchNormKind, Batches, Distill, TrainConfig};
-use crate::experiment::{CONFIG, Registry};
+use crate::experiment::{CONFIG, Registry, check_flags};
 use crate::files::folder_of;
 use crate::report::Report;
 use std::fmt::Display;
@@ -49,6 +49,7 @@ impl TrainArgs {
         }
         config.check().map_err(|error| CommandError::new(error.to_string()))?;
         check_mixed(&config)?;
+        check_flags(registry, &config, &layers.map(Settings::given).concat())?;
         if config.distill == Distill::Highest {
             match last(layers, |settings| settings.batches) {
                 Some(Batches::Separate) => return Err(one_batch()),

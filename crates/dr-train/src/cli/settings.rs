@@ -190,6 +190,25 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The flags that are given, by their names.
+    pub fn given(&self) -> Vec<String> {
+        /// All fields by name.
+        macro_rules! given {
+            ($($field:ident),* $(,)?) => {{
+                let Self { $($field),* } = self;
+                let fields = [$((stringify!($field), $field.is_some())),*];
+                fields.into_iter().filter(|(_, given)| *given).map(|(name, _)| name.replace('_', "-")).collect()
+            }};
+        }
+        given! {
+            task, dataset, data_dir, limit_train, image_size, model, weights, vocabulary, hidden, layers, context,
+            precisions, batch_norm, epochs, float_epochs, accumulate, batch_size, optimizer, lr, joint_lr, scale_lr,
+            weight_decay, warmup_epochs, anneal_float, clip_norm, alrs, scale_gradient, group_size, switch_edge, batches,
+            distill, forward, mixed, draws, sampling, widths, mixed_norm, baseline, device, devices, compute, seed, out,
+            resume,
+        }
+    }
+
     /// Writes what is given over a configuration.
     pub fn apply(&self, config: &mut TrainConfig) {
         /// Fields that are plain in the one and optional in the other.

@@ -1,6 +1,9 @@
 //! CIFAR-10 and CIFAR-100 in their binary form.
 
-use super::{Augmentation, DataSource, DatasetKind, ImageSet, dataset::hold_out};
+use super::{
+    Augmentation, DataSource, DatasetKind, ImageSet,
+    dataset::{DATA_DIR, hold_out},
+};
 use super::{
     error::DataError,
     files::{self, Places},
@@ -19,6 +22,7 @@ pub struct CifarKind {
     /// What a record of its files is.
     pub format: RecordFormat,
     folder: &'static str,
+    class_names: Option<&'static [&'static str]>,
     train: &'static [&'static str],
     test: &'static str,
 }
@@ -28,6 +32,18 @@ pub const CIFAR10: CifarKind = CifarKind {
     name: "cifar10",
     format: RecordFormat { label_bytes: 1, shape: SHAPE, classes: 10 },
     folder: "cifar-10-batches-bin",
+    class_names: Some(&[
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ]),
     train: &[
         "data_batch_1.bin",
         "data_batch_2.bin",
@@ -42,6 +58,7 @@ pub const CIFAR100: CifarKind = CifarKind {
     name: "cifar100",
     format: RecordFormat { label_bytes: 2, shape: SHAPE, classes: 100 },
     folder: "cifar-100-binary",
+    class_names: None,
     train: &["train.bin"],
     test: "test.bin",
 };
@@ -68,6 +85,10 @@ impl DatasetKind for CifarKind {
         self.name
     }
 
+    fn flags(&self) -> &'static [&'static str] {
+        &[DATA_DIR]
+    }
+
     fn settings(&self) -> TrainConfig {
         let model = "resnet20".to_owned();
         TrainConfig { model, epochs: 60, float_epochs: 60, ..TrainConfig::new(self.name) }
@@ -75,6 +96,10 @@ impl DatasetKind for CifarKind {
 
     fn augmentation(&self) -> Augmentation {
         Augmentation { max_shift: 4, flip: true }
+    }
+
+    fn class_names(&self) -> Option<&'static [&'static str]> {
+        self.class_names
     }
 
     fn load(&self, source: &DataSource) -> Result<[ImageSet; 3], DataError> {

@@ -13,6 +13,12 @@ use crate::names::Names;
 use dr_precision::{BitWidth, Precision, PrecisionSet};
 use std::path::Path;
 
+/// Flags that say which data they are and how they are read: only some datasets have a use for them.
+pub const DATA_FLAGS: [&str; 2] = [DATA_DIR, "image-size"];
+
+/// The flag for the place of a dataset's files.
+pub const DATA_DIR: &str = "data-dir";
+
 /// Data that are asked for by their name. A program adds its own to those of this crate
 /// ([`Registry`](crate::experiment::Registry)). Scenes and texts are read from the files that are named, whatever the dataset.
 pub trait DatasetKind: Sync {
@@ -22,6 +28,11 @@ pub trait DatasetKind: Sync {
     /// What can be learned from them, the usual task first.
     fn tasks(&self) -> &'static [&'static str] {
         &[CLASSIFY]
+    }
+
+    /// Those of [`DATA_FLAGS`] that say something about them.
+    fn flags(&self) -> &'static [&'static str] {
+        &DATA_FLAGS
     }
 
     /// The settings of a training, where flags and files say nothing else.
@@ -34,7 +45,7 @@ pub trait DatasetKind: Sync {
         Augmentation { max_shift: 0, flip: false }
     }
 
-    /// What the classes are called, if that is not their number.
+    /// What the classes are called, if that is known and not said by folders.
     fn class_names(&self) -> Option<&'static [&'static str]> {
         None
     }
@@ -124,6 +135,20 @@ pub fn load_test(source: &DataSource) -> Result<ImageSet, DataError> {
     source.dataset.test(source)
 }
 
+/// What the classes of images of a dataset are called; nothing if that is not known.
+#[must_use]
+pub fn class_names(dataset: &dyn DatasetKind, images: &ImageSet) -> Vec<String> {
+    match images {
+        ImageSet::Files(files) => files.classes.clone(),
+        ImageSet::Memory(_) => {
+            dataset.class_names().into_iter().flatten().map(|&name| name.to_owned()).collect()
+        }
+    }
+}
+
+/// The classes of handwritten digits.
+pub(super) const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+
 /// Splits off the last of every `one_in` images, at least one, for validation.
 pub(super) fn hold_out(
     dataset: &'static str, images: Images, one_in: usize,
@@ -156,6 +181,10 @@ impl DatasetKind for Text {
 
     fn tasks(&self) -> &'static [&'static str] {
         &[LANGUAGE]
+    }
+
+    fn flags(&self) -> &'static [&'static str] {
+        &[DATA_DIR]
     }
 
     fn settings(&self) -> TrainConfig {

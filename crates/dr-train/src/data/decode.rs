@@ -5,8 +5,9 @@ use super::normalization::{Normalization, Pixels};
 use dr_runtime::file::Resize;
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeError, ResizeOptions, Resizer};
-use image::{ImageError, ImageReader, Limits, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 use rand::{Rng, RngExt};
+use std::io::Cursor;
 use std::path::Path;
 
 /// Why a file gives no pixels.
@@ -18,6 +19,8 @@ pub(crate) enum DecodeError {
     Image(#[from] ImageError),
     #[error(transparent)]
     Resize(#[from] ResizeError),
+    #[error("the file is cut off: expected a JPEG image up to its end")]
+    Cut,
     #[error("{0} x {1} pixels: expected at least one")]
     Empty(u32, u32),
     #[error("an image made {0} x {1} pixels: expected fewer")]
@@ -47,9 +50,6 @@ pub(super) fn decode(
     }
     let image = read(path)?;
     let (width, height) = image.dimensions();
-    if width == 0 || height == 0 {
-        return Err(DecodeError::Empty(width, height));
-    }
     let (cut, flip) = match rng {
         Some(rng) => (Cut::random(width, height, rng), rng.random_bool(0.5)),
         None => (Cut::new(width, height, shape, resize), false),
@@ -92,9 +92,6 @@ pub(super) fn stretched(
 ) -> Result<[usize; 2], DecodeError> {
     let image = read(path)?;
     let (width, height) = image.dimensions();
-    if width == 0 || height == 0 {
-        return Err(DecodeError::Empty(width, height));
-    }
     let size = [height as usize, width as usize];
     let pixels = match size == [shape.height, shape.width] {
         true => image.into_raw(),
@@ -104,14 +101,56 @@ pub(super) fn stretched(
     Ok(size)
 }
 
+/// Reads an image whole, as it is to be seen: turned as its EXIF says.
 fn read(path: &Path) -> Result<RgbImage, DecodeError> {
-    let mut reader = ImageReader::open(path)?.with_guessed_format()?;
+    let content = std::fs::read(path)?;
+    let mut reader = ImageReader::new(Cursor::new(&content)).with_guessed_format()?;
+    // The decoder fills with grey what is missing of a JPEG file.
+    if reader.format() == Some(ImageFormat::Jpeg) && !has_end(&content) {
+        return Err(DecodeError::Cut);
+    }
     let mut limits = Limits::default();
     limits.max_image_width = Some(LARGEST_SIDE);
     limits.max_image_height = Some(LARGEST_SIDE);
     limits.max_alloc = Some(LARGEST_BYTES);
-    reader.limits(limits);
-    Ok(reader.decode()?.into_rgb8())
+    reader.limits(limits.clone());
+    let mut decoder = reader.into_decoder()?;
+    limits.reserve(decoder.total_bytes())?;
+    let orientation = decoder.orientation()?;
+    let mut image = DynamicImage::from_decoder(decoder)?;
+    image.apply_orientation(orientation);
+    let image = image.into_rgb8();
+    match image.dimensions() {
+        (0, height) => Err(DecodeError::Empty(0, height)),
+        (width, 0) => Err(DecodeError::Empty(width, 0)),
+        _ => Ok(image),
+    }
+}
+
+/// Whether an image can be read.
+pub(super) fn check(path: &Path) -> Result<(), DecodeError> {
+    read(path).map(drop)
+}
+
+/// Whether a JPEG file goes on to the marker of its end (ISO/IEC 10918-1, annex B): what is before is segments of a length that they say, and codes, in which
+/// no marker can be.
+fn has_end(content: &[u8]) -> bool {
+    let mut rest = content;
+    loop {
+        rest = match rest {
+            [0xff, 0xd9, ..] => return true,
+            // Filling.
+            [0xff, 0xff, ..] => &rest[1..],
+            // A byte of the codes, or a marker without a segment.
+            [0xff, 0x00 | 0x01 | 0xd0..=0xd8, after @ ..] => after,
+            [0xff, _, high, low, ..] => {
+                let end = 2 + usize::from(u16::from_be_bytes([*high, *low]));
+                rest.get(end..).unwrap_or_default()
+            }
+            [_, after @ ..] => after,
+            [] => return false,
+        }
+    }
 }
 
 /// `[h, w, 3]`, bilinear, with as wide a filter as shrinking needs.

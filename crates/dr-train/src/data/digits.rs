@@ -2,6 +2,7 @@
 
 use super::{
     Augmentation, DataSource, DatasetKind, ImageSet,
+    dataset::DIGITS,
     error::{DataError, FormatError},
     images::{ImageShape, Images},
     random,
@@ -45,12 +46,20 @@ impl DatasetKind for Digits {
         "digits"
     }
 
+    fn flags(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     fn settings(&self) -> TrainConfig {
         TrainConfig { epochs: 40, float_epochs: 20, batch_size: 32, ..TrainConfig::new(self.name()) }
     }
 
     fn augmentation(&self) -> Augmentation {
         Augmentation { max_shift: 1, flip: false }
+    }
+
+    fn class_names(&self) -> Option<&'static [&'static str]> {
+        Some(&DIGITS)
     }
 
     fn load(&self, source: &DataSource) -> Result<[ImageSet; 3], DataError> {

@@ -85,6 +85,39 @@ pub enum FormatError {
     Empty,
 }
 
+/// A class that is called something else, or in another place, than expected.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("class {number} is {}: expected {}", shown(found), shown(expected))]
+pub struct ClassError {
+    /// Which class, from 0.
+    pub number: usize,
+    /// What it is called, if it is there.
+    pub found: Option<String>,
+    /// What it should be called, if it should be there.
+    pub expected: Option<String>,
+}
+
+fn shown(name: &Option<String>) -> String {
+    name.as_ref().map_or_else(|| "none".into(), |name| format!("`{name}`"))
+}
+
+impl ClassError {
+    /// Whether classes are called as expected, in the same order.
+    ///
+    /// # Errors
+    /// The first class that is not.
+    pub fn check(found: &[String], expected: &[String]) -> Result<(), Self> {
+        let mut numbers = 0..found.len().max(expected.len());
+        match numbers.find(|&number| found.get(number) != expected.get(number)) {
+            Some(number) => {
+                let [found, expected] = [found, expected].map(|names| names.get(number).cloned());
+                Err(Self { number, found, expected })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 /// Why a dataset cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {

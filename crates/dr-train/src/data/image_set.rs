@@ -1,5 +1,6 @@
 //! [`ImageSet`]: labelled images, in memory or in files.
 
+use super::error::DataError;
 use super::folder::{FolderError, ImageFiles};
 use super::images::{ImageShape, Images};
 use dr_runtime::file::Resize;
@@ -71,6 +72,17 @@ impl ImageSet {
         match self {
             Self::Memory(images) => images.labels[index].into(),
             Self::Files(files) => files.files[index].1,
+        }
+    }
+
+    /// Whether an image can be read.
+    ///
+    /// # Errors
+    /// Files none of which can be read.
+    pub fn check(&self) -> Result<(), DataError> {
+        match self {
+            Self::Memory(_) => Ok(()),
+            Self::Files(files) => Ok(files.check()?),
         }
     }
 

@@ -42,17 +42,20 @@ pub mod scenes;
 pub use batch::{Batch, ImageBatch, Input, Target, TextBatch, TrainingLoader};
 #[cfg(feature = "program")]
 pub(crate) use decode::image_file;
-pub use error::{DataError, FormatError};
+pub use error::{ClassError, DataError, FormatError};
 pub use images::{ImageShape, Images};
 pub use normalization::{ChannelOrder, Normalization};
 #[cfg(feature = "program")]
 pub use {
     augment::Augmentation,
     cifar::{CIFAR10, CIFAR100, CifarKind},
-    dataset::{Coco, DataSource, DatasetKind, Splits, Text, datasets, load, load_test},
+    dataset::{
+        Coco, DATA_DIR, DATA_FLAGS, DataSource, DatasetKind, Splits, Text, class_names, datasets, load,
+        load_test,
+    },
     digits::Digits,
     epochs::{Items, Loader},
-    folder::{Folder, FolderError, ImageFiles, LabelledFile},
+    folder::{Folder, FolderError, Folders, ImageFiles, LabelledFile},
     idx::{FASHION_MNIST, IdxKind, MNIST},
     image_set::ImageSet,
     loader::ImageLoader,

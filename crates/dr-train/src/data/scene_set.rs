@@ -3,7 +3,7 @@
 use super::coco::{Coco, CocoError, Object};
 use super::decode::stretched;
 use super::normalization::Pixels;
-use super::{Batch, Epochs, ImageShape, Images, Items, Loader, Normalization, Target};
+use super::{Batch, ClassError, Epochs, ImageShape, Images, Items, Loader, Normalization, Target};
 use crate::metrics::Rect;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use chacha20::ChaCha8Rng;
@@ -38,9 +38,30 @@ pub enum SceneError {
         /// How many.
         found: usize,
     },
+    /// Classes of two parts that are not the same.
+    #[error("`{}`: {error}, as in `{}` (in the order of their ids)", path.display(), other.display())]
+    Classes {
+        /// A part.
+        path: PathBuf,
+        /// The part to learn from.
+        other: PathBuf,
+        /// What differs.
+        error: ClassError,
+    },
     /// A part without images.
     #[error("`{}`: has no images", .0.display())]
     Empty(PathBuf),
+    /// A part that cannot be divided.
+    #[error("`{}`: has one image: expected at least two, one of them to choose the epoch by", .0.display())]
+    Single(PathBuf),
+    /// A part without objects.
+    #[error("`{}`: has no objects in {images} images (crowds do not count): expected some", path.display())]
+    NoObjects {
+        /// The annotations.
+        path: PathBuf,
+        /// How many images.
+        images: usize,
+    },
 }
 
 /// A box and its class.
@@ -65,14 +86,19 @@ pub struct SceneSet {
     pub boxes: Vec<Vec<Labelled>>,
     /// The names of the classes.
     pub names: Vec<String>,
+    /// The file with the annotations.
+    pub path: PathBuf,
 }
+
+/// Of scenes without a part to choose the epoch by, one of so many of those to learn from.
+const VALIDATION: usize = 20;
 
 /// A mask's pixel says 255 classes at most.
 const MOST_CLASSES: usize = 254;
 
 impl SceneSet {
-    /// Reads the parts of a dataset in COCO's format: `train`, `val` and, where there is one, `test`; else the validation part is the test
-    /// part, too. Images become `size`, objects with them; objects that are marked as crowds are left out.
+    /// Reads the parts of a dataset in COCO's format: `train`, `val` and `test`; where there is only one of the latter it is for the test, and a twentieth of
+    /// `train`, evenly spread, for validation. Images become `size`, objects with them; objects that are marked as crowds are left out.
     ///
     /// # Errors
     /// Files that are missing, damaged or contradict each other.
@@ -89,9 +115,44 @@ impl SceneSet {
         };
         let missing = |file: &str| SceneError::Missing(annotations.join(file));
         let train = part(&["train", "train2017"])?.ok_or_else(|| missing("train.json"))?;
-        let valid = part(&["val", "val2017"])?.ok_or_else(|| missing("val.json"))?;
-        let test = part(&["test"])?.unwrap_or_else(|| valid.clone());
-        Ok([train, valid, test])
+        let others = [part(&["val", "val2017"])?, part(&["test"])?];
+        for other in others.iter().flatten() {
+            ClassError::check(&other.names, &train.names).map_err(|error| SceneError::Classes {
+                path: other.path.clone(),
+                other: train.path.clone(),
+                error,
+            })?;
+        }
+        match others {
+            [Some(valid), Some(test)] => Ok([train, valid, test]),
+            [Some(test), None] | [None, Some(test)] => {
+                let [train, valid] = train.hold_out(VALIDATION)?;
+                Ok([train, valid, test])
+            }
+            [None, None] => Err(missing("val.json")),
+        }
+    }
+
+    /// The images less one of every `one_in`, at least one; and those.
+    fn hold_out(self, one_in: usize) -> Result<[Self; 2], SceneError> {
+        let held = self.len().div_ceil(one_in);
+        if held == self.len() {
+            return Err(SceneError::Single(self.path));
+        }
+        let is_held = |index: &usize| (index + 1) * held / self.len() > index * held / self.len();
+        let (these, others): (Vec<_>, Vec<_>) = (0..self.len()).partition(is_held);
+        Ok([self.subset(&others), self.subset(&these)])
+    }
+
+    /// Whether there are objects in the images.
+    ///
+    /// # Errors
+    /// There are none.
+    pub fn check(&self) -> Result<(), SceneError> {
+        match self.boxes.iter().all(Vec::is_empty) {
+            true => Err(SceneError::NoObjects { path: self.path.clone(), images: self.len() }),
+            false => Ok(()),
+        }
     }
 
     fn read(file: &Path, images: &Path, size: [usize; 2]) -> Result<Self, SceneError> {
@@ -101,7 +162,8 @@ impl SceneSet {
         }
         let names = coco.categories.iter().map(|category| category.name.clone()).collect();
         let [rows, columns] = size;
-        let mut set = Self { size, pixels: vec![], classes: vec![], boxes: vec![], names };
+        let path = file.to_owned();
+        let mut set = Self { size, pixels: vec![], classes: vec![], boxes: vec![], names, path };
         for picture in &coco.images {
             let path = images.join(&picture.file_name);
             let shape = ImageShape { channels: 3, height: rows, width: columns };
@@ -109,7 +171,7 @@ impl SceneSet {
                 .map_err(|reason| SceneError::Image { path: path.clone(), reason: reason.to_string() })?;
             if found != [picture.height, picture.width] {
                 let reason = format!(
-                    "is {} x {} pixels: expected {} x {}, as the annotations say",
+                    "is {} x {} pixels, as it is to be seen: expected {} x {}, as the annotations say",
                     found[1], found[0], picture.width, picture.height
                 );
                 return Err(SceneError::Image { path, reason });
@@ -145,13 +207,22 @@ impl SceneSet {
     /// The first so many images.
     #[must_use]
     pub fn first(&self, count: usize) -> Self {
-        let count = count.min(self.len());
+        self.subset(&(0..count.min(self.len())).collect::<Vec<_>>())
+    }
+
+    /// The images of these indices, in their order.
+    fn subset(&self, indices: &[usize]) -> Self {
         let area = self.size[0] * self.size[1];
+        let of = |values: &[u8], each: usize| -> Vec<u8> {
+            indices.iter().flat_map(|&index| &values[index * each..][..each]).copied().collect()
+        };
         Self {
-            pixels: self.pixels[..count * 3 * area].to_vec(),
-            classes: self.classes[..count * area].to_vec(),
-            boxes: self.boxes[..count].to_vec(),
-            ..self.clone()
+            size: self.size,
+            pixels: of(&self.pixels, 3 * area),
+            classes: of(&self.classes, area),
+            boxes: indices.iter().map(|&index| self.boxes[index].clone()).collect(),
+            names: self.names.clone(),
+            path: self.path.clone(),
         }
     }
 

@@ -100,6 +100,16 @@ pub enum RunError {
         /// The setting.
         setting: &'static str,
     },
+    /// A flag that nothing has a use for.
+    #[error("--{flag}: {by} has no use for it: expected {expected}")]
+    Unused {
+        /// The flag.
+        flag: String,
+        /// What is asked for.
+        by: String,
+        /// What would have a use for it.
+        expected: String,
+    },
     /// No folder.
     #[error(
         "dataset coco: expected --data-dir, a folder with images and annotations as `dr-train scenes` makes one"

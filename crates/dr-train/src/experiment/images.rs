@@ -2,6 +2,7 @@
 
 use super::error::RunError;
 use super::registry::Registry;
+use super::said::{PURPOSES, UNDEFINED_TABLE, tell_ignored, tell_images, tell_missing};
 use super::source::Source;
 use super::task::{Answer, Evaluation, Part, Task};
 use crate::artifact::{Artifact, Described, Description};
@@ -9,9 +10,10 @@ use crate::config::task::CLASSIFY;
 use crate::config::{Engine, TrainConfig};
 use crate::data::{
     self, DataError, DataSource, DatasetKind, ImageFiles, ImageLoader, ImageSet, Normalization, Splits,
+    class_names,
 };
 use crate::evaluation::{
-    EVAL_BATCH, EvaluationError, check_batch, check_images, check_size, labelled, measure,
+    EVAL_BATCH, EvaluationError, check_batch, check_images, check_names, check_size, labelled, measure,
 };
 use crate::models::ModelKind;
 use crate::nn::Model;
@@ -21,6 +23,7 @@ use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Int, Tensor};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A dataset of images, whose classes a network learns.
@@ -42,6 +45,7 @@ impl Task for ImageTask {
     const GOES_WITH: &'static str = "images with a class each and a network for images";
     const ITEMS: &'static str = "images";
     const BY_LOSS: bool = false;
+    const FLAGS: &'static [&'static str] = &[];
 
     fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError> {
         let (dataset, model) = (registry.datasets.get(&config.dataset)?, registry.models.get(&config.model)?);
@@ -50,7 +54,23 @@ impl Task for ImageTask {
             ..DataSource::new(dataset, config.data_dir.as_deref(), config.seed)
         };
         let Splits { train, valid, test, normalization } = data::load(&source, config.limit_train)?;
+        if let ImageSet::Files(train) = &train {
+            // Of the first few of all there need not be some of each class.
+            train.check_classes(config.limit_train.is_none()).map_err(DataError::from)?;
+        }
         Ok(Self { dataset, model, parts: [train, valid, test], normalization })
+    }
+
+    fn tell(&self) {
+        tell_images(PURPOSES.into_iter().zip(&self.parts));
+        let [train, valid, test] = &self.parts;
+        // What is held out of the images to learn from need not have all classes.
+        let is_held_out =
+            matches!((train, valid), (ImageSet::Files(a), ImageSet::Files(b)) if a.source == b.source);
+        if !is_held_out || valid.check().is_err() {
+            tell_missing(valid, PURPOSES[1], "the last epoch is taken");
+        }
+        tell_missing(test, PURPOSES[2], UNDEFINED_TABLE);
     }
 
     fn imported(&self, config: &TrainConfig) -> Result<Option<Artifact>, RunError> {
@@ -71,11 +91,13 @@ impl Task for ImageTask {
         let (input, classes) = (self.parts[0].shape().into(), self.parts[0].classes());
         Description {
             normalization: self.normalization.clone(),
+            class_names: class_names(self.dataset, &self.parts[0]),
             ..Description::new(self.dataset.name(), self.model, input, classes, config.precisions.clone())
         }
     }
 
     fn check(&self, artifact: &Artifact) -> Result<(), EvaluationError> {
+        check_names(artifact, &class_names(self.dataset, &self.parts[0]))?;
         check_images(artifact, &self.parts[0])
     }
 
@@ -108,9 +130,8 @@ impl Task for ImageTask {
         self.parts[2].len()
     }
 
-    fn skipped(&self) -> usize {
-        let skipped = self.parts.iter().flat_map(ImageSet::skipped);
-        skipped.collect::<BTreeMap<_, _>>().len()
+    fn skipped(&self) -> BTreeMap<PathBuf, String> {
+        self.parts.iter().flat_map(ImageSet::skipped).collect()
     }
 
     fn measure_saved(source: &Source, formats: &[NumberFormat], engine: Engine) -> Result<Answer, RunError> {
@@ -121,18 +142,36 @@ impl Task for ImageTask {
                 let images = ImageFiles::below(folder, input.into(), resize).map_err(DataError::from)?;
                 labelled(reference, &images, device).map_err(|error| source.wrong(error))?.into()
             }
-            _ => framed(source, &data::load_test(&source.data()?)?)?,
+            _ => {
+                let data = source.data()?;
+                let test = data::load_test(&data)?;
+                let names = class_names(data.dataset, &test);
+                check_names(artifact, &names).map_err(|error| source.wrong(error))?;
+                framed(source, &test)?
+            }
         };
         let measured = measure(artifact, formats, &test, engine, reference, device);
-        Ok((measured.map_err(|error| source.wrong(error))?, [test.len(), test.skipped().len()]))
+        let measured = measured.map_err(|error| source.wrong(error))?;
+        match (source.images, &test) {
+            (Some(_), ImageSet::Files(files)) => tell_ignored([&**files]),
+            _ => {
+                tell_images([(PURPOSES[2], &test)]);
+                tell_missing(&test, PURPOSES[2], UNDEFINED_TABLE);
+            }
+        }
+        source.reads(&test);
+        Ok((measured, [test.len(), test.skipped().len()]))
     }
 
     fn batches(source: &Source, batch_size: usize) -> Result<(Evaluation<Self>, usize), RunError> {
         let (train, artifact) = (training_images(source)?, source.artifact);
+        let names = class_names(source.data()?.dataset, &train);
+        check_names(artifact, &names).map_err(|error| source.wrong(error))?;
         check_images(artifact, &train).map_err(|error| source.wrong(error))?;
         check_batch(artifact, batch_size, MOST_PIXELS)?;
         let batch_size = batch_size.min(train.len());
         let images = train.range(0..train.len() - train.len() % batch_size);
+        source.reads(&images);
         let (count, normalization) = (images.len(), artifact.description.normalization.clone());
         let loader = ImageLoader::evaluation(images, normalization, batch_size, source.device.clone());
         Ok((Arc::new(loader), count))
@@ -142,6 +181,7 @@ impl Task for ImageTask {
         let normalization = &source.artifact.description.normalization;
         let images = training_images(source)?;
         let images = images.range(0..source.calibration.min(images.len()));
+        source.reads(&images);
         Ok(calibration_batches(&images, normalization, source.device)?)
     }
 
@@ -162,6 +202,7 @@ fn framed(source: &Source, images: &ImageSet) -> Result<ImageSet, RunError> {
 fn training_images(source: &Source) -> Result<ImageSet, RunError> {
     let images = framed(source, &data::load(&source.data()?, source.limit)?.train)?;
     check_size(source.artifact, images.shape()).map_err(|error| source.wrong(error))?;
+    images.check()?;
     Ok(images)
 }
 

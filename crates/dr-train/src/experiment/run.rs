@@ -2,6 +2,7 @@
 
 use super::error::RunError;
 use super::registry::Registry;
+use super::said::tell_skipped;
 use super::settings::{check_task, passes, quantization};
 use super::task::{Part, Task};
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description, SavedModel};
@@ -11,7 +12,9 @@ use crate::evaluation::{EVAL_BATCH, formats};
 use crate::files::{at, remove_leftovers, write_atomically};
 use crate::mixed::{DrawLog, Hasb, HessianOptions, Traces, traces};
 use crate::nn::{Model, Pass, finish};
-use crate::report::{EpochRecord, Measured, NumberFormat, PrecisionResult, Report, SingleResult, TrainPhase};
+use crate::report::{
+    EpochRecord, Measured, NumberFormat, PrecisionResult, Report, SingleResult, TrainPhase, number,
+};
 use crate::training::{Distillation, History, Objective, Phase, PhaseOutcome, Score, evaluate, run_phase};
 use burn::module::Module;
 use burn::tensor::Device;
@@ -113,6 +116,7 @@ impl<T: Task> Experiment<T> {
     pub fn run(&self) -> Result<Report, RunError> {
         let started = Instant::now();
         self.open_folder()?;
+        self.task.tell();
         let config = &self.config;
 
         let float = self.float(config.float_epochs, FLOAT)?;
@@ -123,6 +127,9 @@ impl<T: Task> Experiment<T> {
 
         let mut seconds = float.earlier_seconds + joint.earlier_seconds;
         let measured = self.measure(&artifact)?;
+        let float_measured = self.measure(&float_artifact)?.first().copied();
+        let skipped = self.task.skipped();
+        tell_skipped(&skipped);
         let result =
             |(precision, measured): (Precision, _)| PrecisionResult { precision: precision.into(), measured };
         let mut report = Report {
@@ -133,8 +140,8 @@ impl<T: Task> Experiment<T> {
             device: self.device_kind.to_string(),
             seconds: seconds + started.elapsed().as_secs_f64(),
             test_images: self.task.test_items(),
-            skipped_images: self.task.skipped(),
-            float: self.measure(&float_artifact)?.first().copied(),
+            skipped_images: skipped.len(),
+            float: float_measured,
             precisions: config.precisions.iter().zip(measured).map(result).collect(),
             single: vec![],
             float_epoch_seconds: median_seconds(&float.history),
@@ -280,7 +287,7 @@ impl<T: Task> Experiment<T> {
             let test = self.task.evaluation(Part::Test, EVAL_BATCH, &self.device)?;
             let scores = evaluate(&trained.model, &*test, &[pass])?;
             for &Score { top1, .. } in &scores {
-                eprintln!("separate {precision} network: top-1 {top1:.2} %");
+                eprintln!("separate {precision} network: top-1 {} %", number(top1, 2));
                 results.push(SingleResult { precision, top1 });
             }
             seconds += trained.earlier_seconds;

@@ -3,6 +3,7 @@
 use super::error::RunError;
 use super::images::MOST_PIXELS;
 use super::registry::Registry;
+use super::said::{PURPOSES, UNDEFINED_TABLE, tell_parts, warn};
 use super::source::Source;
 use super::task::{Answer, Evaluation, Part, Task};
 use crate::artifact::{Artifact, Described, Description};
@@ -90,7 +91,8 @@ impl SceneGoal for Tensor<1, Int> {
                 Ok::<_, EvaluationError>(output)
             })?;
             for (score, confusion) in scores.iter_mut().zip(confusions.into_inner()) {
-                score.quality = Some(100.0 * confusion.mean_iou());
+                // Without objects there is only the background to be right about.
+                score.quality = scenes.check().is_ok().then(|| 100.0 * confusion.mean_iou());
             }
             Ok(scores)
         })
@@ -197,12 +199,14 @@ impl<T: SceneGoal> Task for SceneTask<T> {
     const GOES_WITH: &'static str = "--dataset coco and a residual network";
     const ITEMS: &'static str = "images";
     const DISTILLS: bool = T::DISTILLS;
+    const FLAGS: &'static [&'static str] = &[];
 
     fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError> {
         let model = registry.models.get(&config.model)?;
         let dir = config.data_dir.as_deref().ok_or(RunError::NoScenes)?;
         let [train, valid, test] = SceneSet::load(dir, [config.image_size; 2])?;
         let train = config.limit_train.map_or_else(|| train.clone(), |limit| train.first(limit));
+        train.check()?;
         let sizes = Sizes {
             task: T::TASK,
             input: train.shape().into(),
@@ -216,6 +220,15 @@ impl<T: SceneGoal> Task for SceneTask<T> {
         let around = T::around(network.graph(), train.size);
         let around = around.ok_or_else(nowhere)?;
         Ok(Self { parts: [train, valid, test].map(Arc::new), normalization, model, sizes, around })
+    }
+
+    fn tell(&self) {
+        let [train, valid, test] = &self.parts;
+        let parts = PURPOSES.into_iter().zip(&self.parts);
+        tell_parts(parts.map(|(purpose, part)| (purpose, part.len(), &*part.path)), &train.names);
+        for (part, result) in [(valid, "the epoch is not chosen by objects"), (test, UNDEFINED_TABLE)] {
+            tell_empty(part, result);
+        }
     }
 
     fn imported(&self, config: &TrainConfig) -> Result<Option<Artifact>, RunError> {
@@ -234,6 +247,7 @@ impl<T: SceneGoal> Task for SceneTask<T> {
         Description {
             task: T::TASK.to_string(),
             normalization: self.normalization.clone(),
+            class_names: self.parts[0].names.clone(),
             ..Description::new(&config.dataset, self.model, input, classes, config.precisions.clone())
         }
     }
@@ -272,7 +286,10 @@ impl<T: SceneGoal> Task for SceneTask<T> {
         let [.., test] = load(source)?;
         let test = Arc::new(test);
         let measured = T::measure(source.artifact, formats, &test, engine, source.device);
-        Ok((measured.map_err(|error| source.wrong(error))?, [test.len(), 0]))
+        let measured = measured.map_err(|error| source.wrong(error))?;
+        tell_parts([(PURPOSES[2], test.len(), &*test.path)], &test.names);
+        tell_empty(&test, UNDEFINED_TABLE);
+        Ok((measured, [test.len(), 0]))
     }
 
     fn batches(source: &Source, batch_size: usize) -> Result<(Evaluation<Self>, usize), RunError> {
@@ -301,6 +318,13 @@ impl<T: SceneGoal> Task for SceneTask<T> {
     }
 }
 
+/// Says of a part that there are no objects in it, and what comes of that.
+fn tell_empty(part: &SceneSet, result: &str) {
+    if let Err(error) = part.check() {
+        warn(format_args!("{error}; {result}"));
+    }
+}
+
 /// All parts, in the size that the network takes.
 fn load(source: &Source) -> Result<[SceneSet; 3], RunError> {
     let (dir, input) = (source.data_dir.ok_or(RunError::NoScenes)?, source.artifact.description.input);
@@ -310,7 +334,9 @@ fn load(source: &Source) -> Result<[SceneSet; 3], RunError> {
 fn training_scenes<T: SceneGoal>(source: &Source) -> Result<SceneSet, RunError> {
     let [train, ..] = load(source)?;
     check_scenes(source.artifact, T::TASK, &train).map_err(|error| source.wrong(error))?;
-    Ok(source.limit.map_or_else(|| train.clone(), |limit| train.first(limit)))
+    let train = source.limit.map_or_else(|| train.clone(), |limit| train.first(limit));
+    train.check()?;
+    Ok(train)
 }
 
 /// The first training images, to fit the activations' scales to.

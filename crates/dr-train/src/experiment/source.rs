@@ -2,11 +2,14 @@
 
 use super::error::RunError;
 use super::registry::Registry;
+use super::said::tell_skipped;
+use super::settings::check_data_flags;
 use super::task::TaskKind;
 use crate::artifact::{Artifact, ArtifactError, Description};
-use crate::data::DataSource;
+use crate::data::{DATA_DIR, DataSource, ImageSet};
 use crate::text::Tokenizer;
 use burn::tensor::Device;
+use std::cell::RefCell;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
@@ -36,6 +39,8 @@ pub struct Source<'a> {
     pub limit: Option<usize>,
     /// Where it is computed.
     pub device: &'a Device,
+    /// The images that are read for it, of which some may be skipped.
+    read: RefCell<Vec<ImageSet>>,
 }
 
 impl<'a> Source<'a> {
@@ -59,23 +64,55 @@ impl<'a> Source<'a> {
             calibration: usize::MAX,
             limit: None,
             device,
+            read: RefCell::default(),
         }
+    }
+
+    /// Notes that images are read.
+    pub(super) fn reads(&self, images: &ImageSet) {
+        self.read.borrow_mut().push(images.clone());
+    }
+
+    /// Says what was skipped of them.
+    pub(super) fn tell_skipped(&self) {
+        tell_skipped(&self.read.take().iter().flat_map(ImageSet::skipped).collect());
     }
 
     /// What the network does.
     ///
     /// # Errors
-    /// A task that the registry does not have.
+    /// A task that the registry does not have, and data that are asked for and are not for it.
     pub fn task(&self) -> Result<&'static TaskKind, RunError> {
         let task = self.registry.tasks.get(&self.artifact.description.task);
-        Ok(task.map_err(ArtifactError::network)?)
+        let task = task.map_err(ArtifactError::network)?;
+        self.check(task)?;
+        Ok(task)
+    }
+
+    /// Whether the data that are asked for are for the network, and whether they have a use for a folder.
+    fn check(&self, task: &TaskKind) -> Result<(), RunError> {
+        let Description { dataset: own, model, .. } = &self.artifact.description;
+        let name = self.dataset.unwrap_or(own);
+        let dataset = match self.registry.datasets.get(name) {
+            Ok(dataset) => dataset,
+            // Of another program: it may not be asked for.
+            Err(_) if self.dataset.is_none() => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        if self.dataset.is_some() && !dataset.tasks().contains(&task.name) {
+            let (dataset, model) = (name.to_owned(), model.clone());
+            return Err(RunError::Task { task: task.name, dataset, model, expected: task.goes_with });
+        }
+        let given: Vec<&str> = self.data_dir.map(|_| DATA_DIR).into_iter().collect();
+        check_data_flags(self.registry, dataset, Some(task.name), &given)
     }
 
     /// Images, as the network takes them.
     ///
     /// # Errors
-    /// A dataset that the registry does not have.
+    /// A dataset that the registry does not have, or that is not for the network.
     pub fn data(&self) -> Result<DataSource<'a>, RunError> {
+        self.task()?;
         let Description { dataset, input, seed, .. } = &self.artifact.description;
         let dataset = self.registry.datasets.get(self.dataset.unwrap_or(dataset))?;
         Ok(DataSource { image_size: input.height, ..DataSource::new(dataset, self.data_dir, *seed) })

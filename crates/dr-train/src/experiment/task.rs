@@ -3,6 +3,7 @@
 use super::error::RunError;
 use super::registry::Registry;
 use super::run::{Experiment, RunOptions};
+use super::settings::TASK_FLAGS;
 use super::source::Source;
 use crate::artifact::{Artifact, ArtifactError, Description, SavedModel, TensorEntry};
 use crate::config::{Engine, TrainConfig};
@@ -16,7 +17,8 @@ use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 use dr_runtime::RuntimeError;
 use dr_runtime::graph::Graph;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Loaders of a task's data for evaluation.
@@ -59,11 +61,17 @@ pub trait Task: Sized + Send + Sync {
     /// Whether lower precisions can learn from the outputs of higher ones.
     const DISTILLS: bool = true;
 
+    /// Those of [`TASK_FLAGS`] that say something about it.
+    const FLAGS: &'static [&'static str] = &TASK_FLAGS;
+
     /// Reads the data.
     ///
     /// # Errors
     /// Data that are not there or wrong, and names that are not in the registry.
     fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError>;
+
+    /// Says on the standard error where the data are from, and what is missing of them.
+    fn tell(&self) {}
 
     /// The float network that training starts from, if there are weights to start from.
     ///
@@ -124,9 +132,9 @@ pub trait Task: Sized + Send + Sync {
     /// Items of the test data.
     fn test_items(&self) -> usize;
 
-    /// Items that could not be read.
-    fn skipped(&self) -> usize {
-        0
+    /// Files that could not be read so far, and why.
+    fn skipped(&self) -> BTreeMap<PathBuf, String> {
+        BTreeMap::new()
     }
 
     /// Measures a saved network on its test data.
@@ -169,6 +177,8 @@ pub struct TaskKind {
     pub items: &'static str,
     /// [`Task::DISTILLS`].
     pub distills: bool,
+    /// [`Task::FLAGS`].
+    pub flags: &'static [&'static str],
     /// [`Experiment::new`].
     pub prepare: fn(&Registry, TrainConfig, &Path, RunOptions) -> Result<Run, RunError>,
     /// [`Task::measure_saved`].
@@ -194,11 +204,16 @@ impl TaskKind {
                 goes_with: T::GOES_WITH,
                 items: T::ITEMS,
                 distills: T::DISTILLS,
+                flags: T::FLAGS,
                 prepare: |registry, config, out, options| {
                     let experiment = Experiment::<T>::new(registry, config, out, options)?;
                     Ok(Box::new(move || experiment.run()))
                 },
-                measure: T::measure_saved,
+                measure: |source, formats, engine| {
+                    let answer = T::measure_saved(source, formats, engine)?;
+                    source.tell_skipped();
+                    Ok(answer)
+                },
                 traces: |source, batch_size, options, progress| {
                     if source.artifact.graph().is_ok_and(Graph::has_arrays) {
                         // They have no gradients.
@@ -208,9 +223,14 @@ impl TaskKind {
                     let model =
                         source.artifact.network(source.device).map_err(|error| source.wrong(error))?;
                     let traces = traces(&model, &*batches, options, progress);
+                    source.tell_skipped();
                     Ok((traces.map_err(|error| source.wrong(error))?, count))
                 },
-                calibration: |source| Ok(T::calibration_saved(source)?.into_iter().map(Into::into).collect()),
+                calibration: |source| {
+                    let inputs = T::calibration_saved(source)?.into_iter().map(Into::into).collect();
+                    source.tell_skipped();
+                    Ok(inputs)
+                },
                 table: T::table,
             }
         }

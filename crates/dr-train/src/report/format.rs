@@ -1,4 +1,4 @@
-//! [`NumberFormat`].
+//! [`NumberFormat`], and how numbers are written.
 
 use dr_precision::{Precision, PrecisionError};
 use serde::{Deserialize, Serialize};
@@ -64,3 +64,11 @@ impl FromStr for NumberFormat {
 }
 
 dr_precision::serde_as_text!(NumberFormat, PrecisionError);
+
+/// What stands for a mean over nothing.
+pub(crate) const UNDEFINED: &str = "undefined";
+
+/// A number with so many decimals, if it is one.
+pub(crate) fn number(value: f64, decimals: usize) -> String {
+    if value.is_nan() { UNDEFINED.to_owned() } else { format!("{value:.decimals$}") }
+}

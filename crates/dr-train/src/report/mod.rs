@@ -23,6 +23,7 @@ pub(crate) use {
 #[cfg(feature = "program")]
 pub use draw::{colour, draw_boxes, enlarge, overlay, save_grid};
 pub use format::NumberFormat;
+pub(crate) use format::{UNDEFINED, number};
 pub use results::{
     Agreement, CurvePoint, EpochRecord, Measured, PrecisionResult, REPORT_FILE, Report, ReportError,
     SingleResult, TrainPhase,

@@ -1,6 +1,6 @@
 //! `report.svg`: accuracy per precision on the left, training curves on the right.
 
-use super::{NumberFormat, Report, TrainPhase};
+use super::{NumberFormat, Report, TrainPhase, number};
 use plotters::chart::MeshStyle;
 use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
@@ -116,7 +116,7 @@ fn bars(area: &Area, report: &Report) -> Result<(), Box<dyn Error>> {
         keys.push(("separate networks".to_owned(), Key::Box(INK.mix(0.4).filled())));
     }
     if let Some(float) = report.float {
-        keys.push((format!("float ({:.1})", float.top1), Key::Line(FLOAT.stroke_width(2))));
+        keys.push((format!("float ({})", number(float.top1, 1)), Key::Line(FLOAT.stroke_width(2))));
     }
     let area = &legend(area, &keys)?;
     let mut chart = ChartBuilder::on(area)
@@ -140,7 +140,7 @@ fn bars(area: &Area, report: &Report) -> Result<(), Box<dyn Error>> {
         let top = if top1.is_finite() { top1.clamp(low, high) } else { low };
         chart.draw_series([Rectangle::new([(x0, low), (x1, top)], style)])?;
         let label = EmptyElement::at(((x0 + x1) / 2.0, top))
-            + Text::new(format!("{top1:.1}"), (0, -5), value_style.clone());
+            + Text::new(number(top1, 1), (0, -5), value_style.clone());
         chart.draw_series([label])?;
         Ok(())
     };

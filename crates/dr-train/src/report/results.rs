@@ -8,7 +8,7 @@ use crate::config::task::before;
 #[cfg(feature = "program")]
 use crate::files::write_atomically;
 use crate::files::{FileError, at};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 use thiserror::Error;
@@ -67,12 +67,24 @@ const fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
-/// What was measured of one network in one format.
+/// A mean over nothing is NaN, which JSON writes as `null`.
+fn or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
+/// The same of what may be missing.
+fn some_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    or_nan(deserializer).map(Some)
+}
+
+/// What was measured of one network in one format. Means over nothing are NaN.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
     /// Percent of the test images whose class comes first.
+    #[serde(deserialize_with = "or_nan")]
     pub top1: f64,
     /// Mean loss: of classes the cross-entropy.
+    #[serde(deserialize_with = "or_nan")]
     pub loss: f64,
     /// Of segmentations the mean IoU of the classes with the background, of detections COCO's mean average precision, in percent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -88,19 +100,22 @@ pub struct Measured {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Agreement {
     /// The mean Kullback-Leibler divergence from the other's distribution of the class or next token, in nats.
+    #[serde(deserialize_with = "or_nan")]
     pub divergence: f64,
     /// What 99 % of the divergences are at most.
+    #[serde(deserialize_with = "or_nan")]
     pub divergence_99: f64,
     /// Percent of the images or positions where both hold the same class or token for the most likely one.
+    #[serde(deserialize_with = "or_nan")]
     pub same_top1: f64,
     /// The root of the squared differences of all logits over that of the other's squared logits.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nan")]
     pub relative_error: f64,
     /// Images or positions of which the other is sure: its most likely class is likelier than the next by more than a tenth.
     #[serde(default)]
     pub sure: usize,
     /// The same percentage, of these.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nan")]
     pub same_top1_sure: f64,
 }
 
@@ -120,6 +135,7 @@ pub struct SingleResult {
     /// The format.
     pub precision: NumberFormat,
     /// Percent of the test images whose class comes first.
+    #[serde(deserialize_with = "or_nan")]
     pub top1: f64,
 }
 
@@ -150,11 +166,13 @@ pub struct EpochRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CurvePoint {
     /// Mean loss over the epoch's training images.
+    #[serde(deserialize_with = "or_nan")]
     pub train_loss: f64,
     /// Accuracy on the validation split, in percent.
+    #[serde(deserialize_with = "or_nan")]
     pub valid_top1: f64,
     /// Loss on the validation split, where the best epoch is chosen by it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "some_or_nan")]
     pub valid_loss: Option<f64>,
 }
 

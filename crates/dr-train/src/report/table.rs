@@ -1,6 +1,6 @@
 //! The table at the end of a run.
 
-use super::{Measured, NumberFormat, Report};
+use super::{Measured, NumberFormat, Report, UNDEFINED, number};
 use std::fmt::Write;
 
 impl Report {
@@ -8,23 +8,23 @@ impl Report {
     /// report has them.
     #[must_use]
     pub fn table(&self) -> String {
-        let value = |measured: &Measured| format!("{:.2}", measured.top1);
+        let value = |measured: &Measured| number(measured.top1, 2);
         let mut rows = self.rows(["top-1 (%)", "vs. float"], value, |a, b| a.top1 - b.top1);
         if self.measured().any(|(_, measured)| measured.agreement.is_some()) {
             let header = ["divergence", "same top-1 (%)", "where sure (%)", "relative error (%)"];
             rows[0].extend(header.map(str::to_owned));
             for (row, (_, Measured { agreement, .. })) in rows[1..].iter_mut().zip(self.measured()) {
-                row.push(or_none(agreement.map(|of| format!("{:.5}", of.divergence))));
-                row.push(or_none(agreement.map(|of| format!("{:.2}", of.same_top1))));
-                row.push(or_none(agreement.map(|of| format!("{:.2}", of.same_top1_sure))));
-                row.push(or_none(agreement.map(|of| format!("{:.2}", 100.0 * of.relative_error))));
+                row.push(or_none(agreement.map(|of| number(of.divergence, 5))));
+                row.push(or_none(agreement.map(|of| number(of.same_top1, 2))));
+                row.push(or_none(agreement.map(|of| number(of.same_top1_sure, 2))));
+                row.push(or_none(agreement.map(|of| number(100.0 * of.relative_error, 2))));
             }
         }
         if !self.single.is_empty() {
             rows[0].extend(["separate (%)", "vs. separate"].map(str::to_owned));
             for (row, (format, measured)) in rows[1..].iter_mut().zip(self.measured()) {
                 let single = self.single_top1(format);
-                row.push(or_none(single.map(|top1| format!("{top1:.2}"))));
+                row.push(or_none(single.map(|top1| number(top1, 2))));
                 row.push(or_none(single.map(|top1| signed(measured.top1 - top1))));
             }
         }
@@ -40,14 +40,14 @@ impl Report {
     /// The table of a language model: between how many equally likely tokens it is as unsure.
     pub(crate) fn perplexities(&self) -> String {
         let difference = |a: &Measured, b: &Measured| 100.0 * ((a.loss - b.loss).exp() - 1.0);
-        let value = |measured: &Measured| format!("{:.3}", measured.loss.exp());
+        let value = |measured: &Measured| number(measured.loss.exp(), 3);
         let mut rows = self.rows(["perplexity", "vs. float (%)"], value, difference);
         if self.measured().any(|(_, measured)| measured.agreement.is_some()) {
             rows[0].extend(["divergence", "of 99 %", "same top-1 (%)"].map(str::to_owned));
             for (row, (_, Measured { agreement, .. })) in rows[1..].iter_mut().zip(self.measured()) {
-                row.push(or_none(agreement.map(|of| format!("{:.6}", of.divergence))));
-                row.push(or_none(agreement.map(|of| format!("{:.6}", of.divergence_99))));
-                row.push(or_none(agreement.map(|of| format!("{:.2}", of.same_top1))));
+                row.push(or_none(agreement.map(|of| number(of.divergence, 6))));
+                row.push(or_none(agreement.map(|of| number(of.divergence_99, 6))));
+                row.push(or_none(agreement.map(|of| number(of.same_top1, 2))));
             }
         }
         self.with_top1("top-1 (%)", rows)
@@ -56,7 +56,7 @@ impl Report {
     /// The table of a network that says something about every part of an image.
     pub(crate) fn qualities(&self, [quality, top1]: [&str; 2]) -> String {
         let of = |measured: &Measured| measured.quality.unwrap_or(f64::NAN);
-        let value = |measured: &Measured| format!("{:.2}", of(measured));
+        let value = |measured: &Measured| number(of(measured), 2);
         self.with_top1(top1, self.rows([quality, "vs. float"], value, |a, b| of(a) - of(b)))
     }
 
@@ -80,7 +80,7 @@ impl Report {
 
     /// The table with one more column before the last.
     fn with_top1(&self, name: &str, mut rows: Vec<Vec<String>>) -> String {
-        let values = self.measured().map(|(_, measured)| format!("{:.2}", measured.top1));
+        let values = self.measured().map(|(_, measured)| number(measured.top1, 2));
         for (row, value) in rows.iter_mut().zip(std::iter::once(name.to_owned()).chain(values)) {
             row.insert(3, value);
         }
@@ -118,8 +118,11 @@ pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
 
 /// `+0.25`; what rounds to nothing has no minus sign.
 fn signed(points: f64) -> String {
-    let text = format!("{points:+.2}");
-    if text == "-0.00" { "+0.00".to_owned() } else { text }
+    match format!("{points:+.2}") {
+        _ if points.is_nan() => UNDEFINED.to_owned(),
+        text if text == "-0.00" => "+0.00".to_owned(),
+        text => text,
+    }
 }
 
 /// `1234567` as `1,234,567`.

@@ -6,7 +6,7 @@ use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::Tensor;
 
-/// How well a network does on a split.
+/// How well a network does on a split. Means over nothing are NaN.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Score {
     /// Right answers, in percent.
@@ -49,7 +49,6 @@ pub fn score<I: Input, T: Target, C, E: From<DatasetError>>(
             answers += if i == 0 { count as f64 } else { 0.0 };
         }
     }
-    let (answers, weights) = (f64::max(answers, 1.0), f64::max(weights, 1.0));
     let score = |(right, loss): (f64, f64)| Score {
         top1: 100.0 * right / answers,
         loss: loss / weights,

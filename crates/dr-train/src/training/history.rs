@@ -3,7 +3,7 @@
 use super::metric::{LOSS, TOP1};
 use super::phase::Phase;
 use crate::files::{at, write_atomically};
-use crate::report::{CurvePoint, EpochRecord, NumberFormat};
+use crate::report::{CurvePoint, EpochRecord, NumberFormat, UNDEFINED, number};
 use burn::train::logger::{MetricLogger, TrainingProgressLogger};
 use burn::train::metric::store::{EpochSummary, MetricsUpdate, Split};
 use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};
@@ -29,7 +29,8 @@ impl History {
         serde_json::from_str(&text).unwrap_or_default()
     }
 
-    /// The epochs by mean validation loss where that is recorded, else by accuracy, the best first; the later one of equals.
+    /// The epochs by mean validation loss where that is recorded, else by accuracy, the best first; the later one of equals. Those of which that is undefined
+    /// come last.
     #[must_use]
     pub fn best_first(&self) -> Vec<usize> {
         let mut epochs: Vec<&EpochRecord> = self.epochs.iter().rev().collect();
@@ -42,8 +43,14 @@ impl History {
 /// equal when they are read from a file, which may change their last bit.
 fn goodness(record: &EpochRecord) -> f64 {
     let of = |point: &CurvePoint| point.valid_loss.map_or(point.valid_top1, |loss| -loss);
-    let all: Vec<f64> = validated(record).map(|(_, point)| of(point)).collect();
-    (all.iter().sum::<f64>() / all.len().max(1) as f64 * 1e6).round()
+    let mean = mean(validated(record).map(|(_, point)| of(point)));
+    if mean.is_nan() { f64::NEG_INFINITY } else { (mean * 1e6).round() }
+}
+
+/// NaN of no values.
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = values.fold((0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
+    sum / count
 }
 
 /// What is validated: mixtures have no running statistics of their own.
@@ -122,19 +129,19 @@ impl State {
         let (seconds, curves) = (self.seconds, std::mem::take(&mut self.current));
         let record = EpochRecord { phase: *kind, epoch, seconds, curves };
         if self.print {
-            let loss = record.curves.values().map(|point| point.train_loss).sum::<f64>();
-            let loss = loss / record.curves.len().max(1) as f64;
+            let loss = number(mean(record.curves.values().map(|point| point.train_loss)), 4);
             let shown = |point: &CurvePoint| match point.valid_loss {
-                Some(loss) => format!("{loss:.4}"),
-                None => format!("{:.2}", point.valid_top1),
+                Some(loss) => number(loss, 4),
+                None => number(point.valid_top1, 2),
             };
             let valid = validated(&record).map(|(format, point)| format!("{format} {}", shown(point)));
             let valid = valid.collect::<Vec<_>>().join("  ");
+            let valid = if valid.is_empty() { UNDEFINED.to_owned() } else { valid };
             let of = if *by_loss { "loss" } else { "top-1 %" };
             let rate = self.count as f64 / seconds.max(1e-9);
             let waited = self.waited.swap(0, Ordering::Relaxed) as f64 / 1e4 / seconds.max(1e-9);
             eprintln!(
-                "{name} {epoch:>3}/{epochs}  {seconds:>6.1} s  {rate:.0} {items}/s ({waited:.0} % waiting for them)  loss {loss:.4}  validation {of} {valid}"
+                "{name} {epoch:>3}/{epochs}  {seconds:>6.1} s  {rate:.0} {items}/s ({waited:.0} % waiting for them)  loss {loss}  validation {of} {valid}"
             );
         }
         self.history.epochs.retain(|earlier| earlier.epoch < epoch);
@@ -156,8 +163,8 @@ impl MetricLogger for SharedHistory {
             let Some(value) = numeric.running_entry.as_ref().map(NumericEntry::current) else { continue };
             let Ok(format) = pass.parse::<NumberFormat>() else { continue };
             let point = state.current.entry(format).or_insert(CurvePoint {
-                train_loss: 0.0,
-                valid_top1: 0.0,
+                train_loss: f64::NAN,
+                valid_top1: f64::NAN,
                 valid_loss: None,
             });
             match (split, quantity) {
@@ -213,4 +220,37 @@ impl TrainingProgressLogger for SharedHistory {
     fn end(&mut self) {}
 
     fn log_event_training(&mut self, _: String) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::TrainPhase;
+
+    #[test]
+    fn no_epoch_is_chosen_by_what_is_undefined() {
+        let epoch = |epoch, valid_top1, valid_loss| EpochRecord {
+            phase: TrainPhase::Float,
+            epoch,
+            seconds: 1.0,
+            curves: BTreeMap::from([(
+                NumberFormat::Float,
+                CurvePoint { train_loss: 1.0, valid_top1, valid_loss },
+            )]),
+        };
+        let best = |epochs: Vec<EpochRecord>| {
+            let history = History { epochs };
+            let read: History = serde_json::from_slice(&serde_json::to_vec(&history).unwrap()).unwrap();
+            assert_eq!(read.best_first(), history.best_first());
+            history.best_first()
+        };
+        let nan = f64::NAN;
+        assert_eq!(best(vec![epoch(1, 50.0, None), epoch(2, nan, None), epoch(3, 60.0, None)]), [3, 1, 2]);
+        assert_eq!(
+            best(vec![epoch(1, 99.0, Some(nan)), epoch(2, 10.0, Some(0.5)), epoch(3, 10.0, Some(0.7))]),
+            [2, 3, 1]
+        );
+        assert_eq!(best(vec![epoch(1, nan, None), epoch(2, nan, None)]), [2, 1]);
+        assert_eq!(best(vec![EpochRecord { curves: BTreeMap::new(), ..epoch(1, nan, None) }]), [1]);
+    }
 }

@@ -5,7 +5,7 @@ use burn::tensor::Device;
 use dr_runtime::file::Resize;
 use dr_train::data::{
     ChannelOrder, DataSource, DatasetKind, Folder, ImageBatch, ImageFiles, ImageLoader, ImageSet, ImageShape,
-    Normalization, Splits, load, load_test,
+    Normalization, Splits, class_names, load, load_test,
 };
 use image::{Rgb, RgbImage};
 use std::fs;
@@ -79,6 +79,33 @@ fn training_and_validation_folders() {
     assert_eq!(paths(&load_test(&source(dir.path(), 7)).unwrap()), paths(&test));
     let limited = load(&source(dir.path(), 1), Some(9)).unwrap().train;
     assert_eq!(paths(&limited), paths(&train)[..9]);
+}
+
+#[test]
+fn three_parts_are_what_they_are_called() {
+    let dir = TempDir::new().unwrap();
+    for (part, count) in [("train", 20), ("val", 3), ("test", 5)] {
+        write(&dir.path().join(part), &["cat", "dog"], count);
+    }
+    let Splits { train, valid, test, .. } = load(&source(dir.path(), 1), None).unwrap();
+    assert_eq!((train.len(), valid.len(), test.len()), (40, 6, 10));
+    for (images, part) in [(&train, "/train/"), (&valid, "/val/"), (&test, "/test/")] {
+        assert!(paths(images).iter().all(|path| path.contains(part)), "{part}");
+    }
+    // Without one to choose by, it is a part of the training images.
+    fs::remove_dir_all(dir.path().join("val")).unwrap();
+    let Splits { train, valid, test, .. } = load(&source(dir.path(), 1), None).unwrap();
+    assert_eq!((train.len(), valid.len(), test.len()), (38, 2, 10));
+    assert!(paths(&valid).iter().all(|path| path.contains("/train/")));
+}
+
+#[test]
+fn classes_that_are_called_like_parts() {
+    let dir = TempDir::new().unwrap();
+    write(dir.path(), &["train", "val"], 25);
+    let Splits { train, valid, test, .. } = load(&source(dir.path(), 1), None).unwrap();
+    assert_eq!((train.len(), valid.len(), test.len()), (38, 2, 10));
+    assert_eq!(class_names(&Folder, &train), ["train", "val"]);
 }
 
 #[test]
@@ -172,11 +199,18 @@ fn damaged_files_are_skipped_and_counted() {
     fs::write(dir.path().join("a/bad1.jpg"), &whole[..60]).unwrap();
     fs::write(dir.path().join("a/bad2.png"), b"no image").unwrap();
     fs::write(dir.path().join("b/bad3.jpg"), b"").unwrap();
-    let Splits { train, valid, test, .. } = load(&source(dir.path(), 1), None).unwrap();
     let skipped = |images: &ImageSet| {
         let ImageSet::Files(files) = images else { panic!("{images:?}") };
         files.skipped().len()
     };
+    // Of what is cut off in the middle, the rest would be grey.
+    let noise =
+        RgbImage::from_fn(64, 64, |x, y| Rgb([((x * 37) ^ (y * 91)) as u8, (x * y) as u8, (x * 7) as u8]));
+    noise.save(dir.path().join("b/noise.jpg")).unwrap();
+    let noise = fs::read(dir.path().join("b/noise.jpg")).unwrap();
+    fs::remove_file(dir.path().join("b/noise.jpg")).unwrap();
+    fs::write(dir.path().join("b/bad4.jpg"), &noise[..noise.len() * 2 / 3]).unwrap();
+    let Splits { train, valid, test, .. } = load(&source(dir.path(), 1), None).unwrap();
     // In training, others take their place; in evaluation, they are missing.
     let sizes: Vec<usize> = epoch(&training(&train, 6, 1)).iter().map(|(_, labels)| labels.len()).collect();
     assert_eq!(sizes.iter().sum::<usize>(), train.len());
@@ -185,7 +219,94 @@ fn damaged_files_are_skipped_and_counted() {
         seen += epoch(&evaluation(images, 4)).iter().map(|(_, labels)| labels.len()).sum::<usize>();
     }
     assert_eq!(seen, 20);
-    assert_eq!(skipped(&train) + skipped(&valid) + skipped(&test), 3);
+    assert_eq!(skipped(&train) + skipped(&valid) + skipped(&test), 4);
+}
+
+/// A JPEG file whose EXIF says how it is to be turned.
+fn turned(image: &RgbImage, orientation: u8) -> Vec<u8> {
+    let mut content = vec![];
+    image.write_to(&mut std::io::Cursor::new(&mut content), image::ImageFormat::Jpeg).unwrap();
+    // Little-endian TIFF with one entry, 0x0112, a 16-bit number.
+    let tiff =
+        [b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0", &[orientation, 0, 0, 0, 0, 0, 0, 0][..]].concat();
+    let segment = [b"Exif\0\0", &tiff[..]].concat();
+    let length = (segment.len() as u16 + 2).to_be_bytes();
+    [&content[..2], b"\xff\xe1", &length, &segment, &content[2..]].concat()
+}
+
+#[test]
+fn images_are_turned_as_their_exif_says() {
+    let dir = TempDir::new().unwrap();
+    write(dir.path(), &["a", "b"], 1);
+    // Red on the left and black on the right.
+    let image = RgbImage::from_fn(48, 32, |x, _| Rgb([if x < 24 { 250 } else { 0 }, 0, 0]));
+    // As it is, half a turn, a quarter to the right, one to the left: whether red is above or below, and whether it is what comes first.
+    for (orientation, is_upright, is_first) in
+        [(1, false, true), (3, false, false), (6, true, true), (8, true, false)]
+    {
+        for class in ["a", "b"] {
+            fs::write(dir.path().join(class).join("000.jpg"), turned(&image, orientation)).unwrap();
+        }
+        let test = load_test(&source(dir.path(), 1)).unwrap();
+        let (pixels, _) = epoch(&evaluation(&test, 1)).remove(0);
+        for (at, &red) in pixels[..SIDE * SIDE].iter().enumerate() {
+            let (y, x) = (at / SIDE, at % SIDE);
+            // Not where one becomes the other.
+            if [y, x].iter().all(|at| at.abs_diff(SIDE / 2) > 2) {
+                let at = if is_upright { y } else { x };
+                assert_eq!(red > 125.0, (at < SIDE / 2) == is_first, "{orientation}: {red} at {y}, {x}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_ignored_is_known() {
+    let dir = TempDir::new().unwrap();
+    write(dir.path(), &["a", "b"], 3);
+    for name in ["a/x.webp", "b/x.bmp", "b/x.tif", "labels.csv"] {
+        fs::write(dir.path().join(name), "not read").unwrap();
+    }
+    fs::create_dir(dir.path().join("a/more")).unwrap();
+    let ImageSet::Files(files) = load(&source(dir.path(), 1), None).unwrap().train else { panic!() };
+    let mut ignored: Vec<_> = files
+        .source
+        .ignored
+        .iter()
+        .map(|path| path.strip_prefix(dir.path()).unwrap().to_str().unwrap())
+        .collect();
+    ignored.sort_unstable();
+    let expected = ["a/more", "a/notes.txt", "a/x.webp", "b/notes.txt", "b/x.bmp", "b/x.tif", "labels.csv"];
+    assert_eq!(ignored, expected);
+}
+
+#[test]
+fn there_is_something_to_learn_of_each_class() {
+    let dir = TempDir::new().unwrap();
+    write(&dir.path().join("train"), &["a", "b"], 3);
+    write(&dir.path().join("val"), &["a", "b"], 1);
+    let train = |limit| {
+        let ImageSet::Files(files) = load(&source(dir.path(), 1), limit).unwrap().train else { panic!() };
+        files
+    };
+    train(None).check_classes(true).unwrap();
+    // Of one image there is but one class.
+    assert!(
+        train(Some(1)).check_classes(true).unwrap_err().to_string().contains("has no images to learn from")
+    );
+    train(Some(1)).check_classes(false).unwrap();
+    for entry in fs::read_dir(dir.path().join("train/b")).unwrap() {
+        fs::write(entry.unwrap().path(), "no image").unwrap();
+    }
+    let error = train(None).check_classes(true).unwrap_err().to_string();
+    assert!(error.contains("train/b`: none of ") && error.contains("expected one at least"), "{error}");
+    let test = load_test(&source(dir.path(), 1)).unwrap();
+    test.check().unwrap();
+    for class in ["a", "b"] {
+        fs::write(dir.path().join("val").join(class).join("000.jpg"), "no image").unwrap();
+    }
+    let error = load_test(&source(dir.path(), 1)).unwrap().check().unwrap_err().to_string();
+    assert!(error.contains("val`: none of 2 images can be read, such as `"), "{error}");
 }
 
 #[test]
@@ -202,10 +323,6 @@ fn folders_that_are_no_dataset() {
     assert!(error(dir.path()).contains("has `train` but neither `val` nor `test`"));
     write(&dir.path().join("val"), &["a", "c"], 2);
     assert!(error(dir.path()).contains("val`: has no class `b`: expected the classes of"));
-    let empty = TempDir::new().unwrap();
-    write(empty.path(), &["a", "b"], 1);
-    fs::create_dir(empty.path().join("none")).unwrap();
-    assert!(error(empty.path()).contains("none`: has no images: expected .jpg, .jpeg or .png files"));
     let nobody = load(&DataSource::new(&Folder, None, 1), None).err().unwrap().to_string();
     assert!(nobody.starts_with("folder: no directory given"), "{nobody}");
 }

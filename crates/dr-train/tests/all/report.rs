@@ -87,6 +87,22 @@ fn the_json_is_as_documented_and_is_read_again() {
     assert!(close(&serde_json::to_value(&again).unwrap(), &serde_json::to_value(&report).unwrap()));
 }
 
+#[test]
+fn means_over_nothing_are_undefined() {
+    let mut report = report();
+    report.precisions[1].measured.top1 = f64::NAN;
+    report.precisions[1].measured.loss = f64::NAN;
+    let json: serde_json::Value = serde_json::from_str(&report.to_json().unwrap()).unwrap();
+    assert!(json["precisions"][1]["top1"].is_null());
+    let again: Report = serde_json::from_value(json).unwrap();
+    assert!(again.precisions[1].measured.top1.is_nan() && again.precisions[1].measured.loss.is_nan());
+    let table = again.table();
+    let row: Vec<&str> =
+        table.lines().find(|line| line.starts_with("w6a6")).unwrap().split_whitespace().collect();
+    assert_eq!(row[1..3], ["undefined", "undefined"], "{table}");
+    assert!(again.to_svg().unwrap().contains("undefined"));
+}
+
 fn close(a: &serde_json::Value, b: &serde_json::Value) -> bool {
     use serde_json::Value;
     match (a, b) {

@@ -69,6 +69,12 @@ fn load(dir: &Path) -> [Arc<SceneSet>; 3] {
     SceneSet::load(dir, [SIZE, SIZE]).unwrap().map(Arc::new)
 }
 
+/// The same, read from where `test` is instead of `val`.
+fn moved(part: &SceneSet) -> Arc<SceneSet> {
+    let path = part.path.to_str().unwrap().replace("val.json", "test.json").into();
+    Arc::new(SceneSet { path, ..part.clone() })
+}
+
 fn model(task: &str, seed: u64) -> Model {
     let device = Device::flex();
     match task {
@@ -118,8 +124,20 @@ fn scenes_of_a_folder_in_batches() {
     let dir = tempfile::tempdir().unwrap();
     scenes(dir.path());
     let [train, valid, test] = load(dir.path());
-    assert_eq!((train.len(), valid.len(), test.len()), (24, 9, 9));
+    // Without a part for the test, `val` is it, and a twentieth of `train` is to choose by.
+    assert_eq!((train.len(), valid.len(), test.len()), (22, 2, 9));
     assert_eq!(train.names, ["square", "bar", "frame"]);
+    assert!([&train, &valid].iter().all(|part| part.path.ends_with("annotations/train.json")));
+    for file in ["annotations/test.json", "test"] {
+        let from = file.replace("test", "val");
+        std::fs::rename(dir.path().join(from), dir.path().join(file)).unwrap();
+    }
+    assert_eq!(load(dir.path()), [train.clone(), valid, test.clone()].map(|part| moved(&part)));
+    let one = SceneConfig { size: SIZE, seed: 6, ..SceneConfig::default() };
+    let sprites = |_: &str| vec![Sprite { pixels: &[255; 64], width: 8, height: 8, class: 0 }];
+    write_scenes(dir.path(), &[("val", 3)], &one, sprites, &train.names).unwrap();
+    let [train, valid, test] = load(dir.path());
+    assert_eq!((train.len(), valid.len(), test.len()), (24, 3, 9));
     let normalization = train.normalization();
     let loader = |seed| {
         let normalization = &normalization;
@@ -215,6 +233,16 @@ fn scenes_with_something_wrong_say_so() {
     for (from, to, reason) in [
         ("\"width\":32", "\"width\":33", "expected 33x32"),
         ("\"category_id\":", "\"category_id\":9", "categor"),
+        (
+            "\"name\":\"square\"",
+            "\"name\":\"round\"",
+            "val.json`: class 0 is `round`: expected `square`, as in `",
+        ),
+        (
+            "{\"id\":1,\"name\":\"square\"},{\"id\":2,\"name\":\"bar\"}",
+            "{\"id\":2,\"name\":\"square\"},{\"id\":1,\"name\":\"bar\"}",
+            "class 0 is `bar`: expected `square`",
+        ),
         ("{", "[", "val.json"),
     ] {
         std::fs::write(&annotations, good.replacen(from, to, 1)).unwrap();
@@ -225,4 +253,35 @@ fn scenes_with_something_wrong_say_so() {
     error("000003.png");
     std::fs::remove_file(&annotations).unwrap();
     error("val.json`: there is no such file: expected annotations in COCO's format");
+}
+
+#[test]
+fn scenes_without_objects() {
+    let dir = tempfile::tempdir().unwrap();
+    scenes(dir.path());
+    let annotations = dir.path().join("annotations/val.json");
+    let crowds = std::fs::read_to_string(&annotations).unwrap().replace("\"iscrowd\":0", "\"iscrowd\":1");
+    std::fs::write(&annotations, crowds).unwrap();
+    let [train, _, test] = load(dir.path());
+    train.check().unwrap();
+    let error = test.check().unwrap_err().to_string();
+    assert!(
+        error.ends_with("val.json`: has no objects in 9 images (crowds do not count): expected some"),
+        "{error}"
+    );
+    // Nothing but background is no mean over classes of objects.
+    let formats: Vec<_> = precisions().iter().map(Into::into).collect();
+    for task in [SEGMENT, DETECT] {
+        let (_, artifact) = quantized(task, 2, train.normalization());
+        let device = Device::flex();
+        let measured = match task {
+            SEGMENT => <Tensor<1, Int>>::measure(&artifact, &formats, &test, Engine::Fake, &device),
+            _ => BoxTargets::measure(&artifact, &formats, &test, Engine::Fake, &device),
+        };
+        for of in measured.unwrap() {
+            assert_eq!(of.quality, None, "{task}");
+            // Classes are said of positions with an object.
+            assert_eq!(of.top1.is_nan(), task == DETECT, "{task}");
+        }
+    }
 }

@@ -11,9 +11,9 @@ use crate::config::{DeviceKind, Engine};
 use crate::data::ImageFiles;
 use crate::device;
 use crate::evaluation::{answer, formats};
-use crate::experiment::{Registry, Source};
+use crate::experiment::{Registry, RunError, Source};
 use crate::generation::ChoiceScore;
-use crate::report::{Agreement, NumberFormat, PrecisionResult, Report, aligned};
+use crate::report::{Agreement, NumberFormat, PrecisionResult, Report, aligned, number};
 use crate::text::load_choices;
 use crate::weights::is_onnx;
 use clap::Args;
@@ -56,7 +56,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// The text that a language model is measured on, all of it [default: the end of the text it was trained on]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["dataset", "data_dir"])]
     pub text: Option<PathBuf>,
     /// Measure a text in pieces of so many tokens, each without those before it [default: 512, or the model's
     /// context if that is less]
@@ -97,7 +97,7 @@ pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
     let model = args.model.path();
     let (mut artifact, reference) = models(args, &model)?;
     let in_model = |error: ArtifactError| error.in_file(&model);
-    if args.text.is_some() || args.questions.is_some() {
+    if args.text.is_some() || args.questions.is_some() || args.window.is_some() {
         artifact.description.check_task(LANGUAGE).map_err(in_model)?;
     }
     let (device, device_kind) = device::open(args.device)?;
@@ -191,10 +191,10 @@ fn arrays(
     for (format, of) in formats.iter().zip(&found) {
         rows.push(vec![
             format.to_string(),
-            format!("{:.5}", of.divergence),
-            format!("{:.2}", of.same_top1),
-            format!("{:.2}", of.same_top1_sure),
-            format!("{:.2}", 100.0 * of.relative_error),
+            number(of.divergence, 5),
+            number(of.same_top1, 2),
+            number(of.same_top1_sure, 2),
+            number(100.0 * of.relative_error, 2),
         ]);
     }
     print(&aligned(&rows))
@@ -212,7 +212,7 @@ fn questions(
     }
     let header = ["precision", "right (%)", "by byte (%)"].map(str::to_owned).to_vec();
     let row = |(format, ChoiceScore { accuracy, normalized }): (&NumberFormat, &ChoiceScore)| {
-        vec![format.to_string(), format!("{accuracy:.2}"), format!("{normalized:.2}")]
+        vec![format.to_string(), number(*accuracy, 2), number(*normalized, 2)]
     };
     let rows: Vec<_> = std::iter::once(header).chain(formats.iter().zip(&scores).map(row)).collect();
     print(&format!("\n{} questions\n{}", questions.len(), aligned(&rows)))

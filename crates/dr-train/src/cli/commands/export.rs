@@ -13,7 +13,7 @@ use crate::report::thousands;
 use crate::samples::Samples;
 use crate::weights::gguf;
 use burn::tensor::Device;
-use clap::Args;
+use clap::{ArgGroup, Args};
 use dr_precision::Precision;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -29,6 +29,7 @@ Examples:
   dr-train export --model model.safetensors --precision 2 --out 2.onnx --samples samples.safetensors
   dr-train export --model language.safetensors --precision w4a8 --out w4.gguf
   dr-train export --model language.safetensors --plan plan.toml --out plan.gguf")]
+#[command(group = ArgGroup::new("data").args(["plan", "samples"]).multiple(true))]
 pub struct ExportArgs {
     /// The model; one for several precisions
     #[arg(long, value_name = "FILE")]
@@ -41,10 +42,10 @@ pub struct ExportArgs {
     #[arg(long, value_name = "FILE.toml", conflicts_with = "precision")]
     pub plan: Option<PathBuf>,
     /// Other images than those of the dataset the model was trained on
-    #[arg(long)]
+    #[arg(long, requires = "data")]
     pub dataset: Option<String>,
     /// Where the dataset's files are, if not in the usual places
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", requires = "data")]
     pub data_dir: Option<PathBuf>,
     /// The file to write: ONNX if its name ends in .onnx, and, of a language model, GGUF if it ends in .gguf
     #[arg(long, value_name = "FILE")]

@@ -92,11 +92,15 @@ fn table(artifact: &Artifact) -> String {
         Resize::Shorter(side) => format!("the middle, with {side} pixels along the shorter side"),
         Resize::Stretch => "stretched".to_owned(),
     };
+    let classes = match &description.class_names[..] {
+        [] => description.classes.to_string(),
+        names => format!("{}: {}", description.classes, names.join(", ")),
+    };
     let rows = [
         ("kind", description.kind.to_string()),
         ("model", format!("{}, {} channels in its first stage", description.model, description.width)),
         ("input", format!("{} (channels x rows x columns)", description.input)),
-        ("classes", description.classes.to_string()),
+        ("classes", classes),
         ("dataset", description.dataset.to_string()),
         ("mean", list(&normalization.mean)),
         ("std", list(&normalization.std)),

@@ -4,8 +4,8 @@ use super::arrays_in;
 use crate::agreement::read_array;
 use crate::artifact::{Artifact, Description};
 use crate::cli::CommandError;
-use crate::data::{DataError, ImageFiles, ImageLoader, Input, image_file};
-use crate::experiment::{RunError, Source};
+use crate::data::{DataError, ImageFiles, ImageLoader, ImageSet, Input, image_file};
+use crate::experiment::{RunError, Source, tell_skipped};
 use crate::nn::Value;
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
@@ -73,9 +73,12 @@ pub(super) fn inputs_below(
         return Err(CommandError::new(format!("{found}: expected arrays, as the network takes")));
     }
     let files = ImageFiles::below(folder, (*input).into(), *resize).map_err(DataError::from)?.spread(images);
-    let loader = ImageLoader::evaluation(files, normalization.clone(), BATCH, device.clone());
+    let images = ImageSet::from(files);
+    let loader = ImageLoader::evaluation(images.clone(), normalization.clone(), BATCH, device.clone());
     let batches = loader.iter().map(|batch| Ok(batch?.input.into()));
-    Ok(batches.collect::<Result<_, DatasetError>>().map_err(RunError::from)?)
+    let batches = batches.collect::<Result<_, DatasetError>>().map_err(RunError::from)?;
+    tell_skipped(&images.skipped());
+    Ok(batches)
 }
 
 /// The image of a picture, `[1, channels, rows, columns]`.

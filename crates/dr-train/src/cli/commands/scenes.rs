@@ -4,8 +4,8 @@ use super::print;
 use crate::cli::CommandError;
 use crate::cli::values::{at_least_one, between, seed};
 use crate::data::scenes::{SceneConfig, Sprite, write_scenes};
-use crate::data::{self, DataError, DataSource, ImageSet, Images, Splits};
-use crate::experiment::Registry;
+use crate::data::{self, DATA_DIR, DataError, DataSource, ImageSet, Images, Splits};
+use crate::experiment::{Registry, check_data_flags};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -55,6 +55,8 @@ pub struct ScenesArgs {
 /// Images that are not there or not grey, and a folder that cannot be written to.
 pub fn scenes(registry: &Registry, args: &ScenesArgs) -> Result<(), CommandError> {
     let dataset = registry.datasets.get(&args.dataset)?;
+    let given: Vec<&str> = args.data_dir.as_ref().map(|_| DATA_DIR).into_iter().collect();
+    check_data_flags(registry, dataset, None, &given)?;
     let source = DataSource::new(dataset, args.data_dir.as_deref(), args.seed);
     let Splits { train, valid, test, .. } = data::load(&source, None)?;
     let grey = |images: ImageSet| match images {

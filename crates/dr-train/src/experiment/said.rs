@@ -1,0 +1,79 @@
+//! What is said of data on the standard error: where each part is from and what it is for, what is left out, what is missing.
+
+use crate::data::{ImageFiles, ImageSet};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+/// What the parts are for, in the order of [`Part`](super::Part).
+pub(super) const PURPOSES: [&str; 3] = ["to learn from", "to choose the epoch by", "for the table"];
+
+/// What comes of a part for the table of which there is nothing.
+pub(super) const UNDEFINED_TABLE: &str = "the table is undefined";
+
+/// The most names of classes in a line.
+const NAMES: usize = 8;
+
+/// How many images are for what, where they are, and what their classes are called.
+pub(super) fn tell_parts<'a>(parts: impl IntoIterator<Item = (&'a str, usize, &'a Path)>, names: &[String]) {
+    let part = |(purpose, count, path): (_, _, &Path)| format!("{count} of `{}` {purpose}", path.display());
+    let parts: Vec<String> = parts.into_iter().map(part).collect();
+    eprintln!("images: {}; classes: {}", parts.join(", "), few(names));
+}
+
+/// The first few of some names, and how many there are besides.
+fn few(names: &[impl AsRef<str>]) -> String {
+    let more = names.len().saturating_sub(NAMES);
+    let first: Vec<&str> = names[..names.len() - more].iter().map(AsRef::as_ref).collect();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    first.join(", ") + &more
+}
+
+/// Something that does not stop the program.
+pub(super) fn warn(what: impl Display) {
+    eprintln!("warning: {what}");
+}
+
+/// The same of images in files, and what is ignored where they are.
+pub(super) fn tell_images<'a>(parts: impl IntoIterator<Item = (&'a str, &'a ImageSet)>) {
+    let files = |(purpose, images): (&'a str, &'a ImageSet)| match images {
+        ImageSet::Files(files) => Some((purpose, &**files)),
+        ImageSet::Memory(_) => None,
+    };
+    let parts: Vec<(&str, &ImageFiles)> = parts.into_iter().filter_map(files).collect();
+    let Some((_, first)) = parts.first() else { return };
+    let of = |&(purpose, files): &(&'a str, &'a ImageFiles)| (purpose, files.len(), &*files.source.path);
+    tell_parts(parts.iter().map(of), &first.classes);
+    tell_ignored(parts.iter().map(|(_, files)| *files));
+}
+
+/// How many files are ignored where images are looked for, and one of them.
+pub(super) fn tell_ignored<'a>(parts: impl IntoIterator<Item = &'a ImageFiles>) {
+    let ignored: BTreeSet<&PathBuf> = parts.into_iter().flat_map(|files| &files.source.ignored).collect();
+    if let Some(example) = ignored.first() {
+        let (count, example) = (ignored.len(), example.display());
+        eprintln!("ignored: {count} files or folders that are no .jpg, .jpeg or .png, such as `{example}`");
+    }
+}
+
+/// That none of the images of a part can be read, and what comes of that; or of which classes it has none.
+pub(super) fn tell_missing(part: &ImageSet, purpose: &str, result: &str) {
+    if let Err(error) = part.check() {
+        return warn(format_args!("{error}; {result}"));
+    }
+    let ImageSet::Files(part) = part else { return };
+    let missing = |&(class, _): &(usize, &String)| part.files.iter().all(|(_, found)| *found != class);
+    let missing: Vec<_> = part.classes.iter().enumerate().filter(missing).map(|(_, name)| name).collect();
+    if !missing.is_empty() {
+        let (count, path, missing) = (part.len(), part.source.path.display(), few(&missing));
+        warn(format_args!("`{path}`: none of the {count} images {purpose} is of {missing}"));
+    }
+}
+
+/// How many files could not be read, and one of them.
+pub(crate) fn tell_skipped(skipped: &BTreeMap<PathBuf, String>) {
+    if let Some((path, reason)) = skipped.first_key_value() {
+        let (count, path) = (skipped.len(), path.display());
+        eprintln!("skipped: {count} images that cannot be read, such as `{path}`: {reason}");
+    }
+}

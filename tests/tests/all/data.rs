@@ -1,0 +1,240 @@
+//! What is said of data: flags that say nothing of them, parts, what is missing, what classes are called.
+
+use dr_tests::Program;
+use dr_train::report::save_grid;
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+
+fn program(folder: &Path) -> Program {
+    Program::new(env!("CARGO_BIN_EXE_program"), folder)
+}
+
+#[track_caller]
+fn assert_says(message: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(message.contains(part), "expected `{part}` in: {message}");
+    }
+}
+
+/// `count` pictures of 16 x 16 pixels for each class, of a brightness of its own.
+fn photos(folder: &Path, classes: &[&str], count: usize) {
+    for (class, name) in classes.iter().enumerate() {
+        let folder = folder.join(name);
+        fs::create_dir_all(&folder).expect("a folder");
+        for at in 0..count {
+            let pixels: Vec<u8> =
+                (0..768).map(|i| (40 + 120 * class + (i * 7 + at * 5) % 40) as u8).collect();
+            save_grid(&folder.join(format!("{at}.png")), &[pixels], 16, 16, 1).expect("a picture");
+        }
+    }
+}
+
+/// The shortest training of a folder into `run`.
+fn train<'a>(dataset: &'a str, data: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let all = ["train", "--dataset", dataset, "--data-dir", data, "--image-size", "16", "--model", "resnet8"];
+    let short = ["--batch-size", "4", "--precisions", "8,4", "--float-epochs", "1", "--epochs", "1"];
+    [&all[..], &short, more].concat()
+}
+
+#[test]
+fn flags_that_say_nothing_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = program(folder.path());
+    fs::write(program.at("text.txt"), "To be, or not to be.").expect("a file");
+    fs::write(program.at("settings.toml"), "data-dir = \"photos\"").expect("a file");
+    let calls: &[&[&str]] = &[
+        &["train", "--data-dir", "nowhere"],
+        &["train", "--config", "settings.toml"],
+        &["train", "--image-size", "64"],
+        &["train", "--hidden", "128"],
+        &["train", "--dataset", "mnist", "--image-size", "28"],
+        &["train", "--dataset", "folder", "--data-dir", "photos", "--context", "64"],
+        &["train", "--dataset", "coco", "--data-dir", "scenes", "--vocabulary", "300"],
+        &["train", "--dataset", "text", "--image-size", "64"],
+        &["train", "--dataset", "text", "--weights", "llama", "--layers", "2"],
+        &["train", "--draws", "3"],
+        &["train", "--mixed=off", "--sampling", "uniform"],
+        &["train", "--widths", "separate"],
+        &["train", "--mixed-norm", "one"],
+        &["scenes", "--data-dir", "photos", "--out", "scenes"],
+        &["export", "--model", "m.safetensors", "--precision", "4", "--out", "m", "--data-dir", "photos"],
+        &["eval", "--model", "m.safetensors", "--text", "text.txt", "--data-dir", "text.txt"],
+    ];
+    let said = |call: &&[&str]| format!("$ dr-train {}\n{}", call.join(" "), program.error(call));
+    insta::assert_snapshot!(calls.iter().map(said).collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn folders() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = program(folder.path());
+    for (part, count) in [("train", 8), ("val", 2), ("test", 3)] {
+        photos(&program.at("photos").join(part), &["cat", "dog"], count);
+    }
+    fs::write(program.at("photos/train/cat/0.webp"), "not read").expect("a file");
+    fs::write(program.at("photos/test/dog/2.png"), "no image").expect("a file");
+    let (table, log) = program.outputs(&train("folder", "photos", &["--out", "run"]));
+    assert_says(
+        &log,
+        &[
+            "images: 16 of `photos/train` to learn from, 4 of `photos/val` to choose the epoch by, \
+             6 of `photos/test` for the table; classes: cat, dog\n",
+            "ignored: 1 files or folders that are no .jpg, .jpeg or .png, such as `photos/train/cat/0.webp`\n",
+            "skipped: 1 images that cannot be read, such as `photos/test/dog/2.png`: ",
+        ],
+    );
+    assert!(!log.contains("warning") && !table.contains("undefined"), "{log}{table}");
+    let model = "run/model.safetensors";
+    assert_says(&program.output(&["info", model]), &["classes     2: cat, dog\n"]);
+    let (_, log) = program.outputs(&["eval", "--model", model, "--data-dir", "photos"]);
+    assert_says(
+        &log,
+        &["images: 6 of `photos/test` for the table; classes: cat, dog\n", "skipped: 1 images"],
+    );
+
+    // Two parts: what chooses is held out.
+    fs::remove_dir_all(program.at("photos/val")).expect("a folder");
+    let (_, log) = program.outputs(&train("folder", "photos", &["--out", "two"]));
+    assert_says(
+        &log,
+        &["images: 15 of `photos/train` to learn from, 1 of `photos/train` to choose the epoch by"],
+    );
+
+    // Other names.
+    photos(&program.at("others"), &["bird", "cat"], 5);
+    let other = ["--dataset", "folder", "--data-dir", "others"];
+    for command in [&["eval", "--model", model][..], &["hessian", "--model", model]] {
+        let message = program.error(&[command, &other].concat());
+        let expected = "`run/model.safetensors`: class 0 is `bird`: expected `cat`, as the model has it";
+        assert_says(&message, &[expected]);
+    }
+    fs::rename(program.at("photos/train/dog"), program.at("photos/train/wolf")).expect("a folder");
+    assert_says(
+        &program.error(&train("folder", "photos", &["--out", "renamed"])),
+        &["`photos/test`: has no class `wolf`: expected the classes of `photos/train`"],
+    );
+    fs::rename(program.at("photos/test/dog"), program.at("photos/test/wolf")).expect("a folder");
+    assert_says(
+        &program.error(&["train", "--resume", "run"]),
+        &["class 1 is `wolf`: expected `dog`, as the model has it"],
+    );
+
+    // Classes that are called like parts.
+    photos(&program.at("called"), &["train", "val"], 5);
+    let (_, log) = program.outputs(&train("folder", "called", &["--out", "called-run"]));
+    assert_says(
+        &log,
+        &[
+            "images: 7 of `called` to learn from, 1 of `called` to choose the epoch by, 2 of `called` for the table; \
+           classes: train, val\n",
+        ],
+    );
+}
+
+#[test]
+fn folders_without_images() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = program(folder.path());
+    for part in ["train", "val", "test"] {
+        photos(&program.at("photos").join(part), &["cat", "dog"], 4);
+    }
+    let spoil = |folder: &str| {
+        for entry in fs::read_dir(program.at(folder)).expect("a folder") {
+            fs::write(entry.expect("a file").path(), "no image").expect("it can be written");
+        }
+    };
+    // Without a part to choose by, the last epoch is taken; of no image there is no accuracy.
+    for folder in ["photos/val/cat", "photos/val/dog", "photos/test/cat", "photos/test/dog"] {
+        spoil(folder);
+    }
+    let (table, log) = program.outputs(&train("folder", "photos", &["--out", "run"]));
+    assert_says(
+        &log,
+        &[
+            "warning: `photos/val`: none of 8 images can be read, such as `photos/val/cat/0.png`: ",
+            "; the last epoch is taken\n",
+            "warning: `photos/test`: none of 8 images can be read",
+            "; the table is undefined\n",
+            "validation top-1 % float undefined",
+            "skipped: 16 images that cannot be read",
+        ],
+    );
+    assert_says(&table, &["undefined"]);
+    assert!(!table.contains("NaN") && !log.contains("NaN") && !table.contains(" 0.00"), "{table}{log}");
+    let report: Value =
+        serde_json::from_slice(&fs::read(program.at("run/report.json")).expect("a report")).expect("JSON");
+    assert!(report["float"]["top1"].is_null() && report["precisions"][0]["loss"].is_null(), "{report}");
+    // It is read again.
+    let (again, _) = program.outputs(&["train", "--resume", "run"]);
+    assert_says(&again, &["undefined"]);
+    let (table, _) = program.outputs(&["eval", "--model", "run/model.safetensors", "--data-dir", "photos"]);
+    assert_says(&table, &["undefined"]);
+
+    let model = "run/float.safetensors";
+    spoil("photos/train/dog");
+    assert_says(
+        &program.error(&train("folder", "photos", &["--out", "x"])),
+        &[
+            "`photos/train/dog`: none of 4 images can be read, such as `photos/train/dog/",
+            "expected one at least",
+        ],
+    );
+    spoil("photos/train/cat");
+    for command in [&["quantize", "--model", model, "--out", "x"][..], &["hessian", "--model", model]] {
+        assert_says(
+            &program.error(&[command, &["--data-dir", "photos"]].concat()),
+            &["`photos/train`: none of 8 images can be read"],
+        );
+    }
+    fs::remove_dir_all(program.at("photos/train/dog")).expect("a folder");
+    fs::create_dir(program.at("photos/train/dog")).expect("a folder");
+    photos(&program.at("photos/train"), &["cat"], 4);
+    assert_says(
+        &program.error(&train("folder", "photos", &["--out", "x"])),
+        &["`photos/train/dog`: has no images to learn from: expected .jpg, .jpeg or .png files of the class"],
+    );
+}
+
+#[test]
+fn scenes_without_objects() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = program(folder.path());
+    let scenes = ["scenes", "--size", "16", "--train", "12", "--val", "4", "--test", "4", "--out", "scenes"];
+    let _ = program.output(&scenes);
+    let crowds = |part: &str| {
+        let path = program.at("scenes/annotations").join(part);
+        let content = fs::read_to_string(&path).expect("annotations");
+        fs::write(path, content.replace("\"iscrowd\":0", "\"iscrowd\":1")).expect("it can be written");
+    };
+    crowds("val.json");
+    crowds("test.json");
+    for task in ["detect", "segment"] {
+        let (table, log) = program.outputs(&train("coco", "scenes", &["--task", task, "--out", task]));
+        assert_says(
+            &log,
+            &[
+                "images: 12 of `scenes/annotations/train.json` to learn from, 4 of `scenes/annotations/val.json` to choose",
+                "classes: 0, 1, 2, 3, 4, 5, 6, 7 and 2 more\n",
+                "val.json`: has no objects in 4 images (crowds do not count): expected some; the epoch is not chosen by objects\n",
+                "test.json`: has no objects in 4 images (crowds do not count): expected some; the table is undefined\n",
+            ],
+        );
+        assert_says(&table, &["undefined"]);
+        assert!(
+            !table.contains("NaN") && !log.contains("NaN") && !table.contains("100.00  "),
+            "{table}{log}"
+        );
+    }
+    assert_says(
+        &program.output(&["info", "segment/model.safetensors"]),
+        &["classes     11: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n"],
+    );
+    crowds("train.json");
+    assert_says(
+        &program.error(&train("coco", "scenes", &["--out", "x"])),
+        &["train.json`: has no objects in 12 images (crowds do not count): expected some"],
+    );
+    let hessian = ["hessian", "--model", "detect/float.safetensors", "--data-dir", "scenes"];
+    assert_says(&program.error(&hessian), &["train.json`: has no objects in 12 images"]);
+}
