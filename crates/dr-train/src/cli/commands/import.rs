@@ -7,7 +7,8 @@ use crate::cli::{CommandError, resolve};
 use crate::config::task::LANGUAGE;
 use crate::data::Normalization;
 use crate::experiment::Registry;
-use crate::weights::{StateDict, import as import_weights, load_language_model, load_onnx};
+use crate::note::note;
+use crate::weights::{StateDict, ends, import as import_weights, load_language_model, load_onnx};
 use clap::Args;
 use dr_precision::PrecisionSet;
 use std::path::PathBuf;
@@ -77,7 +78,8 @@ pub fn import(registry: &Registry, args: &ImportArgs) -> Result<(), CommandError
     if model.tasks().contains(&LANGUAGE) {
         return save(&load_language_model(weights, PrecisionSet::default())?, &args.out);
     }
-    let dict = StateDict::load(weights)?;
+    let dict = StateDict::load(weights, &ends(model))?;
+    dict.remark().into_iter().for_each(note);
     // Sizes are those of the file; what does not fit together is found by the import.
     let size = |name: &str, axis: usize, usual: usize| {
         let tensor = model.state_dict_name(name).and_then(|name| dict.tensors.get(&name));
