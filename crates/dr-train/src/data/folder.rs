@@ -4,6 +4,7 @@ use super::error::DataError;
 use super::images::ImageShape;
 use super::{DataSource, DatasetKind, ImageSet, random};
 use crate::config::TrainConfig;
+use crate::note::note;
 use rand::seq::SliceRandom;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -99,7 +100,7 @@ impl ImageFiles {
         let mut skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
         skipped.entry(path.clone()).or_insert_with(|| {
             let reason = reason.to_string();
-            eprintln!("skipped `{}`: {reason}", path.display());
+            note(format_args!("skipped `{}`: {reason}", path.display()));
             reason
         });
     }
