@@ -165,7 +165,7 @@ pub fn search(registry: &Registry, args: &SearchArgs) -> Result<(), CommandError
     if let (Some(path), Some(front)) = (&args.pareto, &report.front) {
         let title =
             format!("{} on {}, the best plans for all budgets", description.model, description.dataset);
-        let svg = front.svg(&title).map_err(CommandError::new)?;
+        let svg = front.svg(&title).map_err(CommandError::failure)?;
         write(path, svg.as_bytes(), &mut wrote)?;
     }
     if args.json {
@@ -185,16 +185,16 @@ fn in_model(error: SearchPlanError, model: &Path) -> CommandError {
         }
         error @ SearchPlanError::NoSensitivity(_) => {
             let hint = "quantize it again with `dr-train quantize --calibration`";
-            CommandError::new(format!("`{}`: {error}", model.display())).with_hint(hint)
+            CommandError::about(model, error).with_hint(hint)
         }
-        SearchPlanError::Evaluation(error) => CommandError::new(format!("`{}`: {error}", model.display())),
+        SearchPlanError::Evaluation(error) => CommandError::about(model, error),
         other => other.into(),
     }
 }
 
 /// The traces in a file, if they are those of the model.
 fn read_traces(path: &Path, candidates: &Candidates) -> Result<Traces, CommandError> {
-    let in_file = |what: String| CommandError::new(format!("`{}`: {what}", path.display()));
+    let in_file = |what: String| CommandError::about(path, what);
     let json = std::fs::read(path).map_err(|error| in_file(format!("cannot be read: {error}")))?;
     let traces: Traces = serde_json::from_slice(&json).map_err(|error| {
         in_file(format!("not traces: {error}"))
