@@ -12,6 +12,7 @@ mod host;
 pub mod npy;
 #[cfg(feature = "onnx")]
 pub mod onnx;
+mod pointer;
 mod program;
 mod source;
 mod table;
@@ -24,4 +25,5 @@ pub use error::RuntimeError;
 pub use file::Artifact;
 pub use host::{Cache, Input, LayerParts, Network, Output};
 pub use named::UnknownName;
+pub use pointer::refuse_lfs_pointer;
 pub use source::Arithmetic;

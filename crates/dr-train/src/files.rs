@@ -1,5 +1,7 @@
 //! Writing files so that a reader, or a crash, only ever sees the old content or the new one.
 
+use std::error::Error;
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -36,6 +38,49 @@ pub(crate) fn remove_leftovers(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// What is wrong with a temporary file, without its name, which nobody asked for.
+fn nameless(error: &(dyn Error + 'static)) -> io::Error {
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    let of_system = |error: &io::Error| match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => error.kind().into(),
+    };
+    let cause = causes.filter_map(<dyn Error>::downcast_ref::<io::Error>).last();
+    cause.map_or_else(|| io::Error::other("cannot be written"), of_system)
+}
+
+/// A folder in which nobody else trains as long as this is there.
+#[cfg(feature = "program")]
+#[derive(Debug)]
+pub(crate) struct FolderLock {
+    _file: File,
+}
+
+#[cfg(feature = "program")]
+impl FolderLock {
+    /// Takes a folder that exists.
+    ///
+    /// # Errors
+    /// If somebody else has it, and those of the file system.
+    pub fn take(folder: &Path) -> Result<Self, FileError> {
+        use std::fs::TryLockError;
+        let file = File::options().create(true).append(true).open(folder.join(".lock"));
+        let file = file.map_err(at(folder))?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                let busy =
+                    "another training writes to this folder: expected one of its own, or that the other ends";
+                Err(at(folder)(io::Error::other(busy)))
+            }
+            // Where the file system has no locks, there is none.
+            Err(TryLockError::Error(error)) if error.kind() != io::ErrorKind::Unsupported => {
+                Err(at(folder)(error))
+            }
+            _ => Ok(Self { _file: file }),
+        }
+    }
+}
+
 /// Where a file is.
 pub(crate) fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
@@ -55,12 +100,12 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
         // The usual permissions (less the umask), not the private ones of temporary files.
         builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
-    let mut file = builder.tempfile_in(folder)?;
-    file.write_all(content)?;
+    let file = builder.tempfile_in(folder).map_err(|error| nameless(&error))?;
+    file.as_file().write_all(content)?;
     file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
+    file.persist(path).map_err(|error| nameless(&error.error))?;
     // The rename itself is only durable once the folder is; where folders cannot be flushed, that is all there is.
     #[cfg(unix)]
-    std::fs::File::open(folder)?.sync_all()?;
+    File::open(folder)?.sync_all()?;
     Ok(())
 }

@@ -31,6 +31,7 @@ pub mod mixed;
 pub mod models;
 pub mod names;
 pub mod nn;
+mod note;
 #[cfg(feature = "program")]
 pub mod onnx;
 pub mod quantization;

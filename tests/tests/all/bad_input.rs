@@ -1,6 +1,6 @@
-//! Whatever is wrong with the input is one line and exit code 2, before anything is written.
+//! Whatever is wrong with the input is one line and exit code 1 or 2, before anything is written.
 
-use dr_tests::Program;
+use dr_tests::{Program, listing, text};
 use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -309,4 +309,77 @@ fn texts() {
         &program.error(&["generate", "--model", "q3.gguf", "--prompt", "cat"]),
         &["`q3.gguf`: `blk.0.attn_q.weight` is of type Q3_K: expected F32, F16"],
     );
+}
+
+#[test]
+fn nobody_reads_what_is_printed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = program(folder.path());
+    let short = ["train", "--float-epochs", "1", "--epochs", "1", "--limit-train", "64", "--out"];
+    assert_eq!(program.unheard(&[&short[..], &["unheard"]].concat()), Some(0));
+    assert!(program.at("unheard/report.json").is_file());
+    let grouped = fixture("llama/grouped");
+    let generate = ["generate", "--model", grouped.to_str().expect("UTF-8"), "--tokens", "60", "--prompt"];
+    assert_eq!(program.unheard(&[&generate[..], &["the\ncat"]].concat()), Some(0));
+    assert_eq!(program.unheard(&["info", "nowhere"]), Some(1));
+}
+
+/// Also those of `ulimit -f`: the file that was asked for is named, and nothing half-written stays.
+#[cfg(target_os = "linux")]
+#[test]
+fn files_that_cannot_be_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = program(folder.path());
+    fs::create_dir(program.at("run")).expect("a folder");
+    fs::copy(finished().at("run/model.safetensors"), program.at("run/model.safetensors")).expect("a copy");
+    let before = listing(folder.path());
+    let said = |arguments: &[&str]| {
+        let output = program.limited(8, arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        text(output.stderr)
+    };
+    let too_large = "File too large (os error 27)\n";
+    let model = ["--model", "run/model.safetensors"];
+    let export = |rest: &[&str]| said(&[&["export"], &model[..], rest].concat());
+    assert_eq!(
+        export(&["--precision", "4", "--out", "x.safetensors"]),
+        format!("error: `x.safetensors`: cannot be written: {too_large}")
+    );
+    assert_eq!(export(&["--precision", "4", "--out", "x.onnx"]), format!("error: `x.onnx`: {too_large}"));
+    assert_eq!(listing(folder.path()), before);
+    let message =
+        said(&["train", "--float-epochs", "1", "--epochs", "1", "--limit-train", "64", "--out", "limited"]);
+    assert_says(
+        &message,
+        &["stopped: `limited/float/checkpoint/", "-1.bpk`: File too large (os error 27)\n"],
+    );
+    let written = listing(&program.at("limited"));
+    for path in written.keys().map(|path| path.display().to_string()) {
+        assert!(!message.contains(".writing-") && !path.contains(".writing-"), "{message} {path}");
+    }
+}
+
+#[test]
+fn exit_codes() {
+    let program = finished();
+    let code = |arguments: &[&str]| program.run(arguments).status.code();
+    for wrong_use in [
+        &["train", "--no-such-flag"][..],
+        &["evil"],
+        &["train", "--lr", "2"],
+        &["train", "--dataset", "coco"],
+        &["train", "--out", "run"],
+        &["train", "--mixed", "--batch-norm", "shared"],
+        &["export", "--model", "run/model.safetensors", "--out", "x"],
+    ] {
+        assert_eq!(code(wrong_use), Some(2), "{wrong_use:?}");
+    }
+    for failure in [
+        &["info", "nowhere"][..],
+        &["train", "--dataset", "mnist", "--data-dir", "nowhere"],
+        &["eval", "--model", "run/config.json"],
+        &["export", "--model", "run/float.safetensors", "--precision", "4", "--out", "x"],
+    ] {
+        assert_eq!(code(failure), Some(1), "{failure:?}");
+    }
 }

@@ -365,3 +365,11 @@ fn what_pictures_cannot_become() {
     ];
     insta::assert_snapshot!("wrong_pictures", errors.join("\n"));
 }
+
+#[test]
+fn pointers_of_git_lfs_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("pointer.onnx"), "version https://git-lfs.github.com/spec/v1\n").unwrap();
+    let message = program(folder.path()).error(&["import", "--onnx", "pointer.onnx", "--out", "x"]);
+    assert!(message.starts_with("error: `pointer.onnx`: cannot be read: a pointer of Git LFS"), "{message}");
+}

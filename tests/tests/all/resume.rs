@@ -144,7 +144,7 @@ fn a_loss_that_is_not_finite_keeps_the_last_good_checkpoint() {
         "--out",
         "run",
     ]);
-    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(output.status.code(), Some(1));
     let message = text(output.stderr);
     let error = message.lines().find(|line| line.starts_with("error: ")).expect("an error");
     assert!(error.contains("float training: the loss is not finite in epoch"), "{message}");
@@ -152,4 +152,30 @@ fn a_loss_that_is_not_finite_keeps_the_last_good_checkpoint() {
     assert!(checkpoint.starts_with("run/float/checkpoint/model-"), "{message}");
     assert!(program.at(checkpoint).is_file(), "{message}");
     assert!(!program.at("run/float.safetensors").exists() && !program.at("run/report.json").exists());
+}
+
+#[test]
+fn two_trainings_do_not_share_a_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = program(&folder);
+    let mut first = program.start(
+        &["train", "--float-epochs", "500", "--epochs", "1", "--limit-train", "128", "--out", "run"],
+        "log",
+    );
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !program.at("run/config.json").is_file() {
+        assert!(Instant::now() < deadline, "no training in time");
+        sleep(Duration::from_millis(5));
+    }
+    let second = program.run(&RESUME);
+    let running = first.try_wait().expect("a process").is_none();
+    first.kill().expect("it can be killed");
+    first.wait().expect("it ends");
+    assert!(running, "the first training goes on");
+    let message = text(second.stderr);
+    let expected = "error: `run`: another training writes to this folder: expected one of its own, or that the other ends\n";
+    assert_eq!((message.as_str(), second.status.code()), (expected, Some(1)));
+    // A training that was killed has let go of it.
+    let again = ["train", "--resume", "run", "--float-epochs", "1"];
+    assert_eq!(program.run(&again).status.code(), Some(0));
 }

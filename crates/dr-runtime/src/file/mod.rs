@@ -30,6 +30,7 @@ pub(crate) use tensors::elements;
 pub use tensors::{Element, TensorEntry, TensorValues, Values};
 
 use crate::graph::{Embedding, Graph, Layer, LayerKind};
+use crate::refuse_lfs_pointer;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
@@ -243,6 +244,7 @@ fn content(path: &Path) -> Result<Content, ArtifactError> {
     if !metadata.is_file() {
         return Err(ArtifactError::NotAFile);
     }
+    refuse_lfs_pointer(path).map_err(ArtifactError::Read)?;
     let mut bytes = Vec::new();
     file.by_ref().take(8).read_to_end(&mut bytes).map_err(ArtifactError::Read)?;
     format::header_len(&bytes, metadata.len())?;

@@ -4,6 +4,7 @@ use super::proto::{self, AttributeProto, GraphProto, ModelProto, NodeProto, Type
 use super::tensor::type_name;
 use super::{Definer, IR_VERSIONS, Initializer, OPSETS, OnnxReadError, order};
 use crate::graph::ElementType;
+use crate::refuse_lfs_pointer;
 use bytes::Bytes;
 use prost::Message;
 use std::collections::btree_map::Entry;
@@ -172,6 +173,7 @@ fn content(path: &Path) -> Result<Bytes, OnnxReadError> {
     if !std::fs::metadata(path).map_err(OnnxReadError::Read)?.is_file() {
         return Err(OnnxReadError::NotAFile);
     }
+    refuse_lfs_pointer(path).map_err(OnnxReadError::Read)?;
     let mut file = File::open(path).map_err(OnnxReadError::Read)?;
     // SAFETY: The file is only read. Who changes it meanwhile breaks the promise that `read` asks for.
     if let Ok(map) = unsafe { memmap2::Mmap::map(&file) } {

@@ -12,8 +12,8 @@ pub use sampling::Sampling;
 pub use stream::{StopTexts, TextStream};
 pub use tokenizer::Tokenizer;
 
-use crate::RuntimeError;
 use crate::file::ArtifactError;
+use crate::{RuntimeError, refuse_lfs_pointer};
 use chacha20::ChaCha8Rng;
 use rand::SeedableRng;
 use serde::Serialize;
@@ -105,7 +105,8 @@ impl TextError {
 
     /// What `parse` makes of a file, which its errors name.
     fn read<T>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, Self>) -> Result<T, Self> {
-        let content = std::fs::read(path).map_err(|source| Self::Read { path: path.into(), source })?;
+        let content = refuse_lfs_pointer(path).and_then(|()| std::fs::read(path));
+        let content = content.map_err(|source| Self::Read { path: path.into(), source })?;
         let in_file = |reason: String| format!("`{}`: {reason}", path.display());
         parse(&content).map_err(|error| match error {
             Self::Tokenizer(reason) => Self::Tokenizer(in_file(reason)),

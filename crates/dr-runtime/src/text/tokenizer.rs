@@ -1,6 +1,6 @@
 //! [`Tokenizer`]: texts as numbers and back, in the format of Hugging Face's `tokenizers`.
 
-use super::{TextError, TextStream};
+use super::{TextError, TextStream, check_tokens};
 use std::fmt;
 use std::path::Path;
 use tokenizers::models::TrainerWrapper;
@@ -22,12 +22,14 @@ impl fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads the content of a `tokenizer.json`.
+    /// Reads the content of a `tokenizer.json`. Texts are neither cut nor filled up, whatever it says: that is for batches, and
+    /// transformers does so only when it is asked to.
     ///
     /// # Errors
     /// If it is none.
     pub fn from_json(json: &[u8]) -> Result<Self, TextError> {
-        let inner = tokenizers::Tokenizer::from_bytes(json).map_err(TextError::tokenizer)?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(TextError::tokenizer)?;
+        inner.with_truncation(None).map_err(TextError::tokenizer)?.with_padding(None);
         Ok(Self { inner, json: json.to_vec() })
     }
 
@@ -74,14 +76,16 @@ impl Tokenizer {
         largest.map_or(0, |largest| largest as usize + 1)
     }
 
-    /// Whether a model of so many tokens knows all of this tokenizer's.
+    /// How many of this tokenizer's tokens a model of so many does not know. A few that were added later may lack a row in the model:
+    /// texts that need them [are refused](Self::encode_for).
     ///
     /// # Errors
-    /// If it does not.
-    pub fn check(&self, vocabulary: usize) -> Result<(), TextError> {
+    /// If they are more than an eighth of the model's: then the tokenizer is of another model.
+    pub fn unknown_to(&self, vocabulary: usize) -> Result<usize, TextError> {
         let found = self.vocabulary();
-        match found <= vocabulary {
-            true => Ok(()),
+        let unknown = found.saturating_sub(vocabulary);
+        match unknown <= vocabulary / 8 {
+            true => Ok(unknown),
             false => Err(TextError::Vocabulary { found, expected: vocabulary }),
         }
     }
@@ -92,6 +96,15 @@ impl Tokenizer {
     /// What the library says.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, TextError> {
         Ok(self.inner.encode(text, special).map_err(TextError::tokenizer)?.get_ids().to_vec())
+    }
+
+    /// The tokens of a text, without special ones, for a model of so many.
+    ///
+    /// # Errors
+    /// What the library says, and a token that the model does not know.
+    pub fn encode_for(&self, vocabulary: usize, text: &str) -> Result<Vec<u32>, TextError> {
+        let tokens = self.encode(text, false)?;
+        check_tokens(&tokens, vocabulary).map(|()| tokens)
     }
 
     /// The text of tokens.
@@ -125,6 +138,33 @@ mod tests {
         assert_eq!(streamed, text);
         let again = Tokenizer::from_json(tokenizer.json()).expect("the same tokenizer");
         assert_eq!(again.encode(text, false).expect("tokens"), tokens);
+    }
+
+    #[test]
+    fn texts_are_neither_cut_nor_filled_up() {
+        let plain = Tokenizer::train(&"the cat sat on the mat ".repeat(9), 270).expect("a tokenizer");
+        let mut json: serde_json::Value = serde_json::from_slice(plain.json()).expect("JSON");
+        json["truncation"] = serde_json::json!({
+            "direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0,
+        });
+        json["padding"] = serde_json::json!({
+            "strategy": {"Fixed": 16}, "direction": "Left", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0,
+            "pad_token": "!",
+        });
+        let cut = Tokenizer::from_json(json.to_string().as_bytes()).expect("a tokenizer");
+        for text in ["the cat sat on the mat", "a", &"cat ".repeat(40)] {
+            assert_eq!(cut.encode(text, true).expect("tokens"), plain.encode(text, true).expect("tokens"));
+        }
+    }
+
+    #[test]
+    fn a_few_tokens_may_be_unknown_to_the_model() {
+        let tokenizer = Tokenizer::train(&"the cat sat on the mat ".repeat(9), 264).expect("a tokenizer");
+        let count = tokenizer.vocabulary();
+        assert_eq!(tokenizer.unknown_to(count + 9).expect("all are known"), 0);
+        assert_eq!(tokenizer.unknown_to(count - 3).expect("a few are not"), 3);
+        let error = tokenizer.unknown_to(200).unwrap_err().to_string();
+        assert_eq!(error, format!("the tokenizer has {count} tokens: the model expects at most 200"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::path::Path;
 
 /// Why a command stopped: one line, and perhaps a second one with something to try.
 ///
@@ -13,14 +14,29 @@ pub struct CommandError {
     exit_code: u8,
 }
 
-/// Exit code of every error but one: what was asked for cannot be done.
-const FAILURE: u8 = 2;
+/// Exit code of what makes no sense, whatever the files hold: flags and values that do not go together.
+const WRONG_USE: u8 = 2;
+
+/// Exit code of what cannot be done.
+const FAILURE: u8 = 1;
 
 impl CommandError {
-    /// An error with this message.
+    /// Wrong use, with this message.
     #[must_use]
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: one_line(&message.into()), hint: None, exit_code: FAILURE }
+        Self { message: one_line(&message.into()), hint: None, exit_code: WRONG_USE }
+    }
+
+    /// Something that cannot be done, with this message.
+    #[must_use]
+    pub fn failure(message: impl Into<String>) -> Self {
+        Self::new(message).with_exit_code(FAILURE)
+    }
+
+    /// What is wrong with a file.
+    #[must_use]
+    pub fn about(path: &Path, error: impl fmt::Display) -> Self {
+        Self::failure(format!("`{}`: {error}", path.display()))
     }
 
     /// The same with something to try.
@@ -30,7 +46,7 @@ impl CommandError {
         self
     }
 
-    /// The same with another exit code than 2.
+    /// The same with another exit code.
     #[must_use]
     pub const fn with_exit_code(mut self, exit_code: u8) -> Self {
         self.exit_code = exit_code;
@@ -56,7 +72,7 @@ impl<E: Error> From<E> for CommandError {
             }
             source = cause.source();
         }
-        Self::new(message)
+        Self::failure(message)
     }
 }
 

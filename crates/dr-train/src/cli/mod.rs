@@ -1,6 +1,7 @@
 //! The `dr-train` program: a thin shell over the library.
 //!
-//! Whatever goes wrong is one `error:` line, with a `hint:` line where there is something to try, and exit code 2. A training that Ctrl-C stops exits with 130.
+//! Whatever goes wrong is one `error:` line, with a `hint:` line where there is something to try. The exit code is 2 for arguments that make
+//! no sense and 1 for what cannot be done; a training that Ctrl-C stops exits with 130.
 
 mod args;
 pub mod commands;
@@ -8,6 +9,7 @@ mod config_file;
 mod default_device;
 mod distillation;
 mod error;
+mod limits;
 mod memory;
 mod pictures;
 mod resolve;
@@ -24,6 +26,7 @@ pub use resolve::ResolvedTraining;
 pub use settings::{Settings, TrainArgs};
 
 use crate::experiment::Registry;
+use crate::note::note;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 use std::ffi::OsString;
@@ -34,6 +37,7 @@ use std::process::ExitCode;
 #[must_use]
 pub fn run(registry: &Registry) -> ExitCode {
     keep_freed_memory();
+    limits::files_too_large_are_errors();
     default_device::default_to_flex();
     let result = match Cli::read(registry, std::env::args_os()) {
         Ok(cli) => execute(registry, cli),
@@ -47,7 +51,7 @@ pub fn run(registry: &Registry) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error}");
+            note(&error);
             ExitCode::from(error.exit_code())
         }
     }

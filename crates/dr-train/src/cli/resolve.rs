@@ -136,7 +136,7 @@ fn resumed_config(folder: &Path) -> Result<TrainConfig, CommandError> {
             .with_hint(hint)
     })?;
     serde_json::from_str(&text).map_err(|error| {
-        CommandError::new(format!("`{}`: not the settings of a run: {error}", path.display())).with_hint(hint)
+        CommandError::about(&path, format_args!("not the settings of a run: {error}")).with_hint(hint)
     })
 }
 

@@ -59,7 +59,7 @@ pub use {
     idx::{FASHION_MNIST, IdxKind, MNIST},
     image_set::ImageSet,
     loader::ImageLoader,
-    scene_set::{Labelled, SceneError, SceneLoader, SceneSet, SceneTarget, Scenes},
+    scene_set::{IN_CROWD, Labelled, SceneError, SceneLoader, SceneSet, SceneTarget, Scenes},
 };
 
 #[cfg(feature = "program")]

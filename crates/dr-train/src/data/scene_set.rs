@@ -5,6 +5,7 @@ use super::decode::stretched;
 use super::normalization::Pixels;
 use super::{Batch, ClassError, Epochs, ImageShape, Images, Items, Loader, Normalization, Target};
 use crate::metrics::Rect;
+use crate::note::note;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use chacha20::ChaCha8Rng;
 use rand::{RngExt, seq::SliceRandom};
@@ -20,8 +21,25 @@ pub enum SceneError {
     #[error(transparent)]
     Coco(#[from] CocoError),
     /// A part without annotations.
-    #[error("`{}`: there is no such file: expected annotations in COCO's format", .0.display())]
-    Missing(PathBuf),
+    #[error("`{}`: has no annotations of the {part} part in COCO's format: expected {}", path.display(), files.join(", "))]
+    Missing {
+        /// The folder of the dataset.
+        path: PathBuf,
+        /// What the images are for.
+        part: &'static str,
+        /// What can be there.
+        files: Vec<String>,
+    },
+    /// Images that are nowhere.
+    #[error("`{}`: the image `{image}` is neither in {}", path.display(), folders.join(" nor in "))]
+    NoImages {
+        /// The annotations.
+        path: PathBuf,
+        /// The first image.
+        image: String,
+        /// Where it was looked for.
+        folders: Vec<String>,
+    },
     /// An image that cannot be read, or of another size than the annotations say.
     #[error("`{}`: {reason}", path.display())]
     Image {
@@ -80,10 +98,12 @@ pub struct SceneSet {
     pub size: [usize; 2],
     /// `[n, 3, rows, columns]`
     pub pixels: Vec<u8>,
-    /// `[n, rows, columns]`: 0 where there is nothing, else one more than the class.
+    /// `[n, rows, columns]`: 0 where there is nothing, [`IN_CROWD`] where there is a crowd and nothing else, else one more than the class.
     pub classes: Vec<u8>,
-    /// The objects of each image, in its pixels.
+    /// The objects of each image, in its pixels, without crowds.
     pub boxes: Vec<Vec<Labelled>>,
+    /// Crowds of each image: groups of objects that were not told apart, which need not be found and may be.
+    pub crowds: Vec<Vec<Labelled>>,
     /// The names of the classes.
     pub names: Vec<String>,
     /// The file with the annotations.
@@ -93,29 +113,65 @@ pub struct SceneSet {
 /// Of scenes without a part to choose the epoch by, one of so many of those to learn from.
 const VALIDATION: usize = 20;
 
-/// A mask's pixel says 255 classes at most.
+/// The pixels of [`SceneSet::classes`] that are neither right nor wrong.
+pub const IN_CROWD: u8 = u8::MAX;
+
+/// A mask's pixel says one of 254 classes, nothing, or [`IN_CROWD`].
 const MOST_CLASSES: usize = 254;
+
+/// The names of the parts of a dataset in those of files and folders.
+const PARTS: [(&str, &[&str]); 3] = [
+    ("training", &["train", "train2017"]),
+    ("validation", &["val", "val2017", "valid", "validation"]),
+    ("test", &["test"]),
+];
+
+/// Where the annotations of a part can be, in the folder of the dataset: as COCO has them, beside the folders of images, or in them
+/// (Roboflow, FiftyOne).
+fn annotation_files(name: &str) -> [String; 7] {
+    [
+        format!("annotations/{name}.json"),
+        format!("annotations/instances_{name}.json"),
+        format!("{name}.json"),
+        format!("instances_{name}.json"),
+        format!("{name}/_annotations.coco.json"),
+        format!("{name}/annotations.json"),
+        format!("{name}/labels.json"),
+    ]
+}
+
+/// Where the images of a part can be, in the folder of the dataset.
+fn image_folders(name: &str) -> [String; 6] {
+    [
+        name.to_owned(),
+        format!("images/{name}"),
+        format!("{name}/images"),
+        format!("{name}/data"),
+        "images".to_owned(),
+        String::new(),
+    ]
+}
 
 impl SceneSet {
     /// Reads the parts of a dataset in COCO's format: `train`, `val` and `test`; where there is only one of the latter it is for the test, and a twentieth of
-    /// `train`, evenly spread, for validation. Images become `size`, objects with them; objects that are marked as crowds are left out.
+    /// `train`, evenly spread, for validation. Images become `size`, objects with them. Crowds are nothing to learn.
     ///
     /// # Errors
     /// Files that are missing, damaged or contradict each other.
     pub fn load(dir: &Path, size: [usize; 2]) -> Result<[Self; 3], SceneError> {
-        let annotations = dir.join("annotations");
-        // Folders of images have one of these names, and so have the files of annotations, here or in COCO.
-        let part = |names: &[&str]| -> Result<Option<Self>, SceneError> {
-            let files = names.iter().flat_map(|name| {
-                [format!("{name}.json"), format!("instances_{name}.json")]
-                    .map(|file| (annotations.join(file), dir.join(name)))
-            });
-            let found = files.into_iter().find(|(file, _)| file.is_file());
-            found.map(|(file, images)| Self::read(&file, &images, size)).transpose()
+        let part = |(_, names): (&str, &[&str])| -> Result<Option<Self>, SceneError> {
+            let files =
+                names.iter().flat_map(|name| annotation_files(name).map(|file| (*name, dir.join(file))));
+            let found = files.into_iter().find(|(_, file)| file.is_file());
+            found.map(|(name, file)| Self::read(&file, dir, name, size)).transpose()
         };
-        let missing = |file: &str| SceneError::Missing(annotations.join(file));
-        let train = part(&["train", "train2017"])?.ok_or_else(|| missing("train.json"))?;
-        let others = [part(&["val", "val2017"])?, part(&["test"])?];
+        let missing = |(part, names): (&'static str, &[&str])| {
+            let files = names.iter().flat_map(|name| annotation_files(name)).collect();
+            SceneError::Missing { path: dir.into(), part, files }
+        };
+        let [train, valid, test] = PARTS;
+        let train = part(train)?.ok_or_else(|| missing(train))?;
+        let others = [part(valid)?, part(test)?];
         for other in others.iter().flatten() {
             ClassError::check(&other.names, &train.names).map_err(|error| SceneError::Classes {
                 path: other.path.clone(),
@@ -129,7 +185,7 @@ impl SceneSet {
                 let [train, valid] = train.hold_out(VALIDATION)?;
                 Ok([train, valid, test])
             }
-            [None, None] => Err(missing("val.json")),
+            [None, None] => Err(missing(valid)),
         }
     }
 
@@ -155,15 +211,38 @@ impl SceneSet {
         }
     }
 
-    fn read(file: &Path, images: &Path, size: [usize; 2]) -> Result<Self, SceneError> {
+    /// The part with these annotations, whose images are in a folder of this name, or where [others](image_folders) have them.
+    fn read(file: &Path, dir: &Path, name: &str, size: [usize; 2]) -> Result<Self, SceneError> {
         let coco = Coco::load(file)?;
+        if let [first, ..] = coco.without_pixels[..] {
+            let (left, all) =
+                (coco.without_pixels.len(), coco.images.iter().map(|image| image.objects.len()));
+            note(format_args!(
+                "{}: left out {left} of {} boxes, which have no pixels of their images, such as annotation {first}",
+                file.display(),
+                left + all.sum::<usize>(),
+            ));
+        }
+        let folders = image_folders(name).map(|folder| dir.join(folder));
+        let images = match coco.images.first() {
+            Some(first) => {
+                let found = folders.iter().find(|folder| folder.join(&first.file_name).is_file());
+                found.ok_or_else(|| SceneError::NoImages {
+                    path: file.into(),
+                    image: first.file_name.clone(),
+                    folders: folders.iter().map(|folder| format!("`{}`", folder.display())).collect(),
+                })?
+            }
+            None => return Err(SceneError::Empty(file.into())),
+        };
         if coco.categories.len() > MOST_CLASSES {
             return Err(SceneError::Categories { path: file.into(), found: coco.categories.len() });
         }
         let names = coco.categories.iter().map(|category| category.name.clone()).collect();
         let [rows, columns] = size;
         let path = file.to_owned();
-        let mut set = Self { size, pixels: vec![], classes: vec![], boxes: vec![], names, path };
+        let mut set =
+            Self { size, pixels: vec![], classes: vec![], boxes: vec![], crowds: vec![], names, path };
         for picture in &coco.images {
             let path = images.join(&picture.file_name);
             let shape = ImageShape { channels: 3, height: rows, width: columns };
@@ -178,18 +257,18 @@ impl SceneSet {
             }
             let scale = [columns as f32 / picture.width as f32, rows as f32 / picture.height as f32];
             let mut classes = vec![0u8; rows * columns];
-            let mut boxes = vec![];
-            for object in picture.objects.iter().filter(|object| !object.crowd) {
-                boxes.push(labelled(object, scale));
+            let (crowds, objects): (Vec<_>, Vec<_>) = picture.objects.iter().partition(|object| object.crowd);
+            // Objects over crowds.
+            for object in crowds.iter().chain(&objects) {
                 paint(object, [picture.height, picture.width], size, &mut classes);
             }
             set.classes.extend(classes);
+            let [boxes, crowds] =
+                [objects, crowds].map(|of| of.into_iter().map(|object| labelled(object, scale)).collect());
             set.boxes.push(boxes);
+            set.crowds.push(crowds);
         }
-        match set.is_empty() {
-            true => Err(SceneError::Empty(file.into())),
-            false => Ok(set),
-        }
+        Ok(set)
     }
 
     /// How many images there are.
@@ -221,6 +300,7 @@ impl SceneSet {
             pixels: of(&self.pixels, 3 * area),
             classes: of(&self.classes, area),
             boxes: indices.iter().map(|&index| self.boxes[index].clone()).collect(),
+            crowds: indices.iter().map(|&index| self.crowds[index].clone()).collect(),
             names: self.names.clone(),
             path: self.path.clone(),
         }
@@ -255,9 +335,9 @@ fn labelled(object: &Object, scale: [f32; 2]) -> Labelled {
     Labelled { rect: [left * x, top * y, (left + width) * x, (top + height) * y], class: object.category }
 }
 
-/// Gives the pixels of an object its class: those of its mask, or of its box if it has none.
+/// Gives the pixels of an object its class, or [`IN_CROWD`]: those of its mask, or of its box if it has none.
 fn paint(object: &Object, from: [usize; 2], to: [usize; 2], classes: &mut [u8]) {
-    let class = (object.category + 1).min(usize::from(u8::MAX)) as u8;
+    let class = if object.crowd { IN_CROWD } else { (object.category + 1) as u8 };
     let [left, top, width, height] = object.bbox;
     for row in 0..to[0] {
         for column in 0..to[1] {
@@ -286,7 +366,7 @@ pub trait SceneTarget: Target {
     fn of(set: &SceneSet, items: &[(usize, bool)], around: &Self::Around, device: &Device) -> Self;
 }
 
-/// The classes of all pixels, `[n * rows * columns]`.
+/// The classes of all pixels, `[n * rows * columns]`; crowds are nothing.
 impl SceneTarget for Tensor<1, Int> {
     type Around = ();
 
@@ -295,7 +375,7 @@ impl SceneTarget for Tensor<1, Int> {
         let mut classes: Vec<i32> = Vec::with_capacity(items.len() * rows * columns);
         for &(index, flip) in items {
             for row in set.classes[index * rows * columns..][..rows * columns].chunks_exact(columns) {
-                let row = row.iter().map(|&class| i32::from(class));
+                let row = row.iter().map(|&class| if class == IN_CROWD { 0 } else { class.into() });
                 if flip { classes.extend(row.rev()) } else { classes.extend(row) }
             }
         }

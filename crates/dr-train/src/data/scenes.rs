@@ -110,7 +110,8 @@ pub fn write_scenes<'s>(
             let scene = scene(config, number, &sprites);
             write_scene(&folder, id, scene)
         });
-        let coco = Coco { categories: categories.clone(), images: images.collect::<Result<_, _>>()? };
+        let images = images.collect::<Result<_, _>>()?;
+        let coco = Coco { categories: categories.clone(), images, ..Coco::default() };
         coco.save(&annotations.join(format!("{part}.json")))?;
     }
     Ok(())

@@ -17,8 +17,9 @@ use crate::evaluation::{
 };
 use crate::models::ModelKind;
 use crate::nn::Model;
+use crate::note::note;
 use crate::report::{Measured, NumberFormat, Report};
-use crate::weights::{StateDict, WeightsError, import};
+use crate::weights::{StateDict, WeightsError, ends, import};
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Int, Tensor};
@@ -75,10 +76,11 @@ impl Task for ImageTask {
 
     fn imported(&self, config: &TrainConfig) -> Result<Option<Artifact>, RunError> {
         let Some(weights) = &config.weights else { return Ok(None) };
-        let dict = StateDict::load(weights).map_err(WeightsError::from)?;
+        let dict = StateDict::load(weights, &ends(self.model)).map_err(WeightsError::from)?;
+        dict.remark().into_iter().for_each(note);
         let imported = import(dict, self.model, self.description(config))?;
         for problem in &imported.new_head {
-            eprintln!("{}: {problem}, so that layer starts anew", weights.display());
+            note(format_args!("{}: {problem}, so that layer starts anew", weights.display()));
         }
         Ok(Some(imported.artifact))
     }

@@ -9,9 +9,10 @@ use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description, SavedM
 use crate::config::{Baseline, Batches, DeviceKind, Devices, Distill, ForwardKind, MixedNorm, TrainConfig};
 use crate::device;
 use crate::evaluation::{EVAL_BATCH, formats};
-use crate::files::{at, remove_leftovers, write_atomically};
+use crate::files::{FolderLock, at, remove_leftovers, write_atomically};
 use crate::mixed::{DrawLog, Hasb, HessianOptions, Traces, traces};
 use crate::nn::{Model, Pass, finish};
+use crate::note::note;
 use crate::report::{
     EpochRecord, Measured, NumberFormat, PrecisionResult, Report, SingleResult, TrainPhase, number,
 };
@@ -115,7 +116,7 @@ impl<T: Task> Experiment<T> {
     /// Anything that stops the run. What was complete before is kept, and can be resumed.
     pub fn run(&self) -> Result<Report, RunError> {
         let started = Instant::now();
-        self.open_folder()?;
+        let _lock = self.open_folder()?;
         self.task.tell();
         let config = &self.config;
 
@@ -158,16 +159,18 @@ impl<T: Task> Experiment<T> {
         Ok(report)
     }
 
-    /// Makes the folder, clears what a killed run left half-written, and saves the settings.
-    fn open_folder(&self) -> Result<(), RunError> {
+    /// Makes the folder and takes it, clears what a killed run left half-written, and saves the settings.
+    fn open_folder(&self) -> Result<FolderLock, RunError> {
         let path = self.out.join(CONFIG);
+        std::fs::create_dir_all(&self.out).map_err(at(&self.out))?;
+        let lock = FolderLock::take(&self.out)?;
         let json = serde_json::to_vec_pretty(&self.config).map_err(std::io::Error::other);
         let written = json.and_then(|json| {
-            std::fs::create_dir_all(&self.out)?;
             remove_leftovers(&self.out)?;
             write_atomically(&path, &json)
         });
-        Ok(written.map_err(at(&path))?)
+        written.map_err(at(&path))?;
+        Ok(lock)
     }
 
     /// Trains a float network for `epochs`, or takes the one that is there.
@@ -287,7 +290,7 @@ impl<T: Task> Experiment<T> {
             let test = self.task.evaluation(Part::Test, EVAL_BATCH, &self.device)?;
             let scores = evaluate(&trained.model, &*test, &[pass])?;
             for &Score { top1, .. } in &scores {
-                eprintln!("separate {precision} network: top-1 {} %", number(top1, 2));
+                note(format_args!("separate {precision} network: top-1 {} %", number(top1, 2)));
                 results.push(SingleResult { precision, top1 });
             }
             seconds += trained.earlier_seconds;

@@ -121,7 +121,7 @@ impl SceneGoal for BoxTargets {
         let (networks, positions) = (networks(artifact, formats, engine, device)?, positions(artifact)?);
         let loader = scene_loader::<BoxTargets>(artifact, scenes, positions.clone(), device);
         let truths: Vec<Truth> =
-            scenes.boxes.iter().enumerate().flat_map(|(image, boxes)| truths(image, boxes)).collect();
+            [(&scenes.boxes, false), (&scenes.crowds, true)].into_iter().flat_map(truths).collect();
         measured(artifact, formats, || {
             let found = RefCell::new(vec![(0, vec![]); networks.len()]);
             let numbers: Vec<usize> = (0..networks.len()).collect();
@@ -153,10 +153,13 @@ fn scene_loader<T: SceneTarget>(
     SceneLoader::new(scenes.clone(), normalization, around, SCENE_BATCH, None, device.clone())
 }
 
-fn truths(image: usize, boxes: &[Labelled]) -> impl Iterator<Item = Truth> {
-    boxes.iter().map(move |&Labelled { rect, class }| {
-        let bbox = corner_and_size(rect);
-        Truth { image, class, bbox, area: bbox[2] * bbox[3], crowd: false }
+/// The boxes of each image, all of crowds or none.
+fn truths((boxes, crowd): (&Vec<Vec<Labelled>>, bool)) -> impl Iterator<Item = Truth> {
+    boxes.iter().enumerate().flat_map(move |(image, boxes)| {
+        boxes.iter().map(move |&Labelled { rect, class }| {
+            let bbox = corner_and_size(rect);
+            Truth { image, class, bbox, area: bbox[2] * bbox[3], crowd }
+        })
     })
 }
 
@@ -351,4 +354,26 @@ pub fn calibration_scenes(
     let scenes = Arc::new(scenes.first(images));
     let loader = SceneLoader::<Tensor<1, Int>>::new(scenes, normalization, (), batch, None, device.clone());
     loader.iter().filter_map(|batch| Some(batch.ok()?.input)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As pycocotools has it: a find in a crowd is neither right nor wrong, and a crowd need not be found.
+    #[test]
+    fn finds_in_crowds_do_not_count() {
+        let labelled = |rect: Rect| vec![Labelled { rect, class: 0 }];
+        let (object, crowd) = ([2.0, 2.0, 8.0, 8.0], [16.0, 0.0, 32.0, 16.0]);
+        let find = |rect: Rect, score| detection(0, &Found { rect, class: 0, score });
+        let finds = [find([18.0, 2.0, 22.0, 6.0], 0.9), find(object, 0.8), find([25.0, 4.0, 31.0, 9.0], 0.7)];
+        let ap = |crowds: &Vec<Vec<Labelled>>, objects: &Vec<Vec<Labelled>>| {
+            let truths: Vec<Truth> = truths((objects, false)).chain(truths((crowds, true))).collect();
+            mean_ap(&truths, &finds, 1, 1).ap
+        };
+        assert_eq!(ap(&vec![labelled(crowd)], &vec![labelled(object)]), Some(1.0));
+        let without = ap(&vec![vec![]], &vec![labelled(object)]).unwrap();
+        assert!((without - 0.5).abs() < 1e-9, "{without}");
+        assert_eq!(ap(&vec![labelled(crowd)], &vec![vec![]]), None);
+    }
 }

@@ -72,7 +72,7 @@ impl Task for TextTask {
                 layers: language.layers,
             },
         };
-        let tokens = |text: &str| Ok::<_, RunError>(tokenizer.encode(text, false)?.into());
+        let tokens = |text: &str| Ok::<_, RunError>(tokenizer.encode_for(sizes.classes, text)?.into());
         let parts = [tokens(&train)?, tokens(&valid)?, tokens(&test)?];
         let (length, model) = (language.context.min(sizes.input.width), registry.models.get(&config.model)?);
         let task = Self { parts, tokenizer, model, sizes, length, imported };
@@ -152,7 +152,8 @@ impl Task for TextTask {
             Some(path) => text::read(Some(path))?,
             None => text::split(&text::read(source.data_dir)?, None).test,
         };
-        let tokens: Arc<[u32]> = source.tokenizer()?.encode(&text, false)?.into();
+        let vocabulary = source.artifact.description.classes;
+        let tokens: Arc<[u32]> = source.tokenizer()?.encode_for(vocabulary, &text)?.into();
         let Source { artifact, reference, device, .. } = *source;
         let window = source.window.unwrap_or(WINDOW.min(artifact.description.context()));
         let measured = measure_text(artifact, formats, &tokens, window, engine, reference, device);
@@ -184,7 +185,7 @@ impl Task for TextTask {
 fn training_tokens(source: &Source) -> Result<Vec<u32>, RunError> {
     let tokenizer = source.tokenizer()?;
     let text = text::split(&text::read(source.data_dir)?, source.limit).train;
-    Ok(tokenizer.encode(&text, false)?)
+    Ok(tokenizer.encode_for(source.artifact.description.classes, &text)?)
 }
 
 /// The first tokens of a text, in pieces of at most `length`, to fit the activations' scales to.

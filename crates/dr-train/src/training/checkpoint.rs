@@ -18,6 +18,13 @@ use std::path::{Path, PathBuf};
 /// The three files of a checkpoint: network, optimizer state, schedule.
 pub(super) const PARTS: [&str; 3] = ["model", "optim", "scheduler"];
 
+/// Why a record was not written: it is said after the name of a temporary file.
+fn reason(error: &CheckpointerError) -> std::io::Error {
+    let text = error.to_string();
+    let reason = text.rsplit_once("': ").map_or(text.as_str(), |(_, reason)| reason);
+    std::io::Error::other(reason.trim_end_matches('`'))
+}
+
 /// Writes one part of the checkpoints of a phase.
 pub(super) struct AtomicCheckpointer {
     pub directory: PathBuf,
@@ -26,11 +33,11 @@ pub(super) struct AtomicCheckpointer {
 }
 
 impl AtomicCheckpointer {
-    fn save<R: Checkpoint>(&self, to: &Path, record: R) -> Result<(), CheckpointerError> {
+    fn save<R: Checkpoint>(&self, to: &Path, record: R) -> std::io::Result<()> {
         let temporary = self.directory.join(format!("{UNFINISHED}{}.bpk", self.part));
-        record.save(temporary.clone())?;
-        let sync = fs::File::open(&temporary).and_then(|file| file.sync_all());
-        sync.and_then(|()| fs::rename(&temporary, to)).map_err(CheckpointerError::IOError)
+        let written = record.save(temporary.clone()).map_err(|error| reason(&error));
+        let synced = written.and_then(|()| fs::File::open(&temporary)?.sync_all());
+        synced.and_then(|()| fs::rename(&temporary, to)).inspect_err(|_| drop(fs::remove_file(&temporary)))
     }
 }
 
@@ -42,7 +49,10 @@ pub(super) fn path(directory: &Path, part: &str, epoch: usize) -> PathBuf {
 impl<R: Checkpoint> Checkpointer<R> for AtomicCheckpointer {
     fn save(&self, epoch: usize, record: R) -> Result<(), CheckpointerError> {
         let to = path(&self.directory, self.part, epoch);
-        self.save(&to, record).inspect_err(|error| self.history.fail(format!("`{}`: {error}", to.display())))
+        self.save(&to, record).map_err(|error| {
+            self.history.fail(format!("`{}`: {error}", to.display()));
+            CheckpointerError::IOError(error)
+        })
     }
 
     fn delete(&self, epoch: usize) -> Result<(), CheckpointerError> {

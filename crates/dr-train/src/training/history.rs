@@ -3,6 +3,7 @@
 use super::metric::{LOSS, TOP1};
 use super::phase::Phase;
 use crate::files::{at, write_atomically};
+use crate::note::note;
 use crate::report::{CurvePoint, EpochRecord, NumberFormat, UNDEFINED, number};
 use burn::train::logger::{MetricLogger, TrainingProgressLogger};
 use burn::train::metric::store::{EpochSummary, MetricsUpdate, Split};
@@ -140,9 +141,9 @@ impl State {
             let of = if *by_loss { "loss" } else { "top-1 %" };
             let rate = self.count as f64 / seconds.max(1e-9);
             let waited = self.waited.swap(0, Ordering::Relaxed) as f64 / 1e4 / seconds.max(1e-9);
-            eprintln!(
+            note(format_args!(
                 "{name} {epoch:>3}/{epochs}  {seconds:>6.1} s  {rate:.0} {items}/s ({waited:.0} % waiting for them)  loss {loss}  validation {of} {valid}"
-            );
+            ));
         }
         self.history.epochs.retain(|earlier| earlier.epoch < epoch);
         self.history.epochs.push(record);

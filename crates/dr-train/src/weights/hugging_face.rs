@@ -1,13 +1,15 @@
-//! A folder of Hugging Face with a language model: `config.json`, the weights in one safetensors file or several, and [`ATTACHMENTS`].
+//! A folder of Hugging Face with a language model: `config.json`, the weights in one file or several, safetensors or those of PyTorch, and
+//! [`ATTACHMENTS`].
 
 use super::WeightsError;
-use super::llama::{EMBEDDING, HEAD, Llama};
-use super::state_dict::{StateDictError, read_safetensors};
+use super::llama::{EMBEDDING, HEAD, Llama, check_tokenizer};
+use super::state_dict::{StateDictError, part, read_tensors};
 use crate::artifact::{ATTACHMENTS, Artifact, GENERATION_CONFIG, TOKENIZER, TensorEntry};
 use crate::files::at;
 use crate::models::LlamaConfig;
 use crate::text::Tokenizer;
 use dr_precision::PrecisionSet;
+use dr_runtime::refuse_lfs_pointer;
 use dr_runtime::text::GenerationConfig;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,13 +20,14 @@ use std::path::Path;
 ///
 /// # Errors
 /// A file that is missing or damaged, another architecture, tensors that are missing, unknown or of another shape (all are
-/// named), a tokenizer of more tokens than the model has, and ways to draw tokens that make no sense.
+/// named), weights that are quantized already, a tokenizer of many more tokens than the model has, and ways to draw tokens that make no
+/// sense.
 pub fn load_hugging_face(dir: &Path, precisions: PrecisionSet) -> Result<Artifact, WeightsError> {
     let in_dir = |error| WeightsError::Config { path: dir.join(CONFIG), error };
     let mut config = LlamaConfig::from_hugging_face(&text(&dir.join(CONFIG))?).map_err(in_dir)?;
     let is_there = |name: &str| Some(dir.join(name)).filter(|path| path.is_file());
     if let Some(path) = is_there(TOKENIZER) {
-        Tokenizer::load(&path)?.check(config.vocabulary)?;
+        check_tokenizer(&Tokenizer::load(&path)?, &path, config.vocabulary)?;
     }
     if let Some(path) = is_there(GENERATION_CONFIG) {
         config.end_tokens.extend(GenerationConfig::load(&path)?.end_tokens);
@@ -33,7 +36,14 @@ pub fn load_hugging_face(dir: &Path, precisions: PrecisionSet) -> Result<Artifac
     }
     let mut theirs = BTreeMap::new();
     for file in shards(dir)? {
-        theirs.extend(read_safetensors(&dir.join(file))?);
+        theirs.extend(read_tensors(&dir.join(file), <[String]>::to_vec)?);
+    }
+    let names: Vec<String> = theirs.keys().cloned().collect();
+    if let Some(below) = part(&names, &ENDS.map(hugging_face_name)) {
+        theirs = theirs
+            .into_iter()
+            .map(|(name, tensor)| (name.strip_prefix(below).unwrap_or(&name).to_owned(), tensor))
+            .collect();
     }
     let mut attachments = BTreeMap::new();
     for (name, path) in ATTACHMENTS.into_iter().filter_map(|name| Some((name, is_there(name)?))) {
@@ -54,11 +64,22 @@ pub(super) fn is_hugging_face(path: &Path) -> bool {
 
 const CONFIG: &str = "config.json";
 
+/// Tensors that every model has.
+const ENDS: [&str; 2] = ["layers.0.input_layernorm.gamma", "norm.gamma"];
+
 /// What Hugging Face calls a parameter.
 fn hugging_face_name(name: &str) -> String {
     let name = name.strip_suffix(".gamma").map_or_else(|| name.to_owned(), |norm| format!("{norm}.weight"));
     if name == HEAD { name } else { format!("model.{name}") }
 }
+
+/// The files with the weights, in the order in which transformers looks for them.
+pub(super) const WEIGHTS: [&str; 4] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+];
 
 /// The files with the weights.
 fn shards(dir: &Path) -> Result<BTreeSet<String>, WeightsError> {
@@ -66,10 +87,12 @@ fn shards(dir: &Path) -> Result<BTreeSet<String>, WeightsError> {
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let index = dir.join("model.safetensors.index.json");
-    if !index.is_file() {
-        return Ok(BTreeSet::from(["model.safetensors".to_owned()]));
+    let found = WEIGHTS.into_iter().find(|name| dir.join(name).is_file());
+    let name = found.ok_or_else(|| WeightsError::NoWeights { path: dir.into() })?;
+    if !name.ends_with(".json") {
+        return Ok(BTreeSet::from([name.to_owned()]));
     }
+    let index = dir.join(name);
     let wrong = |reason: String| WeightsError::Index { path: index.clone(), reason };
     let Index { weight_map } =
         serde_json::from_str(&text(&index)?).map_err(|error| wrong(error.to_string()))?;
@@ -82,6 +105,6 @@ fn shards(dir: &Path) -> Result<BTreeSet<String>, WeightsError> {
 }
 
 fn text(path: &Path) -> Result<String, WeightsError> {
-    let text = std::fs::read_to_string(path).map_err(at(path));
+    let text = refuse_lfs_pointer(path).and_then(|()| std::fs::read_to_string(path)).map_err(at(path));
     Ok(text.map_err(StateDictError::from)?)
 }

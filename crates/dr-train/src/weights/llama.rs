@@ -6,6 +6,8 @@ use super::{Problem, WeightsError, take};
 use crate::artifact::{Artifact, ArtifactError, Described, Description, TensorEntry, parameter_shapes};
 use crate::models::LlamaConfig;
 use crate::nn::Model;
+use crate::note::note;
+use crate::text::Tokenizer;
 use burn::tensor::Device;
 use dr_precision::PrecisionSet;
 use std::collections::BTreeMap;
@@ -22,7 +24,7 @@ pub fn is_language_model(path: &Path) -> bool {
 /// # Errors
 /// Those of [`load_hugging_face`] and [`load_gguf`].
 pub fn load_language_model(path: &Path, precisions: PrecisionSet) -> Result<Artifact, WeightsError> {
-    if is_gguf(path) { load_gguf(path, precisions) } else { load_hugging_face(path, precisions) }
+    if path.is_file() { load_gguf(path, precisions) } else { load_hugging_face(path, precisions) }
 }
 
 /// A Llama as a format has it.
@@ -82,6 +84,24 @@ impl Llama<'_> {
             tensors,
         })
     }
+}
+
+/// Whether a tokenizer, which is in the file `path`, is for a model of so many tokens; says so if it has a few more.
+///
+/// # Errors
+/// Those of [`Tokenizer::unknown_to`].
+pub(super) fn check_tokenizer(
+    tokenizer: &Tokenizer, path: &Path, vocabulary: usize,
+) -> Result<(), WeightsError> {
+    let unknown = tokenizer.unknown_to(vocabulary)?;
+    if unknown > 0 {
+        let found = tokenizer.vocabulary();
+        note(format_args!(
+            "{}: the tokenizer has {found} tokens, the model {vocabulary}: texts that need one of the other {unknown} are refused",
+            path.display()
+        ));
+    }
+    Ok(())
 }
 
 /// How many times more elements than the files have are still compared one by one.

@@ -14,7 +14,7 @@ pub use onnx::{USUAL_IMAGE, is_onnx, load_onnx};
 pub use state_dict::{StateDict, StateDictError};
 
 use crate::artifact::{
-    Artifact, ArtifactError, ArtifactKind, Described, Description, SavedModel, TensorEntry,
+    Artifact, ArtifactError, ArtifactKind, Described, Description, SavedModel, TensorEntry, TensorValues,
 };
 use crate::models::{LlamaConfigError, ModelKind, Sizes};
 use std::collections::BTreeMap;
@@ -67,6 +67,12 @@ pub enum WeightsError {
         path: PathBuf,
         /// What is wrong.
         error: LlamaConfigError,
+    },
+    /// A folder without weights.
+    #[error("`{}`: has no weights: expected {}", path.display(), hugging_face::WEIGHTS.join(", "))]
+    NoWeights {
+        /// The folder.
+        path: PathBuf,
     },
     /// The list of the files with weights.
     #[error("`{}`: {reason}", path.display())]
@@ -132,18 +138,52 @@ pub enum Problem {
         /// In the network.
         expected: Vec<usize>,
     },
+    /// A number that no trained network has.
+    #[error("`{name}` has {found} at position {at}: expected {expected}")]
+    Number {
+        /// Its name in the file.
+        name: String,
+        /// Where, of all its numbers.
+        at: usize,
+        /// The number.
+        found: String,
+        /// What can be.
+        expected: &'static str,
+    },
+}
+
+/// How the names of variances end that BatchNorms of PyTorch keep.
+const VARIANCE: &str = "running_var";
+
+/// Whether a tensor, perhaps of variances, has numbers that a trained network can have.
+fn check_numbers(name: &str, numbers: &[f32], variances: bool) -> Result<(), Problem> {
+    let (fits, expected): (fn(&f32) -> bool, _) = match variances {
+        true => (|number| number.is_finite() && *number >= 0.0, "finite numbers, none below 0"),
+        false => (|number| number.is_finite(), "finite numbers"),
+    };
+    match numbers.iter().position(|number| !fits(number)) {
+        Some(at) => {
+            Err(Problem::Number { name: name.to_owned(), at, found: numbers[at].to_string(), expected })
+        }
+        None => Ok(()),
+    }
 }
 
 fn list(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// Takes a tensor out of a file's, if it is there and has the network's shape.
+/// Takes a tensor out of a file's, if it is there, has the network's shape and numbers that can be.
 fn take(
     theirs: &mut BTreeMap<String, TensorEntry>, name: String, expected: &[usize],
 ) -> Result<TensorEntry, Problem> {
     match theirs.remove(&name) {
-        Some(entry) if entry.shape == expected => Ok(entry),
+        Some(entry) if entry.shape == expected => match &entry.data {
+            TensorValues::F32(numbers) => {
+                check_numbers(&name, numbers, name.ends_with(VARIANCE)).map(|()| entry)
+            }
+            _ => Ok(entry),
+        },
         Some(TensorEntry { shape: found, .. }) => {
             Err(Problem::Shape { name, found, expected: expected.to_vec() })
         }
@@ -163,6 +203,12 @@ pub struct Imported {
 /// The parts of the network that may differ: they are for other classes.
 const HEAD: &str = "head.";
 
+/// The first and the last weight of a network, by the names of others. A state dict has at least one of them.
+#[must_use]
+pub fn ends(kind: &dyn ModelKind) -> [String; 2] {
+    ["stem.weight", "head.weight"].map(|name| kind.state_dict_name(name).unwrap_or_default())
+}
+
 /// The network of `kind` that `description` says, with the tensors of a state dict that has [its names](ModelKind::state_dict_name).
 ///
 /// The last layer is left as it was initialised if it is for another number of classes.
@@ -172,11 +218,11 @@ const HEAD: &str = "head.";
 pub fn import(
     dict: StateDict, kind: &dyn ModelKind, description: Description,
 ) -> Result<Imported, WeightsError> {
-    let StateDict { path, tensors: mut theirs } = dict;
+    let StateDict { path, tensors: mut theirs, .. } = dict;
     let description = Description { kind: ArtifactKind::Float, ..description };
     let sizes = description.sizes();
     let model = kind.name().to_owned();
-    let ends = ["stem.weight", "head.weight"].map(|name| kind.state_dict_name(name).unwrap_or_default());
+    let ends = ends(kind);
     if !ends.iter().any(|name| theirs.contains_key(name)) {
         let [expected, _] = ends;
         return Err(WeightsError::OtherNetwork { path, model, expected });

@@ -204,6 +204,19 @@ fn families_come_back_under_their_names_or_are_refused() {
 }
 
 #[test]
+fn numbers_that_cannot_be_are_named() {
+    let mut artifact = random(&LlamaConfig::small(64, 64, 1, 32));
+    let mut gamma = vec![1.0; 64];
+    gamma[9] = f32::NAN;
+    artifact.tensors.insert("norm.gamma".into(), TensorEntry::f32([64], gamma));
+    let error = read(&export(&artifact, None).unwrap().bytes).unwrap_err().to_string();
+    assert!(
+        error.ends_with("`output_norm.weight` has NaN at position 9: expected finite numbers"),
+        "{error}"
+    );
+}
+
+#[test]
 fn codes_come_back() {
     let set: PrecisionSet = "w8a8,w4a8,w3a8".parse().unwrap();
     let config = LlamaConfig::small(64, 64, 1, 32);

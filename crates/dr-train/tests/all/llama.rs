@@ -167,7 +167,7 @@ fn copy(name: &str) -> tempfile::TempDir {
 #[test]
 fn folders_with_something_wrong_say_so() {
     type Change = Box<dyn Fn(&str) -> Option<String>>;
-    let cases: [(&str, &str, Change, &str); 16] = [
+    let cases: [(&str, &str, Change, &str); 19] = [
         // No memory is taken for blocks that cannot be in the file.
         (
             "config.json",
@@ -242,6 +242,28 @@ fn folders_with_something_wrong_say_so() {
             "model-00002-of-00004.safetensors",
         ),
         (
+            "config.json",
+            "plain",
+            Box::new(|json| {
+                Some(json.replacen('{', "{\"quantization_config\": {\"quant_method\": \"gptq\"},", 1))
+            }),
+            "the weights are quantized already (gptq): expected the model in floats",
+        ),
+        (
+            "model.safetensors",
+            "plain",
+            Box::new(|_| None),
+            "has no weights: expected model.safetensors, model.s",
+        ),
+        (
+            "tokenizer.json",
+            "grouped",
+            Box::new(|_| {
+                Some("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 44\n".into())
+            }),
+            "tokenizer.json`: a pointer of Git LFS: expected the file itself, which `git lfs pull` fetches",
+        ),
+        (
             "model.safetensors.index.json",
             "grouped",
             Box::new(|json| Some(json.replace("model-00002", "../model-00002"))),
@@ -304,6 +326,71 @@ fn what_a_folder_says_of_texts_is_in_the_file() {
     let plain = load("grouped");
     assert_eq!(GenerationConfig::of(&plain).unwrap(), GenerationConfig::default());
     assert!(ChatTemplate::of(&plain).unwrap_err().to_string().contains("no chat template"));
+}
+
+/// transformers 5 reads `rope_scaling` of 4, and what is null or empty says nothing.
+#[test]
+fn positions_of_transformers_4_and_5() {
+    let json: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(fixture("llama3").join("config.json")).unwrap())
+            .unwrap();
+    let read = |json: &serde_json::Value| LlamaConfig::from_hugging_face(&json.to_string()).unwrap();
+    let expected = read(&json);
+    for (key, other) in [("rope_scaling", "rope_parameters"), ("rope_parameters", "rope_scaling")] {
+        for nothing in [serde_json::json!(null), serde_json::json!({})] {
+            let mut json = json.clone();
+            let rope = json["rope_parameters"].take();
+            json[other] = nothing;
+            json[key] = rope;
+            assert_eq!(read(&json), expected, "{key}");
+        }
+    }
+}
+
+/// A folder with the weights as PyTorch saves them, one of whose tensors is not finite; and a tokenizer with a few tokens more.
+#[test]
+fn what_is_in_folders_of_others() {
+    let dir = copy("plain");
+    let path = dir.path().join("model.safetensors");
+    let name = "model.layers.1.mlp.up_proj.weight";
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::rename(&path, dir.path().join("pytorch_model.bin")).unwrap();
+    let plain = load_hugging_face(dir.path(), PrecisionSet::default()).unwrap();
+    assert_eq!(plain.tensors, load("plain").tensors);
+
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensors =
+        file.tensors().into_iter().map(|(name, tensor)| (format!("module._orig_mod.{name}"), tensor));
+    std::fs::write(&path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+    assert_eq!(load_hugging_face(dir.path(), PrecisionSet::default()).unwrap().tensors, plain.tensors);
+    let at = file.tensor(name).unwrap().data().as_ptr() as usize - bytes.as_ptr() as usize;
+    let mut bytes = bytes.clone();
+    bytes[at + 8..at + 12].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    std::fs::write(dir.path().join("model.safetensors"), bytes).unwrap();
+    let error = load_hugging_face(dir.path(), PrecisionSet::default()).unwrap_err().to_string();
+    assert!(error.ends_with(&format!("`{name}` has inf at position 2: expected finite numbers")), "{error}");
+
+    let dir = copy("grouped");
+    let path = dir.path().join("tokenizer.json");
+    let mut json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let count = Tokenizer::load(&path).unwrap().vocabulary();
+    for id in count..67 {
+        let token = serde_json::json!({
+            "id": id, "content": format!("<{id}>"), "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true,
+        });
+        json["added_tokens"].as_array_mut().unwrap().push(token);
+    }
+    std::fs::write(&path, json.to_string()).unwrap();
+    let more = load_hugging_face(dir.path(), PrecisionSet::default()).unwrap();
+    let tokenizer = Tokenizer::from_json(more.tokenizer().unwrap()).unwrap();
+    let tokens = tokenizer.encode("the cat<65>", true).unwrap();
+    assert_eq!(tokens.last(), Some(&65));
+    let sampling = Sampling::default();
+    let mut network = dr_runtime::Network::load_with(&more, None, Arithmetic::Integer).unwrap();
+    let error =
+        generate::<_, GenerationError>(&mut network, [64, 64], &tokens, 2, &sampling, |_, _, _| Ok(true));
+    assert_eq!(error.unwrap_err().to_string(), "the tokenizer gives token 65: the model has 64");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, InputSh
 use dr_train::config::Engine;
 use dr_train::config::task::{DETECT, SEGMENT};
 use dr_train::data::scenes::{SceneConfig, Sprite, write_scenes};
-use dr_train::data::{Batch, Normalization, SceneLoader, SceneSet, TrainingLoader};
+use dr_train::data::{Batch, IN_CROWD, Normalization, SceneLoader, SceneSet, TrainingLoader};
 use dr_train::detection::{BoxTargets, DecodeOptions, Positions, decode};
 use dr_train::experiment::SceneGoal;
 use dr_train::models::{ConvNetConfig, RESNET8};
@@ -252,7 +252,87 @@ fn scenes_with_something_wrong_say_so() {
     std::fs::write(dir.path().join("val/000003.png"), b"no picture").unwrap();
     error("000003.png");
     std::fs::remove_file(&annotations).unwrap();
-    error("val.json`: there is no such file: expected annotations in COCO's format");
+    error(
+        "has no annotations of the validation part in COCO's format: expected annotations/val.json, annotations/i",
+    );
+}
+
+#[test]
+fn usual_layouts_of_folders_are_found() {
+    let original = tempfile::tempdir().unwrap();
+    scenes(original.path());
+    let expected = load(original.path());
+    // Annotations and images of the training and of the validation part.
+    for [train, train_images, val, val_images] in [
+        [
+            "annotations/instances_train2017.json",
+            "train2017",
+            "annotations/instances_val2017.json",
+            "val2017",
+        ],
+        ["annotations/train.json", "images/train", "annotations/val.json", "images/val"],
+        ["train.json", "train", "valid.json", "valid"],
+        ["train/_annotations.coco.json", "train", "valid/_annotations.coco.json", "valid"],
+        ["train/labels.json", "train/data", "validation/labels.json", "validation/data"],
+        ["train/annotations.json", "train/images", "val/annotations.json", "val/images"],
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        for (part, annotations, images) in [("train", train, train_images), ("val", val, val_images)] {
+            let (annotations, images) = (dir.path().join(annotations), dir.path().join(images));
+            std::fs::create_dir_all(annotations.parent().unwrap()).unwrap();
+            std::fs::create_dir_all(&images).unwrap();
+            std::fs::copy(original.path().join(format!("annotations/{part}.json")), annotations).unwrap();
+            for entry in std::fs::read_dir(original.path().join(part)).unwrap() {
+                let path = entry.unwrap().path();
+                std::fs::copy(&path, images.join(path.file_name().unwrap())).unwrap();
+            }
+        }
+        assert!(load(dir.path()) == expected, "{train} {train_images}");
+    }
+    std::fs::rename(original.path().join("val"), original.path().join("elsewhere")).unwrap();
+    let error = SceneSet::load(original.path(), [SIZE, SIZE]).unwrap_err().to_string();
+    let (dir, inner) = (original.path().display(), "annotations/val.json");
+    let start = format!(
+        "`{dir}/{inner}`: the image `000001.png` is neither in `{dir}/val` nor in `{dir}/images/val` nor"
+    );
+    assert!(error.starts_with(&start), "{error}");
+}
+
+#[test]
+fn crowds_are_nothing_to_learn_and_neither_right_nor_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    scenes(dir.path());
+    let [_, before, _] = load(dir.path());
+    let path = dir.path().join("annotations/val.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    json["annotations"][0]["iscrowd"] = true.into();
+    std::fs::write(&path, json.to_string()).unwrap();
+    let [_, valid, _] = load(dir.path());
+    assert_eq!(valid.boxes[0], before.boxes[0][1..]);
+    assert_eq!(valid.crowds[0], before.boxes[0][..1]);
+    assert_eq!((&valid.boxes[1..], &valid.pixels), (&before.boxes[1..], &before.pixels));
+    let class = before.boxes[0][0].class as u8 + 1;
+    let mut seen = 0;
+    for (&found, &was) in valid.classes.iter().zip(&before.classes) {
+        // What another object covered shows the crowd no more than before.
+        assert!(found == was || (found == IN_CROWD && was == class), "{found} {was}");
+        seen += usize::from(found == IN_CROWD);
+    }
+    assert!(seen > 0);
+    let targets = SceneLoader::<Tensor<1, Int>>::new(
+        valid.clone(),
+        &valid.normalization(),
+        (),
+        16,
+        None,
+        Device::flex(),
+    );
+    let labels: Vec<i32> = targets
+        .iter()
+        .flat_map(|batch| batch.unwrap().labels.into_data().try_into_vec::<i32>().unwrap())
+        .collect();
+    let expected = valid.classes.iter().map(|&class| if class == IN_CROWD { 0 } else { class.into() });
+    assert!(labels.into_iter().eq(expected));
 }
 
 #[test]

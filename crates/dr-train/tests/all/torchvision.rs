@@ -2,10 +2,12 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use dr_precision::PrecisionSet;
-use dr_train::artifact::{ArtifactKind, Described, Description, InputShape, SavedModel, TensorEntry};
+use dr_train::artifact::{
+    ArtifactKind, Described, Description, InputShape, SavedModel, TensorEntry, TensorValues,
+};
 use dr_train::models::{ConvNetConfig, ConvNetKind, MOBILENET_V2, RESNET8, RESNET18, RESNET34, RESNET50};
 use dr_train::nn::{Model, Pass};
-use dr_train::weights::{Problem, StateDict, WeightsError, import};
+use dr_train::weights::{Problem, StateDict, StateDictError, WeightsError, ends, import};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -50,7 +52,8 @@ fn filled(model: ConvNetKind, classes: usize) -> StateDict {
         }
         (name, TensorEntry::f32(entry.shape, values))
     };
-    StateDict { path: "filled".into(), tensors: own.into_iter().map(fill).collect() }
+    let tensors = own.into_iter().map(fill).collect();
+    StateDict { path: "filled".into(), tensors, ..StateDict::default() }
 }
 
 #[test]
@@ -83,24 +86,124 @@ fn tiny(dict: StateDict, classes: usize) -> Result<dr_train::weights::Imported, 
     import(dict, &RESNET8, description)
 }
 
+fn load(path: &Path) -> Result<StateDict, StateDictError> {
+    StateDict::load(path, &ends(&RESNET8))
+}
+
+fn tiny_dict() -> StateDict {
+    load(&fixture("tiny.pth")).unwrap()
+}
+
 #[test]
 fn files_of_pytorch_and_safetensors() {
-    let plain = StateDict::load(&fixture("tiny.safetensors")).unwrap();
+    let plain = load(&fixture("tiny.safetensors")).unwrap();
     let conv = &plain.tensors["layer1.0.conv1.weight"];
     let dr_train::artifact::TensorValues::F32(values) = &conv.data else { panic!("{conv:?}") };
     let scale = (2.0 / 18f64.sqrt()) as f32;
     let expected: Vec<f32> = noise("layer1.0.conv1.weight", 36).iter().map(|x| x * scale).collect();
     assert_eq!((conv.shape.as_slice(), &**values), ([2, 2, 3, 3].as_slice(), expected.as_slice()));
     for name in ["tiny.pth", "tiny-wrapped.pth"] {
-        assert_eq!(StateDict::load(&fixture(name)).unwrap().tensors, plain.tensors, "{name}");
+        assert_eq!(load(&fixture(name)).unwrap().tensors, plain.tensors, "{name}");
     }
+    assert_eq!(plain.remark(), None);
     let imported = tiny(plain, 5).unwrap();
     assert_eq!(imported.artifact.f32("head.bias", &[5]).unwrap().len(), 5);
 }
 
+/// See `checkpoints` of `fixtures/make.py`.
+#[test]
+fn weights_are_found_among_what_trainings_keep() {
+    let plain = tiny_dict().tensors;
+    for (name, below, left) in [
+        ("imagenet", "state_dict.module", "`best_acc1`, `optimizer` (29 tensors)"),
+        (
+            "torchvision",
+            "model_ema.module",
+            "`model` (37 tensors), `model_ema.n_averaged`, `optimizer` (29 tensors)",
+        ),
+        ("lightning", "state_dict.net", "`callbacks`, `optimizer_states` (29 tensors), `state_dict.loss`"),
+        ("timm", "state_dict_ema", "`optimizer` (29 tensors), `state_dict` (37 tensors)"),
+        ("swa", "module", "`n_averaged`"),
+        ("nested", "model.module.model", "`ema_decay`"),
+    ] {
+        let path = fixture(&format!("checkpoints/{name}.pth"));
+        let dict = load(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(dict.tensors == plain, "{name}: {:?}", dict.tensors.keys());
+        let says = format!("{}: read the tensors below `{below}`, left {left}", path.display());
+        assert_eq!(dict.remark(), Some(says));
+    }
+}
+
+/// Safetensors with prefixes in any order, and parts that lack tensors.
+#[test]
+fn prefixes_of_any_kind() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("prefixed.safetensors");
+    let plain = tiny_dict().tensors;
+    let read = |change: &dyn Fn(&str) -> String, also: &[(&str, &TensorEntry)]| {
+        let named = plain.iter().map(|(name, tensor)| (change(name), tensor));
+        let also = also.iter().map(|&(name, tensor)| (name.to_owned(), tensor));
+        std::fs::write(&path, safetensors::serialize(named.chain(also), None).unwrap()).unwrap();
+        load(&path).unwrap()
+    };
+    for prefix in ["", "module.", "_orig_mod.module.", "module._orig_mod.model.", "model.model.", "a.b.c.d."]
+    {
+        let dict = read(&|name| format!("{prefix}{name}"), &[]);
+        assert!(dict.tensors == plain && dict.remark().is_none(), "{prefix}");
+    }
+    let inner = |name: &str| {
+        name.replace("layer1.", "layer1._orig_mod.").replace("bn2.", "_fsdp_wrapped_module.bn2.")
+    };
+    assert!(read(&inner, &[]).tensors == plain);
+    // Averages of some tensors only are no network.
+    let zeros = TensorEntry::f32([2, 1, 3, 3], vec![0.0; 18]);
+    let (fc, also) = (&plain["fc.weight"], "ema.shadow.conv1.weight");
+    let dict = read(&|name| format!("model.{name}"), &[(also, &zeros), ("ema.shadow.fc.weight", fc)]);
+    assert!(dict.tensors == plain);
+    assert!(dict.remark().unwrap().ends_with("below `model`, left `ema` (2 tensors)"), "{:?}", dict.remark());
+    // Blocks that have tensors of the same names are no network either.
+    let error =
+        tiny(read(&|name| name.replacen("conv1", "stem", usize::from(name.starts_with("conv1"))), &[]), 5);
+    assert!(error.unwrap_err().to_string().contains("`conv1.weight` is missing; `stem.weight` is unknown"));
+}
+
+#[test]
+fn numbers_that_cannot_be_are_named() {
+    let error = |name: &str, at: usize, number: f32| {
+        let mut dict = tiny_dict();
+        let entry = &dict.tensors[name];
+        let TensorValues::F32(values) = &entry.data else { panic!("{entry:?}") };
+        let mut values = values.to_vec();
+        values[at] = number;
+        let entry = TensorEntry::f32(entry.shape.clone(), values);
+        dict.tensors.insert(name.into(), entry);
+        tiny(dict, 5).unwrap_err().to_string()
+    };
+    for (name, at, number, says) in [
+        (
+            "layer2.0.conv2.weight",
+            7,
+            f32::NAN,
+            "`layer2.0.conv2.weight` has NaN at position 7: expected finite numbers",
+        ),
+        ("fc.bias", 4, f32::NEG_INFINITY, "`fc.bias` has -inf at position 4: expected finite numbers"),
+        (
+            "layer1.0.bn1.running_var",
+            1,
+            -0.5,
+            "`layer1.0.bn1.running_var` has -0.5 at position 1: expected finite numbers, none below 0",
+        ),
+    ] {
+        assert!(error(name, at, number).ends_with(says), "{}", error(name, at, number));
+    }
+    let mut dict = tiny_dict();
+    dict.tensors.insert("bn1.running_var".into(), TensorEntry::f32([2], vec![0.0; 2]));
+    assert!(tiny(dict, 5).is_ok());
+}
+
 #[test]
 fn every_tensor_that_does_not_fit_is_named() {
-    let mut dict = StateDict::load(&fixture("tiny.pth")).unwrap();
+    let mut dict = tiny_dict();
     dict.tensors.remove("layer2.0.bn1.running_mean");
     dict.tensors.insert("extra".into(), TensorEntry::f32([1], vec![0.0]));
     let short = TensorEntry::f32([2, 1, 1, 3], vec![0.0; 6]);
@@ -117,14 +220,13 @@ fn every_tensor_that_does_not_fit_is_named() {
 
 #[test]
 fn sizes_that_the_file_cannot_have() {
-    let mut dict = StateDict::load(&fixture("tiny.pth")).unwrap();
+    let mut dict = tiny_dict();
     // No axes at all.
     dict.tensors.insert("fc.bias".into(), TensorEntry::f32([], vec![0.0]));
     assert!(tiny(dict, 5).unwrap_err().to_string().contains("`fc.bias` is []: expected [5]"));
-    let dict = || StateDict::load(&fixture("tiny.pth")).unwrap();
     let wide = |width| {
         let description = Description { width, ..description(RESNET8, 1, 8, 5) };
-        import(dict(), &RESNET8, description).unwrap_err().to_string()
+        import(tiny_dict(), &RESNET8, description).unwrap_err().to_string()
     };
     assert!(wide(60_000).contains("values: expected at least"), "{}", wide(60_000));
     assert!(wide(usize::MAX).contains("width is"), "{}", wide(usize::MAX));
@@ -133,11 +235,11 @@ fn sizes_that_the_file_cannot_have() {
 /// A last layer for other classes starts anew; anything else that differs is a mistake.
 #[test]
 fn a_head_for_other_classes_is_left_out() {
-    let imported = tiny(StateDict::load(&fixture("tiny.pth")).unwrap(), 3).unwrap();
+    let imported = tiny(tiny_dict(), 3).unwrap();
     let names: Vec<String> = imported.new_head.iter().map(ToString::to_string).collect();
     assert_eq!(names, ["`fc.bias` is [5]: expected [3]", "`fc.weight` is [5, 8]: expected [3, 8]"]);
     assert_eq!(imported.artifact.f32("head.weight", &[3, 8]).unwrap().len(), 24);
-    assert!(tiny(StateDict::load(&fixture("tiny.pth")).unwrap(), 5).unwrap().new_head.is_empty());
+    assert!(tiny(tiny_dict(), 5).unwrap().new_head.is_empty());
 }
 
 #[test]
@@ -146,7 +248,7 @@ fn what_is_no_state_dict_is_refused() {
     let message = |name: &str, bytes: &[u8]| {
         let path = folder.path().join(name);
         std::fs::write(&path, bytes).unwrap();
-        let error = StateDict::load(&path).unwrap_err().to_string();
+        let error = load(&path).unwrap_err().to_string();
         assert!(error.contains(name), "{error}");
         error
     };
@@ -163,7 +265,17 @@ fn what_is_no_state_dict_is_refused() {
     let entry = TensorEntry::u32([1], vec![1]);
     let ints = safetensors::serialize([("w", &entry)], None).unwrap();
     assert!(message("ints.safetensors", &ints).contains("`w` is of type U32"));
-    assert!(StateDict::load(Path::new("/nowhere.pth")).unwrap_err().to_string().contains("/nowhere.pth"));
+    let codes = safetensors::serialize([("model.layers.0.q_proj.qweight", &entry)], None).unwrap();
+    assert!(
+        message("codes.safetensors", &codes).contains("q_proj.qweight`: weights that are quantized already")
+    );
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 44\n";
+    assert!(
+        message("pointer.pth", pointer).contains("a pointer of Git LFS"),
+        "{}",
+        message("pointer.pth", pointer)
+    );
+    assert!(load(Path::new("/nowhere.pth")).unwrap_err().to_string().contains("/nowhere.pth"));
 }
 
 proptest! {
@@ -177,7 +289,7 @@ proptest! {
         if cut { bytes.truncate(at) } else { bytes[at] = byte }
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), &bytes).unwrap();
-        if let Ok(dict) = StateDict::load(file.path()) {
+        if let Ok(dict) = load(file.path()) {
             let _ = tiny(dict, 5);
         }
     }

@@ -10,6 +10,7 @@ use crate::config::task::LANGUAGE;
 use crate::device;
 use crate::experiment::MODEL_FILE;
 use crate::files::at;
+use crate::note::note;
 use crate::quantization::{DistillationProgress, Distilled, NetworkOptions, distill as trained};
 use crate::report::aligned;
 use burn::train::Interrupter;
@@ -69,22 +70,22 @@ pub fn distill(of_file: &ResolvedDistillation) -> Result<(), CommandError> {
                     .map(|(precision, loss)| format!("{precision} {loss:.2e}"));
                 let (losses, seconds) =
                     (losses.collect::<Vec<_>>().join(", "), begin.elapsed().as_secs_f64());
-                eprintln!("epoch {done} of {}: held out {losses}; {seconds:.0} s", options.epochs);
+                note(format_args!("epoch {done} of {}: held out {losses}; {seconds:.0} s", options.epochs));
             }
         }
         if interrupter.should_stop() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     drop(line);
-    let result = result.map_err(|error| CommandError::new(format!("`{}`: {error}", model.display())))?;
+    let result = result.map_err(|error| CommandError::about(model, error))?;
     fs::create_dir_all(out).map_err(at(out))?;
     print(&table(precisions, &result))?;
     save(&result.artifact, &out.join(MODEL_FILE))?;
     let out = out.display();
     match (result.diverged, interrupter.should_stop()) {
-        (true, _) => {
-            Err(CommandError::new(format!("a loss is not finite: `{out}` has the best epoch before that"))
-                .with_hint("lower --joint-lr and --scale-lr may help"))
-        }
+        (true, _) => Err(CommandError::failure(format!(
+            "a loss is not finite: `{out}` has the best epoch before that"
+        ))
+        .with_hint("lower --joint-lr and --scale-lr may help")),
         (_, true) => Err(CommandError::new(format!("interrupted: `{out}` has the best epoch until then"))
             .with_exit_code(INTERRUPTED)),
         _ => Ok(()),

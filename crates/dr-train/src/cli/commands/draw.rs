@@ -68,7 +68,7 @@ pub fn draw(args: &DrawArgs) -> Result<(), CommandError> {
     let dir = args.data_dir.as_deref().ok_or(RunError::NoScenes)?;
     let [.., test] = SceneSet::load(dir, [description.input.height, description.input.width])?;
     let test = Arc::new(test.first(args.images));
-    let about = |error: EvaluationError| CommandError::new(format!("`{}`: {error}", args.model.display()));
+    let about = |error: EvaluationError| CommandError::about(&args.model, error);
     check_scenes(&artifact, task, &test).map_err(about)?;
     let formats = args.precision.map_or_else(|| formats(&artifact), |precision| vec![precision.into()]);
     let networks = networks(&artifact, &formats, Engine::Fake, &device).map_err(about)?;

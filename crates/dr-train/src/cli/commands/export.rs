@@ -7,7 +7,7 @@ use crate::cli::{CommandError, resolve};
 use crate::data;
 use crate::evaluation::formats;
 use crate::experiment::{Registry, Source};
-use crate::files::write_atomically;
+use crate::files::{at, write_atomically};
 use crate::onnx::{self, Opset};
 use crate::report::thousands;
 use crate::samples::Samples;
@@ -95,15 +95,15 @@ pub fn export(registry: &Registry, args: &ExportArgs) -> Result<(), CommandError
             _ => return Err(CommandError::new("expected --precision or --plan")),
         },
     };
-    let in_model = |error: &dyn Display| CommandError::new(format!("`{}`: {error}", args.model.display()));
+    let in_model = |error: &dyn Display| CommandError::about(&args.model, error);
     if has_extension(&args.out, GGUF) {
         let exported = gguf::export(&packed, args.precision).map_err(|error| in_model(&error))?;
-        write_atomically(&args.out, &exported.bytes)?;
+        write_atomically(&args.out, &exported.bytes).map_err(at(&args.out))?;
         let (out, bytes) = (args.out.display(), thousands(exported.bytes.len()));
         print(&format!("wrote {out}: GGUF, {bytes} bytes; {exported}\n"))?;
     } else if has_extension(&args.out, ONNX) {
         let model = onnx::export(&packed, args.opset).map_err(|error| in_model(&error))?;
-        write_atomically(&args.out, &model)?;
+        write_atomically(&args.out, &model).map_err(at(&args.out))?;
         let (out, bytes) = (args.out.display(), thousands(model.len()));
         print(&format!("wrote {out}: ONNX, {bytes} bytes\n"))?;
     } else {

@@ -1,6 +1,6 @@
 //! `dr-train generate`.
 
-use super::{load_model, print};
+use super::{is_read, load_model, print};
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, SavedModel};
 use crate::cli::CommandError;
 use crate::cli::values::{at_least_one, count, number, one_of, seed};
@@ -11,6 +11,7 @@ use crate::evaluation::language;
 use crate::generation::FakeReader;
 use crate::mixed::{PlanError, PlanFile};
 use crate::nn::{Assignment, AssignmentError, Pass};
+use crate::note::note;
 use crate::text::Tokenizer;
 use burn::tensor::Device;
 use clap::Args;
@@ -203,7 +204,7 @@ pub fn generate(args: &GenerateArgs) -> Result<(), CommandError> {
     let in_model = |error: ArtifactError| error.in_file(&args.model);
     artifact.description.check_task(LANGUAGE).map_err(in_model)?;
     let tokenizer = Tokenizer::from_json(artifact.tokenizer().map_err(in_model)?)?;
-    let of_model = |error: TextError| CommandError::new(format!("`{}`: {error}", args.model.display()));
+    let of_model = |error: TextError| CommandError::about(&args.model, error);
     let usual = GenerationConfig::of(&artifact).map_err(of_model)?.sampling();
     let sampling = args.sampling(usual)?;
     // A template has the special tokens in its text.
@@ -234,8 +235,7 @@ pub fn generate(args: &GenerateArgs) -> Result<(), CommandError> {
     };
     let speed = match arithmetic {
         Some(arithmetic) => {
-            let in_model =
-                |error: RuntimeError| CommandError::new(format!("`{}`: {error}", args.model.display()));
+            let in_model = |error: RuntimeError| CommandError::about(&args.model, error);
             let (precision, plan) = match text.first() {
                 Some(Layers::At(precision)) => (*precision, None),
                 Some(Layers::Planned(plan)) => (highest(&artifact), Some(plan)),
@@ -252,10 +252,10 @@ pub fn generate(args: &GenerateArgs) -> Result<(), CommandError> {
     }?;
     let Speed { prompt_tokens, prompt_seconds, tokens, seconds } = speed;
     print("\n")?;
-    eprintln!(
+    note(format_args!(
         "{prompt_tokens} tokens of prompt in {prompt_seconds:.2} s, {tokens} more after the first in {seconds:.2} s: {:.1} tokens/s ({device_name})",
         speed.tokens_per_second()
-    );
+    ));
     Ok(())
 }
 
@@ -325,12 +325,16 @@ impl<'a> Text<'a> {
         let each = |reader: &mut R, number, token| -> Result<bool, CommandError> {
             // Only once it is known that there can be a text.
             if number == 0 && !args.chat {
-                print(&args.prompt)?;
+                if !is_read(&args.prompt)? {
+                    return Ok(false);
+                }
             }
             if ends.contains(&token) {
                 return Ok(false);
             }
-            print(&stops.push(&stream.push(token)?))?;
+            if !is_read(&stops.push(&stream.push(token)?))? {
+                return Ok(false);
+            }
             if let Some(at) = switches.iter().position(|(after, _)| *after == number + 1) {
                 switch(reader, at)?;
             }

@@ -96,7 +96,7 @@ pub fn hessian(registry: &Registry, args: &HessianArgs) -> Result<(), CommandErr
         write(path, json.as_bytes(), &mut wrote)?;
     }
     if let Some(path) = &args.plot {
-        write(path, report.svg().map_err(CommandError::new)?.as_bytes(), &mut wrote)?;
+        write(path, report.svg().map_err(CommandError::failure)?.as_bytes(), &mut wrote)?;
     }
     if args.json {
         return print(&json);

@@ -6,7 +6,8 @@ use crate::cli::{CommandError, PictureArgs, resolve};
 use crate::config::task::LANGUAGE;
 use crate::data::Normalization;
 use crate::experiment::Registry;
-use crate::weights::{StateDict, USUAL_IMAGE, import as import_weights, load_language_model};
+use crate::note::note;
+use crate::weights::{StateDict, USUAL_IMAGE, ends, import as import_weights, load_language_model};
 use clap::Args;
 use dr_precision::PrecisionSet;
 use std::path::PathBuf;
@@ -59,7 +60,8 @@ pub fn import(registry: &Registry, args: &ImportArgs) -> Result<(), CommandError
     if model.tasks().contains(&LANGUAGE) {
         return save(&load_language_model(weights, PrecisionSet::default())?, &args.out);
     }
-    let dict = StateDict::load(weights)?;
+    let dict = StateDict::load(weights, &ends(model))?;
+    dict.remark().into_iter().for_each(note);
     // Sizes are those of the file; what does not fit together is found by the import.
     let size = |name: &str, axis: usize, usual: usize| {
         let tensor = model.state_dict_name(name).and_then(|name| dict.tensors.get(&name));

@@ -46,10 +46,10 @@ pub fn import_check(args: &ImportCheckArgs) -> Result<(), CommandError> {
     })?;
     match same >= args.least {
         true => Ok(()),
-        false => Err(CommandError::new(format!(
-            "`{}`: {same:.2} % of the images get the same class: expected at least {} %",
-            args.logits.display(),
-            args.least
-        ))),
+        false => {
+            let found =
+                format!("{same:.2} % of the images get the same class: expected at least {} %", args.least);
+            Err(CommandError::about(&args.logits, found))
+        }
     }
 }

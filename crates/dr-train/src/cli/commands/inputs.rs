@@ -55,7 +55,7 @@ pub(super) fn inputs_below(
         let mut sizes: Vec<Vec<usize>> = vec![];
         let input = |at: usize| {
             let path = &files[at * files.len() / few];
-            let wrong = |error: &dyn Display| CommandError::new(format!("`{}`: {error}", path.display()));
+            let wrong = |error: &dyn Display| CommandError::about(path, error);
             let array = read_array(path)?;
             // What does not fit shows in the first pass of its size.
             if !sizes.iter().any(|known| known == array.dims()) {

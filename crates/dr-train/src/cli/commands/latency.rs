@@ -68,6 +68,6 @@ pub fn latency(args: &LatencyArgs) -> Result<(), CommandError> {
     let name = args.model.display().to_string();
     let options = LatencyOptions { batch: args.batch, samples: args.samples };
     let latencies = measure(&artifact, name.clone(), options, &device, device_kind.to_string())
-        .map_err(|error| CommandError::new(format!("`{name}`: {error}")))?;
+        .map_err(|error| CommandError::about(&args.model, error))?;
     print(&if args.json { serde_json::to_string_pretty(&latencies)? + "\n" } else { latencies.table() })
 }

@@ -77,11 +77,16 @@ fn in_run(path: &Path) -> PathBuf {
 
 /// Prints to the standard output. That its reader went away is no error.
 fn print(text: &str) -> Result<(), CommandError> {
+    is_read(text).map(drop)
+}
+
+/// Prints to the standard output; whether somebody reads it.
+fn is_read(text: &str) -> Result<bool, CommandError> {
     use std::io::ErrorKind;
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        other => Ok(other.map(|()| true)?),
     }
 }
 

@@ -45,8 +45,7 @@ pub struct PredictArgs {
 /// A model or input that cannot be read, inputs that the network does not take, outputs that cannot be written.
 pub fn predict(args: &PredictArgs) -> Result<(), CommandError> {
     let artifact = load_with(&args.model, &args.pictures)?;
-    let in_model =
-        |error: dr_runtime::RuntimeError| CommandError::new(format!("`{}`: {error}", args.model.display()));
+    let in_model = |error: dr_runtime::RuntimeError| CommandError::about(&args.model, error);
     let precision = match (args.precision, artifact.description.precisions()) {
         (Some(precision), _) => Some(precision),
         (None, set) => set.map(|set| set.highest()),
@@ -60,8 +59,7 @@ pub fn predict(args: &PredictArgs) -> Result<(), CommandError> {
     }
     let mut wrote = vec![];
     for input in &args.inputs {
-        let about =
-            |error: &dyn std::fmt::Display| CommandError::new(format!("`{}`: {error}", input.display()));
+        let about = |error: &dyn std::fmt::Display| CommandError::about(input, error);
         let arrays = read(input, &network, &artifact)?;
         let outputs = network.forward_arrays(&arrays).map_err(|error| about(&error))?;
         print(&summary(input, &names, &outputs))?;
@@ -85,7 +83,7 @@ pub fn predict(args: &PredictArgs) -> Result<(), CommandError> {
 
 /// The arrays of a file, in the order in which the network takes them.
 fn read(input: &Path, network: &Network, artifact: &Artifact) -> Result<Vec<Array>, CommandError> {
-    let about = |error: &dyn std::fmt::Display| CommandError::new(format!("`{}`: {error}", input.display()));
+    let about = |error: &dyn std::fmt::Display| CommandError::about(input, error);
     let is_array = input
         .extension()
         .is_some_and(|end| end.eq_ignore_ascii_case("npy") || end.eq_ignore_ascii_case("npz"));

@@ -170,7 +170,7 @@ pub(super) fn calibrated_with(
         }
     });
     drop(line);
-    result.map_err(|error| CommandError::new(format!("`{}`: {error}", model.display())))
+    result.map_err(|error| CommandError::about(model, error))
 }
 
 /// The signal-to-noise ratios of all layers, and how far off the outputs of the network are with each of them quantized alone.
@@ -218,7 +218,7 @@ fn nested(
         return Err(CommandError::new(format!("{found}: expected a multiple of {unit}")));
     }
     let tokenizer = Tokenizer::from_json(artifact.tokenizer().map_err(in_model)?)?;
-    let tokens = tokenizer.encode(&text::read(Some(calibration))?, false)?;
+    let tokens = tokenizer.encode_for(artifact.description.classes, &text::read(Some(calibration))?)?;
     let usual = CalibrationOptions::default();
     let length = usual.length.min(artifact.description.context());
     let windows = args.calibration_tokens.div_ceil(length);
@@ -240,7 +240,7 @@ fn nested(
     let mut nested = nested.map_err(|error| {
         let of: &Path =
             if matches!(error, QuantizationError::Short { .. }) { calibration } else { &args.model };
-        CommandError::new(format!("`{}`: {error}", of.display()))
+        CommandError::about(of, error)
     })?;
     tune(&model, &mut nested, &tokens, &TuningOptions { length, ..tuning }, |progress| {
         let TuningProgress { bits, done, of, divergence } = progress;

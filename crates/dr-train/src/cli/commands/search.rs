@@ -196,7 +196,7 @@ pub fn search(registry: &Registry, args: &SearchArgs) -> Result<(), CommandError
     if let (Some(path), Some(front)) = (&args.pareto, &report.front) {
         let title =
             format!("{} on {}, the best plans for all budgets", description.model, description.dataset);
-        let svg = front.svg(&title).map_err(CommandError::new)?;
+        let svg = front.svg(&title).map_err(CommandError::failure)?;
         write(path, svg.as_bytes(), &mut wrote)?;
     }
     if args.json {
@@ -221,10 +221,10 @@ fn in_model(error: SearchPlanError, model: &Path) -> CommandError {
         }
         error @ SearchPlanError::NoSensitivity(_) => {
             let hint = "quantize it again with `dr-train quantize --calibration`";
-            CommandError::new(format!("`{}`: {error}", model.display())).with_hint(hint)
+            CommandError::about(model, error).with_hint(hint)
         }
         error @ (SearchPlanError::Evaluation(_) | SearchPlanError::Arrays | SearchPlanError::Outputs(_)) => {
-            CommandError::new(format!("`{}`: {error}", model.display()))
+            CommandError::about(model, error)
         }
         other => other.into(),
     }
@@ -232,7 +232,7 @@ fn in_model(error: SearchPlanError, model: &Path) -> CommandError {
 
 /// The traces in a file, if they are those of the model.
 fn read_traces(path: &Path, candidates: &Candidates) -> Result<Traces, CommandError> {
-    let in_file = |what: String| CommandError::new(format!("`{}`: {what}", path.display()));
+    let in_file = |what: String| CommandError::about(path, what);
     let json = std::fs::read(path).map_err(|error| in_file(format!("cannot be read: {error}")))?;
     let traces: Traces = serde_json::from_slice(&json).map_err(|error| {
         in_file(format!("not traces: {error}"))

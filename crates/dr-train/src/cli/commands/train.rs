@@ -3,6 +3,7 @@
 use super::print;
 use crate::cli::{CommandError, ResolvedTraining};
 use crate::experiment::{Registry, RunError, RunOptions};
+use crate::note::note;
 use crate::training::PhaseError;
 use burn::train::Interrupter;
 use std::path::Path;
@@ -41,8 +42,18 @@ fn failure(error: RunError, out: &Path) -> CommandError {
         }
         _ => None,
     };
+    let wrong_use = matches!(
+        error,
+        RunError::Name(_)
+            | RunError::Task { .. }
+            | RunError::Setting { .. }
+            | RunError::NoScenes
+            | RunError::Compute { .. }
+            | RunError::Devices { .. }
+    );
     match lower {
         Some(hint) => CommandError::from(error).with_hint(hint),
+        None if wrong_use => CommandError::new(error.to_string()),
         None => error.into(),
     }
 }
@@ -53,7 +64,7 @@ pub(super) fn stop_on_ctrl_c(interrupter: Interrupter) -> Result<(), CommandErro
         if interrupter.should_stop() {
             std::process::exit(INTERRUPTED.into());
         }
-        eprintln!("stopping after this step; Ctrl-C again stops at once");
+        note("stopping after this step; Ctrl-C again stops at once");
         interrupter.stop(Some("Ctrl-C"));
     })?;
     Ok(())

@@ -74,7 +74,7 @@ pub enum Problem {
     /// Something of an annotation.
     #[error("annotation {id}: {fault}")]
     Annotation {
-        /// The annotation's id.
+        /// The annotation's id; its place in the file, from 1 on, if it has none.
         id: u64,
         /// What is wrong.
         fault: Fault,
@@ -99,19 +99,9 @@ pub enum Fault {
         /// How many categories there are.
         categories: usize,
     },
-    /// A box without pixels, or with numbers that are none.
-    #[error("box {0:?}: expected left, top, width and height, finite, the last two above 0")]
-    BoxSize([f32; 4]),
-    /// A box that goes beyond its image.
-    #[error("box {found:?}: expected one inside the image of {width}x{height} pixels")]
-    BoxOutside {
-        /// The box.
-        found: [f32; 4],
-        /// Columns of the image.
-        width: usize,
-        /// Rows of the image.
-        height: usize,
-    },
+    /// A box with numbers that are none; or one to be written that has no pixels of its image.
+    #[error("box {0:?}: expected left, top, width and height, finite, with pixels of the image")]
+    Box([f32; 4]),
     /// Neither polygons nor run lengths.
     #[error("unknown kind of segmentation: expected a list of polygons, or `counts` and `size`")]
     Segmentation,

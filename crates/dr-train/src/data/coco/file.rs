@@ -3,12 +3,10 @@
 use super::error::{Fault, Problem};
 use super::masks::{Mask, decompress};
 use super::{Category, Coco, MASK_PIXELS, Object, Picture, SIDE};
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-
-/// How far a box may go beyond its image, in pixels.
-const TOLERANCE: f64 = 1.0;
 
 /// The keys that are read and written.
 #[derive(Serialize, Deserialize)]
@@ -20,13 +18,16 @@ pub(super) struct File {
 
 #[derive(Serialize, Deserialize)]
 struct Annotation {
-    id: u64,
+    #[serde(default, deserialize_with = "optional_whole")]
+    id: Option<u64>,
+    #[serde(deserialize_with = "whole")]
     image_id: u64,
+    #[serde(deserialize_with = "whole")]
     category_id: u64,
     bbox: [f32; 4],
     #[serde(skip_deserializing)]
     area: f64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "yes_or_no")]
     iscrowd: u8,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     segmentation: Option<Segmentation>,
@@ -36,6 +37,8 @@ struct Annotation {
 #[serde(untagged)]
 enum Segmentation {
     Polygons(Vec<Vec<f64>>),
+    /// One polygon, not in a list.
+    Polygon(Vec<f64>),
     /// `size` is rows and columns.
     RunLengths {
         counts: Counts,
@@ -49,6 +52,49 @@ enum Segmentation {
 enum Counts {
     Plain(Vec<usize>),
     Compressed(String),
+}
+
+/// A number as programs write it: `7`, `7.0` or `"7"`; or yes and no.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a whole number")]
+enum Written {
+    Whole(u64),
+    Float(f64),
+    Bool(bool),
+    Text(String),
+}
+
+impl Written {
+    fn whole<T: TryFrom<u64>, E: Error>(self) -> Result<T, E> {
+        let whole = match self {
+            Self::Whole(whole) => Some(whole),
+            Self::Float(float) if float >= 0.0 && float.fract() == 0.0 && float < EXACT => Some(float as u64),
+            Self::Text(text) => text.trim().parse().ok(),
+            Self::Float(_) | Self::Bool(_) => None,
+        };
+        let whole = whole.and_then(|whole| T::try_from(whole).ok());
+        whole.ok_or_else(|| E::custom("expected a whole number"))
+    }
+}
+
+/// Below it each whole number is a float.
+const EXACT: f64 = (1u64 << 53) as f64;
+
+/// A whole number, however it is written.
+pub(super) fn whole<'de, D: Deserializer<'de>, T: TryFrom<u64>>(deserializer: D) -> Result<T, D::Error> {
+    Written::deserialize(deserializer)?.whole()
+}
+
+fn optional_whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    Option::<Written>::deserialize(deserializer)?.map(Written::whole).transpose()
+}
+
+fn yes_or_no<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+    match Option::<Written>::deserialize(deserializer)? {
+        None => Ok(0),
+        Some(Written::Bool(yes)) => Ok(yes.into()),
+        Some(number) => number.whole(),
+    }
 }
 
 impl File {
@@ -80,7 +126,7 @@ impl File {
         }
         differ("image", self.images.iter().map(|image| image.id))?;
         differ("category", self.categories.iter().map(|category| category.id))?;
-        differ("annotation", self.annotations.iter().map(|annotation| annotation.id))?;
+        differ("annotation", self.annotations.iter().filter_map(|annotation| annotation.id))?;
         self.images.iter().try_for_each(check_image)
     }
 
@@ -90,17 +136,21 @@ impl File {
         let Self { mut images, annotations, mut categories } = self;
         images.sort_by_key(|image| image.id);
         categories.sort_by_key(|category| category.id);
+        let mut without_pixels = vec![];
         let image_of: BTreeMap<u64, usize> = images.iter().map(|image| image.id).zip(0..).collect();
         fit_in_memory(&annotations, |id| image_of.get(&id).map(|&index| &images[index]))?;
-        for annotation in annotations {
-            let (id, image_id) = (annotation.id, annotation.image_id);
+        for (annotation, place) in annotations.into_iter().zip(1..) {
+            let (id, image_id) = (annotation.id.unwrap_or(place), annotation.image_id);
             let found = image_of.get(&image_id).ok_or(Fault::Image(image_id));
             let object =
                 found.and_then(|&index| Ok((index, annotation.into_object(&images[index], &categories)?)));
             let (index, object) = object.map_err(|fault| Problem::Annotation { id, fault })?;
-            images[index].objects.push(object);
+            match object {
+                Some(object) => images[index].objects.push(object),
+                None => without_pixels.push(id),
+            }
         }
-        Ok(Coco { categories, images })
+        Ok(Coco { categories, images, without_pixels })
     }
 }
 
@@ -109,10 +159,11 @@ fn fit_in_memory<'a>(
     annotations: &[Annotation], image_of: impl Fn(u64) -> Option<&'a Picture>,
 ) -> Result<(), Problem> {
     let mut found = 0;
-    for annotation in annotations.iter().filter(|annotation| annotation.has_mask()) {
+    for (annotation, place) in annotations.iter().zip(1..).filter(|(annotation, _)| annotation.has_mask()) {
         found += image_of(annotation.image_id).map_or(0, |image| (image.width * image.height) as u64);
         if found > MASK_PIXELS {
-            return Err(Problem::Annotation { id: annotation.id, fault: Fault::TooMuch(found) });
+            let id = annotation.id.unwrap_or(place);
+            return Err(Problem::Annotation { id, fault: Fault::TooMuch(found) });
         }
     }
     Ok(())
@@ -151,11 +202,11 @@ impl Annotation {
     fn new(id: u64, image: &Picture, object: &Object, categories: &[Category]) -> Result<Self, Fault> {
         let category = categories.get(object.category);
         let position = Fault::Position { found: object.category, categories: categories.len() };
-        let [_, _, width, height] = clamped(object.bbox, image)?;
+        let [_, _, width, height] = inside(object.bbox, image)?.ok_or(Fault::Box(object.bbox))?;
         let box_area = f64::from(width) * f64::from(height);
         let segmentation = object.mask.as_ref().map(|mask| run_lengths(mask, image)).transpose()?;
         Ok(Self {
-            id,
+            id: Some(id),
             image_id: image.id,
             category_id: category.ok_or(position)?.id,
             bbox: object.bbox,
@@ -173,44 +224,35 @@ impl Annotation {
         }
     }
 
-    fn into_object(self, image: &Picture, categories: &[Category]) -> Result<Object, Fault> {
+    /// None if its box has no pixels of the image.
+    fn into_object(self, image: &Picture, categories: &[Category]) -> Result<Option<Object>, Fault> {
         let category = categories.binary_search_by_key(&self.category_id, |category| category.id);
-        Ok(Object {
-            category: category.map_err(|_| Fault::Category(self.category_id))?,
-            bbox: clamped(self.bbox, image)?,
-            crowd: self.iscrowd != 0,
-            mask: self.segmentation.map_or(Ok(None), |segmentation| segmentation.into_mask(image))?,
-        })
+        let category = category.map_err(|_| Fault::Category(self.category_id))?;
+        let Some(bbox) = inside(self.bbox, image)? else { return Ok(None) };
+        let mask = self.segmentation.map_or(Ok(None), |segmentation| segmentation.into_mask(image))?;
+        Ok(Some(Object { category, bbox, crowd: self.iscrowd != 0, mask }))
     }
 }
 
-/// The part of a box that is inside its image.
-fn clamped(bbox: [f32; 4], image: &Picture) -> Result<[f32; 4], Fault> {
-    let is_sound = |[_, _, width, height]: [f32; 4]| width > 0.0 && height > 0.0;
-    if !is_sound(bbox) || bbox.iter().any(|number| !number.is_finite()) {
-        return Err(Fault::BoxSize(bbox));
+/// The part of a box that is inside its image; none if that has no pixels.
+fn inside(bbox: [f32; 4], image: &Picture) -> Result<Option<[f32; 4]>, Fault> {
+    if bbox.iter().any(|number| !number.is_finite()) {
+        return Err(Fault::Box(bbox));
     }
     let [left, top, width, height] = bbox;
-    let spans = clamped_span(left, width, image.width).zip(clamped_span(top, height, image.height));
-    let Some(((left, width), (top, height))) = spans else {
-        return Err(Fault::BoxOutside { found: bbox, width: image.width, height: image.height });
-    };
-    let inside = [left, top, width, height];
-    if is_sound(inside) { Ok(inside) } else { Err(Fault::BoxSize(bbox)) }
+    let spans = span_inside(left, width, image.width).zip(span_inside(top, height, image.height));
+    Ok(spans.map(|((left, width), (top, height))| [left, top, width, height]))
 }
 
-/// The start and the length of what is inside `0..end`; none if it begins or ends too far outside.
-fn clamped_span(start: f32, len: f32, end: usize) -> Option<(f32, f32)> {
+/// The start and the length of what is inside `0..end`, if there is something.
+fn span_inside(start: f32, len: f32, end: usize) -> Option<(f32, f32)> {
     let end = end as f64;
     let last = f64::from(start) + f64::from(len);
-    if f64::from(start) < -TOLERANCE || last > end + TOLERANCE {
-        return None;
-    }
-    if start >= 0.0 && last <= end {
-        return Some((start, len));
-    }
-    let start = start.max(0.0);
-    Some((start, (last.min(end) - f64::from(start)) as f32))
+    let (first, len) = match start >= 0.0 && last <= end {
+        true => (start, len),
+        false => (start.max(0.0), (last.min(end) - f64::from(start.max(0.0))) as f32),
+    };
+    (len > 0.0).then_some((first, len))
 }
 
 /// A mask as it is written.
@@ -233,6 +275,7 @@ impl Segmentation {
     fn into_mask(self, image: &Picture) -> Result<Option<Mask>, Fault> {
         match self {
             Self::Polygons(polygons) => from_polygons(&polygons, image),
+            Self::Polygon(polygon) => from_polygons(&[polygon], image),
             Self::RunLengths { counts, size: [height, width] } => {
                 check_size(width, height, image)?;
                 let counts = match counts {
@@ -320,6 +363,7 @@ mod tests {
         assert_eq!(mask(plain), Some(expected.clone()));
         assert_eq!(mask(json!({"counts": "9220003", "size": [4, 6]})), Some(expected.clone()));
         assert_eq!(mask(json!([[2, 1, 5.0, 1, 5, 3, 2, 3]])), Some(expected.clone()));
+        assert_eq!(mask(json!([2, 1, 5.0, 1, 5, 3, 2, 3])), Some(expected.clone()));
         assert_eq!(mask(json!([[2, 1, 3, 1, 3, 3, 2, 3], [3, 1, 5, 1, 5, 3, 3, 3]])), Some(expected));
         assert_eq!(mask(json!([])), None);
         assert_eq!(mask(json!(null)), None);
@@ -327,7 +371,44 @@ mod tests {
 
     #[test]
     fn crowds_are_known() {
-        assert!(with_annotation("iscrowd", json!(1)).unwrap().images[1].objects[0].crowd);
+        for (written, crowd) in [
+            (json!(1), true),
+            (json!(true), true),
+            (json!(1.0), true),
+            (json!("1"), true),
+            (json!(0), false),
+            (json!(false), false),
+            (json!(null), false),
+        ] {
+            let found = with_annotation("iscrowd", written.clone()).unwrap().images[1].objects[0].crowd;
+            assert_eq!(found, crowd, "{written}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_read_however_they_are_written() {
+        let expected = parse(sound()).unwrap();
+        for (pointer, values) in [
+            ("/images/0/id", [json!("4"), json!(4.0)]),
+            ("/images/0/width", [json!("6"), json!(6.0)]),
+            ("/categories/0/id", [json!("9"), json!(9.0)]),
+            ("/annotations/0/id", [json!(null), json!("07")]),
+            ("/annotations/0/image_id", [json!("000004"), json!(4.0)]),
+            ("/annotations/0/category_id", [json!(" 9"), json!(9.0)]),
+        ] {
+            for value in values {
+                assert_eq!(with(pointer, value.clone()).as_ref(), Ok(&expected), "{pointer} {value}");
+            }
+        }
+        let mut file = sound();
+        file["annotations"][0].as_object_mut().unwrap().remove("id");
+        assert_eq!(parse(file).as_ref(), Ok(&expected));
+        for value in [json!(4.5), json!("four"), json!(-4), json!(true), json!(1e300)] {
+            let mut file = sound();
+            file["images"][0]["id"] = value;
+            let error = serde_json::from_value::<File>(file).err().map(|error| error.to_string());
+            assert_eq!(error.as_deref(), Some("expected a whole number"));
+        }
     }
 
     #[test]
@@ -373,22 +454,31 @@ mod tests {
         assert_eq!(bbox(json!([-1, -0.5, 8, 5.5])), Ok([0.0, 0.0, 6.0, 4.0]));
         assert_eq!(bbox(json!([5.25, 0.5, 1.5, 1.25])), Ok([5.25, 0.5, 0.75, 1.25]));
         assert_eq!(bbox(json!([0, 0, 6, 4])), Ok([0.0, 0.0, 6.0, 4.0]));
+        assert_eq!(bbox(json!([-30, 2, 32, 50])), Ok([0.0, 2.0, 2.0, 2.0]));
     }
 
     #[test]
-    fn boxes_outside_and_boxes_of_nothing_are_errors() {
-        let bbox = |value| fault(with_annotation("bbox", value));
-        for outside in
-            [[-1.5, 0., 3., 1.], [0., -2., 1., 3.], [5., 0., 2.5, 1.], [0., 4., 1., 1.5], [99., 0., 1., 1.]]
-        {
-            let found = outside.map(|number| number as f32);
-            assert_eq!(bbox(json!(outside)), Fault::BoxOutside { found, width: 6, height: 4 });
+    fn boxes_without_pixels_are_left_out_and_counted() {
+        for nothing in [
+            json!([2, 1, 3, 0]),
+            json!([2, 1, 0, 2]),
+            json!([2, 1, 3, -1]),
+            json!([6, 0, 1, 1]),
+            json!([-9, 0, 9, 1]),
+            json!([0, 99, 5, 5]),
+        ] {
+            let mut file = sound();
+            let mut annotation = file["annotations"][0].clone();
+            annotation["id"] = json!(8);
+            annotation["bbox"] = nothing;
+            file["annotations"].as_array_mut().unwrap().push(annotation);
+            let coco = parse(file).unwrap();
+            assert_eq!(coco.without_pixels, [8]);
+            assert_eq!(coco.images, parse(sound()).unwrap().images);
         }
-        for nothing in
-            [[0., 0., 0., 1.], [0., 0., 1., -1.], [1e39, 0., 1., 1.], [0., 0., 1., 1e39], [6., 0., 1., 1.]]
-        {
-            let found = nothing.map(|number| number as f32);
-            assert_eq!(bbox(json!(nothing)), Fault::BoxSize(found));
+        for found in [[1e39, 0., 1., 1.], [0., 0., 1., 1e39]] {
+            let bbox = found.map(|number: f64| number as f32);
+            assert_eq!(fault(with_annotation("bbox", json!(found))), Fault::Box(bbox));
         }
     }
 
@@ -407,8 +497,9 @@ mod tests {
         assert_eq!(short, Fault::Polygon { index: 1, found: 4 });
         let odd = segmentation(json!([[0, 0, 6, 0, 6, 4, 1]]));
         assert_eq!(odd, Fault::Polygon { index: 0, found: 7 });
+        assert_eq!(segmentation(json!([1, 2])), Fault::Polygon { index: 0, found: 2 });
         for other in
-            [json!("text"), json!([1, 2]), json!({"counts": [-1], "size": [4, 6]}), json!({"size": [4, 6]})]
+            [json!("text"), json!([1, "2"]), json!({"counts": [-1], "size": [4, 6]}), json!({"size": [4, 6]})]
         {
             assert_eq!(segmentation(other), Fault::Segmentation);
         }
@@ -442,8 +533,8 @@ mod tests {
         };
         let position = problem(&|object| object.category = 2);
         assert_eq!(position, Fault::Position { found: 2, categories: 2 });
-        assert!(matches!(problem(&|object| object.bbox[2] = f32::NAN), Fault::BoxSize { .. }));
-        assert!(matches!(problem(&|object| object.bbox[0] = 7.5), Fault::BoxOutside { .. }));
+        assert!(matches!(problem(&|object| object.bbox[2] = f32::NAN), Fault::Box(_)));
+        assert!(matches!(problem(&|object| object.bbox[0] = 7.5), Fault::Box(_)));
         let size = problem(&|object| object.mask = Some(Mask::empty(4, 6)));
         assert_eq!(size, Fault::MaskSize { found: (4, 6), expected: (6, 4) });
         let pixels = problem(&|object| object.mask = Some(Mask { width: 6, height: 4, pixels: vec![true] }));

@@ -8,7 +8,8 @@ pub use error::{CocoError, Fault, Problem};
 pub use masks::{Mask, RunLengthError};
 
 use crate::files::{at, write_atomically};
-use file::File;
+use dr_runtime::refuse_lfs_pointer;
+use file::{File, whole};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -17,6 +18,9 @@ const SIDE: usize = 1 << 15;
 /// The pixels of all masks together, each a byte in memory.
 const MASK_PIXELS: u64 = 1 << 32;
 
+/// What some programs write before everything else.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Pictures and what is in them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Coco {
@@ -24,12 +28,15 @@ pub struct Coco {
     pub categories: Vec<Category>,
     /// Sorted by id when loaded.
     pub images: Vec<Picture>,
+    /// The ids of annotations that were left out when loaded, as their boxes have no pixels of their images.
+    pub without_pixels: Vec<u64>,
 }
 
 /// A kind of object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Category {
     /// As in the file; any number.
+    #[serde(deserialize_with = "whole")]
     pub id: u64,
     /// Its name.
     pub name: String,
@@ -39,12 +46,15 @@ pub struct Category {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Picture {
     /// As in the file; any number.
+    #[serde(deserialize_with = "whole")]
     pub id: u64,
     /// A path relative to the folder of the images.
     pub file_name: String,
     /// Columns.
+    #[serde(deserialize_with = "whole")]
     pub width: usize,
     /// Rows.
+    #[serde(deserialize_with = "whole")]
     pub height: usize,
     /// What is in it, in the order of the file.
     #[serde(skip)]
@@ -65,14 +75,14 @@ pub struct Object {
 }
 
 impl Coco {
-    /// Reads a file with images, annotations and categories. Boxes that go beyond their image by up to a pixel are cut off.
-    /// Masks take a byte for each pixel of their image.
+    /// Reads a file with images, annotations and categories. Boxes are cut off where their image ends. Whole numbers may be written as
+    /// `7.0` or `"7"`, and annotations may have no ids. Masks take a byte for each pixel of their image.
     ///
     /// # Errors
     /// Files that cannot be read, are not JSON of the format, or whose content does not fit together.
     pub fn load(path: &Path) -> Result<Self, CocoError> {
-        let content = std::fs::read(path).map_err(at(path))?;
-        let file = serde_json::from_slice::<File>(&content);
+        let content = refuse_lfs_pointer(path).and_then(|()| std::fs::read(path)).map_err(at(path))?;
+        let file = serde_json::from_slice::<File>(content.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&content));
         let file = file.map_err(|source| CocoError::Format { path: path.into(), source })?;
         file.into_coco().map_err(|problem| CocoError::Content { path: path.into(), problem })
     }
@@ -115,6 +125,7 @@ mod tests {
         Coco {
             categories: vec![category(3, "dog"), category(90, "\"cat\"\n")],
             images: vec![image(5, "a.png", vec![]), image(1 << 60, "sub/b.jpg", objects)],
+            without_pixels: vec![],
         }
     }
 
@@ -128,6 +139,20 @@ mod tests {
             assert_eq!(Coco::load(&path).unwrap(), coco);
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_a_pointer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("val.json");
+        example().save(&path).unwrap();
+        let content = std::fs::read(&path).unwrap();
+        std::fs::write(&path, [BYTE_ORDER_MARK, &content].concat()).unwrap();
+        assert_eq!(Coco::load(&path).unwrap(), example());
+        std::fs::write(&path, "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 44\n")
+            .unwrap();
+        let error = Coco::load(&path).unwrap_err().to_string();
+        assert!(error.contains("val.json`: a pointer of Git LFS: expected the file itself"), "{error}");
     }
 
     #[test]
@@ -207,6 +232,7 @@ mod tests {
             }
             changed.truncate(rng.random_range(changed.len() / 2..changed.len() * 2));
             if let Ok(coco) = load(&changed) {
+                let coco = Coco { without_pixels: vec![], ..coco };
                 coco.save(&path).unwrap();
                 assert_eq!(Coco::load(&path).unwrap(), coco);
             }

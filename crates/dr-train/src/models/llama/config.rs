@@ -64,6 +64,11 @@ pub enum LlamaConfigError {
     /// Another network.
     #[error("config.json: architecture `{0}`: expected {known}", known = hugging_face::architectures())]
     Architecture(String),
+    /// Weights that are codes of some other program.
+    #[error(
+        "config.json: the weights are quantized already ({0}): expected the model in floats that they come from"
+    )]
+    Quantized(String),
     /// A value that is missing or makes no sense.
     #[error("config.json: {key} is {found}: expected {expected}")]
     Value {

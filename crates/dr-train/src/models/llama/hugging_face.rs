@@ -50,6 +50,10 @@ impl LlamaConfig {
         if keys.get("hidden_act").is_some_and(|activation| activation != "silu") {
             return Err(keys.wrong("hidden_act", "silu"));
         }
+        if let Some(quantization) = keys.get("quantization_config") {
+            let method = Keys(quantization).get("quant_method").and_then(Value::as_str).unwrap_or("unknown");
+            return Err(LlamaConfigError::Quantized(method.to_owned()));
+        }
         let (hidden, heads) = (keys.size("hidden_size")?, keys.size("num_attention_heads")?);
         let context = keys.optional_size("max_position_embeddings", 2048)?;
         let rope = keys.rope(if family == SmolLm3 { 2e6 } else { 1e4 }, context)?;
@@ -145,7 +149,9 @@ impl<'a> Keys<'a> {
     /// Rotary positions, where `theta` is what the family has if nothing is said.
     fn rope(&self, theta: f64, context: usize) -> Result<Rope, LlamaConfigError> {
         // What transformers 4 wrote, and what 5 does.
-        let own = self.get("rope_scaling").or_else(|| self.get("rope_parameters"));
+        let says =
+            |key: &str| self.get(key).filter(|said| said.as_object().is_none_or(|said| !said.is_empty()));
+        let own = says("rope_scaling").or_else(|| says("rope_parameters"));
         let rope = Keys(own.unwrap_or(&Value::Null));
         for keys in [self, &rope] {
             if keys.optional_number("partial_rotary_factor", 1.0)? != 1.0 {

@@ -18,11 +18,12 @@ pub use container::{Array, File, Tensor, Value};
 pub use export::{ExportError, Exported, export};
 
 use super::WeightsError;
-use super::llama::Llama;
+use super::llama::{Llama, check_tokenizer};
 use crate::artifact::{Artifact, TOKENIZER, TOKENIZER_CONFIG, TensorEntry};
 use crate::files::at;
 use crate::text::Tokenizer;
 use dr_precision::PrecisionSet;
+use dr_runtime::refuse_lfs_pointer;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
@@ -97,7 +98,8 @@ pub fn is_gguf(path: &Path) -> bool {
 /// A file that is damaged, another architecture, tensors of other types, and those that are missing, unknown or of another shape (all are
 /// named), and a tokenizer of another kind.
 pub fn load_gguf(path: &Path, precisions: PrecisionSet) -> Result<Artifact, WeightsError> {
-    let bytes = std::fs::read(path).map_err(at(path)).map_err(super::StateDictError::from)?;
+    let bytes = refuse_lfs_pointer(path).and_then(|()| std::fs::read(path));
+    let bytes = bytes.map_err(at(path)).map_err(super::StateDictError::from)?;
     from_bytes(&bytes, path, precisions)
 }
 
@@ -113,7 +115,7 @@ pub fn from_bytes(bytes: &[u8], path: &Path, precisions: PrecisionSet) -> Result
     let mut attachments = BTreeMap::new();
     if let Some(json) = tokenizer::read(&file).map_err(wrong)? {
         let json = json.to_string().into_bytes();
-        Tokenizer::from_json(&json)?.check(config.vocabulary)?;
+        check_tokenizer(&Tokenizer::from_json(&json)?, path, config.vocabulary)?;
         attachments.insert(TOKENIZER.to_owned(), TensorEntry::bytes(json));
         let config = tokenizer::config(&file).map_err(wrong)?.to_string().into_bytes();
         attachments.insert(TOKENIZER_CONFIG.to_owned(), TensorEntry::bytes(config));
