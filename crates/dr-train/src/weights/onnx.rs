@@ -148,7 +148,7 @@ mod tests {
         let path = folder.path().join("net.onnx");
         let load = |scale, variance| {
             std::fs::write(&path, file(scale, variance)).unwrap();
-            load_onnx(&path, 2).map_err(|error| error.to_string())
+            load_onnx(&path, Some([2; 2]), Layout::Nchw).map_err(|error| error.to_string())
         };
         assert!(load(2.0, 0.0).is_ok());
         for (scale, variance, says) in [

@@ -11,7 +11,7 @@ use crate::config::{DeviceKind, Engine};
 use crate::data::ImageFiles;
 use crate::device;
 use crate::evaluation::{answer, formats};
-use crate::experiment::{Registry, RunError, Source};
+use crate::experiment::{Registry, Source};
 use crate::generation::ChoiceScore;
 use crate::report::{Agreement, NumberFormat, PrecisionResult, Report, aligned, number};
 use crate::text::load_choices;
