@@ -1,6 +1,6 @@
 //! What is said of data: flags that say nothing of them, parts, what is missing, what classes are called.
 
-use dr_tests::Program;
+use dr_tests::{Program, text};
 use dr_train::report::save_grid;
 use serde_json::Value;
 use std::fs;
@@ -104,11 +104,14 @@ fn folders() {
     // Other names.
     photos(&program.at("others"), &["bird", "cat"], 5);
     let other = ["--dataset", "folder", "--data-dir", "others"];
+    let expected = "`run/model.safetensors`: class 0 is `bird`: expected `cat`, as the model has it";
     for command in [&["eval", "--model", model][..], &["hessian", "--model", model]] {
-        let message = program.error(&[command, &other].concat());
-        let expected = "`run/model.safetensors`: class 0 is `bird`: expected `cat`, as the model has it";
-        assert_says(&message, &[expected]);
+        assert_says(&program.error(&[command, &other].concat()), &[expected]);
     }
+    let export = ["export", "--model", model, "--precision", "4", "--out", "x", "--samples", "samples"];
+    let refused = program.run(&[&export[..], &other].concat());
+    assert_says(&text(refused.stderr), &[expected]);
+    assert!(!program.at("samples").exists());
     fs::rename(program.at("photos/train/dog"), program.at("photos/train/wolf")).expect("a folder");
     assert_says(
         &program.error(&train("folder", "photos", &["--out", "renamed"])),
@@ -229,6 +232,10 @@ fn scenes_without_objects() {
     assert_says(
         &program.output(&["info", "segment/model.safetensors"]),
         &["classes     11: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n"],
+    );
+    assert_says(
+        &program.error(&train("coco", "scenes", &["--limit-train", "13", "--out", "x"])),
+        &["coco: a limit of 13 training images, expected 1 to 12"],
     );
     crowds("train.json");
     assert_says(

@@ -144,13 +144,7 @@ impl Task for ImageTask {
                 let images = ImageFiles::below(folder, input.into(), resize).map_err(DataError::from)?;
                 labelled(reference, &images, device).map_err(|error| source.wrong(error))?.into()
             }
-            _ => {
-                let data = source.data()?;
-                let test = data::load_test(&data)?;
-                let names = class_names(data.dataset, &test);
-                check_names(artifact, &names).map_err(|error| source.wrong(error))?;
-                framed(source, &test)?
-            }
+            _ => test_images(source)?,
         };
         let measured = measure(artifact, formats, &test, engine, reference, device);
         let measured = measured.map_err(|error| source.wrong(error))?;
@@ -194,6 +188,18 @@ impl Task for ImageTask {
 
 /// Pixels of a batch: the gradients of a ResNet-20 keep 16 channels of them some 60 times, which are 4 GiB.
 pub(super) const MOST_PIXELS: usize = 1 << 20;
+
+/// The test images of a saved network, as it takes them, whose classes are called as its own.
+///
+/// # Errors
+/// Images that are not there, or of other classes.
+pub(crate) fn test_images(source: &Source) -> Result<ImageSet, RunError> {
+    let data = source.data()?;
+    let test = data::load_test(&data)?;
+    let names = class_names(data.dataset, &test);
+    check_names(source.artifact, &names).map_err(|error| source.wrong(error))?;
+    framed(source, &test)
+}
 
 /// Images as a saved network takes them.
 fn framed(source: &Source, images: &ImageSet) -> Result<ImageSet, RunError> {

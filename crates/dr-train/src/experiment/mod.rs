@@ -12,6 +12,7 @@ mod task;
 mod text;
 
 pub use error::RunError;
+pub(crate) use images::test_images;
 pub use images::{ImageTask, calibration_batches};
 pub use registry::Registry;
 pub use run::{CONFIG, Experiment, MODEL_FILE, RunOptions};

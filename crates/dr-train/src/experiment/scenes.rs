@@ -9,7 +9,7 @@ use super::task::{Answer, Evaluation, Part, Task};
 use crate::artifact::{Artifact, Described, Description};
 use crate::config::task::{DETECT, SEGMENT};
 use crate::config::{Engine, TrainConfig};
-use crate::data::{Labelled, Normalization, SceneLoader, SceneSet, SceneTarget};
+use crate::data::{DataError, Labelled, Normalization, SceneLoader, SceneSet, SceneTarget};
 use crate::detection::{BoxTargets, DecodeOptions, Found, Positions, decode};
 use crate::evaluation::{EvaluationError, check_batch, check_scenes, measured, networks, nowhere, positions};
 use crate::metrics::{Confusion, Detection, Rect, Truth, mean_ap};
@@ -208,8 +208,7 @@ impl<T: SceneGoal> Task for SceneTask<T> {
         let model = registry.models.get(&config.model)?;
         let dir = config.data_dir.as_deref().ok_or(RunError::NoScenes)?;
         let [train, valid, test] = SceneSet::load(dir, [config.image_size; 2])?;
-        let train = config.limit_train.map_or_else(|| train.clone(), |limit| train.first(limit));
-        train.check()?;
+        let train = to_learn_from(train, config.limit_train)?;
         let sizes = Sizes {
             task: T::TASK,
             input: train.shape().into(),
@@ -337,7 +336,17 @@ fn load(source: &Source) -> Result<[SceneSet; 3], RunError> {
 fn training_scenes<T: SceneGoal>(source: &Source) -> Result<SceneSet, RunError> {
     let [train, ..] = load(source)?;
     check_scenes(source.artifact, T::TASK, &train).map_err(|error| source.wrong(error))?;
-    let train = source.limit.map_or_else(|| train.clone(), |limit| train.first(limit));
+    to_learn_from(train, source.limit)
+}
+
+/// The first so many images, if that is asked for; there are objects in them.
+fn to_learn_from(train: SceneSet, limit: Option<usize>) -> Result<SceneSet, RunError> {
+    let available = train.len();
+    let train = match limit {
+        None => train,
+        Some(limit) if (1..=available).contains(&limit) => train.first(limit),
+        Some(limit) => return Err(DataError::Limit { dataset: "coco", limit, available }.into()),
+    };
     train.check()?;
     Ok(train)
 }

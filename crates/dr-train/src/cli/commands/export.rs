@@ -4,9 +4,8 @@ use super::{load_model, print, save, with_plan};
 use crate::artifact::{ArtifactKind, FORMAT_VERSION, SavedModel};
 use crate::cli::values::at_least_one;
 use crate::cli::{CommandError, resolve};
-use crate::data;
 use crate::evaluation::formats;
-use crate::experiment::{Registry, Source};
+use crate::experiment::{Registry, Source, test_images};
 use crate::files::{at, write_atomically};
 use crate::onnx::{self, Opset};
 use crate::report::thousands;
@@ -111,7 +110,7 @@ pub fn export(registry: &Registry, args: &ExportArgs) -> Result<(), CommandError
     }
     if let Some(path) = &args.samples {
         let source = Source::new(registry, &packed, &args.model, &args.dataset, &args.data_dir, &device);
-        let test = data::load_test(&source.data()?)?;
+        let test = test_images(&source)?;
         let test = test.range(0..args.images.min(test.len()));
         for format in formats(&packed) {
             Samples::new(&packed, format, &test, &device)?.save(path)?;
