@@ -324,10 +324,8 @@ impl<'a> Text<'a> {
         stream.flush()?;
         let each = |reader: &mut R, number, token| -> Result<bool, CommandError> {
             // Only once it is known that there can be a text.
-            if number == 0 && !args.chat {
-                if !is_read(&args.prompt)? {
-                    return Ok(false);
-                }
+            if number == 0 && !args.chat && !is_read(&args.prompt)? {
+                return Ok(false);
             }
             if ends.contains(&token) {
                 return Ok(false);
