@@ -398,7 +398,7 @@ fn scenes(task: &str, header: &str) {
     );
     assert_says(
         &error(&["train", "--dataset", "coco", "--task", task, "--data-dir", "nowhere", "--out", "x"]),
-        &["nowhere/annotations/train.json"],
+        &["`nowhere`: has no annotations of the training part", "annotations/train.json"],
     );
     assert_says(
         &error(&["train", "--dataset", "coco", "--task", task, "--out", "x"]),

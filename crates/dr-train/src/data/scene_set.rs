@@ -21,14 +21,19 @@ pub enum SceneError {
     #[error(transparent)]
     Coco(#[from] CocoError),
     /// A part without annotations.
-    #[error("`{}`: has no annotations of the {part} part in COCO's format: expected {}", path.display(), files.join(", "))]
+    #[error(
+        "`{}`: has no annotations of the {part} part in COCO's format: expected {}, or the same with {}",
+        path.display(),
+        annotation_files(names[0]).join(", "),
+        names[1..].join(" or ")
+    )]
     Missing {
         /// The folder of the dataset.
         path: PathBuf,
         /// What the images are for.
         part: &'static str,
-        /// What can be there.
-        files: Vec<String>,
+        /// What the part may be called.
+        names: &'static [&'static str],
     },
     /// Images that are nowhere.
     #[error("`{}`: the image `{image}` is neither in {}", path.display(), folders.join(" nor in "))]
@@ -165,9 +170,10 @@ impl SceneSet {
             let found = files.into_iter().find(|(_, file)| file.is_file());
             found.map(|(name, file)| Self::read(&file, dir, name, size)).transpose()
         };
-        let missing = |(part, names): (&'static str, &[&str])| {
-            let files = names.iter().flat_map(|name| annotation_files(name)).collect();
-            SceneError::Missing { path: dir.into(), part, files }
+        let missing = |(part, names): (&'static str, &'static [&'static str])| SceneError::Missing {
+            path: dir.into(),
+            part,
+            names,
         };
         let [train, valid, test] = PARTS;
         let train = part(train)?.ok_or_else(|| missing(train))?;

@@ -47,7 +47,8 @@ pub fn load_hugging_face(dir: &Path, precisions: PrecisionSet) -> Result<Artifac
     }
     let mut attachments = BTreeMap::new();
     for (name, path) in ATTACHMENTS.into_iter().filter_map(|name| Some((name, is_there(name)?))) {
-        let bytes = std::fs::read(&path).map_err(at(&path)).map_err(StateDictError::from)?;
+        let bytes = refuse_lfs_pointer(&path).and_then(|()| std::fs::read(&path));
+        let bytes = bytes.map_err(at(&path)).map_err(StateDictError::from)?;
         attachments.insert(name.to_owned(), TensorEntry::bytes(bytes));
     }
     // With a head of its own a model is not tied, whatever its configuration says: so does transformers.

@@ -29,7 +29,7 @@ pub enum StateDictError {
         source: SafeTensorError,
     },
     /// A damaged file of PyTorch, or one with more in it than tensors.
-    #[error("`{}`: neither safetensors nor a sound state dict of PyTorch: {source}", path.display())]
+    #[error("`{}`: neither safetensors nor a sound state dict of PyTorch: {source}: expected tensors, alone or among numbers and texts", path.display())]
     Pytorch {
         /// The file.
         path: PathBuf,

@@ -119,10 +119,10 @@ fn weights_are_found_among_what_trainings_keep() {
         (
             "torchvision",
             "model_ema.module",
-            "`model` (37 tensors), `model_ema.n_averaged`, `optimizer` (29 tensors)",
+            "`model` (47 tensors), `model_ema.n_averaged`, `optimizer` (29 tensors)",
         ),
         ("lightning", "state_dict.net", "`callbacks`, `optimizer_states` (29 tensors), `state_dict.loss`"),
-        ("timm", "state_dict_ema", "`optimizer` (29 tensors), `state_dict` (37 tensors)"),
+        ("timm", "state_dict_ema", "`optimizer` (29 tensors), `state_dict` (47 tensors)"),
         ("swa", "module", "`n_averaged`"),
         ("nested", "model.module.model", "`ema_decay`"),
     ] {
