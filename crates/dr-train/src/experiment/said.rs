@@ -1,6 +1,7 @@
 //! What is said of data on the standard error: where each part is from and what it is for, what is left out, what is missing.
 
 use crate::data::{ImageFiles, ImageSet};
+use crate::note::note;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ const NAMES: usize = 8;
 pub(super) fn tell_parts<'a>(parts: impl IntoIterator<Item = (&'a str, usize, &'a Path)>, names: &[String]) {
     let part = |(purpose, count, path): (_, _, &Path)| format!("{count} of `{}` {purpose}", path.display());
     let parts: Vec<String> = parts.into_iter().map(part).collect();
-    eprintln!("images: {}; classes: {}", parts.join(", "), few(names));
+    note(format_args!("images: {}; classes: {}", parts.join(", "), few(names)));
 }
 
 /// The first few of some names, and how many there are besides.
@@ -31,7 +32,7 @@ fn few(names: &[impl AsRef<str>]) -> String {
 
 /// Something that does not stop the program.
 pub(super) fn warn(what: impl Display) {
-    eprintln!("warning: {what}");
+    note(format_args!("warning: {what}"));
 }
 
 /// The same of images in files, and what is ignored where they are.
@@ -52,7 +53,9 @@ pub(super) fn tell_ignored<'a>(parts: impl IntoIterator<Item = &'a ImageFiles>) 
     let ignored: BTreeSet<&PathBuf> = parts.into_iter().flat_map(|files| &files.source.ignored).collect();
     if let Some(example) = ignored.first() {
         let (count, example) = (ignored.len(), example.display());
-        eprintln!("ignored: {count} files or folders that are no .jpg, .jpeg or .png, such as `{example}`");
+        note(format_args!(
+            "ignored: {count} files or folders that are no .jpg, .jpeg or .png, such as `{example}`"
+        ));
     }
 }
 
@@ -74,6 +77,6 @@ pub(super) fn tell_missing(part: &ImageSet, purpose: &str, result: &str) {
 pub(crate) fn tell_skipped(skipped: &BTreeMap<PathBuf, String>) {
     if let Some((path, reason)) = skipped.first_key_value() {
         let (count, path) = (skipped.len(), path.display());
-        eprintln!("skipped: {count} images that cannot be read, such as `{path}`: {reason}");
+        note(format_args!("skipped: {count} images that cannot be read, such as `{path}`: {reason}"));
     }
 }
