@@ -49,7 +49,12 @@ pub(super) fn message_and_hint(error: &clap::Error) -> (String, Option<String>) 
             format!("unknown command `{name}`: expected one of {}", commands.join(", "))
         }
         ErrorKind::MissingRequiredArgument => {
-            format!("missing {}", text(ContextKind::InvalidArg).unwrap_or_default())
+            // Of several ways to say it, the first.
+            let missing = text(ContextKind::InvalidArg).unwrap_or_default();
+            match missing.strip_prefix('<').and_then(|ways| ways.split_once('|')) {
+                Some((first, _)) => format!("missing {first}"),
+                None => format!("missing {missing}"),
+            }
         }
         ErrorKind::ArgumentConflict => {
             let other = text(ContextKind::PriorArg).map(|prior| flag(&prior)).unwrap_or_default();

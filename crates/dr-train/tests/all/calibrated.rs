@@ -461,7 +461,7 @@ fn trained_without_labels() {
     let float = float_artifact(MOBILENET_V2);
     let (start, _) = calibrated(&float, &options("w8a8,w4a4,w2a4"));
     let inputs: Vec<Value> = vec![some(60, 60).into()];
-    let held_out: Vec<Value> = inputs[0].clone().split(1).into_iter().skip(9).step_by(10).collect();
+    let held_out: Vec<Value> = inputs[0].clone().split(1).into_iter().skip(4).step_by(5).collect();
     let options = DistillationOptions {
         epochs: 6,
         weight_rate: 1e-3,
@@ -477,8 +477,9 @@ fn trained_without_labels() {
         ControlFlow::Continue(())
     });
     let Distilled { artifact, epoch, before, after, diverged } = result.unwrap();
-    assert!(!diverged && epoch > 0 && steps.len() == 6 * 4 && epochs.len() == 7, "{epochs:?}");
-    assert_eq!((&before, &after), (&epochs[0], &epochs[epoch]));
+    assert!(!diverged && epoch > 0 && steps.len() == 6 * 3 && epochs.len() == 7, "{epochs:?}");
+    assert_eq!(before, epochs[0]);
+    assert!(after.iter().zip(&epochs[epoch]).all(|(after, epoch)| after <= epoch), "{after:?} {epochs:?}");
     let parts: f64 = after.iter().zip(&before).map(|(after, before)| after / before).sum();
     assert!(parts < 3.0 && after[1] < before[1], "{epochs:?}");
 
@@ -513,7 +514,7 @@ fn trained_without_labels() {
 fn packed_codes_are_trained() {
     let float = float_artifact(RESNET8);
     let (start, _) = calibrated(&float, &NetworkOptions { switch_edge: true, ..options("w3a4") });
-    let inputs = vec![some(8, 120).into()];
+    let inputs = vec![some(20, 120).into()];
     let options =
         DistillationOptions { epochs: 4, weight_rate: 3e-3, scale_rate: 5e-4, ..Default::default() };
     let go = |_: DistillationProgress<'_>| ControlFlow::Continue(());

@@ -277,7 +277,8 @@ fn latencies_of_every_precision() {
     );
     artifact.description.kind = ArtifactKind::Float;
     let message = measure(&artifact, 1).unwrap_err().to_string();
-    assert_eq!(message, "a float model: expected a multi-precision or packed one");
+    // A float model has floats.
+    assert_eq!(message, "tensor `stem.weight` has type I8: expected F32");
 }
 
 /// The forward pass of training may multiply codes.

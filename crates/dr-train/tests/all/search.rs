@@ -261,7 +261,7 @@ fn other_models_and_traces_are_refused() {
     other.description.mixed = None;
     assert!(error(&other).contains("not trained for mixed precision"));
     other.description.kind = ArtifactKind::Float;
-    assert_eq!(error(&other), "a float model: expected a multi-precision or nested one");
+    assert_eq!(error(&other), "a float model: expected a multi-precision, nested or calibrated one");
 
     let candidates = Candidates::new(supernet(), Widths::Together, &[]).unwrap();
     let refused = |change: &dyn Fn(&mut Vec<LayerTrace>)| {
