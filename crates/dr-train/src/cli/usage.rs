@@ -49,11 +49,10 @@ pub(super) fn message_and_hint(error: &clap::Error) -> (String, Option<String>) 
             format!("unknown command `{name}`: expected one of {}", commands.join(", "))
         }
         ErrorKind::MissingRequiredArgument => {
-            // Of several ways to say it, the first.
             let missing = text(ContextKind::InvalidArg).unwrap_or_default();
-            match missing.strip_prefix('<').and_then(|ways| ways.split_once('|')) {
-                Some((first, _)) => format!("missing {first}"),
-                None => format!("missing {missing}"),
+            match missing.strip_prefix('<').and_then(|ways| ways.strip_suffix('>')) {
+                Some(ways) if ways.contains('|') => format!("missing {}", ways.replace('|', " or ")),
+                _ => format!("missing {missing}"),
             }
         }
         ErrorKind::ArgumentConflict => {
