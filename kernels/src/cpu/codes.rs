@@ -61,6 +61,7 @@ impl Quantizer {
 
 /// Quantizes to unsigned codes, a byte each, as [`Quantizer::unsigned`] does it.
 #[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX-512 reads all of it"))]
 pub(super) struct ByteQuantizer {
     pub zero_point: f32,
     pub scale: f32,

@@ -89,7 +89,7 @@ impl Problem<'_> {
             // SAFETY: The machine has the instructions: `Plan::new` has asserted it. Windows end inside the codes: the caller has asserted it.
             Some(sum) => unsafe { sum(&windows, inputs) },
             None => {
-                for (input, &base) in inputs.iter_mut().zip(bases) {
+                for (input, &base) in inputs.iter_mut().zip(windows.bases) {
                     let sum: i32 = windows.runs(base).map(sum_of).sum();
                     *input = sum as f32;
                 }

@@ -139,6 +139,7 @@ pub(super) const LANE_ROWS: usize = 48;
 pub(super) type LaneSums = [[i32; PANEL]; LANE_ROWS];
 
 /// What sums of 16 channels, each by itself, are computed from.
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX-512 reads all of it"))]
 pub(super) struct Taps<'a> {
     /// The codes, from the first channel on.
     pub codes: *const u8,
