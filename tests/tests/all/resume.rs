@@ -97,6 +97,13 @@ fn damaged_checkpoints_are_passed_over() {
         assert!(fs::read(program.at("run/model.safetensors")).expect("a model") == expected, "{part}");
         assert_no_leftovers(folder.path());
     }
+    // A checkpoint of which only the network is there leaves no trace in what starts anew.
+    for epoch in 1..=3 {
+        let _ = fs::remove_file(checkpoints.join(format!("optim-{epoch}.bpk")));
+    }
+    let (_, log) = program.outputs(&RESUME);
+    assert_eq!(epochs(&log), 3, "{log}");
+    assert!(fs::read(program.at("run/model.safetensors")).expect("a model") == expected);
     // The history is not needed to have a model, nor any checkpoint.
     fs::remove_dir_all(folder.path().join("run/joint")).expect("it is there");
     let (_, log) = program.outputs(&RESUME);

@@ -82,11 +82,12 @@ pub(super) fn complete_epochs(directory: &Path) -> Vec<usize> {
     epochs
 }
 
-/// The network that was saved after `epoch`.
+/// The network that was saved after `epoch`, in evaluation mode.
 pub(super) fn load_model<I: Input, T: Target>(
     directory: &Path, epoch: usize, trainee: &Trainee<I, T>,
 ) -> Result<Trainee<I, T>, RecordError> {
-    trainee.clone().try_load_record(ModuleRecord::load(path(directory, PARTS[0], epoch))?)
+    // A clone would share its running statistics with `trainee`, which would then start with those of the record.
+    trainee.valid().try_load_record(ModuleRecord::load(path(directory, PARTS[0], epoch))?)
 }
 
 /// Whether all parts of the checkpoint can be loaded, and are of such a network.

@@ -187,10 +187,8 @@ pub fn run_phase<I: Input + Into<Value>, T: Target>(
     // The dashboard resets the interrupter when it closes.
     let last = history.epochs.last().map_or(0, |record| record.epoch);
     let interrupted = interrupter.should_stop() || last < phase.epochs;
-    if !interrupted && let Some(best) = best_network(&checkpoints, &history, &trainee) {
-        trained = best;
-    }
-    let model = trained.valid().into_model();
+    let best = (!interrupted).then(|| best_network(&checkpoints, &history, &trainee)).flatten();
+    let model = best.unwrap_or_else(|| trained.valid()).into_model();
     Ok(PhaseOutcome { model, history, resumed_after: finished, interrupted })
 }
 
