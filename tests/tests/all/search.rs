@@ -78,7 +78,8 @@ fn every_kind_of_budget() {
         ("bitops=20M", "bit_ops", 20_000_000.0),
         ("latency=10s", "predicted_nanoseconds", 1e10),
     ] {
-        let json = found(&["--budget", budget, "--samples", "2", "--threads", "1"]);
+        let samples: &[&str] = if budget.starts_with("latency") { &["--samples", "2"] } else { &[] };
+        let json = found(&[&["--budget", budget, "--threads", "1"], samples].concat());
         assert_eq!(json["budget"], budget);
         assert!(json[name].as_f64().expect(name) <= most, "{json}");
         assert_eq!(json["measured_nanoseconds"].is_u64(), budget.starts_with("latency"), "{json}");
@@ -133,9 +134,32 @@ fn what_does_not_fit_is_refused() {
     let traces = [&joint[..], &["--traces", "traces.json"]].concat();
     refused(&traces, &["--traces traces.json: a calibrated model: expected --inputs"]);
     refused(&all(&["--budget", "avg-bits=4", "--inputs", "."]), &["--inputs .: a multi-precision model"]);
+    for flag in [["--widths", "separate"], ["--objective", "weights"]] {
+        let expected =
+            format!("{}: a calibrated model has no use for it: expected a model that was", flag[0]);
+        refused(&[&joint[..], &flag].concat(), &[&expected]);
+    }
+    for (flag, says) in [
+        (["--samples", "3"], "--samples: a search with --budget avg-bits=4 has no use for it"),
+        (["--batch", "3"], "--batch: a search with --budget avg-bits=4 has no use for it"),
+        (["--limit", "3"], "--limit: a multi-precision model has no use for it: expected a calibrated model"),
+        (["--seed", "3"], "--seed: a search with --traces has no use for it"),
+    ] {
+        refused(&[&all(&["--budget", "avg-bits=4"])[..], &flag].concat(), &[says]);
+    }
+    refused(
+        &all(&["--budget", "avg-bits=4", "--objective", "weights", "--data-dir", "x"]),
+        &["--data-dir: a search with --traces and --objective weights has no use for it"],
+    );
     // Training images of its dataset.
     let text = program.output(&[&joint[..], &["--limit", "32", "--out", "joint.toml"]].concat());
     assert!(text.contains("wrote joint.toml"), "{text}");
+    refused(
+        &["export", "--model", "joint.safetensors", "--plan", "joint.toml", "--out", "x", "--data-dir", "y"],
+        &[
+            "--data-dir: `joint.safetensors`, without BatchNorm, has no use for it: expected it with --samples",
+        ],
+    );
     let text = program.output(&[
         "latency",
         "--model",

@@ -214,6 +214,14 @@ fn a_language_model() {
         &error(&[&search[..], &["avg-bits=4", "--traces", "x.json"]].concat()),
         &["--traces x.json: a model with nested weights", "expected none"],
     );
+    for flag in
+        [["--data-dir", "x"], ["--dataset", "text"], ["--widths", "separate"], ["--objective", "both"]]
+    {
+        assert_says(
+            &error(&[&search[..], &["avg-bits=4"], &flag].concat()),
+            &[&format!("{}: a nested model has no use for it: expected ", flag[0])],
+        );
+    }
     assert_says(&error(&nested("generate", "fake")), &["nested weights", "--engine integer"]);
     for command in ["eval", "generate"] {
         assert_says(

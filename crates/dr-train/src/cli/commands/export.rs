@@ -1,7 +1,7 @@
 //! `dr-train export`.
 
 use super::{load_model, print, save, with_plan};
-use crate::artifact::{ArtifactKind, FORMAT_VERSION, SavedModel};
+use crate::artifact::{Artifact, ArtifactKind, FORMAT_VERSION, SavedModel};
 use crate::cli::values::at_least_one;
 use crate::cli::{CommandError, resolve};
 use crate::evaluation::formats;
@@ -72,6 +72,7 @@ pub fn export(registry: &Registry, args: &ExportArgs) -> Result<(), CommandError
     let (device, artifact) = (Device::flex(), load_model(&args.model)?);
     let packed = match (&args.plan, args.precision) {
         (Some(plan), _) => {
+            check_data_flags(args, &artifact)?;
             let (of, from) = (&args.dataset, &args.data_dir);
             with_plan(&Source::new(registry, &artifact, &args.model, of, from, &device), plan)?
         }
@@ -118,6 +119,19 @@ pub fn export(registry: &Registry, args: &ExportArgs) -> Result<(), CommandError
         print(&format!("wrote {}: {} test images and their logits\n", path.display(), test.len()))?;
     }
     Ok(())
+}
+
+/// Whether there is a use for data: statistics of BatchNorms for a plan, or samples.
+fn check_data_flags(args: &ExportArgs, artifact: &Artifact) -> Result<(), CommandError> {
+    let given = [("dataset", args.dataset.is_some()), ("data-dir", args.data_dir.is_some())];
+    match given.into_iter().find(|(_, given)| *given) {
+        Some((flag, _)) if args.samples.is_none() && artifact.graph()?.batch_norms().is_empty() => {
+            let model = args.model.display();
+            let found = format!("--{flag}: `{model}`, without BatchNorm, has no use for it");
+            Err(CommandError::new(format!("{found}: expected it with --samples")))
+        }
+        _ => Ok(()),
+    }
 }
 
 const SAFETENSORS: &str = "safetensors";

@@ -59,12 +59,13 @@ pub struct SearchArgs {
     /// Average Hessian traces, as `dr-train hessian --out` writes them [default: they are estimated first]
     #[arg(long, value_name = "FILE.json")]
     pub traces: Option<PathBuf>,
-    /// What layers choose from: the precisions of the model, or every width of weights with every width of activations
-    #[arg(long, value_name = "HOW", value_parser = one_of(Widths::ALL), default_value_t = Widths::Together)]
-    pub widths: Widths,
-    /// Whose quantization costs loss: that of the weights, or of both weights and activations
-    #[arg(long, value_name = "OF", value_parser = one_of(LossTerms::ALL), default_value_t = LossTerms::Both)]
-    pub objective: LossTerms,
+    /// What layers of a model that was trained for mixtures choose from: the precisions of the model, or every width of weights with
+    /// every width of activations [default: together]
+    #[arg(long, value_name = "HOW", value_parser = one_of(Widths::ALL))]
+    pub widths: Option<Widths>,
+    /// Whose quantization costs loss in such a model: that of the weights, or of both weights and activations [default: both]
+    #[arg(long, value_name = "OF", value_parser = one_of(LossTerms::ALL))]
+    pub objective: Option<LossTerms>,
     /// Keep a layer at a precision; may be given for several layers
     #[arg(long, value_name = "LAYER=PRECISION", value_parser = pin)]
     pub pin: Vec<(String, Precision)>,
@@ -78,21 +79,21 @@ pub struct SearchArgs {
     /// the divergence from the model at its highest precision [default: training images of its dataset]
     #[arg(long, value_name = "DIR", conflicts_with_all = ["dataset", "data_dir"])]
     pub inputs: Option<PathBuf>,
-    /// So many of these inputs, at most
-    #[arg(long, value_name = "N", value_parser = at_least_one(1 << 16), allow_negative_numbers = true, default_value_t = 32)]
-    pub limit: usize,
-    /// Images in a pass whose latency is measured
-    #[arg(long, value_name = "N", value_parser = at_least_one(1 << 16), allow_negative_numbers = true, default_value_t = 1)]
-    pub batch: usize,
-    /// Passes of which medians are taken, for each precision
-    #[arg(long, value_name = "N", value_parser = at_least_one(1 << 20), allow_negative_numbers = true, default_value_t = 100)]
-    pub samples: usize,
+    /// So many of these inputs, at most [default: 32]
+    #[arg(long, value_name = "N", value_parser = at_least_one(1 << 16), allow_negative_numbers = true)]
+    pub limit: Option<usize>,
+    /// Images in a pass whose latency is measured [default: 1]
+    #[arg(long, value_name = "N", value_parser = at_least_one(1 << 16), allow_negative_numbers = true)]
+    pub batch: Option<usize>,
+    /// Passes of which medians are taken, for each precision [default: 100]
+    #[arg(long, value_name = "N", value_parser = at_least_one(1 << 20), allow_negative_numbers = true)]
+    pub samples: Option<usize>,
     /// Threads of the processor [default: one for each core]
     #[arg(long, value_name = "N", value_parser = at_least_one(1 << 10), allow_negative_numbers = true)]
     pub threads: Option<usize>,
-    /// Decides the directions along which traces are estimated
-    #[arg(long, value_name = "N", value_parser = seed, allow_negative_numbers = true, default_value_t = HessianOptions::default().seed)]
-    pub seed: u64,
+    /// Decides the directions along which traces are estimated [default: 1]
+    #[arg(long, value_name = "N", value_parser = seed, allow_negative_numbers = true)]
+    pub seed: Option<u64>,
     /// Where to compute
     #[arg(long, value_parser = one_of(DeviceKind::ALL), default_value_t = DeviceKind::Auto)]
     pub device: DeviceKind,
@@ -110,6 +111,11 @@ pub struct SearchArgs {
 /// Items for each direction of a trace's estimate.
 const BATCH: usize = 64;
 
+/// Inputs, images in a pass and passes where nothing else is asked for.
+const LIMIT: usize = 32;
+const PASS: usize = 1;
+const SAMPLES: usize = 100;
+
 /// Finds the plan that is predicted to cost the least loss within a budget.
 ///
 /// # Errors
@@ -126,8 +132,9 @@ pub fn search(registry: &Registry, args: &SearchArgs) -> Result<(), CommandError
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
     let description = &artifact.description;
+    let widths = args.widths.unwrap_or(Widths::Together);
     // Whatever can be found to be wrong without images and measurements comes first: these take their time.
-    let mut candidates = Candidates::new(artifact, args.widths, &args.pin).map_err(failed)?;
+    let mut candidates = Candidates::new(artifact, widths, &args.pin).map_err(failed)?;
     if let (ArtifactKind::Nested, Some(path)) = (description.kind, &args.traces) {
         let found = format!("--traces {}: a model with nested weights", path.display());
         return Err(CommandError::new(format!("{found}: expected none, its file says what its widths cost")));
@@ -143,9 +150,11 @@ pub fn search(registry: &Registry, args: &SearchArgs) -> Result<(), CommandError
             "{found}: expected --inputs, with which its widths are measured"
         )));
     }
+    check_flags(args, description.kind)?;
     let known = args.traces.as_deref().map(|path| read_traces(path, &candidates)).transpose()?;
     let (device, _) = device::open(args.device)?;
-    let options = LatencyOptions { batch: args.batch, samples: args.samples };
+    let options =
+        LatencyOptions { batch: args.batch.unwrap_or(PASS), samples: args.samples.unwrap_or(SAMPLES) };
     if kind == BudgetKind::Latency {
         let times = LayerTimes::measure(artifact, &candidates, options, &device).map_err(failed)?;
         candidates.set_times(&times);
@@ -154,10 +163,11 @@ pub fn search(registry: &Registry, args: &SearchArgs) -> Result<(), CommandError
 
     let nested = description.kind == ArtifactKind::Nested;
     // What nested weights cost is in the file; what inputs of 8 bits cost is the same in all plans.
-    let objective = if nested { LossTerms::Weights } else { args.objective };
+    let objective = if nested { LossTerms::Weights } else { args.objective.unwrap_or(LossTerms::Both) };
     if calibrated {
         let mut source = Source::new(registry, artifact, &args.model, &args.dataset, &args.data_dir, &device);
-        let inputs = inputs(&mut source, args.inputs.as_deref(), args.limit, Some(args.limit))?;
+        let limit = args.limit.unwrap_or(LIMIT);
+        let inputs = inputs(&mut source, args.inputs.as_deref(), limit, Some(limit))?;
         let inputs = inputs.iter().map(Value::to_array).collect::<Result<Vec<_>, _>>()?;
         let line = StatusLine::new();
         let progress = |done, of| line.show(&format!("layers alone: {done} of {of}"));
@@ -167,7 +177,8 @@ pub fn search(registry: &Registry, args: &SearchArgs) -> Result<(), CommandError
         let traces = match known {
             Some(traces) => traces,
             None => {
-                let options = HessianOptions { seed: args.seed, ..HessianOptions::default() };
+                let usual = HessianOptions::default();
+                let options = HessianOptions { seed: args.seed.unwrap_or(usual.seed), ..usual };
                 estimate(&source, BATCH, &options)?.0
             }
         };
@@ -183,7 +194,7 @@ pub fn search(registry: &Registry, args: &SearchArgs) -> Result<(), CommandError
     let front = front.transpose()?;
 
     let name = args.model.display().to_string();
-    let mut report = SearchReport::new(name, &args.budget, args.widths, objective, &candidates, found, front);
+    let mut report = SearchReport::new(name, &args.budget, widths, objective, &candidates, found, front);
     if kind == BudgetKind::Latency {
         let measured = measure_plan(artifact, &report.found.plan, options, &device).map_err(failed)?;
         report.measured_nanoseconds = Some(measured);
@@ -204,6 +215,39 @@ pub fn search(registry: &Registry, args: &SearchArgs) -> Result<(), CommandError
     }
     let wrote = if wrote.is_empty() { String::new() } else { format!("\nwrote {}\n", wrote.join(" and ")) };
     print(&(report.table() + &wrote))
+}
+
+/// Whether each flag says something about a search in a model of this kind.
+fn check_flags(args: &SearchArgs, kind: ArtifactKind) -> Result<(), CommandError> {
+    let supernet = !matches!(kind, ArtifactKind::Nested | ArtifactKind::Calibrated);
+    let (model, traces) = (format!("a {kind} model"), "a search with --traces".to_owned());
+    let estimates = supernet && args.traces.is_none();
+    let objective = args.objective.unwrap_or(LossTerms::Both);
+    let data = kind == ArtifactKind::Calibrated || estimates || (supernet && objective == LossTerms::Both);
+    let dataless = match supernet {
+        true => format!("a search with --traces and --objective {objective}"),
+        false => model.clone(),
+    };
+    let latency = args.budget.kind() == BudgetKind::Latency;
+    let budget = format!("a search with --budget {}", args.budget);
+    let trained = "a model that was trained for mixtures";
+    let estimate = "a search without --traces in a model that was trained for mixtures";
+    let flags = [
+        ("widths", args.widths.is_some(), supernet, &model, trained),
+        ("objective", args.objective.is_some(), supernet, &model, trained),
+        ("dataset", args.dataset.is_some(), data, &dataless, "a search that looks at data"),
+        ("data-dir", args.data_dir.is_some(), data, &dataless, "a search that looks at data"),
+        ("limit", args.limit.is_some(), kind == ArtifactKind::Calibrated, &model, "a calibrated model"),
+        ("seed", args.seed.is_some(), estimates, if supernet { &traces } else { &model }, estimate),
+        ("batch", args.batch.is_some(), latency, &budget, "a budget of latency"),
+        ("samples", args.samples.is_some(), latency, &budget, "a budget of latency"),
+    ];
+    match flags.into_iter().find(|(_, given, used, ..)| *given && !used) {
+        Some((flag, .., by, expected)) => {
+            Err(CommandError::new(format!("--{flag}: {by} has no use for it: expected {expected}")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The error with the model's name where it is about the model, and where to get another one from.
