@@ -2,9 +2,11 @@
 
 use dr_runtime::arrays::Array;
 use dr_runtime::npy;
-use dr_tests::Program;
+use dr_tests::{Program, text};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 fn fixture(name: &str, file: &str) -> PathBuf {
     let path =
@@ -126,6 +128,32 @@ fn trained_without_labels() {
         let text = run(&["export", "--model", trained, "--precision", "w3a4", "--out", "w3a4.safetensors"]);
         assert!(text.contains("calibrated"), "{text}");
     }
+}
+
+#[test]
+fn two_trainings_without_labels_do_not_share_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = program(folder.path());
+    let model = fixture("squeeze-new-18", "model.onnx").display().to_string();
+    inputs("squeeze-new-18", &folder.path().join("in"));
+    let train =
+        ["train", "--model", &model, "--distill", "--data-dir", "in", "--precisions", "8,4", "--out", "run"];
+    let mut first = program.start(&[&train[..], &["--epochs", "100000"]].concat(), "log");
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !fs::read_to_string(program.at("log")).unwrap().contains("epoch 1 of") {
+        assert!(Instant::now() < deadline, "no training in time");
+        sleep(Duration::from_millis(5));
+    }
+    let second = program.run(&train);
+    let running = first.try_wait().unwrap().is_none();
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert!(running, "the first training goes on");
+    let expected = "error: `run`: another training writes to this folder: expected one of its own, or that the other ends\n";
+    assert_eq!((text(second.stderr).as_str(), second.status.code()), (expected, Some(1)));
+    // A training that was killed has let go of it.
+    let (text, _) = program.outputs(&[&train[..], &["--epochs", "1"]].concat());
+    assert!(text.contains("wrote run/model.safetensors: calibrated"), "{text}");
 }
 
 #[test]

@@ -84,13 +84,7 @@ impl TrainArgs {
         let out = last(layers, |settings| settings.out.clone())
             .unwrap_or_else(|| Path::new("runs").join(model.file_stem().unwrap_or_default()));
         check_output_folder(&out)?;
-        if let Some(held) =
-            [CONFIG, MODEL_FILE].into_iter().find(|name| out.join(name).symlink_metadata().is_ok())
-        {
-            let out = out.display();
-            let found = format!("--out `{out}`: holds a {held} already");
-            return Err(CommandError::new(format!("{found}: expected a folder without one")));
-        }
+        check_free(&out)?;
         Ok(Some(ResolvedDistillation {
             model,
             inputs,
@@ -102,6 +96,15 @@ impl TrainArgs {
             out,
         }))
     }
+}
+
+/// Whether a folder has no network of another training.
+pub(super) fn check_free(out: &Path) -> Result<(), CommandError> {
+    let held = [CONFIG, MODEL_FILE].into_iter().find(|name| out.join(name).symlink_metadata().is_ok());
+    held.map_or(Ok(()), |held| {
+        let found = format!("--out `{}`: holds a {held} already", out.display());
+        Err(CommandError::new(format!("{found}: expected a folder without one")))
+    })
 }
 
 /// The flags that say how a network in a file is trained.

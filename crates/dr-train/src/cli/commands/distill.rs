@@ -5,11 +5,12 @@ use super::quantize::{FLOAT_SHARE, calibrated_with};
 use super::train::{INTERRUPTED, stop_on_ctrl_c};
 use super::{StatusLine, load_model, print, save};
 use crate::artifact::{ArtifactError, ArtifactKind, Described};
+use crate::cli::distillation::check_free;
 use crate::cli::{CommandError, ResolvedDistillation};
 use crate::config::task::LANGUAGE;
 use crate::device;
 use crate::experiment::MODEL_FILE;
-use crate::files::at;
+use crate::files::{FolderLock, at, remove_leftovers};
 use crate::note::note;
 use crate::quantization::{DistillationProgress, Distilled, NetworkOptions, distill as trained};
 use crate::report::aligned;
@@ -42,6 +43,11 @@ pub fn distill(of_file: &ResolvedDistillation) -> Result<(), CommandError> {
     let (device, _) = device::open(*device)?;
     let (few, most) = (calibration_images(&float), limit.unwrap_or(usize::MAX));
     let calibration = inputs_below(&float, inputs, few.min(most), *limit, &device)?;
+    fs::create_dir_all(out).map_err(at(out))?;
+    let _lock = FolderLock::take(out)?;
+    remove_leftovers(out).map_err(at(out))?;
+    // Another one may have ended meanwhile.
+    check_free(out)?;
     let network = NetworkOptions {
         precisions: precisions.clone(),
         switch_edge: *switch_edge,
@@ -77,7 +83,6 @@ pub fn distill(of_file: &ResolvedDistillation) -> Result<(), CommandError> {
     });
     drop(line);
     let result = result.map_err(|error| CommandError::about(model, error))?;
-    fs::create_dir_all(out).map_err(at(out))?;
     print(&table(precisions, &result))?;
     save(&result.artifact, &out.join(MODEL_FILE))?;
     let out = out.display();
