@@ -211,6 +211,15 @@ fn distributed(row: &[f32]) -> bool {
     row.iter().all(|&p| p >= 0.0) && (sum - 1.0).abs() < 1e-2
 }
 
+/// Probabilities: a row that is some, or the softmax of logits.
+#[must_use]
+pub fn probabilities(row: &[f32]) -> Vec<f64> {
+    match distributed(row) {
+        true => row.iter().copied().map(f64::from).collect(),
+        false => logarithms(row, false).into_iter().map(f64::exp).collect(),
+    }
+}
+
 /// Logarithms of probabilities: of what are some, or of the softmax of logits.
 fn logarithms(row: &[f32], is_distribution: bool) -> Vec<f64> {
     if is_distribution {

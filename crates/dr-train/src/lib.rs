@@ -34,6 +34,8 @@ pub mod nn;
 mod note;
 #[cfg(feature = "program")]
 pub mod onnx;
+#[cfg(feature = "program")]
+pub mod prediction;
 pub mod quantization;
 pub mod report;
 #[cfg(feature = "program")]

@@ -237,6 +237,18 @@ fn info() {
     assert_eq!(json["tensor_bytes"], artifact.payload_bytes());
     assert_eq!(json["description"]["kind"], "multi-precision");
     assert_eq!(json["tensors"][0]["shape"][3], 3);
+
+    // Many names: a few of them, and all in JSON.
+    let names: Vec<String> = (0..23).map(|class| format!("kind {class}")).collect();
+    let description = Description { classes: 23, class_names: names.clone(), ..artifact.description };
+    let artifact = Artifact { description, ..artifact };
+    artifact.save(&folder.path().join("model.safetensors")).unwrap();
+    let text = program(folder.path()).output(&["info", "model.safetensors"]);
+    assert!(text.contains(&format!("\nclasses     23: {} and 3 more\n", names[..20].join(", "))), "{text}");
+    let json: serde_json::Value =
+        serde_json::from_str(&program(folder.path()).output(&["info", "model.safetensors", "--json"]))
+            .unwrap();
+    assert_eq!(json["description"]["class_names"], serde_json::json!(names));
 }
 
 /// A model is named as it comes: by its flag, alone, or by the folder of its run.

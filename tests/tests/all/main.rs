@@ -8,6 +8,7 @@ mod mixed;
 mod modules;
 mod onnx;
 mod own;
+mod predict;
 mod resume;
 mod search;
 mod tasks;

@@ -50,7 +50,7 @@ pub enum Command {
     Draw(DrawArgs),
     /// Go on with a text, by a language model
     Generate(GenerateArgs),
-    /// Write what a model makes of arrays or images
+    /// Say what a model sees in images, or makes of arrays
     Predict(PredictArgs),
     /// Show what a model file holds
     Info(InfoArgs),

@@ -219,7 +219,7 @@ pub(super) fn check_output_files(
 }
 
 /// Whether two files that may not exist yet, in folders that do, are one.
-fn same_output(a: &Path, b: &Path) -> bool {
+pub(super) fn same_output(a: &Path, b: &Path) -> bool {
     a == b || (a.file_name() == b.file_name() && same_folder(folder_of(a), folder_of(b)))
 }
 

@@ -2,6 +2,7 @@
 
 use super::images::ImageShape;
 use super::normalization::{Normalization, Pixels};
+use crate::metrics::Rect;
 use dr_runtime::file::Resize;
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeError, ResizeOptions, Resizer};
@@ -35,16 +36,68 @@ pub(crate) enum DecodeError {
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Cut([f64; 4]);
 
+/// The part of a picture that became an image.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Frame {
+    /// Rows and columns of the picture.
+    pub picture: [usize; 2],
+    /// Rows and columns of the image.
+    pub image: [usize; 2],
+    part: Cut,
+}
+
+impl Frame {
+    /// That of an image which is the picture.
+    #[must_use]
+    pub const fn whole(size: [usize; 2]) -> Self {
+        let [rows, columns] = size;
+        Self { picture: size, image: size, part: Cut([0.0, 0.0, columns as f64, rows as f64]) }
+    }
+
+    /// A box of the image, left, top, right and bottom, in the picture.
+    #[must_use]
+    pub fn rect(&self, rect: Rect) -> Rect {
+        let (Cut([left, top, width, height]), [rows, columns]) =
+            (self.part, self.image.map(|size| size as f64));
+        let x = |x: f32| (left + f64::from(x) * width / columns) as f32;
+        let y = |y: f32| (top + f64::from(y) * height / rows) as f32;
+        [x(rect[0]), y(rect[1]), x(rect[2]), y(rect[3])]
+    }
+
+    /// What pixels of the image have, `[rows, columns]`, for those of the picture, each of which has what the pixel of the image has that it is
+    /// in; `outside` for pixels that are in none.
+    ///
+    /// # Panics
+    /// If there is not one value for each pixel of the image.
+    #[must_use]
+    pub fn pixels<T: Copy>(&self, image: &[T], outside: T) -> Vec<T> {
+        let (Cut([left, top, width, height]), [rows, columns]) = (self.part, self.image);
+        let inside = |at: usize, from: f64, len: f64, count: usize| {
+            let place = (at as f64 + 0.5 - from) * count as f64 / len;
+            (0.0..count as f64).contains(&place).then_some(place as usize)
+        };
+        let [height_of_picture, width_of_picture] = self.picture;
+        let across: Vec<_> = (0..width_of_picture).map(|x| inside(x, left, width, columns)).collect();
+        let row = |y: usize| {
+            let row = inside(y, top, height, rows);
+            across.iter().map(move |column| {
+                row.zip(*column).map_or(outside, |(row, column)| image[row * columns + column])
+            })
+        };
+        (0..height_of_picture).flat_map(row).collect()
+    }
+}
+
 /// Larger images are not read: a file of some kilobytes can ask for gigabytes.
 const LARGEST_SIDE: u32 = 1 << 15;
 const LARGEST_BYTES: u64 = 1 << 29;
 
 /// Reads an image and makes it `shape`, `[c, h, w]` written to the end of `out`, grey if that has one channel: with random numbers, a
 /// random part of random shape, reflected every second time, as is usual in training (Szegedy et al., arXiv:1409.4842, section 6); without
-/// them, what `resize` says.
+/// them, what `resize` says. The result is which part that is.
 pub(super) fn decode(
     path: &Path, shape: ImageShape, resize: Resize, rng: Option<&mut dyn Rng>, out: &mut Vec<u8>,
-) -> Result<(), DecodeError> {
+) -> Result<Frame, DecodeError> {
     if !matches!(shape.channels, 1 | 3) {
         return Err(DecodeError::Channels(shape.channels));
     }
@@ -65,25 +118,26 @@ pub(super) fn decode(
         1 => plane(&|pixel| (pixel.iter().map(|&colour| u16::from(colour)).sum::<u16>() / 3) as u8),
         _ => (0..3).for_each(|channel| plane(&|pixel| pixel[channel])),
     }
-    Ok(())
+    let picture = [height as usize, width as usize];
+    Ok(Frame { picture, image: [shape.height, shape.width], part: cut })
 }
 
 /// Reads an image as a network takes it: `[channels, rows, columns]`, what `resize` says of the image, normalised; of one channel, the
-/// mean of the three colours.
+/// mean of the three colours. And which part of it that is.
 ///
 /// # Errors
 /// A file that is no image, channels that images do not have.
 pub(crate) fn image_file(
     path: &Path, shape: ImageShape, resize: Resize, normalization: &Normalization,
-) -> Result<Vec<f32>, DecodeError> {
+) -> Result<(Vec<f32>, Frame), DecodeError> {
     let ImageShape { height, width, .. } = shape;
     if height.saturating_mul(width) > LARGEST_BYTES as usize / 4 {
         return Err(DecodeError::Large(width, height));
     }
     let (mut pixels, mut values) = (vec![], vec![]);
-    decode(path, shape, resize, None, &mut pixels)?;
+    let frame = decode(path, shape, resize, None, &mut pixels)?;
     Pixels::new(normalization).extend(&mut values, &pixels);
-    Ok(values)
+    Ok((values, frame))
 }
 
 /// Reads an image and stretches it to `shape`, `[3, h, w]` written to the end of `out`. The result is its rows and columns before.
@@ -231,5 +285,21 @@ mod tests {
         // Three times as wide as high, of a square: all of its columns.
         assert_eq!(of(90, 90, [20, 60], Resize::Shorter(30)), Cut([0.0, 30.0, 90.0, 30.0]));
         assert_eq!(of(300, 200, [48, 320], Resize::Stretch), Cut([0.0, 0.0, 300.0, 200.0]));
+    }
+
+    #[test]
+    fn from_images_to_pictures() {
+        let whole = Frame::whole([2, 3]);
+        assert_eq!(whole.rect([0.5, 1.0, 3.0, 2.0]), [0.5, 1.0, 3.0, 2.0]);
+        assert_eq!(whole.pixels(&[1, 2, 3, 4, 5, 6], 0), [1, 2, 3, 4, 5, 6]);
+        // Of 6 x 4 pixels the middle, 4 x 2, made 2 x 2.
+        let part = Cut([1.0, 1.0, 4.0, 2.0]);
+        let middle = Frame { picture: [4, 6], image: [2, 2], part };
+        assert_eq!(middle.rect([0.0, 0.0, 2.0, 1.0]), [1.0, 1.0, 5.0, 2.0]);
+        let expected = [[0; 6], [0, 1, 1, 2, 2, 0], [0, 3, 3, 4, 4, 0], [0; 6]].concat();
+        assert_eq!(middle.pixels(&[1, 2, 3, 4], 0), expected);
+        // Made smaller: what has the middle of a pixel.
+        let stretched = Frame { picture: [1, 2], image: [1, 6], part: Cut([0.0, 0.0, 2.0, 1.0]) };
+        assert_eq!(stretched.pixels(&[1, 2, 3, 4, 5, 6], 0), [2, 5]);
     }
 }

@@ -30,6 +30,15 @@ impl ImageSet {
         }
     }
 
+    /// What of a picture in a file becomes such an image: all of it where images are in memory, which are taken as they are.
+    #[must_use]
+    pub fn resize(&self) -> Resize {
+        match self {
+            Self::Memory(_) => Resize::Stretch,
+            Self::Files(files) => files.resize,
+        }
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -182,7 +182,7 @@ impl Preparation {
                 let mut pixels = Vec::with_capacity(files.shape.bytes());
                 let random = rng.as_mut().map(|rng| rng as &mut dyn Rng);
                 match decode(&files.files[index].0, files.shape, files.resize, random, &mut pixels) {
-                    Ok(()) => return Some((index, pixels)),
+                    Ok(_) => return Some((index, pixels)),
                     Err(error) => files.skip(index, error),
                 }
             }

@@ -53,6 +53,7 @@ pub use {
         Coco, DATA_DIR, DATA_FLAGS, DataSource, DatasetKind, Splits, Text, class_names, datasets, load,
         load_test,
     },
+    decode::Frame,
     digits::Digits,
     epochs::{Items, Loader},
     folder::{Folder, FolderError, Folders, ImageFiles, LabelledFile},

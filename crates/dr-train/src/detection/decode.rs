@@ -33,6 +33,9 @@ impl Default for DecodeOptions {
     }
 }
 
+/// The least score of a box that is shown.
+pub const SHOWN: f32 = 0.4;
+
 /// Candidates of an image before boxes are compared.
 const CANDIDATES: usize = 1000;
 
@@ -41,9 +44,19 @@ const CANDIDATES: usize = 1000;
 #[must_use]
 pub fn decode(output: Tensor<2>, positions: &Positions, options: &DecodeOptions) -> Vec<Vec<Found>> {
     let columns = output.dims()[1];
-    let numbers: Vec<f32> = values(output.into_data());
+    decode_rows(&values::<f32>(output.into_data()), columns, positions, options)
+}
+
+/// The same from the values of so many columns.
+///
+/// # Panics
+/// If there are less than five.
+#[must_use]
+pub fn decode_rows(
+    rows: &[f32], columns: usize, positions: &Positions, options: &DecodeOptions,
+) -> Vec<Vec<Found>> {
     let count = positions.each().count().max(1);
-    numbers.chunks(count * columns).map(|image| of_image(image, columns, positions, options)).collect()
+    rows.chunks(count * columns).map(|image| of_image(image, columns, positions, options)).collect()
 }
 
 fn of_image(image: &[f32], columns: usize, positions: &Positions, options: &DecodeOptions) -> Vec<Found> {

@@ -3,5 +3,5 @@
 mod decode;
 mod targets;
 
-pub use decode::{DecodeOptions, Found, decode};
+pub use decode::{DecodeOptions, Found, SHOWN, decode, decode_rows};
 pub use targets::{BoxTargets, Positions};

@@ -93,6 +93,7 @@ impl Task for ImageTask {
         let (input, classes) = (self.parts[0].shape().into(), self.parts[0].classes());
         Description {
             normalization: self.normalization.clone(),
+            resize: self.parts[0].resize(),
             class_names: class_names(self.dataset, &self.parts[0]),
             ..Description::new(self.dataset.name(), self.model, input, classes, config.precisions.clone())
         }

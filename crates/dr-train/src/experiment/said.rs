@@ -2,6 +2,7 @@
 
 use crate::data::{ImageFiles, ImageSet};
 use crate::note::note;
+use crate::report::few;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -19,15 +20,7 @@ const NAMES: usize = 8;
 pub(super) fn tell_parts<'a>(parts: impl IntoIterator<Item = (&'a str, usize, &'a Path)>, names: &[String]) {
     let part = |(purpose, count, path): (_, _, &Path)| format!("{count} of `{}` {purpose}", path.display());
     let parts: Vec<String> = parts.into_iter().map(part).collect();
-    note(format_args!("images: {}; classes: {}", parts.join(", "), few(names)));
-}
-
-/// The first few of some names, and how many there are besides.
-fn few(names: &[impl AsRef<str>]) -> String {
-    let more = names.len().saturating_sub(NAMES);
-    let first: Vec<&str> = names[..names.len() - more].iter().map(AsRef::as_ref).collect();
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    first.join(", ") + &more
+    note(format_args!("images: {}; classes: {}", parts.join(", "), few(names, NAMES)));
 }
 
 /// Something that does not stop the program.
@@ -68,7 +61,7 @@ pub(super) fn tell_missing(part: &ImageSet, purpose: &str, result: &str) {
     let missing = |&(class, _): &(usize, &String)| part.files.iter().all(|(_, found)| *found != class);
     let missing: Vec<_> = part.classes.iter().enumerate().filter(missing).map(|(_, name)| name).collect();
     if !missing.is_empty() {
-        let (count, path, missing) = (part.len(), part.source.path.display(), few(&missing));
+        let (count, path, missing) = (part.len(), part.source.path.display(), few(&missing, NAMES));
         warn(format_args!("`{path}`: none of the {count} images {purpose} is of {missing}"));
     }
 }

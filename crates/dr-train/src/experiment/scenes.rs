@@ -20,6 +20,7 @@ use crate::training::score;
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Int, Tensor};
+use dr_runtime::file::Resize;
 use dr_runtime::graph::Graph;
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -249,6 +250,7 @@ impl<T: SceneGoal> Task for SceneTask<T> {
         Description {
             task: T::TASK.to_string(),
             normalization: self.normalization.clone(),
+            resize: Resize::Stretch,
             class_names: self.parts[0].names.clone(),
             ..Description::new(&config.dataset, self.model, input, classes, config.precisions.clone())
         }

@@ -1,10 +1,10 @@
 //! Drawing boxes and classes of pixels on pictures, to look at.
 
-use crate::files::write_atomically;
+use crate::files::{FileError, at, write_atomically};
 use image::error::{ParameterError, ParameterErrorKind};
 use image::imageops::replace;
 use image::{ImageError, ImageFormat, Rgb, RgbImage};
-use std::io::Cursor;
+use std::io::{self, Cursor};
 use std::ops::Range;
 use std::path::Path;
 
@@ -116,10 +116,49 @@ pub fn save_grid(
     write_atomically(path, file.get_ref()).map_err(ImageError::IoError)
 }
 
+/// Writes classes of pixels, `[height, width]`, into a PNG file in one step, whose pixels are these numbers; programs that show pictures show 0, the
+/// background, in black and `class + 1` in the [`colour`] of the class.
+///
+/// # Errors
+/// Another number of pixels than the size says, or none, and what the file system does not allow.
+pub fn save_mask(path: &Path, classes: &[u8], width: usize, height: usize) -> Result<(), FileError> {
+    let background = [[0; CHANNELS]];
+    let palette: Vec<u8> =
+        background.into_iter().chain((0..u8::MAX).map(|class| colour(class.into()))).flatten().collect();
+    let png = || {
+        let side = |pixels: usize| u32::try_from(pixels).map_err(io::Error::other);
+        let mut file = vec![];
+        let mut encoder = png::Encoder::new(&mut file, side(width)?, side(height)?);
+        encoder.set_color(png::ColorType::Indexed);
+        encoder.set_depth(png::BitDepth::Eight);
+        encoder.set_palette(&palette);
+        encoder.write_header()?.write_image_data(classes)?;
+        write_atomically(path, &file)
+    };
+    png().map_err(at(path))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+
+    #[test]
+    fn masks_have_numbers_and_colours() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mask.png");
+        save_mask(&path, &[0, 1, 2, 255, 0, 1], 3, 2).unwrap();
+        let seen = image::open(&path).unwrap().into_rgb8();
+        assert_eq!(seen.dimensions(), (3, 2));
+        let pixels: Vec<[u8; 3]> = seen.pixels().map(|pixel| pixel.0).collect();
+        assert_eq!(pixels, [[0; 3], colour(0), colour(1), colour(254), [0; 3], colour(0)]);
+        let mut numbers = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(&path).unwrap()));
+        numbers.set_transformations(png::Transformations::IDENTITY);
+        let mut classes = vec![9; 6];
+        numbers.read_info().unwrap().next_frame(&mut classes).unwrap();
+        assert_eq!(classes, [0, 1, 2, 255, 0, 1]);
+        assert!(save_mask(&path, &[0; 5], 3, 2).is_err() && save_mask(&path, &[], 0, 2).is_err());
+    }
 
     /// Which pixels of a black picture have been changed, as `#`.
     fn drawn(width: usize, height: usize, boxes: &[([f32; 4], usize, Option<f32>)]) -> Vec<String> {

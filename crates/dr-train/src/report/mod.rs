@@ -17,11 +17,11 @@ mod table;
 pub(crate) use {
     bars::{Bar, draw as draw_bars},
     front::{Mark, draw as draw_front},
-    table::{aligned, thousands},
+    table::{aligned, few, thousands},
 };
 
 #[cfg(feature = "program")]
-pub use draw::{colour, draw_boxes, enlarge, overlay, save_grid};
+pub use draw::{colour, draw_boxes, enlarge, overlay, save_grid, save_mask};
 pub use format::NumberFormat;
 pub(crate) use format::{UNDEFINED, number};
 pub use results::{

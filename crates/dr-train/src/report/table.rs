@@ -125,6 +125,14 @@ fn signed(points: f64) -> String {
     }
 }
 
+/// The first few of some names, at most `most`, and how many there are besides.
+pub(crate) fn few(names: &[impl AsRef<str>], most: usize) -> String {
+    let more = names.len().saturating_sub(most);
+    let first: Vec<&str> = names[..names.len() - more].iter().map(AsRef::as_ref).collect();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    first.join(", ") + &more
+}
+
 /// `1234567` as `1,234,567`.
 pub(crate) fn thousands(number: usize) -> String {
     match number {

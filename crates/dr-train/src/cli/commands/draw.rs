@@ -7,7 +7,7 @@ use crate::cli::values::{at_least_one, one_of};
 use crate::config::task::{DETECT, SEGMENT};
 use crate::config::{DeviceKind, Engine};
 use crate::data::{Labelled, SceneLoader, SceneSet};
-use crate::detection::{DecodeOptions, Found, decode};
+use crate::detection::{DecodeOptions, Found, SHOWN, decode};
 use crate::device;
 use crate::evaluation::{EvaluationError, check_scenes, formats, networks, positions};
 use crate::experiment::RunError;
@@ -46,9 +46,6 @@ pub struct DrawArgs {
     #[arg(long, value_name = "FILE.png")]
     pub out: PathBuf,
 }
-
-/// The least score of a box that is drawn.
-const SHOWN: f32 = 0.4;
 
 /// How many times as large the images are.
 const FACTOR: usize = 2;

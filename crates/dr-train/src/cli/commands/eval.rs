@@ -114,7 +114,7 @@ pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
         {
             let files = ImageFiles::below(folder, task.input.into(), task.resize)?.files;
             let files: Vec<PathBuf> = files.into_iter().map(|(path, _)| path).collect();
-            return arrays(&artifact, reference, &files, args, |path| picture(path, task));
+            return arrays(&artifact, reference, &files, args, |path| Ok(picture(path, task)?.0));
         }
     }
     if args.inputs.is_some() || (args.compare.is_some() && task.check_task(LANGUAGE).is_err()) {

@@ -3,7 +3,7 @@
 use super::{ModelArg, load_model, print};
 use crate::artifact::{Artifact, Description};
 use crate::cli::CommandError;
-use crate::report::thousands;
+use crate::report::{few, thousands};
 use crate::weights::is_onnx;
 use clap::Args;
 use dr_precision::PrecisionPlan;
@@ -24,6 +24,9 @@ pub struct InfoArgs {
     #[arg(long)]
     pub json: bool,
 }
+
+/// The most names of classes in the table.
+const NAMES: usize = 20;
 
 /// Shows what a model file holds.
 ///
@@ -94,7 +97,7 @@ fn table(artifact: &Artifact) -> String {
     };
     let classes = match &description.class_names[..] {
         [] => description.classes.to_string(),
-        names => format!("{}: {}", description.classes, names.join(", ")),
+        names => format!("{}: {}", description.classes, few(names, NAMES)),
     };
     let rows = [
         ("kind", description.kind.to_string()),

@@ -4,7 +4,7 @@ use super::arrays_in;
 use crate::agreement::read_array;
 use crate::artifact::{Artifact, Description};
 use crate::cli::CommandError;
-use crate::data::{DataError, ImageFiles, ImageLoader, ImageSet, Input, image_file};
+use crate::data::{DataError, Frame, ImageFiles, ImageLoader, ImageSet, Input, image_file};
 use crate::experiment::{RunError, Source, tell_skipped};
 use crate::nn::Value;
 use burn::data::dataloader::DataLoader;
@@ -81,13 +81,14 @@ pub(super) fn inputs_below(
     Ok(batches)
 }
 
-/// The image of a picture, `[1, channels, rows, columns]`.
-pub(super) fn picture(path: &Path, description: &Description) -> Result<Array, CommandError> {
+/// The image of a picture, `[1, channels, rows, columns]`, and which part of it that is.
+pub(super) fn picture(path: &Path, description: &Description) -> Result<(Array, Frame), CommandError> {
     let Description { input, resize, normalization, .. } = description;
-    let wrong = |error: &dyn Display| CommandError::new(format!("`{}`: {error}", path.display()));
-    let values = image_file(path, (*input).into(), *resize, normalization).map_err(|error| wrong(&error))?;
+    let wrong = |error: &dyn Display| CommandError::about(path, error);
+    let read = image_file(path, (*input).into(), *resize, normalization);
+    let (values, frame) = read.map_err(|error| wrong(&error))?;
     let array = Array::from_f32(values, &[1, input.channels, input.height, input.width]);
-    array.map_err(|error| wrong(&error))
+    Ok((array.map_err(|error| wrong(&error))?, frame))
 }
 
 /// An array as the network takes it.

@@ -17,6 +17,7 @@ mod quantize;
 mod scenes;
 mod search;
 mod train;
+mod words;
 
 pub use completions::{CompletionsArgs, completions};
 pub use distill::distill;
