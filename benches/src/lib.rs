@@ -87,31 +87,59 @@ pub const LARGE: [usize; 2] = [8192, 8192];
 /// The weights of a convolution, `[512, 512, 3, 3]`.
 pub const LAYER: [usize; 2] = [512, 512 * 3 * 3];
 
-/// A group of benchmarks that move `bytes` bytes, reads and writes together.
+/// Whether all is measured, and for longer: `DR_BENCH_FULL=1`. What is measured otherwise takes six minutes at most.
 #[must_use]
-pub fn group<'a>(
-    criterion: &'a mut Criterion, what: &str, [rows, cols]: [usize; 2], bytes: usize,
-) -> BenchmarkGroup<'a, WallTime> {
-    let mut group = criterion.benchmark_group(format!("{what}/{}", rows * cols));
-    group.throughput(Throughput::Bytes(bytes as u64));
-    group.sample_size(if rows * cols >= 1 << 26 { 10 } else { 50 });
-    group.sampling_mode(SamplingMode::Flat);
-    group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_millis(1500));
-    group
+pub fn full() -> bool {
+    std::env::var_os("DR_BENCH_FULL").is_some_and(|value| value != "0")
 }
 
-/// Measures `f` until the device has done it. A GPU is waited for after every 32 times only, so that it is kept busy; the results
-/// are kept until then, since what nobody asks for may not be computed.
-///
-/// # Panics
-/// If the device fails.
-pub fn on_device<T>(
-    group: &mut BenchmarkGroup<WallTime>, name: &str, device: &Device, mut f: impl FnMut() -> T,
-) {
-    group.bench_function(name, |bencher| {
-        bencher.iter_custom(|times| {
-            device.sync().expect("the device works");
-            let (start, at_once) = (Instant::now(), if on_host() { 1 } else { 32 });
+/// Whether the same result is also measured from Burn's own operations: a call takes up to 1.4 s at the size [`LARGE`].
+#[must_use]
+pub fn emulated(shape: [usize; 2]) -> bool {
+    full() || shape != LARGE
+}
+
+/// One work, measured as several do it.
+pub struct Work<'a> {
+    group: BenchmarkGroup<'a, WallTime>,
+    samples: u32,
+}
+
+impl<'a> Work<'a> {
+    /// A work with its name and what a call does: bytes that are read and written, or operations.
+    #[must_use]
+    pub fn new(criterion: &'a mut Criterion, name: impl Into<String>, amount: Throughput) -> Self {
+        let (samples, warm_up) = if full() { (30, 300) } else { (10, 100) };
+        let mut group = criterion.benchmark_group(name);
+        group.throughput(amount).sampling_mode(SamplingMode::Flat).nresamples(10_000);
+        group.sample_size(samples as usize).warm_up_time(Duration::from_millis(warm_up));
+        Self { group, samples }
+    }
+
+    /// A work on `[rows, cols]` elements, named after their number, that moves `bytes` bytes.
+    #[must_use]
+    pub fn elementwise(
+        criterion: &'a mut Criterion, what: &str, [rows, cols]: [usize; 2], bytes: usize,
+    ) -> Self {
+        Self::new(criterion, format!("{what}/{}", rows * cols), Throughput::Bytes(bytes as u64))
+    }
+
+    /// Measures calls of `f`, which is called twice before.
+    pub fn measure<T>(&mut self, name: impl Into<String>, mut f: impl FnMut() -> T) {
+        f();
+        let start = Instant::now();
+        f();
+        self.group(start.elapsed()).bench_function(name.into(), |bencher| bencher.iter(&mut f));
+    }
+
+    /// Measures `f` until the device has done it. A GPU is waited for after every 32 times only, so that it is kept busy; the
+    /// results are kept until then, since what nobody asks for may not be computed.
+    ///
+    /// # Panics
+    /// If the device fails.
+    pub fn on_device<T>(&mut self, name: impl Into<String>, device: &Device, mut f: impl FnMut() -> T) {
+        let at_once = if on_host() { 1 } else { 32 };
+        self.timed(name.into(), device, |times| {
             let mut results = Vec::with_capacity(at_once);
             for i in 1..=times {
                 results.push(f());
@@ -120,41 +148,52 @@ pub fn on_device<T>(
                     results.clear();
                 }
             }
-            start.elapsed()
         });
-    });
-}
+    }
 
-/// Measures calls of what a device does even if nobody asks for the results, as those of `dr-kernels`: it is waited for once.
-///
-/// # Panics
-/// If the device fails.
-pub fn queued<T>(
-    group: &mut BenchmarkGroup<WallTime>, name: &str, device: &Device, mut f: impl FnMut() -> T,
-) {
-    group.bench_function(name, |bencher| {
-        bencher.iter_custom(|times| {
-            device.sync().expect("the device works");
-            let start = Instant::now();
+    /// Measures calls of what a device does even if nobody asks for the results, as those of `dr-kernels`: it is waited for once.
+    ///
+    /// # Panics
+    /// If the device fails.
+    pub fn queued<T>(&mut self, name: impl Into<String>, device: &Device, mut f: impl FnMut() -> T) {
+        self.timed(name.into(), device, |times| {
             for _ in 0..times {
                 f();
             }
             device.sync().expect("the device works");
-            start.elapsed()
         });
-    });
-}
-
-/// Measures copies of `bytes` bytes, which move twice as many: with one thread and, if there are more, with two, from one buffer to another,
-/// both used before.
-pub fn copies(group: &mut BenchmarkGroup<WallTime>, bytes: usize) {
-    if !on_host() {
-        return;
     }
-    let (from, mut to) = (vec![1u8; bytes], vec![2u8; bytes]);
-    group.bench_function("memcpy, 1 thread", |bencher| bencher.iter(|| memcpy(&from, &mut to)));
-    if threads() > 1 {
-        group.bench_function("memcpy, 2 threads", |bencher| bencher.iter(|| memcpy_parallel(&from, &mut to)));
+
+    /// Measures `run`, which does its work so many times as it is told and waits for the device.
+    fn timed(&mut self, name: String, device: &Device, mut run: impl FnMut(u64)) {
+        let mut time = |times| {
+            device.sync().expect("the device works");
+            let start = Instant::now();
+            run(times);
+            start.elapsed()
+        };
+        time(1);
+        let once = time(1);
+        self.group(once).bench_function(name, |bencher| bencher.iter_custom(&mut time));
+    }
+
+    /// Measures copies of `bytes` bytes, which move twice as many: with one thread and, if there are more, with two, from one buffer
+    /// to another, both used before.
+    pub fn copies(&mut self, bytes: usize) {
+        if !on_host() {
+            return;
+        }
+        let (from, mut to) = (vec![1u8; bytes], vec![2u8; bytes]);
+        self.measure("memcpy, 1 thread", || memcpy(&from, &mut to));
+        if threads() > 1 {
+            self.measure("memcpy, 2 threads", || memcpy_parallel(&from, &mut to));
+        }
+    }
+
+    /// The group, with time for two calls in each sample: Criterion warns where there is less.
+    fn group(&mut self, once: Duration) -> &mut BenchmarkGroup<'a, WallTime> {
+        let usual = Duration::from_millis(if full() { 1500 } else { 400 });
+        self.group.measurement_time(usual.max(once * self.samples * 3 / 2))
     }
 }
 

@@ -1,8 +1,8 @@
 //! The search for scales. `cargo bench -p dr-bench -- search_scales`
 
 use burn::tensor::{Tensor, TensorData};
-use criterion::{Criterion, criterion_group, criterion_main};
-use dr_bench::{LAYER, device, group, on_device, weights};
+use criterion::Criterion;
+use dr_bench::{LAYER, Work, device, weights};
 use dr_kernels::reference::{CANDIDATES, candidate};
 use dr_kernels::search_scales;
 use dr_precision::{BitWidth, Granularity};
@@ -25,17 +25,13 @@ fn moments(w: &Tensor<2>) -> Vec<(Tensor<2>, Tensor<2>)> {
     (0..CANDIDATES).flat_map(of_candidate).collect()
 }
 
-fn search(criterion: &mut Criterion) {
+pub fn search(criterion: &mut Criterion) {
     let device = device();
     let shape = LAYER;
     let w = Tensor::from_data(TensorData::new(weights(shape[0] * shape[1]), shape), &device);
-    let mut group = group(criterion, "search_scales/w8,6,4,2", shape, shape[0] * shape[1] * 4);
-    group.sample_size(10);
-    on_device(&mut group, "dr-kernels", &device, || {
+    let mut work = Work::elementwise(criterion, "search_scales/w8,6,4,2", shape, shape[0] * shape[1] * 4);
+    work.on_device("dr-kernels", &device, || {
         search_scales(w.clone(), &WIDTHS, Granularity::Channel).unwrap()
     });
-    on_device(&mut group, "tensor operations, the sums only", &device, || moments(&w));
+    work.on_device("tensor operations, the sums only", &device, || moments(&w));
 }
-
-criterion_group!(benches, search);
-criterion_main!(benches);

@@ -1,11 +1,12 @@
 //! The exact search for a plan: a hundred layers with sixteen precisions each, for budgets of bits, of bit operations and
 //! of measured time. `cargo bench -p dr-bench -- search`
 
-use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput};
+use dr_bench::Work;
 use dr_train::mixed::search::{Choice, LayerChoices, minimize};
-use std::time::Duration;
 
 const LAYERS: usize = 100;
+const NETWORKS: usize = 50;
 const WIDTHS: [u64; 4] = [2, 4, 6, 8];
 
 /// Numbers from 0 to 1 (Steele, Lea and Flood's SplitMix).
@@ -50,9 +51,9 @@ fn network(noise: &mut Noise, cost: fn(u64, [u64; 2], f64) -> u64) -> (Vec<Layer
 /// The cost of a layer with so many multiply-accumulates at these widths, with noise from 0 to 1.
 type Cost = fn(u64, [u64; 2], f64) -> u64;
 
-fn search(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group(format!("search/{LAYERS} layers, 16 precisions"));
-    group.sample_size(50).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(5));
+pub fn search(criterion: &mut Criterion) {
+    let problems = Throughput::Elements(1);
+    let mut work = Work::new(criterion, format!("search/{LAYERS} layers, 16 precisions"), problems);
     let costs: [(&str, Cost); 3] = [
         ("bits", |macs, [w, _], _| macs / 64 * w),
         ("bit operations", |macs, [w, a], _| macs * w * a),
@@ -63,15 +64,11 @@ fn search(criterion: &mut Criterion) {
     for (name, cost) in costs {
         // Another network each time.
         let mut noise = Noise(1);
-        group.bench_function(name, |bencher| {
-            bencher.iter_batched(
-                || network(&mut noise, cost),
-                |(layers, budget)| minimize(&layers, budget).expect("a budget above the least"),
-                BatchSize::PerIteration,
-            );
+        let networks: Vec<_> = (0..NETWORKS).map(|_| network(&mut noise, cost)).collect();
+        let mut turn = networks.iter().cycle();
+        work.measure(format!("dr-train, {name}"), || {
+            let (layers, budget) = turn.next().expect("networks in turns");
+            minimize(layers, *budget).expect("a budget above the least")
         });
     }
 }
-
-criterion_group!(benches, search);
-criterion_main!(benches);

@@ -4,11 +4,10 @@
 //! What is limited by memory takes turns with copies of its weights that are larger than the caches together.
 
 use burn::tensor::{Device, Tensor, TensorData, module, ops::ConvOptions};
-use criterion::measurement::WallTime;
-use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput};
 use dr_bench::peak::multiply;
 use dr_bench::report::PEAK;
-use dr_bench::{CACHES, copies, device, group, read, threads, weights};
+use dr_bench::{CACHES, LARGE, Work, device, full, read, threads, weights};
 use dr_kernels::host::{Conv2dOptions, Product, Results, StoredWeight, Weight, WeightOnly, code_len};
 use dr_kernels::{Activation, CodeQuantizer};
 use dr_precision::{BitWidth, Granularity};
@@ -16,9 +15,12 @@ use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::NdTensor;
 use rten_tensor::prelude::*;
 use std::num::NonZeroUsize;
-use std::time::Duration;
 
-const WIDTHS: [BitWidth; 5] = [BitWidth::B8, BitWidth::B6, BitWidth::B4, BitWidth::B3, BitWidth::B2];
+/// Which of them are measured.
+fn widths() -> &'static [BitWidth] {
+    let all = &[BitWidth::B8, BitWidth::B4, BitWidth::B2, BitWidth::B6, BitWidth::B3];
+    if full() { all } else { &all[..3] }
+}
 
 /// Codes from low to high, in no order.
 fn codes(len: usize, low: i32, high: i32) -> Vec<i32> {
@@ -48,42 +50,31 @@ fn weights_of(shape: &[usize], bits: BitWidth, granularity: Granularity, from_me
     std::iter::once(first).chain((0..others).map(|_| weight())).collect()
 }
 
-/// A group of products of `products` multiplications.
-fn products<'a>(criterion: &'a mut Criterion, name: String, products: usize) -> BenchmarkGroup<'a, WallTime> {
-    let mut group = criterion.benchmark_group(name);
-    group.throughput(Throughput::Elements(2 * products as u64));
-    group
-        .sample_size(20)
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_millis(1500));
-    group
+/// A work of `products` multiplications.
+fn products(criterion: &mut Criterion, name: String, products: usize) -> Work<'_> {
+    Work::new(criterion, name, Throughput::Elements(2 * products as u64))
 }
 
 /// One convolution, or a product of matrices, at all widths; with weights from memory, or from the cache.
-fn ours(
-    group: &mut BenchmarkGroup<WallTime>, weight: &[usize], dims: [usize; 4], options: Conv2dOptions,
-    from_memory: bool,
-) {
+fn ours(work: &mut Work, weight: &[usize], dims: [usize; 4], options: Conv2dOptions, from_memory: bool) {
     let x = bytes(code_len(dims));
     let (gain, shift) = (vec![1.0; weight[0]], vec![0.0; weight[0]]);
     let input = CodeQuantizer { bits: BitWidth::B8, scale: 1.0, zero_point: 0.0 };
-    for bits in WIDTHS {
+    for &bits in widths() {
         let product = |weight| Product::new(weight, options, input, &gain, &shift, Activation::None).unwrap();
         let products: Vec<_> =
             weights_of(weight, bits, Granularity::Channel, from_memory).into_iter().map(product).collect();
         let mut out = vec![0.0; products[0].output(dims).unwrap().iter().product()];
         let mut turn = products.iter().cycle();
-        group.bench_function(format!("dr-kernels w{bits}a8"), |bencher| {
-            bencher.iter(|| {
-                let results = Results { values: Some(&mut out), codes: None };
-                turn.next().unwrap().run(&x, dims, None, results).unwrap();
-            });
+        work.measure(format!("dr-kernels w{bits}a8"), || {
+            let results = Results { values: Some(&mut out), codes: None };
+            turn.next().unwrap().run(&x, dims, None, results).unwrap();
         });
     }
 }
 
 /// `rten-gemm` with weights packed beforehand, as ours are.
-fn rten(group: &mut BenchmarkGroup<WallTime>, [m, n, k]: [usize; 3], from_memory: bool) {
+fn rten(work: &mut Work, [m, n, k]: [usize; 3], from_memory: bool) {
     let x = NdTensor::from_data([m, k], bytes(m * k));
     let w: Vec<i8> = codes(n * k, -128, 127).into_iter().map(|code| code as i8).collect();
     let w = NdTensor::from_data([k, n], w);
@@ -92,41 +83,38 @@ fn rten(group: &mut BenchmarkGroup<WallTime>, [m, n, k]: [usize; 3], from_memory
     let packed: Vec<_> = (0..count).map(|_| executor.prepack_b(w.view())).collect();
     let mut turn = (0..count).cycle();
     let mut out = vec![0; m * n];
-    group.bench_function("rten-gemm u8 x i8", |bencher| {
-        bencher.iter(|| {
-            let (x, w) = (GemmInputA::Unpacked(x.view()), GemmInputB::Packed(&packed[turn.next().unwrap()]));
-            executor.gemm(&mut out, x, w, GemmOptions::default()).unwrap();
-        });
+    work.measure("rten-gemm u8 x i8", || {
+        let (x, w) = (GemmInputA::Unpacked(x.view()), GemmInputB::Packed(&packed[turn.next().unwrap()]));
+        executor.gemm(&mut out, x, w, GemmOptions::default()).unwrap();
     });
 }
 
 /// Burn's product of floats.
-fn floats(group: &mut BenchmarkGroup<WallTime>, [m, n, k]: [usize; 3], device: &Device, from_memory: bool) {
+fn floats(work: &mut Work, [m, n, k]: [usize; 3], device: &Device, from_memory: bool) {
     let x = Tensor::<2>::from_data(TensorData::new(weights(m * k), [m, k]), device);
     let w = || Tensor::<2>::from_data(TensorData::new(weights(n * k), [k, n]), device);
     let count = if from_memory { CACHES.div_ceil(n * k * 4).max(1) } else { 1 };
     let copies: Vec<_> = (0..count).map(|_| w()).collect();
     let mut turn = (0..count).cycle();
-    group.bench_function("burn flex f32", |bencher| {
-        bencher.iter(|| x.clone().matmul(copies[turn.next().unwrap()].clone()));
-    });
+    work.measure("burn flex f32", || x.clone().matmul(copies[turn.next().unwrap()].clone()));
 }
 
-fn gemm(criterion: &mut Criterion) {
+pub fn gemm(criterion: &mut Criterion) {
     let device = device();
-    for [m, n, k] in [[1024, 1024, 1024], [128, 4096, 4096], [196, 512, 4608]] {
-        let mut group = products(criterion, format!("gemm/{m}x{n}x{k}"), m * n * k);
-        ours(&mut group, &[n, k], [m, 1, 1, k], Conv2dOptions::default(), false);
-        rten(&mut group, [m, n, k], false);
-        floats(&mut group, [m, n, k], &device, false);
+    let sizes = [[1024, 1024, 1024], [196, 512, 4608], [128, 4096, 4096]];
+    for &[m, n, k] in if full() { &sizes[..] } else { &sizes[..2] } {
+        let mut work = products(criterion, format!("gemm/{m}x{n}x{k}"), m * n * k);
+        ours(&mut work, &[n, k], [m, 1, 1, k], Conv2dOptions::default(), false);
+        rten(&mut work, [m, n, k], false);
+        floats(&mut work, [m, n, k], &device, false);
     }
 }
 
-fn gemv(criterion: &mut Criterion) {
+pub fn gemv(criterion: &mut Criterion) {
     let device = device();
     let (n, k) = (8192, 8192);
-    let mut group = products(criterion, format!("gemv/{n}x{k}"), n * k);
-    ours(&mut group, &[n, k], [1, 1, 1, k], Conv2dOptions::default(), true);
+    let mut work = products(criterion, format!("gemv/{n}x{k}"), n * k);
+    ours(&mut work, &[n, k], [1, 1, 1, k], Conv2dOptions::default(), true);
     for bits in [BitWidth::B8, BitWidth::B4, BitWidth::B2] {
         let granularity = Granularity::Group(NonZeroUsize::new(32).unwrap());
         let product = |weight| WeightOnly::new(weight, None).unwrap();
@@ -134,68 +122,60 @@ fn gemv(criterion: &mut Criterion) {
             weights_of(&[n, k], bits, granularity, true).into_iter().map(product).collect();
         let (x, mut out) = (weights(k), vec![0.0; n]);
         let mut turn = products.iter().cycle();
-        group.bench_function(format!("dr-kernels w{bits}a32, groups of 32"), |bencher| {
-            bencher.iter(|| turn.next().unwrap().run(&x, 1, &mut out).unwrap());
+        work.measure(format!("dr-kernels w{bits}a32, groups of 32"), || {
+            turn.next().unwrap().run(&x, 1, &mut out).unwrap();
         });
     }
     // What memory can give: the weights of 8 bits, only read.
     let memory = vec![1u32; CACHES / 4 / (n * k / 4) * (n * k / 4) + n * k / 4];
     let mut turn = memory.chunks_exact(n * k / 4).cycle();
-    group.bench_function("reading 8 bits a weight", |bencher| bencher.iter(|| read(turn.next().unwrap())));
+    work.measure("reading 8 bits a weight", || read(turn.next().unwrap()));
     drop(memory);
-    rten(&mut group, [1, n, k], true);
-    floats(&mut group, [1, n, k], &device, true);
+    rten(&mut work, [1, n, k], true);
+    floats(&mut work, [1, n, k], &device, true);
 }
 
 /// What arithmetic can give: products of 8-bit codes in registers, on all threads.
-fn limit(criterion: &mut Criterion) {
+pub fn limit(criterion: &mut Criterion) {
     let _ = device();
     let (threads, products_of_thread) = (threads() as u64, 1 << 26);
     let Some(done) = multiply(products_of_thread) else { return };
-    let mut group = products(criterion, PEAK.to_string(), (threads * done) as usize);
-    group.bench_function("registers", |bencher| {
-        bencher.iter(|| rayon::broadcast(|_| multiply(products_of_thread)));
-    });
+    let mut work = products(criterion, PEAK.to_string(), (threads * done) as usize);
+    work.measure("registers", || rayon::broadcast(|_| multiply(products_of_thread)));
 }
 
 /// The three kinds of 3x3 convolutions of ResNet-20 for 32x32 images.
-fn conv(criterion: &mut Criterion) {
+pub fn conv(criterion: &mut Criterion) {
     let device = device();
     for batch in [1, 64] {
         for (channels, size) in [(16, 32), (32, 16), (64, 8)] {
             let weight = [channels, channels, 3, 3];
             let options = Conv2dOptions { padding: [1, 1], ..Conv2dOptions::default() };
             let name = format!("conv/{batch}x{channels}x{size}x{size}");
-            let mut group = products(criterion, name, batch * size * size * channels * channels * 9);
-            ours(&mut group, &weight, [batch, size, size, channels], options, false);
+            let mut work = products(criterion, name, batch * size * size * channels * channels * 9);
+            ours(&mut work, &weight, [batch, size, size, channels], options, false);
             let x = [batch, channels, size, size];
             let x = Tensor::<4>::from_data(TensorData::new(weights(x.iter().product()), x), &device);
             let w = [channels, channels, 3, 3];
             let w = Tensor::<4>::from_data(TensorData::new(weights(w.iter().product()), w), &device);
-            group.bench_function("burn flex f32", |bencher| {
-                let options = || ConvOptions::new([1, 1], [1, 1], [1, 1], 1);
-                bencher.iter(|| module::conv2d(x.clone(), w.clone(), None, options()));
+            work.measure("burn flex f32", || {
+                module::conv2d(x.clone(), w.clone(), None, ConvOptions::new([1, 1], [1, 1], [1, 1], 1))
             });
-            group.bench_function("dr-kernels f32", |bencher| {
-                bencher.iter(|| dr_kernels::conv2d(x.clone(), w.clone(), 1, 1));
-            });
+            work.measure("dr-kernels f32", || dr_kernels::conv2d(x.clone(), w.clone(), 1, 1));
         }
     }
 }
 
 /// Switching prepared weights.
-fn switch(criterion: &mut Criterion) {
+pub fn switch(criterion: &mut Criterion) {
     let _ = device();
     let stored = stored(&[8192, 8192], BitWidth::B8, Granularity::Channel);
     let scales = vec![1e-3; 8192];
     for active in [BitWidth::B4, BitWidth::B2] {
         let [from, to] = [BitWidth::B8, active].map(|bits| stored.layout().at(bits).unwrap().words() * 4);
         let (bytes, name) = (from + to, format!("switch_panels/w8->w{active}"));
-        let mut group = group(criterion, &name, [8192, 8192], bytes);
-        group.bench_function("dr-kernels", |bencher| bencher.iter(|| stored.at(active, &scales).unwrap()));
-        copies(&mut group, bytes / 2);
+        let mut work = Work::elementwise(criterion, &name, LARGE, bytes);
+        work.measure("dr-kernels", || stored.at(active, &scales).unwrap());
+        work.copies(bytes / 2);
     }
 }
-
-criterion_group!(benches, limit, gemm, gemv, conv, switch);
-criterion_main!(benches);

@@ -2,8 +2,8 @@
 //! `cargo bench -p dr-bench -- quantize_pack` (or `switch`, `dequantize`)
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use criterion::{Criterion, criterion_group, criterion_main};
-use dr_bench::{LARGE, LAYER, copies, device, group, on_device, on_host, weights};
+use criterion::Criterion;
+use dr_bench::{LARGE, LAYER, Work, device, emulated, on_host, weights};
 use dr_kernels::cpu::{self, Isa, Operation};
 use dr_kernels::layout::{ScaleLayout, packed_words};
 use dr_kernels::{PackedTensor, dequantize, quantize_pack, switch};
@@ -35,7 +35,7 @@ fn int_codes(shape: [usize; 2], bits: BitWidth, device: &Device) -> Tensor<2, In
     w.div(scale.reshape([shape[0], 1])).round().clamp(low, high).int().cast(DType::I32)
 }
 
-fn quantizing(criterion: &mut Criterion) {
+pub fn quantizing(criterion: &mut Criterion) {
     let device = device();
     for (shape, bits) in
         [(LARGE, BitWidth::B8), (LARGE, BitWidth::B4), (LAYER, BitWidth::B8), (LAYER, BitWidth::B4)]
@@ -43,30 +43,30 @@ fn quantizing(criterion: &mut Criterion) {
         let [rows, cols] = shape;
         let layout = ScaleLayout::weights(&shape, Granularity::Channel).unwrap();
         let bytes = rows * cols * 4 + packed_words(rows * cols, bits) * 4;
-        let mut group = group(criterion, &format!("quantize_pack/w{bits}"), shape, bytes);
+        let mut work = Work::elementwise(criterion, &format!("quantize_pack/w{bits}"), shape, bytes);
         if on_host() {
             let (w, scale) = (weights(layout.elements()), vec![SCALE; rows]);
             let mut out = vec![1; packed_words(w.len(), bits)];
-            group.bench_function("dr-kernels, slices", |bencher| {
-                bencher.iter(|| {
-                    cpu::quantize_pack(&w, &scale, None, &layout, bits).fill(Isa::detect(), &mut out);
-                });
+            work.measure("dr-kernels, slices", || {
+                cpu::quantize_pack(&w, &scale, None, &layout, bits).fill(Isa::detect(), &mut out);
             });
         }
         let (w, scale) = tensors(shape, &device);
-        on_device(&mut group, "dr-kernels", &device, || {
+        work.on_device("dr-kernels", &device, || {
             quantize_pack(w.clone(), scale.clone(), None, QuantSpec::weights(bits)).unwrap()
         });
-        let scale = scale.reshape([rows, 1]);
-        let (low, high) = (f64::from(bits.signed_min()), f64::from(bits.signed_max()));
-        on_device(&mut group, "tensor operations, to i32", &device, || {
-            w.clone().div(scale.clone()).round().clamp(low, high).int().cast(DType::I32)
-        });
-        copies(&mut group, bytes / 2);
+        if emulated(shape) {
+            let scale = scale.reshape([rows, 1]);
+            let (low, high) = (f64::from(bits.signed_min()), f64::from(bits.signed_max()));
+            work.on_device("tensor operations, to i32", &device, || {
+                w.clone().div(scale.clone()).round().clamp(low, high).int().cast(DType::I32)
+            });
+        }
+        work.copies(bytes / 2);
     }
 }
 
-fn switching(criterion: &mut Criterion) {
+pub fn switching(criterion: &mut Criterion) {
     let device = device();
     let stored = BitWidth::B8;
     for (shape, active) in
@@ -74,31 +74,31 @@ fn switching(criterion: &mut Criterion) {
     {
         let [rows, cols] = shape;
         let bytes = (packed_words(rows * cols, stored) + packed_words(rows * cols, active)) * 4;
-        let mut group = group(criterion, &format!("switch/w8->w{active}"), shape, bytes);
+        let mut work = Work::elementwise(criterion, &format!("switch/w8->w{active}"), shape, bytes);
         if on_host() {
             let words = packed_slice(shape, stored);
             let mut out = vec![1; packed_words(rows * cols, active)];
-            group.bench_function("dr-kernels, slices", |bencher| {
-                bencher.iter(|| {
-                    cpu::switch_packed(&words, rows * cols, stored, active).fill(Isa::detect(), &mut out);
-                });
+            work.measure("dr-kernels, slices", || {
+                cpu::switch_packed(&words, rows * cols, stored, active).fill(Isa::detect(), &mut out);
             });
         }
         let packed = packed_tensor(shape, stored, &device);
         let scale = packed.scale().clone();
-        on_device(&mut group, "dr-kernels", &device, || switch(&packed, active, scale.clone()).unwrap());
-        let codes = int_codes(shape, stored, &device);
-        let shift = stored.bits() - active.bits();
-        on_device(&mut group, "tensor operations, i32 to i32", &device, || {
-            let odd = codes.clone().bitwise_right_shift_scalar(shift).bitwise_and_scalar(1);
-            let sum = codes.clone().add_scalar((1 << (shift - 1)) - 1).add(odd);
-            sum.bitwise_right_shift_scalar(shift).clamp_max(active.signed_max())
-        });
-        copies(&mut group, bytes / 2);
+        work.on_device("dr-kernels", &device, || switch(&packed, active, scale.clone()).unwrap());
+        if emulated(shape) {
+            let codes = int_codes(shape, stored, &device);
+            let shift = stored.bits() - active.bits();
+            work.on_device("tensor operations, i32 to i32", &device, || {
+                let odd = codes.clone().bitwise_right_shift_scalar(shift).bitwise_and_scalar(1);
+                let sum = codes.clone().add_scalar((1 << (shift - 1)) - 1).add(odd);
+                sum.bitwise_right_shift_scalar(shift).clamp_max(active.signed_max())
+            });
+        }
+        work.copies(bytes / 2);
     }
 }
 
-fn dequantizing(criterion: &mut Criterion) {
+pub fn dequantizing(criterion: &mut Criterion) {
     let device = device();
     for (shape, bits) in
         [(LARGE, BitWidth::B8), (LARGE, BitWidth::B4), (LAYER, BitWidth::B8), (LAYER, BitWidth::B4)]
@@ -106,25 +106,22 @@ fn dequantizing(criterion: &mut Criterion) {
         let [rows, cols] = shape;
         let layout = ScaleLayout::weights(&shape, Granularity::Channel).unwrap();
         let bytes = rows * cols * 4 + packed_words(rows * cols, bits) * 4;
-        let mut group = group(criterion, &format!("dequantize/w{bits}"), shape, bytes);
+        let mut work = Work::elementwise(criterion, &format!("dequantize/w{bits}"), shape, bytes);
         if on_host() {
             let (words, scale) = (packed_slice(shape, bits), vec![SCALE; rows]);
             let mut out = vec![1.0; rows * cols];
-            group.bench_function("dr-kernels, slices", |bencher| {
-                bencher.iter(|| {
-                    cpu::dequantize_packed(&words, &scale, None, &layout, bits).fill(Isa::detect(), &mut out);
-                });
+            work.measure("dr-kernels, slices", || {
+                cpu::dequantize_packed(&words, &scale, None, &layout, bits).fill(Isa::detect(), &mut out);
             });
         }
         let packed = packed_tensor(shape, bits, &device);
-        on_device(&mut group, "dr-kernels", &device, || dequantize::<2>(&packed).unwrap());
-        let (codes, scale) = (int_codes(shape, bits, &device), packed.scale().clone().reshape([rows, 1]));
-        on_device(&mut group, "tensor operations, from i32", &device, || {
-            codes.clone().float().mul(scale.clone())
-        });
-        copies(&mut group, bytes / 2);
+        work.on_device("dr-kernels", &device, || dequantize::<2>(&packed).unwrap());
+        if emulated(shape) {
+            let (codes, scale) = (int_codes(shape, bits, &device), packed.scale().clone().reshape([rows, 1]));
+            work.on_device("tensor operations, from i32", &device, || {
+                codes.clone().float().mul(scale.clone())
+            });
+        }
+        work.copies(bytes / 2);
     }
 }
-
-criterion_group!(benches, quantizing, switching, dequantizing);
-criterion_main!(benches);

@@ -2,8 +2,8 @@
 //! `cargo bench -p dr-bench -- network`
 
 use burn::tensor::{Device, Tensor, TensorData, activation::relu, module::conv2d, ops::ConvOptions};
-use criterion::{Criterion, criterion_group, criterion_main};
-use dr_bench::{device, weights};
+use criterion::{Criterion, Throughput};
+use dr_bench::{Work, device, weights};
 use dr_precision::PrecisionSet;
 use dr_runtime::Arithmetic;
 use dr_runtime::tensors::Network;
@@ -11,7 +11,6 @@ use dr_train::artifact::{Artifact, Described, Description, InputShape, SavedMode
 use dr_train::cli::keep_freed_memory;
 use dr_train::models::{ConvNetConfig, RESNET20};
 use dr_train::nn::{Model, Pass, QuantConfig};
-use std::time::Duration;
 
 fn tensor<const D: usize>(shape: [usize; D], scale: f32, device: &Device) -> Tensor<D> {
     let values = weights(shape.iter().product()).into_iter().map(|value| value * scale).collect::<Vec<_>>();
@@ -70,7 +69,7 @@ impl Floats {
     }
 }
 
-fn network(criterion: &mut Criterion) {
+pub fn network(criterion: &mut Criterion) {
     keep_freed_memory(); // as `dr-train` does
     let device = device();
     let network = ConvNetConfig::new(RESNET20, 3, 10).init(1, &device);
@@ -85,24 +84,14 @@ fn network(criterion: &mut Criterion) {
     let model = artifact.network(&device).expect("the model");
     let floats = Floats::new(&device);
     for batch in [1, 64] {
-        let mut group = criterion.benchmark_group(format!("network/resnet20 {batch}x3x32x32"));
-        group
-            .sample_size(30)
-            .warm_up_time(Duration::from_millis(500))
-            .measurement_time(Duration::from_secs(2));
+        let images_of_call = Throughput::Elements(batch as u64);
+        let mut work = Work::new(criterion, format!("network/resnet20 {batch}x3x32x32"), images_of_call);
         let images: Tensor<4> = tensor([batch, 3, 32, 32], 1.0, &device);
         for precision in precisions.iter() {
             let integer = Network::load(&artifact, precision, Arithmetic::Integer, &device).unwrap();
-            group.bench_function(format!("dr-kernels {precision}"), |bencher| {
-                bencher.iter(|| integer.forward(images.clone()).unwrap());
-            });
+            work.measure(format!("dr-kernels {precision}"), || integer.forward(images.clone()).unwrap());
         }
-        group.bench_function("dr-kernels f32", |bencher| {
-            bencher.iter(|| model.forward(images.clone(), &Pass::float()));
-        });
-        group.bench_function("burn flex f32", |bencher| bencher.iter(|| floats.forward(images.clone())));
+        work.measure("dr-kernels f32", || model.forward(images.clone(), &Pass::float()));
+        work.measure("burn flex f32", || floats.forward(images.clone()));
     }
 }
-
-criterion_group!(benches, network);
-criterion_main!(benches);

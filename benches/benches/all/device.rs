@@ -1,19 +1,18 @@
 //! Integer matrix products through Burn tensors, on any device, and on a GPU with each of its kernels.
-//! `DR_BENCH_DEVICE=cuda cargo bench -p dr-bench --features cuda --bench device`
+//! `DR_BENCH_DEVICE=cuda cargo bench -p dr-bench --features cuda -- device`
 //!
-//! The sizes are those of a large GPU, or what `DR_BENCH_SIZE` says: `m` of the `m x m x m` products. What is limited by memory
+//! The sizes are those of a large GPU, those of a CPU on `flex`, or what `DR_BENCH_SIZE` says: `m` of the `m x m x m` products. What is limited by memory
 //! takes turns with copies of its weights that are larger than the caches together.
 
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use dr_bench::{device, on_device, on_host, queued};
+use criterion::{Criterion, Throughput};
+use dr_bench::{Work, device, on_host};
 use dr_kernels::integer::GpuKernel;
 use dr_kernels::{
     Activation, CodeQuantizer, Codes, Conv2dOptions, IntProduct, IntWeight, PackedTensor, Wanted,
     WeightLayout,
 };
 use dr_precision::{BitWidth, Granularity, QuantSpec};
-use std::time::Duration;
 
 /// Bytes that no GPU's cache holds.
 const CACHE: usize = 1 << 28;
@@ -21,7 +20,8 @@ const CACHE: usize = 1 << 28;
 const WIDTHS: [BitWidth; 4] = [BitWidth::B8, BitWidth::B6, BitWidth::B4, BitWidth::B2];
 
 fn size() -> usize {
-    std::env::var("DR_BENCH_SIZE").map_or(8192, |size| size.parse().expect("a number"))
+    let usual = if on_host() { 1024 } else { 8192 };
+    std::env::var("DR_BENCH_SIZE").map_or(usual, |size| size.parse().expect("a number"))
 }
 
 /// `[outputs, inputs]` codes in no order.
@@ -45,12 +45,8 @@ fn codes(rows: usize, inputs: usize, device: &Device) -> Codes {
 /// `[m, k]` codes times `[n, k]` weights at all widths, with the chosen kernel and, at 8 bits, with all of them.
 fn products(criterion: &mut Criterion, name: &str, [m, n, k]: [usize; 3], from_memory: bool) {
     let device = device();
-    let mut group = criterion.benchmark_group(format!("{name}/{m}x{n}x{k}"));
-    group.throughput(Throughput::Elements(2 * (m * n * k) as u64));
-    group
-        .sample_size(10)
-        .warm_up_time(Duration::from_millis(200))
-        .measurement_time(Duration::from_millis(600));
+    let operations = Throughput::Elements(2 * (m * n * k) as u64);
+    let mut work = Work::new(criterion, format!("{name}/{m}x{n}x{k}"), operations);
     let x = codes(m, k, &device);
     let stored = weight(n, k, BitWidth::B8, &device);
     let scales = stored.scales();
@@ -70,7 +66,7 @@ fn products(criterion: &mut Criterion, name: &str, [m, n, k]: [usize; 3], from_m
             let products: Vec<_> = copies.iter().map(product).collect();
             let mut turn = products.iter().cycle();
             let name = kernel.map_or(String::new(), |kernel| format!(", {kernel}"));
-            queued(&mut group, &format!("dr-kernels w{bits}a8{name}"), &device, || {
+            work.queued(format!("dr-kernels w{bits}a8{name}"), &device, || {
                 turn.next().unwrap().run(&x, None, Wanted::Values).unwrap().values.unwrap()
             });
         }
@@ -79,9 +75,7 @@ fn products(criterion: &mut Criterion, name: &str, [m, n, k]: [usize; 3], from_m
     let w = Tensor::<2>::random([k, n], Distribution::Default, &device);
     for dtype in [DType::F32, DType::F16] {
         let (x, w) = (x.clone().cast(dtype), w.clone().cast(dtype));
-        on_device(&mut group, &format!("burn {dtype:?}").to_lowercase(), &device, || {
-            x.clone().matmul(w.clone())
-        });
+        work.on_device(format!("burn {dtype:?}").to_lowercase(), &device, || x.clone().matmul(w.clone()));
     }
 }
 
@@ -98,10 +92,8 @@ fn copy(criterion: &mut Criterion) {
     let device = device();
     let elements = 4 * size() * size();
     let x = Tensor::<1>::random([elements], Distribution::Default, &device);
-    let mut group = criterion.benchmark_group("device copy");
-    group.throughput(Throughput::Bytes(8 * elements as u64)).sample_size(10);
-    group.warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(600));
-    on_device(&mut group, "a tensor operation", &device, || x.clone().mul_scalar(1.5));
+    let mut work = Work::new(criterion, "device copy", Throughput::Bytes(8 * elements as u64));
+    work.on_device("a tensor operation", &device, || x.clone().mul_scalar(1.5));
 }
 
 /// A product that takes no time: what a call costs on the host.
@@ -109,5 +101,8 @@ fn launch(criterion: &mut Criterion) {
     products(criterion, "device launch", [1, 64, 64], false);
 }
 
-criterion_group!(benches, gemm, gemv, copy, launch);
-criterion_main!(benches);
+pub fn all(criterion: &mut Criterion) {
+    for measure in [gemm, gemv, copy, launch] {
+        measure(criterion);
+    }
+}
