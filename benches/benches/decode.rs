@@ -1,6 +1,6 @@
 //! A token of a language model of TinyLlama's sizes with random weights, in integers, one text at a time: nested weights, with scales and
 //! offsets for every 32 inputs, whose inputs are quantized as they come, beside weights with one scale for each output, whose inputs have
-//! scales that are known before. `cargo bench -p dr-bench --bench decode` (takes 10 GB of memory)
+//! scales that are known before. `cargo bench --bench decode` (takes 10 GB of memory)
 //!
 //! The prompt has 32 tokens, and the text grows from there: the times are those of tokens 33 to 96. All take turns, 16 tokens
 //! each: memory, which is what they wait for, can change its speed within seconds where others use it, too.

@@ -1,4 +1,4 @@
-/* Times llama.cpp's products of a vector with quantized weights, on the shape of `cargo bench -p dr-bench -- gemv`, on a CPU.
+/* Times llama.cpp's products of a vector with quantized weights, on the shape of `cargo bench -- gemv`, on a CPU.
  *
  * LLAMA_CPP is a checkout of llama.cpp, or vendor/llama.cpp in the source package of PyPI's llama-cpp-python:
  *

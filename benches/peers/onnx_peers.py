@@ -1,4 +1,4 @@
-"""Times onnxruntime on the shapes of `cargo bench -p dr-bench -- gemm gemv network`, on a CPU.
+"""Times onnxruntime on the shapes of `cargo bench -- "gemm|gemv|network"`, on a CPU.
 
     pip install onnxruntime onnx numpy
     python3 benches/peers/onnx_peers.py [threads] > target/peers/onnxruntime.json

@@ -1,4 +1,4 @@
-"""Times PyTorch on the shapes of `cargo bench -p dr-bench --bench device`, and of fake quantization, on an NVIDIA GPU.
+"""Times PyTorch on the shapes of `cargo bench -p dr-bench --features cuda -- device`, and of fake quantization, on an NVIDIA GPU.
 
     python3 benches/peers/torch_peers.py [size] > target/peers/torch.json
 

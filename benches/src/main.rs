@@ -1,4 +1,4 @@
-//! `cargo run -p dr-bench --release -- report`: what `cargo bench` and the scripts in `benches/peers` measured, in one table.
+//! `cargo run --release --bin dr-bench -- report`: what `cargo bench` and the scripts in `benches/peers` measured, in one table.
 
 use dr_bench::report::{criterion, peers, publish, sorted, target};
 use dr_bench::threads;
@@ -8,7 +8,7 @@ use std::time::SystemTime;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments != ["report"] {
-        eprintln!("error: expected `report`\nhint: cargo run -p dr-bench --release -- report");
+        eprintln!("error: expected `report`\nhint: cargo run --release --bin dr-bench -- report");
         return ExitCode::from(2);
     }
     let target = target();

@@ -1,4 +1,4 @@
-//! Fake quantization and its gradients. `cargo bench -p dr-bench -- fake_quantize`
+//! Fake quantization and its gradients. `cargo bench -- fake_quantize`
 
 use burn::tensor::{Device, Tensor, TensorData};
 use criterion::Criterion;

@@ -1,5 +1,5 @@
 //! Integer matrix products and convolutions beside `rten-gemm` and Burn's floats, on this machine's CPU.
-//! `cargo bench -p dr-bench -- gemm` (or `gemv`, `conv`, `switch_panels`)
+//! `cargo bench -- gemm` (or `gemv`, `conv`, `switch_panels`)
 //!
 //! What is limited by memory takes turns with copies of its weights that are larger than the caches together.
 

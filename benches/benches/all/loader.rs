@@ -1,4 +1,4 @@
-//! Reading, cutting and normalising JPEG files for training. `DR_BENCH_IMAGES=DIR cargo bench -p dr-bench -- loader`, with a folder
+//! Reading, cutting and normalising JPEG files for training. `DR_BENCH_IMAGES=DIR cargo bench -- loader`, with a folder
 //! as `dr-train`'s example `synthetic_folder` writes it.
 
 use burn::data::dataloader::DataLoader;

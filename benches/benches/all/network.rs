@@ -1,5 +1,5 @@
 //! A whole ResNet-20 for 32x32 colour images, from images to logits, in integers and in floats.
-//! `cargo bench -p dr-bench -- network`
+//! `cargo bench -- network`
 
 use burn::tensor::{Device, Tensor, TensorData, activation::relu, module::conv2d, ops::ConvOptions};
 use criterion::{Criterion, Throughput};

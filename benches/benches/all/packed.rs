@@ -1,5 +1,5 @@
 //! Packed codes: quantizing to them, switching and dequantizing them.
-//! `cargo bench -p dr-bench -- quantize_pack` (or `switch`, `dequantize`)
+//! `cargo bench -- quantize_pack` (or `switch`, `dequantize`)
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use criterion::Criterion;

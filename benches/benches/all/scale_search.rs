@@ -1,4 +1,4 @@
-//! The search for scales. `cargo bench -p dr-bench -- search_scales`
+//! The search for scales. `cargo bench -- search_scales`
 
 use burn::tensor::{Tensor, TensorData};
 use criterion::Criterion;

@@ -1,5 +1,5 @@
 //! The exact search for a plan: a hundred layers with sixteen precisions each, for budgets of bits, of bit operations and
-//! of measured time. `cargo bench -p dr-bench -- search`
+//! of measured time. `cargo bench -- search/`
 
 use criterion::{Criterion, Throughput};
 use dr_bench::Work;

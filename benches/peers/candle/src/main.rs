@@ -1,4 +1,4 @@
-//! Times candle on a CPU: products of a vector with quantized weights, on the shape of `cargo bench -p dr-bench -- gemv`, and the
+//! Times candle on a CPU: products of a vector with quantized weights, on the shape of `cargo bench -- gemv`, and the
 //! decoding of whole models, as `--bench decode` does ours.
 //!
 //!     cargo run --release --manifest-path benches/peers/candle/Cargo.toml -- [threads] [FOLDER] > target/peers/candle.json

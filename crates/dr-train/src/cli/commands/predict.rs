@@ -2,7 +2,7 @@
 
 use super::inputs::picture;
 use super::words::{Item, Words};
-use super::{load_with, print, write};
+use super::{is_read, load_with, print, write};
 use crate::artifact::Artifact;
 use crate::cli::values::{at_least_one, part};
 use crate::cli::{CommandError, PictureArgs, resolve};
@@ -130,7 +130,13 @@ pub fn predict(args: &PredictArgs) -> Result<(), CommandError> {
         let items = answers.into_iter().enumerate().map(item);
         match args.json {
             true => all.extend(items),
-            false => print(&items.map(|item| item.text(words.threshold)).collect::<String>())?,
+            false => {
+                let text: String = items.map(|item| item.text(words.threshold)).collect();
+                // Nobody is there for what follows, either.
+                if !is_read(&text)? && files.is_none() {
+                    break;
+                }
+            }
         }
     }
     match &files {
