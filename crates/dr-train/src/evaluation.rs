@@ -555,9 +555,11 @@ pub(crate) fn measured(
     scores: impl FnOnce() -> Result<Vec<Score>, EvaluationError>,
 ) -> Result<Vec<Measured>, EvaluationError> {
     let bytes = formats.iter().map(|&format| bytes(artifact, format)).collect::<Result<Vec<_>, _>>()?;
+    let is_language = artifact.description.task == LANGUAGE;
     let measured = |(Score { top1, loss, quality }, model_bytes)| Measured {
         top1,
         loss,
+        perplexity: is_language.then(|| loss.exp()),
         quality,
         agreement: None,
         model_bytes,

@@ -77,6 +77,14 @@ fn datasets() {
         &program.error(&["train", "--limit-train", "5000", "--out", "run"]),
         &["digits: a limit of 5000 training images"],
     );
+
+    // As many classes of the same size, which are called otherwise.
+    mnist(&data, 50, 50);
+    let train = ["train", "--dataset", "mnist", "--data-dir", "data", "--float-epochs", "1", "--epochs", "1"];
+    let _ = program.outputs(&[&train[..], &["--batch-size", "16", "--out", "mnist"]].concat());
+    let eval =
+        ["eval", "--model", "mnist/model.safetensors", "--dataset", "fashion-mnist", "--data-dir", "data"];
+    assert_says(&program.error(&eval), &["class 0 is `", "expected `0`, as the model has it"]);
 }
 
 #[test]
@@ -187,7 +195,12 @@ fn models() {
     }
 
     // Data that are not asked for with a dataset of files, or not for the task.
-    for command in [&["eval", "--model", "model"][..], &["hessian", "--model", "float", "--out", "out"]] {
+    for command in [
+        &["quantize", "--model", "float", "--out", "out"][..],
+        &["export", "--model", "model", "--precision", "4", "--out", "out", "--samples", "samples"],
+        &["eval", "--model", "model"],
+        &["hessian", "--model", "float", "--out", "out"],
+    ] {
         assert_says(
             &program.error(&[command, &["--data-dir", "photos"]].concat()),
             &["--data-dir: the dataset digits has no use for it: expected it with --dataset ", " or folder"],
@@ -226,6 +239,11 @@ fn models() {
     assert_says(&compare(&["--inputs", "photos"]), &["--compare"]);
     assert_says(&calibrate(&["--group-size", "32"]), &["--group-size", "expected a network for tokens"]);
     assert_says(&calibrate(&["--calibration-images", "0"]), &["--calibration-images", "0"]);
+    let tokens = ["--calibration", "photos", "--calibration-tokens", "9"];
+    assert_says(
+        &calibrate(&tokens),
+        &["--calibration-tokens: `float` has no use for it: expected a network for tokens"],
+    );
 }
 
 fn fixture(path: &str) -> std::path::PathBuf {
@@ -251,7 +269,14 @@ fn texts() {
         |command: &[&str], rest: &[&str]| program.error(&[command, &["--model", "theirs"], rest].concat());
 
     let calibrated = |text: &str| with(&["quantize"], &["--calibration", text, "--out", "x"]);
-    for flag in [&["--switch-depthwise"][..], &["--calibration-images", "9"]] {
+    let import = ["import", "--model", "llama", "--weights", "theirs", "--image-size", "8", "--out", "x"];
+    assert_says(&program.error(&import), &["--image-size", "expected a network for images"]);
+    for flag in [
+        &["--switch-depthwise"][..],
+        &["--calibration-images", "9"],
+        &["--float-share", "50"],
+        &["--memory", "1"],
+    ] {
         let message = with(&["quantize"], &[&["--calibration", "text.txt", "--out", "x"], flag].concat());
         assert_says(&message, &[flag[0], "expected a network for images"]);
     }
@@ -276,6 +301,27 @@ fn texts() {
     let whole = ["eval", "--model", "theirs", "--text", "text.txt"];
     let default = program.output(&whole);
     assert_eq!(program.output(&[&whole[..], &["--window", "64"]].concat()), default);
+
+    // A tokenizer of a few tokens more than the model has.
+    let path = program.at("theirs/tokenizer.json");
+    let usual = fs::read_to_string(&path).expect("a tokenizer");
+    let mut json: serde_json::Value = serde_json::from_str(&usual).expect("JSON");
+    let count = json["model"]["vocab"].as_object().expect("an object").len();
+    for id in count..67 {
+        json["added_tokens"].as_array_mut().expect("a list").push(serde_json::json!({
+            "id": id, "content": format!("<{id}>"), "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true,
+        }));
+    }
+    fs::write(&path, json.to_string()).expect("it can be written");
+    let generate = ["generate", "--model", "theirs", "--tokens", "2", "--prompt"];
+    let (_, said) = program.outputs(&[&generate[..], &["the cat"]].concat());
+    let warning = "the tokenizer has 67 tokens, the model 64: texts that need one of the other 3 are refused";
+    assert_says(&said, &[warning]);
+    let refused = program.run(&[&generate[..], &["the cat<65>"]].concat());
+    assert_eq!(refused.status.code(), Some(1));
+    assert_says(&text(refused.stderr), &[warning, "token 65: the model has 64"]);
+    fs::write(&path, usual).expect("it can be written");
 
     // Templates: what cannot be read, what fails, what refuses, and what never ends.
     for (template, says) in [
@@ -322,6 +368,17 @@ fn nobody_reads_what_is_printed() {
     let generate = ["generate", "--model", grouped.to_str().expect("UTF-8"), "--tokens", "60", "--prompt"];
     assert_eq!(program.unheard(&[&generate[..], &["the\ncat"]].concat()), Some(0));
     assert_eq!(program.unheard(&["info", "nowhere"]), Some(1));
+    let float = "unheard/float.safetensors";
+    for command in [
+        &["eval", "--model", "unheard/model.safetensors", "--json"][..],
+        &["quantize", "--model", float, "--out", "q", "--json"],
+        &["hessian", "--model", float, "--limit-train", "64", "--tolerance", "0.9"],
+        &["completions", "bash"],
+        &["--help"],
+    ] {
+        assert_eq!(program.unheard(command), Some(0), "{command:?}");
+    }
+    assert!(program.at("q").is_file());
 }
 
 /// Also those of `ulimit -f`: the file that was asked for is named, and nothing half-written stays.
@@ -353,10 +410,55 @@ fn files_that_cannot_be_written() {
         &message,
         &["stopped: `limited/float/checkpoint/", "-1.bpk`: File too large (os error 27)\n"],
     );
+    fs::copy(finished().at("run/float.safetensors"), program.at("float")).expect("a copy");
+    for (command, name) in [
+        (&["quantize", "--model", "float", "--out", "x"][..], "x"),
+        (
+            &["scenes", "--size", "64", "--train", "1", "--val", "1", "--test", "1", "--out", "s"],
+            "s/train/000001.png",
+        ),
+    ] {
+        assert_says(&said(command), &[&format!("`{name}`: "), "File too large"]);
+        assert!(!program.at(name).exists(), "{command:?}");
+    }
     let written = listing(&program.at("limited"));
     for path in written.keys().map(|path| path.display().to_string()) {
         assert!(!message.contains(".writing-") && !path.contains(".writing-"), "{message} {path}");
     }
+}
+
+/// An ending that says another format than what is written.
+#[test]
+fn names_of_other_formats() {
+    let program = finished();
+    let (model, float) = ("run/model.safetensors", "run/float.safetensors");
+    let search = ["search", "--model", model, "--budget", "avg-bits=4"];
+    for (command, flag, name, expected) in [
+        (&["quantize", "--model", float][..], "--out", "x.onnx", ".safetensors"),
+        (
+            &["export", "--model", model, "--precision", "4"],
+            "--out",
+            "x.pt",
+            "one of .safetensors, .onnx, .gguf",
+        ),
+        (
+            &["export", "--model", model, "--precision", "4", "--out", "x"],
+            "--samples",
+            "s.npz",
+            ".safetensors",
+        ),
+        (&["import", "--model", "resnet18", "--weights", float], "--out", "x.pt", ".safetensors"),
+        (&["draw", "--model", model], "--out", "x.jpg", ".png"),
+        (&["hessian", "--model", float], "--out", "x.csv", ".json"),
+        (&["hessian", "--model", float], "--plot", "x.png", ".svg"),
+        (&search, "--out", "x.json", ".toml"),
+        (&search, "--pareto", "x.png", ".svg"),
+    ] {
+        let message = program.error(&[command, &[flag, name]].concat());
+        assert_says(&message, &[&format!("{flag} `{name}`: expected a name that ends in {expected}\n")]);
+    }
+    let draw = program.error(&["draw", "--model", model, "--out", "nowhere/x.png"]);
+    assert_says(&draw, &["--out `nowhere/x.png`: its folder does not exist"]);
 }
 
 #[test]

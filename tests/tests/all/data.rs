@@ -1,6 +1,6 @@
 //! What is said of data: flags that say nothing of them, parts, what is missing, what classes are called.
 
-use dr_tests::{Program, text};
+use dr_tests::Program;
 use dr_train::report::save_grid;
 use serde_json::Value;
 use std::fs;
@@ -59,6 +59,19 @@ fn flags_that_say_nothing_are_refused() {
         &["train", "--mixed-norm", "one"],
         &["scenes", "--data-dir", "photos", "--out", "scenes"],
         &["export", "--model", "m.safetensors", "--precision", "4", "--out", "m", "--data-dir", "photos"],
+        &["train", "--dataset", "text", "--batch-norm", "shared"],
+        &[
+            "export",
+            "--model",
+            "m.safetensors",
+            "--precision",
+            "4",
+            "--out",
+            "x.safetensors",
+            "--opset",
+            "25",
+        ],
+        &["export", "--model", "m.safetensors", "--precision", "4", "--out", "x.onnx", "--images", "3"],
         &["eval", "--model", "m.safetensors", "--text", "text.txt", "--data-dir", "text.txt"],
     ];
     let said = |call: &&[&str]| format!("$ dr-train {}\n{}", call.join(" "), program.error(call));
@@ -109,9 +122,14 @@ fn folders() {
         assert_says(&program.error(&[command, &other].concat()), &[expected]);
     }
     let export = ["export", "--model", model, "--precision", "4", "--out", "x", "--samples", "samples"];
-    let refused = program.run(&[&export[..], &other].concat());
-    assert_says(&text(refused.stderr), &[expected]);
-    assert!(!program.at("samples").exists());
+    assert_says(&program.error(&[&export[..], &other].concat()), &[expected]);
+    // Its names are said with what it sees.
+    let (seen, _) = program.outputs(&["predict", "--model", model, "--json", "photos/test/dog/0.png"]);
+    let seen: Value = serde_json::from_str(&seen).expect("JSON");
+    let classes = seen[0]["classes"].as_array().expect("a list");
+    let mut names: Vec<&str> = classes.iter().map(|class| class["name"].as_str().expect("a name")).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["cat", "dog"]);
     fs::rename(program.at("photos/train/dog"), program.at("photos/train/wolf")).expect("a folder");
     assert_says(
         &program.error(&train("folder", "photos", &["--out", "renamed"])),
@@ -147,6 +165,21 @@ fn folders_without_images() {
             fs::write(entry.expect("a file").path(), "no image").expect("it can be written");
         }
     };
+    // Classes of which nothing can be read, or there is nothing.
+    spoil("photos/val/dog");
+    for entry in fs::read_dir(program.at("photos/test/cat")).expect("a folder") {
+        fs::remove_file(entry.expect("a file").path()).expect("it can be removed");
+    }
+    let (_, log) = program.outputs(&train("folder", "photos", &["--out", "fewer"]));
+    assert_says(
+        &log,
+        &[
+            "warning: `photos/val`: none of the 8 images to choose the epoch by that can be read is of dog\n",
+            "warning: `photos/test`: none of the 4 images for the table that can be read is of cat\n",
+            "skipped: 4 images that cannot be read, such as `photos/val/dog/0.png`: ",
+        ],
+    );
+    photos(&program.at("photos/test"), &["cat"], 4);
     // Without a part to choose by, the last epoch is taken; of no image there is no accuracy.
     for folder in ["photos/val/cat", "photos/val/dog", "photos/test/cat", "photos/test/dog"] {
         spoil(folder);
@@ -175,6 +208,20 @@ fn folders_without_images() {
     assert_says(&table, &["undefined"]);
 
     let model = "run/float.safetensors";
+    // What is left out of inputs without labels is said once.
+    fs::write(program.at("photos/train/dog/0.webp"), "not read").expect("a file");
+    fs::write(program.at("photos/train/dog/0.png"), "no image").expect("a file");
+    let said = ["ignored: 1 files or folders", "skipped: 1 images that cannot be read"];
+    let distill = ["train", "--model", model, "--distill", "--epochs", "1", "--out", "distilled"];
+    for command in [
+        &["quantize", "--model", model, "--out", "q", "--calibration", "photos/train"][..],
+        &[&distill[..], &["--precisions", "w8a8,w4a8", "--data-dir", "photos/train"]].concat(),
+    ] {
+        let (_, log) = program.outputs(command);
+        for part in said {
+            assert_eq!(log.matches(part).count(), 1, "{command:?}: {log}");
+        }
+    }
     spoil("photos/train/dog");
     assert_says(
         &program.error(&train("folder", "photos", &["--out", "x"])),
@@ -233,6 +280,23 @@ fn scenes_without_objects() {
         &program.output(&["info", "segment/model.safetensors"]),
         &["classes     11: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n"],
     );
+    let names = |from: &str, to: &str| {
+        for part in ["train.json", "val.json", "test.json"] {
+            let path = program.at("scenes/annotations").join(part);
+            let content = fs::read_to_string(&path).expect("annotations").replace(from, to);
+            fs::write(path, content).expect("it can be written");
+        }
+    };
+    names("\"name\":\"3\"", "\"name\":\"zebra\"");
+    for command in [
+        &["eval", "--model", "detect/model.safetensors"][..],
+        &["draw", "--model", "segment/model.safetensors", "--out", "x.png"],
+        &["hessian", "--model", "segment/float.safetensors"],
+    ] {
+        let message = program.error(&[command, &["--data-dir", "scenes"]].concat());
+        assert_says(&message, &["class 3 is `zebra`: expected `3`, as the model has it"]);
+    }
+    names("\"name\":\"zebra\"", "\"name\":\"3\"");
     assert_says(
         &program.error(&train("coco", "scenes", &["--limit-train", "13", "--out", "x"])),
         &["coco: a limit of 13 training images, expected 1 to 12"],

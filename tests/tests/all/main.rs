@@ -3,6 +3,7 @@
 mod bad_input;
 mod cli;
 mod data;
+mod docs;
 mod hessian;
 mod mixed;
 mod modules;

@@ -400,4 +400,11 @@ fn pointers_of_git_lfs_are_named() {
     fs::write(folder.path().join("pointer.onnx"), "version https://git-lfs.github.com/spec/v1\n").unwrap();
     let message = program(folder.path()).error(&["import", "--onnx", "pointer.onnx", "--out", "x"]);
     assert!(message.starts_with("error: `pointer.onnx`: cannot be read: a pointer of Git LFS"), "{message}");
+    for (name, command) in
+        [("pointer.safetensors", "info"), ("pointer.safetensors", "eval"), ("pointer.gguf", "info")]
+    {
+        fs::copy(folder.path().join("pointer.onnx"), folder.path().join(name)).unwrap();
+        let message = program(folder.path()).error(&[command, name]);
+        assert!(message.starts_with(&format!("error: `{name}`: a pointer of Git LFS")), "{message}");
+    }
 }

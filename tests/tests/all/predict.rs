@@ -11,6 +11,7 @@ use dr_train::detection::{DecodeOptions, Positions, decode_rows};
 use image::{GrayImage, RgbImage};
 use serde_json::Value;
 use std::fs;
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use tempfile::TempDir;
@@ -124,7 +125,9 @@ fn softmax(logits: &[f32]) -> Vec<f64> {
 fn what_cannot_be_read_does_not_stop_the_others() {
     let program = digits();
     fs::write(program.at("broken.png"), "no picture").expect("a file");
-    let inputs = ["d000.png", "broken.png", "missing.png", "d001.png"];
+    let noise = jpeg(&RgbImage::from_fn(64, 64, |x, y| image::Rgb([((x * 37) ^ (y * 91)) as u8; 3])));
+    fs::write(program.at("cut.jpg"), &noise[..noise.len() * 2 / 3]).expect("a file");
+    let inputs = ["d000.png", "broken.png", "cut.jpg", "missing.png", "d001.png"];
     let output = program.run(&[&["predict", "--model", DIGITS, "--json"], &inputs[..]].concat());
     assert_eq!(output.status.code(), Some(1));
     let found: Value = serde_json::from_str(&text(output.stdout)).expect("JSON");
@@ -132,9 +135,20 @@ fn what_cannot_be_read_does_not_stop_the_others() {
     assert_eq!(files, ["d000.png", "d001.png"]);
     let errors = text(output.stderr);
     let errors: Vec<&str> = errors.lines().collect();
-    assert_eq!(errors.len(), 2, "{errors:?}");
+    assert_eq!(errors.len(), 3, "{errors:?}");
     assert!(errors[0].starts_with("error: `broken.png`: "), "{errors:?}");
-    assert!(errors[1].starts_with("error: `missing.png`: "), "{errors:?}");
+    assert_eq!(errors[1], "error: `cut.jpg`: the file is cut off");
+    assert!(errors[2].starts_with("error: `missing.png`: "), "{errors:?}");
+    // Nobody reads on.
+    let images = test_digits();
+    let all: Vec<&str> = images.iter().map(|(name, ..)| &**name).collect();
+    assert_eq!(program.unheard(&[&["predict", "--model", DIGITS], &all[..]].concat()), Some(0));
+}
+
+fn jpeg(image: &RgbImage) -> Vec<u8> {
+    let mut content = Cursor::new(vec![]);
+    image.write_to(&mut content, image::ImageFormat::Jpeg).expect("a picture");
+    content.into_inner()
 }
 
 /// A network for the scenes of a folder, 32 x 32 pixels, of which it sees 16 x 16, and these as they are in the library.
@@ -242,6 +256,15 @@ fn masks_are_as_large_as_the_picture() {
         words.contains(" %  background\n") && words.ends_with("wrote 1 arrays and 1 masks to out\n"),
         "{words}"
     );
+    // A picture that lies on its side, by its EXIF: little-endian TIFF with one entry, 0x0112, of 6.
+    let content = jpeg(&RgbImage::new(48, 32));
+    let tiff = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+    let length = (tiff.len() as u16 + 2).to_be_bytes();
+    let turned = [&content[..2], b"\xff\xe1", &length, tiff, &content[2..]].concat();
+    fs::write(program.at("turned.jpg"), turned).expect("a file");
+    let _ = program.output(&[&predict[..], &["turned.jpg"]].concat());
+    let mask = image::open(program.at("out/turned.mask.png")).expect("a mask");
+    assert_eq!((mask.width(), mask.height()), (32, 48));
     let error = program.error(&["predict", "--model", DIGITS, "--threshold", "0.5", files[0]]);
     assert!(error.contains("--threshold: ") && error.contains("expected a detector"), "{error}");
 }

@@ -182,6 +182,16 @@ fn two_trainings_do_not_share_a_folder() {
     let message = text(second.stderr);
     let expected = "error: `run`: another training writes to this folder: expected one of its own, or that the other ends\n";
     assert_eq!((message.as_str(), second.status.code()), (expected, Some(1)));
+    // Of two that begin together, one trains.
+    let begin = || {
+        let short = ["train", "--float-epochs", "1", "--epochs", "1", "--limit-train", "64", "--out", "both"];
+        (program.start(&short, "one.log"), program.start(&short, "other.log"))
+    };
+    let (mut one, mut other) = begin();
+    let mut codes = [&mut one, &mut other].map(|child| child.wait().expect("it ends").code());
+    codes.sort_unstable();
+    assert!(matches!(codes, [Some(0), Some(1 | 2)]), "{codes:?}");
+    assert!(program.at("both/report.json").is_file());
     // A training that was killed has let go of it.
     let again = ["train", "--resume", "run", "--float-epochs", "1"];
     assert_eq!(program.run(&again).status.code(), Some(0));

@@ -148,6 +148,20 @@ fn a_language_model() {
     std::fs::write(folder.path().join("questions.jsonl"), questions).expect("a file");
     let answers = program.output(&["eval", "--model", model, "--questions", "questions.jsonl"]);
     assert_says(&answers, &["1 questions", "right (%)", "w8a8"]);
+    let found = json(&program, &["eval", "--model", model, "--questions", "questions.jsonl", "--json"]);
+    assert_eq!(found["questions"]["count"], 1);
+    for (at, precision) in ["w8a8", "w4a4"].into_iter().enumerate() {
+        let right = &found["questions"]["precisions"][at];
+        assert_eq!(right["precision"], precision);
+        assert!(
+            right["accuracy"].as_f64().is_some_and(|percent| percent == 0.0 || percent == 100.0),
+            "{right}"
+        );
+        let measured = &found["precisions"][at];
+        let perplexity = measured["perplexity"].as_f64().expect("a number");
+        assert!((perplexity - measured["loss"].as_f64().expect("a number").exp()).abs() < 1e-9, "{measured}");
+        assert_says(&table, &[&format!("{perplexity:.2}")]);
+    }
     assert_says(&program.output(&["info", model]), &["llama", "tokenizer.json"]);
 
     // What cannot be done.
@@ -311,6 +325,17 @@ fn a_model_of_hugging_face_chats() {
     };
     let whole = generate("theirs", &["--prompt", "the cat on"]);
     let new = whole.strip_prefix("the cat on").expect("the prompt");
+    // What only `generation_config.json` says ends a text: here the token that comes next.
+    let json = std::fs::read(own.join("tokenizer.json")).expect("a tokenizer");
+    let json: Value = serde_json::from_slice(&json).expect("JSON");
+    let next = json["model"]["vocab"].as_object().expect("an object").iter();
+    let next = next.filter(|(token, _)| new.trim_start().starts_with(token.trim_start_matches('\u{120}')));
+    let ends: Vec<&Value> = next.map(|(_, id)| id).collect();
+    write("generation_config.json", &serde_json::json!({ "eos_token_id": ends }).to_string());
+    assert_eq!(generate("theirs", &["--prompt", "the cat on"]), "the cat on\n");
+    let _ = program.output(&["import", "--model", "llama", "--weights", "theirs", "--out", "imported"]);
+    assert_eq!(generate("imported", &["--prompt", "the cat on"]), "the cat on\n");
+    std::fs::remove_file(own.join("generation_config.json")).expect("it is there");
     // An end that may be longer than a token.
     let stop = &new.trim_end()[new.trim_end().len() - 4..];
     let shown = &new[..new.find(stop).expect("a part")];

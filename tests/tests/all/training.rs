@@ -1,9 +1,12 @@
 //! The program from training to export, on the embedded digits.
 
 use dr_precision::{Precision, PrecisionSet};
-use dr_tests::{Program, epochs};
+use dr_tests::{Program, epochs, text};
 use dr_train::artifact::{Artifact, ArtifactKind, SavedModel};
+use dr_train::report::save_grid;
 use proptest::prelude::*;
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 use serde_json::Value;
 use std::fs;
 use std::sync::OnceLock;
@@ -94,6 +97,85 @@ fn evaluation_agrees_with_the_report() {
     let one = eval(&program, &["run/model.safetensors", "--precision", "w4a4"]);
     assert_eq!(one["precisions"].as_array().map(Vec::len), Some(1));
     assert_eq!(one["precisions"][0], report["precisions"][2]);
+    // The folder of a run stands for its model.
+    let model = eval(&program, &["run/model.safetensors"]);
+    assert_eq!(eval(&program, &["run"])["precisions"], model["precisions"]);
+    let latency = ["latency", "--samples", "3", "--json", "--model"];
+    let latency: Value =
+        serde_json::from_str(&program.output(&[&latency[..], &["run"]].concat())).expect("JSON");
+    assert!(latency.to_string().contains("w4a4"), "{latency}");
+}
+
+/// Logits of another runtime: here our own, and with a class that differs.
+#[test]
+fn other_runtimes_are_compared() {
+    let program = finished();
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let (out, samples, other) = (at("w4a4"), at("samples"), at("other"));
+    let model = "run/model.safetensors";
+    let export = ["export", "--model", model, "--precision", "4", "--out", &out, "--samples", &samples];
+    let _ = program.output(&[&export[..], &["--images", "8"]].concat());
+    let check = |logits: &str, more: &[&str]| {
+        program.run(&[&["import-check", "--samples", &samples, "--logits", logits], more].concat())
+    };
+    let same = check(&samples, &["--json"]);
+    assert_eq!(same.status.code(), Some(0));
+    let same: Value = serde_json::from_slice(&same.stdout).expect("JSON");
+    assert_eq!((&same["images"], &same["same"]), (&8.into(), &100.0.into()));
+    let bytes = fs::read(&samples).expect("samples");
+    let file = SafeTensors::deserialize(&bytes).expect("a file of tensors");
+    let logits = file.tensor("logits").expect("logits");
+    let mut data = logits.data().to_vec();
+    // The first image, whose ten logits are turned round.
+    for (at, value) in logits.data()[..40].chunks(4).rev().enumerate() {
+        data[4 * at..][..4].copy_from_slice(value);
+    }
+    let view = TensorView::new(logits.dtype(), logits.shape().to_vec(), &data).expect("logits");
+    fs::write(&other, safetensors::serialize([("logits", view)], None).expect("a file"))
+        .expect("it can be written");
+    let found = check(&other, &["--least", "99.5"]);
+    assert_eq!(found.status.code(), Some(1), "{found:?}");
+    assert!(text(found.stdout).starts_with("8 images: 87.50 % get the same class; "));
+    assert_eq!(check(&other, &["--least", "80"]).status.code(), Some(0));
+}
+
+/// What commands with tables print as JSON is one document.
+#[test]
+fn results_in_json() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = program(&folder);
+    let json = |arguments: &[&str]| -> Value {
+        serde_json::from_str(&program.outputs(arguments).0).expect("one document")
+    };
+    assert_eq!(json(&short(&["--json", "--out", "run"])), report(&program, "run"));
+    let quantize =
+        ["quantize", "--model", "run/float.safetensors", "--precisions", "w8a8,w4a8", "--out", "q"];
+    let table = program.output(&quantize);
+    let found = json(&[&quantize[..], &["--json"]].concat());
+    assert_eq!((&found["file"], &found["kind"]), (&"q".into(), &"calibrated".into()));
+    let layers = found["layers"].as_array().expect("a list");
+    assert_eq!(layers.len(), table.lines().count() - 2);
+    for (layer, line) in layers.iter().zip(table.lines().skip(1)) {
+        let cells: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(layer["name"], cells[0]);
+        for (precision, cell) in ["w8a8", "w4a8"].into_iter().zip(&cells[1..]) {
+            let ratio = layer["signal_to_noise_db"][precision].as_f64().expect("a number");
+            assert_eq!(format!("{ratio:.1}"), *cell, "{line}");
+        }
+    }
+    let distill =
+        ["train", "--model", "run/float.safetensors", "--distill", "--data-dir", "inputs", "--json"];
+    fs::create_dir(program.at("inputs")).expect("a folder");
+    for at in 0..4u8 {
+        let pixels: Vec<u8> = (0..192u8).map(|i| i.wrapping_mul(at * 2 + 1)).collect();
+        save_grid(&program.at("inputs").join(format!("{at}.png")), &[pixels], 8, 8, 1).expect("a picture");
+    }
+    let found =
+        json(&[&distill[..], &["--epochs", "1", "--precisions", "w8a8,w4a8", "--out", "distilled"]].concat());
+    let losses = found["training"]["held_out_losses"].as_array().expect("a list");
+    assert_eq!(losses.iter().map(|of| &of["precision"]).collect::<Vec<_>>(), ["w8a8", "w4a8"]);
+    assert!(losses.iter().all(|of| of["before"].as_f64() > Some(0.0)), "{found}");
 }
 
 #[test]
@@ -248,6 +330,12 @@ fn a_finished_run_is_only_measured_again() {
     let names: Vec<&Value> = (0..3).map(|i| &before["single"][i]["precision"]).collect();
     assert_eq!(names, ["float", "w4a4", "w2a2"]);
     assert_eq!(before["history"].as_array().map(Vec::len), Some(2), "separate networks are not part of it");
+    // The float one has as many epochs as both trainings together, the others as joint training.
+    for (network, epochs) in [("float", 2), ("w4a4", 1), ("w2a2", 1)] {
+        let path = program.at(run).join("single").join(network).join("history.json");
+        let history: Value = serde_json::from_slice(&fs::read(path).expect("a history")).expect("JSON");
+        assert_eq!(history["epochs"].as_array().map(Vec::len), Some(epochs), "{network}");
+    }
 
     let (_, log) = program.outputs(&["train", "--resume", run]);
     assert_eq!(epochs(&log), 0, "{log}");

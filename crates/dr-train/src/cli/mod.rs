@@ -77,8 +77,8 @@ impl Cli {
 fn execute(registry: &Registry, cli: Cli) -> Result<(), CommandError> {
     match cli.command.unwrap_or_default() {
         Command::Train(args) => match args.distillation(registry)? {
-            Some(of_file) => commands::distill(&of_file),
-            None => commands::train(registry, args.resolve(registry)?, args.dashboard),
+            Some(of_file) => commands::distill(&of_file, args.json),
+            None => commands::train(registry, args.resolve(registry)?, args.dashboard, args.json),
         },
         Command::Eval(args) => commands::eval(registry, &args),
         Command::Export(args) => commands::export(registry, &args),

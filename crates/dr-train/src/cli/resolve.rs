@@ -204,16 +204,15 @@ pub(super) fn check_output_folder(out: &Path) -> Result<(), CommandError> {
 
 /// Files that flags name to write to, each as [`check_output_file`] says, and no two the same.
 pub(super) fn check_output_files(
-    files: [(&str, Option<&Path>); 2], input: &Path,
+    files: [(&str, Option<&Path>, &[&str]); 2], input: &Path,
 ) -> Result<(), CommandError> {
-    for (flag, file) in files {
-        file.map_or(Ok(()), |file| check_output_file(flag, file, input))?;
+    for (flag, file, endings) in files {
+        file.map_or(Ok(()), |file| check_output_file(flag, file, endings, input))?;
     }
     match files {
-        [(a, Some(file)), (b, Some(other))] if same_output(file, other) => Err(CommandError::new(format!(
-            "--{b} `{}`: is also the --{a}: expected another file",
-            other.display()
-        ))),
+        [(a, Some(file), _), (b, Some(other), _)] if same_output(file, other) => Err(CommandError::new(
+            format!("--{b} `{}`: is also the --{a}: expected another file", other.display()),
+        )),
         _ => Ok(()),
     }
 }
@@ -223,8 +222,10 @@ pub(super) fn same_output(a: &Path, b: &Path) -> bool {
     a == b || (a.file_name() == b.file_name() && same_folder(folder_of(a), folder_of(b)))
 }
 
-/// A file to write: not a folder, in a folder that exists, and not the file that is read.
-pub(super) fn check_output_file(flag: &str, out: &Path, input: &Path) -> Result<(), CommandError> {
+/// A file to write: not a folder, in a folder that exists, not the file that is read, and with an ending that does not promise another format.
+pub(super) fn check_output_file(
+    flag: &str, out: &Path, endings: &[&str], input: &Path,
+) -> Result<(), CommandError> {
     let wrong = |what: &str| Err(CommandError::new(format!("--{flag} `{}`: {what}", out.display())));
     if out.is_dir() {
         return wrong("is a folder: expected the name of a file");
@@ -237,5 +238,18 @@ pub(super) fn check_output_file(flag: &str, out: &Path, input: &Path) -> Result<
     {
         return wrong("is also the --model: expected another file");
     }
-    Ok(())
+    if out.extension().is_none() || endings.iter().any(|ending| has_extension(out, ending)) {
+        return Ok(());
+    }
+    let one = if endings.len() > 1 { "one of " } else { "" };
+    let endings = endings.iter().map(|ending| format!(".{ending}")).collect::<Vec<_>>().join(", ");
+    wrong(&format!("expected a name that ends in {one}{endings}"))
 }
+
+/// Whether the name of a file ends so, in large or small letters.
+pub(super) fn has_extension(path: &Path, expected: &str) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(expected))
+}
+
+/// The ending of model files.
+pub(super) const SAFETENSORS: &str = "safetensors";

@@ -34,8 +34,11 @@ pub struct TrainArgs {
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
     /// Show a dashboard with curves while training, if the output is a terminal; `q` stops
-    #[arg(long)]
+    #[arg(long, conflicts_with = "json")]
     pub dashboard: bool,
+    /// Print the report as JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
     /// What can be in the file, too.
     #[command(flatten)]
     pub settings: Settings,

@@ -144,6 +144,16 @@ impl ImageFiles {
         (0..self.classes.len()).into_par_iter().try_for_each(check)
     }
 
+    /// The classes of which there is no file that can be read; those that cannot are noted.
+    #[must_use]
+    pub fn missing_classes(&self) -> Vec<usize> {
+        let is_missing = |&class: &usize| {
+            let files = (0..self.len()).filter(|&index| self.files[index].1 == class);
+            self.check_readable(files, PathBuf::new).is_err()
+        };
+        (0..self.classes.len()).into_par_iter().filter(is_missing).collect()
+    }
+
     /// Whether one of some files can be read; those before it cannot, and are noted.
     fn check_readable(
         &self, files: impl Iterator<Item = usize>, folder: impl Fn() -> PathBuf,

@@ -1,10 +1,12 @@
 //! Scenes to learn detection and segmentation from: small grey pictures, in colour, on cluttered canvases.
 
 use super::coco::{Category, Coco, CocoError, Mask, Object, Picture};
-use crate::files::at;
+use crate::files::{at, write_atomically};
 use chacha20::ChaCha8Rng;
+use image::ImageError;
 use rand::{RngExt, SeedableRng};
 use std::fs::create_dir_all;
+use std::io::Cursor;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
@@ -121,8 +123,10 @@ fn write_scene(folder: &Path, id: u64, Scene { pixels, size, objects }: Scene) -
     let file_name = format!("{id:06}.png");
     let path = folder.join(&file_name);
     let side = size as u32; // pictures have at most 2^15 pixels a side, which `Coco::save` checks
-    let format = (image::ExtendedColorType::Rgb8, image::ImageFormat::Png);
-    let written = image::save_buffer_with_format(&path, &pixels, side, side, format.0, format.1);
+    let mut file = Cursor::new(vec![]);
+    let (colours, format) = (image::ExtendedColorType::Rgb8, image::ImageFormat::Png);
+    let written = image::write_buffer_with_format(&mut file, &pixels, side, side, colours, format);
+    let written = written.and_then(|()| write_atomically(&path, file.get_ref()).map_err(ImageError::IoError));
     written.map_err(|source| CocoError::Picture { path, source })?;
     Ok(Picture { id, file_name, width: size, height: size, objects })
 }

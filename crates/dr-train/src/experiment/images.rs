@@ -3,6 +3,7 @@
 use super::error::RunError;
 use super::registry::Registry;
 use super::said::{PURPOSES, UNDEFINED_TABLE, tell_ignored, tell_images, tell_missing};
+use super::settings::BATCH_NORM;
 use super::source::Source;
 use super::task::{Answer, Evaluation, Part, Task};
 use crate::artifact::{Artifact, Described, Description};
@@ -46,7 +47,7 @@ impl Task for ImageTask {
     const GOES_WITH: &'static str = "images with a class each and a network for images";
     const ITEMS: &'static str = "images";
     const BY_LOSS: bool = false;
-    const FLAGS: &'static [&'static str] = &[];
+    const FLAGS: &'static [&'static str] = &[BATCH_NORM];
 
     fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError> {
         let (dataset, model) = (registry.datasets.get(&config.dataset)?, registry.models.get(&config.model)?);

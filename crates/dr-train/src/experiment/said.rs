@@ -42,7 +42,7 @@ pub(super) fn tell_images<'a>(parts: impl IntoIterator<Item = (&'a str, &'a Imag
 }
 
 /// How many files are ignored where images are looked for, and one of them.
-pub(super) fn tell_ignored<'a>(parts: impl IntoIterator<Item = &'a ImageFiles>) {
+pub(crate) fn tell_ignored<'a>(parts: impl IntoIterator<Item = &'a ImageFiles>) {
     let ignored: BTreeSet<&PathBuf> = parts.into_iter().flat_map(|files| &files.source.ignored).collect();
     if let Some(example) = ignored.first() {
         let (count, example) = (ignored.len(), example.display());
@@ -52,17 +52,16 @@ pub(super) fn tell_ignored<'a>(parts: impl IntoIterator<Item = &'a ImageFiles>) 
     }
 }
 
-/// That none of the images of a part can be read, and what comes of that; or of which classes it has none.
+/// That none of the images of a part can be read, and what comes of that; or of which classes none can.
 pub(super) fn tell_missing(part: &ImageSet, purpose: &str, result: &str) {
     if let Err(error) = part.check() {
         return warn(format_args!("{error}; {result}"));
     }
     let ImageSet::Files(part) = part else { return };
-    let missing = |&(class, _): &(usize, &String)| part.files.iter().all(|(_, found)| *found != class);
-    let missing: Vec<_> = part.classes.iter().enumerate().filter(missing).map(|(_, name)| name).collect();
+    let missing: Vec<_> = part.missing_classes().into_iter().map(|class| &part.classes[class]).collect();
     if !missing.is_empty() {
         let (count, path, missing) = (part.len(), part.source.path.display(), few(&missing, NAMES));
-        warn(format_args!("`{path}`: none of the {count} images {purpose} is of {missing}"));
+        warn(format_args!("`{path}`: none of the {count} images {purpose} that can be read is of {missing}"));
     }
 }
 

@@ -23,8 +23,14 @@ pub(super) fn check_task(registry: &Registry, config: &TrainConfig) -> Result<()
     Ok(())
 }
 
-/// Flags that say how large a network is that is trained from scratch: only some tasks have a use for them.
-pub const TASK_FLAGS: [&str; 4] = ["vocabulary", "hidden", "layers", "context"];
+/// Flags about networks that only some tasks have a use for.
+pub const TASK_FLAGS: [&str; 5] = ["vocabulary", "hidden", "layers", "context", BATCH_NORM];
+
+/// That of networks with BatchNorm.
+pub(super) const BATCH_NORM: &str = "batch-norm";
+
+/// Those that say how large a language model is that is trained from scratch.
+pub(super) const LANGUAGE_FLAGS: [&str; 4] = ["vocabulary", "hidden", "layers", "context"];
 
 /// Those of them that a file of weights says.
 const WEIGHTS_SAY: [&str; 3] = ["vocabulary", "hidden", "layers"];

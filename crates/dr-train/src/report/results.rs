@@ -86,6 +86,9 @@ pub struct Measured {
     /// Mean loss: of classes the cross-entropy.
     #[serde(deserialize_with = "or_nan")]
     pub loss: f64,
+    /// Of texts `e` to the loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub perplexity: Option<f64>,
     /// Of segmentations the mean IoU of the classes with the background, of detections COCO's mean average precision, in percent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quality: Option<f64>,

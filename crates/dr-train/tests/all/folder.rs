@@ -234,6 +234,30 @@ fn turned(image: &RgbImage, orientation: u8) -> Vec<u8> {
     [&content[..2], b"\xff\xe1", &length, &segment, &content[2..]].concat()
 }
 
+/// A preview within the file has an end of its own.
+#[test]
+fn files_that_are_cut_off_behind_their_preview_are_found() {
+    let dir = TempDir::new().unwrap();
+    let jpeg = |side: u32| {
+        let noise = RgbImage::from_fn(side, side, |x, y| {
+            Rgb([((x * 37) ^ (y * 91)) as u8, (x * y) as u8, (x * 7) as u8])
+        });
+        let mut content = vec![];
+        noise.write_to(&mut std::io::Cursor::new(&mut content), image::ImageFormat::Jpeg).unwrap();
+        content
+    };
+    let (content, preview) = (jpeg(64), jpeg(8));
+    let length = (preview.len() as u16 + 2).to_be_bytes();
+    let whole = [&content[..2], b"\xff\xe2", &length, &preview, &content[2..]].concat();
+    let shape = ImageShape { channels: 3, height: 8, width: 8 };
+    for (bytes, is_whole) in [(&whole[..], true), (&whole[..whole.len() * 2 / 3], false)] {
+        fs::write(dir.path().join("a.jpg"), bytes).unwrap();
+        let found = ImageFiles::below(dir.path(), shape, Resize::Stretch).unwrap().check();
+        assert_eq!(found.is_ok(), is_whole);
+        assert!(found.err().is_none_or(|error| error.to_string().contains("the file is cut off")));
+    }
+}
+
 #[test]
 fn images_are_turned_as_their_exif_says() {
     let dir = TempDir::new().unwrap();

@@ -167,7 +167,7 @@ fn copy(name: &str) -> tempfile::TempDir {
 #[test]
 fn folders_with_something_wrong_say_so() {
     type Change = Box<dyn Fn(&str) -> Option<String>>;
-    let cases: [(&str, &str, Change, &str); 19] = [
+    let cases: [(&str, &str, Change, &str); 22] = [
         // No memory is taken for blocks that cannot be in the file.
         (
             "config.json",
@@ -264,6 +264,26 @@ fn folders_with_something_wrong_say_so() {
             "tokenizer.json`: a pointer of Git LFS: expected the file itself, which `git lfs pull` fetches",
         ),
         (
+            "config.json",
+            "grouped",
+            Box::new(|_| Some("version https://git-lfs.github.com/spec/v1\n".into())),
+            "config.json`: a pointer of Git LFS",
+        ),
+        (
+            "model-00002-of-00004.safetensors",
+            "grouped",
+            Box::new(|_| Some("version https://git-lfs.github.com/spec/v1\n".into())),
+            "model-00002-of-00004.safetensors`: a pointer of Git LFS",
+        ),
+        (
+            "config.json",
+            "grouped",
+            Box::new(|json| {
+                Some(json.replacen('{', "{\"quantization_config\": {\"quant_method\": \"awq\"},", 1))
+            }),
+            "the weights are quantized already (awq): expected the model in floats",
+        ),
+        (
             "model.safetensors.index.json",
             "grouped",
             Box::new(|json| Some(json.replace("model-00002", "../model-00002"))),
@@ -285,7 +305,7 @@ fn folders_with_something_wrong_say_so() {
     for (file, from, change, expected) in cases {
         let dir = copy(from);
         let path = dir.path().join(file);
-        match change(&std::fs::read_to_string(&path).unwrap_or_default()) {
+        match change(&String::from_utf8_lossy(&std::fs::read(&path).unwrap_or_default())) {
             Some(text) => std::fs::write(&path, text).unwrap(),
             None => std::fs::remove_file(&path).unwrap(),
         }
@@ -357,8 +377,23 @@ fn what_is_in_folders_of_others() {
     std::fs::rename(&path, dir.path().join("pytorch_model.bin")).unwrap();
     let plain = load_hugging_face(dir.path(), PrecisionSet::default()).unwrap();
     assert_eq!(plain.tensors, load("plain").tensors);
-
+    // As `torch.save` writes it; and in two files.
+    let saved = fixture("../checkpoints/llama.bin");
+    std::fs::copy(&saved, dir.path().join("pytorch_model.bin")).unwrap();
+    assert_eq!(load_hugging_face(dir.path(), PrecisionSet::default()).unwrap().tensors, plain.tensors);
+    std::fs::remove_file(dir.path().join("pytorch_model.bin")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut map = serde_json::Map::new();
+    for (shard, name) in ["pytorch_model-1.bin", "pytorch_model-2.bin"].into_iter().enumerate() {
+        let tensors = file.tensors().into_iter().enumerate().filter(|(at, _)| at % 2 == shard);
+        let tensors: Vec<_> = tensors.map(|(_, tensor)| tensor).collect();
+        map.extend(tensors.iter().map(|(tensor, _)| (tensor.clone(), name.into())));
+        std::fs::write(dir.path().join(name), safetensors::serialize(tensors, None).unwrap()).unwrap();
+    }
+    let index = serde_json::json!({ "weight_map": map }).to_string();
+    std::fs::write(dir.path().join("pytorch_model.bin.index.json"), index).unwrap();
+    assert_eq!(load_hugging_face(dir.path(), PrecisionSet::default()).unwrap().tensors, plain.tensors);
+
     let tensors =
         file.tensors().into_iter().map(|(name, tensor)| (format!("module._orig_mod.{name}"), tensor));
     std::fs::write(&path, safetensors::serialize(tensors, None).unwrap()).unwrap();

@@ -18,6 +18,7 @@ fn report() -> Report {
         measured: Measured {
             top1,
             loss: 0.1,
+            perplexity: None,
             quality: None,
             agreement: None,
             model_bytes: 80_000 - 19_000 * i,
@@ -58,6 +59,7 @@ fn report() -> Report {
         float: Some(Measured {
             top1: 98.33,
             loss: 0.07,
+            perplexity: None,
             quality: None,
             agreement: None,
             model_bytes: 310_000,

@@ -1,9 +1,9 @@
 //! `dr-train train --distill` of a network in a file.
 
-use super::inputs::{calibration_images, inputs_below};
+use super::inputs::{Told, calibration_images, inputs_below};
 use super::quantize::{FLOAT_SHARE, calibrated_with};
 use super::train::{INTERRUPTED, stop_on_ctrl_c};
-use super::{StatusLine, load_model, print, save};
+use super::{StatusLine, load_model, print, save, save_in_json};
 use crate::artifact::{ArtifactError, ArtifactKind, Described};
 use crate::cli::distillation::check_free;
 use crate::cli::{CommandError, ResolvedDistillation};
@@ -16,6 +16,7 @@ use crate::quantization::{DistillationProgress, Distilled, NetworkOptions, disti
 use crate::report::aligned;
 use burn::train::Interrupter;
 use dr_precision::PrecisionSet;
+use serde_json::json;
 use std::fs;
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -27,7 +28,7 @@ const TRAINING: usize = 8;
 ///
 /// # Errors
 /// If the model or the inputs cannot be read, do not fit together, or the network cannot be trained so.
-pub fn distill(of_file: &ResolvedDistillation) -> Result<(), CommandError> {
+pub fn distill(of_file: &ResolvedDistillation, json: bool) -> Result<(), CommandError> {
     let ResolvedDistillation { model, inputs, limit, precisions, switch_edge, options, device, out } =
         of_file;
     let float = load_model(model)?;
@@ -42,7 +43,7 @@ pub fn distill(of_file: &ResolvedDistillation) -> Result<(), CommandError> {
     }
     let (device, _) = device::open(*device)?;
     let (few, most) = (calibration_images(&float), limit.unwrap_or(usize::MAX));
-    let calibration = inputs_below(&float, inputs, few.min(most), *limit, &device)?;
+    let calibration = inputs_below(&float, inputs, few.min(most), *limit, Told::Later, &device)?;
     fs::create_dir_all(out).map_err(at(out))?;
     let _lock = FolderLock::take(out)?;
     remove_leftovers(out).map_err(at(out))?;
@@ -58,7 +59,7 @@ pub fn distill(of_file: &ResolvedDistillation) -> Result<(), CommandError> {
         folder: std::env::temp_dir(),
     };
     let (start, _) = calibrated_with(&float, model, calibration, &network)?;
-    let learned = inputs_below(&float, inputs, limit.unwrap_or(few * TRAINING), *limit, &device)?;
+    let learned = inputs_below(&float, inputs, limit.unwrap_or(few * TRAINING), *limit, Told::Here, &device)?;
 
     let interrupter = Interrupter::new();
     stop_on_ctrl_c(interrupter.clone())?;
@@ -83,8 +84,18 @@ pub fn distill(of_file: &ResolvedDistillation) -> Result<(), CommandError> {
     });
     drop(line);
     let result = result.map_err(|error| CommandError::about(model, error))?;
-    print(&table(precisions, &result))?;
-    save(&result.artifact, &out.join(MODEL_FILE))?;
+    if json {
+        let losses = precisions.iter().zip(result.before.iter().zip(&result.after));
+        let losses = losses.map(|(precision, (before, after))| {
+            json!({ "precision": precision.to_string(), "before": before, "after": after })
+        });
+        let held_out = losses.collect::<Vec<_>>();
+        let learned = json!({ "epoch": result.epoch, "held_out_losses": held_out });
+        save_in_json(&result.artifact, &out.join(MODEL_FILE), "training", &learned)?;
+    } else {
+        print(&table(precisions, &result))?;
+        save(&result.artifact, &out.join(MODEL_FILE))?;
+    }
     let out = out.display();
     match (result.diverged, interrupter.should_stop()) {
         (true, _) => Err(CommandError::failure(format!(

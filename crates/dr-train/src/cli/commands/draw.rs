@@ -2,8 +2,8 @@
 
 use super::{load_model, print};
 use crate::artifact::Described;
-use crate::cli::CommandError;
 use crate::cli::values::{at_least_one, one_of};
+use crate::cli::{CommandError, resolve};
 use crate::config::task::{DETECT, SEGMENT};
 use crate::config::{DeviceKind, Engine};
 use crate::data::{Labelled, SceneLoader, SceneSet};
@@ -55,6 +55,7 @@ const FACTOR: usize = 2;
 /// # Errors
 /// A model that cannot be read or does not say where things are, scenes that do not fit it, a file that cannot be written.
 pub fn draw(args: &DrawArgs) -> Result<(), CommandError> {
+    resolve::check_output_file("out", &args.out, &["png"], &args.model)?;
     let artifact = load_model(&args.model)?;
     let description = &artifact.description;
     let task = description.task.as_str();
@@ -121,7 +122,8 @@ pub fn draw(args: &DrawArgs) -> Result<(), CommandError> {
             }
         }
     }
-    save_grid(&args.out, &tiles, width, height, test.len())?;
+    let saved = save_grid(&args.out, &tiles, width, height, test.len());
+    saved.map_err(|error| CommandError::about(&args.out, error).with_exit_code(1))?;
     let names: Vec<String> = formats.iter().map(ToString::to_string).collect();
     print(&format!("wrote {}: the truth, {}\n", args.out.display(), names.join(", ")))
 }

@@ -20,6 +20,7 @@ use clap::Args;
 use dr_precision::Precision;
 use dr_runtime::arrays::Array;
 use dr_runtime::graph::Op;
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -146,10 +147,46 @@ pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
             precision => report.precisions.push(PrecisionResult { precision, measured }),
         }
     }
-    print(&if args.json { report.to_json()? } else { (task.table)(&report) })?;
-    match &args.questions {
-        Some(path) => questions(&source, path, &formats, args),
-        None => Ok(()),
+    let asked = || args.questions.as_deref().map(|path| questions(&source, path, &formats, args)).transpose();
+    if args.json {
+        let answer = Answer { report: &report, questions: asked()? };
+        return print(&(serde_json::to_string_pretty(&answer)? + "\n"));
+    }
+    print(&(task.table)(&report))?;
+    asked()?.map_or(Ok(()), |questions| print(&questions.table()))
+}
+
+/// What is printed as JSON.
+#[derive(Serialize)]
+struct Answer<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    questions: Option<Questions>,
+}
+
+/// How many questions are answered right.
+#[derive(Serialize)]
+struct Questions {
+    count: usize,
+    precisions: Vec<Right>,
+}
+
+#[derive(Serialize)]
+struct Right {
+    precision: NumberFormat,
+    #[serde(flatten)]
+    score: ChoiceScore,
+}
+
+impl Questions {
+    fn table(&self) -> String {
+        let header = ["precision", "right (%)", "by byte (%)"].map(str::to_owned).to_vec();
+        let row = |Right { precision, score: ChoiceScore { accuracy, normalized } }: &Right| {
+            vec![precision.to_string(), number(*accuracy, 2), number(*normalized, 2)]
+        };
+        let rows: Vec<_> = std::iter::once(header).chain(self.precisions.iter().map(row)).collect();
+        format!("\n{} questions\n{}", self.count, aligned(&rows))
     }
 }
 
@@ -203,17 +240,10 @@ fn arrays(
 /// How many questions the model answers right.
 fn questions(
     source: &Source, path: &Path, formats: &[NumberFormat], args: &EvalArgs,
-) -> Result<(), CommandError> {
+) -> Result<Questions, CommandError> {
     let (questions, tokenizer) = (load_choices(path)?, source.tokenizer()?);
     let scores = answer(source.artifact, formats, &questions, &tokenizer, args.engine, source.device);
     let scores = scores.map_err(|error| source.wrong(error))?;
-    if args.json {
-        return print(&format!("{}\n", serde_json::to_string_pretty(&scores)?));
-    }
-    let header = ["precision", "right (%)", "by byte (%)"].map(str::to_owned).to_vec();
-    let row = |(format, ChoiceScore { accuracy, normalized }): (&NumberFormat, &ChoiceScore)| {
-        vec![format.to_string(), number(*accuracy, 2), number(*normalized, 2)]
-    };
-    let rows: Vec<_> = std::iter::once(header).chain(formats.iter().zip(&scores).map(row)).collect();
-    print(&format!("\n{} questions\n{}", questions.len(), aligned(&rows)))
+    let right = formats.iter().zip(scores).map(|(&precision, score)| Right { precision, score });
+    Ok(Questions { count: questions.len(), precisions: right.collect() })
 }

@@ -2,6 +2,7 @@
 
 use super::{load_model, print, save, with_plan};
 use crate::artifact::{Artifact, ArtifactKind, FORMAT_VERSION, SavedModel};
+use crate::cli::resolve::{SAFETENSORS, has_extension};
 use crate::cli::values::at_least_one;
 use crate::cli::{CommandError, resolve};
 use crate::evaluation::formats;
@@ -15,7 +16,7 @@ use burn::tensor::Device;
 use clap::{ArgGroup, Args};
 use dr_precision::Precision;
 use std::fmt::Display;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// `dr-train export`.
 #[derive(Debug, Args)]
@@ -49,14 +50,14 @@ pub struct ExportArgs {
     /// The file to write: ONNX if its name ends in .onnx, and, of a language model, GGUF if it ends in .gguf
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// The version of ONNX's operators, 21 to 25; types of 2 bits come with 25
-    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t)]
-    pub opset: Opset,
+    /// The version of ONNX's operators, 21 to 25; types of 2 bits come with 25 [default: 21]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub opset: Option<Opset>,
     /// Also write test images with the model's logits, to check another runtime by
     #[arg(long, value_name = "FILE")]
     pub samples: Option<PathBuf>,
     /// How many of them
-    #[arg(long, value_name = "N", value_parser = at_least_one(1 << 24), allow_negative_numbers = true, default_value_t = 1000)]
+    #[arg(long, value_name = "N", value_parser = at_least_one(1 << 24), allow_negative_numbers = true, default_value_t = 1000, requires = "samples")]
     pub images: usize,
 }
 
@@ -66,9 +67,16 @@ pub struct ExportArgs {
 /// # Errors
 /// If the model cannot be read, does not have the precisions, or has parts that the format does not, or the result cannot be written.
 pub fn export(registry: &Registry, args: &ExportArgs) -> Result<(), CommandError> {
-    let files = [("out", Some(args.out.as_path())), ("samples", args.samples.as_deref())];
+    let samples = [SAFETENSORS];
+    let out = [SAFETENSORS, ONNX, GGUF];
+    let files =
+        [("out", Some(args.out.as_path()), &out[..]), ("samples", args.samples.as_deref(), &samples[..])];
     resolve::check_output_files(files, &args.model)?;
-    check_extension(&args.out)?;
+    if let Some(opset) = args.opset.filter(|_| !has_extension(&args.out, ONNX)) {
+        let out = args.out.display();
+        let found = format!("--opset {opset}: `{out}` has no use for it");
+        return Err(CommandError::new(format!("{found}: expected --out with a name that ends in .onnx")));
+    }
     let (device, artifact) = (Device::flex(), load_model(&args.model)?);
     let packed = match (&args.plan, args.precision) {
         (Some(plan), _) => {
@@ -96,23 +104,30 @@ pub fn export(registry: &Registry, args: &ExportArgs) -> Result<(), CommandError
         },
     };
     let in_model = |error: &dyn Display| CommandError::about(&args.model, error);
+    // What is wrong with them is known before anything is written.
+    let samples = match &args.samples {
+        Some(path) => {
+            let of = Source::new(registry, &packed, &args.model, &args.dataset, &args.data_dir, &device);
+            let test = test_images(&of)?;
+            Some((path, test.range(0..args.images.min(test.len()))))
+        }
+        None => None,
+    };
     if has_extension(&args.out, GGUF) {
         let exported = gguf::export(&packed, args.precision).map_err(|error| in_model(&error))?;
         write_atomically(&args.out, &exported.bytes).map_err(at(&args.out))?;
         let (out, bytes) = (args.out.display(), thousands(exported.bytes.len()));
         print(&format!("wrote {out}: GGUF, {bytes} bytes; {exported}\n"))?;
     } else if has_extension(&args.out, ONNX) {
-        let model = onnx::export(&packed, args.opset).map_err(|error| in_model(&error))?;
+        let model =
+            onnx::export(&packed, args.opset.unwrap_or_default()).map_err(|error| in_model(&error))?;
         write_atomically(&args.out, &model).map_err(at(&args.out))?;
         let (out, bytes) = (args.out.display(), thousands(model.len()));
         print(&format!("wrote {out}: ONNX, {bytes} bytes\n"))?;
     } else {
         save(&packed, &args.out)?;
     }
-    if let Some(path) = &args.samples {
-        let source = Source::new(registry, &packed, &args.model, &args.dataset, &args.data_dir, &device);
-        let test = test_images(&source)?;
-        let test = test.range(0..args.images.min(test.len()));
+    if let Some((path, test)) = samples {
         for format in formats(&packed) {
             Samples::new(&packed, format, &test, &device)?.save(path)?;
         }
@@ -134,23 +149,5 @@ fn check_data_flags(args: &ExportArgs, artifact: &Artifact) -> Result<(), Comman
     }
 }
 
-const SAFETENSORS: &str = "safetensors";
 const ONNX: &str = "onnx";
 const GGUF: &str = "gguf";
-
-/// Whether a name ends like one of the formats that are written, or does not say one.
-fn check_extension(out: &Path) -> Result<(), CommandError> {
-    let known = [SAFETENSORS, ONNX, GGUF];
-    if out.extension().is_none() || known.iter().any(|known| has_extension(out, known)) {
-        return Ok(());
-    }
-    let expected = known.map(|known| format!(".{known}")).join(", ");
-    Err(CommandError::new(format!(
-        "--out `{}`: expected a name that ends in one of {expected}",
-        out.display()
-    )))
-}
-
-fn has_extension(path: &Path, expected: &str) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(expected))
-}

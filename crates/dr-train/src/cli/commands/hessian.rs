@@ -66,7 +66,7 @@ pub struct HessianArgs {
 /// # Errors
 /// If the model or the images cannot be read, or do not fit together, or the results cannot be written.
 pub fn hessian(registry: &Registry, args: &HessianArgs) -> Result<(), CommandError> {
-    let files = [("out", args.out.as_deref()), ("plot", args.plot.as_deref())];
+    let files = [("out", args.out.as_deref(), &["json"][..]), ("plot", args.plot.as_deref(), &["svg"][..])];
     resolve::check_output_files(files, &args.model)?;
     let started = Instant::now();
     let options =

@@ -2,6 +2,7 @@
 
 use super::save;
 use crate::artifact::{Described, Description, InputShape};
+use crate::cli::resolve::SAFETENSORS;
 use crate::cli::{CommandError, PictureArgs, resolve};
 use crate::config::task::LANGUAGE;
 use crate::data::Normalization;
@@ -47,7 +48,7 @@ pub struct ImportArgs {
 /// If the file cannot be read, or its tensors are not those of the model, or the result cannot be written.
 pub fn import(registry: &Registry, args: &ImportArgs) -> Result<(), CommandError> {
     if let Some(file) = &args.onnx {
-        resolve::check_output_file("out", &args.out, file)?;
+        resolve::check_output_file("out", &args.out, &[SAFETENSORS], file)?;
         return save(&args.pictures.load(file)?, &args.out);
     }
     let [height, width] = args.pictures.image_size.unwrap_or([USUAL_IMAGE; 2]);
@@ -55,9 +56,13 @@ pub fn import(registry: &Registry, args: &ImportArgs) -> Result<(), CommandError
         return Err(CommandError::new(format!("--{flag}: of a state dict it is known: expected --onnx")));
     }
     let (Some(model), Some(weights)) = (&args.model, &args.weights) else { return Ok(()) };
-    resolve::check_output_file("out", &args.out, weights)?;
+    resolve::check_output_file("out", &args.out, &[SAFETENSORS], weights)?;
     let model = registry.models.get(model)?;
     if model.tasks().contains(&LANGUAGE) {
+        if args.pictures.given().is_some() {
+            let found = "--image-size: a language model has no use for it";
+            return Err(CommandError::new(format!("{found}: expected a network for images")));
+        }
         return save(&load_language_model(weights, PrecisionSet::default())?, &args.out);
     }
     let dict = StateDict::load(weights, &ends(model))?;

@@ -5,7 +5,7 @@ use crate::agreement::read_array;
 use crate::artifact::{Artifact, Description};
 use crate::cli::CommandError;
 use crate::data::{DataError, Frame, ImageFiles, ImageLoader, ImageSet, Input, image_file};
-use crate::experiment::{RunError, Source, tell_skipped};
+use crate::experiment::{RunError, Source, tell_ignored, tell_skipped};
 use crate::nn::Value;
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
@@ -25,6 +25,13 @@ const CALIBRATION_IMAGES: usize = 1024;
 /// Images that are computed together.
 const BATCH: usize = 16;
 
+/// Whether it is said which files of a folder are left out, or will be when more of them are read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    Here,
+    Later,
+}
+
 /// How many images a network is calibrated with if nothing else is asked for.
 pub(super) fn calibration_images(artifact: &Artifact) -> usize {
     let input = &artifact.description.input;
@@ -37,7 +44,7 @@ pub(super) fn inputs(
     source: &mut Source, folder: Option<&Path>, images: usize, arrays: Option<usize>,
 ) -> Result<Vec<Value>, CommandError> {
     if let Some(folder) = folder {
-        return inputs_below(source.artifact, folder, images, arrays, source.device);
+        return inputs_below(source.artifact, folder, images, arrays, Told::Here, source.device);
     }
     source.calibration = images;
     let batches = (source.task()?.calibration)(source)?;
@@ -46,7 +53,7 @@ pub(super) fn inputs(
 
 /// Inputs of a folder: its .npy files, all of them or `arrays`; or, if it has none, at most `images` of its images. Both evenly spread, in batches.
 pub(super) fn inputs_below(
-    artifact: &Artifact, folder: &Path, images: usize, arrays: Option<usize>, device: &Device,
+    artifact: &Artifact, folder: &Path, images: usize, arrays: Option<usize>, told: Told, device: &Device,
 ) -> Result<Vec<Value>, CommandError> {
     if let Some(files) = arrays_in(folder)? {
         let few = files.len().min(arrays.unwrap_or(usize::MAX)).max(1);
@@ -73,11 +80,16 @@ pub(super) fn inputs_below(
         return Err(CommandError::new(format!("{found}: expected arrays, as the network takes")));
     }
     let files = ImageFiles::below(folder, (*input).into(), *resize).map_err(DataError::from)?.spread(images);
+    if told == Told::Here {
+        tell_ignored([&files]);
+    }
     let images = ImageSet::from(files);
     let loader = ImageLoader::evaluation(images.clone(), normalization.clone(), BATCH, device.clone());
     let batches = loader.iter().map(|batch| Ok(batch?.input.into()));
     let batches = batches.collect::<Result<_, DatasetError>>().map_err(RunError::from)?;
-    tell_skipped(&images.skipped());
+    if told == Told::Here {
+        tell_skipped(&images.skipped());
+    }
     Ok(batches)
 }
 

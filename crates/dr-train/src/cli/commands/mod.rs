@@ -47,6 +47,7 @@ use crate::report::{REPORT_FILE, thousands};
 use crate::weights::{is_language_model, is_onnx, load_language_model};
 use clap::Args;
 use dr_precision::PrecisionSet;
+use serde::Serialize;
 use std::io::{IsTerminal, Write, stderr};
 use std::path::{Path, PathBuf};
 
@@ -137,6 +138,7 @@ fn load_model(path: &Path) -> Result<Artifact, CommandError> {
 
 /// The same; an ONNX file does not say what becomes of pictures, and every other file does.
 fn load_with(path: &Path, pictures: &PictureArgs) -> Result<Artifact, CommandError> {
+    let path = &in_run(path);
     if let Some(flag) = pictures.given().filter(|_| !is_onnx(path)) {
         let found = format!("--{flag}: `{}` says it", path.display());
         return Err(CommandError::new(format!("{found}: expected an ONNX file")));
@@ -162,6 +164,17 @@ fn write(path: &Path, content: &[u8], wrote: &mut Vec<String>) -> Result<(), Com
     write_atomically(path, content).map_err(at(path))?;
     wrote.push(path.display().to_string());
     Ok(())
+}
+
+/// Writes a model file, and says so as an object in JSON that has some more, by a name.
+fn save_in_json(
+    artifact: &Artifact, path: &Path, name: &str, more: &impl Serialize,
+) -> Result<(), CommandError> {
+    artifact.save(path)?;
+    let answer = serde_json::json!({
+        "file": path, "kind": artifact.description.kind, "bytes": artifact.payload_bytes(), name: more,
+    });
+    print(&(serde_json::to_string_pretty(&answer)? + "\n"))
 }
 
 /// Writes a model file, and says so.

@@ -1,8 +1,9 @@
 //! `dr-train quantize`.
 
 use super::inputs::{calibration_images, inputs};
-use super::{StatusLine, load_with, print, save};
+use super::{StatusLine, load_with, print, save, save_in_json};
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, SavedModel};
+use crate::cli::resolve::SAFETENSORS;
 use crate::cli::values::{at_least_one, between, gibibytes, group_size, one_of};
 use crate::cli::{CommandError, PictureArgs, resolve};
 use crate::config::DeviceKind;
@@ -23,11 +24,17 @@ use clap::Args;
 use dr_kernels::host::GroupedWeight;
 use dr_precision::{BitWidth, Precision, PrecisionSet};
 use dr_runtime::file::STORED;
+use serde_json::json;
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 /// Layers with at most so many percent of the multiply-adds may stay in floats, where nothing else is said.
 pub(super) const FLOAT_SHARE: usize = 5;
+
+/// Bytes that all images take between layers, at most, and tokens of a text that are looked at, likewise.
+const MEMORY: u64 = 4 << 30;
+const CALIBRATION_TOKENS: usize = 1 << 15;
 
 /// `dr-train quantize`.
 #[derive(Debug, Args)]
@@ -49,23 +56,23 @@ pub struct QuantizeArgs {
     /// like those that it is for, whatever they show [default: training images of its dataset]
     #[arg(long, value_name = "FILE|DIR", conflicts_with_all = ["dataset", "data_dir"])]
     pub calibration: Option<PathBuf>,
-    /// So many tokens of the text are looked at, in windows all over it
-    #[arg(long, value_name = "N", requires = "calibration", default_value_t = 1 << 15, value_parser = at_least_one(1 << 30))]
-    pub calibration_tokens: usize,
+    /// So many tokens of the text are looked at, in windows all over it [default: 32768]
+    #[arg(long, value_name = "N", requires = "calibration", value_parser = at_least_one(1 << 30))]
+    pub calibration_tokens: Option<usize>,
     /// So many images are looked at [default: 1024, or fewer that are large, of 224 x 224 pixels 128]
     #[arg(long, value_name = "N", value_parser = at_least_one(1 << 20))]
     pub calibration_images: Option<usize>,
     /// What all images are between layers takes at most so much memory; the rest waits in a file beside the result, which
-    /// takes longer and gives the same
-    #[arg(long, value_name = "GIB", value_parser = gibibytes, default_value = "4", allow_negative_numbers = true)]
-    pub memory: u64,
+    /// takes longer and gives the same [default: 4]
+    #[arg(long, value_name = "GIB", value_parser = gibibytes, allow_negative_numbers = true)]
+    pub memory: Option<u64>,
     /// Let the weights of depthwise convolutions switch, too; they keep 8 bits otherwise
     #[arg(long)]
     pub switch_depthwise: bool,
     /// Layers with at most so many percent of the multiply-adds stay in floats, of a network for images: those that alone would
-    /// change its outputs by more than 1 % at the highest precision, the worst for their multiply-adds first
-    #[arg(long, value_name = "PERCENT", value_parser = between(0, 100), default_value_t = FLOAT_SHARE)]
-    pub float_share: usize,
+    /// change its outputs by more than 1 % at the highest precision, the worst for their multiply-adds first [default: 5]
+    #[arg(long, value_name = "PERCENT", value_parser = between(0, 100))]
+    pub float_share: Option<usize>,
     /// Then train the scales of each width of up to 4 bits by so many steps of 512 tokens of the text, against the
     /// predictions of the float model: codes stay, and no other width changes
     #[arg(long, value_name = "N", requires = "calibration", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1 << 20))]
@@ -88,9 +95,25 @@ pub struct QuantizeArgs {
     /// The file to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
     /// How pictures become images
     #[command(flatten)]
     pub pictures: PictureArgs,
+}
+
+impl QuantizeArgs {
+    /// Refuses what is given and is for other networks than this one: those for `other`.
+    fn check_unused<const N: usize>(
+        &self, given: [(&str, bool); N], other: &str,
+    ) -> Result<(), CommandError> {
+        let unused = given.into_iter().find(|(_, given)| *given);
+        unused.map_or(Ok(()), |(flag, _)| {
+            let found = format!("--{flag}: `{}` has no use for it", self.model.display());
+            Err(CommandError::new(format!("{found}: expected a network for {other}")))
+        })
+    }
 }
 
 /// Turns a float model into one for several precisions, without training: codes are chosen by what images or a text show of the network's use; or, of a language
@@ -99,7 +122,7 @@ pub struct QuantizeArgs {
 /// # Errors
 /// If the model cannot be read, or is not a float one, or the data do not fit it, or the result cannot be written.
 pub fn quantize(registry: &Registry, args: &QuantizeArgs) -> Result<(), CommandError> {
-    resolve::check_output_file("out", &args.out, &args.model)?;
+    resolve::check_output_file("out", &args.out, &[SAFETENSORS], &args.model)?;
     if is_language_model(&args.model) && args.calibration.is_none() && args.data_dir.is_none() {
         let folder = format!(
             "`{}`: a language model of others does not say what it learned from",
@@ -117,12 +140,17 @@ pub fn quantize(registry: &Registry, args: &QuantizeArgs) -> Result<(), CommandE
     if description.check_task(LANGUAGE).is_err() {
         return calibrated(registry, &artifact, args, &device);
     }
-    if args.switch_depthwise || args.calibration_images.is_some() {
-        let found = "--switch-depthwise and --calibration-images are for images";
-        return Err(CommandError::new(format!("{found}: expected a network for images")));
-    }
+    args.check_unused(
+        [
+            ("switch-depthwise", args.switch_depthwise),
+            ("calibration-images", args.calibration_images.is_some()),
+            ("float-share", args.float_share.is_some()),
+            ("memory", args.memory.is_some()),
+        ],
+        "images",
+    )?;
     if let Some(calibration) = &args.calibration {
-        return save(&nested(&artifact, args, calibration, &device)?, &args.out);
+        return finish(args, &nested(&artifact, args, calibration, &device)?, None);
     }
     let precisions = args.precisions.clone().unwrap_or_default();
     let quantization = QuantConfig {
@@ -132,17 +160,33 @@ pub fn quantize(registry: &Registry, args: &QuantizeArgs) -> Result<(), CommandE
     };
     let source = Source::new(registry, &artifact, &args.model, &args.dataset, &args.data_dir, &device);
     let quantized = artifact.quantize(&quantization, (source.task()?.calibration)(&source)?, &device)?;
-    save(&quantized, &args.out)
+    finish(args, &quantized, None)
+}
+
+/// Writes the result, and says what it costs each layer, if that is known.
+fn finish(
+    args: &QuantizeArgs, quantized: &Artifact, noise: Option<(&PrecisionSet, &[LayerNoise])>,
+) -> Result<(), CommandError> {
+    if args.json {
+        let layers = noise.map_or_else(Vec::new, |(precisions, noise)| in_json(precisions, noise));
+        return save_in_json(quantized, &args.out, "layers", &layers);
+    }
+    noise.map_or(Ok(()), |(precisions, noise)| print(&table(precisions, noise)))?;
+    save(quantized, &args.out)
 }
 
 /// A network for images with codes that are chosen for all precisions at once.
 fn calibrated(
     registry: &Registry, artifact: &Artifact, args: &QuantizeArgs, device: &Device,
 ) -> Result<(), CommandError> {
-    if args.group_size.is_some() || args.tuning_steps > 0 {
-        let found = "--group-size and --tuning-steps are for language models";
-        return Err(CommandError::new(format!("{found}: expected a network for tokens")));
-    }
+    args.check_unused(
+        [
+            ("group-size", args.group_size.is_some()),
+            ("tuning-steps", args.tuning_steps > 0),
+            ("calibration-tokens", args.calibration_tokens.is_some()),
+        ],
+        "tokens",
+    )?;
     let count = args.calibration_images.unwrap_or_else(|| calibration_images(artifact));
     let mut source = Source::new(registry, artifact, &args.model, &args.dataset, &args.data_dir, device);
     let batches = inputs(&mut source, args.calibration.as_deref(), count, args.calibration_images)?;
@@ -150,13 +194,12 @@ fn calibrated(
         precisions: args.precisions.clone().unwrap_or_default(),
         switch_edge: args.switch_edge,
         switch_depthwise: args.switch_depthwise,
-        float_share: args.float_share as f64 / 100.0,
-        memory: args.memory,
+        float_share: args.float_share.unwrap_or(FLOAT_SHARE) as f64 / 100.0,
+        memory: args.memory.unwrap_or(MEMORY),
         folder: folder_of(&args.out).to_owned(),
     };
     let (quantized, noise) = calibrated_with(artifact, &args.model, batches, &options)?;
-    print(&table(&options.precisions, &noise))?;
-    save(&quantized, &args.out)
+    finish(args, &quantized, Some((&options.precisions, &noise)))
 }
 
 /// The network with codes that are chosen by what these inputs show, with a line of how far it is.
@@ -186,6 +229,18 @@ fn table(precisions: &PrecisionSet, noise: &[LayerNoise]) -> String {
     };
     let rows: Vec<Vec<String>> = std::iter::once(header).chain(noise.iter().map(row)).collect();
     aligned(&rows)
+}
+
+/// The same of each layer in JSON.
+fn in_json(precisions: &PrecisionSet, noise: &[LayerNoise]) -> Vec<serde_json::Value> {
+    let layer = |LayerNoise { name, signal_to_noise, alone, in_floats }: &LayerNoise| {
+        let ratios = precisions.iter().map(|precision| precision.to_string()).zip(signal_to_noise);
+        let ratios: BTreeMap<String, &f64> = ratios.collect();
+        json!({
+            "name": name, "signal_to_noise_db": ratios, "outputs_alone_relative_error": alone, "in_floats": in_floats,
+        })
+    };
+    noise.iter().map(layer).collect()
 }
 
 /// A language model with codes that are chosen for all precisions at once.
@@ -221,7 +276,7 @@ fn nested(
     let tokens = tokenizer.encode_for(artifact.description.classes, &text::read(Some(calibration))?)?;
     let usual = CalibrationOptions::default();
     let length = usual.length.min(artifact.description.context());
-    let windows = args.calibration_tokens.div_ceil(length);
+    let windows = args.calibration_tokens.unwrap_or(CALIBRATION_TOKENS).div_ceil(length);
     let options = CalibrationOptions {
         group: args.group_size.unwrap_or(usual.group),
         windows,

@@ -122,7 +122,8 @@ const SAMPLES: usize = 100;
 /// If the model was not trained for mixtures and has no sensitivities, the traces or pins do not fit it, no plan keeps to the budget, or something
 /// cannot be read or written.
 pub fn search(registry: &Registry, args: &SearchArgs) -> Result<(), CommandError> {
-    let files = [("out", args.out.as_deref()), ("pareto", args.pareto.as_deref())];
+    let files =
+        [("out", args.out.as_deref(), &["toml"][..]), ("pareto", args.pareto.as_deref(), &["svg"][..])];
     resolve::check_output_files(files, &args.model)?;
     let artifact = &load_model(&args.model)?;
     let kind = args.budget.kind();

@@ -11,11 +11,13 @@ use std::path::Path;
 /// Exit code of a program that Ctrl-C stopped.
 pub(super) const INTERRUPTED: u8 = 130;
 
-/// Trains, and leaves the results in the folder.
+/// Trains, leaves the results in the folder, and prints them as a table or as JSON.
 ///
 /// # Errors
 /// Anything that stops the training.
-pub fn train(registry: &Registry, training: ResolvedTraining, dashboard: bool) -> Result<(), CommandError> {
+pub fn train(
+    registry: &Registry, training: ResolvedTraining, dashboard: bool, json: bool,
+) -> Result<(), CommandError> {
     let ResolvedTraining { config, out, resume } = training;
     let options = RunOptions { resume, dashboard, interrupter: Interrupter::new() };
     let interrupter = options.interrupter.clone();
@@ -23,6 +25,9 @@ pub fn train(registry: &Registry, training: ResolvedTraining, dashboard: bool) -
     let run = (task.prepare)(registry, config, &out, options).map_err(|error| failure(error, &out))?;
     stop_on_ctrl_c(interrupter)?;
     let report = run().map_err(|error| failure(error, &out))?;
+    if json {
+        return print(&report.to_json()?);
+    }
     let out = out.display();
     print(&format!(
         "{}\nwrote {out}/model.safetensors, {out}/float.safetensors, {out}/report.json and {out}/report.svg in {:.0} s\n",
