@@ -28,7 +28,8 @@ fn loading(criterion: &mut Criterion) {
     for (name, loader) in [("training", training), ("evaluation", evaluation)] {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
-                let read: usize = loader.iter().map(|batch| batch.expect("an image").labels.dims()[0]).sum();
+                let read: usize =
+                    loader.iter().map(|batch| batch.expect("an image").labels.classes.dims()[0]).sum();
                 assert_eq!(read, count);
             });
         });

@@ -23,8 +23,14 @@ pub(super) fn check_task(registry: &Registry, config: &TrainConfig) -> Result<()
     Ok(())
 }
 
-/// Flags that say how large a network is that is trained from scratch: only some tasks have a use for them.
-pub const TASK_FLAGS: [&str; 4] = ["vocabulary", "hidden", "layers", "context"];
+/// Flags that only some tasks have a use for.
+pub const TASK_FLAGS: [&str; 7] =
+    ["vocabulary", "hidden", "layers", "context", "augment", "mixup", "label-smoothing"];
+
+/// Those that say how large a language model is that is trained from scratch, and those that say how images with a class each are
+/// learned.
+pub(super) const LANGUAGE_FLAGS: &[&str] = TASK_FLAGS.split_at(4).0;
+pub(super) const IMAGE_FLAGS: &[&str] = TASK_FLAGS.split_at(4).1;
 
 /// Those of them that a file of weights says.
 const WEIGHTS_SAY: [&str; 3] = ["vocabulary", "hidden", "layers"];

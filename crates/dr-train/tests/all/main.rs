@@ -2,6 +2,7 @@
 
 mod arrays;
 mod artifact;
+mod augment;
 mod calibrated;
 mod data;
 mod devices;
