@@ -47,6 +47,8 @@ impl TrainConfig {
             ("clip-norm", number(self.clip_norm, non_negative), not_negative),
             ("mixup", number(self.mixup, |value| (0.0..=8.0).contains(&value)), "a number from 0 to 8"),
             ("label-smoothing", number(self.label_smoothing, part), "a number of at least 0 and below 1"),
+            ("ema", number(self.ema, part), "a number of at least 0 and below 1"),
+            ("patience", within(self.patience.unwrap_or(1), 1..=usize::MAX), at_least_one),
             ("vocabulary", within(vocabulary, 257..=1 << 17), "257 to 131072 tokens"),
             ("hidden", heads, "a multiple of 64 up to 16384"),
             ("layers", within(layers, 1..=256), "1 to 256 blocks"),

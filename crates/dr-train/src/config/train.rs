@@ -66,6 +66,12 @@ pub struct TrainConfig {
     /// The part of the probability that their classes share evenly.
     #[serde(default)]
     pub label_smoothing: f64,
+    /// How much of the moving average of the network stays in each step; 0 is no average.
+    #[serde(default)]
+    pub ema: f64,
+    /// So many epochs without a better validation end a phase of training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patience: Option<usize>,
     /// Largest L2 norm of one parameter's gradient; 0 is no limit.
     pub clip_norm: f64,
     /// Adaptive learning rate scaling of the scales (ALRS).
@@ -172,6 +178,8 @@ impl TrainConfig {
             augment: None,
             mixup: 0.0,
             label_smoothing: 0.0,
+            ema: 0.0,
+            patience: None,
             clip_norm: 0.0,
             alrs: false,
             scale_gradient: ScaleGradient::default(),

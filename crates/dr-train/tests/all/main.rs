@@ -23,3 +23,4 @@ mod search;
 mod settings;
 mod torchvision;
 mod trace;
+mod training;
