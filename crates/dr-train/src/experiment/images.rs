@@ -18,7 +18,7 @@ use crate::evaluation::{
 };
 use crate::models::ModelKind;
 use crate::nn::Model;
-use crate::note::note;
+use crate::note::{detail, note};
 use crate::report::{Measured, NumberFormat, Report};
 use crate::weights::{StateDict, WeightsError, ends, import};
 use burn::data::dataloader::DataLoader;
@@ -113,6 +113,10 @@ impl Task for ImageTask {
         let chosen = config.augment.map_or(usual, |changes| usual.with_changes(changes, images.shape()));
         let TrainConfig { mixup, label_smoothing, .. } = *config;
         let augmentation = Augmentation { mixup, label_smoothing, ..chosen };
+        detail(format_args!(
+            "changes to images: {}, mixup {mixup}, label smoothing {label_smoothing}",
+            augmentation.changes
+        ));
         let (normalization, device) = (self.normalization.clone(), device.clone());
         Ok(ImageLoader::training(images, normalization, batch_size, config.seed, augmentation, device))
     }

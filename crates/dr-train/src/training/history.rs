@@ -4,6 +4,7 @@ use super::metric::{LOSS, TOP1};
 use super::phase::Phase;
 use crate::files::{at, write_atomically};
 use crate::note::note;
+use crate::progress::Progress;
 use crate::report::{CurvePoint, EpochRecord, NumberFormat, UNDEFINED, number};
 use burn::train::EarlyStoppingStrategy;
 use burn::train::logger::{MetricLogger, TrainingProgressLogger};
@@ -82,6 +83,8 @@ struct State {
     print: bool,
     started: Option<Instant>,
     split: String,
+    /// How many items the split has, and the line that says how far it is.
+    progress: Option<(usize, Progress)>,
     seconds: f64,
     /// Items of the epoch, once for each pass that sees items of its own.
     count: usize,
@@ -104,6 +107,7 @@ impl SharedHistory {
             print,
             started: None,
             split: String::new(),
+            progress: None,
             seconds: 0.0,
             count: 0,
             waited,
@@ -226,12 +230,24 @@ impl TrainingProgressLogger for SharedHistory {
             state.count = items;
         }
         state.started = Some(Instant::now());
+        if state.print {
+            let Phase { name, epochs, .. } = &state.phase;
+            let epoch = state.history.epochs.last().map_or(0, |record| record.epoch) + 1;
+            let part = if split == Split::Valid.to_string() { " validation" } else { "" };
+            let line = format!("{name} {epoch}/{epochs}{part}:");
+            state.progress = Some((items, Progress::new(line)));
+        }
     }
 
-    fn update_split(&mut self, _: usize) {}
+    fn update_split(&mut self, done: usize) {
+        if let State { progress: Some((of, progress)), phase, .. } = &*self.lock() {
+            progress.show(done, *of, format_args!(" ({})", phase.items));
+        }
+    }
 
     fn end_split(&mut self) {
         let state = &mut *self.lock();
+        state.progress = None;
         if state.split == Split::Train.to_string()
             && let Some(started) = state.started.take()
         {

@@ -9,7 +9,7 @@ use super::step::{Objective, Trainee};
 use crate::data::{Batch, Input, Target, TrainingLoader};
 use crate::files::{FileError, at, remove_leftovers};
 use crate::nn::{Model, Value};
-use crate::note::note;
+use crate::note::{detail, note};
 use crate::report::NumberFormat;
 use burn::data::dataloader::DataLoader;
 use burn::module::Module;
@@ -122,6 +122,10 @@ pub fn run_phase<I: Input + Into<Value>, T: Target>(
         let warmup = (phase.warmup_epochs * updates_per_epoch as f64).round() as usize;
         let schedule = schedule(phase.lr, warmup, phase.anneal_epochs * updates_per_epoch)
             .map_err(|reason| PhaseError::Schedule { lr: phase.lr, reason })?;
+        detail(format_args!(
+            "{} training: {updates_per_epoch} steps of {} in an epoch, rates up to {}, {warmup} steps of warm-up, after epoch {finished}",
+            phase.name, phase.optimizer, phase.lr
+        ));
         let train: Arc<dyn DataLoader<Batch<I, T>>> = Arc::new(
             train
                 .with_orders(objective.batches() as u32)
