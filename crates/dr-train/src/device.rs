@@ -1,6 +1,7 @@
 //! From the name of a device to the device.
 
 use crate::config::{DeviceKind, Devices};
+use crate::note::detail;
 use burn::tensor::Device;
 use thiserror::Error;
 
@@ -60,18 +61,18 @@ pub fn open(kind: DeviceKind) -> Result<(Device, DeviceKind), DeviceError> {
 pub fn open_several(kind: DeviceKind, devices: &Devices) -> Result<(Vec<Device>, DeviceKind), DeviceError> {
     if kind == DeviceKind::Auto {
         let gpus = [DeviceKind::Cuda, DeviceKind::Vulkan, DeviceKind::Wgpu];
-        let found = gpus.into_iter().find(|&gpu| open(gpu).is_ok());
+        let found = gpus.into_iter().find(|&gpu| !there(gpu).is_empty());
         return open_several(found.unwrap_or(DeviceKind::Flex), devices);
     }
     if !is_compiled(kind) {
         return Err(DeviceError::NotCompiled(kind));
     }
-    // Drivers that are not there panic or abort inside the libraries that look for them: ask, quietly, first.
-    let found = std::panic::catch_unwind(|| all(kind)).unwrap_or_default();
+    let found = there(kind);
     let count = found.len();
     if count == 0 {
         return Err(DeviceError::NotThere(kind));
     }
+    detail(format_args!("device: {kind}, {devices} of {count}"));
     match devices {
         Devices::All => Ok((found, kind)),
         Devices::Numbers(numbers) => {
@@ -81,6 +82,11 @@ pub fn open_several(kind: DeviceKind, devices: &Devices) -> Result<(Vec<Device>,
             Ok((numbers.iter().map(get).collect::<Result<_, _>>()?, kind))
         }
     }
+}
+
+/// All devices of a kind. Drivers that are not there panic or abort inside the libraries that look for them: ask, quietly, first.
+fn there(kind: DeviceKind) -> Vec<Device> {
+    std::panic::catch_unwind(|| all(kind)).unwrap_or_default()
 }
 
 /// All devices of a kind.

@@ -228,7 +228,7 @@ pub fn labelled(
         let Batch { input, labels } = batch?;
         for forward in &networks {
             let found = values::<u32>(forward(input.clone().into())?.argmax(1).into_data());
-            let numbers = values::<u32>(labels.clone().into_data());
+            let numbers = values::<u32>(labels.classes.clone().into_data());
             numbers.iter().zip(found).for_each(|(&at, class)| classes[at as usize] = class as usize);
         }
     }

@@ -1,6 +1,7 @@
 //! Texts that language models go on with, and how likely they find texts.
 
 use crate::nn::{Model, Pass, TensorCache, Tensors, Value};
+use crate::progress::Progress;
 use crate::text::{Choices, Tokenizer};
 use crate::values::values;
 use burn::tensor::activation::log_softmax;
@@ -84,7 +85,9 @@ pub fn score_choices<E: From<GenerationError>>(
     forward: impl Fn(Tensor<2, Int>) -> Result<Tensor<2>, E>,
 ) -> Result<ChoiceScore, E> {
     let (mut right, mut right_by_byte) = (0usize, 0usize);
+    let progress = Progress::new("questions:");
     for (number, Choices { context, choices, answer }) in questions.iter().enumerate() {
+        progress.show(number, questions.len(), "");
         let before = tokenizer.encode(context, true).map_err(GenerationError::from)?;
         let mut scores = vec![];
         for choice in choices {

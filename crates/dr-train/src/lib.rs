@@ -36,6 +36,7 @@ mod note;
 pub mod onnx;
 #[cfg(feature = "program")]
 pub mod prediction;
+mod progress;
 pub mod quantization;
 pub mod report;
 #[cfg(feature = "program")]

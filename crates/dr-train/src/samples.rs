@@ -85,7 +85,7 @@ impl Samples {
         let (mut pixels, mut labels, mut logits) = (vec![], vec![], vec![]);
         for batch in loader.iter() {
             let ImageBatch { input: images, labels: classes } = batch?;
-            labels.extend(values::<u32>(classes.into_data()));
+            labels.extend(values::<u32>(classes.classes.into_data()));
             for network in &networks {
                 logits.extend(values::<f32>(network.forward(images.clone())?.into_data()));
             }

@@ -70,6 +70,38 @@ fn help() {
 }
 
 #[test]
+fn the_program_says_as_much_as_it_is_asked_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let train = |how: &[&str], out: &str| {
+        let training = ["train", "--float-epochs", "1", "--epochs", "1", "--limit-train", "64", "--out", out];
+        program(folder.path()).outputs(&[how, &training].concat())
+    };
+    let (usual, log) = train(&[], "usual");
+    assert_eq!(log.lines().count(), 2, "{log}");
+    let (quiet, log) = train(&["-q"], "quiet");
+    assert_eq!(log, "");
+    let (verbose, log) = train(&["--verbose"], "verbose");
+    let line = |start: &str| log.lines().any(|line| line.starts_with(start));
+    for start in
+        ["settings, in verbose/config.json: {", "device: ", "changes to images: crop, mixup 0", "float "]
+    {
+        assert!(line(start), "{start}: {log}");
+    }
+    // Only what is said on the way differs. A pipe sees no line that is written over.
+    for (table, out) in [(quiet, "quiet"), (verbose, "verbose")] {
+        let without_time = |table: &str| table[..table.rfind(" in ").unwrap()].to_owned();
+        assert_eq!(without_time(&table).replace(out, "usual"), without_time(&usual));
+    }
+    assert!(!log.contains('\r'), "{log}");
+    // Errors are said in any case.
+    assert!(
+        error(folder.path(), &["-q", "info", "missing.safetensors"]).contains("error: `missing.safetensors`")
+    );
+    let both = error(folder.path(), &["info", "missing.safetensors", "-q", "-v"]);
+    assert!(both.contains("cannot be used together"), "{both}");
+}
+
+#[test]
 fn wrong_usage() {
     let folder = tempfile::tempdir().unwrap();
     let text = errors(

@@ -111,6 +111,42 @@ fn damaged_checkpoints_are_passed_over() {
     assert!(fs::read(program.at("run/model.safetensors")).expect("a model") == expected);
 }
 
+#[test]
+fn averages_and_mixtures_go_on_where_they_were() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = program(&folder);
+    let options =
+        ["--ema", "0.9", "--augment", "crop,colour,rand", "--mixup", "0.4", "--label-smoothing", "0.1"];
+    let _ = program.outputs(&[&FRESH[..], &options].concat());
+    let model = || fs::read(program.at("run/model.safetensors")).expect("a model");
+    let expected = model();
+    fs::remove_file(program.at("run/joint/checkpoint/model-3.bpk")).expect("a checkpoint");
+    let (_, log) = program.outputs(&RESUME);
+    assert_eq!(epochs(&log), 1, "{log}");
+    assert!(model() == expected);
+    let error = program.error(&[&RESUME[..], &["--ema", "0.5"]].concat());
+    assert!(error.contains("--ema 0.5: the run in `run` has 0.9, which cannot change"), "{error}");
+}
+
+#[test]
+fn a_training_without_progress_ends_early_and_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = program(&folder);
+    // Steps that are too small to change an answer.
+    let still =
+        ["--patience", "2", "--lr", "1e-9", "--joint-lr", "1e-9", "--scale-lr", "0", "--anneal-float", "off"];
+    let fresh = ["train", "--float-epochs", "9", "--epochs", "9", "--limit-train", "64", "--out", "run"];
+    let (_, log) = program.outputs(&[&fresh[..], &still].concat());
+    assert!(
+        log.contains("float training ends after epoch 3: no validation was better than that of epoch 1"),
+        "{log}"
+    );
+    assert!(log.contains("joint training ends after epoch "), "{log}");
+    assert!(epochs(&log) < 18, "{log}");
+    let (_, log) = program.outputs(&RESUME);
+    assert_eq!(epochs(&log), 0, "{log}");
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_stops_and_leaves_a_run_to_resume() {

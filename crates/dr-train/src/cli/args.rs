@@ -27,6 +27,12 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Option<Command>,
+    /// Say nothing on the standard error but what goes wrong
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Also say on the standard error what is decided on the way
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
 }
 
 /// What to do.

@@ -26,7 +26,7 @@ pub use resolve::ResolvedTraining;
 pub use settings::{Settings, TrainArgs};
 
 use crate::experiment::Registry;
-use crate::note::note;
+use crate::note::{self, Verbosity};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 use std::ffi::OsString;
@@ -51,7 +51,7 @@ pub fn run(registry: &Registry) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            note(&error);
+            note::error(&error);
             ExitCode::from(error.exit_code())
         }
     }
@@ -75,6 +75,11 @@ impl Cli {
 }
 
 fn execute(registry: &Registry, cli: Cli) -> Result<(), CommandError> {
+    note::set_verbosity(match cli {
+        Cli { quiet: true, .. } => Verbosity::Errors,
+        Cli { verbose: true, .. } => Verbosity::Details,
+        _ => Verbosity::Usual,
+    });
     match cli.command.unwrap_or_default() {
         Command::Train(args) => match args.distillation(registry)? {
             Some(of_file) => commands::distill(&of_file, args.json),

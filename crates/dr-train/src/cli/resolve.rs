@@ -162,6 +162,7 @@ fn check_same_run(folder: &Path, run: &TrainConfig, asked: &TrainConfig) -> Resu
     check("sampling", &run.sampling, &asked.sampling)?;
     check("widths", &run.widths, &asked.widths)?;
     check("mixed-norm", &run.mixed_norm, &asked.mixed_norm)?;
+    check("ema", &run.ema, &asked.ema)?;
     check("seed", &run.seed, &asked.seed)
 }
 

@@ -2,8 +2,8 @@
 
 use crate::cli::values::{count, group_size, number, one_of, seed, switch};
 use crate::config::{
-    Baseline, BatchNormKind, Batches, ComputeKind, DeviceKind, Devices, Distill, ForwardKind, MixedNorm,
-    OptimizerKind, Sampling, TrainConfig, Widths,
+    Baseline, BatchNormKind, Batches, Changes, ComputeKind, DeviceKind, Devices, Distill, ForwardKind,
+    MixedNorm, OptimizerKind, Sampling, TrainConfig, Widths,
 };
 use clap::Args;
 use dr_kernels::ScaleGradient;
@@ -130,6 +130,22 @@ pub struct Settings {
     /// Largest L2 norm of one parameter's gradient; 0 is no limit
     #[arg(long, value_name = "NORM", value_parser = number, allow_negative_numbers = true, help_heading = "Training")]
     pub clip_norm: Option<f64>,
+    /// Random changes to training images with a class each: `none`, or a list of `crop`, `flip`, `colour` and `rand` or `rand:M`,
+    /// RandAugment of a magnitude M of at most 30 [default: what is usual for the dataset, such as crop,flip]
+    #[arg(long, value_name = "LIST", help_heading = "Training")]
+    pub augment: Option<Changes>,
+    /// Learn from mixtures of two such images, their parts drawn from Beta(ALPHA, ALPHA); 0 is none [default: 0]
+    #[arg(long, value_name = "ALPHA", value_parser = number, allow_negative_numbers = true, help_heading = "Training")]
+    pub mixup: Option<f64>,
+    /// The part of the probability that is spread over all classes [default: 0]
+    #[arg(long, value_name = "PART", value_parser = number, allow_negative_numbers = true, help_heading = "Training")]
+    pub label_smoothing: Option<f64>,
+    /// Choose and keep a moving average of the network, of which this part stays in each step, e.g. 0.999; 0 is none [default: 0]
+    #[arg(long, value_name = "DECAY", value_parser = number, allow_negative_numbers = true, help_heading = "Training")]
+    pub ema: Option<f64>,
+    /// End float or joint training after so many epochs without a better validation [default: train all epochs]
+    #[arg(long, value_name = "EPOCHS", value_parser = count, allow_negative_numbers = true, help_heading = "Training")]
+    pub patience: Option<usize>,
     /// Adaptive learning rate scaling of the scales
     #[arg(long, value_name = "on|off", value_parser = switch(), hide_possible_values = true, help_heading = "Training")]
     pub alrs: Option<bool>,
@@ -206,7 +222,7 @@ impl Settings {
         given! {
             task, dataset, data_dir, limit_train, image_size, model, weights, vocabulary, hidden, layers, context,
             precisions, batch_norm, epochs, float_epochs, accumulate, batch_size, optimizer, lr, joint_lr, scale_lr,
-            weight_decay, warmup_epochs, anneal_float, clip_norm, alrs, scale_gradient, group_size, switch_edge, batches,
+            weight_decay, warmup_epochs, anneal_float, augment, mixup, label_smoothing, ema, patience, clip_norm, alrs, scale_gradient, group_size, switch_edge, batches,
             distill, forward, mixed, draws, sampling, widths, mixed_norm, baseline, device, devices, compute, seed, out,
             resume,
         }
@@ -223,7 +239,7 @@ impl Settings {
         set! {
             task, dataset, image_size, model, precisions, batch_norm, epochs, float_epochs,
             batch_size, accumulate, optimizer, lr, joint_lr, scale_lr, weight_decay, warmup_epochs,
-            anneal_float, clip_norm, alrs, scale_gradient, switch_edge, batches, distill, forward,
+            anneal_float, mixup, label_smoothing, ema, clip_norm, alrs, scale_gradient, switch_edge, batches, distill, forward,
             mixed, draws, sampling, widths, mixed_norm, baseline, device, compute, seed,
         }
         let language = &mut config.language;
@@ -234,6 +250,8 @@ impl Settings {
         config.devices = self.devices.clone().or(config.devices.take());
         config.data_dir = self.data_dir.clone().or(config.data_dir.take());
         config.weights = self.weights.clone().or(config.weights.take());
+        config.augment = self.augment.or(config.augment);
+        config.patience = self.patience.or(config.patience);
         config.limit_train = self.limit_train.or(config.limit_train);
         config.group_size = self.group_size.or(config.group_size);
     }

@@ -26,6 +26,7 @@ impl TrainConfig {
         let rate_range = "a number above 0 and at most 1";
         let not_negative = "a finite number of at least 0";
         let rate = |value: f64| value > 0.0 && value <= 1.0;
+        let part = |value: f64| (0.0..1.0).contains(&value);
         let non_negative = |value: f64| value.is_finite() && value >= 0.0;
         // `as f64`: only shown.
         let within = |value: usize, range: RangeInclusive<usize>| (value as f64, range.contains(&value));
@@ -44,6 +45,10 @@ impl TrainConfig {
             ("weight-decay", number(self.weight_decay, non_negative), not_negative),
             ("warmup-epochs", number(self.warmup_epochs, non_negative), not_negative),
             ("clip-norm", number(self.clip_norm, non_negative), not_negative),
+            ("mixup", number(self.mixup, |value| (0.0..=8.0).contains(&value)), "a number from 0 to 8"),
+            ("label-smoothing", number(self.label_smoothing, part), "a number of at least 0 and below 1"),
+            ("ema", number(self.ema, part), "a number of at least 0 and below 1"),
+            ("patience", within(self.patience.unwrap_or(1), 1..=usize::MAX), at_least_one),
             ("vocabulary", within(vocabulary, 257..=1 << 17), "257 to 131072 tokens"),
             ("hidden", heads, "a multiple of 64 up to 16384"),
             ("layers", within(layers, 1..=256), "1 to 256 blocks"),

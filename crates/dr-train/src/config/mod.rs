@@ -1,5 +1,6 @@
 //! What can be chosen, and [`TrainConfig`], which has all choices of a training run.
 
+mod changes;
 mod check;
 mod devices;
 mod kinds;
@@ -7,6 +8,7 @@ pub mod task;
 mod text;
 mod train;
 
+pub use changes::{Changes, ChangesError};
 pub use check::ConfigError;
 pub use devices::{Devices, DevicesError};
 pub use dr_runtime::UnknownName;

@@ -1,5 +1,6 @@
 //! [`TrainConfig`]: everything that decides a training run, as it is saved beside its results.
 
+use super::changes::Changes;
 use super::devices::Devices;
 use super::kinds::{
     Baseline, Batches, ComputeKind, DeviceKind, Distill, ForwardKind, OptimizerKind, Sampling, Widths,
@@ -56,6 +57,21 @@ pub struct TrainConfig {
     /// down as it would in as many epochs of both trainings together, which leaves more to learn.
     #[serde(default = "anneal")]
     pub anneal_float: bool,
+    /// Random changes to training images with a class each, if not those that are usual for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augment: Option<Changes>,
+    /// Parameter of the beta distribution that parts of two such images in a mixture are drawn from (mixup); 0 is no mixtures.
+    #[serde(default)]
+    pub mixup: f64,
+    /// The part of the probability that their classes share evenly.
+    #[serde(default)]
+    pub label_smoothing: f64,
+    /// How much of the moving average of the network stays in each step; 0 is no average.
+    #[serde(default)]
+    pub ema: f64,
+    /// So many epochs without a better validation end a phase of training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patience: Option<usize>,
     /// Largest L2 norm of one parameter's gradient; 0 is no limit.
     pub clip_norm: f64,
     /// Adaptive learning rate scaling of the scales (ALRS).
@@ -159,6 +175,11 @@ impl TrainConfig {
             weight_decay: 5e-4,
             warmup_epochs: 1.0,
             anneal_float: anneal(),
+            augment: None,
+            mixup: 0.0,
+            label_smoothing: 0.0,
+            ema: 0.0,
+            patience: None,
             clip_norm: 0.0,
             alrs: false,
             scale_gradient: ScaleGradient::default(),

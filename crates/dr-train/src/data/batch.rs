@@ -2,6 +2,7 @@
 
 use burn::data::dataloader::DataLoader;
 use burn::nn::loss::CrossEntropyLossConfig;
+use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor};
 use dr_kernels::host::language::cross_entropy;
 use std::fmt::Debug;
@@ -114,17 +115,116 @@ impl Target for Tensor<1, Int> {
     }
 }
 
+/// Classes of images, each of which may be a mixture with another image.
+#[derive(Clone, Debug)]
+pub struct Classes {
+    /// `[n]`
+    pub classes: Tensor<1, Int>,
+    /// The classes `[n]` of the other images, and the part `[n]` that the first ones have of the mixtures.
+    pub mixed: Option<(Tensor<1, Int>, Tensor<1>)>,
+    /// The part of the probability that all classes share evenly.
+    pub smoothing: f64,
+}
+
+impl From<Tensor<1, Int>> for Classes {
+    fn from(classes: Tensor<1, Int>) -> Self {
+        Self { classes, mixed: None, smoothing: 0.0 }
+    }
+}
+
+impl Classes {
+    /// The classes, if there is nothing else.
+    fn plain(&self) -> Option<&Tensor<1, Int>> {
+        (self.mixed.is_none() && self.smoothing == 0.0).then_some(&self.classes)
+    }
+
+    /// What is made of the classes and of the others, each with its part, `[n]`.
+    fn weighted(&self, of: impl Fn(&Tensor<1, Int>) -> Tensor<1>) -> Tensor<1> {
+        let first = of(&self.classes);
+        match &self.mixed {
+            None => first,
+            Some((others, part)) => first * part.clone() + of(others) * (part.clone().neg() + 1.0),
+        }
+    }
+
+    fn map(
+        self, classes: impl Fn(Tensor<1, Int>) -> Tensor<1, Int>, parts: impl Fn(Tensor<1>) -> Tensor<1>,
+    ) -> Self {
+        let mixed = self.mixed.map(|(others, part)| (classes(others), parts(part)));
+        Self { classes: classes(self.classes), mixed, smoothing: self.smoothing }
+    }
+}
+
+impl Input for Classes {
+    fn items(&self) -> usize {
+        self.classes.items()
+    }
+
+    fn split(self, items: usize) -> Vec<Self> {
+        let smoothing = self.smoothing;
+        let classes = Input::split(self.classes, items).into_iter();
+        match self.mixed {
+            None => classes.map(|classes| Self { classes, mixed: None, smoothing }).collect(),
+            Some((others, parts)) => {
+                let mixed = Input::split(others, items).into_iter().zip(parts.split(items, 0));
+                classes
+                    .zip(mixed)
+                    .map(|(classes, mixed)| Self { classes, mixed: Some(mixed), smoothing })
+                    .collect()
+            }
+        }
+    }
+
+    fn inner(self) -> Self {
+        self.map(Tensor::inner, Tensor::inner)
+    }
+
+    fn autodiff(self) -> Self {
+        self.map(Tensor::autodiff, Tensor::autodiff)
+    }
+
+    fn device(&self) -> Device {
+        self.classes.device()
+    }
+}
+
+/// The output is logits `[n, classes]`. The loss is the cross entropy with a distribution in which the part `smoothing` is spread over all
+/// classes (Szegedy et al., arXiv:1512.00567, section 7), and the rest is that of the classes of the mixture.
+impl Target for Classes {
+    fn loss(&self, output: Tensor<2>) -> Tensor<1> {
+        if let Some(classes) = self.plain() {
+            return classes.loss(output);
+        }
+        let log = log_softmax(output, 1);
+        let of =
+            |classes: &Tensor<1, Int>| log.clone().gather(1, classes.clone().unsqueeze_dim(1)).squeeze_dim(1);
+        let spread = log.clone().mean_dim(1).squeeze_dim(1);
+        (self.weighted(of) * (1.0 - self.smoothing) + spread * self.smoothing).mean().neg()
+    }
+
+    fn right(&self, output: Tensor<2>) -> (Tensor<1>, usize) {
+        let count = self.items();
+        let guesses = output.argmax(1).reshape([count]);
+        (self.weighted(|classes| guesses.clone().equal(classes.clone()).float()).sum(), count)
+    }
+
+    fn score(&self, output: Tensor<2>) -> (f64, f64, usize) {
+        self.plain()
+            .map_or_else(|| score_tensors(self, output.clone()), |classes| classes.score(output.clone()))
+    }
+}
+
 /// Inputs and what is to be learned from them.
 #[derive(Clone, Debug)]
 pub struct Batch<I, T = Tensor<1, Int>> {
     /// What the network takes: images for example, `[n, c, h, w]`, normalised.
     pub input: I,
-    /// What is to be learned, as much for each item of the input, one after the other: classes `[n]` for images.
+    /// What is to be learned, as much for each item of the input, one after the other: a class for each image.
     pub labels: T,
 }
 
 /// Images and what they show.
-pub type ImageBatch = Batch<Tensor<4>>;
+pub type ImageBatch = Batch<Tensor<4>, Classes>;
 
 /// Tokens `[n, positions]`, and the token that follows each.
 pub type TextBatch = Batch<Tensor<2, Int>>;

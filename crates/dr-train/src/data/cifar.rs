@@ -95,7 +95,7 @@ impl DatasetKind for CifarKind {
     }
 
     fn augmentation(&self) -> Augmentation {
-        Augmentation { max_shift: 4, flip: true }
+        Augmentation::new(4, true)
     }
 
     fn class_names(&self) -> Option<&'static [&'static str]> {

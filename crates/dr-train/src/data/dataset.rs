@@ -40,9 +40,9 @@ pub trait DatasetKind: Sync {
         TrainConfig::new(self.name())
     }
 
-    /// How training images in memory are changed; what images in files become is decided when they are read.
+    /// How training images are changed where nothing else is asked for.
     fn augmentation(&self) -> Augmentation {
-        Augmentation { max_shift: 0, flip: false }
+        Augmentation::default()
     }
 
     /// What the classes are called, if that is known and not said by folders.

@@ -2,6 +2,7 @@
 
 use super::images::ImageShape;
 use super::normalization::{Normalization, Pixels};
+use crate::config::Changes;
 use crate::metrics::Rect;
 use dr_runtime::file::Resize;
 use fast_image_resize::images::{Image, ImageRef};
@@ -92,20 +93,25 @@ impl Frame {
 const LARGEST_SIDE: u32 = 1 << 15;
 const LARGEST_BYTES: u64 = 1 << 29;
 
-/// Reads an image and makes it `shape`, `[c, h, w]` written to the end of `out`, grey if that has one channel: with random numbers, a
-/// random part of random shape, reflected every second time, as is usual in training (Szegedy et al., arXiv:1409.4842, section 6); without
-/// them, what `resize` says. The result is which part that is.
+/// Reads an image and makes it `shape`, `[c, h, w]` written to the end of `out`, grey if that has one channel: what `resize` says, or if the changes are to crop
+/// a random part of random shape (Szegedy et al., arXiv:1409.4842, section 6); and reflected every second time if they are to flip. The
+/// result is which part that is.
 pub(super) fn decode(
-    path: &Path, shape: ImageShape, resize: Resize, rng: Option<&mut dyn Rng>, out: &mut Vec<u8>,
+    path: &Path, shape: ImageShape, resize: Resize, random: Option<(Changes, &mut dyn Rng)>,
+    out: &mut Vec<u8>,
 ) -> Result<Frame, DecodeError> {
     if !matches!(shape.channels, 1 | 3) {
         return Err(DecodeError::Channels(shape.channels));
     }
     let image = read(path)?;
     let (width, height) = image.dimensions();
-    let (cut, flip) = match rng {
-        Some(rng) => (Cut::random(width, height, rng), rng.random_bool(0.5)),
-        None => (Cut::new(width, height, shape, resize), false),
+    let whole = || Cut::new(width, height, shape, resize);
+    let (cut, flip) = match random {
+        Some((changes, rng)) => {
+            let cut = if changes.crop { Cut::random(width, height, rng) } else { whole() };
+            (cut, changes.flip && rng.random_bool(0.5))
+        }
+        None => (whole(), false),
     };
     let pixels = resized(&image, cut, shape)?;
     let mut plane = |value: &dyn Fn(&[u8]) -> u8| {

@@ -55,7 +55,7 @@ impl DatasetKind for Digits {
     }
 
     fn augmentation(&self) -> Augmentation {
-        Augmentation { max_shift: 1, flip: false }
+        Augmentation::new(1, false)
     }
 
     fn class_names(&self) -> Option<&'static [&'static str]> {

@@ -3,7 +3,7 @@
 use super::decode::check;
 use super::error::DataError;
 use super::images::ImageShape;
-use super::{DataSource, DatasetKind, ImageSet, random};
+use super::{Augmentation, DataSource, DatasetKind, ImageSet, random};
 use crate::config::TrainConfig;
 use dr_runtime::file::Resize;
 use rand::seq::SliceRandom;
@@ -271,6 +271,10 @@ impl DatasetKind for Folder {
     fn settings(&self) -> TrainConfig {
         let model = "resnet18".to_owned();
         TrainConfig { model, epochs: 30, float_epochs: 30, ..TrainConfig::new(self.name()) }
+    }
+
+    fn augmentation(&self) -> Augmentation {
+        Augmentation::of_files()
     }
 
     fn load(&self, source: &DataSource) -> Result<[ImageSet; 3], DataError> {

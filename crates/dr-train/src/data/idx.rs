@@ -69,7 +69,7 @@ impl DatasetKind for IdxKind {
     }
 
     fn augmentation(&self) -> Augmentation {
-        Augmentation { max_shift: 2, flip: self.flip }
+        Augmentation::new(2, self.flip)
     }
 
     fn class_names(&self) -> Option<&'static [&'static str]> {

@@ -3,11 +3,14 @@
 use super::decode::decode;
 use super::epochs::Source;
 use super::normalization::Pixels;
-use super::{Augmentation, Epochs, ImageBatch, ImageFiles, ImageSet, Images, Loader, Normalization, random};
+use super::{
+    Augmentation, Classes, Epochs, ImageBatch, ImageFiles, ImageSet, Images, Loader, Normalization, random,
+};
 use burn::data::dataset::DatasetError;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use chacha20::ChaCha8Rng;
 use rand::{Rng, SeedableRng, seq::SliceRandom};
+use rand_distr::{Beta, Distribution};
 use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
 use std::{
     io,
@@ -80,7 +83,7 @@ impl Pictures {
 
 impl Source for Pictures {
     type Input = Tensor<4>;
-    type Target = Tensor<1, Int>;
+    type Target = Classes;
 
     fn epoch<'a>(
         self: &'a Arc<Self>, epochs: &Epochs, epoch: u64, device: &'a Device,
@@ -103,6 +106,31 @@ struct Prepared {
     pixels: Vec<f32>,
     /// `[n]`
     labels: Vec<i64>,
+    /// The classes of what images are mixed with, and the part that their own have; empty without mixtures.
+    others: Vec<i64>,
+    parts: Vec<f32>,
+}
+
+impl Prepared {
+    /// Mixes the images from the one at `start` with each other, in a new order: all have the same part of their mixture.
+    fn mix(&mut self, start: usize, alpha: f64, rng: &mut ChaCha8Rng) {
+        let count = self.labels.len() - start;
+        let Ok(beta) = Beta::new(alpha, alpha) else { return };
+        let part = beta.sample(rng) as f32;
+        let mut others: Vec<usize> = (0..count).collect();
+        others.shuffle(rng);
+        let size = self.pixels.len() / self.labels.len().max(1);
+        let before = self.pixels[start * size..].to_vec();
+        for (image, other) in self.pixels[start * size..].chunks_exact_mut(size.max(1)).zip(&others) {
+            let other = &before[other * size..][..size];
+            image
+                .iter_mut()
+                .zip(other)
+                .for_each(|(pixel, other)| *pixel = part * *pixel + (1.0 - part) * other);
+        }
+        self.others.extend(others.iter().map(|other| self.labels[start + other]));
+        self.parts.resize(self.labels.len(), part);
+    }
 }
 
 /// Everything that the batches of an epoch are made from.
@@ -139,9 +167,15 @@ impl Preparation {
         for &end in &self.ends {
             let mut batch = Prepared::default();
             for order in &mut orders {
+                let first = batch.labels.len();
                 match &self.pictures.images {
                     ImageSet::Memory(images) => self.add(images, order, start..end, &mut batch),
                     ImageSet::Files(files) => self.add_files(files, order, start..end, &mut batch),
+                }
+                if let Some((Augmentation { mixup, .. }, rng)) =
+                    order.changes.as_mut().filter(|(of, _)| of.mixup > 0.0)
+                {
+                    batch.mix(first, *mixup, rng);
                 }
             }
             start = end;
@@ -172,19 +206,27 @@ impl Preparation {
     ) {
         let (indices, first) = (&order.indices, positions.start);
         let changes = order.changes.as_mut();
-        let seeds: Option<Vec<u64>> =
-            changes.map(|(_, rng)| positions.clone().map(|_| rng.next_u64()).collect());
+        let seeds: Option<(Augmentation, Vec<u64>)> =
+            changes.map(|(of, rng)| (*of, positions.clone().map(|_| rng.next_u64()).collect()));
         let read = |position: usize| -> Option<(usize, Vec<u8>)> {
-            let mut rng = seeds.as_ref().map(|seeds| ChaCha8Rng::seed_from_u64(seeds[position - first]));
-            let tries = if rng.is_some() { REPLACEMENTS } else { 1 };
+            let seeded =
+                |(of, seeds): &(_, Vec<u64>)| (*of, ChaCha8Rng::seed_from_u64(seeds[position - first]));
+            let mut changes: Option<(Augmentation, _)> = seeds.as_ref().map(seeded);
+            let tries = if changes.is_some() { REPLACEMENTS } else { 1 };
             for attempt in 0..tries {
                 let index = indices[(position + attempt * REPLACEMENT_STEP) % indices.len()];
                 let mut pixels = Vec::with_capacity(files.shape.bytes());
-                let random = rng.as_mut().map(|rng| rng as &mut dyn Rng);
-                match decode(&files.files[index].0, files.shape, files.resize, random, &mut pixels) {
-                    Ok(_) => return Some((index, pixels)),
-                    Err(error) => files.skip(index, error),
+                let random = changes.as_mut().map(|(of, rng)| (of.changes, rng as &mut dyn Rng));
+                if let Err(error) =
+                    decode(&files.files[index].0, files.shape, files.resize, random, &mut pixels)
+                {
+                    files.skip(index, error);
+                    continue;
                 }
+                if let Some((of, rng)) = &mut changes {
+                    of.recolour(&mut pixels, files.shape, rng);
+                }
+                return Some((index, pixels));
             }
             None
         };
@@ -227,6 +269,7 @@ struct Batches<'a> {
     failure: Option<io::Error>,
     /// `[c, h, w]`
     shape: [usize; 3],
+    label_smoothing: f64,
     waited: Arc<AtomicU64>,
     device: &'a Device,
 }
@@ -234,12 +277,13 @@ struct Batches<'a> {
 impl<'a> Batches<'a> {
     fn start(preparation: Preparation, waited: Arc<AtomicU64>, device: &'a Device) -> Self {
         let shape = preparation.pictures.images.shape();
+        let label_smoothing = preparation.training.map_or(0.0, |(_, of)| of.label_smoothing);
         let (sender, receiver) = sync_channel(AHEAD);
         let worker = thread::Builder::new().name("batches".into()).spawn(move || preparation.run(&sender));
         let (worker, failure) =
             worker.map_or_else(|error| (None, Some(error)), |worker| (Some(worker), None));
         let shape = [shape.channels, shape.height, shape.width];
-        Self { receiver: Some(receiver), worker, failure, shape, waited, device }
+        Self { receiver: Some(receiver), worker, failure, shape, label_smoothing, waited, device }
     }
 
     /// Lets the worker end, and waits for that.
@@ -256,14 +300,19 @@ impl Iterator for Batches<'_> {
         let started = Instant::now();
         let received = self.receiver.as_ref()?.recv();
         self.waited.fetch_add(started.elapsed().as_micros() as u64, Ordering::Relaxed);
-        if let Ok(Prepared { pixels, labels }) = received {
+        if let Ok(Prepared { pixels, labels, others, parts }) = received {
             let [channels, height, width] = self.shape;
             let count = labels.len();
             let images = TensorData::new(pixels, [count, channels, height, width]);
-            return Some(Ok(ImageBatch {
-                input: Tensor::from_data(images, self.device),
-                labels: Tensor::from_data(TensorData::new(labels, [count]), self.device),
-            }));
+            let classes = |of: Vec<i64>| Tensor::from_data(TensorData::new(of, [count]), self.device);
+            let parts =
+                (!parts.is_empty()).then(|| Tensor::from_data(TensorData::new(parts, [count]), self.device));
+            let labels = Classes {
+                classes: classes(labels),
+                mixed: parts.map(|parts| (classes(others), parts)),
+                smoothing: self.label_smoothing,
+            };
+            return Some(Ok(ImageBatch { input: Tensor::from_data(images, self.device), labels }));
         }
         let ended = self.stop();
         let failure = self.failure.take().or_else(|| {

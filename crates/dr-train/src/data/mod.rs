@@ -31,6 +31,8 @@ mod images;
 mod loader;
 mod normalization;
 #[cfg(feature = "program")]
+mod operations;
+#[cfg(feature = "program")]
 pub(crate) mod random;
 #[cfg(feature = "program")]
 pub mod records;
@@ -39,7 +41,7 @@ mod scene_set;
 #[cfg(feature = "program")]
 pub mod scenes;
 
-pub use batch::{Batch, ImageBatch, Input, Target, TextBatch, TrainingLoader};
+pub use batch::{Batch, Classes, ImageBatch, Input, Target, TextBatch, TrainingLoader};
 #[cfg(feature = "program")]
 pub(crate) use decode::image_file;
 pub use error::{ClassError, DataError, FormatError};
@@ -60,6 +62,7 @@ pub use {
     idx::{FASHION_MNIST, IdxKind, MNIST},
     image_set::ImageSet,
     loader::ImageLoader,
+    operations::Operation,
     scene_set::{IN_CROWD, Labelled, SceneError, SceneLoader, SceneSet, SceneTarget, Scenes},
 };
 

@@ -3,27 +3,27 @@
 use super::error::RunError;
 use super::registry::Registry;
 use super::said::{PURPOSES, UNDEFINED_TABLE, tell_ignored, tell_images, tell_missing};
-use super::settings::BATCH_NORM;
+use super::settings::IMAGE_FLAGS;
 use super::source::Source;
 use super::task::{Answer, Evaluation, Part, Task};
 use crate::artifact::{Artifact, Described, Description};
 use crate::config::task::CLASSIFY;
 use crate::config::{Engine, TrainConfig};
 use crate::data::{
-    self, DataError, DataSource, DatasetKind, ImageFiles, ImageLoader, ImageSet, Normalization, Splits,
-    class_names,
+    self, Augmentation, Classes, DataError, DataSource, DatasetKind, ImageFiles, ImageLoader, ImageSet,
+    Normalization, Splits, class_names,
 };
 use crate::evaluation::{
     EVAL_BATCH, EvaluationError, check_batch, check_images, check_names, check_size, labelled, measure,
 };
 use crate::models::ModelKind;
 use crate::nn::Model;
-use crate::note::note;
+use crate::note::{detail, note};
 use crate::report::{Measured, NumberFormat, Report};
 use crate::weights::{StateDict, WeightsError, ends, import};
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Tensor};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,14 +40,14 @@ pub struct ImageTask {
 
 impl Task for ImageTask {
     type Input = Tensor<4>;
-    type Target = Tensor<1, Int>;
+    type Target = Classes;
     type Loader = ImageLoader;
 
     const NAME: &'static str = CLASSIFY;
     const GOES_WITH: &'static str = "images with a class each and a network for images";
     const ITEMS: &'static str = "images";
     const BY_LOSS: bool = false;
-    const FLAGS: &'static [&'static str] = &[BATCH_NORM];
+    const FLAGS: &'static [&'static str] = IMAGE_FLAGS;
 
     fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError> {
         let (dataset, model) = (registry.datasets.get(&config.dataset)?, registry.models.get(&config.model)?);
@@ -108,7 +108,15 @@ impl Task for ImageTask {
     fn training(
         &self, config: &TrainConfig, batch_size: usize, device: &Device,
     ) -> Result<ImageLoader, RunError> {
-        let (images, augmentation) = (self.parts[0].clone(), self.dataset.augmentation());
+        let images = self.parts[0].clone();
+        let usual = self.dataset.augmentation();
+        let chosen = config.augment.map_or(usual, |changes| usual.with_changes(changes, images.shape()));
+        let TrainConfig { mixup, label_smoothing, .. } = *config;
+        let augmentation = Augmentation { mixup, label_smoothing, ..chosen };
+        detail(format_args!(
+            "changes to images: {}, mixup {mixup}, label smoothing {label_smoothing}",
+            augmentation.changes
+        ));
         let (normalization, device) = (self.normalization.clone(), device.clone());
         Ok(ImageLoader::training(images, normalization, batch_size, config.seed, augmentation, device))
     }

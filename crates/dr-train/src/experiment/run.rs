@@ -309,13 +309,14 @@ impl<T: Task> Experiment<T> {
     }
 
     fn train(
-        &self, phase: &Phase, model: Model, objective: Objective<T::Input>,
+        &self, phase: &Phase, model: Model, mut objective: Objective<T::Input>,
     ) -> Result<Trained, RunError> {
         let config = &self.config;
         let stopped = || RunError::Interrupted(self.out.clone());
         if self.options.interrupter.should_stop() {
             return Err(stopped());
         }
+        objective.ema = config.ema;
         let batch_size = config.batch_size.div_ceil(self.devices.len());
         let train = self.task.training(config, batch_size, &self.device.clone().autodiff())?;
         let valid = self.task.evaluation(Part::Valid, EVAL_BATCH, &self.device)?;
@@ -341,6 +342,7 @@ impl<T: Task> Experiment<T> {
             weight_decay: config.weight_decay,
             clip_norm: config.clip_norm,
             warmup_epochs: config.warmup_epochs,
+            patience: config.patience,
             resume: self.options.resume,
             dashboard: self.options.dashboard,
             ..Phase::new(name, kind, self.out.join(name), epochs, lr)

@@ -4,7 +4,7 @@ use super::error::RunError;
 use super::images::MOST_PIXELS;
 use super::registry::Registry;
 use super::said::{PURPOSES, UNDEFINED_TABLE, tell_parts, warn};
-use super::settings::BATCH_NORM;
+use super::settings::SCENE_FLAGS;
 use super::source::Source;
 use super::task::{Answer, Evaluation, Part, Task};
 use crate::artifact::{Artifact, Described, Description};
@@ -204,7 +204,7 @@ impl<T: SceneGoal> Task for SceneTask<T> {
     const GOES_WITH: &'static str = "--dataset coco and a residual network";
     const ITEMS: &'static str = "images";
     const DISTILLS: bool = T::DISTILLS;
-    const FLAGS: &'static [&'static str] = &[BATCH_NORM];
+    const FLAGS: &'static [&'static str] = SCENE_FLAGS;
 
     fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError> {
         let model = registry.models.get(&config.model)?;

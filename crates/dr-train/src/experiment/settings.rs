@@ -23,14 +23,15 @@ pub(super) fn check_task(registry: &Registry, config: &TrainConfig) -> Result<()
     Ok(())
 }
 
-/// Flags about networks that only some tasks have a use for.
-pub const TASK_FLAGS: [&str; 5] = ["vocabulary", "hidden", "layers", "context", BATCH_NORM];
+/// Flags that only some tasks have a use for.
+pub const TASK_FLAGS: [&str; 8] =
+    ["vocabulary", "hidden", "layers", "context", "batch-norm", "augment", "mixup", "label-smoothing"];
 
-/// That of networks with BatchNorm.
-pub(super) const BATCH_NORM: &str = "batch-norm";
-
-/// Those that say how large a language model is that is trained from scratch.
-pub(super) const LANGUAGE_FLAGS: [&str; 4] = ["vocabulary", "hidden", "layers", "context"];
+/// Those that say how large a language model is that is trained from scratch, those of networks with BatchNorm, and these with those that say how
+/// images with a class each are learned.
+pub(super) const LANGUAGE_FLAGS: &[&str] = TASK_FLAGS.split_at(4).0;
+pub(super) const SCENE_FLAGS: &[&str] = TASK_FLAGS.split_at(4).1.split_at(1).0;
+pub(super) const IMAGE_FLAGS: &[&str] = TASK_FLAGS.split_at(4).1;
 
 /// Those of them that a file of weights says.
 const WEIGHTS_SAY: [&str; 3] = ["vocabulary", "hidden", "layers"];

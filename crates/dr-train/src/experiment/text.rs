@@ -47,7 +47,7 @@ impl Task for TextTask {
     const NAME: &'static str = LANGUAGE;
     const GOES_WITH: &'static str = "--dataset text and --model llama";
     const ITEMS: &'static str = "pieces of text";
-    const FLAGS: &'static [&'static str] = &LANGUAGE_FLAGS;
+    const FLAGS: &'static [&'static str] = LANGUAGE_FLAGS;
 
     fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError> {
         let text = text::read(config.data_dir.as_deref())?;

@@ -5,6 +5,7 @@ use crate::artifact::{Artifact, SavedModel};
 use crate::evaluation::{EvaluationError, check_batch};
 use crate::latency::{LatencyOptions, MOST_PIXELS, WARM_UP, median, milliseconds, random_input};
 use crate::nn::Value;
+use crate::progress::Progress;
 use burn::tensor::Device;
 use dr_precision::{Precision, PrecisionPlan};
 use dr_runtime::Arithmetic;
@@ -34,7 +35,9 @@ impl LayerTimes {
         check_batch(artifact, options.batch, MOST_PIXELS)?;
         let input = random_input(artifact, options.batch, device);
         let mut runs = Run::all(artifact, candidates, device)?;
+        let progress = Progress::new("passes:");
         for round in 0..WARM_UP + options.samples {
+            progress.show(round, WARM_UP + options.samples, "");
             for run in &mut runs {
                 run.network.forward(input.clone()).map_err(EvaluationError::from)?;
                 let whole =

@@ -2,6 +2,7 @@
 
 use crate::data::{Batch, Input, Target};
 use crate::nn::{Model, Pass, Value};
+use crate::progress::Progress;
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::Tensor;
@@ -37,7 +38,9 @@ pub fn score<I: Input, T: Target, C, E: From<DatasetError>>(
     let mut sums = vec![(0.0, 0.0); networks.len()];
     // Of answers, and of what losses are means of.
     let (mut answers, mut weights) = (0.0, 0.0);
-    for batch in loader.iter() {
+    let progress = Progress::new("measuring:");
+    let mut batches = loader.iter();
+    while let Some(batch) = batches.next() {
         let Batch { input, labels } = batch?;
         let weight = labels.items() as f64;
         weights += weight;
@@ -48,6 +51,8 @@ pub fn score<I: Input, T: Target, C, E: From<DatasetError>>(
             *right_sum += right;
             answers += if i == 0 { count as f64 } else { 0.0 };
         }
+        let at = batches.progress();
+        progress.show(at.items_processed, at.items_total, "");
     }
     let score = |(right, loss): (f64, f64)| Score {
         top1: 100.0 * right / answers,

@@ -4,9 +4,11 @@ use super::metric::{LOSS, TOP1};
 use super::phase::Phase;
 use crate::files::{at, write_atomically};
 use crate::note::note;
+use crate::progress::Progress;
 use crate::report::{CurvePoint, EpochRecord, NumberFormat, UNDEFINED, number};
+use burn::train::EarlyStoppingStrategy;
 use burn::train::logger::{MetricLogger, TrainingProgressLogger};
-use burn::train::metric::store::{EpochSummary, MetricsUpdate, Split};
+use burn::train::metric::store::{EpochSummary, EventStoreClient, MetricsUpdate, Split};
 use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -37,6 +39,15 @@ impl History {
         let mut epochs: Vec<&EpochRecord> = self.epochs.iter().rev().collect();
         epochs.sort_by(|a, b| goodness(b).total_cmp(&goodness(a)));
         epochs.into_iter().map(|record| record.epoch).collect()
+    }
+
+    /// The first of the best epochs, if `patience` epochs or more came after it.
+    #[must_use]
+    pub fn no_better_since(&self, patience: usize) -> Option<usize> {
+        let best = self.epochs.iter().map(goodness).max_by(f64::total_cmp).filter(|best| best.is_finite())?;
+        let first = self.epochs.iter().find(|record| goodness(record) >= best)?;
+        let last = self.epochs.last()?;
+        (last.epoch - first.epoch >= patience).then_some(first.epoch)
     }
 }
 
@@ -72,6 +83,8 @@ struct State {
     print: bool,
     started: Option<Instant>,
     split: String,
+    /// How many items the split has, and the line that says how far it is.
+    progress: Option<(usize, Progress)>,
     seconds: f64,
     /// Items of the epoch, once for each pass that sees items of its own.
     count: usize,
@@ -94,6 +107,7 @@ impl SharedHistory {
             print,
             started: None,
             split: String::new(),
+            progress: None,
             seconds: 0.0,
             count: 0,
             waited,
@@ -106,6 +120,12 @@ impl SharedHistory {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// See [`History::no_better_since`], with the patience of the phase.
+    pub(super) fn no_better_since(&self) -> Option<usize> {
+        let state = self.lock();
+        state.history.no_better_since(state.phase.patience?)
     }
 
     pub(super) fn best_epoch(&self) -> Option<usize> {
@@ -121,6 +141,13 @@ impl SharedHistory {
     /// Remembers the first thing that went wrong with files.
     pub(super) fn fail(&self, failure: String) {
         self.lock().failure.get_or_insert(failure);
+    }
+}
+
+/// Stops where the patience of the phase has come to its end.
+impl EarlyStoppingStrategy for SharedHistory {
+    fn should_stop(&mut self, _: usize, _: &EventStoreClient) -> bool {
+        self.no_better_since().is_some()
     }
 }
 
@@ -203,12 +230,24 @@ impl TrainingProgressLogger for SharedHistory {
             state.count = items;
         }
         state.started = Some(Instant::now());
+        if state.print {
+            let Phase { name, epochs, .. } = &state.phase;
+            let epoch = state.history.epochs.last().map_or(0, |record| record.epoch) + 1;
+            let part = if split == Split::Valid.to_string() { " validation" } else { "" };
+            let line = format!("{name} {epoch}/{epochs}{part}:");
+            state.progress = Some((items, Progress::new(line)));
+        }
     }
 
-    fn update_split(&mut self, _: usize) {}
+    fn update_split(&mut self, done: usize) {
+        if let State { progress: Some((of, progress)), phase, .. } = &*self.lock() {
+            progress.show(done, *of, format_args!(" ({})", phase.items));
+        }
+    }
 
     fn end_split(&mut self) {
         let state = &mut *self.lock();
+        state.progress = None;
         if state.split == Split::Train.to_string()
             && let Some(started) = state.started.take()
         {
@@ -252,6 +291,16 @@ mod tests {
             [2, 3, 1]
         );
         assert_eq!(best(vec![epoch(1, nan, None), epoch(2, nan, None)]), [2, 1]);
+        let since = |epochs, patience| History { epochs }.no_better_since(patience);
+        let epochs =
+            || vec![epoch(1, 50.0, None), epoch(2, 60.0, None), epoch(3, 60.0, None), epoch(4, nan, None)];
+        // Equals are not better.
+        assert_eq!([1, 2, 3].map(|patience| since(epochs(), patience)), [Some(2), Some(2), None]);
+        assert_eq!(since(vec![epoch(1, 9.0, Some(0.5)), epoch(2, 1.0, Some(0.4))], 1), None);
+        assert_eq!(since(vec![epoch(1, 9.0, Some(0.5)), epoch(2, 99.0, Some(0.6))], 1), Some(1));
+        // Of what is undefined nothing is better or worse.
+        assert_eq!(since(vec![epoch(1, nan, None), epoch(2, nan, None)], 1), None);
+        assert_eq!(since(vec![], 1), None);
         assert_eq!(best(vec![EpochRecord { curves: BTreeMap::new(), ..epoch(1, nan, None) }]), [1]);
     }
 }

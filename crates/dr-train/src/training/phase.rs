@@ -39,6 +39,8 @@ pub struct Phase {
     pub clip_norm: f64,
     /// Epochs of warm-up.
     pub warmup_epochs: f64,
+    /// So many epochs without a better validation end the phase.
+    pub patience: Option<usize>,
     /// Go on after the last complete checkpoint, if there is one.
     pub resume: bool,
     /// Show Burn's dashboard, if the standard output is a terminal, instead of a line for each epoch.
@@ -65,6 +67,7 @@ impl Phase {
             weight_decay: 5e-4,
             clip_norm: 0.0,
             warmup_epochs: 1.0,
+            patience: None,
             resume: false,
             dashboard: false,
         }

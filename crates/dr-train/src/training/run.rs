@@ -9,6 +9,7 @@ use super::step::{Objective, Trainee};
 use crate::data::{Batch, Input, Target, TrainingLoader};
 use crate::files::{FileError, at, remove_leftovers};
 use crate::nn::{Model, Value};
+use crate::note::{detail, note};
 use crate::report::NumberFormat;
 use burn::data::dataloader::DataLoader;
 use burn::module::Module;
@@ -108,7 +109,7 @@ pub fn run_phase<I: Input + Into<Value>, T: Target>(
     let history = SharedHistory::new(phase, finished, !dashboard, train.waited());
 
     let mut trained = trainee.clone();
-    if finished < phase.epochs {
+    if finished < phase.epochs && history.no_better_since().is_none() {
         let steps_per_epoch = train.num_batches().div_ceil(devices).max(1);
         if let Some(draws) = &objective.draws {
             let stopped = |error: FileError| PhaseError::Stopped {
@@ -121,6 +122,10 @@ pub fn run_phase<I: Input + Into<Value>, T: Target>(
         let warmup = (phase.warmup_epochs * updates_per_epoch as f64).round() as usize;
         let schedule = schedule(phase.lr, warmup, phase.anneal_epochs * updates_per_epoch)
             .map_err(|reason| PhaseError::Schedule { lr: phase.lr, reason })?;
+        detail(format_args!(
+            "{} training: {updates_per_epoch} steps of {} in an epoch, rates up to {}, {warmup} steps of warm-up, after epoch {finished}",
+            phase.name, phase.optimizer, phase.lr
+        ));
         let train: Arc<dyn DataLoader<Batch<I, T>>> = Arc::new(
             train
                 .with_orders(objective.batches() as u32)
@@ -161,6 +166,9 @@ pub fn run_phase<I: Input + Into<Value>, T: Target>(
         if phase.accumulate > 1 {
             training = training.grads_accumulation(phase.accumulate);
         }
+        if phase.patience.is_some() {
+            training = training.early_stopping(history.clone());
+        }
         if !dashboard {
             training = training.renderer(Box::new(Silent));
         }
@@ -171,6 +179,7 @@ pub fn run_phase<I: Input + Into<Value>, T: Target>(
         trained = training.launch(Learner::new(trainee.clone(), optimizer, schedule)).model;
     }
 
+    let no_better_since = history.no_better_since();
     let (history, failure) = history.snapshot();
     if objective.diverged.load(Ordering::Relaxed) {
         let last = history.epochs.last().map(|record| path(&checkpoints, PARTS[0], record.epoch));
@@ -186,7 +195,14 @@ pub fn run_phase<I: Input + Into<Value>, T: Target>(
     }
     // The dashboard resets the interrupter when it closes.
     let last = history.epochs.last().map_or(0, |record| record.epoch);
-    let interrupted = interrupter.should_stop() || last < phase.epochs;
+    let early = no_better_since.filter(|_| last < phase.epochs);
+    let interrupted = interrupter.should_stop() || (last < phase.epochs && early.is_none());
+    if let Some(best) = early.filter(|_| !interrupted) {
+        let name = &phase.name;
+        note(format_args!(
+            "{name} training ends after epoch {last}: no validation was better than that of epoch {best}"
+        ));
+    }
     let best = (!interrupted).then(|| best_network(&checkpoints, &history, &trainee)).flatten();
     let model = best.unwrap_or_else(|| trained.valid()).into_model();
     Ok(PhaseOutcome { model, history, resumed_after: finished, interrupted })

@@ -7,14 +7,14 @@ use crate::config::ComputeKind;
 use crate::data::{Batch, Input, Target};
 use crate::nn::{Assignment, Model, Pass, Value};
 use crate::report::NumberFormat;
-use burn::module::{Module, ModuleMapper, Param, ParamId};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Tensor, activation::log_softmax, activation::softmax};
 use burn::train::{InferenceStep, Interrupter, TrainOutput, TrainStep};
 use dr_precision::Precision;
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -33,6 +33,9 @@ pub struct Objective<I> {
     pub scale_rate: f64,
     /// Adaptive learning rate scaling.
     pub alrs: bool,
+    /// How much of a moving average of the network stays in each step of the optimizer: weights, scales and running statistics. It starts
+    /// as the network, and is what is validated and what the phase ends with. 0 is no average.
+    pub ema: f64,
     /// What convolutions and linear layers multiply.
     pub compute: ComputeKind,
     /// Multiply codes instead of fake-quantized floats in the forward pass, where that is possible.
@@ -60,6 +63,7 @@ impl<I> Objective<I> {
             draws: None,
             scale_rate: 1.0,
             alrs: false,
+            ema: 0.0,
             compute: ComputeKind::default(),
             integers: false,
             separate_batches: false,
@@ -148,6 +152,8 @@ impl<I> fmt::Debug for Objective<I> {
 #[derive(Module, Debug)]
 pub struct Trainee<I: Input, T: Target> {
     model: Model,
+    /// The moving average of the network, if there is one.
+    average: Option<Model>,
     #[module(skip)]
     objective: Arc<Objective<I>>,
     #[module(skip)]
@@ -157,12 +163,13 @@ pub struct Trainee<I: Input, T: Target> {
 impl<I: Input, T: Target> Trainee<I, T> {
     /// A model to be trained for `objective`.
     pub fn new(model: Model, objective: Objective<I>) -> Self {
-        Self { model, objective: Arc::new(objective), target: PhantomData }
+        let average = (objective.ema > 0.0).then(|| model.valid().train().map(&mut Fresh));
+        Self { model, average, objective: Arc::new(objective), target: PhantomData }
     }
 
-    /// The model.
+    /// The model, or its average if there is one.
     pub fn into_model(self) -> Model {
-        self.model
+        self.average.unwrap_or(self.model)
     }
 
     pub(super) fn objective(&self) -> &Arc<Objective<I>> {
@@ -217,7 +224,7 @@ impl<I: Input + Into<Value>, T: Target> Trainee<I, T> {
             let passes = passes.iter().zip(batches.iter().cycle()).skip(thread).step_by(count);
             let one = |(pass, batch): (&Pass, &Batch<I, T>)| {
                 let teacher = self.objective.distill.teacher(&batch.input);
-                self.clone().map(&mut Leaves).pass(pass, batch, teacher.as_ref())
+                Self { average: None, ..self.clone() }.map(&mut Leaves).pass(pass, batch, teacher.as_ref())
             };
             passes.map(one).collect::<Vec<_>>()
         };
@@ -283,7 +290,14 @@ impl<I: Input + Into<Value>, T: Target> TrainStep for Trainee<I, T> {
         let rates = alrs::learning_rates(&learned, &grads, weights, weights * scale_rate, alrs);
         let layers = self.model.layers().into_iter();
         let before = layers.flat_map(|layer| layer.layer.quantizers().scales_by_id()).collect();
-        optim.step(rates, self, grads).map(&mut BoundedScales(before))
+        let mut stepped = optim.step(rates, self, grads).map(&mut BoundedScales(before));
+        if let Some(average) = stepped.average.take() {
+            let mut values = Values::default();
+            // Its running statistics are whole.
+            stepped.model.valid().visit(&mut values);
+            stepped.average = Some(average.map(&mut Averaged { values, decay: stepped.objective.ema }));
+        }
+        stepped
     }
 }
 
@@ -292,8 +306,9 @@ impl<I: Input + Into<Value>, T: Target> InferenceStep for Trainee<I, T> {
     type Output = StepOutput;
 
     fn step(&self, batch: Batch<I, T>) -> StepOutput {
+        let model = self.average.as_ref().unwrap_or(&self.model);
         let one = |pass: &Pass| {
-            let logits = self.model.forward(batch.input.clone(), pass);
+            let logits = model.forward(batch.input.clone(), pass);
             let loss = self.loss(logits.clone(), &batch, None);
             PassOutput::new(loss, logits, &batch.labels)
         };
@@ -334,6 +349,46 @@ impl ModuleMapper for BoundedScales {
         let (low, high) = (before.clone() * (1.0 - LARGEST_CHANGE), before * (1.0 + LARGEST_CHANGE));
         let tensor = tensor.inner().max_pair(low).min_pair(high);
         let tensor = Tensor::from_inner(tensor).set_require_grad(tracked);
+        Param::from_mapped_value(id, tensor, mapper)
+    }
+}
+
+/// Gives parameters identities of their own.
+struct Fresh;
+
+impl ModuleMapper for Fresh {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (_, tensor, mapper) = param.consume();
+        Param::from_mapped_value(ParamId::new(), tensor, mapper)
+    }
+}
+
+/// All values of a network in evaluation mode, each `[n]`, in order.
+#[derive(Default)]
+struct Values(VecDeque<Tensor<1>>);
+
+impl ModuleVisitor for Values {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.0.push_back(param.val().reshape([-1]));
+    }
+}
+
+/// Moves each value of an average towards that of the network.
+struct Averaged {
+    values: Values,
+    decay: f64,
+}
+
+impl ModuleMapper for Averaged {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(new) = self.values.0.pop_front() else { return param };
+        let (id, tensor, mapper) = param.consume();
+        let tracked = tensor.is_require_grad();
+        // Running statistics of several devices may be on any of them.
+        let old = tensor.inner().to_device(&new.device());
+        let new = new.reshape(old.dims());
+        let tensor =
+            Tensor::from_inner(old * self.decay + new * (1.0 - self.decay)).set_require_grad(tracked);
         Param::from_mapped_value(id, tensor, mapper)
     }
 }

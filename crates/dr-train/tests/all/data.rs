@@ -322,7 +322,7 @@ proptest! {
         let shape = ImageShape { channels: 2, height: 3, width: 4 };
         let image: Vec<u8> = (1..=24).collect();
         let mut out = vec![99; 24];
-        let augmentation = Augmentation { max_shift, flip };
+        let augmentation = Augmentation::new(max_shift, flip);
         augmentation.apply(&image, shape, &mut StdRng::seed_from_u64(seed), &mut out);
         let shift = isize::from(max_shift as i8);
         let moved = |down: isize, right: isize, mirrored: bool| -> Vec<u8> {
@@ -351,12 +351,12 @@ fn plain() -> Normalization {
 }
 
 fn training(n: usize, batch_size: usize, seed: u64) -> ImageLoader {
-    let still = Augmentation { max_shift: 0, flip: false };
+    let still = Augmentation::default();
     ImageLoader::training(numbered(n), plain(), batch_size, seed, still, Device::flex())
 }
 
 fn values(batch: &ImageBatch) -> (Vec<f32>, Vec<i64>) {
-    let labels = batch.labels.to_data().convert::<i64>().try_into_vec().unwrap();
+    let labels = batch.labels.classes.to_data().convert::<i64>().try_into_vec().unwrap();
     (batch.input.to_data().try_into_vec().unwrap(), labels)
 }
 

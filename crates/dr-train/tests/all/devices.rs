@@ -61,7 +61,7 @@ fn two_devices_learn_as_one_does() {
 fn parts_of_an_epoch_have_all_images_once_and_others_in_the_next() {
     let data = digits();
     let labels = |loader: &dyn DataLoader<dr_train::data::ImageBatch>| -> Vec<i64> {
-        let batches = loader.iter().map(|batch| batch.unwrap().labels.into_data().convert::<i64>());
+        let batches = loader.iter().map(|batch| batch.unwrap().labels.classes.into_data().convert::<i64>());
         batches.flat_map(|labels| labels.try_into_vec::<i64>().unwrap()).collect()
     };
     let sorted = |mut labels: Vec<i64>| {

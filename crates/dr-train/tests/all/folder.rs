@@ -39,7 +39,7 @@ fn plain() -> Normalization {
 }
 
 fn values(batch: &ImageBatch) -> (Vec<f32>, Vec<i64>) {
-    let labels = batch.labels.to_data().convert::<i64>().try_into_vec().unwrap();
+    let labels = batch.labels.classes.to_data().convert::<i64>().try_into_vec().unwrap();
     (batch.input.to_data().try_into_vec().unwrap(), labels)
 }
 

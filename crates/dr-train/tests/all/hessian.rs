@@ -113,7 +113,7 @@ fn train(mut model: Model, loader: &ImageLoader, steps: usize) -> Model {
 fn loss(model: &Model, batch: &ImageBatch) -> Tensor<1> {
     let logits = model.forward(batch.input.clone().autodiff(), &Pass::float());
     let cross_entropy = CrossEntropyLossConfig::new().init(&logits.device());
-    cross_entropy.forward(logits, batch.labels.clone().autodiff())
+    cross_entropy.forward(logits, batch.labels.classes.clone().autodiff())
 }
 
 fn resnet() -> Model {

@@ -2,6 +2,7 @@
 
 mod arrays;
 mod artifact;
+mod augment;
 mod calibrated;
 mod data;
 mod devices;
@@ -22,3 +23,4 @@ mod search;
 mod settings;
 mod torchvision;
 mod trace;
+mod training;

@@ -3,7 +3,7 @@
 use super::inputs::{Told, calibration_images, inputs_below};
 use super::quantize::{FLOAT_SHARE, calibrated_with};
 use super::train::{INTERRUPTED, stop_on_ctrl_c};
-use super::{StatusLine, load_model, print, save, save_in_json};
+use super::{load_model, print, save, save_in_json};
 use crate::artifact::{ArtifactError, ArtifactKind, Described};
 use crate::cli::distillation::check_free;
 use crate::cli::{CommandError, ResolvedDistillation};
@@ -12,6 +12,7 @@ use crate::device;
 use crate::experiment::MODEL_FILE;
 use crate::files::{FolderLock, at, remove_leftovers};
 use crate::note::note;
+use crate::progress::Progress;
 use crate::quantization::{DistillationProgress, Distilled, NetworkOptions, distill as trained};
 use crate::report::aligned;
 use burn::train::Interrupter;
@@ -63,14 +64,13 @@ pub fn distill(of_file: &ResolvedDistillation, json: bool) -> Result<(), Command
 
     let interrupter = Interrupter::new();
     stop_on_ctrl_c(interrupter.clone())?;
-    let (line, begin) = (StatusLine::new(), Instant::now());
+    let (line, begin) = (Progress::new("steps:"), Instant::now());
     let result = trained(&float, &start, learned, options, &device, |progress| {
         match progress {
             DistillationProgress::Step { done, of, loss } => {
-                line.show(&format!("step {done} of {of}: {loss:.4} of the loss at the start"));
+                line.show(done, of, format_args!(" ({loss:.4} of the loss at the start)"));
             }
             DistillationProgress::Epoch { done, held_out } => {
-                line.show("");
                 let losses = precisions
                     .iter()
                     .zip(held_out)

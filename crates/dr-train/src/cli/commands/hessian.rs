@@ -1,12 +1,13 @@
 //! `dr-train hessian`.
 
-use super::{StatusLine, load_model, print, write};
+use super::{load_model, print, write};
 use crate::cli::values::{at_least_one, between, count, one_of, part, seed};
 use crate::cli::{CommandError, resolve};
 use crate::config::DeviceKind;
 use crate::device;
 use crate::experiment::{Registry, Source};
 use crate::mixed::{HessianOptions, HessianReport, Traces};
+use crate::progress::Progress;
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -109,12 +110,14 @@ pub fn hessian(registry: &Registry, args: &HessianArgs) -> Result<(), CommandErr
 pub(super) fn estimate(
     source: &Source, batch_size: usize, options: &HessianOptions,
 ) -> Result<(Traces, usize), CommandError> {
-    let (line, HessianOptions { tolerance, max_samples, .. }) = (StatusLine::new(), *options);
+    let (line, HessianOptions { tolerance, max_samples, .. }) = (Progress::new("directions:"), *options);
     let mut show = |samples, uncertainty| {
         let (found, wanted) = (100.0 * uncertainty, 100.0 * tolerance);
-        line.show(&format!(
-            "{samples} of at most {max_samples} directions, standard errors up to {found:.1} % (stops at {wanted:.1} %)"
-        ));
+        line.show(
+            samples,
+            max_samples,
+            format_args!(" at most; errors {found:.1} % (stops at {wanted:.1} %)"),
+        );
     };
     Ok((source.task()?.traces)(source, batch_size, options, &mut show)?)
 }

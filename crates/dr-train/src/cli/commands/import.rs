@@ -8,6 +8,7 @@ use crate::config::task::LANGUAGE;
 use crate::data::Normalization;
 use crate::experiment::Registry;
 use crate::note::note;
+use crate::progress::Progress;
 use crate::weights::{StateDict, USUAL_IMAGE, ends, import as import_weights, load_language_model};
 use clap::Args;
 use dr_precision::PrecisionSet;
@@ -47,6 +48,8 @@ pub struct ImportArgs {
 /// # Errors
 /// If the file cannot be read, or its tensors are not those of the model, or the result cannot be written.
 pub fn import(registry: &Registry, args: &ImportArgs) -> Result<(), CommandError> {
+    let file = args.onnx.as_ref().or(args.weights.as_ref()).map(|file| file.display());
+    let _line = file.map(|file| Progress::unknown(format_args!("reading {file}")));
     if let Some(file) = &args.onnx {
         resolve::check_output_file("out", &args.out, &[SAFETENSORS], file)?;
         return save(&args.pictures.load(file)?, &args.out);

@@ -38,17 +38,19 @@ pub use train::train;
 
 use super::{CommandError, PictureArgs};
 use crate::agreement::{ArraysError, arrays_below};
-use crate::artifact::{Artifact, SavedModel};
+use crate::artifact::{Artifact, ArtifactKind, Description, SavedModel};
 use crate::experiment::{MODEL_FILE, Source};
 use crate::files::{at, write_atomically};
 use crate::mixed::PlanFile;
 use crate::nn::Value;
+use crate::note::detail;
+use crate::progress::Progress;
 use crate::report::{REPORT_FILE, thousands};
 use crate::weights::{is_language_model, is_onnx, load_language_model};
 use clap::Args;
 use dr_precision::PrecisionSet;
 use serde::Serialize;
-use std::io::{IsTerminal, Write, stderr};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// The model of a command that has no other file: `--model FILE`, or the file alone.
@@ -92,30 +94,6 @@ fn is_read(text: &str) -> Result<bool, CommandError> {
     }
 }
 
-/// A line that is written over, if there is a terminal to do so, and goes away in the end.
-struct StatusLine {
-    terminal: bool,
-}
-
-impl StatusLine {
-    fn new() -> Self {
-        Self { terminal: stderr().is_terminal() }
-    }
-
-    fn show(&self, text: &str) {
-        if self.terminal {
-            // That nobody sees it is no reason to stop.
-            let _ = write!(stderr(), "\r\x1b[2K{text}").and_then(|()| stderr().flush());
-        }
-    }
-}
-
-impl Drop for StatusLine {
-    fn drop(&mut self) {
-        self.show("");
-    }
-}
-
 /// The model with the precisions of a plan, with BatchNorm statistics of training data.
 fn with_plan(source: &Source, plan: &Path) -> Result<Artifact, CommandError> {
     let Source { artifact, model, device, .. } = *source;
@@ -143,11 +121,16 @@ fn load_with(path: &Path, pictures: &PictureArgs) -> Result<Artifact, CommandErr
         let found = format!("--{flag}: `{}` says it", path.display());
         return Err(CommandError::new(format!("{found}: expected an ONNX file")));
     }
-    Ok(match path {
+    let _line = Progress::unknown(format_args!("reading {}", path.display()));
+    let artifact = match path {
         path if is_onnx(path) => pictures.load(path)?,
         path if is_language_model(path) => load_language_model(path, PrecisionSet::default())?,
         path => Artifact::open(path)?,
-    })
+    };
+    let Description { kind, model, dataset, precisions, .. } = &artifact.description;
+    let precisions = if *kind == ArtifactKind::Float { String::new() } else { format!(" at {precisions}") };
+    detail(format_args!("`{}`: a {kind} model, {model} for {dataset}{precisions}", path.display()));
+    Ok(artifact)
 }
 
 /// The `.npy` files below a folder; none if it has others only.

@@ -1,7 +1,7 @@
 //! `dr-train quantize`.
 
 use super::inputs::{calibration_images, inputs};
-use super::{StatusLine, load_with, print, save, save_in_json};
+use super::{load_with, print, save, save_in_json};
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, SavedModel};
 use crate::cli::resolve::SAFETENSORS;
 use crate::cli::values::{at_least_one, between, gibibytes, group_size, one_of};
@@ -12,8 +12,10 @@ use crate::device;
 use crate::experiment::{Registry, Source};
 use crate::files::folder_of;
 use crate::nn::{QuantConfig, Value};
+use crate::note::detail;
+use crate::progress::Progress;
 use crate::quantization::{
-    CalibrationOptions, LayerNoise, NetworkOptions, Progress, QuantizationError, TuningOptions,
+    CalibrationOptions, LayerNoise, NetworkOptions, Progress as Stage, QuantizationError, TuningOptions,
     TuningProgress, calibrate, quantize_language, tune,
 };
 use crate::report::aligned;
@@ -159,6 +161,7 @@ pub fn quantize(registry: &Registry, args: &QuantizeArgs) -> Result<(), CommandE
         ..QuantConfig::new(precisions)
     };
     let source = Source::new(registry, &artifact, &args.model, &args.dataset, &args.data_dir, &device);
+    let _line = Progress::unknown("fitting scales");
     let quantized = artifact.quantize(&quantization, (source.task()?.calibration)(&source)?, &device)?;
     finish(args, &quantized, None)
 }
@@ -189,6 +192,7 @@ fn calibrated(
     )?;
     let count = args.calibration_images.unwrap_or_else(|| calibration_images(artifact));
     let mut source = Source::new(registry, artifact, &args.model, &args.dataset, &args.data_dir, device);
+    detail(format_args!("calibration: {count} inputs at most"));
     let batches = inputs(&mut source, args.calibration.as_deref(), count, args.calibration_images)?;
     let options = NetworkOptions {
         precisions: args.precisions.clone().unwrap_or_default(),
@@ -206,10 +210,10 @@ fn calibrated(
 pub(super) fn calibrated_with(
     artifact: &Artifact, model: &Path, inputs: Vec<Value>, options: &NetworkOptions,
 ) -> Result<(Artifact, Vec<LayerNoise>), CommandError> {
-    let line = StatusLine::new();
-    let result = calibrate(artifact, inputs, options, |progress| {
-        if let Progress::Layer { name, done, of } = progress {
-            line.show(&format!("layers: {done} of {of}, {name}"));
+    let line = Progress::new("layers:");
+    let result = calibrate(artifact, inputs, options, |at| {
+        if let Stage::Layer { name, done, of } = at {
+            line.show(done, of, format_args!(" ({name})"));
         }
     });
     drop(line);
@@ -284,24 +288,27 @@ fn nested(
         gradient_windows: (windows * usual.gradient_windows).div_ceil(usual.windows),
         ..usual
     };
+    detail(format_args!("calibration: {windows} windows of {length} tokens, groups of {}", options.group));
     let model = artifact.network(device).map_err(in_model)?;
-    let line = StatusLine::new();
-    let nested = quantize_language(&model, &tokens, &widths, &options, |progress| {
-        line.show(&match progress {
-            Progress::Gradients { done, of } => format!("gradients: {done} of {of} windows"),
-            Progress::Layer { name, done, of } => format!("weights: {done} of {of}, {name}"),
-        });
+    let (mut line, mut in_layers) = (Progress::new("gradients: windows"), false);
+    let nested = quantize_language(&model, &tokens, &widths, &options, |at| match at {
+        Stage::Gradients { done, of } => line.show(done, of, ""),
+        Stage::Layer { name, done, of } => {
+            if !std::mem::replace(&mut in_layers, true) {
+                line = Progress::new("weights:");
+            }
+            line.show(done, of, format_args!(" ({name})"));
+        }
     });
     let mut nested = nested.map_err(|error| {
         let of: &Path =
             if matches!(error, QuantizationError::Short { .. }) { calibration } else { &args.model };
         CommandError::about(of, error)
     })?;
-    tune(&model, &mut nested, &tokens, &TuningOptions { length, ..tuning }, |progress| {
-        let TuningProgress { bits, done, of, divergence } = progress;
-        line.show(&format!(
-            "scales of {bits} bits: step {done} of {of}, {divergence:.4} nats from the float model"
-        ));
+    line = Progress::new("scales: steps");
+    tune(&model, &mut nested, &tokens, &TuningOptions { length, ..tuning }, |at| {
+        let TuningProgress { bits, done, of, divergence } = at;
+        line.show(done, of, format_args!(" ({bits} bits, {divergence:.4} nats off)"));
     });
     Ok(nested.artifact(artifact).map_err(in_model)?)
 }

@@ -2,7 +2,7 @@
 
 use super::hessian::estimate;
 use super::inputs::inputs;
-use super::{StatusLine, load_model, print, write};
+use super::{load_model, print, write};
 use crate::artifact::{ArtifactError, ArtifactKind};
 use crate::cli::values::{at_least_one, one_of, pin, seed};
 use crate::cli::{CommandError, resolve};
@@ -15,6 +15,7 @@ use crate::mixed::{
     measure_plan,
 };
 use crate::nn::Value;
+use crate::progress::Progress;
 use clap::Args;
 use dr_precision::Precision;
 use std::path::{Path, PathBuf};
@@ -170,9 +171,8 @@ pub fn search(registry: &Registry, args: &SearchArgs) -> Result<(), CommandError
         let limit = args.limit.unwrap_or(LIMIT);
         let inputs = inputs(&mut source, args.inputs.as_deref(), limit, Some(limit))?;
         let inputs = inputs.iter().map(Value::to_array).collect::<Result<Vec<_>, _>>()?;
-        let line = StatusLine::new();
-        let progress = |done, of| line.show(&format!("layers alone: {done} of {of}"));
-        candidates.measure_losses(artifact, &inputs, progress).map_err(failed)?;
+        let line = Progress::new("layers alone:");
+        candidates.measure_losses(artifact, &inputs, |done, of| line.show(done, of, "")).map_err(failed)?;
     } else if !nested {
         let source = Source::new(registry, artifact, &args.model, &args.dataset, &args.data_dir, &device);
         let traces = match known {
@@ -187,16 +187,20 @@ pub fn search(registry: &Registry, args: &SearchArgs) -> Result<(), CommandError
             LossTerms::Both => (source.task()?.calibration)(&source)?,
             LossTerms::Weights => vec![],
         };
+        let _line = Progress::unknown("predicting losses");
         let predicted = candidates.predict_losses(artifact, &traces, objective, batches, &device);
         predicted.map_err(failed)?;
     }
+    let line = Progress::unknown("searching");
     let found = candidates.best(&args.budget)?;
     let front = args.pareto.as_ref().map(|_| Front::new(&candidates, kind, &description.precisions));
     let front = front.transpose()?;
+    drop(line);
 
     let name = args.model.display().to_string();
     let mut report = SearchReport::new(name, &args.budget, widths, objective, &candidates, found, front);
     if kind == BudgetKind::Latency {
+        let _line = Progress::unknown("timing the plan");
         let measured = measure_plan(artifact, &report.found.plan, options, &device).map_err(failed)?;
         report.measured_nanoseconds = Some(measured);
     }

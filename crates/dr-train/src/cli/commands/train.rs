@@ -2,8 +2,8 @@
 
 use super::print;
 use crate::cli::{CommandError, ResolvedTraining};
-use crate::experiment::{Registry, RunError, RunOptions};
-use crate::note::note;
+use crate::experiment::{CONFIG, Registry, RunError, RunOptions};
+use crate::note::{detail, note};
 use crate::training::PhaseError;
 use burn::train::Interrupter;
 use std::path::Path;
@@ -22,6 +22,7 @@ pub fn train(
     let options = RunOptions { resume, dashboard, interrupter: Interrupter::new() };
     let interrupter = options.interrupter.clone();
     let task = registry.tasks.get(&config.task)?;
+    detail(format_args!("settings, in {}: {}", out.join(CONFIG).display(), serde_json::to_string(&config)?));
     let run = (task.prepare)(registry, config, &out, options).map_err(|error| failure(error, &out))?;
     stop_on_ctrl_c(interrupter)?;
     let report = run().map_err(|error| failure(error, &out))?;
