@@ -246,7 +246,7 @@ fn compared<I: Input + Into<Value>, T: Target>(
     let comparison = Comparison::new(reference, formats, device)?;
     let networks: Vec<_> = networks(artifact, formats, engine, device)?.into_iter().enumerate().collect();
     let mut results = measured(artifact, formats, || {
-        score(loader, &networks, |(at, forward), input| {
+        score(loader, &networks, |(at, forward), input, _| {
             let input = input.into();
             comparison.observe(*at, input.clone(), forward(input)?)
         })
@@ -302,7 +302,7 @@ fn scores<I: Input + Into<Value>, T: Target>(
     artifact: &Artifact, formats: &[NumberFormat], loader: &dyn DataLoader<Batch<I, T>>, engine: Engine,
     device: &Device,
 ) -> Result<Vec<Score>, EvaluationError> {
-    score(loader, &networks(artifact, formats, engine, device)?, |forward, input| forward(input.into()))
+    score(loader, &networks(artifact, formats, engine, device)?, |forward, input, _| forward(input.into()))
 }
 
 /// What a model makes of an input, in one format.

@@ -156,14 +156,16 @@ fn outputs(artifact: &Artifact, set: &SceneSet) -> Vec<Vec<f32>> {
     let network = Network::load_with(artifact, Some(precision), Arithmetic::Integer).expect("a network");
     let of = &artifact.description.normalization;
     let output = |image: &[u8]| {
-        let planes = image.chunks(256).enumerate();
-        let values = planes.flat_map(|(channel, plane)| {
-            plane.iter().map(move |&pixel| (f32::from(pixel) / 255.0 - of.mean[channel]) / of.std[channel])
-        });
+        let plane = |channel: usize| {
+            let pixels = image.iter().skip(channel).step_by(3);
+            pixels.map(move |&pixel| (f32::from(pixel) / 255.0 - of.mean[channel]) / of.std[channel])
+        };
+        let values = (0..3).flat_map(plane);
         let image = Array::from_f32(values.collect(), &[1, 3, 16, 16]).expect("an image");
         network.forward_arrays(&[image]).expect("outputs")[0].floats().expect("floats").into_owned()
     };
-    set.pixels.chunks(3 * 256).map(output).collect()
+    let picture = |index: usize| set.picture(index).expect("a picture");
+    (0..set.len()).map(|index| output(&picture(index))).collect()
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub(crate) enum DecodeError {
     Resize(#[from] ResizeError),
     #[error("the file is cut off: expected a JPEG image up to its end")]
     Cut,
+    #[error("is {} x {} pixels, as it is to be seen: expected {} x {}, as the annotations say", found[1], found[0], expected[1], expected[0])]
+    Size { found: [usize; 2], expected: [usize; 2] },
     #[error("{0} x {1} pixels: expected at least one")]
     Empty(u32, u32),
     #[error("an image made {0} x {1} pixels: expected fewer")]
@@ -52,6 +54,33 @@ impl Frame {
     pub const fn whole(size: [usize; 2]) -> Self {
         let [rows, columns] = size;
         Self { picture: size, image: size, part: Cut([0.0, 0.0, columns as f64, rows as f64]) }
+    }
+
+    /// What `resize` says of a picture of these rows and columns that becomes an image of these.
+    #[must_use]
+    pub(super) fn new(picture: [usize; 2], image: [usize; 2], resize: Resize) -> Self {
+        Self { picture, image, part: Cut::new(picture, image, resize) }
+    }
+
+    /// Rows and columns of the image, from the first ones on, that show the picture.
+    #[must_use]
+    pub fn shown(&self) -> [usize; 2] {
+        let Cut([left, top, width, height]) = self.part;
+        let [rows, columns] = self.image;
+        let shown = |from: f64, len: f64, picture: usize, image: usize| {
+            (((picture as f64 - from) * image as f64 / len).round() as usize).min(image)
+        };
+        [shown(top, height, self.picture[0], rows), shown(left, width, self.picture[1], columns)]
+    }
+
+    /// A box of the picture, left, top, right and bottom, in the image.
+    #[must_use]
+    pub fn rect_in_image(&self, rect: Rect) -> Rect {
+        let Cut([left, top, width, height]) = self.part;
+        let [rows, columns] = self.image;
+        let x = |x: f32| (x - left as f32) * (columns as f32 / width as f32);
+        let y = |y: f32| (y - top as f32) * (rows as f32 / height as f32);
+        [x(rect[0]), y(rect[1]), x(rect[2]), y(rect[3])]
     }
 
     /// A box of the image, left, top, right and bottom, in the picture.
@@ -103,9 +132,10 @@ pub(super) fn decode(
     }
     let image = read(path)?;
     let (width, height) = image.dimensions();
+    let picture = [height as usize, width as usize];
     let (cut, flip) = match rng {
         Some(rng) => (Cut::random(width, height, rng), rng.random_bool(0.5)),
-        None => (Cut::new(width, height, shape, resize), false),
+        None => (Cut::new(picture, [shape.height, shape.width], resize), false),
     };
     let pixels = resized(&image, cut, shape)?;
     let mut plane = |value: &dyn Fn(&[u8]) -> u8| {
@@ -118,7 +148,6 @@ pub(super) fn decode(
         1 => plane(&|pixel| (pixel.iter().map(|&colour| u16::from(colour)).sum::<u16>() / 3) as u8),
         _ => (0..3).for_each(|channel| plane(&|pixel| pixel[channel])),
     }
-    let picture = [height as usize, width as usize];
     Ok(Frame { picture, image: [shape.height, shape.width], part: cut })
 }
 
@@ -138,21 +167,6 @@ pub(crate) fn image_file(
     let frame = decode(path, shape, resize, None, &mut pixels)?;
     Pixels::new(normalization).extend(&mut values, &pixels);
     Ok((values, frame))
-}
-
-/// Reads an image and stretches it to `shape`, `[3, h, w]` written to the end of `out`. The result is its rows and columns before.
-pub(super) fn stretched(
-    path: &Path, shape: ImageShape, out: &mut Vec<u8>,
-) -> Result<[usize; 2], DecodeError> {
-    let image = read(path)?;
-    let (width, height) = image.dimensions();
-    let size = [height as usize, width as usize];
-    let pixels = match size == [shape.height, shape.width] {
-        true => image.into_raw(),
-        false => resized(&image, Cut::new(width, height, shape, Resize::Stretch), shape)?,
-    };
-    (0..3).for_each(|channel| out.extend(pixels.chunks_exact(3).map(|pixel| pixel[channel])));
-    Ok(size)
 }
 
 /// Reads an image whole, as it is to be seen: turned as its EXIF says.
@@ -222,17 +236,16 @@ fn resized(image: &RgbImage, cut: Cut, shape: ImageShape) -> Result<Vec<u8>, Dec
 }
 
 impl Cut {
-    /// What `resize` says of an image that is to become `shape`: usually, for a square, the middle with seven eighths of the shorter side, of
+    /// What `resize` says of a picture that is to become an image, both by their rows and columns: usually, for a square, the middle with seven eighths of the shorter side, of
     /// 256 pixels 224.
-    fn new(width: u32, height: u32, shape: ImageShape, resize: Resize) -> Self {
-        let (width, height) = (f64::from(width), f64::from(height));
-        let ratio = shape.height as f64 / shape.width.max(1) as f64;
+    fn new(picture: [usize; 2], image: [usize; 2], resize: Resize) -> Self {
+        let ([height, width], [rows, columns]) =
+            (picture.map(|side| side as f64), image.map(|side| side as f64));
+        let ratio = rows / columns.max(1.0);
         let largest = width.min(height / ratio);
         let side = match resize {
             Resize::Middle => largest * 0.875,
-            Resize::Shorter(side) => {
-                largest.min(shape.width as f64 * width.min(height) / f64::from(side.max(1)))
-            }
+            Resize::Shorter(side) => largest.min(columns * width.min(height) / f64::from(side.max(1))),
             Resize::Stretch => return Self([0.0, 0.0, width, height]),
         };
         Self([(width - side) / 2.0, (height - side * ratio) / 2.0, side, side * ratio])
@@ -275,9 +288,7 @@ mod tests {
 
     #[test]
     fn cuts_of_the_middle() {
-        let of = |width, height, [rows, columns]: [usize; 2], resize| {
-            Cut::new(width, height, ImageShape { channels: 3, height: rows, width: columns }, resize)
-        };
+        let of = |width, height, image, resize| Cut::new([height, width], image, resize);
         assert_eq!(of(256, 512, [224, 224], Resize::Middle), Cut([16.0, 144.0, 224.0, 224.0]));
         // 512 pixels become 256: of 224 there are 448.
         assert_eq!(of(512, 800, [224, 224], Resize::Shorter(256)), Cut([32.0, 176.0, 448.0, 448.0]));
@@ -296,6 +307,7 @@ mod tests {
         let part = Cut([1.0, 1.0, 4.0, 2.0]);
         let middle = Frame { picture: [4, 6], image: [2, 2], part };
         assert_eq!(middle.rect([0.0, 0.0, 2.0, 1.0]), [1.0, 1.0, 5.0, 2.0]);
+        assert_eq!(middle.rect_in_image([1.0, 1.0, 5.0, 2.0]), [0.0, 0.0, 2.0, 1.0]);
         let expected = [[0; 6], [0, 1, 1, 2, 2, 0], [0, 3, 3, 4, 4, 0], [0; 6]].concat();
         assert_eq!(middle.pixels(&[1, 2, 3, 4], 0), expected);
         // Made smaller: what has the middle of a pixel.

@@ -201,7 +201,7 @@ fn damaged_files_are_skipped_and_counted() {
     fs::write(dir.path().join("b/bad3.jpg"), b"").unwrap();
     let skipped = |images: &ImageSet| {
         let ImageSet::Files(files) = images else { panic!("{images:?}") };
-        files.skipped().len()
+        files.skipped.files().len()
     };
     // Of what is cut off in the middle, the rest would be grey.
     let noise =

@@ -77,7 +77,7 @@ pub(super) fn inputs_below(
     let loader = ImageLoader::evaluation(images.clone(), normalization.clone(), BATCH, device.clone());
     let batches = loader.iter().map(|batch| Ok(batch?.input.into()));
     let batches = batches.collect::<Result<_, DatasetError>>().map_err(RunError::from)?;
-    tell_skipped(&images.skipped());
+    tell_skipped(&images.skipped().files());
     Ok(batches)
 }
 
