@@ -1,8 +1,8 @@
 //! What a saved model scores.
 
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, InputShape, SavedModel};
-use crate::config::Engine;
 use crate::config::task::{LANGUAGE, SEGMENT};
+use crate::config::{Engine, Fit};
 use crate::data::{
     Batch, ClassError, ImageFiles, ImageLoader, ImageSet, ImageShape, Input, SceneSet, Target,
 };
@@ -47,6 +47,14 @@ pub enum EvaluationError {
         found: InputShape,
         /// Of the model.
         expected: InputShape,
+    },
+    /// Images that are made of pictures in another way.
+    #[error("the pictures become images by --fit {found}: the model expects --fit {expected}")]
+    Fit {
+        /// Of the images.
+        found: Fit,
+        /// Of the model.
+        expected: Fit,
     },
     /// Images of other classes.
     #[error("the images have {found} classes: the model expects {expected}")]
@@ -522,6 +530,10 @@ pub(crate) fn text_batch(vocabulary: usize, length: usize) -> usize {
 pub fn check_scenes(artifact: &Artifact, task: &str, scenes: &SceneSet) -> Result<(), EvaluationError> {
     artifact.description.check_task(task)?;
     check_size(artifact, scenes.shape())?;
+    let (found, expected) = (scenes.fit, artifact.description.resize.into());
+    if found != expected {
+        return Err(EvaluationError::Fit { found, expected });
+    }
     check_names(artifact, &scenes.names)?;
     check_classes(artifact, scenes.names.len() + usize::from(task == SEGMENT))
 }

@@ -5,7 +5,7 @@ use super::error::DataError;
 use super::images::ImageShape;
 use super::skipped::Skipped;
 use super::{DataSource, DatasetKind, ImageSet, random};
-use crate::config::TrainConfig;
+use crate::config::{ImageSize, TrainConfig};
 use dr_runtime::file::Resize;
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
@@ -248,8 +248,8 @@ impl DatasetKind for Folder {
 
 /// Finds the images of a folder: with `train` and `val` and `test`, or one of these two, inside, each of which has a folder for every class; or
 /// with those at once. What there is no part for is held out, as the seed decides. Nothing is read but names.
-fn parts(dir: &Path, side: usize, seed: u64) -> Result<[ImageFiles; 3], DataError> {
-    let shape = ImageShape { channels: 3, height: side, width: side };
+fn parts(dir: &Path, size: ImageSize, seed: u64) -> Result<[ImageFiles; 3], DataError> {
+    let shape = ImageShape { channels: 3, height: size.rows, width: size.columns };
     let rng = &mut random::of_split(seed);
     let [train_dir, valid_dir, test_dir] = ["train", "val", "test"].map(|name| dir.join(name));
     let is_divided = train_dir.is_dir() && !is_class(&train_dir)?;

@@ -7,9 +7,9 @@ use super::folder::FolderError;
 use super::normalization::{Moments, normalization};
 use super::skipped::Skipped;
 use super::{ClassError, ImageShape, Normalization};
+use crate::config::Fit;
 use crate::metrics::Rect;
 use crate::note::note;
-use dr_runtime::file::Resize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -106,18 +106,21 @@ pub struct Boxes {
     pub objects: Vec<Labelled>,
     /// Around crowds: groups of objects that were not told apart, which need not be found and may be.
     pub crowds: Vec<Labelled>,
+    /// Rows and columns of the image, from the first ones on, that show the picture.
+    pub shown: [usize; 2],
 }
 
 impl Boxes {
-    /// Those of the image with left and right exchanged, which shows something in so many columns.
+    /// Those of the image with left and right of what it shows exchanged.
     #[must_use]
-    pub fn reflected(self, width: f32) -> Self {
+    pub fn reflected(self) -> Self {
+        let width = self.shown[1] as f32;
         let reflected = |labelled: Labelled| {
             let [left, top, right, bottom] = labelled.rect;
             Labelled { rect: [width - right, top, width - left, bottom], ..labelled }
         };
         let all = |boxes: Vec<Labelled>| boxes.into_iter().map(reflected).collect();
-        Self { objects: all(self.objects), crowds: all(self.crowds) }
+        Self { objects: all(self.objects), crowds: all(self.crowds), ..self }
     }
 }
 
@@ -126,6 +129,8 @@ impl Boxes {
 pub struct SceneSet {
     /// Rows and columns of every image; it has three channels.
     pub size: [usize; 2],
+    /// How pictures become images.
+    pub fit: Fit,
     /// The names of the classes.
     pub names: Vec<String>,
     /// The file with the annotations.
@@ -188,12 +193,12 @@ impl SceneSet {
     ///
     /// # Errors
     /// Files that are missing, damaged or contradict each other.
-    pub fn load(dir: &Path, size: [usize; 2]) -> Result<[Self; 3], SceneError> {
+    pub fn load(dir: &Path, size: [usize; 2], fit: Fit) -> Result<[Self; 3], SceneError> {
         let part = |(_, names): (&str, &[&str])| -> Result<Option<Self>, SceneError> {
             let files =
                 names.iter().flat_map(|name| annotation_files(name).map(|file| (*name, dir.join(file))));
             let found = files.into_iter().find(|(_, file)| file.is_file());
-            found.map(|(name, file)| Self::part(&file, dir, name, size)).transpose()
+            found.map(|(name, file)| Self::part(&file, dir, name, size, fit)).transpose()
         };
         let missing = |(part, names): (&'static str, &'static [&'static str])| SceneError::Missing {
             path: dir.into(),
@@ -253,7 +258,7 @@ impl SceneSet {
     }
 
     /// The part with these annotations, whose images are in a folder of this name, or where [others](image_folders) have them.
-    fn part(file: &Path, dir: &Path, name: &str, size: [usize; 2]) -> Result<Self, SceneError> {
+    fn part(file: &Path, dir: &Path, name: &str, size: [usize; 2], fit: Fit) -> Result<Self, SceneError> {
         let coco = Coco::load(file)?;
         if let [first, ..] = coco.without_pixels[..] {
             let (left, all) =
@@ -284,7 +289,7 @@ impl SceneSet {
         let names = coco.categories.iter().map(|category| category.name.clone()).collect();
         let pictures = coco.images.into_iter().map(Arc::new).collect();
         let (path, folder, skipped) = (file.to_owned(), images.clone(), Skipped::default());
-        Ok(Self { size, names, path, skipped, folder, pictures })
+        Ok(Self { size, fit, names, path, skipped, folder, pictures })
     }
 
     /// How many images there are.
@@ -316,15 +321,19 @@ impl SceneSet {
         ImageShape { channels: 3, height: self.size[0], width: self.size[1] }
     }
 
-    /// The mean and the deviation of the pixels, of at most [some thousand](MEASURED) images, evenly spread.
+    /// The mean and the deviation of the pictures' pixels, of at most [some thousand](MEASURED) images, evenly spread.
     #[must_use]
     pub fn normalization(&self) -> Normalization {
         let (all, count) = (self.len(), self.len().min(MEASURED));
         let moments = |at: usize| {
-            let pixels = self.read(at * all / count)?;
+            let index = at * all / count;
+            let (pixels, [rows, columns]) = (self.read(index)?, self.frame(index).shown());
             let planes = pixels.chunks_exact(self.size[0] * self.size[1]);
             let mut moments = [Moments::default(); 3];
-            moments.iter_mut().zip(planes).for_each(|(moments, plane)| moments.include(plane));
+            for (moments, plane) in moments.iter_mut().zip(planes) {
+                let lines = plane.chunks_exact(self.size[1]).take(rows);
+                lines.for_each(|line| moments.include(&line[..columns]));
+            }
             Some(moments)
         };
         let all = read_all(0..count, moments).into_iter();
@@ -345,13 +354,13 @@ impl SceneSet {
     #[must_use]
     pub fn frame(&self, index: usize) -> Frame {
         let &Picture { width, height, .. } = &*self.pictures[index];
-        Frame::new([height, width], self.size, Resize::Stretch)
+        Frame::new([height, width], self.size, self.fit.into())
     }
 
     /// The image of a picture, `[3, rows, columns]`.
     fn decoded(&self, index: usize) -> Result<Vec<u8>, DecodeError> {
         let mut pixels = Vec::with_capacity(self.shape().bytes());
-        let found = decode(&self.file(index), self.shape(), Resize::Stretch, None, &mut pixels)?;
+        let found = decode(&self.file(index), self.shape(), self.fit.into(), None, &mut pixels)?;
         match self.frame(index) {
             expected if expected == found => Ok(pixels),
             expected => Err(DecodeError::Size { found: found.picture, expected: expected.picture }),
@@ -394,19 +403,22 @@ impl SceneSet {
             let objects = self.pictures[index].objects.iter();
             objects.filter(|object| object.crowd == crowd).map(labelled).collect()
         };
-        Boxes { objects: of(false), crowds: of(true) }
+        Boxes { objects: of(false), crowds: of(true), shown: frame.shown() }
     }
 
-    /// The classes of an image's pixels, `[rows, columns]`: 0 where there is nothing, [`IGNORED`] where there is a crowd and nothing else, else one more than the
+    /// The classes of an image's pixels, `[rows, columns]`: 0 where there is nothing, [`IGNORED`] where there is no picture, or a crowd and nothing else, else one more than the
     /// class of the object.
     #[must_use]
     pub fn classes(&self, index: usize) -> Vec<u8> {
         let picture = &self.pictures[index];
-        let mut classes = vec![0; self.size[0] * self.size[1]];
+        let shown = self.frame(index).shown();
+        let mut classes = vec![IGNORED; self.size[0] * self.size[1]];
+        let lines = classes.chunks_exact_mut(self.size[1]).take(shown[0]);
+        lines.for_each(|line| line[..shown[1]].fill(0));
         let (crowds, objects): (Vec<_>, Vec<_>) = picture.objects.iter().partition(|object| object.crowd);
         // Objects over crowds.
         for object in crowds.into_iter().chain(objects) {
-            paint(object, [picture.height, picture.width], self.size, &mut classes);
+            paint(object, [picture.height, picture.width], shown, &mut classes, self.size[1]);
         }
         classes
     }
@@ -415,8 +427,9 @@ impl SceneSet {
 /// Images that the mean and the deviation of pixels are of, at most.
 const MEASURED: usize = 1 << 13;
 
-/// Gives the pixels of an object its class, or [`IGNORED`]: those of its mask, or of its box if it has none.
-fn paint(object: &Object, from: [usize; 2], to: [usize; 2], classes: &mut [u8]) {
+/// Gives the pixels of an object its class, or [`IGNORED`]: those of its mask, or of its box if it has none. The picture is
+/// `from` rows and columns, its image `to`, in lines of `line` pixels.
+fn paint(object: &Object, from: [usize; 2], to: [usize; 2], classes: &mut [u8], line: usize) {
     let class = if object.crowd { IGNORED } else { (object.category + 1) as u8 };
     let [left, top, width, height] = object.bbox;
     let mask = object.outline.as_ref().map(Outline::mask);
@@ -432,7 +445,7 @@ fn paint(object: &Object, from: [usize; 2], to: [usize; 2], classes: &mut [u8]) 
                 }
             };
             if inside {
-                classes[row * to[1] + column] = class;
+                classes[row * line + column] = class;
             }
         }
     }

@@ -214,7 +214,7 @@ impl SceneTarget for BoxTargets {
 
     fn truth(set: &SceneSet, index: usize, reflected: bool) -> Boxes {
         let boxes = set.boxes(index);
-        if reflected { boxes.reflected(set.frame(index).shown()[1] as f32) } else { boxes }
+        if reflected { boxes.reflected() } else { boxes }
     }
 
     fn of(truths: Vec<Boxes>, positions: &Positions, device: &Device) -> Self {
@@ -254,7 +254,7 @@ mod tests {
     fn the_loss_of_the_truth_is_small_and_that_of_noise_is_not() {
         let device = Device::flex();
         let objects = vec![Labelled { rect: [4.0, 4.0, 16.0, 12.0], class: 2 }];
-        let boxes = vec![Boxes { objects, crowds: vec![] }, Boxes::default()];
+        let boxes = vec![Boxes { objects, ..Boxes::default() }, Boxes::default()];
         let targets = BoxTargets::new(&positions(), boxes, &device);
         let numbers: Vec<f32> = targets.numbers.clone().into_data().try_into_vec().expect("numbers");
         let truth = |row: &[f32]| {

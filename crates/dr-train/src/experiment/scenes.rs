@@ -22,7 +22,6 @@ use crate::training::score;
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Tensor, TensorData};
-use dr_runtime::file::Resize;
 use dr_runtime::graph::Graph;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -138,9 +137,12 @@ impl SceneGoal for BoxTargets {
                 let output = networks[number](input.into())?;
                 let boxes = decode(output.clone(), &positions, &DecodeOptions::default());
                 let [first, _] = images.get();
-                let detections = (first..)
-                    .zip(&boxes)
-                    .flat_map(|(image, boxes)| boxes.iter().map(move |found| detection(image, found)));
+                let shown = labels.boxes().map(|boxes| boxes.shown);
+                let detections =
+                    (first..).zip(boxes.into_iter().zip(shown)).flat_map(|(image, (found, shown))| {
+                        let found = found.into_iter().filter_map(move |found| found.within(shown));
+                        found.map(move |found| detection(image, &found))
+                    });
                 found.borrow_mut()[number].extend(detections);
                 Ok::<_, EvaluationError>(output)
             })?;
@@ -165,7 +167,7 @@ fn scene_loader<T: SceneTarget>(
 }
 
 /// What is to be found in an image.
-fn truths((image, Boxes { objects, crowds }): (usize, &Boxes)) -> impl Iterator<Item = Truth> {
+fn truths((image, Boxes { objects, crowds, .. }): (usize, &Boxes)) -> impl Iterator<Item = Truth> {
     let truth = move |&Labelled { rect, class }: &Labelled, crowd| {
         let bbox = corner_and_size(rect);
         Truth { image, class, bbox, area: bbox[2] * bbox[3], crowd }
@@ -218,7 +220,7 @@ impl<T: SceneGoal> Task for SceneTask<T> {
     fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError> {
         let model = registry.models.get(&config.model)?;
         let dir = config.data_dir.as_deref().ok_or(RunError::NoScenes)?;
-        let [train, valid, test] = SceneSet::load(dir, [config.image_size; 2])?;
+        let [train, valid, test] = SceneSet::load(dir, config.image_size.into(), config.fit)?;
         let train = to_learn_from(train, config.limit_train)?;
         let sizes = Sizes {
             task: T::TASK,
@@ -260,7 +262,7 @@ impl<T: SceneGoal> Task for SceneTask<T> {
         Description {
             task: T::TASK.to_string(),
             normalization: self.normalization.clone(),
-            resize: Resize::Stretch,
+            resize: self.parts[0].fit.into(),
             class_names: self.parts[0].names.clone(),
             ..Description::new(&config.dataset, self.model, input, classes, config.precisions.clone())
         }
@@ -346,8 +348,9 @@ fn tell_empty(part: &SceneSet, result: &str) {
 
 /// All parts, in the size that the network takes.
 fn load(source: &Source) -> Result<[SceneSet; 3], RunError> {
-    let (dir, input) = (source.data_dir.ok_or(RunError::NoScenes)?, source.artifact.description.input);
-    Ok(SceneSet::load(dir, [input.height, input.width])?)
+    let (dir, description) = (source.data_dir.ok_or(RunError::NoScenes)?, &source.artifact.description);
+    let input = description.input;
+    Ok(SceneSet::load(dir, [input.height, input.width], description.resize.into())?)
 }
 
 fn training_scenes<T: SceneGoal>(source: &Source) -> Result<SceneSet, RunError> {
@@ -397,7 +400,7 @@ mod tests {
         let find = |rect: Rect, score| detection(0, &Found { rect, class: 0, score });
         let finds = [find([18.0, 2.0, 22.0, 6.0], 0.9), find(object, 0.8), find([25.0, 4.0, 31.0, 9.0], 0.7)];
         let ap = |crowds: Vec<Labelled>, objects: Vec<Labelled>| {
-            let truths: Vec<Truth> = truths((0, &Boxes { objects, crowds })).collect();
+            let truths: Vec<Truth> = truths((0, &Boxes { objects, crowds, ..Boxes::default() })).collect();
             mean_ap(&truths, &finds, 1, 1).ap
         };
         assert_eq!(ap(labelled(crowd), labelled(object)), Some(1.0));

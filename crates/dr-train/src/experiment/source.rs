@@ -115,7 +115,10 @@ impl<'a> Source<'a> {
         self.task()?;
         let Description { dataset, input, seed, .. } = &self.artifact.description;
         let dataset = self.registry.datasets.get(self.dataset.unwrap_or(dataset))?;
-        Ok(DataSource { image_size: input.height, ..DataSource::new(dataset, self.data_dir, *seed) })
+        Ok(DataSource {
+            image_size: [input.height, input.width].into(),
+            ..DataSource::new(dataset, self.data_dir, *seed)
+        })
     }
 
     /// The network's tokenizer.

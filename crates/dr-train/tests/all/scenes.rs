@@ -4,15 +4,16 @@ use burn::data::dataloader::DataLoader;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use dr_precision::PrecisionSet;
 use dr_runtime::Arithmetic;
+use dr_runtime::file::Resize;
 use dr_runtime::tensors::Network;
 use dr_train::artifact::{Artifact, ArtifactKind, Described, Description, InputShape, SavedModel};
-use dr_train::config::Engine;
 use dr_train::config::task::{DETECT, SEGMENT};
+use dr_train::config::{Engine, Fit};
 use dr_train::data::scenes::{SceneConfig, Sprite, write_scenes};
 use dr_train::data::{
     Batch, Boxes, IGNORED, Normalization, PixelTargets, SceneLoader, SceneSet, Target, TrainingLoader,
 };
-use dr_train::detection::{BoxTargets, DecodeOptions, Positions, decode};
+use dr_train::detection::{BoxTargets, DecodeOptions, Found, Positions, decode};
 use dr_train::experiment::SceneGoal;
 use dr_train::models::{ConvNetConfig, RESNET8};
 use dr_train::nn::{Model, Pass, QuantConfig};
@@ -69,7 +70,7 @@ fn scenes(dir: &Path) {
 }
 
 fn load(dir: &Path) -> [Arc<SceneSet>; 3] {
-    SceneSet::load(dir, [SIZE, SIZE]).unwrap().map(Arc::new)
+    SceneSet::load(dir, [SIZE, SIZE], Fit::Stretch).unwrap().map(Arc::new)
 }
 
 /// The image, the boxes and the classes of pixels of each picture of a set.
@@ -235,7 +236,7 @@ fn scenes_with_something_wrong_say_so() {
     let dir = tempfile::tempdir().unwrap();
     scenes(dir.path());
     let error = |reason: &str| {
-        let error = SceneSet::load(dir.path(), [SIZE, SIZE]).unwrap_err().to_string();
+        let error = SceneSet::load(dir.path(), [SIZE, SIZE], Fit::Stretch).unwrap_err().to_string();
         assert!(error.contains(reason) && !error.contains('\n'), "{error}");
     };
     let annotations = dir.path().join("annotations/val.json");
@@ -298,7 +299,7 @@ fn usual_layouts_of_folders_are_found() {
         assert!(contents(&load(dir.path())) == expected, "{train} {train_images}");
     }
     std::fs::rename(original.path().join("val"), original.path().join("elsewhere")).unwrap();
-    let error = SceneSet::load(original.path(), [SIZE, SIZE]).unwrap_err().to_string();
+    let error = SceneSet::load(original.path(), [SIZE, SIZE], Fit::Stretch).unwrap_err().to_string();
     let (dir, inner) = (original.path().display(), "annotations/val.json");
     let start = format!(
         "`{dir}/{inner}`: the image `000001.png` is neither in `{dir}/val` nor in `{dir}/images/val` nor"
@@ -406,7 +407,7 @@ fn pictures_are_read_in_batches() {
         let of = |&(index, reflected): &(usize, bool)| {
             let (pixels, boxes, _) = &read[index];
             let boxes = boxes.clone();
-            (image(pixels, reflected), if reflected { boxes.reflected(SIZE as f32) } else { boxes })
+            (image(pixels, reflected), if reflected { boxes.reflected() } else { boxes })
         };
         let batch = |items: &[(usize, bool)]| {
             let (pixels, boxes): (Vec<_>, Vec<_>) = items.iter().map(of).unzip();
@@ -482,4 +483,90 @@ fn scenes_without_objects() {
             assert_eq!(of.top1.is_nan(), task == DETECT, "{task}");
         }
     }
+}
+
+/// A picture twice as wide as high, with a box and a mask, in three parts.
+fn wide(dir: &Path) {
+    let json = serde_json::json!({
+        "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 32}, {"id": 2, "file_name": "b.png", "width": 64, "height": 32}],
+        "categories": [{"id": 1, "name": "square"}, {"id": 2, "name": "bar"}, {"id": 3, "name": "frame"}],
+        "annotations": [
+            {"image_id": 1, "category_id": 2, "bbox": [8, 4, 16, 20], "segmentation": [[8, 4, 24, 4, 24, 24, 8, 24]]},
+            {"image_id": 2, "category_id": 1, "bbox": [40, 0, 24, 32]},
+        ],
+    });
+    for part in ["train", "val", "test"] {
+        std::fs::create_dir_all(dir.join(part)).unwrap();
+        std::fs::write(dir.join(format!("{part}.json")), json.to_string()).unwrap();
+        for file in ["a.png", "b.png"] {
+            let picture =
+                image::RgbImage::from_fn(64, 32, |x, y| image::Rgb([x as u8 * 4, y as u8 * 8, 200]));
+            picture.save(dir.join(part).join(file)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn pictures_keep_their_ratio_of_sides() {
+    let dir = tempfile::tempdir().unwrap();
+    wide(dir.path());
+    let [train, _, test] = SceneSet::load(dir.path(), [SIZE, SIZE], Fit::Pad).unwrap().map(Arc::new);
+    assert_eq!(train.frame(0).shown(), [16, 32]);
+    let boxes = train.boxes(0);
+    assert_eq!((boxes.objects[0].rect, boxes.objects[0].class), ([4.0, 2.0, 12.0, 12.0], 1));
+    assert_eq!(train.frame(0).rect(boxes.objects[0].rect), [8.0, 4.0, 24.0, 24.0]);
+    assert_eq!(boxes.reflected().objects[0].rect, [20.0, 2.0, 28.0, 12.0]);
+    let class = |row: usize, column: usize| match (row, column) {
+        (16.., _) => IGNORED,
+        (2..12, 4..12) => 2,
+        _ => 0,
+    };
+    let expected: Vec<u8> = (0..SIZE * SIZE).map(|i| class(i / SIZE, i % SIZE)).collect();
+    assert_eq!(train.classes(0), expected);
+    let picture = train.picture(0).unwrap();
+    // With a filter four pixels wide, of weights 1, 3, 3 and 1; below there is grey, which the mean of all knows nothing of.
+    assert_eq!(picture[..6], [3, 6, 200, 10, 6, 200]);
+    assert_eq!(picture[16 * SIZE * 3..], [114; 16 * SIZE * 3]);
+    assert!((train.normalization().mean[2] - 200.0 / 255.0).abs() < 1e-6);
+
+    // Higher than wide, and taken whole where that is the same.
+    let narrow = SceneSet::load(dir.path(), [40, 32], Fit::Pad).unwrap();
+    assert_eq!(narrow[0].frame(0).shown(), [16, 32]);
+    let [pad, stretch] =
+        [Fit::Pad, Fit::Stretch].map(|fit| SceneSet::load(dir.path(), [16, 32], fit).unwrap());
+    assert_eq!(content(&pad[0]), content(&stretch[0]));
+
+    // Pictures are reflected, and the grey stays where it is; it is neither right nor wrong.
+    let normalization = Normalization::none(3);
+    let loader = SceneLoader::<PixelTargets>::new(train, &normalization, (), 16, Some(1), Device::flex());
+    let mut reflected = 0;
+    for batch in loader.iter() {
+        let Batch { input, labels } = batch.unwrap();
+        let (_, counted) = labels.right(Tensor::zeros([2 * SIZE * SIZE, 4], &Device::flex()));
+        assert_eq!(counted, 2 * 16 * 32);
+        let pixels: Vec<f32> = input.into_data().try_into_vec().unwrap();
+        for image in pixels.chunks(3 * SIZE * SIZE) {
+            assert!(image[16 * SIZE..SIZE * SIZE].iter().all(|&pixel| (pixel - 114.0 / 255.0).abs() < 1e-6));
+            reflected += usize::from(image[0] > image[SIZE - 1]);
+        }
+    }
+    assert!(reflected <= 2);
+
+    // What is found in the grey is no find.
+    let (_, artifact) = quantized(DETECT, 2, Normalization::none(3));
+    let formats = [precisions().highest().into()];
+    let measure =
+        |artifact: &Artifact| BoxTargets::measure(artifact, &formats, &test, Engine::Fake, &Device::flex());
+    let error = measure(&artifact).unwrap_err().to_string();
+    assert_eq!(error, "the pictures become images by --fit pad: the model expects --fit stretch");
+    let description = Description { resize: Fit::Pad.into(), ..artifact.description.clone() };
+    assert!(measure(&Artifact { description, ..artifact }).unwrap()[0].quality.is_some());
+    let old = Description {
+        resize: Resize::default(),
+        ..Description::clone(&quantized(DETECT, 2, Normalization::none(3)).1.description)
+    };
+    assert_eq!(old.pictures(), Resize::Stretch);
+    let found = Found { rect: [2.0, 10.0, 40.0, 20.0], class: 0, score: 0.5 };
+    assert_eq!(found.within([16, 32]).unwrap().rect, [2.0, 10.0, 32.0, 16.0]);
+    assert_eq!(Found { rect: [2.0, 17.0, 9.0, 20.0], ..found }.within([16, 32]), None);
 }

@@ -62,7 +62,8 @@ pub fn draw(args: &DrawArgs) -> Result<(), CommandError> {
     }
     let (device, _) = device::open(args.device)?;
     let dir = args.data_dir.as_deref().ok_or(RunError::NoScenes)?;
-    let [.., test] = SceneSet::load(dir, [description.input.height, description.input.width])?;
+    let [.., test] =
+        SceneSet::load(dir, [description.input.height, description.input.width], description.resize.into())?;
     let test = Arc::new(test.first(args.images));
     let about = |error: EvaluationError| CommandError::about(&args.model, error);
     check_scenes(&artifact, task, &test).map_err(about)?;
@@ -76,30 +77,39 @@ pub fn draw(args: &DrawArgs) -> Result<(), CommandError> {
         (0..test.len()).filter_map(|index| Some((index, test.picture(index).ok()?))).collect();
     test.check_readable()?;
     let (width, height) = (columns * FACTOR, rows * FACTOR);
-    let boxed = |picture: &[u8], found: &[Found]| {
+    let boxed = |(index, picture): &(usize, Vec<u8>), found: &[Found]| {
+        let shown = test.frame(*index).shown();
         let mut pixels = enlarge(picture, columns, rows, FACTOR);
-        let corner = |found: &Found| {
+        let corner = |found: Found| {
             let [left, top, right, bottom] = found.rect.map(|side| side * FACTOR as f32);
             ([left, top, right - left, bottom - top], found.class, Some(found.score))
         };
-        draw_boxes(&mut pixels, width, height, &found.iter().map(corner).collect::<Vec<_>>());
+        draw_boxes(
+            &mut pixels,
+            width,
+            height,
+            &found.iter().filter_map(|found| found.within(shown)).map(corner).collect::<Vec<_>>(),
+        );
         pixels
     };
-    let painted = |picture: &[u8], classes: &[u8]| {
-        let mut pixels = picture.to_vec();
-        overlay(&mut pixels, columns, rows, classes);
+    let painted = |(index, picture): &(usize, Vec<u8>), classes: &[u8]| {
+        let [shown_rows, shown_columns] = test.frame(*index).shown();
+        let seen = |(at, &class): (usize, &u8)| match class {
+            IGNORED => 0,
+            class if at / columns < shown_rows && at % columns < shown_columns => class,
+            _ => 0,
+        };
+        let mut pixels = picture.clone();
+        overlay(&mut pixels, columns, rows, &classes.iter().enumerate().map(seen).collect::<Vec<_>>());
         enlarge(&pixels, columns, rows, FACTOR)
     };
     let area = rows * columns;
-    let truth = |(index, picture): &(usize, Vec<u8>)| match task {
+    let truth = |picture: &(usize, Vec<u8>)| match task {
         DETECT => {
             let whole = |Labelled { rect, class }: Labelled| Found { rect, class, score: 1.0 };
-            boxed(picture, &test.boxes(*index).objects.into_iter().map(whole).collect::<Vec<_>>())
+            boxed(picture, &test.boxes(picture.0).objects.into_iter().map(whole).collect::<Vec<_>>())
         }
-        _ => {
-            let counts = |class: u8| if class == IGNORED { 0 } else { class };
-            painted(picture, &test.classes(*index).into_iter().map(counts).collect::<Vec<_>>())
-        }
+        _ => painted(picture, &test.classes(picture.0)),
     };
     let mut tiles: Vec<Vec<u8>> = pictures.iter().map(truth).collect();
     let normalization = &description.normalization;
@@ -113,15 +123,13 @@ pub fn draw(args: &DrawArgs) -> Result<(), CommandError> {
                 Some(positions) => {
                     let options = DecodeOptions { score: SHOWN, ..DecodeOptions::default() };
                     let found = decode(output, positions, &options);
-                    tiles.extend(
-                        pictures.iter().zip(&found).map(|((_, picture), found)| boxed(picture, found)),
-                    );
+                    tiles.extend(pictures.iter().zip(&found).map(|(picture, found)| boxed(picture, found)));
                 }
                 None => {
                     let classes = output.argmax(1).into_data().convert::<u8>().try_into_vec::<u8>();
                     let classes = classes.unwrap_or_default();
                     let each = pictures.iter().zip(classes.chunks(area));
-                    tiles.extend(each.map(|((_, picture), classes)| painted(picture, classes)));
+                    tiles.extend(each.map(|(picture, classes)| painted(picture, classes)));
                 }
             }
         }

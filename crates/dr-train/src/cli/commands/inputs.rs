@@ -2,7 +2,7 @@
 
 use super::arrays_in;
 use crate::agreement::read_array;
-use crate::artifact::{Artifact, Description};
+use crate::artifact::{Artifact, Described, Description};
 use crate::cli::CommandError;
 use crate::data::{DataError, Frame, ImageFiles, ImageLoader, ImageSet, Input, image_file};
 use crate::experiment::{RunError, Source, tell_skipped};
@@ -67,12 +67,13 @@ pub(super) fn inputs_below(
         let arrays = (0..few).map(input).collect::<Result<Vec<Value>, CommandError>>()?;
         return Ok(arrays.into_iter().flat_map(|array| array.split(BATCH)).collect());
     }
-    let Description { input, resize, normalization, .. } = &artifact.description;
+    let Description { input, normalization, .. } = &artifact.description;
+    let resize = artifact.description.pictures();
     if !matches!(artifact.graph()?.input(), Some(Op::Images { .. })) {
         let found = format!("`{}`: has no .npy files", folder.display());
         return Err(CommandError::new(format!("{found}: expected arrays, as the network takes")));
     }
-    let files = ImageFiles::below(folder, (*input).into(), *resize).map_err(DataError::from)?.spread(images);
+    let files = ImageFiles::below(folder, (*input).into(), resize).map_err(DataError::from)?.spread(images);
     let images = ImageSet::from(files);
     let loader = ImageLoader::evaluation(images.clone(), normalization.clone(), BATCH, device.clone());
     let batches = loader.iter().map(|batch| Ok(batch?.input.into()));
@@ -83,9 +84,9 @@ pub(super) fn inputs_below(
 
 /// The image of a picture, `[1, channels, rows, columns]`, and which part of it that is.
 pub(super) fn picture(path: &Path, description: &Description) -> Result<(Array, Frame), CommandError> {
-    let Description { input, resize, normalization, .. } = description;
+    let Description { input, normalization, .. } = description;
     let wrong = |error: &dyn Display| CommandError::about(path, error);
-    let read = image_file(path, (*input).into(), *resize, normalization);
+    let read = image_file(path, (*input).into(), description.pictures(), normalization);
     let (values, frame) = read.map_err(|error| wrong(&error))?;
     let array = Array::from_f32(values, &[1, input.channels, input.height, input.width]);
     Ok((array.map_err(|error| wrong(&error))?, frame))
