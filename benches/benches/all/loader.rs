@@ -25,7 +25,8 @@ pub fn loading(criterion: &mut Criterion) {
     let mut work = Work::new(criterion, "loader", Throughput::Elements(count as u64));
     for (name, loader) in [("training", training), ("evaluation", evaluation)] {
         work.measure(name, || {
-            let read: usize = loader.iter().map(|batch| batch.expect("an image").labels.classes.dims()[0]).sum();
+            let read: usize =
+                loader.iter().map(|batch| batch.expect("an image").labels.classes.dims()[0]).sum();
             assert_eq!(read, count);
         });
     }

@@ -67,7 +67,7 @@ fn measure_run(run: &Path) -> Result<Vec<Point>, Box<dyn Error>> {
     let description = &artifact.description;
     let dataset = data::datasets().get(&description.dataset)?;
     let source = DataSource {
-        image_size: description.input.height,
+        image_size: [description.input.height, description.input.width].into(),
         ..DataSource::new(dataset, None, description.seed)
     };
     let data::Splits { train, test, .. } = data::load(&source, None)?;

@@ -1,8 +1,8 @@
 //! What a saved model scores.
 
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, InputShape, SavedModel};
-use crate::config::Engine;
 use crate::config::task::{LANGUAGE, SEGMENT};
+use crate::config::{Engine, Fit};
 use crate::data::{
     Batch, ClassError, ImageFiles, ImageLoader, ImageSet, ImageShape, Input, SceneSet, Target,
 };
@@ -47,6 +47,14 @@ pub enum EvaluationError {
         found: InputShape,
         /// Of the model.
         expected: InputShape,
+    },
+    /// Images that are made of pictures in another way.
+    #[error("the pictures become images by --fit {found}: the model expects --fit {expected}")]
+    Fit {
+        /// Of the images.
+        found: Fit,
+        /// Of the model.
+        expected: Fit,
     },
     /// Images of other classes.
     #[error("the images have {found} classes: the model expects {expected}")]
@@ -246,7 +254,7 @@ fn compared<I: Input + Into<Value>, T: Target>(
     let comparison = Comparison::new(reference, formats, device)?;
     let networks: Vec<_> = networks(artifact, formats, engine, device)?.into_iter().enumerate().collect();
     let mut results = measured(artifact, formats, || {
-        score(loader, &networks, |(at, forward), input| {
+        score(loader, &networks, |(at, forward), input, _| {
             let input = input.into();
             comparison.observe(*at, input.clone(), forward(input)?)
         })
@@ -302,7 +310,7 @@ fn scores<I: Input + Into<Value>, T: Target>(
     artifact: &Artifact, formats: &[NumberFormat], loader: &dyn DataLoader<Batch<I, T>>, engine: Engine,
     device: &Device,
 ) -> Result<Vec<Score>, EvaluationError> {
-    score(loader, &networks(artifact, formats, engine, device)?, |forward, input| forward(input.into()))
+    score(loader, &networks(artifact, formats, engine, device)?, |forward, input, _| forward(input.into()))
 }
 
 /// What a model makes of an input, in one format.
@@ -522,6 +530,10 @@ pub(crate) fn text_batch(vocabulary: usize, length: usize) -> usize {
 pub fn check_scenes(artifact: &Artifact, task: &str, scenes: &SceneSet) -> Result<(), EvaluationError> {
     artifact.description.check_task(task)?;
     check_size(artifact, scenes.shape())?;
+    let (found, expected) = (scenes.fit, artifact.description.resize.into());
+    if found != expected {
+        return Err(EvaluationError::Fit { found, expected });
+    }
     check_names(artifact, &scenes.names)?;
     check_classes(artifact, scenes.names.len() + usize::from(task == SEGMENT))
 }

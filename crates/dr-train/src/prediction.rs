@@ -45,8 +45,10 @@ pub fn predictions(
                 return None;
             }
             let found = decode_rows(&values, features, &positions, options).into_iter();
-            let in_picture = |found: Found| Found { rect: frame.rect(found.rect), ..found };
-            Some(found.map(|found| Prediction::Boxes(found.into_iter().map(in_picture).collect())).collect())
+            let in_picture =
+                |found: Found| Found { rect: frame.rect(found.rect), ..found }.within(frame.picture);
+            let boxes = |found: Vec<Found>| found.into_iter().filter_map(in_picture).collect();
+            Some(found.map(|found| Prediction::Boxes(boxes(found))).collect())
         }
         SEGMENT if found == images * pixels && features == artifact.description.classes => {
             let classes: Vec<usize> = values.chunks(features.max(1)).map(largest).collect();

@@ -47,11 +47,13 @@ fn flags_that_say_nothing_are_refused() {
         &["train", "--data-dir", "nowhere"],
         &["train", "--config", "settings.toml"],
         &["train", "--image-size", "64"],
+        &["train", "--dataset", "folder", "--data-dir", "photos", "--image-size", "4x64"],
         &["train", "--hidden", "128"],
         &["train", "--dataset", "mnist", "--image-size", "28"],
         &["train", "--dataset", "folder", "--data-dir", "photos", "--context", "64"],
         &["train", "--dataset", "coco", "--data-dir", "scenes", "--vocabulary", "300"],
         &["train", "--dataset", "text", "--image-size", "64"],
+        &["train", "--dataset", "folder", "--data-dir", "photos", "--fit", "pad"],
         &["train", "--dataset", "text", "--weights", "llama", "--layers", "2"],
         &["train", "--draws", "3"],
         &["train", "--mixed=off", "--sampling", "uniform"],
@@ -151,6 +153,45 @@ fn folders() {
            classes: train, val\n",
         ],
     );
+}
+
+/// Three times as wide as high: what `predict` says of test images is what `eval` counts.
+#[test]
+fn wide_images() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = program(folder.path());
+    for (part, count) in [("train", 8), ("val", 2), ("test", 3)] {
+        photos(&program.at("photos").join(part), &["cat", "dog"], count);
+    }
+    let mut all = train("folder", "photos", &["--out", "run"]);
+    let size = all.iter().position(|of| *of == "16").expect("the size");
+    all[size] = "8x24";
+    let _ = program.outputs(&all);
+    let config: Value =
+        serde_json::from_slice(&fs::read(program.at("run/config.json")).expect("settings")).expect("JSON");
+    assert_eq!(config["image_size"], "8x24");
+    let model = "run/model.safetensors";
+    assert_says(&program.output(&["info", model]), &["3x8x24"]);
+    let files: Vec<String> = ["cat", "dog"]
+        .iter()
+        .flat_map(|class| (0..3).map(move |at| format!("photos/test/{class}/{at}.png")))
+        .collect();
+    let files: Vec<&str> = files.iter().map(|file| &**file).collect();
+    let found = program.output(&[&["predict", "--model", model, "--json"], &files[..]].concat());
+    let found: Value = serde_json::from_str(&found).expect("JSON");
+    let right = found.as_array().expect("a list").iter().filter(|of| {
+        let class = of["classes"][0]["name"].as_str().expect("a name");
+        of["file"].as_str().expect("a file").contains(class)
+    });
+    let eval = ["eval", "--model", model, "--data-dir", "photos", "--engine", "integer", "--json"];
+    let measured: Value = serde_json::from_str(&program.outputs(&eval).0).expect("JSON");
+    let expected = right.count() as f64 / 6.0 * 100.0;
+    let top1 = measured["precisions"][0]["top1"].as_f64().expect("a number");
+    assert!((top1 - expected).abs() < 1e-9, "{top1} {expected}");
+    // It is gone on with, and measured for speed.
+    let _ = program.outputs(&["train", "--resume", "run", "--epochs", "2"]);
+    let _ = program.outputs(&["latency", "--model", model, "--samples", "1"]);
+    let _ = program.output(&["export", "--model", model, "--precision", "4", "--out", "m.onnx"]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use dr_runtime::arrays::Array;
 use dr_runtime::{Arithmetic, Network, npy};
 use dr_tests::{Program, text};
 use dr_train::artifact::{Artifact, SavedModel};
+use dr_train::config::Fit;
 use dr_train::config::task::DETECT;
 use dr_train::data::digits::Digits;
 use dr_train::data::{DataSource, ImageSet, SceneSet, load_test};
@@ -151,15 +152,22 @@ fn jpeg(image: &RgbImage) -> Vec<u8> {
     content.into_inner()
 }
 
-/// A network for the scenes of a folder, 32 x 32 pixels, of which it sees 16 x 16, and these as they are in the library.
-fn scenes(task: &str, folder: &Path) -> (Artifact, SceneSet, Vec<String>) {
+/// Rows and columns of the images that a network for scenes sees.
+const IMAGE: [usize; 2] = [16, 24];
+
+/// A network for the scenes of a folder, 32 x 32 pixels, of which it sees [some](IMAGE), and these as they are in the library.
+fn scenes(task: &str, fit: Fit, folder: &Path) -> (Artifact, SceneSet, Vec<String>) {
     let program = program(folder);
     let parts = ["--train", "12", "--val", "4", "--test", "4"];
     let _ = program.output(&[&["scenes", "--size", "32", "--out", "scenes"], &parts[..]].concat());
     let epochs = ["--float-epochs", "2", "--epochs", "1", "--batch-size", "6", "--precisions", "8,4"];
-    let data = ["--dataset", "coco", "--data-dir", "scenes", "--image-size", "16", "--out", "run"];
-    let _ = program.outputs(&[&["train", "--task", task], &data[..], &epochs].concat());
-    let [.., test] = SceneSet::load(&folder.join("scenes"), [16, 16]).expect("scenes");
+    let data = ["--dataset", "coco", "--data-dir", "scenes", "--image-size", "16x24", "--out", "run"];
+    let fit_name = fit.to_string();
+    let _ = program.outputs(&[&["train", "--task", task, "--fit", &fit_name], &data[..], &epochs].concat());
+    let said = program.output(&["info", DIGITS]);
+    let expected = if fit == Fit::Pad { "as large as fits, with grey beside or below" } else { "stretched" };
+    assert!(said.contains(&format!("pictures    {expected}\n")), "{said}");
+    let [.., test] = SceneSet::load(&folder.join("scenes"), IMAGE, fit).expect("scenes");
     let files = (1..=4).map(|number| format!("scenes/test/{number:06}.png")).collect();
     (Artifact::open(&folder.join(DIGITS)).expect("a model"), test, files)
 }
@@ -170,20 +178,39 @@ fn outputs(artifact: &Artifact, set: &SceneSet) -> Vec<Vec<f32>> {
     let network = Network::load_with(artifact, Some(precision), Arithmetic::Integer).expect("a network");
     let of = &artifact.description.normalization;
     let output = |image: &[u8]| {
-        let planes = image.chunks(256).enumerate();
-        let values = planes.flat_map(|(channel, plane)| {
-            plane.iter().map(move |&pixel| (f32::from(pixel) / 255.0 - of.mean[channel]) / of.std[channel])
-        });
-        let image = Array::from_f32(values.collect(), &[1, 3, 16, 16]).expect("an image");
+        let plane = |channel: usize| {
+            let pixels = image.iter().skip(channel).step_by(3);
+            pixels.map(move |&pixel| (f32::from(pixel) / 255.0 - of.mean[channel]) / of.std[channel])
+        };
+        let values = (0..3).flat_map(plane);
+        let image = Array::from_f32(values.collect(), &[1, 3, IMAGE[0], IMAGE[1]]).expect("an image");
         network.forward_arrays(&[image]).expect("outputs")[0].floats().expect("floats").into_owned()
     };
-    set.pixels.chunks(3 * 256).map(output).collect()
+    let picture = |index: usize| set.picture(index).expect("a picture");
+    (0..set.len()).map(|index| output(&picture(index))).collect()
+}
+
+/// How many pixels of a picture, 32 columns and rows, there are for one of the image.
+fn scale(fit: Fit) -> [f64; 2] {
+    match fit {
+        Fit::Stretch => [32.0 / 24.0, 32.0 / 16.0],
+        Fit::Pad => [2.0; 2],
+    }
 }
 
 #[test]
 fn boxes_are_in_pixels_of_the_picture() {
+    boxes(Fit::Stretch);
+}
+
+#[test]
+fn boxes_are_in_pixels_of_padded_pictures() {
+    boxes(Fit::Pad);
+}
+
+fn boxes(fit: Fit) {
     let folder = tempfile::tempdir().expect("a folder");
-    let (artifact, set, files) = scenes(DETECT, folder.path());
+    let (artifact, set, files) = scenes(DETECT, fit, folder.path());
     let files: Vec<&str> = files.iter().map(|file| &**file).collect();
     let program = program(folder.path());
     let predict = |more: &[&str]| {
@@ -191,22 +218,24 @@ fn boxes_are_in_pixels_of_the_picture() {
         [&all[..], more, &files].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
     let run = |more: &[&str]| json(&program, &predict(more).iter().map(|of| &**of).collect::<Vec<_>>());
-    let positions = Positions::of(artifact.graph().expect("a graph"), [16, 16]).expect("positions");
+    let positions = Positions::of(artifact.graph().expect("a graph"), IMAGE).expect("positions");
     let options = DecodeOptions { score: 0.02, ..DecodeOptions::default() };
     let found = run(&["--threshold", "0.02"]);
     let mut count = 0;
     for ((of, output), file) in list(&found).iter().zip(outputs(&artifact, &set)).zip(&files) {
         assert_eq!(of["file"], *file);
-        let expected = &decode_rows(&output, 15, &positions, &options)[0];
+        // Columns from 16 on are grey where the picture keeps its ratio of sides.
+        let expected = decode_rows(&output, 15, &positions, &options).remove(0).into_iter();
+        let expected: Vec<_> = expected.filter_map(|found| found.within(set.frame(0).shown())).collect();
         let boxes = list(&of["boxes"]);
         assert_eq!(boxes.len(), expected.len());
-        for (found, expected) in boxes.iter().zip(expected) {
+        for (found, expected) in boxes.iter().zip(&expected) {
             assert_eq!(found["class"], expected.class);
             assert_eq!(found["name"], expected.class.to_string());
             assert_near(&found["score"], expected.score.into(), 1e-4);
-            // The picture is twice as large as the image.
-            for (side, expected) in ["x0", "y0", "x1", "y1"].into_iter().zip(expected.rect) {
-                assert_near(&found[side], 2.0 * f64::from(expected), 1e-2);
+            for (at, (side, expected)) in ["x0", "y0", "x1", "y1"].into_iter().zip(expected.rect).enumerate()
+            {
+                assert_near(&found[side], scale(fit)[at % 2] * f64::from(expected), 1e-2);
             }
             count += 1;
         }
@@ -222,8 +251,17 @@ fn boxes_are_in_pixels_of_the_picture() {
 
 #[test]
 fn masks_are_as_large_as_the_picture() {
+    masks(Fit::Stretch);
+}
+
+#[test]
+fn masks_are_as_large_as_padded_pictures() {
+    masks(Fit::Pad);
+}
+
+fn masks(fit: Fit) {
     let folder = tempfile::tempdir().expect("a folder");
-    let (artifact, set, files) = scenes("segment", folder.path());
+    let (artifact, set, files) = scenes("segment", fit, folder.path());
     let files: Vec<&str> = files.iter().map(|file| &**file).collect();
     let program = program(folder.path());
     let predict = ["predict", "--model", DIGITS, "--precision", "4", "--out", "out"];
@@ -232,24 +270,29 @@ fn masks_are_as_large_as_the_picture() {
     for (at, (of, output)) in list(&found).iter().zip(outputs(&artifact, &set)).enumerate() {
         let largest = |row: &[f32]| (1..classes).fold(0, |a, b| if row[b] > row[a] { b } else { a });
         let expected: Vec<usize> = output.chunks(classes).map(largest).collect();
+        let of_pixel = |x: usize, y: usize| {
+            let [column, row] =
+                [(x, 0), (y, 1)].map(|(at, axis)| ((at as f64 + 0.5) / scale(fit)[axis]) as usize);
+            expected[row * IMAGE[1] + column]
+        };
         let shares = list(&of["shares"]);
         assert_eq!(shares.len(), classes);
         assert_eq!((&shares[0]["name"], &shares[3]["name"]), (&"background".into(), &"2".into()));
         for (class, share) in shares.iter().enumerate() {
             assert_eq!(share["class"], class);
-            let pixels = expected.iter().filter(|&&of| of == class).count();
-            assert_near(&share["share"], pixels as f64 / 256.0, 1e-9);
+            let pixels = (0..1024).filter(|at| of_pixel(at % 32, at / 32) == class).count();
+            assert_near(&share["share"], pixels as f64 / 1024.0, 1e-9);
         }
         let mask =
             image::open(program.at(&format!("out/{:06}.mask.png", at + 1))).expect("a mask").into_rgb8();
         assert_eq!(mask.dimensions(), (32, 32));
         for (x, y, pixel) in mask.enumerate_pixels() {
-            let expected = expected[(y / 2 * 16 + x / 2) as usize];
-            let colour = expected.checked_sub(1).map_or([0; 3], dr_train::report::colour);
+            let colour =
+                of_pixel(x as usize, y as usize).checked_sub(1).map_or([0; 3], dr_train::report::colour);
             assert_eq!(pixel.0, colour, "{at}: {x} {y}");
         }
         let rows = npy::read(&program.at(&format!("out/{:06}.npy", at + 1))).expect("an array").remove(0).1;
-        assert_eq!(rows.dims(), [256, classes]);
+        assert_eq!(rows.dims(), [16 * 24, classes]);
     }
     let words = program.output(&[&predict[..], &files[..1]].concat());
     assert!(

@@ -53,6 +53,8 @@ pub enum Resize {
     Shorter(u32),
     /// All of it, stretched.
     Stretch,
+    /// All of it with its own ratio of sides, as large as fits, at the top left of grey pixels.
+    Pad,
 }
 
 impl fmt::Display for Resize {
@@ -61,6 +63,7 @@ impl fmt::Display for Resize {
             Self::Middle => f.pad("middle"),
             Self::Shorter(side) => write!(f, "{side}"),
             Self::Stretch => f.pad("stretch"),
+            Self::Pad => f.pad("pad"),
         }
     }
 }
@@ -72,10 +75,11 @@ impl FromStr for Resize {
         match (text, text.parse()) {
             ("middle", _) => Ok(Self::Middle),
             ("stretch", _) => Ok(Self::Stretch),
+            ("pad", _) => Ok(Self::Pad),
             (_, Ok(side)) if (1..=MAX_SIDE).contains(&side) => Ok(Self::Shorter(side)),
-            _ => {
-                Err(format!("`{text}`: expected `middle`, `stretch` or a whole number from 1 to {MAX_SIDE}"))
-            }
+            _ => Err(format!(
+                "`{text}`: expected `middle`, `stretch`, `pad` or a whole number from 1 to {MAX_SIDE}"
+            )),
         }
     }
 }

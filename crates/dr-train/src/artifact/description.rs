@@ -1,8 +1,8 @@
 //! [`Described`]: what files say about the networks of this crate.
 
 use super::{ArtifactError, ArtifactKind, Description, FORMAT_VERSION, InputShape};
-use crate::config::BatchNormKind;
-use crate::config::task::{CLASSIFY, LANGUAGE};
+use crate::config::task::{CLASSIFY, DETECT, LANGUAGE, SEGMENT};
+use crate::config::{BatchNormKind, Fit};
 use crate::data::{ImageShape, Normalization};
 use crate::models::{LlamaConfig, LlamaKind, ModelKind, Sizes, models};
 use crate::nn::{Model, QuantConfig};
@@ -47,6 +47,9 @@ pub trait Described: Sized {
 
     /// What its network is made for.
     fn sizes(&self) -> Sizes<'_>;
+
+    /// What of a picture becomes an image. Files of detectors and segmentations from before there was a choice say nothing of it: theirs were stretched.
+    fn pictures(&self) -> Resize;
 
     /// The sizes of a Llama.
     ///
@@ -128,6 +131,13 @@ impl Described for Description {
     fn sizes(&self) -> Sizes<'_> {
         let Self { input, classes, width, .. } = *self;
         Sizes { task: &self.task, input, classes, width, layers: 0 }
+    }
+
+    fn pictures(&self) -> Resize {
+        match self.task.as_str() {
+            SEGMENT | DETECT => Fit::from(self.resize).into(),
+            _ => self.resize,
+        }
     }
 
     fn llama(&self) -> Result<LlamaConfig, ArtifactError> {

@@ -1,8 +1,9 @@
 //! What ONNX files do not say of the images that their networks take.
 
 use super::CommandError;
-use super::values::{image_size, one_of};
+use super::values::one_of;
 use crate::artifact::{Artifact, Description};
+use crate::config::ImageSize;
 use crate::data::{ChannelOrder, Normalization};
 use crate::weights::load_onnx;
 use clap::Args;
@@ -16,11 +17,11 @@ use std::path::Path;
 #[command(next_help_heading = "Images of an ONNX file, which does not say this")]
 pub struct PictureArgs {
     /// Rows and columns of the images, where the file leaves them open [default: 224]
-    #[arg(long, value_name = "N|HxW", value_parser = image_size, allow_negative_numbers = true)]
-    pub image_size: Option<[usize; 2]>,
+    #[arg(long, value_name = "N|HxW", allow_negative_numbers = true)]
+    pub image_size: Option<ImageSize>,
     /// What of a picture becomes an image: its `middle`, seven eighths of the largest part with the image's ratio of sides;
-    /// its middle once the shorter side has N pixels; or all of it, by `stretch`ing [default: middle]
-    #[arg(long, value_name = "middle|N|stretch", allow_negative_numbers = true)]
+    /// its middle once the shorter side has N pixels; or all of it, by `stretch`ing, or `pad`ded with grey [default: middle]
+    #[arg(long, value_name = "middle|N|stretch|pad", allow_negative_numbers = true)]
     pub resize: Option<Resize>,
     /// What is subtracted from pixels from 0 to 1, one number or one for each channel [default: 0]
     #[arg(long, value_name = "LIST", value_delimiter = ',', allow_negative_numbers = true)]
@@ -47,7 +48,7 @@ impl PictureArgs {
         }
         let Normalization { mean, std, order } = normalization.clone();
         Self {
-            image_size: Some([input.height, input.width]),
+            image_size: Some([input.height, input.width].into()),
             resize: Some(*resize),
             mean: Some(mean),
             std: Some(std),
@@ -87,7 +88,7 @@ impl PictureArgs {
     /// # Errors
     /// A file that cannot be read or run, and what the network's input contradicts.
     pub(super) fn load(&self, path: &Path) -> Result<Artifact, CommandError> {
-        let mut artifact = load_onnx(path, self.image_size, self.layout.unwrap_or_default())?;
+        let mut artifact = load_onnx(path, self.image_size.map(Into::into), self.layout.unwrap_or_default())?;
         let (input, file) = (artifact.description.input, path.display());
         let wrong = |flag: &str, found: &dyn std::fmt::Display, expected: &str| {
             CommandError::new(format!("--{flag} {found}: expected {expected}, as `{file}` takes"))
@@ -102,13 +103,9 @@ impl PictureArgs {
                 None => Ok(artifact),
             };
         }
-        let (size, channels) = ([input.height, input.width], input.channels);
-        if let Some([rows, columns]) = self.image_size.filter(|&given| given != size) {
-            return Err(wrong(
-                "image-size",
-                &format!("{rows}x{columns}"),
-                &format!("{}x{}", size[0], size[1]),
-            ));
+        let (size, channels) = (ImageSize::from([input.height, input.width]), input.channels);
+        if let Some(given) = self.image_size.filter(|&given| given != size) {
+            return Err(wrong("image-size", &given, &size.to_string()));
         }
         let of_channels = |flag: &str, given: &Option<Vec<f32>>, usual: f32| {
             let numbers = given.clone().unwrap_or_else(|| vec![usual]);

@@ -2,8 +2,8 @@
 
 use crate::cli::values::{count, group_size, number, one_of, seed, switch};
 use crate::config::{
-    Baseline, BatchNormKind, Batches, Changes, ComputeKind, DeviceKind, Devices, Distill, ForwardKind,
-    MixedNorm, OptimizerKind, Sampling, TrainConfig, Widths,
+    Baseline, BatchNormKind, Batches, Changes, ComputeKind, DeviceKind, Devices, Distill, Fit, ForwardKind,
+    ImageSize, MixedNorm, OptimizerKind, Sampling, TrainConfig, Widths,
 };
 use clap::Args;
 use dr_kernels::ScaleGradient;
@@ -61,9 +61,12 @@ pub struct Settings {
     /// Use only the first so many training images; of the inputs of a network in a file so many, evenly spread
     #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Data")]
     pub limit_train: Option<usize>,
-    /// Rows and columns that the images of a folder are made into [default: 224]
-    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Data")]
-    pub image_size: Option<usize>,
+    /// Rows and columns that images of a folder or of coco are made into [default: 224; coco 64]
+    #[arg(long, value_name = "N|HxW", allow_negative_numbers = true, help_heading = "Data")]
+    pub image_size: Option<ImageSize>,
+    /// How pictures of coco become images of that size: with their ratio of sides, and grey beside or below; or stretched [default: pad]
+    #[arg(long, value_parser = one_of(Fit::ALL), help_heading = "Data")]
+    pub fit: Option<Fit>,
 
     /// The network [default: resnet8; for CIFAR resnet20, for a folder resnet18, for a text llama]; or, with --distill, the
     /// file of a trained float one, .onnx or .safetensors: it is quantized without training, and then all precisions learn
@@ -220,7 +223,7 @@ impl Settings {
             }};
         }
         given! {
-            task, dataset, data_dir, limit_train, image_size, model, weights, vocabulary, hidden, layers, context,
+            task, dataset, data_dir, limit_train, image_size, fit, model, weights, vocabulary, hidden, layers, context,
             precisions, batch_norm, epochs, float_epochs, accumulate, batch_size, optimizer, lr, joint_lr, scale_lr,
             weight_decay, warmup_epochs, anneal_float, augment, mixup, label_smoothing, ema, patience, clip_norm, alrs, scale_gradient, group_size, switch_edge, batches,
             distill, forward, mixed, draws, sampling, widths, mixed_norm, baseline, device, devices, compute, seed, out,
@@ -237,7 +240,7 @@ impl Settings {
             };
         }
         set! {
-            task, dataset, image_size, model, precisions, batch_norm, epochs, float_epochs,
+            task, dataset, image_size, fit, model, precisions, batch_norm, epochs, float_epochs,
             batch_size, accumulate, optimizer, lr, joint_lr, scale_lr, weight_decay, warmup_epochs,
             anneal_float, mixup, label_smoothing, ema, clip_norm, alrs, scale_gradient, switch_edge, batches, distill, forward,
             mixed, draws, sampling, widths, mixed_norm, baseline, device, compute, seed,

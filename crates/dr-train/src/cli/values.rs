@@ -99,16 +99,6 @@ pub(super) fn gibibytes(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Rows and columns of images, `N` for both or `HxW`.
-pub(super) fn image_size(text: &str) -> Result<[usize; 2], String> {
-    let side = between(1, 4096);
-    let (rows, columns) = text.split_once('x').unwrap_or((text, text));
-    let sides = side(rows).and_then(|rows| Ok([rows, side(columns)?]));
-    sides.map_err(|_| {
-        format!("`{text}`: expected a whole number from 1 to 4096, or rows and columns such as 48x320")
-    })
-}
-
 /// Weights that share a scale.
 pub(super) fn group_size() -> impl Fn(&str) -> Result<NonZeroUsize, String> + Clone {
     let number = between(8, 1 << 20);

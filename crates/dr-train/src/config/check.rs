@@ -1,5 +1,6 @@
 //! Which settings make sense.
 
+use super::image_size::{ImageSize, MOST};
 use super::train::{LanguageSettings, TrainConfig};
 use std::ops::RangeInclusive;
 use thiserror::Error;
@@ -31,6 +32,7 @@ impl TrainConfig {
         // `as f64`: only shown.
         let within = |value: usize, range: RangeInclusive<usize>| (value as f64, range.contains(&value));
         let number = |value: f64, is_sound: fn(f64) -> bool| (value, is_sound(value));
+        let ImageSize { rows, columns } = self.image_size;
         let LanguageSettings { vocabulary, hidden, layers, context } = self.language;
         let heads = (hidden as f64, (64..=1 << 14).contains(&hidden) && hidden.is_multiple_of(64));
         let pairs = "a whole number of at least 2, for BatchNorm's statistics";
@@ -54,7 +56,8 @@ impl TrainConfig {
             ("layers", within(layers, 1..=256), "1 to 256 blocks"),
             ("context", within(context, 2..=1 << 17), "2 to 131072 positions"),
             ("draws", within(self.draws, 1..=MOST_DRAWS), "a whole number from 1 to 64"),
-            ("image-size", within(self.image_size, 8..=MOST_PIXELS), "8 to 4096 pixels"),
+            ("image-size", within(rows, 8..=MOST), "8 to 4096 pixels"),
+            ("image-size", within(columns, 8..=MOST), "8 to 4096 pixels"),
             (
                 "limit-train",
                 within(limit, self.batch_size..=usize::MAX),
@@ -67,9 +70,6 @@ impl TrainConfig {
         }
     }
 }
-
-/// Rows and columns.
-const MOST_PIXELS: usize = 4096;
 
 /// Each is a pass of every step.
 const MOST_DRAWS: usize = 64;

@@ -1,5 +1,6 @@
 //! The choices that a run, a model file or the program has.
 
+use dr_runtime::file::Resize;
 use dr_runtime::named;
 
 named! {
@@ -61,6 +62,16 @@ named! {
         Integer = "integer",
     }
 
+    /// How pictures with objects become images. The default is what runs did before there was a choice.
+    #[derive(Default)]
+    Fit, "fit" {
+        /// With their own ratio of sides, as large as fits, with grey beside or below.
+        Pad = "pad",
+        /// Stretched.
+        #[default]
+        Stretch = "stretch",
+    }
+
     /// Where to compute.
     DeviceKind, "device" {
         /// The first of cuda, vulkan, wgpu that is compiled in and there; else flex.
@@ -115,5 +126,24 @@ named! {
         Off = "off",
         /// Separate networks, one for each precision and a float one, of the same total number of epochs.
         Single = "single",
+    }
+}
+
+impl From<Fit> for Resize {
+    fn from(fit: Fit) -> Self {
+        match fit {
+            Fit::Pad => Self::Pad,
+            Fit::Stretch => Self::Stretch,
+        }
+    }
+}
+
+/// Files from before there was a choice say nothing of it.
+impl From<Resize> for Fit {
+    fn from(resize: Resize) -> Self {
+        match resize {
+            Resize::Pad => Self::Pad,
+            _ => Self::Stretch,
+        }
     }
 }

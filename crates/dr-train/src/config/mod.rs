@@ -3,6 +3,7 @@
 mod changes;
 mod check;
 mod devices;
+mod image_size;
 mod kinds;
 pub mod task;
 mod text;
@@ -13,8 +14,9 @@ pub use check::ConfigError;
 pub use devices::{Devices, DevicesError};
 pub use dr_runtime::UnknownName;
 pub use dr_runtime::file::{BatchNormKind, MixedNorm};
+pub use image_size::{ImageSize, ImageSizeError};
 pub use kinds::{
-    Baseline, Batches, ComputeKind, DeviceKind, Distill, Engine, ForwardKind, LossTerms, OptimizerKind,
+    Baseline, Batches, ComputeKind, DeviceKind, Distill, Engine, Fit, ForwardKind, LossTerms, OptimizerKind,
     Sampling, Widths,
 };
 pub use train::{IMAGE_SIZE, LanguageSettings, TrainConfig};

@@ -2,8 +2,9 @@
 
 use super::changes::Changes;
 use super::devices::Devices;
+use super::image_size::ImageSize;
 use super::kinds::{
-    Baseline, Batches, ComputeKind, DeviceKind, Distill, ForwardKind, OptimizerKind, Sampling, Widths,
+    Baseline, Batches, ComputeKind, DeviceKind, Distill, Fit, ForwardKind, OptimizerKind, Sampling, Widths,
 };
 use super::task::{CLASSIFY, before};
 use super::text;
@@ -110,9 +111,12 @@ pub struct TrainConfig {
     /// Which BatchNorm layers have in them.
     #[serde(default)]
     pub mixed_norm: MixedNorm,
-    /// Rows and columns that images of a folder are made into.
+    /// Rows and columns that images in files are made into.
     #[serde(default = "default_image_size")]
-    pub image_size: usize,
+    pub image_size: ImageSize,
+    /// How pictures with objects become images of that size.
+    #[serde(default)]
+    pub fit: Fit,
     /// The language model that is trained from scratch.
     #[serde(default)]
     pub language: LanguageSettings,
@@ -147,9 +151,9 @@ const fn one() -> usize {
 }
 
 /// Rows and columns of images if nothing else is asked for.
-pub const IMAGE_SIZE: usize = 224;
+pub const IMAGE_SIZE: ImageSize = ImageSize::square(224);
 
-const fn default_image_size() -> usize {
+const fn default_image_size() -> ImageSize {
     IMAGE_SIZE
 }
 
@@ -195,6 +199,7 @@ impl TrainConfig {
             widths: Widths::default(),
             mixed_norm: MixedNorm::default(),
             image_size: default_image_size(),
+            fit: Fit::default(),
             language: LanguageSettings::default(),
             limit_train: None,
             device: DeviceKind::Auto,

@@ -78,7 +78,7 @@ pub trait Target: Input {
     }
 }
 
-fn score_tensors(target: &impl Target, output: Tensor<2>) -> (f64, f64, usize) {
+pub(super) fn score_tensors(target: &impl Target, output: Tensor<2>) -> (f64, f64, usize) {
     let (right, count) = target.right(output.clone());
     (target.loss(output).into_scalar(), right.into_scalar(), count)
 }

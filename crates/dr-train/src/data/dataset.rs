@@ -8,16 +8,18 @@ use super::idx::{FASHION_MNIST, MNIST};
 use super::images::Images;
 use super::{Augmentation, ImageSet, Normalization};
 use crate::config::task::{CLASSIFY, DETECT, LANGUAGE, SEGMENT};
-use crate::config::{Batches, IMAGE_SIZE, OptimizerKind, TrainConfig};
+use crate::config::{Batches, Fit, IMAGE_SIZE, ImageSize, OptimizerKind, TrainConfig};
 use crate::names::Names;
 use dr_precision::{BitWidth, Precision, PrecisionSet};
 use std::path::Path;
 
 /// Flags that say which data they are and how they are read: only some datasets have a use for them.
-pub const DATA_FLAGS: [&str; 2] = [DATA_DIR, "image-size"];
+pub const DATA_FLAGS: [&str; 3] = [DATA_DIR, IMAGE_SIZE_FLAG, "fit"];
 
 /// The flag for the place of a dataset's files.
 pub const DATA_DIR: &str = "data-dir";
+
+const IMAGE_SIZE_FLAG: &str = "image-size";
 
 /// Data that are asked for by their name. A program adds its own to those of this crate
 /// ([`Registry`](crate::experiment::Registry)). Scenes and texts are read from the files that are named, whatever the dataset.
@@ -32,7 +34,7 @@ pub trait DatasetKind: Sync {
 
     /// Those of [`DATA_FLAGS`] that say something about them.
     fn flags(&self) -> &'static [&'static str] {
-        &DATA_FLAGS
+        &[DATA_DIR, IMAGE_SIZE_FLAG]
     }
 
     /// The settings of a training, where flags and files say nothing else.
@@ -96,7 +98,7 @@ pub struct DataSource<'a> {
     /// Where its files are, if not where they usually are; the digits need none.
     pub data_dir: Option<&'a Path>,
     /// Rows and columns that the images of a [`Folder`] are made into.
-    pub image_size: usize,
+    pub image_size: ImageSize,
     /// Decides which images are for validation, of digits and folders.
     pub seed: u64,
 }
@@ -223,6 +225,10 @@ impl DatasetKind for Coco {
         &[DETECT, SEGMENT]
     }
 
+    fn flags(&self) -> &'static [&'static str] {
+        &DATA_FLAGS
+    }
+
     fn settings(&self) -> TrainConfig {
         TrainConfig {
             task: DETECT.to_owned(),
@@ -233,7 +239,8 @@ impl DatasetKind for Coco {
             lr: 4e-3,
             joint_lr: 4e-3,
             scale_lr: 1e-5,
-            image_size: 64,
+            image_size: ImageSize::square(64),
+            fit: Fit::Pad,
             ..TrainConfig::new(self.name())
         }
     }

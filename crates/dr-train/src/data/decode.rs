@@ -23,6 +23,8 @@ pub(crate) enum DecodeError {
     Resize(#[from] ResizeError),
     #[error("the file is cut off: expected a JPEG image up to its end")]
     Cut,
+    #[error("is {} x {} pixels, as it is to be seen: expected {} x {}, as the annotations say", found[1], found[0], expected[1], expected[0])]
+    Size { found: [usize; 2], expected: [usize; 2] },
     #[error("{0} x {1} pixels: expected at least one")]
     Empty(u32, u32),
     #[error("an image made {0} x {1} pixels: expected fewer")]
@@ -33,7 +35,7 @@ pub(crate) enum DecodeError {
     Channels(usize),
 }
 
-/// What is cut out of an image: left, top, width and height, in pixels.
+/// What is cut out of an image: left, top, width and height, in pixels. It may go on beyond the right and the lower end.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Cut([f64; 4]);
 
@@ -53,6 +55,33 @@ impl Frame {
     pub const fn whole(size: [usize; 2]) -> Self {
         let [rows, columns] = size;
         Self { picture: size, image: size, part: Cut([0.0, 0.0, columns as f64, rows as f64]) }
+    }
+
+    /// What `resize` says of a picture of these rows and columns that becomes an image of these.
+    #[must_use]
+    pub(super) fn new(picture: [usize; 2], image: [usize; 2], resize: Resize) -> Self {
+        Self { picture, image, part: Cut::new(picture, image, resize) }
+    }
+
+    /// Rows and columns of the image, from the first ones on, that show the picture.
+    #[must_use]
+    pub fn shown(&self) -> [usize; 2] {
+        let Cut([left, top, width, height]) = self.part;
+        let [rows, columns] = self.image;
+        let shown = |from: f64, len: f64, picture: usize, image: usize| {
+            (((picture as f64 - from) * image as f64 / len).round() as usize).min(image)
+        };
+        [shown(top, height, self.picture[0], rows), shown(left, width, self.picture[1], columns)]
+    }
+
+    /// A box of the picture, left, top, right and bottom, in the image.
+    #[must_use]
+    pub fn rect_in_image(&self, rect: Rect) -> Rect {
+        let Cut([left, top, width, height]) = self.part;
+        let [rows, columns] = self.image;
+        let x = |x: f32| (x - left as f32) * (columns as f32 / width as f32);
+        let y = |y: f32| (y - top as f32) * (rows as f32 / height as f32);
+        [x(rect[0]), y(rect[1]), x(rect[2]), y(rect[3])]
     }
 
     /// A box of the image, left, top, right and bottom, in the picture.
@@ -105,15 +134,17 @@ pub(super) fn decode(
     }
     let image = read(path)?;
     let (width, height) = image.dimensions();
-    let whole = || Cut::new(width, height, shape, resize);
+    let picture = [height as usize, width as usize];
+    let whole = || Cut::new(picture, [shape.height, shape.width], resize);
     let (cut, flip) = match random {
         Some((changes, rng)) => {
-            let cut = if changes.crop { Cut::random(width, height, rng) } else { whole() };
+            let cut = if changes.crop { Cut::random(width, height, shape, rng) } else { whole() };
             (cut, changes.flip && rng.random_bool(0.5))
         }
         None => (whole(), false),
     };
-    let pixels = resized(&image, cut, shape)?;
+    let frame = Frame { picture, image: [shape.height, shape.width], part: cut };
+    let pixels = resized(&image, &frame)?;
     let mut plane = |value: &dyn Fn(&[u8]) -> u8| {
         for row in pixels.chunks_exact(3 * shape.width) {
             let values = row.chunks_exact(3).map(value);
@@ -124,8 +155,7 @@ pub(super) fn decode(
         1 => plane(&|pixel| (pixel.iter().map(|&colour| u16::from(colour)).sum::<u16>() / 3) as u8),
         _ => (0..3).for_each(|channel| plane(&|pixel| pixel[channel])),
     }
-    let picture = [height as usize, width as usize];
-    Ok(Frame { picture, image: [shape.height, shape.width], part: cut })
+    Ok(frame)
 }
 
 /// Reads an image as a network takes it: `[channels, rows, columns]`, what `resize` says of the image, normalised; of one channel, the
@@ -144,21 +174,6 @@ pub(crate) fn image_file(
     let frame = decode(path, shape, resize, None, &mut pixels)?;
     Pixels::new(normalization).extend(&mut values, &pixels);
     Ok((values, frame))
-}
-
-/// Reads an image and stretches it to `shape`, `[3, h, w]` written to the end of `out`. The result is its rows and columns before.
-pub(super) fn stretched(
-    path: &Path, shape: ImageShape, out: &mut Vec<u8>,
-) -> Result<[usize; 2], DecodeError> {
-    let image = read(path)?;
-    let (width, height) = image.dimensions();
-    let size = [height as usize, width as usize];
-    let pixels = match size == [shape.height, shape.width] {
-        true => image.into_raw(),
-        false => resized(&image, Cut::new(width, height, shape, Resize::Stretch), shape)?,
-    };
-    (0..3).for_each(|channel| out.extend(pixels.chunks_exact(3).map(|pixel| pixel[channel])));
-    Ok(size)
 }
 
 /// Reads an image whole, as it is to be seen: turned as its EXIF says.
@@ -213,43 +228,68 @@ fn has_end(content: &[u8]) -> bool {
     }
 }
 
+/// What is where an image does not show its picture: the mean of the pixels of photographs (ImageNet's).
+const GREY: u8 = 114;
+
 /// `[h, w, 3]`, bilinear, with as wide a filter as shrinking needs.
-fn resized(image: &RgbImage, cut: Cut, shape: ImageShape) -> Result<Vec<u8>, DecodeError> {
+fn resized(image: &RgbImage, frame: &Frame) -> Result<Vec<u8>, DecodeError> {
     let (width, height) = image.dimensions();
     let source = ImageRef::new(width, height, image.as_raw(), PixelType::U8x3);
     let Ok(source) = source else { return Err(DecodeError::Empty(width, height)) };
-    let mut result = Image::new(shape.width as u32, shape.height as u32, PixelType::U8x3);
-    let Cut([left, top, width, height]) = cut;
-    let options = ResizeOptions::new()
-        .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
-        .crop(left, top, width, height);
+    let ([shown_rows, shown_columns], [rows, columns]) = (frame.shown(), frame.image);
+    let mut result = Image::new(shown_columns as u32, shown_rows as u32, PixelType::U8x3);
+    let Cut([left, top, cut_width, cut_height]) = frame.part;
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).crop(
+        left,
+        top,
+        cut_width.min(f64::from(width) - left),
+        cut_height.min(f64::from(height) - top),
+    );
     Resizer::new().resize(&source, &mut result, &options)?;
-    Ok(result.into_vec())
+    let shown = result.into_vec();
+    if [shown_rows, shown_columns] == [rows, columns] {
+        return Ok(shown);
+    }
+    let mut pixels = vec![GREY; 3 * rows * columns];
+    let lines = pixels.chunks_exact_mut(3 * columns).zip(shown.chunks_exact(3 * shown_columns));
+    lines.for_each(|(line, shown)| line[..shown.len()].copy_from_slice(shown));
+    Ok(pixels)
 }
 
 impl Cut {
-    /// What `resize` says of an image that is to become `shape`: usually, for a square, the middle with seven eighths of the shorter side, of
+    /// What `resize` says of a picture that is to become an image, both by their rows and columns: usually, for a square, the middle with seven eighths of the shorter side, of
     /// 256 pixels 224.
-    fn new(width: u32, height: u32, shape: ImageShape, resize: Resize) -> Self {
-        let (width, height) = (f64::from(width), f64::from(height));
-        let ratio = shape.height as f64 / shape.width.max(1) as f64;
+    fn new(picture: [usize; 2], image: [usize; 2], resize: Resize) -> Self {
+        let ([height, width], [rows, columns]) =
+            (picture.map(|side| side as f64), image.map(|side| side as f64));
+        let ratio = rows / columns.max(1.0);
         let largest = width.min(height / ratio);
         let side = match resize {
             Resize::Middle => largest * 0.875,
-            Resize::Shorter(side) => {
-                largest.min(shape.width as f64 * width.min(height) / f64::from(side.max(1)))
-            }
+            Resize::Shorter(side) => largest.min(columns * width.min(height) / f64::from(side.max(1))),
             Resize::Stretch => return Self([0.0, 0.0, width, height]),
+            Resize::Pad => {
+                let scale = (columns / width).min(rows / height);
+                // In whole pixels, so that all of them are of the picture or of the grey.
+                let shown = |side: f64, most: f64| (side * scale).round().clamp(1.0, most.max(1.0));
+                return Self([
+                    0.0,
+                    0.0,
+                    width * columns / shown(width, columns),
+                    height * rows / shown(height, rows),
+                ]);
+            }
         };
         Self([(width - side) / 2.0, (height - side * ratio) / 2.0, side, side * ratio])
     }
 
-    /// 8 to 100 % of the area, with sides of 3:4 to 4:3; the middle if ten tries give nothing that fits.
-    fn random(width: u32, height: u32, rng: &mut dyn Rng) -> Self {
+    /// 8 to 100 % of the area, with the sides' ratio of `shape` changed by 3:4 to 4:3; the middle if ten tries give nothing that fits.
+    fn random(width: u32, height: u32, shape: ImageShape, rng: &mut dyn Rng) -> Self {
         let (width, height) = (f64::from(width), f64::from(height));
+        let usual = shape.width as f64 / shape.height.max(1) as f64;
         for _ in 0..10 {
             let area = width * height * rng.random_range(0.08..=1.0);
-            let ratio = rng.random_range((3f64 / 4.0).ln()..=(4f64 / 3.0).ln()).exp();
+            let ratio = rng.random_range((3f64 / 4.0).ln()..=(4f64 / 3.0).ln()).exp() * usual;
             let (w, h) = ((area * ratio).sqrt().round(), (area / ratio).sqrt().round());
             if (1.0..=width).contains(&w) && (1.0..=height).contains(&h) {
                 let left = rng.random_range(0.0..=width - w).floor();
@@ -257,7 +297,7 @@ impl Cut {
                 return Self([left, top, w, h]);
             }
         }
-        let (w, h) = (width.min(height * 4.0 / 3.0), height.min(width * 4.0 / 3.0));
+        let (w, h) = (width.min(height * 4.0 / 3.0 * usual), height.min(width * 4.0 / 3.0 / usual));
         Self([(width - w) / 2.0, (height - h) / 2.0, w, h])
     }
 }
@@ -270,20 +310,25 @@ mod tests {
     #[test]
     fn cuts_are_inside() {
         let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(1);
-        for (width, height) in [(1, 1), (1, 400), (500, 2), (640, 480), (3, 3)] {
-            for _ in 0..200 {
-                let Cut([left, top, w, h]) = Cut::random(width, height, rng);
-                assert!(left >= 0.0 && top >= 0.0 && w > 0.0 && h > 0.0);
-                assert!(left + w <= f64::from(width) && top + h <= f64::from(height));
+        for (rows, columns) in [(32, 32), (48, 320)] {
+            let shape = ImageShape { channels: 3, height: rows, width: columns };
+            for (width, height) in [(1, 1), (1, 400), (500, 2), (640, 480), (3, 3)] {
+                for _ in 0..200 {
+                    let Cut([left, top, w, h]) = Cut::random(width, height, shape, rng);
+                    assert!(left >= 0.0 && top >= 0.0 && w > 0.0 && h > 0.0);
+                    assert!(left + w <= f64::from(width) && top + h <= f64::from(height));
+                }
             }
+            // Of a large picture, nearly the image's ratio of sides.
+            let Cut([.., w, h]) = Cut::random(9000, 9000, shape, rng);
+            let changed = w / h * rows as f64 / columns as f64;
+            assert!((0.74..=1.34).contains(&changed), "{changed}");
         }
     }
 
     #[test]
     fn cuts_of_the_middle() {
-        let of = |width, height, [rows, columns]: [usize; 2], resize| {
-            Cut::new(width, height, ImageShape { channels: 3, height: rows, width: columns }, resize)
-        };
+        let of = |width, height, image, resize| Cut::new([height, width], image, resize);
         assert_eq!(of(256, 512, [224, 224], Resize::Middle), Cut([16.0, 144.0, 224.0, 224.0]));
         // 512 pixels become 256: of 224 there are 448.
         assert_eq!(of(512, 800, [224, 224], Resize::Shorter(256)), Cut([32.0, 176.0, 448.0, 448.0]));
@@ -291,6 +336,60 @@ mod tests {
         // Three times as wide as high, of a square: all of its columns.
         assert_eq!(of(90, 90, [20, 60], Resize::Shorter(30)), Cut([0.0, 30.0, 90.0, 30.0]));
         assert_eq!(of(300, 200, [48, 320], Resize::Stretch), Cut([0.0, 0.0, 300.0, 200.0]));
+    }
+
+    #[test]
+    fn whole_pictures_with_grey() {
+        let of = |width, height, image| {
+            let frame = Frame::new([height, width], image, Resize::Pad);
+            (frame.part.0, frame.shown())
+        };
+        // Twice as wide as high: the lower half is grey.
+        assert_eq!(of(200, 100, [64, 64]), ([0.0, 0.0, 200.0, 200.0], [32, 64]));
+        assert_eq!(of(100, 200, [64, 64]), ([0.0, 0.0, 200.0, 200.0], [64, 32]));
+        assert_eq!(of(32, 32, [16, 24]), ([0.0, 0.0, 48.0, 32.0], [16, 16]));
+        assert_eq!(of(32, 24, [12, 16]), ([0.0, 0.0, 32.0, 24.0], [12, 16]));
+        // At least one row.
+        assert_eq!(of(9000, 1, [8, 8]).1, [1, 8]);
+
+        let picture = RgbImage::from_fn(4, 2, |x, y| image::Rgb([x as u8, y as u8, 9]));
+        let frame = Frame::new([2, 4], [4, 4], Resize::Pad);
+        let pixels = resized(&picture, &frame).unwrap();
+        assert_eq!(pixels[..24], picture.as_raw()[..]);
+        assert_eq!(pixels[24..], [GREY; 24]);
+        let classes: Vec<usize> = (0..16).collect();
+        assert_eq!(frame.pixels(&classes, 99), classes[..8]);
+    }
+
+    /// What is in a picture is in the same place of the image, and comes back to where it was.
+    #[test]
+    fn boxes_forth_and_back() {
+        let rng = &mut chacha20::ChaCha8Rng::seed_from_u64(2);
+        for resize in [Resize::Pad, Resize::Stretch, Resize::Middle] {
+            for _ in 0..500 {
+                let [picture, image] = [(); 2].map(|()| [(); 2].map(|()| rng.random_range(1..700)));
+                let frame = Frame::new(picture, image, resize);
+                let [height, width] = picture.map(|side| side as f32);
+                let [left, top] = [width, height].map(|side| rng.random_range(0.0..side));
+                let rect = [left, top, rng.random_range(left..=width), rng.random_range(top..=height)];
+                let inside = frame.rect_in_image(rect);
+                for (found, expected) in frame.rect(inside).into_iter().zip(rect) {
+                    assert!((found - expected).abs() < 1e-3, "{found} {expected} {frame:?}");
+                }
+                if resize != Resize::Middle {
+                    let [rows, columns] = frame.shown().map(|side| side as f32 + 1e-3);
+                    assert!(inside[2] <= columns && inside[3] <= rows, "{inside:?} {frame:?}");
+                }
+                // Within the half pixel that the shorter side is rounded by, the ratio of sides is kept.
+                if resize == Resize::Pad {
+                    let [rows, columns] = frame.shown().map(|side| side as f32);
+                    let scale = (image[1] as f32 / width).min(image[0] as f32 / height);
+                    let off = (width * scale - columns).abs().max((height * scale - rows).abs());
+                    assert!(off <= 0.51 || rows == 1.0 || columns == 1.0, "{frame:?}");
+                    assert!(frame.shown().iter().zip(image).any(|(&shown, all)| shown == all), "{frame:?}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -302,6 +401,7 @@ mod tests {
         let part = Cut([1.0, 1.0, 4.0, 2.0]);
         let middle = Frame { picture: [4, 6], image: [2, 2], part };
         assert_eq!(middle.rect([0.0, 0.0, 2.0, 1.0]), [1.0, 1.0, 5.0, 2.0]);
+        assert_eq!(middle.rect_in_image([1.0, 1.0, 5.0, 2.0]), [0.0, 0.0, 2.0, 1.0]);
         let expected = [[0; 6], [0, 1, 1, 2, 2, 0], [0, 3, 3, 4, 4, 0], [0; 6]].concat();
         assert_eq!(middle.pixels(&[1, 2, 3, 4], 0), expected);
         // Made smaller: what has the middle of a pixel.

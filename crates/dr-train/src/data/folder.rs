@@ -3,17 +3,16 @@
 use super::decode::check;
 use super::error::DataError;
 use super::images::ImageShape;
+use super::skipped::Skipped;
 use super::{Augmentation, DataSource, DatasetKind, ImageSet, random};
-use crate::config::TrainConfig;
+use crate::config::{ImageSize, TrainConfig};
 use dr_runtime::file::Resize;
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// A file and its class.
 pub type LabelledFile = (PathBuf, usize);
@@ -31,8 +30,8 @@ pub struct ImageFiles {
     pub source: Arc<Folders>,
     /// The names of the classes' folders, sorted.
     pub classes: Vec<String>,
-    /// The files that could not be read, and why.
-    skipped: Mutex<BTreeMap<PathBuf, String>>,
+    /// The files that could not be read so far, and why.
+    pub skipped: Skipped,
 }
 
 /// A folder where images were looked for.
@@ -46,7 +45,7 @@ pub struct Folders {
 
 impl ImageFiles {
     fn new(files: Vec<LabelledFile>, shape: ImageShape, source: Arc<Folders>, classes: Vec<String>) -> Self {
-        Self { files, shape, resize: Resize::default(), source, classes, skipped: Mutex::default() }
+        Self { files, shape, resize: Resize::default(), source, classes, skipped: Skipped::default() }
     }
 
     /// The same files as images of another shape, or of another part of each.
@@ -158,20 +157,8 @@ impl ImageFiles {
     fn check_readable(
         &self, files: impl Iterator<Item = usize>, folder: impl Fn() -> PathBuf,
     ) -> Result<(), FolderError> {
-        let mut unreadable = 0;
-        let mut first = None;
-        for index in files {
-            let path = &self.files[index].0;
-            let Err(error) = check(path) else { return Ok(()) };
-            unreadable += 1;
-            first.get_or_insert_with(|| (path.clone(), error.to_string()));
-            self.skip(index, error);
-        }
-        let folder = folder();
-        match first {
-            Some((path, reason)) => Err(FolderError::Unreadable { folder, files: unreadable, path, reason }),
-            None => Err(FolderError::Empty(folder)),
-        }
+        let read = |index: usize| (self.files[index].0.clone(), check(&self.files[index].0));
+        self.skipped.check(folder, files.map(read))
     }
 
     /// Whether one of the files can be read.
@@ -180,18 +167,6 @@ impl ImageFiles {
     /// None can.
     pub fn check(&self) -> Result<(), FolderError> {
         self.check_readable(0..self.len(), || self.source.path.clone())
-    }
-
-    /// Notes a file that cannot be read.
-    pub(super) fn skip(&self, index: usize, reason: impl fmt::Display) {
-        let mut skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
-        skipped.entry(self.files[index].0.clone()).or_insert_with(|| reason.to_string());
-    }
-
-    /// The files that could not be read so far, and why.
-    #[must_use]
-    pub fn skipped(&self) -> BTreeMap<PathBuf, String> {
-        self.skipped.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -287,8 +262,8 @@ impl DatasetKind for Folder {
 
 /// Finds the images of a folder: with `train` and `val` and `test`, or one of these two, inside, each of which has a folder for every class; or
 /// with those at once. What there is no part for is held out, as the seed decides. Nothing is read but names.
-fn parts(dir: &Path, side: usize, seed: u64) -> Result<[ImageFiles; 3], DataError> {
-    let shape = ImageShape { channels: 3, height: side, width: side };
+fn parts(dir: &Path, size: ImageSize, seed: u64) -> Result<[ImageFiles; 3], DataError> {
+    let shape = ImageShape { channels: 3, height: size.rows, width: size.columns };
     let rng = &mut random::of_split(seed);
     let [train_dir, valid_dir, test_dir] = ["train", "val", "test"].map(|name| dir.join(name));
     let is_divided = train_dir.is_dir() && !is_class(&train_dir)?;

@@ -3,10 +3,9 @@
 use super::error::DataError;
 use super::folder::{FolderError, ImageFiles};
 use super::images::{ImageShape, Images};
+use super::skipped::Skipped;
 use dr_runtime::file::Resize;
-use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Labelled images of one size. Clones share them.
@@ -97,10 +96,10 @@ impl ImageSet {
 
     /// The files that could not be read so far, and why.
     #[must_use]
-    pub fn skipped(&self) -> BTreeMap<PathBuf, String> {
+    pub fn skipped(&self) -> Skipped {
         match self {
-            Self::Memory(_) => BTreeMap::new(),
-            Self::Files(files) => files.skipped(),
+            Self::Memory(_) => Skipped::default(),
+            Self::Files(files) => files.skipped.clone(),
         }
     }
 

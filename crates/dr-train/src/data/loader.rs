@@ -1,7 +1,9 @@
 //! [`ImageLoader`]: batches of normalised images, prepared on a thread of their own.
 
+use super::ahead::{Ahead, read_all, read_one};
 use super::decode::decode;
 use super::epochs::Source;
+use super::images::ImageShape;
 use super::normalization::Pixels;
 use super::{
     Augmentation, Classes, Epochs, ImageBatch, ImageFiles, ImageSet, Images, Loader, Normalization, random,
@@ -11,22 +13,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use chacha20::ChaCha8Rng;
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_distr::{Beta, Distribution};
-use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
-use std::{
-    io,
-    num::NonZeroUsize,
-    ops::Range,
-    sync::{
-        Arc, LazyLock,
-        atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
-    thread::{self, JoinHandle},
-    time::Instant,
-};
-
-/// Batches that wait, ready, for the one who trains.
-const AHEAD: usize = 2;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// Makes batches of images: shuffled and augmented for training, or in their order for evaluation.
 ///
@@ -91,11 +79,17 @@ impl Source for Pictures {
         let preparation = Preparation {
             pictures: self.clone(),
             range: epochs.range.clone(),
-            ends: epochs.batch_ends(),
             training: epochs.training.zip(self.augmentation),
             epoch,
         };
-        Box::new(Batches::start(preparation, epochs.waited.clone(), device))
+        let mut orders = None;
+        let prepare = move |positions| {
+            preparation.prepare(orders.get_or_insert_with(|| preparation.orders()), positions)
+        };
+        let prepared = Ahead::start(epochs.batch_ends(), epochs.waited.clone(), prepare);
+        let shape = self.images.shape();
+        let smoothing = epochs.training.and(self.augmentation).map_or(0.0, |of| of.label_smoothing);
+        Box::new(prepared.map(move |prepared| Ok(prepared?.on(shape, smoothing, device))))
     }
 }
 
@@ -131,59 +125,68 @@ impl Prepared {
         self.others.extend(others.iter().map(|other| self.labels[start + other]));
         self.parts.resize(self.labels.len(), part);
     }
+
+    fn on(
+        self, ImageShape { channels, height, width }: ImageShape, smoothing: f64, device: &Device,
+    ) -> ImageBatch {
+        let count = self.labels.len();
+        let images = TensorData::new(self.pixels, [count, channels, height, width]);
+        let classes = |of: Vec<i64>| Tensor::from_data(TensorData::new(of, [count]), device);
+        let parts =
+            (!self.parts.is_empty()).then(|| Tensor::from_data(TensorData::new(self.parts, [count]), device));
+        let labels = Classes {
+            classes: classes(self.labels),
+            mixed: parts.map(|parts| (classes(self.others), parts)),
+            smoothing,
+        };
+        ImageBatch { input: Tensor::from_data(images, device), labels }
+    }
 }
 
 /// Everything that the batches of an epoch are made from.
 struct Preparation {
     pictures: Arc<Pictures>,
     range: Range<usize>,
-    ends: Vec<usize>,
     /// The seed and the orders, and what changes images.
     training: Option<((u64, u32), Augmentation)>,
     epoch: u64,
 }
 
 impl Preparation {
-    /// Sends all batches, or those until nobody wants more.
-    fn run(self, sender: &SyncSender<Prepared>) {
-        let mut orders: Vec<_> = match self.training {
-            None => vec![Order { indices: self.range.clone().collect(), changes: None }],
-            Some(((seed, orders), augmentation)) => {
-                let order = |order| {
-                    let mut rng = random::of_epoch(seed, self.epoch, order);
-                    let mut indices: Vec<_> = (0..self.pictures.images.len()).collect();
-                    indices.shuffle(&mut rng);
-                    if self.range.len() < indices.len() {
-                        indices = indices[self.range.clone()].to_vec();
-                        // Other parts change their images in other ways.
-                        rng = ChaCha8Rng::seed_from_u64(rng.next_u64().wrapping_add(self.range.start as u64));
-                    }
-                    Order { indices, changes: Some((augmentation, rng)) }
-                };
-                (0..orders).map(order).collect()
-            }
+    /// The ways through the images, side by side.
+    fn orders(&self) -> Vec<Order> {
+        let Some(((seed, orders), augmentation)) = self.training else {
+            return vec![Order { indices: self.range.clone().collect(), changes: None }];
         };
-        let mut start = 0;
-        for &end in &self.ends {
-            let mut batch = Prepared::default();
-            for order in &mut orders {
-                let first = batch.labels.len();
-                match &self.pictures.images {
-                    ImageSet::Memory(images) => self.add(images, order, start..end, &mut batch),
-                    ImageSet::Files(files) => self.add_files(files, order, start..end, &mut batch),
-                }
-                if let Some((Augmentation { mixup, .. }, rng)) =
-                    order.changes.as_mut().filter(|(of, _)| of.mixup > 0.0)
-                {
-                    batch.mix(first, *mixup, rng);
-                }
+        let order = |order| {
+            let mut rng = random::of_epoch(seed, self.epoch, order);
+            let mut indices: Vec<_> = (0..self.pictures.images.len()).collect();
+            indices.shuffle(&mut rng);
+            if self.range.len() < indices.len() {
+                indices = indices[self.range.clone()].to_vec();
+                // Other parts change their images in other ways.
+                rng = ChaCha8Rng::seed_from_u64(rng.next_u64().wrapping_add(self.range.start as u64));
             }
-            start = end;
-            // All of its files may be damaged.
-            if !batch.labels.is_empty() && sender.send(batch).is_err() {
-                return;
+            Order { indices, changes: Some((augmentation, rng)) }
+        };
+        (0..orders).map(order).collect()
+    }
+
+    /// The batch of some positions in each order; `None` if all of its files are damaged.
+    fn prepare(&self, orders: &mut [Order], positions: Range<usize>) -> Option<Prepared> {
+        let mut batch = Prepared::default();
+        for order in orders {
+            let first = batch.labels.len();
+            match &self.pictures.images {
+                ImageSet::Memory(images) => self.add(images, order, positions.clone(), &mut batch),
+                ImageSet::Files(files) => self.add_files(files, order, positions.clone(), &mut batch),
+            }
+            let mixing = order.changes.as_mut().filter(|(of, _)| of.mixup > 0.0);
+            if let Some((Augmentation { mixup, .. }, rng)) = mixing {
+                batch.mix(first, *mixup, rng);
             }
         }
+        (!batch.labels.is_empty()).then_some(batch)
     }
 
     /// Adds those images to a batch that are at `positions` in an order.
@@ -212,26 +215,20 @@ impl Preparation {
             let seeded =
                 |(of, seeds): &(_, Vec<u64>)| (*of, ChaCha8Rng::seed_from_u64(seeds[position - first]));
             let mut changes: Option<(Augmentation, _)> = seeds.as_ref().map(seeded);
-            let tries = if changes.is_some() { REPLACEMENTS } else { 1 };
-            for attempt in 0..tries {
-                let index = indices[(position + attempt * REPLACEMENT_STEP) % indices.len()];
+            let training = changes.is_some();
+            read_one(indices, position, training, |&index| {
                 let mut pixels = Vec::with_capacity(files.shape.bytes());
                 let random = changes.as_mut().map(|(of, rng)| (of.changes, rng as &mut dyn Rng));
-                if let Err(error) =
-                    decode(&files.files[index].0, files.shape, files.resize, random, &mut pixels)
-                {
-                    files.skip(index, error);
-                    continue;
-                }
+                let path = &files.files[index].0;
+                let read = decode(path, files.shape, files.resize, random, &mut pixels);
+                read.map_err(|error| files.skipped.add(path, error)).ok()?;
                 if let Some((of, rng)) = &mut changes {
                     of.recolour(&mut pixels, files.shape, rng);
                 }
-                return Some((index, pixels));
-            }
-            None
+                Some((index, pixels))
+            })
         };
-        let images: Vec<_> = READERS.install(|| positions.into_par_iter().map(read).collect());
-        for (index, pixels) in images.into_iter().flatten() {
+        for (index, pixels) in read_all(positions, read) {
             self.push(&pixels, index, batch);
         }
     }
@@ -243,88 +240,9 @@ impl Preparation {
     }
 }
 
-/// So many files are tried in place of one that cannot be read, so far from each other in the order.
-const REPLACEMENTS: usize = 16;
-const REPLACEMENT_STEP: usize = 7919;
-
-/// Threads that read files: their own, so that whoever computes on the others does not wait for them.
-static READERS: LazyLock<ThreadPool> = LazyLock::new(|| {
-    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let named = ThreadPoolBuilder::new().thread_name(|i| format!("images {i}"));
-    named.num_threads(threads).build().expect("the system has threads to give")
-});
-
 /// One way through the images in an epoch.
 struct Order {
     indices: Vec<usize>,
     /// What changes images in training, and the random numbers that say how.
     changes: Option<(Augmentation, ChaCha8Rng)>,
-}
-
-/// The batches of one epoch.
-struct Batches<'a> {
-    /// `None` once there is nothing more to come.
-    receiver: Option<Receiver<Prepared>>,
-    worker: Option<JoinHandle<()>>,
-    failure: Option<io::Error>,
-    /// `[c, h, w]`
-    shape: [usize; 3],
-    label_smoothing: f64,
-    waited: Arc<AtomicU64>,
-    device: &'a Device,
-}
-
-impl<'a> Batches<'a> {
-    fn start(preparation: Preparation, waited: Arc<AtomicU64>, device: &'a Device) -> Self {
-        let shape = preparation.pictures.images.shape();
-        let label_smoothing = preparation.training.map_or(0.0, |(_, of)| of.label_smoothing);
-        let (sender, receiver) = sync_channel(AHEAD);
-        let worker = thread::Builder::new().name("batches".into()).spawn(move || preparation.run(&sender));
-        let (worker, failure) =
-            worker.map_or_else(|error| (None, Some(error)), |worker| (Some(worker), None));
-        let shape = [shape.channels, shape.height, shape.width];
-        Self { receiver: Some(receiver), worker, failure, shape, label_smoothing, waited, device }
-    }
-
-    /// Lets the worker end, and waits for that.
-    fn stop(&mut self) -> thread::Result<()> {
-        self.receiver = None;
-        self.worker.take().map_or(Ok(()), JoinHandle::join)
-    }
-}
-
-impl Iterator for Batches<'_> {
-    type Item = Result<ImageBatch, DatasetError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let started = Instant::now();
-        let received = self.receiver.as_ref()?.recv();
-        self.waited.fetch_add(started.elapsed().as_micros() as u64, Ordering::Relaxed);
-        if let Ok(Prepared { pixels, labels, others, parts }) = received {
-            let [channels, height, width] = self.shape;
-            let count = labels.len();
-            let images = TensorData::new(pixels, [count, channels, height, width]);
-            let classes = |of: Vec<i64>| Tensor::from_data(TensorData::new(of, [count]), self.device);
-            let parts =
-                (!parts.is_empty()).then(|| Tensor::from_data(TensorData::new(parts, [count]), self.device));
-            let labels = Classes {
-                classes: classes(labels),
-                mixed: parts.map(|parts| (classes(others), parts)),
-                smoothing: self.label_smoothing,
-            };
-            return Some(Ok(ImageBatch { input: Tensor::from_data(images, self.device), labels }));
-        }
-        let ended = self.stop();
-        let failure = self.failure.take().or_else(|| {
-            ended.is_err().then(|| io::Error::other("the thread that prepares batches panicked"))
-        });
-        failure.map(|error| Err(DatasetError::new(error)))
-    }
-}
-
-impl Drop for Batches<'_> {
-    fn drop(&mut self) {
-        // A panic of the worker was reported on its own thread; there is nobody left to return it to.
-        let _ = self.stop();
-    }
 }

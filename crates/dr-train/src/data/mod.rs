@@ -1,6 +1,8 @@
 //! Images to learn from: datasets, how they are split and augmented, and the loader that makes batches of them.
 
 #[cfg(feature = "program")]
+mod ahead;
+#[cfg(feature = "program")]
 mod augment;
 mod batch;
 #[cfg(feature = "program")]
@@ -33,13 +35,19 @@ mod normalization;
 #[cfg(feature = "program")]
 mod operations;
 #[cfg(feature = "program")]
+mod pixel_targets;
+#[cfg(feature = "program")]
 pub(crate) mod random;
 #[cfg(feature = "program")]
 pub mod records;
 #[cfg(feature = "program")]
+mod scene_loader;
+#[cfg(feature = "program")]
 mod scene_set;
 #[cfg(feature = "program")]
 pub mod scenes;
+#[cfg(feature = "program")]
+mod skipped;
 
 pub use batch::{Batch, Classes, ImageBatch, Input, Target, TextBatch, TrainingLoader};
 #[cfg(feature = "program")]
@@ -63,7 +71,10 @@ pub use {
     image_set::ImageSet,
     loader::ImageLoader,
     operations::Operation,
-    scene_set::{IN_CROWD, Labelled, SceneError, SceneLoader, SceneSet, SceneTarget, Scenes},
+    pixel_targets::PixelTargets,
+    scene_loader::{SceneLoader, SceneTarget, Scenes},
+    scene_set::{Boxes, IGNORED, Labelled, SceneError, SceneSet},
+    skipped::Skipped,
 };
 
 #[cfg(feature = "program")]

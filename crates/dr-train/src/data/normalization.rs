@@ -2,15 +2,18 @@
 
 use super::images::Images;
 pub use dr_runtime::file::{ChannelOrder, Normalization};
+use std::ops::Add;
 
 impl Images {
     /// Mean and deviation of these images. A channel of only one value has the standard deviation 1.
     #[must_use]
     pub fn normalization(&self) -> Normalization {
-        let plane = self.shape.height * self.shape.width;
-        let channels = 0..self.shape.channels;
-        let (mean, std) = channels.map(|channel| moments(self, channel * plane, plane)).unzip();
-        Normalization { mean, std, order: ChannelOrder::Rgb }
+        let mut moments = vec![Moments::default(); self.shape.channels];
+        for image in self.pixels.chunks_exact(self.shape.bytes()) {
+            let planes = image.chunks_exact(self.shape.height * self.shape.width);
+            moments.iter_mut().zip(planes).for_each(|(moments, plane)| moments.include(plane));
+        }
+        normalization(moments)
     }
 }
 
@@ -52,17 +55,46 @@ impl Pixels {
     }
 }
 
-/// Mean and standard deviation over `plane` bytes from `start` of every image, from exact sums.
-fn moments(images: &Images, start: usize, plane: usize) -> (f32, f32) {
-    let (mut sum, mut squares) = (0u64, 0u64);
-    for image in images.pixels.chunks_exact(images.shape.bytes()) {
-        for &pixel in &image[start..start + plane] {
-            sum += u64::from(pixel);
-            squares += u64::from(pixel) * u64::from(pixel);
+/// Exact sums over the pixels of a channel.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Moments {
+    count: u64,
+    sum: u64,
+    squares: u64,
+}
+
+impl Moments {
+    /// Adds some pixels.
+    pub fn include(&mut self, pixels: &[u8]) {
+        self.count += pixels.len() as u64;
+        for &pixel in pixels {
+            self.sum += u64::from(pixel);
+            self.squares += u64::from(pixel) * u64::from(pixel);
         }
     }
-    let count = (images.len() * plane).max(1) as u64;
-    let spread = u128::from(count) * u128::from(squares) - u128::from(sum) * u128::from(sum);
-    let std = if spread == 0 { 1.0 } else { (spread as f64).sqrt() / count as f64 / 255.0 };
-    ((sum as f64 / count as f64 / 255.0) as f32, std as f32)
+
+    /// Mean and standard deviation; the latter is 1 if all pixels have the same value.
+    fn spread(self) -> (f32, f32) {
+        let Self { count, sum, squares } = self;
+        let count = count.max(1);
+        let spread = u128::from(count) * u128::from(squares) - u128::from(sum) * u128::from(sum);
+        let std = if spread == 0 { 1.0 } else { (spread as f64).sqrt() / count as f64 / 255.0 };
+        ((sum as f64 / count as f64 / 255.0) as f32, std as f32)
+    }
+}
+
+impl Add for Moments {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        let (count, sum, squares) =
+            (self.count + other.count, self.sum + other.sum, self.squares + other.squares);
+        Self { count, sum, squares }
+    }
+}
+
+/// What makes the mean 0 and the deviation 1, of each channel.
+pub(super) fn normalization(moments: impl IntoIterator<Item = Moments>) -> Normalization {
+    let (mean, std) = moments.into_iter().map(Moments::spread).unzip();
+    Normalization { mean, std, order: ChannelOrder::Rgb }
 }

@@ -1,15 +1,15 @@
-//! [`SceneSet`]: images with objects in them, and the loader that makes batches of them.
+//! [`SceneSet`]: pictures with objects in them, in files, each read when it is wanted.
 
-use super::coco::{Coco, CocoError, Object};
-use super::decode::stretched;
-use super::normalization::Pixels;
-use super::{Batch, ClassError, Epochs, ImageShape, Images, Items, Loader, Normalization, Target};
+use super::ahead::read_all;
+use super::coco::{Coco, CocoError, Object, Outline, Picture};
+use super::decode::{DecodeError, Frame, decode};
+use super::folder::FolderError;
+use super::normalization::{Moments, normalization};
+use super::skipped::Skipped;
+use super::{ClassError, ImageShape, Normalization};
+use crate::config::Fit;
 use crate::metrics::Rect;
 use crate::note::note;
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use chacha20::ChaCha8Rng;
-use rand::{RngExt, seq::SliceRandom};
-use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -53,6 +53,9 @@ pub enum SceneError {
         /// What is wrong.
         reason: String,
     },
+    /// Images none of which can be read.
+    #[error(transparent)]
+    Unreadable(#[from] FolderError),
     /// More classes than there can be.
     #[error("`{}`: has {found} categories: expected at most {MOST_CLASSES}", path.display())]
     Categories {
@@ -96,32 +99,59 @@ pub struct Labelled {
     pub class: usize,
 }
 
-/// Images of one size with the objects in them, in memory.
-#[derive(Clone, Debug, PartialEq)]
+/// The boxes of an image.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Boxes {
+    /// Around the objects.
+    pub objects: Vec<Labelled>,
+    /// Around crowds: groups of objects that were not told apart, which need not be found and may be.
+    pub crowds: Vec<Labelled>,
+    /// Rows and columns of the image, from the first ones on, that show the picture.
+    pub shown: [usize; 2],
+}
+
+impl Boxes {
+    /// Those of the image with left and right of what it shows exchanged.
+    #[must_use]
+    pub fn reflected(self) -> Self {
+        let width = self.shown[1] as f32;
+        let reflected = |labelled: Labelled| {
+            let [left, top, right, bottom] = labelled.rect;
+            Labelled { rect: [width - right, top, width - left, bottom], ..labelled }
+        };
+        let all = |boxes: Vec<Labelled>| boxes.into_iter().map(reflected).collect();
+        Self { objects: all(self.objects), crowds: all(self.crowds), ..self }
+    }
+}
+
+/// Pictures with objects in them, and the images that they become. Clones share what is noted of files that cannot be read.
+#[derive(Clone, Debug)]
 pub struct SceneSet {
     /// Rows and columns of every image; it has three channels.
     pub size: [usize; 2],
-    /// `[n, 3, rows, columns]`
-    pub pixels: Vec<u8>,
-    /// `[n, rows, columns]`: 0 where there is nothing, [`IN_CROWD`] where there is a crowd and nothing else, else one more than the class.
-    pub classes: Vec<u8>,
-    /// The objects of each image, in its pixels, without crowds.
-    pub boxes: Vec<Vec<Labelled>>,
-    /// Crowds of each image: groups of objects that were not told apart, which need not be found and may be.
-    pub crowds: Vec<Vec<Labelled>>,
+    /// How pictures become images.
+    pub fit: Fit,
     /// The names of the classes.
     pub names: Vec<String>,
     /// The file with the annotations.
     pub path: PathBuf,
+    /// The files that could not be read so far, and why.
+    pub skipped: Skipped,
+    /// Where the pictures are.
+    folder: PathBuf,
+    pictures: Vec<Arc<Picture>>,
 }
 
 /// Of scenes without a part to choose the epoch by, one of so many of those to learn from.
 const VALIDATION: usize = 20;
 
-/// The pixels of [`SceneSet::classes`] that are neither right nor wrong.
-pub const IN_CROWD: u8 = u8::MAX;
+/// What [`SceneSet::classes`] has for pixels that are neither right nor wrong.
+pub const IGNORED: u8 = u8::MAX;
 
-/// A mask's pixel says one of 254 classes, nothing, or [`IN_CROWD`].
+/// Of so many images one is to be there, which says where all are.
+const SOUGHT: usize = 16;
+
+/// A pixel has one of 254 classes, nothing, or is [`IGNORED`].
 const MOST_CLASSES: usize = 254;
 
 /// The names of the parts of a dataset in those of files and folders.
@@ -159,16 +189,16 @@ fn image_folders(name: &str) -> [String; 6] {
 
 impl SceneSet {
     /// Reads the parts of a dataset in COCO's format: `train`, `val` and `test`; where there is only one of the latter it is for the test, and a twentieth of
-    /// `train`, evenly spread, for validation. Images become `size`, objects with them. Crowds are nothing to learn.
+    /// `train`, evenly spread, for validation. Pictures become images of `size`, objects with them. Crowds are nothing to learn. No picture is read.
     ///
     /// # Errors
     /// Files that are missing, damaged or contradict each other.
-    pub fn load(dir: &Path, size: [usize; 2]) -> Result<[Self; 3], SceneError> {
+    pub fn load(dir: &Path, size: [usize; 2], fit: Fit) -> Result<[Self; 3], SceneError> {
         let part = |(_, names): (&str, &[&str])| -> Result<Option<Self>, SceneError> {
             let files =
                 names.iter().flat_map(|name| annotation_files(name).map(|file| (*name, dir.join(file))));
             let found = files.into_iter().find(|(_, file)| file.is_file());
-            found.map(|(name, file)| Self::read(&file, dir, name, size)).transpose()
+            found.map(|(name, file)| Self::part(&file, dir, name, size, fit)).transpose()
         };
         let missing = |(part, names): (&'static str, &'static [&'static str])| SceneError::Missing {
             path: dir.into(),
@@ -206,19 +236,29 @@ impl SceneSet {
         Ok([self.subset(&others), self.subset(&these)])
     }
 
-    /// Whether there are objects in the images.
+    /// Whether there are objects in the pictures, and one of these can be read.
     ///
     /// # Errors
-    /// There are none.
+    /// There are none, or none can.
     pub fn check(&self) -> Result<(), SceneError> {
-        match self.boxes.iter().all(Vec::is_empty) {
-            true => Err(SceneError::NoObjects { path: self.path.clone(), images: self.len() }),
-            false => Ok(()),
+        let mut objects = self.pictures.iter().flat_map(|picture| &picture.objects);
+        if objects.all(|object| object.crowd) {
+            return Err(SceneError::NoObjects { path: self.path.clone(), images: self.len() });
         }
+        self.check_readable()
+    }
+
+    /// Whether one of the pictures can be read.
+    ///
+    /// # Errors
+    /// None can.
+    pub fn check_readable(&self) -> Result<(), SceneError> {
+        let read = |index: usize| (self.file(index), self.decoded(index).map(drop));
+        Ok(self.skipped.check(|| self.folder.clone(), (0..self.len()).map(read))?)
     }
 
     /// The part with these annotations, whose images are in a folder of this name, or where [others](image_folders) have them.
-    fn read(file: &Path, dir: &Path, name: &str, size: [usize; 2]) -> Result<Self, SceneError> {
+    fn part(file: &Path, dir: &Path, name: &str, size: [usize; 2], fit: Fit) -> Result<Self, SceneError> {
         let coco = Coco::load(file)?;
         if let [first, ..] = coco.without_pixels[..] {
             let (left, all) =
@@ -232,7 +272,9 @@ impl SceneSet {
         let folders = image_folders(name).map(|folder| dir.join(folder));
         let images = match coco.images.first() {
             Some(first) => {
-                let found = folders.iter().find(|folder| folder.join(&first.file_name).is_file());
+                let mut few = coco.images.iter().take(SOUGHT);
+                let found = few
+                    .find_map(|image| folders.iter().find(|folder| folder.join(&image.file_name).is_file()));
                 found.ok_or_else(|| SceneError::NoImages {
                     path: file.into(),
                     image: first.file_name.clone(),
@@ -245,48 +287,21 @@ impl SceneSet {
             return Err(SceneError::Categories { path: file.into(), found: coco.categories.len() });
         }
         let names = coco.categories.iter().map(|category| category.name.clone()).collect();
-        let [rows, columns] = size;
-        let path = file.to_owned();
-        let mut set =
-            Self { size, pixels: vec![], classes: vec![], boxes: vec![], crowds: vec![], names, path };
-        for picture in &coco.images {
-            let path = images.join(&picture.file_name);
-            let shape = ImageShape { channels: 3, height: rows, width: columns };
-            let found = stretched(&path, shape, &mut set.pixels)
-                .map_err(|reason| SceneError::Image { path: path.clone(), reason: reason.to_string() })?;
-            if found != [picture.height, picture.width] {
-                let reason = format!(
-                    "is {} x {} pixels, as it is to be seen: expected {} x {}, as the annotations say",
-                    found[1], found[0], picture.width, picture.height
-                );
-                return Err(SceneError::Image { path, reason });
-            }
-            let scale = [columns as f32 / picture.width as f32, rows as f32 / picture.height as f32];
-            let mut classes = vec![0u8; rows * columns];
-            let (crowds, objects): (Vec<_>, Vec<_>) = picture.objects.iter().partition(|object| object.crowd);
-            // Objects over crowds.
-            for object in crowds.iter().chain(&objects) {
-                paint(object, [picture.height, picture.width], size, &mut classes);
-            }
-            set.classes.extend(classes);
-            let [boxes, crowds] =
-                [objects, crowds].map(|of| of.into_iter().map(|object| labelled(object, scale)).collect());
-            set.boxes.push(boxes);
-            set.crowds.push(crowds);
-        }
-        Ok(set)
+        let pictures = coco.images.into_iter().map(Arc::new).collect();
+        let (path, folder, skipped) = (file.to_owned(), images.clone(), Skipped::default());
+        Ok(Self { size, fit, names, path, skipped, folder, pictures })
     }
 
     /// How many images there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.boxes.len()
+        self.pictures.len()
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.boxes.is_empty()
+        self.pictures.is_empty()
     }
 
     /// The first so many images.
@@ -297,19 +312,7 @@ impl SceneSet {
 
     /// The images of these indices, in their order.
     fn subset(&self, indices: &[usize]) -> Self {
-        let area = self.size[0] * self.size[1];
-        let of = |values: &[u8], each: usize| -> Vec<u8> {
-            indices.iter().flat_map(|&index| &values[index * each..][..each]).copied().collect()
-        };
-        Self {
-            size: self.size,
-            pixels: of(&self.pixels, 3 * area),
-            classes: of(&self.classes, area),
-            boxes: indices.iter().map(|&index| self.boxes[index].clone()).collect(),
-            crowds: indices.iter().map(|&index| self.crowds[index].clone()).collect(),
-            names: self.names.clone(),
-            path: self.path.clone(),
-        }
+        Self { pictures: indices.iter().map(|&index| self.pictures[index].clone()).collect(), ..self.clone() }
     }
 
     /// The size of an image.
@@ -318,38 +321,123 @@ impl SceneSet {
         ImageShape { channels: 3, height: self.size[0], width: self.size[1] }
     }
 
-    /// The mean and the deviation of its pixels.
+    /// The mean and the deviation of the pictures' pixels, of at most [some thousand](MEASURED) images, evenly spread.
     #[must_use]
     pub fn normalization(&self) -> Normalization {
-        let labels = vec![0; self.len()];
-        Images { pixels: self.pixels.clone(), labels, shape: self.shape(), classes: 1 }.normalization()
+        let (all, count) = (self.len(), self.len().min(MEASURED));
+        let moments = |at: usize| {
+            let index = at * all / count;
+            let (pixels, [rows, columns]) = (self.read(index)?, self.frame(index).shown());
+            let planes = pixels.chunks_exact(self.size[0] * self.size[1]);
+            let mut moments = [Moments::default(); 3];
+            for (moments, plane) in moments.iter_mut().zip(planes) {
+                let lines = plane.chunks_exact(self.size[1]).take(rows);
+                lines.for_each(|line| moments.include(&line[..columns]));
+            }
+            Some(moments)
+        };
+        let all = read_all(0..count, moments).into_iter();
+        normalization(
+            all.fold([Moments::default(); 3], |[r, g, b], [red, green, blue]| [r + red, g + green, b + blue]),
+        )
     }
 
-    /// The pixels of an image, `[rows, columns, 3]`.
+    /// The file of a picture.
+    fn file(&self, index: usize) -> PathBuf {
+        self.folder.join(&self.pictures[index].file_name)
+    }
+
+    /// The part of a picture that becomes an image.
+    ///
+    /// # Panics
+    /// If there is no such image, as with all that is asked of one.
     #[must_use]
-    pub fn picture(&self, index: usize) -> Vec<u8> {
+    pub fn frame(&self, index: usize) -> Frame {
+        let &Picture { width, height, .. } = &*self.pictures[index];
+        Frame::new([height, width], self.size, self.fit.into())
+    }
+
+    /// The image of a picture, `[3, rows, columns]`.
+    fn decoded(&self, index: usize) -> Result<Vec<u8>, DecodeError> {
+        let mut pixels = Vec::with_capacity(self.shape().bytes());
+        let found = decode(&self.file(index), self.shape(), self.fit.into(), None, &mut pixels)?;
+        match self.frame(index) {
+            expected if expected == found => Ok(pixels),
+            expected => Err(DecodeError::Size { found: found.picture, expected: expected.picture }),
+        }
+    }
+
+    /// The image of a picture, `[3, rows, columns]`; `None` if it cannot be read, which is noted.
+    pub(super) fn read(&self, index: usize) -> Option<Vec<u8>> {
+        self.decoded(index).map_err(|error| self.skipped.add(&self.file(index), error)).ok()
+    }
+
+    /// The image of a picture, `[rows, columns, 3]`.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or whose picture has another size than the annotations say.
+    pub fn picture(&self, index: usize) -> Result<Vec<u8>, SceneError> {
+        let planes = self
+            .decoded(index)
+            .map_err(|error| SceneError::Image { path: self.file(index), reason: error.to_string() })?;
         let area = self.size[0] * self.size[1];
-        let planes = &self.pixels[index * 3 * area..][..3 * area];
-        (0..area).flat_map(|i| [planes[i], planes[area + i], planes[2 * area + i]]).collect()
+        Ok((0..area).flat_map(|i| [planes[i], planes[area + i], planes[2 * area + i]]).collect())
+    }
+
+    /// Exchanges left and right of what an image shows, in `[.., rows, columns]`.
+    pub(super) fn reflect<T>(&self, index: usize, values: &mut [T]) {
+        let [_, shown] = self.frame(index).shown();
+        values.chunks_exact_mut(self.size[1]).for_each(|row| row[..shown].reverse());
+    }
+
+    /// The boxes of an image, in its pixels.
+    #[must_use]
+    pub fn boxes(&self, index: usize) -> Boxes {
+        let frame = self.frame(index);
+        let labelled = |object: &Object| {
+            let [left, top, width, height] = object.bbox;
+            let rect = frame.rect_in_image([left, top, left + width, top + height]);
+            Labelled { rect, class: object.category }
+        };
+        let of = |crowd: bool| {
+            let objects = self.pictures[index].objects.iter();
+            objects.filter(|object| object.crowd == crowd).map(labelled).collect()
+        };
+        Boxes { objects: of(false), crowds: of(true), shown: frame.shown() }
+    }
+
+    /// The classes of an image's pixels, `[rows, columns]`: 0 where there is nothing, [`IGNORED`] where there is no picture, or a crowd and nothing else, else one more than the
+    /// class of the object.
+    #[must_use]
+    pub fn classes(&self, index: usize) -> Vec<u8> {
+        let picture = &self.pictures[index];
+        let shown = self.frame(index).shown();
+        let mut classes = vec![IGNORED; self.size[0] * self.size[1]];
+        let lines = classes.chunks_exact_mut(self.size[1]).take(shown[0]);
+        lines.for_each(|line| line[..shown[1]].fill(0));
+        let (crowds, objects): (Vec<_>, Vec<_>) = picture.objects.iter().partition(|object| object.crowd);
+        // Objects over crowds.
+        for object in crowds.into_iter().chain(objects) {
+            paint(object, [picture.height, picture.width], shown, &mut classes, self.size[1]);
+        }
+        classes
     }
 }
 
-/// An object's box in an image that is `scale` times as large.
-fn labelled(object: &Object, scale: [f32; 2]) -> Labelled {
-    let [left, top, width, height] = object.bbox;
-    let [x, y] = scale;
-    Labelled { rect: [left * x, top * y, (left + width) * x, (top + height) * y], class: object.category }
-}
+/// Images that the mean and the deviation of pixels are of, at most.
+const MEASURED: usize = 1 << 13;
 
-/// Gives the pixels of an object its class, or [`IN_CROWD`]: those of its mask, or of its box if it has none.
-fn paint(object: &Object, from: [usize; 2], to: [usize; 2], classes: &mut [u8]) {
-    let class = if object.crowd { IN_CROWD } else { (object.category + 1) as u8 };
+/// Gives the pixels of an object its class, or [`IGNORED`]: those of its mask, or of its box if it has none. The picture is
+/// `from` rows and columns, its image `to`, in lines of `line` pixels.
+fn paint(object: &Object, from: [usize; 2], to: [usize; 2], classes: &mut [u8], line: usize) {
+    let class = if object.crowd { IGNORED } else { (object.category + 1) as u8 };
     let [left, top, width, height] = object.bbox;
+    let mask = object.outline.as_ref().map(Outline::mask);
     for row in 0..to[0] {
         for column in 0..to[1] {
             let [y, x] =
                 [(row, 0), (column, 1)].map(|(at, axis)| (at * from[axis] + from[axis] / 2) / to[axis]);
-            let inside = match &object.mask {
+            let inside = match &mask {
                 Some(mask) => mask.pixels.get(y * mask.width + x).copied().unwrap_or(false),
                 None => {
                     let (x, y) = (x as f32 + 0.5, y as f32 + 0.5);
@@ -357,93 +445,8 @@ fn paint(object: &Object, from: [usize; 2], to: [usize; 2], classes: &mut [u8]) 
                 }
             };
             if inside {
-                classes[row * to[1] + column] = class;
+                classes[row * line + column] = class;
             }
         }
-    }
-}
-
-/// What a network learns of scenes.
-pub trait SceneTarget: Target {
-    /// What there is to know besides the scenes.
-    type Around: Clone + Debug + Send + Sync + 'static;
-
-    /// Of these images, of which some are reflected.
-    fn of(set: &SceneSet, items: &[(usize, bool)], around: &Self::Around, device: &Device) -> Self;
-}
-
-/// The classes of all pixels, `[n * rows * columns]`; crowds are nothing.
-impl SceneTarget for Tensor<1, Int> {
-    type Around = ();
-
-    fn of(set: &SceneSet, items: &[(usize, bool)], (): &(), device: &Device) -> Self {
-        let [rows, columns] = set.size;
-        let mut classes: Vec<i32> = Vec::with_capacity(items.len() * rows * columns);
-        for &(index, flip) in items {
-            for row in set.classes[index * rows * columns..][..rows * columns].chunks_exact(columns) {
-                let row = row.iter().map(|&class| if class == IN_CROWD { 0 } else { class.into() });
-                if flip { classes.extend(row.rev()) } else { classes.extend(row) }
-            }
-        }
-        Tensor::from_data(classes.as_slice(), device)
-    }
-}
-
-/// Makes batches of scenes: shuffled and reflected at random for training, or in their order for evaluation.
-pub type SceneLoader<T> = Loader<Scenes<T>>;
-
-/// The images of a set, and whether they are reflected.
-#[derive(Debug)]
-pub struct Scenes<T: SceneTarget> {
-    set: Arc<SceneSet>,
-    pixels: Pixels,
-    around: T::Around,
-}
-
-impl<T: SceneTarget> SceneLoader<T> {
-    /// For training with a seed, or without one for evaluation.
-    ///
-    /// # Panics
-    /// If `normalization` does not [fit](Normalization::fits) the images.
-    #[must_use]
-    pub fn new(
-        set: Arc<SceneSet>, normalization: &Normalization, around: T::Around, batch_size: usize,
-        seed: Option<u64>, device: Device,
-    ) -> Self {
-        assert!(normalization.fits(set.shape().channels), "{normalization:?} is not for {:?}", set.shape());
-        let epochs = Epochs::new(set.len(), batch_size, seed).in_pairs();
-        Self::of(Scenes { set, pixels: Pixels::new(normalization), around }, epochs, device)
-    }
-}
-
-impl<T: SceneTarget> Items for Scenes<T> {
-    type Input = Tensor<4>;
-    type Target = T;
-    type Item = (usize, bool);
-
-    fn order(&self, random: Option<ChaCha8Rng>) -> Vec<(usize, bool)> {
-        let mut items: Vec<(usize, bool)> = (0..self.set.len()).map(|index| (index, false)).collect();
-        if let Some(mut random) = random {
-            items.shuffle(&mut random);
-            items.iter_mut().for_each(|(_, flip)| *flip = random.random_bool(0.5));
-        }
-        items
-    }
-
-    fn batch(&self, items: &[(usize, bool)], device: &Device) -> Batch<Tensor<4>, T> {
-        let Self { set, pixels: of, around } = self;
-        let [rows, columns] = set.size;
-        let mut pixels: Vec<f32> = Vec::with_capacity(items.len() * 3 * rows * columns);
-        for &(index, flip) in items {
-            let image = &set.pixels[index * 3 * rows * columns..][..3 * rows * columns];
-            for (plane, table) in of.channels(image) {
-                for row in plane.chunks_exact(columns) {
-                    let row = row.iter().map(|&pixel| table[usize::from(pixel)]);
-                    if flip { pixels.extend(row.rev()) } else { pixels.extend(row) }
-                }
-            }
-        }
-        let input = Tensor::from_data(TensorData::new(pixels, [items.len(), 3, rows, columns]), device);
-        Batch { input, labels: T::of(set, items, around, device) }
     }
 }

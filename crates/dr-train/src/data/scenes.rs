@@ -83,7 +83,12 @@ pub fn scene(config: &SceneConfig, number: u64, sprites: &[Sprite<'_>]) -> Scene
     for (placed, mask) in visible(&placed, size) {
         placed.pixels().for_each(|(x, y, alpha)| canvas.blend(x, y, placed.colour, alpha));
         if let Some(bbox) = mask.bbox() {
-            objects.push(Object { category: placed.class, bbox, crowd: false, mask: Some(mask) });
+            objects.push(Object {
+                category: placed.class,
+                bbox,
+                crowd: false,
+                outline: Some((&mask).into()),
+            });
         }
     }
     Scene { pixels: canvas.into_bytes(&mut rng), size, objects }
@@ -358,6 +363,7 @@ fn distance(a: [f32; 2], b: [f32; 2]) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::coco::Outline;
     use super::*;
     use std::collections::BTreeSet;
 
@@ -398,7 +404,7 @@ mod tests {
         for scene in scenes(&SceneConfig::default(), 200) {
             assert_eq!(scene.pixels.len(), 64 * 64 * 3);
             for object in &scene.objects {
-                let mask = object.mask.as_ref().unwrap();
+                let mask = object.outline.as_ref().unwrap().mask();
                 assert_eq!((mask.width, mask.height, mask.pixels.len()), (64, 64, 64 * 64));
                 assert_eq!(mask.bbox(), Some(object.bbox));
                 let [left, top, width, height] = object.bbox;
@@ -413,7 +419,7 @@ mod tests {
         let config = SceneConfig { objects: 4..=6, ..SceneConfig::default() };
         for scene in scenes(&config, 200) {
             let mut owners = vec![0; 64 * 64];
-            for mask in scene.objects.iter().filter_map(|object| object.mask.as_ref()) {
+            for mask in scene.objects.iter().filter_map(|object| object.outline.as_ref()).map(Outline::mask) {
                 owners
                     .iter_mut()
                     .zip(&mask.pixels)
@@ -465,9 +471,10 @@ mod tests {
         let brightness = |pixels: &[u8]| pixels.iter().map(|&value| f32::from(value)).sum::<f32>();
         let (mut inside, mut outside) = ((0.0, 0), (0.0, 0));
         for scene in scenes(&SceneConfig::default(), 50) {
+            let masks: Vec<Mask> =
+                scene.objects.iter().flat_map(|object| &object.outline).map(Outline::mask).collect();
             for (at, pixel) in scene.pixels.chunks(3).enumerate() {
-                let is_object =
-                    scene.objects.iter().flat_map(|object| &object.mask).any(|mask| mask.pixels[at]);
+                let is_object = masks.iter().any(|mask| mask.pixels[at]);
                 let (sum, count) = if is_object { &mut inside } else { &mut outside };
                 *sum += brightness(pixel) / 3.0;
                 *count += 1;

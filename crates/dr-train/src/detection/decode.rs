@@ -16,6 +16,16 @@ pub struct Found {
     pub score: f32,
 }
 
+impl Found {
+    /// What of its box is inside of so many rows and columns, if there is something.
+    #[must_use]
+    pub fn within(self, size: [usize; 2]) -> Option<Self> {
+        let ([left, top, right, bottom], [rows, columns]) = (self.rect, size.map(|side| side as f32));
+        let rect = [left.max(0.0), top.max(0.0), right.min(columns), bottom.min(rows)];
+        (rect[0] < rect[2] && rect[1] < rect[3]).then_some(Self { rect, ..self })
+    }
+}
+
 /// Which boxes are given.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DecodeOptions {

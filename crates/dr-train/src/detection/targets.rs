@@ -1,6 +1,6 @@
 //! [`BoxTargets`]: what each position of a detector is to say (FCOS, arXiv:1904.01355), and the loss of what it says.
 
-use crate::data::{Input, Labelled, SceneSet, SceneTarget, Target};
+use crate::data::{Boxes, Input, Labelled, SceneSet, SceneTarget, Target};
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use dr_runtime::graph::{Graph, Node, Op};
@@ -85,20 +85,42 @@ impl Positions {
 pub struct BoxTargets {
     /// `[images * positions, 6]`
     numbers: Tensor<2>,
-    /// Positions of each image that are for an object.
-    positive: Vec<usize>,
+    /// Of each image.
+    images: Vec<OfImage>,
+}
+
+/// What is known of an image.
+#[derive(Clone, Debug)]
+struct OfImage {
+    boxes: Boxes,
+    /// Positions that are for an object.
+    positive: usize,
 }
 
 impl BoxTargets {
     /// For the boxes of each image.
     #[must_use]
-    pub fn new(positions: &Positions, images: &[Vec<Labelled>], device: &Device) -> Self {
-        let assigned: Vec<Vec<[f32; NUMBERS]>> = images.iter().map(|boxes| positions.assign(boxes)).collect();
-        let count = |image: &Vec<[f32; NUMBERS]>| image.iter().filter(|numbers| numbers[0] >= 0.0).count();
-        let positive = assigned.iter().map(count).collect();
-        let values: Vec<f32> = assigned.into_iter().flatten().flatten().collect();
+    pub fn new(positions: &Positions, images: Vec<Boxes>, device: &Device) -> Self {
+        let mut values: Vec<f32> = vec![];
+        let of_image = |boxes: Boxes| {
+            let assigned = positions.assign(&boxes.objects);
+            let positive = assigned.iter().filter(|numbers| numbers[0] >= 0.0).count();
+            values.extend(assigned.into_iter().flatten());
+            OfImage { boxes, positive }
+        };
+        let images = images.into_iter().map(of_image).collect();
         let rows = values.len() / NUMBERS;
-        Self { numbers: Tensor::from_data(TensorData::new(values, [rows, NUMBERS]), device), positive }
+        Self { numbers: Tensor::from_data(TensorData::new(values, [rows, NUMBERS]), device), images }
+    }
+
+    /// The boxes of each image.
+    pub fn boxes(&self) -> impl Iterator<Item = &Boxes> {
+        self.images.iter().map(|image| &image.boxes)
+    }
+
+    /// Positions that are for an object.
+    fn positive(&self) -> usize {
+        self.images.iter().map(|image| image.positive).sum()
     }
 
     fn column(&self, column: usize) -> Tensor<2> {
@@ -112,15 +134,10 @@ impl Input for BoxTargets {
     }
 
     fn split(self, items: usize) -> Vec<Self> {
-        let each = self.items() / self.positive.len().max(1);
-        let images = (items / each.max(1)).max(1);
-        let positive = self.positive.chunks(images).map(<[usize]>::to_vec);
-        self.numbers
-            .split(items, 0)
-            .into_iter()
-            .zip(positive)
-            .map(|(numbers, positive)| Self { numbers, positive })
-            .collect()
+        let each = self.items() / self.images.len().max(1);
+        let images = self.images.chunks((items / each.max(1)).max(1)).map(<[OfImage]>::to_vec);
+        let numbers = self.numbers.split(items, 0).into_iter();
+        numbers.zip(images).map(|(numbers, images)| Self { numbers, images }).collect()
     }
 
     fn inner(self) -> Self {
@@ -153,7 +170,7 @@ impl Target for BoxTargets {
         let (logits, rest) = (output.clone().narrow(1, 0, classes), output.narrow(1, classes, 5));
         let class = self.column(0);
         let positive = class.clone().greater_equal_elem(0.0).float();
-        let count = self.positive.iter().sum::<usize>().max(1) as f64;
+        let count = self.positive().max(1) as f64;
         let numbers: Tensor<2> = Tensor::<1, Int>::arange(0..classes as i64, &device).float().unsqueeze();
         let one_hot = class.equal(numbers).float();
 
@@ -187,24 +204,21 @@ impl Target for BoxTargets {
     fn right(&self, output: Tensor<2>) -> (Tensor<1>, usize) {
         let classes = output.dims()[1] - 5;
         let guesses = output.narrow(1, 0, classes).argmax(1).float();
-        (guesses.equal(self.column(0)).int().sum().float(), self.positive.iter().sum())
+        (guesses.equal(self.column(0)).int().sum().float(), self.positive())
     }
 }
 
 impl SceneTarget for BoxTargets {
+    type Truth = Boxes;
     type Around = Positions;
 
-    fn of(set: &SceneSet, items: &[(usize, bool)], positions: &Positions, device: &Device) -> Self {
-        let width = set.size[1] as f32;
-        let reflected = |object: &Labelled| {
-            let [left, top, right, bottom] = object.rect;
-            Labelled { rect: [width - right, top, width - left, bottom], ..*object }
-        };
-        let boxes = |&(index, flip): &(usize, bool)| match flip {
-            true => set.boxes[index].iter().map(reflected).collect(),
-            false => set.boxes[index].clone(),
-        };
-        Self::new(positions, &items.iter().map(boxes).collect::<Vec<_>>(), device)
+    fn truth(set: &SceneSet, index: usize, reflected: bool) -> Boxes {
+        let boxes = set.boxes(index);
+        if reflected { boxes.reflected() } else { boxes }
+    }
+
+    fn of(truths: Vec<Boxes>, positions: &Positions, device: &Device) -> Self {
+        Self::new(positions, truths, device)
     }
 }
 
@@ -239,8 +253,9 @@ mod tests {
     #[test]
     fn the_loss_of_the_truth_is_small_and_that_of_noise_is_not() {
         let device = Device::flex();
-        let boxes = vec![vec![Labelled { rect: [4.0, 4.0, 16.0, 12.0], class: 2 }], vec![]];
-        let targets = BoxTargets::new(&positions(), &boxes, &device);
+        let objects = vec![Labelled { rect: [4.0, 4.0, 16.0, 12.0], class: 2 }];
+        let boxes = vec![Boxes { objects, ..Boxes::default() }, Boxes::default()];
+        let targets = BoxTargets::new(&positions(), boxes, &device);
         let numbers: Vec<f32> = targets.numbers.clone().into_data().try_into_vec().expect("numbers");
         let truth = |row: &[f32]| {
             let logit = |class: usize| if row[0] == class as f32 { 9.0 } else { -9.0 };
@@ -255,12 +270,14 @@ mod tests {
         let values: Vec<f32> = numbers.chunks(NUMBERS).flat_map(truth).collect();
         let output = Tensor::<2>::from_data(TensorData::new(values, [160, 8]), &device);
         let (right, count) = targets.right(output.clone());
-        assert_eq!((right.into_scalar::<f32>() as usize, targets.positive.clone()), (count, vec![count, 0]));
+        let positive =
+            |targets: &BoxTargets| targets.images.iter().map(|image| image.positive).collect::<Vec<_>>();
+        assert_eq!((right.into_scalar::<f32>() as usize, positive(&targets)), (count, vec![count, 0]));
         let loss = targets.loss(output.clone()).into_scalar::<f32>();
         let worse = targets.loss(output * -0.5).into_scalar::<f32>();
         // What is left is the entropy of centerness.
         assert!(loss < 0.7 && worse > 2.0, "{loss} {worse}");
         let parts = targets.split(80);
-        assert_eq!(parts.iter().map(|part| part.positive.len()).collect::<Vec<_>>(), [1, 1]);
+        assert_eq!(parts.iter().map(positive).collect::<Vec<_>>(), [vec![count], vec![0]]);
     }
 }

@@ -143,7 +143,7 @@ impl Task for ImageTask {
     }
 
     fn skipped(&self) -> BTreeMap<PathBuf, String> {
-        self.parts.iter().flat_map(ImageSet::skipped).collect()
+        self.parts.iter().flat_map(|part| part.skipped().files()).collect()
     }
 
     fn measure_saved(source: &Source, formats: &[NumberFormat], engine: Engine) -> Result<Answer, RunError> {
@@ -165,8 +165,8 @@ impl Task for ImageTask {
                 tell_missing(&test, PURPOSES[2], UNDEFINED_TABLE);
             }
         }
-        source.reads(&test);
-        Ok((measured, [test.len(), test.skipped().len()]))
+        source.reads(test.skipped());
+        Ok((measured, [test.len(), test.skipped().files().len()]))
     }
 
     fn batches(source: &Source, batch_size: usize) -> Result<(Evaluation<Self>, usize), RunError> {
@@ -177,7 +177,7 @@ impl Task for ImageTask {
         check_batch(artifact, batch_size, MOST_PIXELS)?;
         let batch_size = batch_size.min(train.len());
         let images = train.range(0..train.len() - train.len() % batch_size);
-        source.reads(&images);
+        source.reads(images.skipped());
         let (count, normalization) = (images.len(), artifact.description.normalization.clone());
         let loader = ImageLoader::evaluation(images, normalization, batch_size, source.device.clone());
         Ok((Arc::new(loader), count))
@@ -187,7 +187,7 @@ impl Task for ImageTask {
         let normalization = &source.artifact.description.normalization;
         let images = training_images(source)?;
         let images = images.range(0..source.calibration.min(images.len()));
-        source.reads(&images);
+        source.reads(images.skipped());
         Ok(calibration_batches(&images, normalization, source.device)?)
     }
 

@@ -4,11 +4,10 @@ use super::images::ImageTask;
 use super::scenes::SceneTask;
 use super::task::{Task, TaskKind};
 use super::text::TextTask;
-use crate::data::{DatasetKind, datasets};
+use crate::data::{DatasetKind, PixelTargets, datasets};
 use crate::detection::BoxTargets;
 use crate::models::{ModelKind, models};
 use crate::names::Names;
-use burn::tensor::{Int, Tensor};
 
 /// What a program knows by name: at first all that this crate has, and then what the program adds of its own.
 pub struct Registry {
@@ -24,7 +23,7 @@ impl Default for Registry {
     fn default() -> Self {
         let tasks = [
             TaskKind::of::<ImageTask>(),
-            TaskKind::of::<SceneTask<Tensor<1, Int>>>(),
+            TaskKind::of::<SceneTask<PixelTargets>>(),
             TaskKind::of::<SceneTask<BoxTargets>>(),
             TaskKind::of::<TextTask>(),
         ];

@@ -10,7 +10,9 @@ use super::task::{Answer, Evaluation, Part, Task};
 use crate::artifact::{Artifact, Described, Description};
 use crate::config::task::{DETECT, SEGMENT};
 use crate::config::{Engine, TrainConfig};
-use crate::data::{DataError, Labelled, Normalization, SceneLoader, SceneSet, SceneTarget};
+use crate::data::{
+    Boxes, DataError, Labelled, Normalization, PixelTargets, SceneLoader, SceneSet, SceneTarget,
+};
 use crate::detection::{BoxTargets, DecodeOptions, Found, Positions, decode};
 use crate::evaluation::{EvaluationError, check_batch, check_scenes, measured, networks, nowhere, positions};
 use crate::metrics::{Confusion, Detection, Rect, Truth, mean_ap};
@@ -20,10 +22,11 @@ use crate::report::{Measured, NumberFormat, Report};
 use crate::training::score;
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
-use burn::tensor::{Device, Int, Tensor};
-use dr_runtime::file::Resize;
+use burn::tensor::{Device, Tensor, TensorData};
 use dr_runtime::graph::Graph;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Images that the scales of activations are fitted to, and how many at once.
@@ -57,7 +60,7 @@ pub trait SceneGoal: SceneTarget {
 }
 
 /// A class for each pixel.
-impl SceneGoal for Tensor<1, Int> {
+impl SceneGoal for PixelTargets {
     const TASK: &'static str = SEGMENT;
     const DISTILLS: bool = true;
     const COLUMNS: [&'static str; 2] = ["mIoU (%)", "pixels (%)"];
@@ -76,20 +79,19 @@ impl SceneGoal for Tensor<1, Int> {
     ) -> Result<Vec<Measured>, EvaluationError> {
         check_scenes(artifact, SEGMENT, scenes)?;
         let networks = networks(artifact, formats, engine, device)?;
-        let loader = scene_loader::<Tensor<1, Int>>(artifact, scenes, (), device);
+        let loader = scene_loader::<Self>(artifact, scenes, (), device);
         measured(artifact, formats, || {
             let confusions = RefCell::new(vec![Confusion::new(artifact.description.classes); networks.len()]);
-            let truth = RefCell::new(scenes.classes.chunks(SCENE_BATCH * scenes.size[0] * scenes.size[1]));
-            let current = RefCell::new(vec![]);
+            let truth = RefCell::new(vec![]);
             let numbers: Vec<usize> = (0..networks.len()).collect();
-            let mut scores = score(&loader, &numbers, |&number, images: Tensor<4>| {
+            let mut scores = score(&loader, &numbers, |&number, images: Tensor<4>, labels: &Self| {
+                let numbers = |of: TensorData| of.convert::<u32>().try_into_vec::<u32>().unwrap_or_default();
                 if number == 0 {
-                    let next = truth.borrow_mut().next().unwrap_or_default();
-                    *current.borrow_mut() = next.iter().map(|&class| u32::from(class)).collect::<Vec<u32>>();
+                    *truth.borrow_mut() = numbers(labels.classes.to_data());
                 }
                 let output = networks[number](images.into())?;
-                let guesses = output.clone().argmax(1).into_data().convert::<u32>().try_into_vec::<u32>();
-                confusions.borrow_mut()[number].add(&guesses.unwrap_or_default(), &current.borrow());
+                let guesses = numbers(output.clone().argmax(1).into_data());
+                confusions.borrow_mut()[number].add(&guesses, &truth.borrow());
                 Ok::<_, EvaluationError>(output)
             })?;
             for (score, confusion) in scores.iter_mut().zip(confusions.into_inner()) {
@@ -121,23 +123,33 @@ impl SceneGoal for BoxTargets {
     ) -> Result<Vec<Measured>, EvaluationError> {
         check_scenes(artifact, DETECT, scenes)?;
         let (networks, positions) = (networks(artifact, formats, engine, device)?, positions(artifact)?);
-        let loader = scene_loader::<BoxTargets>(artifact, scenes, positions.clone(), device);
-        let truths: Vec<Truth> =
-            [(&scenes.boxes, false), (&scenes.crowds, true)].into_iter().flat_map(truths).collect();
+        let loader = scene_loader::<Self>(artifact, scenes, positions.clone(), device);
         measured(artifact, formats, || {
-            let found = RefCell::new(vec![(0, vec![]); networks.len()]);
+            // How many images there were before a batch, and what is in all of them.
+            let (images, truth) = (Cell::new([0; 2]), RefCell::new(vec![]));
+            let found = RefCell::new(vec![vec![]; networks.len()]);
             let numbers: Vec<usize> = (0..networks.len()).collect();
-            let mut scores = score(&loader, &numbers, |&number, images: Tensor<4>| {
-                let output = networks[number](images.into())?;
-                let (first, detections) = &mut found.borrow_mut()[number];
-                for boxes in decode(output.clone(), &positions, &DecodeOptions::default()) {
-                    detections.extend(boxes.iter().map(|found| detection(*first, found)));
-                    *first += 1;
+            let mut scores = score(&loader, &numbers, |&number, input: Tensor<4>, labels: &Self| {
+                if number == 0 {
+                    let [_, first] = images.get();
+                    images.set([first, first + labels.boxes().count()]);
+                    truth.borrow_mut().extend((first..).zip(labels.boxes()).flat_map(truths));
                 }
+                let output = networks[number](input.into())?;
+                let boxes = decode(output.clone(), &positions, &DecodeOptions::default());
+                let [first, _] = images.get();
+                let shown = labels.boxes().map(|boxes| boxes.shown);
+                let detections =
+                    (first..).zip(boxes.into_iter().zip(shown)).flat_map(|(image, (found, shown))| {
+                        let found = found.into_iter().filter_map(move |found| found.within(shown));
+                        found.map(move |found| detection(image, &found))
+                    });
+                found.borrow_mut()[number].extend(detections);
                 Ok::<_, EvaluationError>(output)
             })?;
-            for (score, (images, detections)) in scores.iter_mut().zip(found.into_inner()) {
-                let precision = mean_ap(&truths, &detections, images, artifact.description.classes);
+            let (truth, [_, images]) = (truth.into_inner(), images.get());
+            for (score, detections) in scores.iter_mut().zip(found.into_inner()) {
+                let precision = mean_ap(&truth, &detections, images, artifact.description.classes);
                 score.quality = precision.ap.map(|ap| 100.0 * ap);
             }
             Ok(scores)
@@ -155,14 +167,14 @@ fn scene_loader<T: SceneTarget>(
     SceneLoader::new(scenes.clone(), normalization, around, SCENE_BATCH, None, device.clone())
 }
 
-/// The boxes of each image, all of crowds or none.
-fn truths((boxes, crowd): (&Vec<Vec<Labelled>>, bool)) -> impl Iterator<Item = Truth> {
-    boxes.iter().enumerate().flat_map(move |(image, boxes)| {
-        boxes.iter().map(move |&Labelled { rect, class }| {
-            let bbox = corner_and_size(rect);
-            Truth { image, class, bbox, area: bbox[2] * bbox[3], crowd }
-        })
-    })
+/// What is to be found in an image.
+fn truths((image, Boxes { objects, crowds, .. }): (usize, &Boxes)) -> impl Iterator<Item = Truth> {
+    let truth = move |&Labelled { rect, class }: &Labelled, crowd| {
+        let bbox = corner_and_size(rect);
+        Truth { image, class, bbox, area: bbox[2] * bbox[3], crowd }
+    };
+    let objects = objects.iter().map(move |object| truth(object, false));
+    objects.chain(crowds.iter().map(move |crowd| truth(crowd, true)))
 }
 
 fn detection(image: usize, found: &Found) -> Detection {
@@ -209,7 +221,7 @@ impl<T: SceneGoal> Task for SceneTask<T> {
     fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError> {
         let model = registry.models.get(&config.model)?;
         let dir = config.data_dir.as_deref().ok_or(RunError::NoScenes)?;
-        let [train, valid, test] = SceneSet::load(dir, [config.image_size; 2])?;
+        let [train, valid, test] = SceneSet::load(dir, config.image_size.into(), config.fit)?;
         let train = to_learn_from(train, config.limit_train)?;
         let sizes = Sizes {
             task: T::TASK,
@@ -251,7 +263,7 @@ impl<T: SceneGoal> Task for SceneTask<T> {
         Description {
             task: T::TASK.to_string(),
             normalization: self.normalization.clone(),
-            resize: Resize::Stretch,
+            resize: self.parts[0].fit.into(),
             class_names: self.parts[0].names.clone(),
             ..Description::new(&config.dataset, self.model, input, classes, config.precisions.clone())
         }
@@ -274,7 +286,7 @@ impl<T: SceneGoal> Task for SceneTask<T> {
     }
 
     fn calibration(&self, device: &Device) -> Result<Vec<Tensor<4>>, DatasetError> {
-        Ok(calibration_scenes(&self.parts[0], &self.normalization, device))
+        calibration_scenes(&self.parts[0], &self.normalization, device)
     }
 
     fn measure(
@@ -287,6 +299,10 @@ impl<T: SceneGoal> Task for SceneTask<T> {
         self.parts[2].len()
     }
 
+    fn skipped(&self) -> BTreeMap<PathBuf, String> {
+        self.parts.iter().flat_map(|part| part.skipped.files()).collect()
+    }
+
     fn measure_saved(source: &Source, formats: &[NumberFormat], engine: Engine) -> Result<Answer, RunError> {
         let [.., test] = load(source)?;
         let test = Arc::new(test);
@@ -294,7 +310,8 @@ impl<T: SceneGoal> Task for SceneTask<T> {
         let measured = measured.map_err(|error| source.wrong(error))?;
         tell_parts([(PURPOSES[2], test.len(), &*test.path)], &test.names);
         tell_empty(&test, UNDEFINED_TABLE);
-        Ok((measured, [test.len(), 0]))
+        source.reads(test.skipped.clone());
+        Ok((measured, [test.len(), test.skipped.files().len()]))
     }
 
     fn batches(source: &Source, batch_size: usize) -> Result<(Evaluation<Self>, usize), RunError> {
@@ -315,7 +332,7 @@ impl<T: SceneGoal> Task for SceneTask<T> {
     fn calibration_saved(source: &Source) -> Result<Vec<Tensor<4>>, RunError> {
         let normalization = &source.artifact.description.normalization;
         let scenes = training_scenes::<T>(source)?.first(source.calibration);
-        Ok(calibration_scenes(&scenes, normalization, source.device))
+        Ok(calibration_scenes(&scenes, normalization, source.device)?)
     }
 
     fn table(report: &Report) -> String {
@@ -332,13 +349,15 @@ fn tell_empty(part: &SceneSet, result: &str) {
 
 /// All parts, in the size that the network takes.
 fn load(source: &Source) -> Result<[SceneSet; 3], RunError> {
-    let (dir, input) = (source.data_dir.ok_or(RunError::NoScenes)?, source.artifact.description.input);
-    Ok(SceneSet::load(dir, [input.height, input.width])?)
+    let (dir, description) = (source.data_dir.ok_or(RunError::NoScenes)?, &source.artifact.description);
+    let input = description.input;
+    Ok(SceneSet::load(dir, [input.height, input.width], description.resize.into())?)
 }
 
 fn training_scenes<T: SceneGoal>(source: &Source) -> Result<SceneSet, RunError> {
     let [train, ..] = load(source)?;
     check_scenes(source.artifact, T::TASK, &train).map_err(|error| source.wrong(error))?;
+    source.reads(train.skipped.clone());
     to_learn_from(train, source.limit)
 }
 
@@ -358,14 +377,16 @@ fn to_learn_from(train: SceneSet, limit: Option<usize>) -> Result<SceneSet, RunE
 ///
 /// # Panics
 /// If `normalization` does not fit the images.
-#[must_use]
+///
+/// # Errors
+/// What the loader says.
 pub fn calibration_scenes(
     scenes: &SceneSet, normalization: &Normalization, device: &Device,
-) -> Vec<Tensor<4>> {
+) -> Result<Vec<Tensor<4>>, DatasetError> {
     let [images, batch] = CALIBRATION;
     let scenes = Arc::new(scenes.first(images));
-    let loader = SceneLoader::<Tensor<1, Int>>::new(scenes, normalization, (), batch, None, device.clone());
-    loader.iter().filter_map(|batch| Some(batch.ok()?.input)).collect()
+    let loader = SceneLoader::<PixelTargets>::new(scenes, normalization, (), batch, None, device.clone());
+    loader.iter().map(|batch| Ok(batch?.input)).collect()
 }
 
 #[cfg(test)]
@@ -379,13 +400,13 @@ mod tests {
         let (object, crowd) = ([2.0, 2.0, 8.0, 8.0], [16.0, 0.0, 32.0, 16.0]);
         let find = |rect: Rect, score| detection(0, &Found { rect, class: 0, score });
         let finds = [find([18.0, 2.0, 22.0, 6.0], 0.9), find(object, 0.8), find([25.0, 4.0, 31.0, 9.0], 0.7)];
-        let ap = |crowds: &Vec<Vec<Labelled>>, objects: &Vec<Vec<Labelled>>| {
-            let truths: Vec<Truth> = truths((objects, false)).chain(truths((crowds, true))).collect();
+        let ap = |crowds: Vec<Labelled>, objects: Vec<Labelled>| {
+            let truths: Vec<Truth> = truths((0, &Boxes { objects, crowds, ..Boxes::default() })).collect();
             mean_ap(&truths, &finds, 1, 1).ap
         };
-        assert_eq!(ap(&vec![labelled(crowd)], &vec![labelled(object)]), Some(1.0));
-        let without = ap(&vec![vec![]], &vec![labelled(object)]).unwrap();
+        assert_eq!(ap(labelled(crowd), labelled(object)), Some(1.0));
+        let without = ap(vec![], labelled(object)).unwrap();
         assert!((without - 0.5).abs() < 1e-9, "{without}");
-        assert_eq!(ap(&vec![labelled(crowd)], &vec![vec![]]), None);
+        assert_eq!(ap(labelled(crowd), vec![]), None);
     }
 }

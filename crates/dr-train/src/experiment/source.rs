@@ -6,7 +6,7 @@ use super::said::tell_skipped;
 use super::settings::check_data_flags;
 use super::task::TaskKind;
 use crate::artifact::{Artifact, ArtifactError, Description};
-use crate::data::{DATA_DIR, DataSource, ImageSet};
+use crate::data::{DATA_DIR, DataSource, Skipped};
 use crate::text::Tokenizer;
 use burn::tensor::Device;
 use std::cell::RefCell;
@@ -39,8 +39,8 @@ pub struct Source<'a> {
     pub limit: Option<usize>,
     /// Where it is computed.
     pub device: &'a Device,
-    /// The images that are read for it, of which some may be skipped.
-    read: RefCell<Vec<ImageSet>>,
+    /// What is skipped of the images that are read for it.
+    skipped: RefCell<Vec<Skipped>>,
 }
 
 impl<'a> Source<'a> {
@@ -64,18 +64,18 @@ impl<'a> Source<'a> {
             calibration: usize::MAX,
             limit: None,
             device,
-            read: RefCell::default(),
+            skipped: RefCell::default(),
         }
     }
 
-    /// Notes that images are read.
-    pub(super) fn reads(&self, images: &ImageSet) {
-        self.read.borrow_mut().push(images.clone());
+    /// Images are read, of which these are skipped.
+    pub(super) fn reads(&self, skipped: Skipped) {
+        self.skipped.borrow_mut().push(skipped);
     }
 
     /// Says what was skipped of them.
     pub(super) fn tell_skipped(&self) {
-        tell_skipped(&self.read.take().iter().flat_map(ImageSet::skipped).collect());
+        tell_skipped(&self.skipped.take().iter().flat_map(Skipped::files).collect());
     }
 
     /// What the network does.
@@ -115,7 +115,10 @@ impl<'a> Source<'a> {
         self.task()?;
         let Description { dataset, input, seed, .. } = &self.artifact.description;
         let dataset = self.registry.datasets.get(self.dataset.unwrap_or(dataset))?;
-        Ok(DataSource { image_size: input.height, ..DataSource::new(dataset, self.data_dir, *seed) })
+        Ok(DataSource {
+            image_size: [input.height, input.width].into(),
+            ..DataSource::new(dataset, self.data_dir, *seed)
+        })
     }
 
     /// The network's tokenizer.

@@ -25,15 +25,15 @@ pub struct Score {
 pub fn evaluate<I: Input + Into<Value>, T: Target>(
     model: &Model, loader: &dyn DataLoader<Batch<I, T>>, passes: &[Pass],
 ) -> Result<Vec<Score>, DatasetError> {
-    score(loader, passes, |pass, input| Ok(model.forward(input, pass)))
+    score(loader, passes, |pass, input, _| Ok(model.forward(input, pass)))
 }
 
-/// The scores of each of `networks`, where `forward` says what one makes of an input.
+/// The scores of each of `networks`, where `forward` says what one makes of an input, and sees what is to be learned of it.
 ///
 /// # Errors
 /// What the loader or `forward` says.
 pub fn score<I: Input, T: Target, C, E: From<DatasetError>>(
-    loader: &dyn DataLoader<Batch<I, T>>, networks: &[C], forward: impl Fn(&C, I) -> Result<Tensor<2>, E>,
+    loader: &dyn DataLoader<Batch<I, T>>, networks: &[C], forward: impl Fn(&C, I, &T) -> Result<Tensor<2>, E>,
 ) -> Result<Vec<Score>, E> {
     let mut sums = vec![(0.0, 0.0); networks.len()];
     // Of answers, and of what losses are means of.
@@ -45,7 +45,7 @@ pub fn score<I: Input, T: Target, C, E: From<DatasetError>>(
         let weight = labels.items() as f64;
         weights += weight;
         for (i, (network, (right_sum, loss_sum))) in networks.iter().zip(&mut sums).enumerate() {
-            let output = forward(network, input.clone())?;
+            let output = forward(network, input.clone(), &labels)?;
             let (loss, right, count) = labels.score(output);
             *loss_sum += loss * weight;
             *right_sum += right;

@@ -3,6 +3,7 @@
 use burn::data::dataloader::DataLoader;
 use burn::tensor::Device;
 use dr_runtime::file::Resize;
+use dr_train::config::ImageSize;
 use dr_train::data::{
     ChannelOrder, DataSource, DatasetKind, Folder, ImageBatch, ImageFiles, ImageLoader, ImageSet, ImageShape,
     Normalization, Splits, class_names, load, load_test,
@@ -31,7 +32,7 @@ fn write(dir: &Path, classes: &[&str], count: usize) {
 }
 
 fn source(dir: &Path, seed: u64) -> DataSource<'_> {
-    DataSource { image_size: SIDE, ..DataSource::new(&Folder, Some(dir), seed) }
+    DataSource { image_size: ImageSize::square(SIDE), ..DataSource::new(&Folder, Some(dir), seed) }
 }
 
 fn plain() -> Normalization {
@@ -201,7 +202,7 @@ fn damaged_files_are_skipped_and_counted() {
     fs::write(dir.path().join("b/bad3.jpg"), b"").unwrap();
     let skipped = |images: &ImageSet| {
         let ImageSet::Files(files) = images else { panic!("{images:?}") };
-        files.skipped().len()
+        files.skipped.files().len()
     };
     // Of what is cut off in the middle, the rest would be grey.
     let noise =

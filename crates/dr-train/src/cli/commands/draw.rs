@@ -6,14 +6,13 @@ use crate::cli::values::{at_least_one, one_of};
 use crate::cli::{CommandError, resolve};
 use crate::config::task::{DETECT, SEGMENT};
 use crate::config::{DeviceKind, Engine};
-use crate::data::{Labelled, SceneLoader, SceneSet};
+use crate::data::{IGNORED, Labelled, PixelTargets, SceneLoader, SceneSet};
 use crate::detection::{DecodeOptions, Found, SHOWN, decode};
 use crate::device;
 use crate::evaluation::{EvaluationError, check_scenes, formats, networks, positions};
-use crate::experiment::RunError;
+use crate::experiment::{RunError, tell_skipped};
 use crate::report::{draw_boxes, enlarge, overlay, save_grid};
 use burn::data::dataloader::DataLoader;
-use burn::tensor::{Int, Tensor};
 use clap::Args;
 use dr_precision::Precision;
 use std::path::PathBuf;
@@ -64,7 +63,8 @@ pub fn draw(args: &DrawArgs) -> Result<(), CommandError> {
     }
     let (device, _) = device::open(args.device)?;
     let dir = args.data_dir.as_deref().ok_or(RunError::NoScenes)?;
-    let [.., test] = SceneSet::load(dir, [description.input.height, description.input.width])?;
+    let [.., test] =
+        SceneSet::load(dir, [description.input.height, description.input.width], description.resize.into())?;
     let test = Arc::new(test.first(args.images));
     let about = |error: EvaluationError| CommandError::about(&args.model, error);
     check_scenes(&artifact, task, &test).map_err(about)?;
@@ -73,35 +73,49 @@ pub fn draw(args: &DrawArgs) -> Result<(), CommandError> {
     let positions = (task == DETECT).then(|| positions(&artifact)).transpose();
     let positions = positions.map_err(|error| error.in_file(&args.model))?;
     let [rows, columns] = test.size;
-    let picture = |index: usize| enlarge(&test.picture(index), columns, rows, FACTOR);
+    // In the order of the batches, which are without those that cannot be read, too.
+    let pictures: Vec<(usize, Vec<u8>)> =
+        (0..test.len()).filter_map(|index| Some((index, test.picture(index).ok()?))).collect();
+    test.check_readable()?;
     let (width, height) = (columns * FACTOR, rows * FACTOR);
-    let boxed = |index: usize, found: &[Found]| {
-        let mut pixels = picture(index);
-        let corner = |found: &Found| {
+    let boxed = |(index, picture): &(usize, Vec<u8>), found: &[Found]| {
+        let shown = test.frame(*index).shown();
+        let mut pixels = enlarge(picture, columns, rows, FACTOR);
+        let corner = |found: Found| {
             let [left, top, right, bottom] = found.rect.map(|side| side * FACTOR as f32);
             ([left, top, right - left, bottom - top], found.class, Some(found.score))
         };
-        draw_boxes(&mut pixels, width, height, &found.iter().map(corner).collect::<Vec<_>>());
+        draw_boxes(
+            &mut pixels,
+            width,
+            height,
+            &found.iter().filter_map(|found| found.within(shown)).map(corner).collect::<Vec<_>>(),
+        );
         pixels
     };
-    let painted = |index: usize, classes: &[u8]| {
-        let mut pixels = test.picture(index);
-        overlay(&mut pixels, columns, rows, classes);
+    let painted = |(index, picture): &(usize, Vec<u8>), classes: &[u8]| {
+        let [shown_rows, shown_columns] = test.frame(*index).shown();
+        let seen = |(at, &class): (usize, &u8)| match class {
+            IGNORED => 0,
+            class if at / columns < shown_rows && at % columns < shown_columns => class,
+            _ => 0,
+        };
+        let mut pixels = picture.clone();
+        overlay(&mut pixels, columns, rows, &classes.iter().enumerate().map(seen).collect::<Vec<_>>());
         enlarge(&pixels, columns, rows, FACTOR)
     };
     let area = rows * columns;
-    let truth = |index: usize| match task {
+    let truth = |picture: &(usize, Vec<u8>)| match task {
         DETECT => {
-            let whole =
-                |&labelled: &Labelled| Found { rect: labelled.rect, class: labelled.class, score: 1.0 };
-            boxed(index, &test.boxes[index].iter().map(whole).collect::<Vec<_>>())
+            let whole = |Labelled { rect, class }: Labelled| Found { rect, class, score: 1.0 };
+            boxed(picture, &test.boxes(picture.0).objects.into_iter().map(whole).collect::<Vec<_>>())
         }
-        _ => painted(index, &test.classes[index * area..][..area]),
+        _ => painted(picture, &test.classes(picture.0)),
     };
-    let mut tiles: Vec<Vec<u8>> = (0..test.len()).map(truth).collect();
+    let mut tiles: Vec<Vec<u8>> = pictures.iter().map(truth).collect();
     let normalization = &description.normalization;
     let loader =
-        SceneLoader::<Tensor<1, Int>>::new(test.clone(), normalization, (), test.len(), None, device.clone());
+        SceneLoader::<PixelTargets>::new(test.clone(), normalization, (), test.len(), None, device.clone());
     for batch in loader.iter() {
         let images = batch?.input;
         for network in &networks {
@@ -110,20 +124,20 @@ pub fn draw(args: &DrawArgs) -> Result<(), CommandError> {
                 Some(positions) => {
                     let options = DecodeOptions { score: SHOWN, ..DecodeOptions::default() };
                     let found = decode(output, positions, &options);
-                    tiles.extend(found.iter().enumerate().map(|(index, found)| boxed(index, found)));
+                    tiles.extend(pictures.iter().zip(&found).map(|(picture, found)| boxed(picture, found)));
                 }
                 None => {
                     let classes = output.argmax(1).into_data().convert::<u8>().try_into_vec::<u8>();
                     let classes = classes.unwrap_or_default();
-                    tiles.extend(
-                        classes.chunks(area).enumerate().map(|(index, classes)| painted(index, classes)),
-                    );
+                    let each = pictures.iter().zip(classes.chunks(area));
+                    tiles.extend(each.map(|(picture, classes)| painted(picture, classes)));
                 }
             }
         }
     }
-    let saved = save_grid(&args.out, &tiles, width, height, test.len());
+    let saved = save_grid(&args.out, &tiles, width, height, pictures.len());
     saved.map_err(|error| CommandError::about(&args.out, error).with_exit_code(1))?;
+    tell_skipped(&test.skipped.files());
     let names: Vec<String> = formats.iter().map(ToString::to_string).collect();
     print(&format!("wrote {}: the truth, {}\n", args.out.display(), names.join(", ")))
 }

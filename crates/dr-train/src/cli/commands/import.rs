@@ -54,7 +54,7 @@ pub fn import(registry: &Registry, args: &ImportArgs) -> Result<(), CommandError
         resolve::check_output_file("out", &args.out, &[SAFETENSORS], file)?;
         return save(&args.pictures.load(file)?, &args.out);
     }
-    let [height, width] = args.pictures.image_size.unwrap_or([USUAL_IMAGE; 2]);
+    let [height, width] = args.pictures.image_size.map_or([USUAL_IMAGE; 2], Into::into);
     if let Some(flag) = (PictureArgs { image_size: None, ..args.pictures.clone() }).given() {
         return Err(CommandError::new(format!("--{flag}: of a state dict it is known: expected --onnx")));
     }

@@ -1,7 +1,7 @@
 //! `dr-train info`.
 
 use super::{ModelArg, load_model, print};
-use crate::artifact::{Artifact, Description};
+use crate::artifact::{Artifact, Described, Description};
 use crate::cli::CommandError;
 use crate::report::{few, thousands};
 use crate::weights::is_onnx;
@@ -90,10 +90,11 @@ fn table(artifact: &Artifact) -> String {
         1 => "grey".to_owned(),
         _ => normalization.order.to_string(),
     };
-    let pictures = match description.resize {
+    let pictures = match description.pictures() {
         Resize::Middle => "the middle, seven eighths of the largest part".to_owned(),
         Resize::Shorter(side) => format!("the middle, with {side} pixels along the shorter side"),
         Resize::Stretch => "stretched".to_owned(),
+        Resize::Pad => "as large as fits, with grey beside or below".to_owned(),
     };
     let classes = match &description.class_names[..] {
         [] => description.classes.to_string(),

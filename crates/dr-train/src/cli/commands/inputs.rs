@@ -2,7 +2,7 @@
 
 use super::arrays_in;
 use crate::agreement::read_array;
-use crate::artifact::{Artifact, Description};
+use crate::artifact::{Artifact, Described, Description};
 use crate::cli::CommandError;
 use crate::data::{DataError, Frame, ImageFiles, ImageLoader, ImageSet, Input, image_file};
 use crate::experiment::{RunError, Source, tell_ignored, tell_skipped};
@@ -74,12 +74,13 @@ pub(super) fn inputs_below(
         let arrays = (0..few).map(input).collect::<Result<Vec<Value>, CommandError>>()?;
         return Ok(arrays.into_iter().flat_map(|array| array.split(BATCH)).collect());
     }
-    let Description { input, resize, normalization, .. } = &artifact.description;
+    let Description { input, normalization, .. } = &artifact.description;
+    let resize = artifact.description.pictures();
     if !matches!(artifact.graph()?.input(), Some(Op::Images { .. })) {
         let found = format!("`{}`: has no .npy files", folder.display());
         return Err(CommandError::new(format!("{found}: expected arrays, as the network takes")));
     }
-    let files = ImageFiles::below(folder, (*input).into(), *resize).map_err(DataError::from)?.spread(images);
+    let files = ImageFiles::below(folder, (*input).into(), resize).map_err(DataError::from)?.spread(images);
     if told == Told::Here {
         tell_ignored([&files]);
     }
@@ -88,16 +89,16 @@ pub(super) fn inputs_below(
     let batches = loader.iter().map(|batch| Ok(batch?.input.into()));
     let batches = batches.collect::<Result<_, DatasetError>>().map_err(RunError::from)?;
     if told == Told::Here {
-        tell_skipped(&images.skipped());
+        tell_skipped(&images.skipped().files());
     }
     Ok(batches)
 }
 
 /// The image of a picture, `[1, channels, rows, columns]`, and which part of it that is.
 pub(super) fn picture(path: &Path, description: &Description) -> Result<(Array, Frame), CommandError> {
-    let Description { input, resize, normalization, .. } = description;
+    let Description { input, normalization, .. } = description;
     let wrong = |error: &dyn Display| CommandError::about(path, error);
-    let read = image_file(path, (*input).into(), *resize, normalization);
+    let read = image_file(path, (*input).into(), description.pictures(), normalization);
     let (values, frame) = read.map_err(|error| wrong(&error))?;
     let array = Array::from_f32(values, &[1, input.channels, input.height, input.width]);
     Ok((array.map_err(|error| wrong(&error))?, frame))

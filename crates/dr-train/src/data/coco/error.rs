@@ -1,7 +1,7 @@
 //! Why a dataset cannot be read or written.
 
+use super::SIDE;
 use super::masks::RunLengthError;
-use super::{MASK_PIXELS, SIDE};
 use crate::files::FileError;
 use std::path::PathBuf;
 
@@ -121,20 +121,7 @@ pub enum Fault {
         /// Those of the image.
         expected: (usize, usize),
     },
-    /// A mask to be written whose pixels are not as many as its size says.
-    #[error("mask with {found} pixels: expected {width}x{height}")]
-    MaskPixels {
-        /// How many there are.
-        found: usize,
-        /// Columns of the mask.
-        width: usize,
-        /// Rows of the mask.
-        height: usize,
-    },
     /// Run lengths that are no mask.
     #[error(transparent)]
     RunLengths(#[from] RunLengthError),
-    /// More masks than fit in memory.
-    #[error("masks up to here have {0} pixels: expected at most {MASK_PIXELS}, or boxes without masks")]
-    TooMuch(u64),
 }

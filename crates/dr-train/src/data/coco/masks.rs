@@ -1,4 +1,4 @@
-//! [`Mask`]: which pixels of a picture an object has, from run lengths and polygons.
+//! [`Mask`]: which pixels of a picture an object has; and [`Outline`]: the same as files say it, by run lengths and polygons.
 
 use std::cmp::Ordering;
 
@@ -11,6 +11,69 @@ pub struct Mask {
     pub height: usize,
     /// `[height, width]`, row by row.
     pub pixels: Vec<bool>,
+}
+
+/// Which pixels of a picture belong to an object, as files say it: of some hundred numbers a [`Mask`] is made when it is wanted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outline {
+    width: usize,
+    height: usize,
+    pub(super) shape: Shape,
+}
+
+/// What an outline is given by.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Shape {
+    /// The corners of polygons, as [`Mask::add_polygon`] takes them.
+    Polygons(Vec<Vec<f64>>),
+    /// As [`Mask::from_rle_counts`] takes them.
+    RunLengths(Vec<usize>),
+}
+
+impl Outline {
+    /// The pixels of a picture that are inside of a polygon with corners at x, y, x, y and so on, or of one of several.
+    #[must_use]
+    pub const fn of_polygons(polygons: Vec<Vec<f64>>, width: usize, height: usize) -> Self {
+        Self { width, height, shape: Shape::Polygons(polygons) }
+    }
+
+    /// The pixels that run lengths say, as [`Mask::from_rle_counts`] reads them.
+    ///
+    /// # Errors
+    /// Run lengths of another number of pixels than `width * height`.
+    pub fn of_rle_counts(counts: Vec<usize>, width: usize, height: usize) -> Result<Self, RunLengthError> {
+        check_counts(&counts, width, height)?;
+        Ok(Self { width, height, shape: Shape::RunLengths(counts) })
+    }
+
+    /// Columns and rows of the picture.
+    #[must_use]
+    pub const fn size(&self) -> (usize, usize) {
+        (self.width, self.height)
+    }
+
+    /// The pixels.
+    #[must_use]
+    pub fn mask(&self) -> Mask {
+        let mut mask = Mask::empty(self.width, self.height);
+        match &self.shape {
+            Shape::Polygons(polygons) => polygons.iter().for_each(|polygon| mask.add_polygon(polygon)),
+            Shape::RunLengths(counts) => mask.add_rle_counts(counts),
+        }
+        mask
+    }
+}
+
+/// The run lengths of a mask.
+///
+/// # Panics
+/// If `pixels` has another number of elements than `width * height`.
+impl From<&Mask> for Outline {
+    fn from(mask: &Mask) -> Self {
+        let &Mask { width, height, ref pixels } = mask;
+        assert_eq!(pixels.len(), width * height, "a mask of {width} x {height} pixels");
+        Self { width, height, shape: Shape::RunLengths(mask.to_rle_counts()) }
+    }
 }
 
 /// Why run lengths are no mask.
@@ -74,21 +137,23 @@ impl Mask {
     /// # Errors
     /// Run lengths of another number of pixels than `width * height`.
     pub fn from_rle_counts(counts: &[usize], width: usize, height: usize) -> Result<Self, RunLengthError> {
-        let found = counts.iter().fold(0usize, |sum, &count| sum.saturating_add(count));
-        if width.checked_mul(height) != Some(found) {
-            return Err(RunLengthError::Count { found, width, height });
-        }
+        check_counts(counts, width, height)?;
         let mut mask = Self::empty(width, height);
+        mask.add_rle_counts(counts);
+        Ok(mask)
+    }
+
+    /// Adds the pixels of run lengths that are of as many pixels as there are.
+    fn add_rle_counts(&mut self, counts: &[usize]) {
         let mut start = 0;
         for (index, &count) in counts.iter().enumerate() {
             if index % 2 == 1 {
                 for at in start..start + count {
-                    mask.pixels[at % height * width + at / height] = true;
+                    self.pixels[at % self.height * self.width + at / self.height] = true;
                 }
             }
             start += count;
         }
-        Ok(mask)
     }
 
     /// The run lengths that [`from_rle_counts`](Self::from_rle_counts) reads. The first may be 0, none of the others is.
@@ -129,6 +194,15 @@ impl Mask {
                 self.pixels[y * self.width..][from..to.max(from)].fill(true);
             }
         }
+    }
+}
+
+/// Whether run lengths are of as many pixels as a mask has.
+fn check_counts(counts: &[usize], width: usize, height: usize) -> Result<(), RunLengthError> {
+    let found = counts.iter().fold(0usize, |sum, &count| sum.saturating_add(count));
+    match width.checked_mul(height) == Some(found) {
+        true => Ok(()),
+        false => Err(RunLengthError::Count { found, width, height }),
     }
 }
 

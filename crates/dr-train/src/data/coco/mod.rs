@@ -5,7 +5,7 @@ mod file;
 mod masks;
 
 pub use error::{CocoError, Fault, Problem};
-pub use masks::{Mask, RunLengthError};
+pub use masks::{Mask, Outline, RunLengthError};
 
 use crate::files::{at, write_atomically};
 use dr_runtime::refuse_lfs_pointer;
@@ -15,8 +15,6 @@ use std::path::Path;
 
 /// The longest side of a picture.
 const SIDE: usize = 1 << 15;
-/// The pixels of all masks together, each a byte in memory.
-const MASK_PIXELS: u64 = 1 << 32;
 
 /// What some programs write before everything else.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -71,12 +69,12 @@ pub struct Object {
     /// Whether it is a group of objects that were not told apart.
     pub crowd: bool,
     /// Which pixels of the picture it has, if that is known.
-    pub mask: Option<Mask>,
+    pub outline: Option<Outline>,
 }
 
 impl Coco {
     /// Reads a file with images, annotations and categories. Boxes are cut off where their image ends. Whole numbers may be written as
-    /// `7.0` or `"7"`, and annotations may have no ids. Masks take a byte for each pixel of their image.
+    /// `7.0` or `"7"`, and annotations may have no ids.
     ///
     /// # Errors
     /// Files that cannot be read, are not JSON of the format, or whose content does not fit together.
@@ -88,7 +86,7 @@ impl Coco {
     }
 
     /// Writes a file that [`load`](Self::load) reads, in one step. Images and categories keep their ids, annotations get
-    /// theirs from 1 on; masks are written as run lengths.
+    /// theirs from 1 on; outlines are written as they are.
     ///
     /// # Errors
     /// Those of the file system, and what [`load`](Self::load) would not accept; then nothing is written.
@@ -106,14 +104,15 @@ mod tests {
     use chacha20::ChaCha8Rng;
     use rand::{Rng, RngExt, SeedableRng};
 
-    fn object(category: usize, bbox: [f32; 4], mask: Option<Mask>) -> Object {
-        Object { category, bbox, crowd: mask.is_none(), mask }
+    fn object(category: usize, bbox: [f32; 4], outline: Option<Outline>) -> Object {
+        Object { category, bbox, crowd: outline.is_none(), outline }
     }
 
     fn example() -> Coco {
         let mask = Mask::from_rle_counts(&[9, 2, 2, 2, 2, 2, 5], 6, 4).unwrap();
         let bbox = mask.bbox().unwrap();
-        let objects = vec![object(1, bbox, Some(mask)), object(0, [0.1, 0.7, 1.0 / 3.0, 3.3], None)];
+        let objects =
+            vec![object(1, bbox, Some((&mask).into())), object(0, [0.1, 0.7, 1.0 / 3.0, 3.3], None)];
         let image = |id, file_name: &str, objects| Picture {
             id,
             file_name: file_name.into(),
