@@ -117,6 +117,10 @@ fn the_program_takes_all_commands() {
             let words = words(line);
             let is_program = |word: &String| word.rsplit('/').next() == Some("dr-train");
             let Some(start) = words.iter().position(is_program) else { continue };
+            // Another program, with arguments or networks of its own.
+            if words.iter().any(|word| word == "--example") {
+                continue;
+            }
             // `cargo run -p dr-train -- train` has the arguments after `--`, if there are some.
             let arguments = match words[..start].iter().any(|word| word == "cargo") {
                 true => words.iter().position(|word| word == "--").map_or(&[][..], |at| &words[at + 1..]),

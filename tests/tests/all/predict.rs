@@ -138,7 +138,7 @@ fn what_cannot_be_read_does_not_stop_the_others() {
     let errors: Vec<&str> = errors.lines().collect();
     assert_eq!(errors.len(), 3, "{errors:?}");
     assert!(errors[0].starts_with("error: `broken.png`: "), "{errors:?}");
-    assert_eq!(errors[1], "error: `cut.jpg`: the file is cut off");
+    assert_eq!(errors[1], "error: `cut.jpg`: the file is cut off: expected a JPEG image up to its end");
     assert!(errors[2].starts_with("error: `missing.png`: "), "{errors:?}");
     // Nobody reads on.
     let images = test_digits();

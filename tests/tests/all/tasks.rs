@@ -160,7 +160,7 @@ fn a_language_model() {
         let measured = &found["precisions"][at];
         let perplexity = measured["perplexity"].as_f64().expect("a number");
         assert!((perplexity - measured["loss"].as_f64().expect("a number").exp()).abs() < 1e-9, "{measured}");
-        assert_says(&table, &[&format!("{perplexity:.2}")]);
+        assert_says(&table, &[&format!("{perplexity:.3}")]);
     }
     assert_says(&program.output(&["info", model]), &["llama", "tokenizer.json"]);
 

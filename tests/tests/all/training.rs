@@ -155,8 +155,8 @@ fn results_in_json() {
     let found = json(&[&quantize[..], &["--json"]].concat());
     assert_eq!((&found["file"], &found["kind"]), (&"q".into(), &"calibrated".into()));
     let layers = found["layers"].as_array().expect("a list");
-    assert_eq!(layers.len(), table.lines().count() - 2);
-    for (layer, line) in layers.iter().zip(table.lines().skip(1)) {
+    assert_eq!(layers.len(), table.lines().count() - 3);
+    for (layer, line) in layers.iter().zip(table.lines().skip(2)) {
         let cells: Vec<&str> = line.split_whitespace().collect();
         assert_eq!(layer["name"], cells[0]);
         for (precision, cell) in ["w8a8", "w4a8"].into_iter().zip(&cells[1..]) {
