@@ -321,7 +321,7 @@ impl SceneSet {
         ImageShape { channels: 3, height: self.size[0], width: self.size[1] }
     }
 
-    /// The mean and the deviation of the pictures' pixels, of at most [some thousand](MEASURED) images, evenly spread.
+    /// The mean and the deviation of the pictures' pixels, of at most 8,192 images, evenly spread.
     #[must_use]
     pub fn normalization(&self) -> Normalization {
         let (all, count) = (self.len(), self.len().min(MEASURED));
