@@ -1,6 +1,7 @@
 //! Language models, segmentation and detection, from nothing to text and pictures.
 
 use dr_tests::Program;
+use dr_train::artifact::{Artifact, SavedModel};
 use serde_json::Value;
 use std::path::Path;
 
@@ -377,6 +378,57 @@ fn segmentation() {
 #[test]
 fn detection() {
     scenes("detect", "mAP (%)");
+}
+
+/// From what learned to classify: the float model of another training, or what PyTorch saved.
+#[test]
+fn detection_from_a_classifier() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = program(folder.path());
+    let short = ["--float-epochs", "1", "--epochs", "1", "--batch-size", "6", "--precisions", "8,4"];
+    for (class, colour) in [("dark", 40), ("light", 200)] {
+        std::fs::create_dir_all(program.at("photos").join(class)).expect("a folder");
+        for at in 0..12 {
+            let picture =
+                image::RgbImage::from_fn(16, 16, |x, y| image::Rgb([colour + at, x as u8 * 3, y as u8 * 3]));
+            picture.save(program.at(&format!("photos/{class}/{at}.png"))).expect("a picture");
+        }
+    }
+    let classes =
+        ["train", "--dataset", "folder", "--data-dir", "photos", "--image-size", "16", "--model", "resnet8"];
+    let _ = program.outputs(&[&classes[..], &short, &["--out", "classes"]].concat());
+    let _ = program
+        .output(&["scenes", "--size", "16", "--train", "12", "--val", "4", "--test", "4", "--out", "scenes"]);
+    let scenes = ["train", "--dataset", "coco", "--data-dir", "scenes", "--image-size", "16"];
+    let from = |weights: &'static str, more: &[&'static str]| {
+        [&scenes[..], &short, &["--weights", weights], more].concat()
+    };
+    let (_, log) = program.outputs(&from("classes/float.safetensors", &["--out", "det"]));
+    assert_says(
+        &log,
+        &[
+            "classes/float.safetensors: took 45 tensors of the backbone, left `head.bias`, `head.weight`; the layers after it start anew\n",
+        ],
+    );
+    let open = |path: &str| Artifact::open(&program.at(path)).expect("a model");
+    // Pixels as they were for the classifier.
+    let [classifier, detector] = ["classes/float.safetensors", "det/float.safetensors"].map(open);
+    assert_eq!(classifier.description.normalization, detector.description.normalization);
+    let _ = program.outputs(&from("classes/float.safetensors", &["--task", "segment", "--out", "seg"]));
+
+    assert_says(
+        &program.error(&from("classes/float.safetensors", &["--model", "resnet20", "--out", "x"])),
+        &["classes/float.safetensors`: resnet20: `stages.0.1.conv1.weight` is missing; "],
+    );
+    assert_says(
+        &program.error(&from("classes/model.safetensors", &["--out", "x"])),
+        &["classes/model.safetensors`: a multi-precision model: expected a float one"],
+    );
+    assert_says(
+        &program.error(&from("det/float.safetensors", &["--out", "x"])),
+        &["det/float.safetensors`: a model for the task detect: expected one for classify"],
+    );
+    assert_says(&program.error(&from("nothing.pth", &["--out", "x"])), &["nothing.pth"]);
 }
 
 fn scenes(task: &str, header: &str) {

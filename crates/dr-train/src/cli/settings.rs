@@ -73,8 +73,8 @@ pub struct Settings {
     /// what it gives for the inputs of --data-dir, without labels
     #[arg(long, value_name = "MODEL|FILE", help_heading = "Network")]
     pub model: Option<String>,
-    /// Start from trained weights: a state dict with torchvision's names, as safetensors or as PyTorch saves it; for a llama,
-    /// a folder of Hugging Face or GGUF
+    /// Start from trained weights: a state dict with torchvision's names, as safetensors or as PyTorch saves it; for coco, that
+    /// of a classifier, or a float model of this program that classifies; for a llama, a folder of Hugging Face or GGUF
     #[arg(long, value_name = "FILE", help_heading = "Network")]
     pub weights: Option<PathBuf>,
     /// The most tokens that a language model's tokenizer learns [default: 512]

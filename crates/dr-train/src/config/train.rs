@@ -28,7 +28,7 @@ pub struct TrainConfig {
     pub data_dir: Option<PathBuf>,
     /// The network.
     pub model: String,
-    /// A state dict with torchvision's names that training starts from.
+    /// What training starts from: a state dict with torchvision's names; for detection and segmentation also a float model that classifies.
     #[serde(default)]
     pub weights: Option<PathBuf>,
     /// The precisions to train for.

@@ -18,8 +18,10 @@ use crate::evaluation::{EvaluationError, check_batch, check_scenes, measured, ne
 use crate::metrics::{Confusion, Detection, Rect, Truth, mean_ap};
 use crate::models::{ModelKind, Sizes};
 use crate::nn::Model;
+use crate::note::note;
 use crate::report::{Measured, NumberFormat, Report};
 use crate::training::score;
+use crate::weights::Backbone;
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -193,11 +195,13 @@ fn corner_and_size(rect: Rect) -> [f64; 4] {
 pub struct SceneTask<T: SceneTarget> {
     /// By [`Part`].
     parts: [Arc<SceneSet>; 3],
-    /// That of the first.
+    /// That of the first, or of what training starts from.
     normalization: Normalization,
     model: &'static dyn ModelKind,
     sizes: Sizes<'static>,
     around: T::Around,
+    /// What training starts from, if not from random weights.
+    backbone: Option<Backbone>,
 }
 
 impl<T: SceneGoal> SceneTask<T> {
@@ -230,12 +234,17 @@ impl<T: SceneGoal> Task for SceneTask<T> {
             width: model.usual_width(),
             layers: 0,
         };
-        let normalization = train.normalization();
+        let backbone = config.weights.as_deref();
+        let backbone = backbone.map(|path| Backbone::load(path, model, sizes.input.channels)).transpose()?;
+        let normalization = match &backbone {
+            Some(backbone) => backbone.normalization.clone(),
+            None => train.normalization(),
+        };
         // Only to ask it what its targets depend on.
         let network = model.init(&sizes, 0, &Device::flex())?;
         let around = T::around(network.graph(), train.size);
         let around = around.ok_or_else(nowhere)?;
-        Ok(Self { parts: [train, valid, test].map(Arc::new), normalization, model, sizes, around })
+        Ok(Self { parts: [train, valid, test].map(Arc::new), normalization, model, sizes, around, backbone })
     }
 
     fn tell(&self) {
@@ -248,10 +257,10 @@ impl<T: SceneGoal> Task for SceneTask<T> {
     }
 
     fn imported(&self, config: &TrainConfig) -> Result<Option<Artifact>, RunError> {
-        match config.weights {
-            None => Ok(None),
-            Some(_) => Err(RunError::Setting { task: T::TASK, setting: "--weights" }),
-        }
+        let (Some(backbone), Some(weights)) = (&self.backbone, &config.weights) else { return Ok(None) };
+        let started = backbone.start(self.description(config))?;
+        note(format_args!("{}: {started}", weights.display()));
+        Ok(Some(started.artifact))
     }
 
     fn init(&self, config: &TrainConfig, device: &Device) -> Result<Model, RunError> {

@@ -1,12 +1,14 @@
 //! Weights that were trained elsewhere: a state dict with torchvision's names, an ONNX file, a folder of Hugging Face or a GGUF file
 //! becomes a float model.
 
+mod backbone;
 pub mod gguf;
 mod hugging_face;
 mod llama;
 mod onnx;
 mod state_dict;
 
+pub use backbone::{Backbone, Started};
 pub use gguf::load_gguf;
 pub use hugging_face::load_hugging_face;
 pub use llama::{is_language_model, load_language_model};

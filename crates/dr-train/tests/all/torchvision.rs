@@ -7,7 +7,7 @@ use dr_train::artifact::{
 };
 use dr_train::models::{ConvNetConfig, ConvNetKind, MOBILENET_V2, RESNET8, RESNET18, RESNET34, RESNET50};
 use dr_train::nn::{Model, Pass};
-use dr_train::weights::{Problem, StateDict, StateDictError, WeightsError, ends, import};
+use dr_train::weights::{Backbone, Problem, StateDict, StateDictError, WeightsError, ends, import};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -293,4 +293,82 @@ proptest! {
             let _ = tiny(dict, 5);
         }
     }
+}
+
+/// A safetensors file as other programs write them.
+fn written(dict: &StateDict, path: &Path) {
+    let bytes = |entry: &TensorEntry| {
+        let TensorValues::F32(values) = &entry.data else { panic!("{entry:?}") };
+        values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>()
+    };
+    let all: Vec<_> =
+        dict.tensors.iter().map(|(name, entry)| (name, entry.shape.clone(), bytes(entry))).collect();
+    let views = all.iter().map(|(name, shape, bytes)| {
+        (
+            name.as_str(),
+            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap(),
+        )
+    });
+    safetensors::serialize_to_file(views, None, path).unwrap();
+}
+
+#[test]
+fn detectors_and_segmentations_start_from_a_classifier() {
+    let dir = tempfile::tempdir().unwrap();
+    let [theirs, ours] = ["theirs.safetensors", "ours.safetensors"].map(|name| dir.path().join(name));
+    let dict = filled(RESNET18, 7);
+    written(&dict, &theirs);
+    let classifier = import(dict.clone(), &RESNET18, description(RESNET18, 3, 64, 7)).unwrap().artifact;
+    classifier.save(&ours).unwrap();
+    for task in ["detect", "segment"] {
+        for path in [&theirs, &ours] {
+            let backbone = Backbone::load(path, &RESNET18, 3).unwrap();
+            let of_scenes = Description { task: task.to_owned(), ..description(RESNET18, 3, 64, 4) };
+            let started = backbone.start(of_scenes).unwrap();
+            // All of its 102 tensors but weight and bias of the head.
+            assert_eq!((started.taken.len(), started.left.len()), (100, 2), "{:?}", started.left);
+            assert_eq!(classifier.tensors.len(), 102);
+            for name in &started.taken {
+                let plain = name.strip_prefix("pyramid.").unwrap();
+                assert_eq!(started.artifact.tensors[name], classifier.tensors[plain], "{name}");
+            }
+            let anew = started.artifact.tensors.keys().filter(|name| !started.taken.contains(name));
+            assert!(anew.clone().all(|name| !name.contains("stages") && !name.contains("stem")));
+            assert!(anew.count() > 10);
+            // It runs.
+            let network = started.artifact.network(&Device::flex()).unwrap();
+            let images = TensorData::new(noise("images", 3 * 64 * 64), [1, 3, 64, 64]);
+            let output = network.forward(Tensor::<4>::from_data(images, &Device::flex()), &Pass::float());
+            let values: Vec<f32> = output.into_data().try_into_vec().unwrap();
+            assert!(values.iter().all(|value| value.is_finite()));
+        }
+    }
+
+    let error = |change: &dyn Fn(&mut StateDict)| {
+        let mut dict = dict.clone();
+        change(&mut dict);
+        written(&dict, &theirs);
+        let started = Backbone::load(&theirs, &RESNET18, 3).and_then(|backbone| {
+            backbone.start(Description { task: "detect".to_owned(), ..description(RESNET18, 3, 64, 4) })
+        });
+        match started {
+            Err(WeightsError::Mismatch { problems, .. }) => problems,
+            other => panic!("{other:?}"),
+        }
+    };
+    let name = || "layer2.0.conv1.weight".to_owned();
+    assert_eq!(error(&|dict| drop(dict.tensors.remove(&name()))), [Problem::Missing(name())]);
+    let other = || TensorEntry::f32([2, 2], vec![0.0; 4]);
+    let shape = Problem::Shape { name: name(), found: vec![2, 2], expected: vec![128, 64, 3, 3] };
+    assert_eq!(error(&|dict| drop(dict.tensors.insert(name(), other()))), [shape]);
+    let unknown = error(&|dict| drop(dict.tensors.insert("layer5.0.conv1.weight".to_owned(), other())));
+    assert_eq!(unknown, [Problem::Unknown("layer5.0.conv1.weight".to_owned())]);
+    let grey = |dict: &mut StateDict| {
+        drop(
+            dict.tensors
+                .insert("conv1.weight".to_owned(), TensorEntry::f32([64, 1, 7, 7], vec![0.0; 64 * 49])),
+        );
+    };
+    let (found, expected) = (vec![64, 1, 7, 7], vec![64, 3, 7, 7]);
+    assert_eq!(error(&grey), [Problem::Shape { name: "conv1.weight".to_owned(), found, expected }]);
 }
