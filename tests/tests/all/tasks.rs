@@ -1,5 +1,6 @@
 //! Language models, segmentation and detection, from nothing to text and pictures.
 
+use dr_runtime::npy;
 use dr_tests::Program;
 use dr_train::artifact::{Artifact, SavedModel};
 use serde_json::Value;
@@ -474,6 +475,48 @@ fn scenes(task: &str, header: &str) {
     let drawn = ["draw", "--model", model, "--data-dir", "scenes", "--images", "4", "--out", "found.png"];
     assert_says(&program.output(&drawn), &["wrote found.png: the truth, w8a8, w4a4"]);
     assert!(folder.path().join("found.png").is_file());
+
+    // Without training, and out of this program.
+    let float = &format!("{task}/float.safetensors");
+    for (name, data) in [
+        ("data.safetensors", ["--data-dir", "scenes"]),
+        ("folder.safetensors", ["--calibration", "scenes/train"]),
+    ] {
+        let quantize = ["quantize", "--model", float, "--precisions", "w8a8,w4a8", "--out", name];
+        let _ = program.outputs(&[&quantize[..], &data].concat());
+        let eval = ["eval", "--model", name, "--data-dir", "scenes", "--json"];
+        let calibrated = losses(&json(&program, &eval));
+        let of_float = losses(&json(&program, &["eval", "--model", float, "--data-dir", "scenes", "--json"]));
+        assert!((calibrated[0] - of_float[0]).abs() < 0.1 * of_float[0], "{calibrated:?} {of_float:?}");
+        let engine = losses(&json(&program, &[&eval[..], &["--engine", "integer"]].concat()));
+        assert!((engine[0] - calibrated[0]).abs() < 0.02 * calibrated[0], "{engine:?} {calibrated:?}");
+        let latency = json(&program, &["latency", "--model", name, "--samples", "1", "--json"]);
+        assert!(latency.to_string().contains("w4a8"), "{latency}");
+    }
+    let _ = program.outputs(&["latency", "--model", model, "--samples", "1"]);
+    for (model, precision) in [(&**model, "4"), ("data.safetensors", "w4a8")] {
+        let _ = program.output(&["export", "--model", model, "--precision", precision, "--out", "m.onnx"]);
+        let inputs = ["scenes/test/000001.png", "scenes/test/000002.png"];
+        let own = ["predict", "--model", model, "--precision", precision, "--out", "own"];
+        let _ = program.output(&[&own[..], &inputs].concat());
+        // The file has the network and not what becomes of pictures.
+        let description = Artifact::open(&program.at(model)).expect("a model").description;
+        let normalization = description.normalization;
+        let list = |numbers: &[f32]| numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let (mean, std) = (list(&normalization.mean), list(&normalization.std));
+        let pictures = ["--image-size", "16", "--resize", "pad", "--mean", &mean, "--std", &std];
+        let theirs = ["predict", "--model", "m.onnx", "--out", "theirs"];
+        let _ = program.output(&[&theirs[..], &pictures, &inputs].concat());
+        for input in ["000001.npy", "000002.npy"] {
+            let [own, theirs] = ["own", "theirs"].map(|folder| {
+                let rows = npy::read(&program.at(folder).join(input)).expect("an array").remove(0).1;
+                rows.floats().expect("floats").to_vec()
+            });
+            let size = own.iter().map(|x| x.abs()).sum::<f32>();
+            let off = own.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).sum::<f32>();
+            assert!(own.len() == theirs.len() && off < 0.02 * size, "{model}: {off} of {size}");
+        }
+    }
 
     let error = |arguments: &[&str]| program.error(arguments);
     assert_says(&error(&["eval", "--model", model]), &["expected --data-dir"]);
