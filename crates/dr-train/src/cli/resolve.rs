@@ -1,7 +1,7 @@
 //! From arguments to a checked configuration. Nothing is written here.
 
 use super::{CommandError, Settings, TrainArgs, config_file};
-use crate::config::{BatchNormKind, Batches, Distill, TrainConfig};
+use crate::config::{BatchNormKind, Batches, Distill, Rates, TrainConfig};
 use crate::experiment::{CONFIG, Registry, check_flags};
 use crate::files::folder_of;
 use crate::report::Report;
@@ -43,6 +43,13 @@ impl TrainArgs {
         let before = config.clone();
         for settings in layers {
             settings.apply(&mut config);
+        }
+        // Rates of another optimizer, or for random weights, are of no use.
+        if config.optimizer != before.optimizer || config.weights.is_some() != before.weights.is_some() {
+            let usual = Rates::usual(config.optimizer, config.weights.is_some());
+            config.lr = last(layers, |settings| settings.lr).unwrap_or(usual.lr);
+            config.joint_lr = last(layers, |settings| settings.joint_lr).unwrap_or(usual.joint_lr);
+            config.scale_lr = last(layers, |settings| settings.scale_lr).unwrap_or(usual.scale_lr);
         }
         if let Some(folder) = &resume {
             check_same_run(folder, &before, &config)?;

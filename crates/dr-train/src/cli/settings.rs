@@ -3,8 +3,10 @@
 use crate::cli::values::{count, group_size, number, one_of, seed, switch};
 use crate::config::{
     Baseline, BatchNormKind, Batches, Changes, ComputeKind, DeviceKind, Devices, Distill, Fit, ForwardKind,
-    ImageSize, MixedNorm, OptimizerKind, Sampling, TrainConfig, Widths,
+    ImageSize, MixedNorm, OptimizerKind, Rates, Sampling, TrainConfig, Widths,
 };
+use crate::data::{Coco, DatasetKind, Text};
+use crate::quantization::DistillationOptions;
 use clap::Args;
 use dr_kernels::ScaleGradient;
 use dr_precision::PrecisionSet;
@@ -13,7 +15,24 @@ use std::path::PathBuf;
 
 /// `dr-train train`.
 #[derive(Debug, Default, Args)]
-#[command(after_help = "\
+#[command(after_help = format!("{EXAMPLES}\n\n{}", rates()))]
+pub struct TrainArgs {
+    /// Read settings from a TOML file whose keys are the names of the flags below; flags win
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// Show a dashboard with curves while training, if the output is a terminal; `q` stops
+    #[arg(long, conflicts_with = "json")]
+    pub dashboard: bool,
+    /// Print the report as JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// What can be in the file, too.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// How trainings are asked for.
+const EXAMPLES: &str = "\
 Examples:
   dr-train train                                       the embedded digits, some minutes
   dr-train train --dataset fashion-mnist --limit-train 12000 --baseline single
@@ -28,20 +47,36 @@ A settings file holds flags without the dashes, for example:
   dataset = \"fashion-mnist\"
   precisions = \"8,6,4,2\"
   joint-lr = 0.01
-  alrs = true")]
-pub struct TrainArgs {
-    /// Read settings from a TOML file whose keys are the names of the flags below; flags win
-    #[arg(long, value_name = "FILE.toml")]
-    pub config: Option<PathBuf>,
-    /// Show a dashboard with curves while training, if the output is a terminal; `q` stops
-    #[arg(long, conflicts_with = "json")]
-    pub dashboard: bool,
-    /// Print the report as JSON instead of a table
-    #[arg(long)]
-    pub json: bool,
-    /// What can be in the file, too.
-    #[command(flatten)]
-    pub settings: Settings,
+  alrs = true";
+
+/// The table of the learning rates that are taken where none are given.
+fn rates() -> String {
+    let line = |name: &str, rates: [&str; 3]| {
+        let [lr, joint, scale] = rates;
+        format!("  {name:<22}{lr:<9}{joint:<12}{scale}")
+    };
+    let row = |name: &str, Rates { lr, joint_lr, scale_lr }: Rates| {
+        line(name, [lr, joint_lr, scale_lr].map(|rate| rate.to_string()).each_ref().map(String::as_str))
+    };
+    let optimizers = OptimizerKind::ALL.iter().flat_map(|&optimizer| {
+        let of = |trained| Rates::usual(optimizer, trained);
+        [row(optimizer.name(), of(false)), row(&format!("{optimizer}, --weights"), of(true))]
+    });
+    let datasets = [Text.settings(), Coco.settings()].map(|config| {
+        let TrainConfig { lr, joint_lr, scale_lr, .. } = config;
+        row(&format!("{}, {}", config.dataset, config.optimizer), Rates { lr, joint_lr, scale_lr })
+    });
+    let DistillationOptions { weight_rate, scale_rate, .. } = DistillationOptions::default();
+    let [weights, scales] = [weight_rate, scale_rate].map(|rate| rate.to_string());
+    let distilled = line("a file, --distill", ["-", &weights, &scales]);
+    let header =
+        "Learning rates where none are given:\n".to_owned() + &line("", ["--lr", "--joint-lr", "--scale-lr"]);
+    std::iter::once(header)
+        .chain(optimizers)
+        .chain(datasets)
+        .chain([distilled])
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// The settings that both flags and a file can give. What is not given is left to
@@ -111,13 +146,13 @@ pub struct Settings {
     /// The rule that turns gradients into steps [default: sgd]
     #[arg(long, value_parser = one_of(OptimizerKind::ALL), help_heading = "Training")]
     pub optimizer: Option<OptimizerKind>,
-    /// Highest learning rate of float training
+    /// Highest learning rate of float training [default: see below]
     #[arg(long, value_name = "RATE", value_parser = number, allow_negative_numbers = true, help_heading = "Training")]
     pub lr: Option<f64>,
-    /// Highest learning rate of the weights in joint training
+    /// Highest learning rate of the weights in joint training [default: see below]
     #[arg(long, value_name = "RATE", value_parser = number, allow_negative_numbers = true, help_heading = "Training")]
     pub joint_lr: Option<f64>,
-    /// Highest learning rate of scales and zero points
+    /// Highest learning rate of scales and zero points [default: see below]
     #[arg(long, value_name = "RATE", value_parser = number, allow_negative_numbers = true, help_heading = "Training")]
     pub scale_lr: Option<f64>,
     /// Decay of the weights

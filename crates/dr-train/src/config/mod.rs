@@ -5,6 +5,7 @@ mod check;
 mod devices;
 mod image_size;
 mod kinds;
+mod rates;
 pub mod task;
 mod text;
 mod train;
@@ -19,4 +20,5 @@ pub use kinds::{
     Baseline, Batches, ComputeKind, DeviceKind, Distill, Engine, Fit, ForwardKind, LossTerms, OptimizerKind,
     Sampling, Widths,
 };
+pub use rates::Rates;
 pub use train::{IMAGE_SIZE, LanguageSettings, TrainConfig};

@@ -6,6 +6,7 @@ use super::image_size::ImageSize;
 use super::kinds::{
     Baseline, Batches, ComputeKind, DeviceKind, Distill, Fit, ForwardKind, OptimizerKind, Sampling, Widths,
 };
+use super::rates::Rates;
 use super::task::{CLASSIFY, before};
 use super::text;
 use super::{BatchNormKind, MixedNorm};
@@ -161,6 +162,8 @@ impl TrainConfig {
     /// The settings for a dataset of images with a class each that has no reason for others.
     #[must_use]
     pub fn new(dataset: &str) -> Self {
+        let optimizer = OptimizerKind::Sgd;
+        let Rates { lr, joint_lr, scale_lr } = Rates::usual(optimizer, false);
         Self {
             task: CLASSIFY.to_owned(),
             dataset: dataset.to_owned(),
@@ -172,10 +175,10 @@ impl TrainConfig {
             float_epochs: 10,
             batch_size: 64,
             accumulate: one(),
-            optimizer: OptimizerKind::Sgd,
-            lr: 0.1,
-            joint_lr: 0.02,
-            scale_lr: 0.01,
+            optimizer,
+            lr,
+            joint_lr,
+            scale_lr,
             weight_decay: 5e-4,
             warmup_epochs: 1.0,
             anneal_float: anneal(),

@@ -1,8 +1,8 @@
 //! Where a setting comes from: flags over the file over the defaults of the dataset.
 
 use dr_train::cli::{Cli, Command, CommandError, ResolvedTraining};
-use dr_train::config::{Batches, Distill, TrainConfig};
-use dr_train::data::{CIFAR10, DatasetKind, Digits, FASHION_MNIST, MNIST};
+use dr_train::config::{Batches, Distill, OptimizerKind, Rates, TrainConfig};
+use dr_train::data::{CIFAR10, DatasetKind, Digits, FASHION_MNIST, MNIST, Text};
 use dr_train::experiment::Registry;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,6 +31,31 @@ fn nothing_given() {
     assert_eq!(resolved.config, Digits.settings());
     assert_eq!(resolved.out, PathBuf::from("runs/digits-resnet8"));
     assert!(!resolved.resume);
+}
+
+#[test]
+fn rates_go_with_the_optimizer_and_the_start() {
+    let rates = |arguments: &[&str]| {
+        let TrainConfig { lr, joint_lr, scale_lr, .. } = resolve(arguments).unwrap().config;
+        Rates { lr, joint_lr, scale_lr }
+    };
+    for optimizer in [OptimizerKind::Sgd, OptimizerKind::Adam, OptimizerKind::AdamW] {
+        let given = ["--optimizer", optimizer.name()];
+        let trained = [&given[..], &["--weights", "w.pth"]].concat();
+        let own = [&trained[..], &["--lr", "0.5", "--scale-lr", "0.25"]].concat();
+        assert_eq!(rates(&given), Rates::usual(optimizer, false));
+        assert_eq!(rates(&trained), Rates::usual(optimizer, true));
+        assert_eq!(rates(&own), Rates { lr: 0.5, scale_lr: 0.25, ..Rates::usual(optimizer, true) });
+    }
+    assert_eq!(rates(&[]), Rates::usual(OptimizerKind::Sgd, false));
+    // A dataset has its own for its own optimizer.
+    let text = ["--dataset", "text"];
+    assert_eq!(rates(&text).lr, Text.settings().lr);
+    assert_eq!(rates(&[&text[..], &["--optimizer", "adamw"]].concat()).lr, Text.settings().lr);
+    let sgd = [&text[..], &["--optimizer", "sgd"]].concat();
+    assert_eq!(rates(&sgd), Rates::usual(OptimizerKind::Sgd, false));
+    let trained = [&text[..], &["--weights", "llama"]].concat();
+    assert_eq!(rates(&trained), Rates::usual(OptimizerKind::AdamW, true));
 }
 
 #[test]
