@@ -23,7 +23,7 @@ impl Rates {
             (OptimizerKind::Sgd, false) => [0.1, 0.02, 0.01],
             (OptimizerKind::Sgd, true) => [0.01, 0.01, 0.01],
             (OptimizerKind::Adam | OptimizerKind::AdamW, false) => [1e-3, 1e-3, 1e-5],
-            (OptimizerKind::Adam | OptimizerKind::AdamW, true) => [1e-4, 1e-4, 1e-5],
+            (OptimizerKind::Adam | OptimizerKind::AdamW, true) => [1e-4, 3e-4, 1e-5],
         };
         Self { lr, joint_lr, scale_lr }
     }

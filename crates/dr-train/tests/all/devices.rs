@@ -4,7 +4,9 @@ use burn::data::dataloader::DataLoader;
 use burn::tensor::Device;
 use burn::train::Interrupter;
 use dr_train::config::{DeviceKind, Devices};
-use dr_train::data::{self, DataSource, DatasetKind, Digits, ImageLoader, Splits, TrainingLoader};
+use dr_train::data::{
+    self, Augmentation, DataSource, DatasetKind, Digits, ImageLoader, Splits, TrainingLoader,
+};
 use dr_train::device::{DeviceError, open_several};
 use dr_train::models::{ConvNetConfig, RESNET8};
 use dr_train::nn::Model;
@@ -16,8 +18,8 @@ fn digits() -> Splits {
     data::load(&DataSource::new(&Digits, None, 1), Some(512)).unwrap()
 }
 
-fn loader(data: &Splits, batch: usize, orders: u32) -> ImageLoader {
-    let (augmentation, device) = (Digits.augmentation(), Device::flex().autodiff());
+fn loader(data: &Splits, batch: usize, orders: u32, augmentation: Augmentation) -> ImageLoader {
+    let device = Device::flex().autodiff();
     let normalization = data.normalization.clone();
     ImageLoader::training(data.train.clone(), normalization, batch, 1, augmentation, device)
         .with_orders(orders)
@@ -26,7 +28,7 @@ fn loader(data: &Splits, batch: usize, orders: u32) -> ImageLoader {
 #[test]
 fn two_devices_learn_as_one_does() {
     let data = digits();
-    let train = |devices: usize| {
+    let train = |devices: usize, ema: f64, mixup: f64| {
         let folder = tempfile::tempdir().unwrap();
         let device = Device::flex().autodiff();
         let model = ConvNetConfig::new(RESNET8, 1, 10).init(1, &device);
@@ -35,13 +37,15 @@ fn two_devices_learn_as_one_does() {
         phase.devices = vec![device; devices];
         let valid =
             ImageLoader::evaluation(data.valid.clone(), data.normalization.clone(), 256, Device::flex());
-        let objective = Objective::new(vec![NumberFormat::Float]);
+        let mut objective = Objective::new(vec![NumberFormat::Float]);
+        objective.ema = ema;
         let batch = 32 / devices;
+        let augmentation = Augmentation { mixup, ..Digits.augmentation() };
         let outcome = run_phase(
             &phase,
             model,
             objective,
-            loader(&data, batch, 1),
+            loader(&data, batch, 1, augmentation),
             Arc::new(valid),
             &Interrupter::new(),
         )
@@ -53,8 +57,10 @@ fn two_devices_learn_as_one_does() {
             .map(|epoch| epoch.curves[&NumberFormat::Float].valid_top1)
             .fold(0.0, f64::max)
     };
-    let (one, two) = (train(1), train(2));
+    let (one, two) = (train(1, 0.0, 0.0), train(2, 0.0, 0.0));
     assert!(one > 80.0 && two > 80.0, "{one} % on one device, {two} % on two");
+    let averaged = train(2, 0.5, 0.1);
+    assert!(averaged > 70.0, "{averaged} % of an average, from mixtures");
 }
 
 #[test]
@@ -69,7 +75,7 @@ fn parts_of_an_epoch_have_all_images_once_and_others_in_the_next() {
         labels
     };
     for orders in [1, 4] {
-        let whole = loader(&data, 16, orders);
+        let whole = loader(&data, 16, orders, Digits.augmentation());
         let half = whole.num_items() / 2;
         let parts = [whole.slice(0, half), whole.slice(half, whole.num_items())];
         let [first, second] = parts.each_ref().map(|part| labels(&**part));
