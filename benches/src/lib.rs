@@ -87,7 +87,7 @@ pub const LARGE: [usize; 2] = [8192, 8192];
 /// The weights of a convolution, `[512, 512, 3, 3]`.
 pub const LAYER: [usize; 2] = [512, 512 * 3 * 3];
 
-/// Whether all is measured, and for longer: `DR_BENCH_FULL=1`. What is measured otherwise takes six minutes at most.
+/// Whether all is measured, and for longer: `DR_BENCH_FULL=1`. What is measured otherwise takes four minutes on two threads.
 #[must_use]
 pub fn full() -> bool {
     std::env::var_os("DR_BENCH_FULL").is_some_and(|value| value != "0")

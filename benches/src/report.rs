@@ -147,7 +147,7 @@ fn is_limit(m: &Measurement) -> bool {
 /// products and convolutions, else that of a copy. What nobody but the machine does, or peers alone, has a row of its own.
 #[must_use]
 pub fn table(all: &[Measurement]) -> String {
-    let rate = |m: &Measurement, amount: Option<f64>| amount.map(|amount| amount / m.ms / 1e6);
+    let rate = |m: &Measurement, amount: Option<f64>| amount.map(|amount| amount / m.ms * 1e3);
     let peak = all.iter().find(|m| m.group == PEAK).and_then(|m| rate(m, m.amount));
     let mut rows = vec![];
     for group in all.chunk_by(|a, b| a.group == b.group) {
@@ -173,14 +173,14 @@ pub fn table(all: &[Measurement]) -> String {
             let [name, ms, times] = peer.map_or_else(Default::default, |peer| {
                 [peer.name, format!("{:.3}", peer.ms), format!("{:.2}", peer.ms / m.ms)]
             });
-            let rate = rate(m, amount).map_or_else(String::new, |rate| format!("{rate:.3}"));
+            let rate = rate(m, amount).map_or_else(String::new, with_prefix);
             let share = share.map_or_else(String::new, |share| format!("{:.0} %", share * 100.0));
             let work = m.group.clone();
             let by = m.name.strip_prefix("dr-kernels ").unwrap_or(&m.name).to_owned();
             rows.push([work, by, format!("{:.3}", m.ms), rate, name, ms, times, share]);
         }
     }
-    let head = ["work", "ours", "ms", "10^9 a second", "fastest peer", "ms", "times as fast", "of the limit"];
+    let head = ["work", "ours", "ms", "a second", "fastest peer", "ms", "times as fast", "of the limit"];
     let head = head.map(str::to_owned);
     let width = |column: usize| {
         rows.iter().chain([&head]).map(|row: &[String; 8]| row[column].chars().count()).max().unwrap_or(0)
@@ -196,6 +196,19 @@ pub fn table(all: &[Measurement]) -> String {
         text.push_str("|\n");
     }
     text
+}
+
+/// Three digits of a number, and the prefix of its unit: `867 G` of 8.67e11.
+fn with_prefix(number: f64) -> String {
+    let (factor, prefix) = match number {
+        1e9.. => (1e-9, " G"),
+        1e6.. => (1e-6, " M"),
+        1e3.. => (1e-3, " k"),
+        _ => (1.0, ""),
+    };
+    let number = number * factor;
+    let decimals = if number < 10.0 { 2 } else { usize::from(number < 100.0) };
+    format!("{number:.decimals$}{prefix}")
 }
 
 /// Bits of a float.
@@ -276,10 +289,10 @@ mod tests {
             .collect();
         let cells = |row: &[String]| row[1..9].join(";");
         let expected = [
-            "device copy;copy;2.000;0.500;;;;",
-            "gemv/8x8;w4a8;1.000;1.000;MatMulNBits w4;3.000;3.00;50 %",
-            "gemv/8x8;w8a8;2.000;0.500;rten-gemm u8 x i8;5.000;2.50;50 %",
-            "pack;dr-kernels;4.000;0.250;tensor operations;8.000;2.00;50 %",
+            "device copy;copy;2.000;500 M;;;;",
+            "gemv/8x8;w4a8;1.000;1.00 G;MatMulNBits w4;3.000;3.00;50 %",
+            "gemv/8x8;w8a8;2.000;500 M;rten-gemm u8 x i8;5.000;2.50;50 %",
+            "pack;dr-kernels;4.000;250 M;tensor operations;8.000;2.00;50 %",
         ];
         assert_eq!(rows[2..].iter().map(|row| cells(row)).collect::<Vec<_>>(), expected);
     }

@@ -24,7 +24,8 @@ fn widths() -> &'static [BitWidth] {
 
 /// Codes from low to high, in no order.
 fn codes(len: usize, low: i32, high: i32) -> Vec<i32> {
-    (0..len).map(|i| low + (i.wrapping_mul(104_729) >> 4) as i32 % (high - low + 1)).collect()
+    let count = (high - low + 1) as usize;
+    (0..len).map(|i| low + ((i.wrapping_mul(104_729) >> 4) % count) as i32).collect()
 }
 
 fn bytes(len: usize) -> Vec<u8> {

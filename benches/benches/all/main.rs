@@ -1,7 +1,7 @@
 //! All works, then one table. `cargo bench`, or `cargo bench -- FILTER` for those whose names a regular expression fits.
 //!
-//! What is measured takes six minutes at most on two threads. `DR_BENCH_FULL=1` measures all sizes, bit-widths and emulations, three
-//! times as many samples of each, and takes half an hour.
+//! What is measured takes four minutes on two threads. `DR_BENCH_FULL=1` measures all sizes, bit-widths and emulations, three
+//! times as many samples of each, and takes much longer.
 
 mod device;
 mod fake_quantize;
