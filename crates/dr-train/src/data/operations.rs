@@ -75,29 +75,37 @@ impl Operation {
     /// Goes from what an image has nothing left of, its saturation for example, at the factor 0 to the image at 1, and on. Of
     /// operations that are not of this kind nothing changes.
     pub(super) fn blend(self, factor: f32, image: &mut [u8], shape: ImageShape) {
-        let without: Box<dyn Fn(usize) -> u8> = match self {
-            Self::Brightness => Box::new(|_| 0),
+        match self {
+            Self::Brightness => mix(image, &[0], factor),
             Self::Contrast => {
                 let grey = grey(image, shape);
                 let sum: u64 = grey.iter().map(|&value| u64::from(value)).sum();
                 let mean = (sum as f64 / grey.len().max(1) as f64 + 0.5) as u8;
-                Box::new(move |_| mean)
+                mix(image, &[mean], factor);
             }
             Self::Colour => {
                 let grey = grey(image, shape);
-                Box::new(move |at| grey[at % grey.len()])
+                image.chunks_mut(plane(shape)).for_each(|channel| mix(channel, &grey, factor));
             }
             Self::Sharpness => {
                 let smooth = smooth(image, shape);
-                Box::new(move |at| smooth[at])
+                mix(image, &smooth, factor);
             }
-            _ => return,
-        };
-        for (at, pixel) in image.iter_mut().enumerate() {
-            let without = f32::from(without(at));
-            // A cast leaves out what is after the point, and stays within 0 to 255.
-            *pixel = (without + factor * (f32::from(*pixel) - without)) as u8;
+            _ => {}
         }
+    }
+}
+
+/// Goes from `without`, a value for each pixel or one for all, at the factor 0 to the image at 1, and on.
+fn mix(image: &mut [u8], without: &[u8], factor: f32) {
+    let mix = |pixel: &mut u8, without: u8| {
+        let without = f32::from(without);
+        // A cast leaves out what is after the point, and stays within 0 to 255.
+        *pixel = (without + factor * (f32::from(*pixel) - without)) as u8;
+    };
+    match without {
+        &[without] => image.iter_mut().for_each(|pixel| mix(pixel, without)),
+        each => image.iter_mut().zip(each).for_each(|(pixel, &without)| mix(pixel, without)),
     }
 }
 

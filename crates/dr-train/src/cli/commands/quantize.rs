@@ -161,8 +161,9 @@ pub fn quantize(registry: &Registry, args: &QuantizeArgs) -> Result<(), CommandE
         ..QuantConfig::new(precisions)
     };
     let source = Source::new(registry, &artifact, &args.model, &args.dataset, &args.data_dir, &device);
-    let _line = Progress::unknown("fitting scales");
+    let line = Progress::unknown("fitting scales");
     let quantized = artifact.quantize(&quantization, (source.task()?.calibration)(&source)?, &device)?;
+    drop(line);
     finish(args, &quantized, None)
 }
 
