@@ -1,17 +1,19 @@
-//! Float 2D convolution with few channels and its two gradients, for training on a CPU. Burn's `flex` spends most of
-//! such a convolution on making an `im2col` matrix; here that matrix is never made.
+//! Float 2D convolution and its two gradients, for training on a CPU. Images are channels last, `[batch, rows, cols,
+//! channels]`; weights are as Burn has them, `[channels out, channels in, kernel, kernel]`.
 //!
-//! Images are copied, padded, into *planes*: one for each residue of row and column modulo the stride, so that the
-//! inputs of neighbouring outputs are neighbours for every stride. All planes have the same row pitch, so output
-//! position `o` (row times pitch plus column) and kernel tap `t` of channel `c` meet at `base(c, t) + o`: row
-//! `(c, t)` of the `im2col` matrix is just a window of the planes. What falls on padding columns is computed and
-//! not used.
+//! A few images, or a band of rows of a large one, are copied with zeros around them to a buffer that stays in the
+//! second-level cache. What a row of the kernel meets for one output is then a run of neighbouring floats, all columns and
+//! channels, and the convolution is a sum over runs: floats of the run, one by one, times vectors of output channels. Tiles of
+//! outputs by channels are added up in registers.
 //!
-//! Both gradients are of the same form: that of the input correlates the output's gradient with the turned kernel,
-//! once for each residue; that of the weight is a dot product of two windows.
+//! The gradient of the input is of the same form: for each residue of row and column modulo the stride, it correlates the
+//! output's gradient with the turned kernel's taps of that residue. That of the weight adds up, for tiles of the run by output
+//! channels, over all outputs.
 
 use super::isa::{Isa, run_on};
+use super::vector::{Avx2, Avx512, Portable, Vector};
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 /// Sizes of a convolution with square kernels, without dilation and groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,387 +50,628 @@ impl Conv2dShape {
         self.kernel * self.kernel
     }
 
-    /// Images that are computed together.
-    fn chunk(&self) -> usize {
-        let [height, width] = self.output();
-        (CHUNK_POSITIONS / (height * width).max(1)).clamp(CHUNK[0], CHUNK[1])
-    }
-
-    const fn is_empty(&self) -> bool {
-        let [height, width] = self.output();
-        self.batch * self.channels[0] * self.channels[1] * self.taps() * height * width == 0
+    /// Floats of all inputs, of all outputs and of the weight.
+    fn lengths(&self) -> [usize; 3] {
+        let [inputs, outputs] = [self.input, self.output()].map(|[rows, cols]| self.batch * rows * cols);
+        let [channels_in, channels_out] = self.channels;
+        [inputs * channels_in, outputs * channels_out, channels_in * channels_out * self.taps()]
     }
 }
 
-/// Images that are computed together: at least so many, and more where they are small. They do not depend on the number
-/// of threads, and so results do not.
-const CHUNK: [usize; 2] = [4, 16];
-/// Positions of images that are computed together, where that takes no more than [`CHUNK`] images.
-const CHUNK_POSITIONS: usize = 2048;
-/// Lanes of the vectors that loops are written for.
-const LANES: usize = 16;
-/// Output channels and vectors of the largest tile of a correlation: 16 accumulators of AVX-512. Smaller tiles divide it.
-const TILE: [usize; 2] = [8, 2];
-/// What loops may read past the last position.
-const SLACK: usize = LANES * TILE[1];
+/// Outputs that are computed together: about so many. What is computed together does not depend on the number of threads,
+/// and so results do not.
+const POSITIONS: usize = 256;
+/// Most images that are computed together.
+const IMAGES: usize = 16;
+/// Vectors of channels in a tile.
+const VECTORS: usize = 2;
+/// What tiles may read past the end of a run.
+const SLACK: usize = 32;
 
-type Lanes = [f32; LANES];
-
-/// How a chunk of images lies in planes.
+/// How a tensor `[batch, rows, cols, channels]` is cut into parts: whole images, or bands of rows of one image.
 #[derive(Clone, Copy)]
-struct Planes {
+struct Parts {
+    batch: usize,
+    rows: usize,
+    /// Images of a part; 1 if it has not all rows.
     images: usize,
+    /// Rows of a part.
+    band: usize,
+}
+
+/// One of [`Parts`].
+#[derive(Clone, Copy)]
+struct Part {
+    first_image: usize,
+    images: usize,
+    first_row: usize,
+    rows: usize,
+}
+
+impl Parts {
+    /// Of about [`POSITIONS`] positions, and a multiple of `step` rows.
+    fn new(batch: usize, [rows, cols]: [usize; 2], step: usize) -> Self {
+        let band = (2 * POSITIONS / cols.max(1)).max(1).next_multiple_of(step);
+        let images = (POSITIONS / (rows * cols).max(1)).clamp(1, IMAGES).min(batch.max(1));
+        let (images, band) = if band < rows { (1, band) } else { (images, rows) };
+        Self { batch, rows, images, band }
+    }
+
+    fn iter(self) -> impl Iterator<Item = Part> {
+        (0..self.batch).step_by(self.images).flat_map(move |first_image| {
+            let images = self.images.min(self.batch - first_image);
+            (0..self.rows).step_by(self.band).map(move |first_row| {
+                let rows = self.band.min(self.rows - first_row);
+                Part { first_image, images, first_row, rows }
+            })
+        })
+    }
+}
+
+/// Cuts `values` into the given parts, with rows of `row` floats.
+fn cut<T>(mut values: &mut [T], parts: impl Iterator<Item = Part>, row: usize) -> Vec<(Part, &mut [T])> {
+    let piece = |part: Part| {
+        (part, values.split_off_mut(..part.images * part.rows * row).expect("parts of the whole"))
+    };
+    parts.map(piece).collect()
+}
+
+/// Rows of images with zeros around them, in floats.
+#[derive(Clone, Copy)]
+struct Padded {
+    /// Rows of an image in the buffer.
+    rows: usize,
+    /// Floats of a row in the buffer, and of the zeros before a row of the image.
+    row: usize,
+    before: usize,
+}
+
+impl Padded {
+    /// Copies rows of the images of a part, `[rows, width]` each: row 0 of the buffer is row `first` of the image, which may
+    /// be before or behind it.
+    #[inline(always)]
+    fn copy(
+        self, images: &[f32], part: Part, [rows, width]: [usize; 2], first: isize, copy: impl Copied,
+        buffer: &mut Vec<f32>,
+    ) {
+        buffer.resize(part.images * self.rows * self.row + SLACK, 0.0);
+        for (image, to) in buffer.chunks_exact_mut((self.rows * self.row).max(1)).take(part.images).enumerate() {
+            let image = &images[(part.first_image + image) * rows * width..][..rows * width];
+            for (row, to) in to.chunks_exact_mut(self.row.max(1)).enumerate() {
+                match usize::try_from(first + row as isize) {
+                    Ok(row) if row < rows => {
+                        to[..self.before].fill(0.0);
+                        copy.copy(&image[row * width..][..width], &mut to[self.before..][..width]);
+                        to[self.before + width..].fill(0.0);
+                    }
+                    _ => to.fill(0.0),
+                }
+            }
+        }
+    }
+}
+
+/// How values are copied to a buffer.
+trait Copied: Copy + Sync {
+    /// Must be `#[inline(always)]`.
+    fn copy(self, from: &[f32], to: &mut [f32]);
+}
+
+/// As they are.
+#[derive(Clone, Copy)]
+struct AsTheyAre;
+
+impl Copied for AsTheyAre {
+    #[inline(always)]
+    fn copy(self, from: &[f32], to: &mut [f32]) {
+        to.copy_from_slice(from);
+    }
+}
+
+/// Which floats a correlation meets: `rows` runs of `run` floats, `pitch` apart.
+#[derive(Clone, Copy)]
+struct Window {
     rows: usize,
     pitch: usize,
+    run: usize,
 }
 
-impl Planes {
-    /// Positions of one plane, in whole vectors.
-    const fn positions(&self) -> usize {
-        (self.images * self.rows * self.pitch).next_multiple_of(LANES)
+/// Positions as offsets: where its window begins in the buffer, and where its channels are in the output.
+type Positions = Vec<[usize; 2]>;
+
+/// Positions of `images` times `rows` times `cols`, by their steps in the buffer and in the output, from two offsets on.
+fn positions(counts: [usize; 3], steps: [[usize; 3]; 2], from: [usize; 2]) -> Positions {
+    let [images, rows, cols] = counts;
+    let mut positions = Vec::with_capacity(images * rows * cols);
+    for image in 0..images {
+        for row in 0..rows {
+            for col in 0..cols {
+                let offset = |i: usize| from[i] + image * steps[i][0] + row * steps[i][1] + col * steps[i][2];
+                positions.push([offset(0), offset(1)]);
+            }
+        }
+    }
+    positions
+}
+
+/// Weights as vectors of output channels: for each block of them, `[rows, run, block]`, zeros at the end.
+struct Weights {
+    packed: Vec<f32>,
+    window: Window,
+    channels: usize,
+    isa: Isa,
+}
+
+/// Blocks of channels on vectors of so many lanes: the first channel and how many vectors.
+fn blocks(channels: usize, lanes: usize) -> impl Iterator<Item = (usize, usize)> {
+    let block = lanes * VECTORS;
+    (0..channels).step_by(block).map(move |first| (first, (channels - first).min(block).div_ceil(lanes)))
+}
+
+const fn lanes(isa: Isa) -> usize {
+    match isa {
+        Isa::Portable => Portable::LANES,
+        Isa::Avx2 => Avx2::LANES,
+        Isa::Avx512 => Avx512::LANES,
     }
 }
 
-/// `[batch, channels out, ..]` from `x` `[batch, channels in, ..]` and `w` `[channels out, channels in, kernel, kernel]`.
+impl Weights {
+    /// `weight(row, place in the run, channel)`.
+    fn pack(window: Window, channels: usize, isa: Isa, weight: impl Fn(usize, usize, usize) -> f32) -> Self {
+        let lanes = lanes(isa);
+        let steps = window.rows * window.run;
+        let mut packed = Vec::with_capacity(steps * channels.next_multiple_of(lanes));
+        for (first, vectors) in blocks(channels, lanes) {
+            for row in 0..window.rows {
+                for place in 0..window.run {
+                    packed.extend((first..first + vectors * lanes).map(|channel| match channel < channels {
+                        true => weight(row, place, channel),
+                        false => 0.0,
+                    }));
+                }
+            }
+        }
+        Self { packed, window, channels, isa }
+    }
+
+    /// Writes the channels of the first `count` positions.
+    fn correlate(&self, buffer: &[f32], positions: &[[usize; 2]], out: &mut [MaybeUninit<f32>]) {
+        if positions.is_empty() || self.channels == 0 {
+            return;
+        }
+        let ends = |i: usize| positions.iter().map(|position| position[i]).max().unwrap_or(0);
+        let reach = self.window.rows.saturating_sub(1) * self.window.pitch + self.window.run;
+        assert!(ends(0) + reach <= buffer.len(), "windows end inside the buffer");
+        assert!(ends(1) + self.channels <= out.len(), "positions are inside the output");
+        // SAFETY: Windows and outputs are inside the slices: asserted above. The instructions are those that `run_on` makes
+        // sure of.
+        run_on!(self.isa, |isa| unsafe {
+            match isa {
+                Isa::Portable => self.blocks::<Portable, 6>(buffer, positions, out),
+                Isa::Avx2 => self.blocks::<Avx2, 6>(buffer, positions, out),
+                Isa::Avx512 => self.blocks::<Avx512, 12>(buffer, positions, out),
+            }
+        });
+    }
+
+    #[inline(always)]
+    unsafe fn blocks<V: Vector, const P: usize>(
+        &self, buffer: &[f32], positions: &[[usize; 2]], out: &mut [MaybeUninit<f32>],
+    ) {
+        let steps = self.window.rows * self.window.run;
+        for (first, vectors) in blocks(self.channels, V::LANES) {
+            let weights = &self.packed[steps * first..][..steps * vectors * V::LANES];
+            let channels = (self.channels - first).min(vectors * V::LANES);
+            // SAFETY: The caller's.
+            unsafe {
+                match vectors {
+                    1 => self.tiles::<V, P, 1>(buffer, positions, weights, [first, channels], out),
+                    _ => self.tiles::<V, P, 2>(buffer, positions, weights, [first, channels], out),
+                }
+            }
+        }
+    }
+
+    /// A block of channels, in tiles of `P` positions.
+    #[inline(always)]
+    unsafe fn tiles<V: Vector, const P: usize, const N: usize>(
+        &self, buffer: &[f32], positions: &[[usize; 2]], weights: &[f32], [first, channels]: [usize; 2],
+        out: &mut [MaybeUninit<f32>],
+    ) {
+        let last = positions.len() - 1;
+        let Window { rows, pitch, run } = self.window;
+        for start in (0..positions.len()).step_by(P) {
+            // Past the end the last position is computed again.
+            let mut from = [buffer.as_ptr(); P];
+            for (p, from) in from.iter_mut().enumerate() {
+                *from = from.wrapping_add(positions[(start + p).min(last)][0]);
+            }
+            // SAFETY: The caller's; the weights have a vector for each step.
+            unsafe {
+                let mut sums = [[V::splat(0.0); N]; P];
+                let mut weights = weights.as_ptr();
+                for row in 0..rows {
+                    let at = row * pitch;
+                    for place in at..at + run {
+                        let mut w = [V::splat(0.0); N];
+                        for (n, w) in w.iter_mut().enumerate() {
+                            *w = V::load(weights.add(n * V::LANES));
+                        }
+                        weights = weights.add(N * V::LANES);
+                        for p in 0..P {
+                            let x = V::splat(*from[p].add(place));
+                            for n in 0..N {
+                                sums[p][n] = x.multiply_add(w[n], sums[p][n]);
+                            }
+                        }
+                    }
+                }
+                for (p, sums) in sums.into_iter().enumerate() {
+                    let out = out.as_mut_ptr().add(positions[(start + p).min(last)][1] + first).cast::<f32>();
+                    store(sums, channels, out);
+                }
+            }
+        }
+    }
+}
+
+/// Stores the first `count` lanes.
+#[inline(always)]
+unsafe fn store<V: Vector, const N: usize>(vectors: [V; N], count: usize, to: *mut f32) {
+    // SAFETY: The caller's.
+    unsafe {
+        if count == N * V::LANES {
+            for (n, vector) in vectors.into_iter().enumerate() {
+                vector.store(to.add(n * V::LANES));
+            }
+        } else {
+            let mut all = [0.0; 2 * VECTORS * 16];
+            for (n, vector) in vectors.into_iter().enumerate() {
+                vector.store(all.as_mut_ptr().add(n * V::LANES));
+            }
+            to.copy_from_nonoverlapping(all.as_ptr(), count);
+        }
+    }
+}
+
+/// The buffer and the window of an output: the input with zeros around it.
+fn input_window(shape: &Conv2dShape, rows: usize) -> (Padded, Window) {
+    let channels = shape.channels[0];
+    let row = (shape.input[1] + 2 * shape.padding) * channels;
+    let rows = (rows.max(1) - 1) * shape.stride + shape.kernel;
+    let window = Window { rows: shape.kernel, pitch: row, run: shape.kernel * channels };
+    (Padded { rows, row, before: shape.padding * channels }, window)
+}
+
+/// A new vector of `len` floats that `write` writes.
+fn written(len: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+    let mut values = super::blocks::with_capacity(len);
+    write(&mut values.spare_capacity_mut()[..len]);
+    // SAFETY: `write` has written them.
+    unsafe { values.set_len(len) };
+    values
+}
+
+/// `[batch, rows out, cols out, channels out]` from `x` `[batch, rows, cols, channels in]` and `w` `[channels out, channels in,
+/// kernel, kernel]`.
 ///
 /// # Panics
 /// If the slices have not the lengths of the shape.
 #[must_use]
 pub fn conv2d(x: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<f32> {
-    let [channels_in, channels_out] = shape.channels;
-    let [height, width] = shape.output();
-    let out_len = channels_out * height * width;
-    let mut out = vec![0.0; shape.batch * out_len];
-    if shape.is_empty() {
-        return out;
-    }
-    let weights =
-        Weights::pack(channels_out, channels_in * shape.taps(), |o, r| w[o * channels_in * shape.taps() + r]);
-    let in_len = channels_in * shape.input[0] * shape.input[1];
-    assert_eq!(x.len(), shape.batch * in_len, "an input of another size");
-    let chunks = out.par_chunks_mut(shape.chunk() * out_len).zip(x.par_chunks(shape.chunk() * in_len));
-    chunks.for_each(|(out, x)| {
-        let (planes, buffer) = split_input(x, shape);
-        let bases = bases(shape, &planes);
-        let mut result = vec![0.0; channels_out.next_multiple_of(TILE[0]) * padded(planes.positions())];
-        weights.correlate(&buffer, &bases, planes.positions(), &mut result);
-        gather(&result, &planes, [channels_out, height, width], out);
-    });
-    out
+    conv2d_on(Isa::detect(), x, w, shape)
 }
 
-/// The gradient of the input from that of the output, `dy`.
+fn conv2d_on(isa: Isa, x: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<f32> {
+    let [inputs, outputs, weights] = shape.lengths();
+    assert_eq!((x.len(), w.len()), (inputs, weights), "an input and a weight of other sizes");
+    let ([channels_in, channels_out], [rows, cols], k) = (shape.channels, shape.output(), shape.kernel);
+    if outputs == 0 || inputs == 0 {
+        return vec![0.0; outputs];
+    }
+    let parts = Parts::new(shape.batch, [rows, cols], 1);
+    let (padded, window) = input_window(shape, parts.band);
+    let weights = Weights::pack(window, channels_out, isa, |row, place, channel| {
+        w[((channel * channels_in + place % channels_in) * k + row) * k + place / channels_in]
+    });
+    let steps = [
+        [padded.rows * padded.row, shape.stride * padded.row, shape.stride * channels_in],
+        [parts.band * cols * channels_out, cols * channels_out, channels_out],
+    ];
+    let positions = positions([parts.images, parts.band, cols], steps, [0, 0]);
+    let width = shape.input[1] * channels_in;
+    written(outputs, |out| {
+        cut(out, parts.iter(), cols * channels_out).into_par_iter().for_each_init(Vec::new, |buffer, (part, out)| {
+            let first = (part.first_row * shape.stride) as isize - shape.padding as isize;
+            padded.copy(x, part, [shape.input[0], width], first, AsTheyAre, buffer);
+            weights.correlate(buffer, &positions[..part.images * part.rows * cols], out);
+        });
+    })
+}
+
+/// The taps of a residue modulo the stride, along one axis.
+#[derive(Clone, Copy)]
+struct Residue {
+    /// The first input of the residue.
+    first: usize,
+    /// The first tap, and how many there are.
+    tap: usize,
+    taps: usize,
+    /// Where the window of the first input begins in the padded gradient.
+    from: usize,
+}
+
+impl Residue {
+    /// Of inputs `i` with `(i + padding) % stride == tap`.
+    fn new(tap: usize, shape: &Conv2dShape) -> Self {
+        let Conv2dShape { kernel, stride, padding, .. } = *shape;
+        let first = (tap + stride - padding % stride) % stride;
+        let taps = if tap < kernel { (kernel - 1 - tap) / stride + 1 } else { 0 };
+        // Output `o` meets tap `tap + j stride` at input `o stride + tap + j stride - padding`.
+        let last = (first + padding - tap) / stride;
+        Self { first, tap, taps, from: last + margin(shape) + 1 - taps.max(1) }
+    }
+}
+
+/// Zeros before and behind the gradient of the output.
+const fn margin(shape: &Conv2dShape) -> usize {
+    (shape.kernel - 1) / shape.stride
+}
+
+/// The gradient of the input from that of the output, `dy` `[batch, rows out, cols out, channels out]`.
 ///
 /// # Panics
 /// If the slices have not the lengths of the shape.
 #[must_use]
 pub fn conv2d_input_gradient(dy: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<f32> {
-    let [channels_in, channels_out] = shape.channels;
-    let ([in_rows, in_cols], [height, width]) = (shape.input, shape.output());
-    let in_len = channels_in * in_rows * in_cols;
-    let mut dx = vec![0.0; shape.batch * in_len];
-    if shape.is_empty() {
-        return dx;
-    }
-    let (k, stride) = (shape.kernel, shape.stride);
-    // Position `a` of a residue's plane takes `dy[a - tap / stride]`: zeros before and after make that a window.
-    let margin = (k - 1) / stride;
-    let residue_rows = (in_rows + 2 * shape.padding).div_ceil(stride);
-    let residue_cols = (in_cols + 2 * shape.padding).div_ceil(stride);
-    let pitch = residue_cols.max(width) + margin;
-    let rows = residue_rows.max(height) + margin;
-    // For each residue: its taps, and the weights from output channels to input channels.
-    let residues: Vec<_> = (0..stride * stride)
-        .map(|residue| {
-            let [ry, rx] = [residue / stride, residue % stride];
-            let taps: Vec<[usize; 2]> = (0..shape.taps())
-                .map(|t| [t / k, t % k])
-                .filter(|[ky, kx]| ky % stride == ry && kx % stride == rx)
-                .collect();
-            let weight = |i: usize, r: usize| {
-                let (o, [ky, kx]) = (r / taps.len(), taps[r % taps.len()]);
-                w[((o * channels_in + i) * k + ky) * k + kx]
-            };
-            let weights = Weights::pack(channels_in, channels_out * taps.len(), weight);
-            ([ry, rx], taps, weights)
-        })
-        .filter(|(_, taps, _)| !taps.is_empty()) // inputs that no tap meets
-        .collect();
-    let out_len = channels_out * height * width;
-    assert_eq!(dy.len(), shape.batch * out_len, "a gradient of another size");
-    let chunks = dx.par_chunks_mut(shape.chunk() * in_len).zip(dy.par_chunks(shape.chunk() * out_len));
-    chunks.for_each(|(dx, dy)| {
-        let planes = Planes { images: dy.len() / out_len, rows, pitch };
-        let buffer = scatter(dy, &planes, [channels_out, height, width], margin);
-        let positions = planes.positions();
-        let mut result = vec![0.0; channels_in.next_multiple_of(TILE[0]) * padded(positions)];
-        for ([ry, rx], taps, weights) in &residues {
-            let bases: Vec<usize> = (0..channels_out)
-                .flat_map(|o| {
-                    let back = |[ky, kx]: &[usize; 2]| (margin - ky / stride) * pitch + margin - kx / stride;
-                    taps.iter().map(move |tap| o * positions + back(tap))
-                })
-                .collect();
-            weights.correlate(&buffer, &bases, positions, &mut result);
-            // Row `a` of the residue is row `a * stride + ry - padding` of the input.
-            for (image, dx) in dx.chunks_exact_mut(in_len).enumerate() {
-                for channel in 0..channels_in {
-                    let plane = &result[channel * padded(positions) + image * rows * pitch..];
-                    for a in 0..residue_rows {
-                        let Some(y) = (a * stride + ry).checked_sub(shape.padding).filter(|&y| y < in_rows)
-                        else {
-                            continue;
-                        };
-                        let row = &mut dx[(channel * in_rows + y) * in_cols..][..in_cols];
-                        let from = &plane[a * pitch..][..residue_cols];
-                        let first = shape.padding.saturating_sub(*rx).div_ceil(stride);
-                        let start = first * stride + rx - shape.padding;
-                        for (to, from) in row.iter_mut().skip(start).step_by(stride).zip(&from[first..]) {
-                            *to = *from;
-                        }
-                    }
-                }
-            }
-        }
-    });
-    dx
+    conv2d_input_gradient_on(Isa::detect(), dy, w, shape)
 }
 
-/// The gradient of the weight from that of the output, `dy`, and the input.
+fn conv2d_input_gradient_on(isa: Isa, dy: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<f32> {
+    let [inputs, outputs, weights] = shape.lengths();
+    assert_eq!((dy.len(), w.len()), (outputs, weights), "a gradient and a weight of other sizes");
+    let ([channels_in, channels_out], k, stride) = (shape.channels, shape.kernel, shape.stride);
+    let ([rows, cols], [height, width]) = (shape.input, shape.output());
+    if outputs == 0 || inputs == 0 {
+        return vec![0.0; inputs];
+    }
+    let parts = Parts::new(shape.batch, [rows, cols], stride);
+    // The farthest windows end here, for the last row of a band and for the last column.
+    let reach = |size: usize| (size - 1 + shape.padding) / stride + 1 + margin(shape);
+    let row = reach(cols).max(width + margin(shape)) * channels_out;
+    let padded = Padded { rows: reach(parts.band), row, before: margin(shape) * channels_out };
+    let of_band = |part: Part, residue: Residue| (part.rows + stride - 1 - residue.first) / stride;
+    let residues: Vec<_> = (0..stride * stride)
+        .map(|residue| [residue / stride, residue % stride].map(|tap| Residue::new(tap, shape)))
+        .filter(|residues| residues[0].first < parts.band && residues[1].first < cols)
+        .map(|[y, x]| {
+            let window = Window { rows: y.taps, pitch: row, run: x.taps * channels_out };
+            let weights = Weights::pack(window, channels_in, isa, |row, place, channel| {
+                let (ky, kx) = (
+                    y.tap + (y.taps - 1 - row) * stride,
+                    x.tap + (x.taps - 1 - place / channels_out) * stride,
+                );
+                w[((place % channels_out * channels_in + channel) * k + ky) * k + kx]
+            });
+            let steps = [
+                [padded.rows * row, row, channels_out],
+                [
+                    parts.band * cols * channels_in,
+                    stride * cols * channels_in,
+                    stride * channels_in,
+                ],
+            ];
+            let from = [
+                y.from * row + x.from * channels_out,
+                (y.first * cols + x.first) * channels_in,
+            ];
+            let cols = (cols + stride - 1 - x.first) / stride;
+            let counts = [parts.images, (parts.band + stride - 1 - y.first) / stride, cols];
+            (y, cols, weights, positions(counts, steps, from))
+        })
+        .collect();
+    written(inputs, |dx| {
+        let cut = cut(dx, parts.iter(), cols * channels_in);
+        cut.into_par_iter().for_each_init(Vec::new, |buffer, (part, dx)| {
+            let first = (part.first_row / stride) as isize - margin(shape) as isize;
+            padded.copy(dy, part, [height, width * channels_out], first, AsTheyAre, buffer);
+            for (y, cols, weights, positions) in &residues {
+                // Inputs that no tap meets have no window, and so a gradient of zero.
+                weights.correlate(buffer, &positions[..part.images * of_band(part, *y) * cols], dx);
+            }
+        });
+    })
+}
+
+/// Most tasks of a gradient of weights.
+const TASKS: usize = 16;
+/// Floats of the gradient of a weight that are worth a task of their own.
+const OWN: usize = 1 << 16;
+
+/// The gradient of the weight from that of the output, `dy`, and the input `x`, both channels last.
 ///
 /// # Panics
 /// If the slices have not the lengths of the shape.
 #[must_use]
 pub fn conv2d_weight_gradient(x: &[f32], dy: &[f32], shape: &Conv2dShape) -> Vec<f32> {
-    let [channels_in, channels_out] = shape.channels;
-    let [height, width] = shape.output();
-    let windows = channels_in * shape.taps();
-    let mut dw = vec![0.0; channels_out * windows];
-    if shape.is_empty() {
-        return dw;
+    conv2d_weight_gradient_on(Isa::detect(), x, dy, shape)
+}
+
+fn conv2d_weight_gradient_on(isa: Isa, x: &[f32], dy: &[f32], shape: &Conv2dShape) -> Vec<f32> {
+    let [inputs, outputs, weights] = shape.lengths();
+    assert_eq!((x.len(), dy.len()), (inputs, outputs), "tensors of other sizes");
+    if outputs == 0 || inputs == 0 {
+        return vec![0.0; weights];
     }
-    let in_len = channels_in * shape.input[0] * shape.input[1];
-    let out_len = channels_out * height * width;
-    assert_eq!((x.len(), dy.len()), (shape.batch * in_len, shape.batch * out_len), "tensors of other sizes");
-    let chunks = x.par_chunks(shape.chunk() * in_len).zip(dy.par_chunks(shape.chunk() * out_len));
-    let parts: Vec<Vec<f32>> = chunks
-        .map(|(x, dy)| {
-            let (planes, buffer) = split_input(x, shape);
-            let bases = bases(shape, &planes);
-            let gradient = scatter(dy, &planes, [channels_out, height, width], 0);
-            let (positions, windows) = (planes.positions(), Windows { buffer: &buffer, bases: &bases });
-            run_on!(Isa::detect(), |isa| match isa {
-                Isa::Portable => windows.dots::<false, 8, 4, 3>(&gradient, positions, channels_out),
-                Isa::Avx2 => windows.dots::<true, 8, 4, 3>(&gradient, positions, channels_out),
-                Isa::Avx512 => windows.dots::<true, 16, 4, 6>(&gradient, positions, channels_out),
-            })
+    let ([channels_in, channels_out], k) = (shape.channels, shape.kernel);
+    let [rows, cols] = shape.output();
+    let parts = Parts::new(shape.batch, [rows, cols], 1);
+    let (padded, window) = input_window(shape, parts.band);
+    let all: Vec<Part> = parts.iter().collect();
+    // Few weights: tasks of some parts each. Many: of some channels each.
+    let groups = (TASKS * OWN / weights.max(1)).clamp(1, TASKS).min(all.len());
+    let lanes = lanes(isa);
+    let blocks: Vec<_> = blocks(channels_out, lanes).collect();
+    let splits = (TASKS / groups).min(blocks.len());
+    let (per_group, per_split) = (all.len().div_ceil(groups), blocks.len().div_ceil(splits));
+    let width = shape.input[1] * channels_in;
+    let tasks: Vec<_> = blocks
+        .chunks(per_split)
+        .flat_map(|blocks| all.chunks(per_group).map(move |parts| (blocks, parts)))
+        .collect();
+    let sums = |(blocks, parts): (&[(usize, usize)], &[Part])| {
+        let size = blocks.iter().map(|block| block.1 * lanes).sum::<usize>();
+        let mut sums = vec![0.0; window.rows * window.run * size];
+        let mut buffer = vec![];
+        for part in parts {
+            let first = (part.first_row * shape.stride) as isize - shape.padding as isize;
+            padded.copy(x, *part, [shape.input[0], width], first, AsTheyAre, &mut buffer);
+            let outputs = Outputs {
+                counts: [part.images, part.rows, cols],
+                buffer: &buffer,
+                steps: [padded.rows * padded.row, shape.stride * padded.row, shape.stride * channels_in],
+                dy: &dy[(part.first_image * rows + part.first_row) * cols * channels_out..]
+                    [..part.images * part.rows * cols * channels_out],
+                channels: channels_out,
+            };
+            outputs.add_products(isa, window, blocks, &mut sums);
+        }
+        sums
+    };
+    let sums: Vec<Vec<f32>> = tasks.into_par_iter().map(sums).collect();
+    // Added up in the order of the parts.
+    let groups = all.len().div_ceil(per_group);
+    let mut sums = sums.into_iter();
+    let totals: Vec<Vec<f32>> = blocks
+        .chunks(per_split)
+        .map(|_| {
+            let mut total = sums.next().expect("a task for each split and group");
+            for sums in sums.by_ref().take(groups - 1) {
+                total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
+            }
+            total
         })
         .collect();
-    for part in parts {
-        dw.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
-    }
+    // From `[rows, run, block]` to the order of the weight.
+    let mut dw = vec![0.0; weights];
+    dw.par_chunks_mut(channels_in * shape.taps()).enumerate().for_each(|(channel, dw)| {
+        let block = channel / (lanes * VECTORS);
+        let ((first, vectors), split) = (blocks[block], block / per_split);
+        let before: usize = blocks[split * per_split..block].iter().map(|block| block.1 * lanes).sum();
+        let steps = totals[split][window.rows * window.run * before..].chunks_exact(vectors * lanes);
+        for (index, sums) in steps.take(window.rows * window.run).enumerate() {
+            let (row, place) = (index / window.run, index % window.run);
+            dw[(place % channels_in * k + row) * k + place / channels_in] = sums[channel - first];
+        }
+    });
     dw
 }
 
-/// Positions rounded up to whole tiles.
-const fn padded(positions: usize) -> usize {
-    positions.next_multiple_of(SLACK)
+/// Outputs of a part with the windows that they come from.
+struct Outputs<'a> {
+    /// Images, rows and columns.
+    counts: [usize; 3],
+    buffer: &'a [f32],
+    /// Of the windows in the buffer, for an image, a row and a column.
+    steps: [usize; 3],
+    /// `[images, rows, cols, channels]`
+    dy: &'a [f32],
+    channels: usize,
 }
 
-/// Copies images `[n, channels, rows, cols]` into planes: `[channels, residues, images, rows, pitch]`.
-fn split_input(x: &[f32], shape: &Conv2dShape) -> (Planes, Vec<f32>) {
-    let ([channels, _], [in_rows, in_cols], stride) = (shape.channels, shape.input, shape.stride);
-    let planes = Planes {
-        images: x.len() / (channels * in_rows * in_cols),
-        rows: (in_rows + 2 * shape.padding).div_ceil(stride),
-        pitch: (in_cols + 2 * shape.padding).div_ceil(stride),
-    };
-    let (positions, residues) = (planes.positions(), stride * stride);
-    let mut buffer = vec![0.0; channels * residues * positions + window_slack(shape, &planes)];
-    for (index, row) in x.chunks_exact(in_cols).enumerate() {
-        let (y, channel, image) =
-            (index % in_rows + shape.padding, index / in_rows % channels, index / (in_rows * channels));
-        let plane = channel * residues + y % stride * stride;
-        let start = plane * positions + (image * planes.rows + y / stride) * planes.pitch;
-        if stride == 1 {
-            buffer[start + shape.padding..][..in_cols].copy_from_slice(row);
-            continue;
-        }
-        for residue in 0..stride {
-            // The first column at or after the padding that has this residue.
-            let first = shape.padding.saturating_sub(residue).div_ceil(stride);
-            let values = row.iter().skip(first * stride + residue - shape.padding).step_by(stride);
-            let to = &mut buffer[start + residue * positions + first..];
-            to.iter_mut().zip(values).for_each(|(to, &value)| *to = value);
-        }
-    }
-    (planes, buffer)
-}
-
-/// How far windows and whole tiles reach past the last plane.
-const fn window_slack(shape: &Conv2dShape, planes: &Planes) -> usize {
-    (shape.kernel / shape.stride + 1) * (planes.pitch + 1) + SLACK
-}
-
-/// Where the window of each input channel and tap starts.
-fn bases(shape: &Conv2dShape, planes: &Planes) -> Vec<usize> {
-    let (k, stride, positions) = (shape.kernel, shape.stride, planes.positions());
-    let base = |index: usize| {
-        let (channel, ky, kx) = (index / shape.taps(), index / k % k, index % k);
-        let plane = channel * stride * stride + ky % stride * stride + kx % stride;
-        plane * positions + ky / stride * planes.pitch + kx / stride
-    };
-    (0..shape.channels[0] * shape.taps()).map(base).collect()
-}
-
-/// Dense `[n, channels, height, width]` into planes with `margin` zeros before rows and columns: `[channels, images,
-/// rows, pitch]`, and zeros after them.
-fn scatter(dense: &[f32], planes: &Planes, [channels, height, width]: [usize; 3], margin: usize) -> Vec<f32> {
-    let slack = (margin + 1) * (planes.pitch + 1) + SLACK;
-    let mut buffer = vec![0.0; channels * planes.positions() + slack];
-    for (index, row) in dense.chunks_exact(width).enumerate() {
-        let (y, channel, image) = (index % height, index / height % channels, index / (height * channels));
-        let row_index = image * planes.rows + y + margin;
-        let start = channel * planes.positions() + row_index * planes.pitch + margin;
-        buffer[start..][..width].copy_from_slice(row);
-    }
-    buffer
-}
-
-/// The used positions of `[channels, padded positions]` to dense `[n, channels, height, width]`.
-fn gather(result: &[f32], planes: &Planes, [channels, height, width]: [usize; 3], out: &mut [f32]) {
-    let stride = padded(planes.positions());
-    for (index, row) in out.chunks_exact_mut(width).enumerate() {
-        let (y, channel, image) = (index % height, index / height % channels, index / (height * channels));
-        row.copy_from_slice(&result[channel * stride + (image * planes.rows + y) * planes.pitch..][..width]);
-    }
-}
-
-/// Weights `[out, rows]`, packed `[out / TILE, rows, TILE]`, zeros at the end.
-struct Weights {
-    packed: Vec<[f32; TILE[0]]>,
-    rows: usize,
-}
-
-impl Weights {
-    fn pack(outputs: usize, rows: usize, weight: impl Fn(usize, usize) -> f32) -> Self {
-        let tile = |index: usize| {
-            let (first, row) = (index / rows * TILE[0], index % rows);
-            std::array::from_fn(|c| if first + c < outputs { weight(first + c, row) } else { 0.0 })
-        };
-        Self { packed: (0..outputs.div_ceil(TILE[0]) * rows).map(tile).collect(), rows }
-    }
-
-    /// `out[o][p] = sum over rows r of weight[o][r] * buffer[bases[r] + p]`, with `out` `[out, padded(positions)]`.
-    fn correlate(&self, buffer: &[f32], bases: &[usize], positions: usize, out: &mut [f32]) {
-        assert_eq!(bases.len(), self.rows, "a window for each row");
-        let farthest = bases.iter().max().map_or(0, |base| base + padded(positions));
-        assert!(farthest <= buffer.len(), "windows end inside the buffer");
-        run_on!(Isa::detect(), |isa| match isa {
-            Isa::Portable => self.tiles::<false, 4, 1>(buffer, bases, positions, out),
-            Isa::Avx2 => self.tiles::<true, 4, 1>(buffer, bases, positions, out),
-            Isa::Avx512 => self.tiles::<true, 8, 2>(buffer, bases, positions, out),
+impl Outputs<'_> {
+    /// Adds to `sums`, `[rows, run, block]` for each block, the products of all floats of the window with all channels.
+    fn add_products(&self, isa: Isa, window: Window, blocks: &[(usize, usize)], sums: &mut [f32]) {
+        let [images, rows, cols] = self.counts;
+        assert_eq!(self.dy.len(), images * rows * cols * self.channels, "a gradient for each output");
+        let last = (images - 1) * self.steps[0] + (rows - 1) * self.steps[1] + (cols - 1) * self.steps[2];
+        let reach = (window.rows - 1) * window.pitch + window.run;
+        assert!(last + reach + SLACK <= self.buffer.len(), "windows end inside the buffer");
+        // SAFETY: Windows are inside the buffer, with room behind them for whole tiles, and gradients in their slice. The
+        // instructions are those that `run_on` makes sure of.
+        run_on!(isa, |isa| unsafe {
+            match isa {
+                Isa::Portable => self.blocks::<Portable, 12, 6>(window, blocks, sums),
+                Isa::Avx2 => self.blocks::<Avx2, 12, 6>(window, blocks, sums),
+                Isa::Avx512 => self.blocks::<Avx512, 24, 12>(window, blocks, sums),
+            }
         });
     }
 
-    /// [`Weights::correlate`] in tiles of `CHANNELS` output channels and `VECTORS` vectors.
+    /// Tiles of `ONE` floats and one vector, or of `TWO` floats and two.
     #[inline(always)]
-    fn tiles<const FUSED: bool, const CHANNELS: usize, const VECTORS: usize>(
-        &self, buffer: &[f32], bases: &[usize], positions: usize, out: &mut [f32],
+    unsafe fn blocks<V: Vector, const ONE: usize, const TWO: usize>(
+        &self, window: Window, blocks: &[(usize, usize)], mut sums: &mut [f32],
     ) {
-        let length = padded(positions);
-        let tiles = self.packed.chunks_exact(self.rows);
-        for start in (0..length).step_by(LANES * VECTORS) {
-            for (tile, out) in tiles.clone().zip(out.chunks_exact_mut(TILE[0] * length)) {
-                for first in (0..TILE[0]).step_by(CHANNELS) {
-                    let mut sums = [[[0f32; LANES]; VECTORS]; CHANNELS];
-                    for (weights, &base) in tile.iter().zip(bases) {
-                        let window = &buffer[base + start..base + start + LANES * VECTORS];
-                        let weights = &weights[first..first + CHANNELS];
-                        for v in 0..VECTORS {
-                            let x: Lanes = std::array::from_fn(|lane| window[v * LANES + lane]);
-                            for (sums, &w) in sums.iter_mut().zip(weights) {
-                                for lane in 0..LANES {
-                                    sums[v][lane] = fma::<FUSED>(w, x[lane], sums[v][lane]);
-                                }
-                            }
-                        }
-                    }
-                    for (channel, sums) in (first..).zip(&sums) {
-                        let sums = sums.as_flattened();
-                        out[channel * length + start..][..sums.len()].copy_from_slice(sums);
-                    }
+        for &(first, vectors) in blocks {
+            let (of_block, rest) = sums.split_at_mut(window.rows * window.run * vectors * V::LANES);
+            sums = rest;
+            // SAFETY: The caller's.
+            unsafe {
+                match vectors {
+                    1 => self.tiles::<V, ONE, 1>(window, first, of_block),
+                    _ => self.tiles::<V, TWO, 2>(window, first, of_block),
                 }
             }
         }
     }
-}
 
-/// Multiplies and adds, in one rounding where that is one instruction.
-#[inline(always)]
-fn fma<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
-    if FUSED { a.mul_add(b, c) } else { a * b + c }
-}
-
-/// The sum of all lanes, by halves.
-#[inline(always)]
-fn total<const N: usize>(mut lanes: [f32; N]) -> f32 {
-    let mut count = N;
-    while count > 1 {
-        count /= 2;
-        for lane in 0..count {
-            lanes[lane] += lanes[lane + count];
-        }
-    }
-    lanes[0]
-}
-
-/// Rows of an `im2col` matrix.
-#[derive(Clone, Copy)]
-struct Windows<'a> {
-    buffer: &'a [f32],
-    bases: &'a [usize],
-}
-
-impl Windows<'_> {
-    /// `dw[o][r] = sum over positions p of gradient[o][p] * buffer[bases[r] + p]`, in tiles of `CHANNELS` output channels and
-    /// `WINDOWS` windows, with `N` lanes.
     #[inline(always)]
-    fn dots<const FUSED: bool, const N: usize, const CHANNELS: usize, const WINDOWS: usize>(
-        self, gradient: &[f32], positions: usize, channels_out: usize,
-    ) -> Vec<f32> {
-        let rows = self.bases.len();
-        let mut dw = vec![0.0; channels_out * rows];
-        for row in (0..rows).step_by(WINDOWS) {
-            for channel in (0..channels_out).step_by(CHANNELS) {
-                // Past the ends the last one is computed again, and not used.
-                let windows: [&[f32]; WINDOWS] =
-                    std::array::from_fn(|r| &self.buffer[self.bases[(row + r).min(rows - 1)]..][..positions]);
-                let gradients: [&[f32]; CHANNELS] = std::array::from_fn(|c| {
-                    let channel = (channel + c).min(channels_out - 1);
-                    &gradient[channel * positions..][..positions]
-                });
-                let mut sums = [[[0f32; N]; WINDOWS]; CHANNELS];
-                for p in (0..positions).step_by(N) {
-                    let x: [[f32; N]; WINDOWS] =
-                        std::array::from_fn(|r| std::array::from_fn(|lane| windows[r][p..p + N][lane]));
-                    for (sums, gradient) in sums.iter_mut().zip(&gradients) {
-                        let g: [f32; N] = std::array::from_fn(|lane| gradient[p..p + N][lane]);
-                        for (sums, x) in sums.iter_mut().zip(&x) {
-                            for lane in 0..N {
-                                sums[lane] = fma::<FUSED>(g[lane], x[lane], sums[lane]);
+    unsafe fn tiles<V: Vector, const R: usize, const N: usize>(
+        &self, window: Window, first: usize, sums: &mut [f32],
+    ) {
+        let [images, rows, cols] = self.counts;
+        let whole = self.channels - first >= N * V::LANES;
+        // Channels that are not a whole vector are copied to one that has zeros at its end.
+        let mut ends = vec![];
+        if !whole {
+            ends.resize(images * rows * cols * N * V::LANES, 0.0f32);
+            for (end, dy) in ends.chunks_exact_mut(N * V::LANES).zip(self.dy.chunks_exact(self.channels)) {
+                end[..self.channels - first].copy_from_slice(&dy[first..]);
+            }
+        }
+        let (dy, step) = match whole {
+            true => (self.dy[first..].as_ptr(), self.channels),
+            false => (ends.as_ptr(), N * V::LANES),
+        };
+        for row in 0..window.rows {
+            for place in (0..window.run).step_by(R) {
+                // SAFETY: The caller's.
+                unsafe {
+                    let mut tile = [[V::splat(0.0); N]; R];
+                    let mut dy = dy;
+                    for image in 0..images {
+                        for y in 0..rows {
+                            let from = image * self.steps[0] + y * self.steps[1] + row * window.pitch + place;
+                            let mut x = self.buffer.as_ptr().add(from);
+                            for _ in 0..cols {
+                                let mut g = [V::splat(0.0); N];
+                                for (n, g) in g.iter_mut().enumerate() {
+                                    *g = V::load(dy.add(n * V::LANES));
+                                }
+                                for (r, tile) in tile.iter_mut().enumerate() {
+                                    let x = V::splat(*x.add(r));
+                                    for n in 0..N {
+                                        tile[n] = x.multiply_add(g[n], tile[n]);
+                                    }
+                                }
+                                dy = dy.wrapping_add(step);
+                                x = x.wrapping_add(self.steps[2]);
                             }
                         }
                     }
-                }
-                for c in 0..CHANNELS.min(channels_out - channel) {
-                    for r in 0..WINDOWS.min(rows - row) {
-                        dw[(channel + c) * rows + row + r] = total(sums[c][r]);
+                    let count = R.min(window.run - place);
+                    let to = &mut sums[(row * window.run + place) * N * V::LANES..][..count * N * V::LANES];
+                    for (to, tile) in to.chunks_exact_mut(N * V::LANES).zip(tile) {
+                        for (n, tile) in tile.into_iter().enumerate() {
+                            let to = to.as_mut_ptr().add(n * V::LANES);
+                            tile.multiply_add(V::splat(1.0), V::load(to)).store(to);
+                        }
                     }
                 }
             }
         }
-        dw
     }
 }
 
@@ -449,6 +692,12 @@ mod tests {
         }
     }
 
+    fn channels_last<T: Copy>(values: &[T], [batch, channels, rows, cols]: [usize; 4]) -> Vec<T> {
+        let positions = rows * cols;
+        let index = |i: usize| (i / (channels * positions) * channels + i % channels) * positions + i / channels % positions;
+        (0..batch * channels * positions).map(|i| values[index(i)]).collect()
+    }
+
     proptest! {
         #[test]
         fn agrees_with_the_reference(
@@ -460,9 +709,17 @@ mod tests {
             let x = values(batch * channels[0] * input[0] * input[1], 1);
             let w = values(channels[0] * channels[1] * kernel * kernel, 2);
             let dy = values(batch * channels[1] * rows * cols, 3);
-            close(&conv2d(&x, &w, &shape), &reference::conv2d(&x, &w, &shape));
-            close(&conv2d_input_gradient(&dy, &w, &shape), &reference::conv2d_input_gradient(&dy, &w, &shape));
-            close(&conv2d_weight_gradient(&x, &dy, &shape), &reference::conv2d_weight_gradient(&x, &dy, &shape));
+            let last = |values: &[f32], channels: usize, sizes: [usize; 2]| channels_last(values, [batch, channels, sizes[0], sizes[1]]);
+            let (x_last, dy_last) = (last(&x, channels[0], input), last(&dy, channels[1], [rows, cols]));
+            let y = reference::conv2d(&x, &w, &shape);
+            let dx = reference::conv2d_input_gradient(&dy, &w, &shape);
+            let dw = reference::conv2d_weight_gradient(&x, &dy, &shape);
+            let (y, dx) = (channels_last(&y, [batch, channels[1], rows, cols]), channels_last(&dx, [batch, channels[0], input[0], input[1]]));
+            for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+                close(&conv2d_on(isa, &x_last, &w, &shape), &y);
+                close(&conv2d_input_gradient_on(isa, &dy_last, &w, &shape), &dx);
+                close(&conv2d_weight_gradient_on(isa, &x_last, &dy_last, &shape), &dw);
+            }
         }
     }
 }

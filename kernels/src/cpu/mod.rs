@@ -5,6 +5,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `vector` | registers of floats, where loops keep count of them |
 //! | `isa` | compiles a loop for each instruction set, and chooses |
 //! | `blocks` | parallel loops over blocks of an output |
 //! | `runs` | loops over the elements that share a scale |
@@ -30,6 +31,7 @@ mod runs;
 mod sample;
 mod scale_search;
 mod team;
+mod vector;
 
 pub use batch_norm::{BatchNormShape, batch_norm, batch_norm_backward};
 pub use blocks::Operation;
