@@ -1,115 +1,173 @@
-//! BatchNorm in training, on a CPU: in each direction one pass over memory for the sums of each channel and one for the
-//! result. Of single operations, as Burn has it on `flex`, it takes a pass for each.
+//! BatchNorm in training on a CPU, of tensors whose channels are last, with what follows it in a network: a residual that is
+//! added, and a ReLU. In each direction one pass over memory is for the sums of each channel and one for the result. Of
+//! single operations, as Burn has it on `flex`, it takes a pass for each.
 
+use super::blocks::TASK;
+use super::conv2d::written;
 use super::isa::{Isa, run_on};
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
-/// A tensor `[images, channels, positions]` whose channels are normalized.
+/// A tensor `[positions, channels]` whose channels are normalized.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BatchNormShape {
-    /// Images.
-    pub images: usize,
+    /// Values of a channel: images times rows times columns.
+    pub positions: usize,
     /// Channels.
     pub channels: usize,
-    /// Values of a channel in an image: rows times columns.
-    pub positions: usize,
     /// What is added to the variance.
     pub epsilon: f64,
+    /// Whether what is below zero becomes zero in the end.
+    pub relu: bool,
 }
 
 impl BatchNormShape {
-    const fn image(&self) -> usize {
-        self.channels * self.positions
-    }
-
     const fn elements(&self) -> usize {
-        self.images * self.image()
-    }
-
-    /// Values of a channel.
-    const fn count(&self) -> f64 {
-        (self.images * self.positions) as f64
+        self.positions * self.channels
     }
 
     /// `1 / sqrt(variance + epsilon)`.
     fn inverse_deviation(&self, variance: f32) -> f64 {
         1.0 / (f64::from(variance) + self.epsilon).sqrt()
     }
+
+    /// Floats that one task computes: whole positions. They do not depend on the number of threads, and so sums do not.
+    fn task(&self) -> usize {
+        (TASK / self.channels.max(1)).max(1) * self.channels
+    }
 }
 
-/// `y = gamma (x - mean) / sqrt(variance + epsilon) + beta` with the mean and the (population) variance of each channel of
-/// `x`; and these, `(y, mean, variance)`. Sums are in f64.
+/// Positions that are computed one after the other, for some channels side by side, and added up in f32.
+const POSITIONS: usize = 64;
+
+/// Calls a function with as many channels side by side as divide them: its first generic argument.
+macro_rules! side_by_side {
+    ($channels:expr, $function:ident::<$($rest:tt),*>($($argument:expr),*)) => {
+        run_on!(Isa::detect(), |_| match $channels % 16 {
+            0 => $function::<16, $($rest),*>($($argument),*),
+            _ => $function::<8, $($rest),*>($($argument),*),
+        })
+    };
+}
+
+/// `y = gamma (x - mean) / sqrt(variance + epsilon) + beta + residual`, none of it below zero with a ReLU, with the mean and the
+/// (population) variance of each channel of `x`; and these, `(y, mean, variance)`.
 ///
 /// # Panics
 /// If a slice has not the length of the shape, or there are no values.
 #[must_use]
 pub fn batch_norm(
-    x: &[f32], gamma: &[f32], beta: &[f32], shape: &BatchNormShape,
+    x: &[f32], gamma: &[f32], beta: &[f32], residual: Option<&[f32]>, shape: &BatchNormShape,
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     assert_eq!(x.len(), shape.elements(), "values of another number");
     assert_eq!((gamma.len(), beta.len()), (shape.channels, shape.channels), "terms for each channel");
+    assert!(residual.is_none_or(|residual| residual.len() == x.len()), "a residual of another size");
     assert!(!x.is_empty(), "values to normalize");
-    let moments = |[sum, squares]: [f64; 2]| {
-        let mean = sum / shape.count();
-        (mean as f32, (squares / shape.count() - mean * mean).max(0.0) as f32)
+    let n = shape.positions as f64;
+    // Of differences to the first value, which do not cancel where a channel is far from zero.
+    let near = &x[..shape.channels];
+    let moments = |([sum, squares], &near): ([f64; 2], &f32)| {
+        let mean = sum / n;
+        ((f64::from(near) + mean) as f32, (squares / n - mean * mean).max(0.0) as f32)
     };
-    let sums = sums(shape, |image, out| {
-        let x = part(x, shape, image);
-        run_on!(Isa::detect(), |_| moment_sums(x, shape.positions, out));
-    });
-    let (mean, variance): (Vec<f32>, Vec<f32>) = sums.into_iter().map(moments).unzip();
+    let parts: Vec<_> = x
+        .par_chunks(shape.task())
+        .map(|x| side_by_side!(shape.channels, sums::<_>(shape.channels, [x, x], Moments { near })))
+        .collect();
+    let (mean, variance): (Vec<f32>, Vec<f32>) = total(parts).into_iter().zip(near).map(moments).unzip();
     let gain = |c: usize| (f64::from(gamma[c]) * shape.inverse_deviation(variance[c])) as f32;
-    let terms: Vec<[f32; 3]> = (0..shape.channels).map(|c| [mean[c], gain(c), beta[c]]).collect();
-    let mut y = vec![0.0; x.len()];
-    y.par_chunks_mut(shape.image()).zip(x.par_chunks(shape.image())).for_each(|(out, x)| {
-        run_on!(Isa::detect(), |_| scale(x, shape.positions, &terms, out));
+    let gain: Vec<f32> = (0..shape.channels).map(gain).collect();
+    let y = written(x.len(), |y| {
+        let tasks = y.par_chunks_mut(shape.task()).enumerate();
+        tasks.for_each(|(task, y)| {
+            let part = |values: &'_ [f32]| task * shape.task()..(task * shape.task() + y.len()).min(values.len());
+            let (x, residual) = (&x[part(x)], residual.map(|residual| &residual[part(residual)]));
+            let terms = [&mean[..], &gain, beta];
+            match (residual, shape.relu) {
+                (None, false) => side_by_side!(shape.channels, scale::<false, false>(x, x, terms, y)),
+                (None, true) => side_by_side!(shape.channels, scale::<false, true>(x, x, terms, y)),
+                (Some(r), false) => side_by_side!(shape.channels, scale::<true, false>(x, r, terms, y)),
+                (Some(r), true) => side_by_side!(shape.channels, scale::<true, true>(x, r, terms, y)),
+            }
+        });
     });
     (y, mean, variance)
 }
 
-/// The gradients of [`batch_norm`] from that of its `y`: `(dx, dgamma, dbeta)`.
+/// The gradients of [`batch_norm`] from that of its `y`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchNormGradients {
+    /// Of `x`.
+    pub x: Vec<f32>,
+    /// Of `gamma`, `[channels]`.
+    pub gamma: Vec<f32>,
+    /// Of `beta`, `[channels]`.
+    pub beta: Vec<f32>,
+    /// Of the residual, if that is wanted and is not `dy`, as without a ReLU.
+    pub residual: Option<Vec<f32>>,
+}
+
+/// The gradients of [`batch_norm`] from that of its result `y`, `dy`. Only a ReLU makes a difference of `y`.
 ///
 /// # Panics
 /// If a slice has not the length of the shape.
 #[must_use]
 pub fn batch_norm_backward(
-    x: &[f32], gamma: &[f32], mean: &[f32], variance: &[f32], dy: &[f32], shape: &BatchNormShape,
-) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-    assert_eq!((x.len(), dy.len()), (shape.elements(), shape.elements()), "values of another number");
-    let sums = sums(shape, |image, out| {
-        let (x, dy) = (part(x, shape, image), part(dy, shape, image));
-        run_on!(Isa::detect(), |_| product_sums(x, dy, mean, shape.positions, out));
+    x: &[f32], gamma: &[f32], [mean, variance]: [&[f32]; 2], y: &[f32], dy: &[f32], residual: bool,
+    shape: &BatchNormShape,
+) -> BatchNormGradients {
+    let lengths = [x.len(), y.len(), dy.len()];
+    assert_eq!(lengths, [shape.elements(); 3], "values of another number");
+    // What goes into the sum of both.
+    let into = (residual && shape.relu).then(|| {
+        written(x.len(), |into| {
+            let tasks = into.par_chunks_mut(TASK).zip(y.par_chunks(TASK)).zip(dy.par_chunks(TASK));
+            tasks.for_each(|((into, y), dy)| run_on!(Isa::detect(), |_| masked(y, dy, into)));
+        })
     });
+    let (dy, masked) = (into.as_deref().unwrap_or(dy), shape.relu && into.is_none());
+    let task = shape.task();
+    let parts: Vec<_> = (x.par_chunks(task).zip(y.par_chunks(task)).zip(dy.par_chunks(task)))
+        .map(|((x, y), dy)| match masked {
+            true => {
+                side_by_side!(shape.channels, sums::<_>(shape.channels, [x, dy], Products::<true> { mean, y }))
+            }
+            false => {
+                side_by_side!(shape.channels, sums::<_>(shape.channels, [x, dy], Products::<false> { mean, y }))
+            }
+        })
+        .collect();
+    let sums = total(parts);
     // With `x^ = (x - mean) i`: dx = gamma i (dy - sum(dy) / n - x^ sum(dy x^) / n).
-    let terms = |c: usize| {
-        let [sum, product] = sums[c];
-        let (inverse, n) = (shape.inverse_deviation(variance[c]), shape.count());
-        let gain = f64::from(gamma[c]) * inverse;
-        let slope = product * inverse * inverse / n;
-        [mean[c], gain as f32, (sum / n) as f32, slope as f32]
-    };
-    let terms: Vec<[f32; 4]> = (0..shape.channels).map(terms).collect();
-    let mut dx = vec![0.0; x.len()];
-    let images = dx.par_chunks_mut(shape.image()).zip(x.par_chunks(shape.image()));
-    images.zip(dy.par_chunks(shape.image())).for_each(|((out, x), dy)| {
-        run_on!(Isa::detect(), |_| input_gradient([x, dy], shape.positions, &terms, out));
+    let n = shape.positions as f64;
+    let inverse: Vec<f64> = variance.iter().map(|&variance| shape.inverse_deviation(variance)).collect();
+    let of_channels = |f: &dyn Fn(usize) -> f64| (0..shape.channels).map(|c| f(c) as f32).collect::<Vec<f32>>();
+    let gain = of_channels(&|c| f64::from(gamma[c]) * inverse[c]);
+    let mean_dy = of_channels(&|c| sums[c][0] / n);
+    let slope = of_channels(&|c| sums[c][1] * inverse[c] * inverse[c] / n);
+    let dx = written(x.len(), |dx| {
+        let inputs = x.par_chunks(task).zip(y.par_chunks(task)).zip(dy.par_chunks(task));
+        dx.par_chunks_mut(task).zip(inputs).for_each(|(dx, ((x, y), dy))| {
+            let terms = [mean, &gain, &mean_dy, &slope];
+            match masked {
+                true => side_by_side!(shape.channels, input_gradient::<true>([x, y, dy], terms, dx)),
+                false => side_by_side!(shape.channels, input_gradient::<false>([x, y, dy], terms, dx)),
+            }
+        });
     });
-    let dgamma = |c: usize| (sums[c][1] * shape.inverse_deviation(variance[c])) as f32;
-    let dbeta = sums.iter().map(|sums| sums[0] as f32).collect();
-    (dx, (0..shape.channels).map(dgamma).collect(), dbeta)
+    BatchNormGradients {
+        x: dx,
+        gamma: of_channels(&|c| sums[c][1] * inverse[c]),
+        beta: of_channels(&|c| sums[c][0]),
+        residual: into,
+    }
 }
 
-fn part<'a>(x: &'a [f32], shape: &BatchNormShape, image: usize) -> &'a [f32] {
-    &x[image * shape.image()..][..shape.image()]
-}
-
-/// Two sums for each channel, added up in the order of the images: the number of threads does not matter.
-fn sums(shape: &BatchNormShape, of_image: impl Fn(usize, &mut [[f64; 2]]) + Sync) -> Vec<[f64; 2]> {
-    let mut parts = vec![[0.0; 2]; shape.images * shape.channels];
-    let images = parts.par_chunks_mut(shape.channels).enumerate();
-    images.for_each(|(image, out)| of_image(image, out));
-    let mut total = vec![[0.0; 2]; shape.channels];
-    for part in parts.chunks(shape.channels) {
+/// Two sums for each channel, added up in the order of the tasks.
+fn total(parts: Vec<Vec<[f64; 2]>>) -> Vec<[f64; 2]> {
+    let mut parts = parts.into_iter();
+    let mut total = parts.next().unwrap_or_default();
+    for part in parts {
         for (total, part) in total.iter_mut().zip(part) {
             total[0] += part[0];
             total[1] += part[1];
@@ -118,87 +176,174 @@ fn sums(shape: &BatchNormShape, of_image: impl Fn(usize, &mut [[f64; 2]]) + Sync
     total
 }
 
-const LANES: usize = 8;
-
-/// Adds terms to the sums of a lane.
-#[inline(always)]
-fn add(lanes: &mut [[f64; LANES]; 2], lane: usize, terms: [f64; 2]) {
-    lanes[0][lane] += terms[0];
-    lanes[1][lane] += terms[1];
+/// What is added up in two sums.
+trait Terms: Copy {
+    /// Of values `a` and `b` of channels `first..`, with number `at` in the task. Must be `#[inline(always)]`.
+    fn terms<const L: usize>(self, first: usize, at: usize, a: [f32; L], b: [f32; L]) -> [[f32; L]; 2];
 }
 
-/// The sums of the lanes.
+/// The differences of values to others, and their squares.
+#[derive(Clone, Copy)]
+struct Moments<'a> {
+    near: &'a [f32],
+}
+
+impl Terms for Moments<'_> {
+    #[inline(always)]
+    fn terms<const L: usize>(self, first: usize, _at: usize, x: [f32; L], _: [f32; L]) -> [[f32; L]; 2] {
+        let near = lanes::<L>(self.near, first);
+        let (mut differences, mut squares) = ([0.0; L], [0.0; L]);
+        for lane in 0..L {
+            differences[lane] = x[lane] - near[lane];
+            squares[lane] = differences[lane] * differences[lane];
+        }
+        [differences, squares]
+    }
+}
+
+/// `dy` and `dy (x - mean)`, where `y` is above zero or everywhere.
+#[derive(Clone, Copy)]
+struct Products<'a, const MASKED: bool> {
+    mean: &'a [f32],
+    y: &'a [f32],
+}
+
+impl<const MASKED: bool> Terms for Products<'_, MASKED> {
+    #[inline(always)]
+    fn terms<const L: usize>(self, first: usize, at: usize, x: [f32; L], mut dy: [f32; L]) -> [[f32; L]; 2] {
+        let mean = lanes::<L>(self.mean, first);
+        if MASKED {
+            dy = above_zero(lanes::<L>(self.y, at), dy);
+        }
+        let mut products = [0.0; L];
+        for lane in 0..L {
+            products[lane] = dy[lane] * (x[lane] - mean[lane]);
+        }
+        [dy, products]
+    }
+}
+
+/// `dy` where `y` is above zero.
 #[inline(always)]
-fn add_up(lanes: [[f64; LANES]; 2]) -> [f64; 2] {
-    let mut sums = [0.0; 2];
-    for (sum, lanes) in sums.iter_mut().zip(lanes) {
-        for lane in lanes {
-            *sum += lane;
+fn above_zero<const L: usize>(y: [f32; L], mut dy: [f32; L]) -> [f32; L] {
+    for lane in 0..L {
+        dy[lane] = if y[lane] > 0.0 { dy[lane] } else { 0.0 };
+    }
+    dy
+}
+
+/// Values from `at` on; zeros behind the last.
+#[inline(always)]
+fn lanes<const L: usize>(values: &[f32], at: usize) -> [f32; L] {
+    match values.get(at..).and_then(|values| values.first_chunk::<L>()) {
+        Some(values) => *values,
+        None => {
+            let mut lanes = [0.0; L];
+            for (lane, value) in lanes.iter_mut().zip(values.get(at..).unwrap_or_default()) {
+                *lane = *value;
+            }
+            lanes
         }
     }
-    sums
 }
 
-/// The sums of `x` and of its squares.
+/// Writes the first lanes of a vector, as many as there is room for or there are channels left.
 #[inline(always)]
-fn moment_sums(x: &[f32], positions: usize, out: &mut [[f64; 2]]) {
-    for (x, out) in x.chunks_exact(positions).zip(out) {
-        let mut lanes = [[0.0; LANES]; 2];
-        let (chunks, rest) = x.as_chunks::<LANES>();
-        for x in chunks {
-            for lane in 0..LANES {
-                let x = f64::from(x[lane]);
-                add(&mut lanes, lane, [x, x * x]);
+fn put<const L: usize>(values: [f32; L], out: &mut [MaybeUninit<f32>], left: usize) {
+    match out.first_chunk_mut::<L>() {
+        Some(out) if left >= L => *out = values.map(MaybeUninit::new),
+        _ => {
+            for (out, value) in out.iter_mut().zip(values).take(left) {
+                out.write(value);
             }
         }
-        for (lane, &x) in rest.iter().enumerate() {
-            let x = f64::from(x);
-            add(&mut lanes, lane, [x, x * x]);
-        }
-        *out = add_up(lanes);
     }
 }
 
-/// The sums of `dy` and of `dy (x - mean)`.
+/// The sums of each channel. Where channels are not whole vectors, a vector has also the next position's first ones, which are
+/// not used.
 #[inline(always)]
-fn product_sums(x: &[f32], dy: &[f32], mean: &[f32], positions: usize, out: &mut [[f64; 2]]) {
-    let planes = x.chunks_exact(positions).zip(dy.chunks_exact(positions));
-    for (((x, dy), &mean), out) in planes.zip(mean).zip(out) {
-        let mut lanes = [[0.0; LANES]; 2];
-        let ((xs, x_rest), (dys, dy_rest)) = (x.as_chunks::<LANES>(), dy.as_chunks::<LANES>());
-        for (x, dy) in xs.iter().zip(dys) {
-            for lane in 0..LANES {
-                let dy = f64::from(dy[lane]);
-                add(&mut lanes, lane, [dy, dy * f64::from(x[lane] - mean)]);
+fn sums<const L: usize, T: Terms>(channels: usize, [a, b]: [&[f32]; 2], terms: T) -> Vec<[f64; 2]> {
+    let mut total = vec![[0.0; 2]; channels];
+    for start in (0..a.len()).step_by(POSITIONS * channels) {
+        let end = (start + POSITIONS * channels).min(a.len());
+        for (first, total) in (0..channels).step_by(L).zip(total.chunks_mut(L)) {
+            let mut sums = [[0.0; L]; 2];
+            for at in (start + first..end).step_by(channels) {
+                let terms = terms.terms::<L>(first, at, lanes(a, at), lanes(b, at));
+                for lane in 0..L {
+                    sums[0][lane] += terms[0][lane];
+                    sums[1][lane] += terms[1][lane];
+                }
+            }
+            for (lane, total) in total.iter_mut().enumerate() {
+                total[0] += f64::from(sums[0][lane]);
+                total[1] += f64::from(sums[1][lane]);
             }
         }
-        for (lane, (&x, &dy)) in x_rest.iter().zip(dy_rest).enumerate() {
-            let dy = f64::from(dy);
-            add(&mut lanes, lane, [dy, dy * f64::from(x - mean)]);
+    }
+    total
+}
+
+/// `gain (x - mean) + beta`, plus the residual, above zero.
+#[inline(always)]
+fn scale<const L: usize, const RESIDUAL: bool, const RELU: bool>(
+    x: &[f32], residual: &[f32], [mean, gain, beta]: [&[f32]; 3], out: &mut [MaybeUninit<f32>],
+) {
+    let channels = mean.len();
+    for start in (0..x.len()).step_by(POSITIONS * channels) {
+        let end = (start + POSITIONS * channels).min(x.len());
+        for first in (0..channels).step_by(L) {
+            let [mean, gain, beta] = [lanes::<L>(mean, first), lanes(gain, first), lanes(beta, first)];
+            for at in (start + first..end).step_by(channels) {
+                let mut y = lanes::<L>(x, at);
+                for lane in 0..L {
+                    y[lane] = gain[lane] * (y[lane] - mean[lane]) + beta[lane];
+                }
+                if RESIDUAL {
+                    let residual = lanes::<L>(residual, at);
+                    for lane in 0..L {
+                        y[lane] += residual[lane];
+                    }
+                }
+                if RELU {
+                    y = above_zero(y, y);
+                }
+                put(y, &mut out[at..], channels - first);
+            }
         }
-        *out = add_up(lanes);
     }
 }
 
-/// `gain (x - mean) + beta` of an image.
+/// `dy` where `y` is above zero.
 #[inline(always)]
-fn scale(x: &[f32], positions: usize, terms: &[[f32; 3]], out: &mut [f32]) {
-    let planes = x.chunks_exact(positions).zip(out.chunks_exact_mut(positions));
-    for ((x, out), &[mean, gain, beta]) in planes.zip(terms) {
-        for (out, x) in out.iter_mut().zip(x) {
-            *out = gain * (x - mean) + beta;
-        }
+fn masked(y: &[f32], dy: &[f32], out: &mut [MaybeUninit<f32>]) {
+    for (out, (y, dy)) in out.iter_mut().zip(y.iter().zip(dy)) {
+        out.write(if *y > 0.0 { *dy } else { 0.0 });
     }
 }
 
-/// `gain (dy - mean of dy - slope (x - mean))` of an image.
+/// `gain (dy - mean of dy - slope (x - mean))`, with the `dy` where `y` is above zero or with all.
 #[inline(always)]
-fn input_gradient([x, dy]: [&[f32]; 2], positions: usize, terms: &[[f32; 4]], out: &mut [f32]) {
-    let inputs = x.chunks_exact(positions).zip(dy.chunks_exact(positions));
-    let planes = inputs.zip(out.chunks_exact_mut(positions));
-    for (((x, dy), out), &[mean, gain, mean_dy, slope]) in planes.zip(terms) {
-        for ((out, x), dy) in out.iter_mut().zip(x).zip(dy) {
-            *out = gain * (dy - mean_dy - slope * (x - mean));
+fn input_gradient<const L: usize, const MASKED: bool>(
+    [x, y, dy]: [&[f32]; 3], [mean, gain, mean_dy, slope]: [&[f32]; 4], out: &mut [MaybeUninit<f32>],
+) {
+    let channels = mean.len();
+    for start in (0..x.len()).step_by(POSITIONS * channels) {
+        let end = (start + POSITIONS * channels).min(x.len());
+        for first in (0..channels).step_by(L) {
+            let [mean, gain] = [lanes::<L>(mean, first), lanes::<L>(gain, first)];
+            let [mean_dy, slope] = [lanes::<L>(mean_dy, first), lanes::<L>(slope, first)];
+            for at in (start + first..end).step_by(channels) {
+                let (x, mut dx) = (lanes::<L>(x, at), lanes::<L>(dy, at));
+                if MASKED {
+                    dx = above_zero(lanes(y, at), dx);
+                }
+                for lane in 0..L {
+                    dx[lane] = gain[lane] * (dx[lane] - mean_dy[lane] - slope[lane] * (x[lane] - mean[lane]));
+                }
+                put(dx, &mut out[at..], channels - first);
+            }
         }
     }
 }
@@ -224,22 +369,30 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_the_reference(images in 1usize..6, channels in 1usize..7, positions in 1usize..40) {
-            let shape = BatchNormShape { images, channels, positions, epsilon: 1e-5 };
+        fn agrees_with_the_reference(
+            positions in 1usize..200, channels in 1usize..40, relu: bool, residual: bool,
+        ) {
+            let shape = BatchNormShape { positions, channels, epsilon: 1e-5, relu };
             let (x, dy) = (values(shape.elements(), 1), values(shape.elements(), 2));
             let (gamma, beta) = (values(channels, 3), values(channels, 4));
-            let (y, mean, variance) = batch_norm(&x, &gamma, &beta, &shape);
-            let expected = reference::batch_norm(&x, &gamma, &beta, &shape);
+            let added = residual.then(|| values(shape.elements(), 5));
+            let (y, mean, variance) = batch_norm(&x, &gamma, &beta, added.as_deref(), &shape);
+            let expected = reference::batch_norm(&x, &gamma, &beta, added.as_deref(), &shape);
             close(&y, &expected.0)?;
             close(&mean, &expected.1)?;
             close(&variance, &expected.2)?;
             // Of a few values the gradients cancel, to far less than what they are made of.
-            if images * positions >= 16 {
-                let (dx, dgamma, dbeta) = batch_norm_backward(&x, &gamma, &mean, &variance, &dy, &shape);
-                let expected = reference::batch_norm_backward(&x, &gamma, &dy, &shape);
-                close(&dx, &expected.0)?;
-                close(&dgamma, &expected.1)?;
-                close(&dbeta, &expected.2)?;
+            if positions >= 16 {
+                let moments = [&mean[..], &variance];
+                let found = batch_norm_backward(&x, &gamma, moments, &y, &dy, residual, &shape);
+                let expected = reference::batch_norm_backward(&x, &gamma, &y, &dy, &shape);
+                close(&found.x, &expected.0)?;
+                close(&found.gamma, &expected.1)?;
+                close(&found.beta, &expected.2)?;
+                prop_assert_eq!(found.residual.is_some(), residual && relu);
+                if let Some(found) = found.residual {
+                    close(&found, &expected.3)?;
+                }
             }
         }
     }

@@ -345,7 +345,7 @@ fn input_window(shape: &Conv2dShape, rows: usize) -> (Padded, Window) {
 }
 
 /// A new vector of `len` floats that `write` writes.
-fn written(len: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+pub(super) fn written(len: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
     let mut values = super::blocks::with_capacity(len);
     write(&mut values.spare_capacity_mut()[..len]);
     // SAFETY: `write` has written them.

@@ -33,7 +33,7 @@ mod scale_search;
 mod team;
 mod vector;
 
-pub use batch_norm::{BatchNormShape, batch_norm, batch_norm_backward};
+pub use batch_norm::{BatchNormGradients, BatchNormShape, batch_norm, batch_norm_backward};
 pub use blocks::Operation;
 pub use conv2d::{Conv2dShape, conv2d, conv2d_input_gradient, conv2d_weight_gradient};
 pub use fake_quantize::{

@@ -3,10 +3,10 @@
 use crate::cpu::BatchNormShape;
 
 /// The values of each channel.
-fn by_channel(x: &[f32], shape: &BatchNormShape) -> Vec<Vec<f64>> {
+fn by_channel(x: impl Iterator<Item = f64>, shape: &BatchNormShape) -> Vec<Vec<f64>> {
     let mut channels = vec![vec![]; shape.channels];
-    for (i, &value) in x.iter().enumerate() {
-        channels[i / shape.positions % shape.channels].push(f64::from(value));
+    for (i, value) in x.enumerate() {
+        channels[i % shape.channels].push(value);
     }
     channels
 }
@@ -21,25 +21,35 @@ fn moments(values: &[f64]) -> (f64, f64) {
     (mean_value, mean(&values.iter().map(|x| (x - mean_value).powi(2)).collect::<Vec<_>>()))
 }
 
-/// `y`, mean and variance, as [`crate::cpu::batch_norm`].
-pub fn batch_norm(
-    x: &[f32], gamma: &[f32], beta: &[f32], shape: &BatchNormShape,
-) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
-    let (means, variances): (Vec<f64>, Vec<f64>) =
-        by_channel(x, shape).iter().map(|values| moments(values)).unzip();
-    let y = |(i, &x): (usize, &f32)| {
-        let c = i / shape.positions % shape.channels;
-        let normal = (f64::from(x) - means[c]) / (variances[c] + shape.epsilon).sqrt();
-        f64::from(gamma[c]) * normal + f64::from(beta[c])
-    };
-    (x.iter().enumerate().map(y).collect(), means, variances)
+/// The values in f64.
+fn wide(values: &[f32]) -> impl Iterator<Item = f64> + '_ {
+    values.iter().map(|&value| value.into())
 }
 
-/// `dx`, `dgamma` and `dbeta`, as [`crate::cpu::batch_norm_backward`].
-pub fn batch_norm_backward(
-    x: &[f32], gamma: &[f32], dy: &[f32], shape: &BatchNormShape,
+/// `y`, mean and variance, as [`crate::cpu::batch_norm`].
+pub fn batch_norm(
+    x: &[f32], gamma: &[f32], beta: &[f32], residual: Option<&[f32]>, shape: &BatchNormShape,
 ) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
-    let (xs, dys) = (by_channel(x, shape), by_channel(dy, shape));
+    let (means, variances): (Vec<f64>, Vec<f64>) =
+        by_channel(wide(x), shape).iter().map(|values| moments(values)).unzip();
+    let y = |(i, x): (usize, f64)| {
+        let c = i % shape.channels;
+        let normal = (x - means[c]) / (variances[c] + shape.epsilon).sqrt();
+        let y = f64::from(gamma[c]) * normal
+            + f64::from(beta[c])
+            + residual.map_or(0.0, |residual| residual[i].into());
+        if shape.relu { y.max(0.0) } else { y }
+    };
+    (wide(x).enumerate().map(y).collect(), means, variances)
+}
+
+/// `dx`, `dgamma`, `dbeta` and the gradient of the residual, as [`crate::cpu::batch_norm_backward`].
+pub fn batch_norm_backward(
+    x: &[f32], gamma: &[f32], y: &[f32], dy: &[f32], shape: &BatchNormShape,
+) -> (Vec<f64>, Vec<f64>, Vec<f64>, Vec<f64>) {
+    let dy: Vec<f64> =
+        wide(dy).zip(y).map(|(dy, &y)| if shape.relu && y <= 0.0 { 0.0 } else { dy }).collect();
+    let (xs, dys) = (by_channel(wide(x), shape), by_channel(dy.iter().copied(), shape));
     let (mut dgamma, mut dbeta, mut inner) = (vec![], vec![], vec![]);
     for (c, (x, dy)) in xs.iter().zip(&dys).enumerate() {
         let (mean_x, variance) = moments(x);
@@ -53,6 +63,6 @@ pub fn batch_norm_backward(
         let dx = normal.iter().zip(dy).map(|(x, dy)| gain * (dy - mean_dy - x * mean_product));
         inner.push(dx.collect::<Vec<f64>>().into_iter());
     }
-    let dx = (0..x.len()).filter_map(|i| inner[i / shape.positions % shape.channels].next()).collect();
-    (dx, dgamma, dbeta)
+    let dx = (0..x.len()).filter_map(|i| inner[i % shape.channels].next()).collect();
+    (dx, dgamma, dbeta, dy)
 }
