@@ -2,6 +2,8 @@
 
     python3 benches/peers/torch_joint.py --model resnet18 --size 224 --batch 64 --precisions 8,4 --device cuda
 
+    python3 benches/peers/torch_joint.py --model resnet20 --size 32 --batch 128 --device cpu --threads 2
+
 Beside it: the images per second that `dr-train train --model resnet18 --dataset folder --precisions 8,4` prints for each epoch.
 Images are random and already on the device. Every precision has a batch, scales and BatchNorms of its own; the first and the last layer
 stay at the highest width. Prints JSON: images per second of float training and of joint training, medians over steps.
@@ -23,10 +25,13 @@ parser.add_argument("--batch", type=int, default=64)
 parser.add_argument("--precisions", default="8,6,4,2")
 parser.add_argument("--device", default="cuda")
 parser.add_argument("--steps", type=int, default=20)
+parser.add_argument("--threads", type=int, help="all processors by default")
 arguments = parser.parse_args()
 WIDTHS = [int(width) for width in arguments.precisions.split(",")]
 STORED = max(WIDTHS)
 device = torch.device(arguments.device)
+if arguments.threads:
+    torch.set_num_threads(arguments.threads)
 active = 0  # position in WIDTHS; None is float
 
 
@@ -99,7 +104,7 @@ def images_per_second(model, passes):
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
     shape = (arguments.batch, 3, arguments.size, arguments.size)
     images = torch.rand(shape, device=device)
-    labels = torch.arange(arguments.batch, device=device) % 1000
+    labels = torch.arange(arguments.batch, device=device) % 10
     rates = []
     for _ in range(arguments.steps + 3):
         start = time.perf_counter()
@@ -113,7 +118,22 @@ def images_per_second(model, passes):
     return round(statistics.median(rates[3:]), 1)
 
 
-model = quantized(getattr(torchvision.models, arguments.model)()).to(device).train()
+def resnet20():
+    """For images of 32 x 32, with projections where sizes change."""
+    block = torchvision.models.resnet.BasicBlock
+    layers, channels = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()], 16
+    for outputs, stride in [(16, 1), (32, 2), (64, 2)]:
+        for first in (True, False, False):
+            step, shortcut = (stride, None) if first else (1, None)
+            if channels != outputs:
+                shortcut = nn.Sequential(nn.Conv2d(channels, outputs, 1, step, bias=False), nn.BatchNorm2d(outputs))
+            layers.append(block(channels, outputs, step, shortcut))
+            channels = outputs
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
+make = resnet20 if arguments.model == "resnet20" else getattr(torchvision.models, arguments.model)
+model = quantized(make()).to(device).train()
 result = {"torch": torch.__version__, "device": arguments.device, **vars(arguments)}
 result["float"] = images_per_second(model, [None])
 result["joint"] = images_per_second(model, range(len(WIDTHS)))

@@ -8,48 +8,48 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::autodiff::{Autodiff, NodeId, grads::Gradients};
 use burn::backend::flex::FlexTensor;
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension, tensor::FloatTensor};
-use burn::tensor::{DType, Device, Tensor, module};
+use burn::tensor::{Device, Tensor, module};
 
-/// The operation as a backend extension. Only `flex` has it: see [`batch_norm_train`].
+/// The operation as a backend extension. Only `flex` has it: see [`batch_norm_channels_last`].
 #[backend_extension(Flex, Autodiff)]
 pub trait BatchNormOps: Backend {
-    /// `(y, mean, variance)`; only `y` is differentiable.
-    fn planar_batch_norm(
-        x: FloatTensor<Self>, gamma: FloatTensor<Self>, beta: FloatTensor<Self>, shape: BatchNormShape,
+    /// `(y, mean, variance)`; only `y` is differentiable. `residual` is read where `adds` says so.
+    fn channels_last_batch_norm(
+        x: FloatTensor<Self>, gamma: FloatTensor<Self>, beta: FloatTensor<Self>, residual: FloatTensor<Self>,
+        adds: bool, shape: BatchNormShape,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
+/// What the gradients come from: the input, gamma, mean, variance and result.
+type Known<B> = [FloatTensor<B>; 5];
+
 /// Its gradients.
 pub trait BatchNormGradOps: Backend {
-    /// `(dx, dgamma, dbeta)`; `moments` are the mean and the variance.
-    fn planar_batch_norm_backward(
-        x: FloatTensor<Self>, gamma: FloatTensor<Self>, moments: [FloatTensor<Self>; 2],
-        dy: FloatTensor<Self>, shape: BatchNormShape,
-    ) -> [FloatTensor<Self>; 3];
+    /// `([dx, dgamma, dbeta], dresidual)`, the last where it is wanted.
+    fn channels_last_batch_norm_backward(
+        known: Known<Self>, dy: FloatTensor<Self>, residual: bool, shape: BatchNormShape,
+    ) -> ([FloatTensor<Self>; 3], Option<FloatTensor<Self>>);
 }
 
-/// BatchNorm with the statistics of the batch, differentiable: `x` `[batch, channels, ..]`, `gamma` and `beta` `[channels]`.
-/// [`batch_norm_train`](module::batch_norm_train) of Burn, which computes it on all devices but `flex`; there, in f32, it is
-/// two passes over memory in each direction instead of one for each operation.
+/// BatchNorm with the statistics of the batch, differentiable, of images with their channels last: `x` `[batch, rows, columns, channels]`,
+/// `gamma` and `beta` `[channels]`; then the sum with `residual`, of the shape of `x`, and a clip to `0..=clip`, where there are: to infinity for a ReLU, to 6 for a ReLU6. In each direction two
+/// passes over memory.
 ///
 /// # Panics
-/// As Burn's: if the shapes do not match.
-pub fn batch_norm_train<const D: usize>(
-    x: Tensor<D>, gamma: Tensor<1>, beta: Tensor<1>, epsilon: f64,
-) -> module::BatchNormTrainOutput<D> {
-    let dims = x.dims();
-    let flex = x.device().inner() == Device::flex()
-        && [x.dtype(), gamma.dtype(), beta.dtype()] == [DType::F32; 3]
-        && D >= 2
-        && x.shape().num_elements() > 0
-        && (gamma.dims(), beta.dims()) == ([dims[1]], [dims[1]]);
-    if !flex {
-        return module::batch_norm_train(x, gamma, beta, epsilon);
-    }
-    let (images, channels, positions) = (dims[0], dims[1], dims[2..].iter().product());
-    let shape = BatchNormShape { images, channels, positions, epsilon };
+/// Tensors that are not on `flex` and f32, shapes that do not match, and no values.
+pub fn batch_norm_channels_last(
+    x: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, residual: Option<Tensor<4>>, clip: Option<f32>,
+    epsilon: f64,
+) -> module::BatchNormTrainOutput<4> {
+    let [batch, rows, cols, channels] = x.dims();
+    assert!(x.device().inner() == Device::flex(), "expected a tensor on `flex`");
+    assert!(residual.as_ref().is_none_or(|residual| residual.dims() == x.dims()), "a residual of another shape");
+    let shape = BatchNormShape { positions: batch * rows * cols, channels, epsilon, clip };
+    let adds = residual.is_some();
+    let residual = residual.unwrap_or_else(|| x.clone().detach()).into_dispatch();
     let [gamma, beta] = [gamma, beta].map(Tensor::into_dispatch);
-    let (y, mean, variance) = Dispatch::planar_batch_norm(x.into_dispatch(), gamma, beta, shape);
+    let (y, mean, variance) =
+        Dispatch::channels_last_batch_norm(x.into_dispatch(), gamma, beta, residual, adds, shape);
     module::BatchNormTrainOutput {
         output: Tensor::from_dispatch(y),
         mean: Tensor::from_dispatch(mean),
@@ -58,54 +58,71 @@ pub fn batch_norm_train<const D: usize>(
 }
 
 impl BatchNormOps for Flex {
-    fn planar_batch_norm(
-        x: FlexTensor, gamma: FlexTensor, beta: FlexTensor, shape: BatchNormShape,
+    fn channels_last_batch_norm(
+        x: FlexTensor, gamma: FlexTensor, beta: FlexTensor, residual: FlexTensor, adds: bool,
+        shape: BatchNormShape,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
-        let [x, gamma, beta] = [x, gamma, beta].map(dense);
-        let (y, mean, variance) = cpu::batch_norm(slice(&x), slice(&gamma), slice(&beta), &shape);
+        let [x, gamma, beta, residual] = [x, gamma, beta, residual].map(dense);
+        let added = adds.then(|| slice(&residual));
+        let (y, mean, variance) = cpu::batch_norm(slice(&x), slice(&gamma), slice(&beta), added, &shape);
         let channels = [shape.channels];
         (tensor(y, x.shape()), tensor(mean, channels), tensor(variance, channels))
     }
 }
 
 impl BatchNormGradOps for Flex {
-    fn planar_batch_norm_backward(
-        x: FlexTensor, gamma: FlexTensor, moments: [FlexTensor; 2], dy: FlexTensor, shape: BatchNormShape,
-    ) -> [FlexTensor; 3] {
-        let [x, gamma, dy] = [x, gamma, dy].map(dense);
-        let [x_values, gamma, mean, variance, dy] = [&x, &gamma, &moments[0], &moments[1], &dy].map(slice);
-        let (dx, dgamma, dbeta) = cpu::batch_norm_backward(x_values, gamma, mean, variance, dy, &shape);
+    fn channels_last_batch_norm_backward(
+        known: Known<Self>, dy: FlexTensor, residual: bool, shape: BatchNormShape,
+    ) -> ([FlexTensor; 3], Option<FlexTensor>) {
+        let (known, dy) = (known.map(dense), dense(dy));
+        let [x, gamma, mean, variance, y] = known.each_ref().map(slice);
+        let found = cpu::batch_norm_backward(x, gamma, [mean, variance], y, slice(&dy), residual, &shape);
         let channels = [shape.channels];
-        [tensor(dx, x.shape()), tensor(dgamma, channels), tensor(dbeta, channels)]
+        let gradients =
+            [tensor(found.x, dy.shape()), tensor(found.gamma, channels), tensor(found.beta, channels)];
+        // Without a clip it is that of the result.
+        let of_residual = found.residual.map(|values| tensor(values, dy.shape()));
+        (gradients, residual.then(|| of_residual.unwrap_or(dy)))
     }
 }
 
 #[derive(Debug)]
 struct BatchNormBackward;
 
-impl<B: BatchNormOps + BatchNormGradOps> Backward<B, 3> for BatchNormBackward {
-    type State = ([NodeId; 2], [FloatTensor<B>; 2], BatchNormShape);
+impl<B: BatchNormOps + BatchNormGradOps> Backward<B, 4> for BatchNormBackward {
+    /// Input and gamma; mean, variance and the result, which the clip's gradient depends on.
+    type State = ([NodeId; 2], [FloatTensor<B>; 3], BatchNormShape);
 
-    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
-        let (inputs, moments, shape) = ops.state;
+    fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let (inputs, [mean, variance, y], shape) = ops.state;
         let dy = grads.consume::<B>(&ops.node);
         let [x, gamma] = inputs.map(|node| -> FloatTensor<B> { checkpointer.retrieve_node_output(node) });
-        let nodes = ops.parents.map(|node| node.map(|node| node.id));
-        register::<B, 3>(nodes, B::planar_batch_norm_backward(x, gamma, moments, dy, shape), grads);
+        let [x_node, gamma_node, beta_node, residual] = ops.parents.map(|node| node.map(|node| node.id));
+        let known = [x, gamma, mean, variance, y];
+        let (gradients, of_residual) =
+            B::channels_last_batch_norm_backward(known, dy, residual.is_some(), shape);
+        register::<B, 3>([x_node, gamma_node, beta_node], gradients, grads);
+        if let (Some(node), Some(gradient)) = (residual, of_residual) {
+            grads.register::<B>(node, gradient);
+        }
     }
 }
 
 impl<B: BatchNormOps + BatchNormGradOps, C: CheckpointStrategy> BatchNormOps for Autodiff<B, C> {
-    fn planar_batch_norm(
-        x: FloatTensor<Self>, gamma: FloatTensor<Self>, beta: FloatTensor<Self>, shape: BatchNormShape,
+    fn channels_last_batch_norm(
+        x: FloatTensor<Self>, gamma: FloatTensor<Self>, beta: FloatTensor<Self>, residual: FloatTensor<Self>,
+        adds: bool, shape: BatchNormShape,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let [value_x, value_gamma, value_beta] = [&x, &gamma, &beta].map(|t| t.primitive().clone());
-        let (y, mean, variance) = B::planar_batch_norm(value_x, value_gamma, value_beta, shape);
-        let guards = [x.node(), gamma.node(), beta.node()];
+        let [value_x, value_gamma, value_beta, value_residual] =
+            [&x, &gamma, &beta, &residual].map(|t| t.primitive().clone());
+        let (y, mean, variance) =
+            B::channels_last_batch_norm(value_x, value_gamma, value_beta, value_residual, adds, shape);
+        let guards = [x.node(), gamma.node(), beta.node(), residual.node()];
         let y = match BatchNormBackward.prepare::<C>(guards).compute_bound().stateful() {
             OpsKind::Tracked(mut prep) => {
                 let inputs = [prep.checkpoint(&x), prep.checkpoint(&gamma)];
-                prep.finish((inputs, [mean.clone(), variance.clone()], shape), y)
+                let known = [mean.clone(), variance.clone(), y.clone()];
+                prep.finish((inputs, known, shape), y)
             }
             OpsKind::UnTracked(prep) => prep.finish(y),
         };
@@ -116,42 +133,49 @@ impl<B: BatchNormOps + BatchNormGradOps, C: CheckpointStrategy> BatchNormOps for
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    type Train = fn(Tensor<4>, Tensor<1>, Tensor<1>, f64) -> module::BatchNormTrainOutput<4>;
+    use burn::tensor::TensorData;
 
     /// Output, statistics and gradients of a loss that tells positions apart.
-    fn results(train: Train, transposed: bool) -> Vec<Vec<f32>> {
+    fn results(ours: bool, adds: bool, clip: Option<f32>) -> Vec<Vec<f32>> {
         let device = Device::flex().autodiff();
         let ramp = |n: usize, step: f32| {
-            Tensor::<1>::from_data(
-                burn::tensor::TensorData::from(
-                    &(0..n).map(|i| (i as f32 * step).sin()).collect::<Vec<_>>()[..],
-                ),
-                &device,
-            )
+            let values: Vec<f32> = (0..n).map(|i| (i as f32 * step).sin()).collect();
+            Tensor::<1>::from_data(TensorData::from(&values[..]), &device)
         };
-        let x = ramp(3 * 5 * 4 * 7, 0.37).reshape([3, 5, 4, 7]).require_grad();
+        let dims = [3, 4, 7, 5];
+        let images = |step: f32| ramp(3 * 4 * 7 * 5, step).reshape(dims);
+        let (x, residual) = (images(0.37).require_grad(), images(0.53).require_grad());
         let (gamma, beta) = (ramp(5, 1.3).require_grad(), ramp(5, 0.7).require_grad());
-        let input = if transposed { x.clone().swap_dims(2, 3) } else { x.clone() };
-        let out = train(input, gamma.clone(), beta.clone(), 1e-5);
-        let loss = (out.output.clone() * ramp(3 * 5 * 4 * 7, 0.11).reshape(out.output.dims())).sum();
-        let gradients = loss.backward();
-        let flat = |values: burn::tensor::TensorData| values.try_to_vec::<f32>().expect("f32");
-        vec![
+        let (x_in, gamma_in, beta_in) = (x.clone(), gamma.clone(), beta.clone());
+        let out = if ours {
+            let residual = adds.then(|| residual.clone());
+            batch_norm_channels_last(x_in, gamma_in, beta_in, residual, clip, 1e-5)
+        } else {
+            let out = module::batch_norm_train(x_in.permute([0, 3, 1, 2]), gamma_in, beta_in, 1e-5);
+            let y = out.output.permute([0, 2, 3, 1]);
+            let y = if adds { y + residual.clone() } else { y };
+            module::BatchNormTrainOutput { output: clip.map_or(y.clone(), |high| y.clamp(0.0, high)), ..out }
+        };
+        let gradients = (out.output.clone() * images(0.11)).sum().backward();
+        let flat = |values: TensorData| values.try_to_vec::<f32>().expect("f32");
+        let mut results = vec![
             flat(out.output.into_data()),
             flat(out.mean.into_data()),
             flat(out.variance.into_data()),
             flat(x.grad(&gradients).expect("a gradient").into_data()),
             flat(gamma.grad(&gradients).expect("a gradient").into_data()),
             flat(beta.grad(&gradients).expect("a gradient").into_data()),
-        ]
+        ];
+        let of_residual = residual.grad(&gradients);
+        assert_eq!(of_residual.is_some(), adds);
+        results.extend(of_residual.map(|gradient| flat(gradient.into_data())));
+        results
     }
 
     #[test]
     fn agrees_with_burn() {
-        for transposed in [false, true] {
-            let ours = results(batch_norm_train, transposed);
-            for (got, want) in ours.iter().zip(results(module::batch_norm_train, transposed)) {
+        for (adds, clip) in [(false, None), (false, Some(0.7)), (true, None), (true, Some(f32::INFINITY))] {
+            for (got, want) in results(true, adds, clip).iter().zip(results(false, adds, clip)) {
                 assert_eq!(got.len(), want.len());
                 let largest = want.iter().fold(1.0f32, |largest, want| largest.max(want.abs()));
                 assert!(got.iter().zip(want).all(|(got, want)| (got - want).abs() <= 1e-5 * largest));

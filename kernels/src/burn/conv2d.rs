@@ -10,10 +10,10 @@ use burn::backend::{Backend, Dispatch, Flex, backend_extension, tensor::FloatTen
 use burn::tensor::{DType, Device, Tensor, module, ops::ConvOptions};
 use dr_precision::BitWidth;
 
-/// The convolution as a backend extension. Only `flex` has it: see [`conv2d`].
+/// The convolution of channels-last images as a backend extension. Only `flex` has it: see [`conv2d_channels_last`].
 #[backend_extension(Flex, Autodiff)]
 pub trait Conv2dOps: Backend {
-    fn planar_conv2d(x: FloatTensor<Self>, w: FloatTensor<Self>, shape: Conv2dShape) -> FloatTensor<Self>;
+    fn channels_last_conv2d(x: FloatTensor<Self>, w: FloatTensor<Self>, shape: Conv2dShape) -> FloatTensor<Self>;
 
     /// The same of values that are quantized, by their codes. `scales` is `[2 + channels out]`.
     fn coded_conv2d(
@@ -28,80 +28,89 @@ pub trait Conv2dGradOps: Backend {
     fn weight_gradient(x: FloatTensor<Self>, dy: FloatTensor<Self>, shape: Conv2dShape) -> FloatTensor<Self>;
 }
 
+/// Whether the convolutions of this crate take images of `channels` channels on this device: on `flex`, in f32, in one group or depthwise. Between them,
+/// channels-last images need no copies.
+#[must_use]
+pub fn takes_channels_last(x: &Tensor<4>, channels: usize, w: &Tensor<4>) -> bool {
+    let [outputs, inputs, k, k2] = w.dims();
+    let floats = [x.dtype(), w.dtype()] == [DType::F32; 2];
+    x.device().inner() == Device::flex() && floats
+        && (inputs == channels || (inputs, outputs) == (1, channels))
+        && k == k2
+}
+
 /// 2D convolution without bias and dilation, differentiable: `x` `[batch, channels in, height, width]` with `w` `[channels
 /// out, channels in / groups, k, k]`.
 ///
-/// On `flex`, tensors in f32 and one group take the loops of this crate, which for few channels are several times faster than its
-/// own; everything else is Burn's `conv2d`.
+/// On `flex`, tensors in f32 in one group, or depthwise, take the loops of this crate, which are several times faster than its own, on a copy of
+/// `x` with its channels last; the result is a view of such a tensor. Everything else is Burn's `conv2d`.
 ///
 /// # Panics
 /// As Burn's: if the channels do not match.
 pub fn conv2d(x: Tensor<4>, w: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
-    match flex_shape(&x, &w, stride, padding) {
-        None => {
-            let groups = (x.dims()[1] / w.dims()[1].max(1)).max(1);
-            module::conv2d(x, w, None, ConvOptions::new([stride; 2], [padding; 2], [1, 1], groups))
-        }
-        Some(shape) => {
-            Tensor::from_dispatch(Dispatch::planar_conv2d(x.into_dispatch(), w.into_dispatch(), shape))
-        }
+    if stride > 0 && takes_channels_last(&x, x.dims()[1], &w) {
+        let y = conv2d_channels_last(x.permute([0, 2, 3, 1]), w, stride, padding);
+        return y.permute([0, 3, 1, 2]);
     }
+    let groups = (x.dims()[1] / w.dims()[1].max(1)).max(1);
+    module::conv2d(x, w, None, ConvOptions::new([stride; 2], [padding; 2], [1, 1], groups))
+}
+
+/// [`conv2d`], in one group or depthwise, of images that [have their channels last](takes_channels_last): `[batch, height, width, channels in]` to `[batch, height,
+/// width, channels out]`.
+///
+/// # Panics
+/// If the kernels do not [take](takes_channels_last) such tensors, or the stride is 0.
+pub fn conv2d_channels_last(x: Tensor<4>, w: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
+    let shape = channels_last_shape(&x, &w, stride, padding);
+    Tensor::from_dispatch(Dispatch::channels_last_conv2d(x.into_dispatch(), w.into_dispatch(), shape))
 }
 
 /// Input channels from which on integers are faster: fewer leave most of a step empty.
 const INTEGERS_FROM: usize = 8;
 
-/// [`conv2d`] of fake-quantized activations and weights, on `flex` computed from their codes in integers: the values are
-/// those of the float convolution up to rounding, and the gradients are its gradients.
+/// [`conv2d_channels_last`] of fake-quantized activations and weights, computed from their codes in integers: the values are those
+/// of the float convolution up to rounding, and the gradients are its gradients.
 ///
 /// - `x`: values of an [`ActivationQuantizer`](crate::ActivationQuantizer) of `widths[1]` bits with one scale, `w`: of a
 ///   [`WeightQuantizer`](crate::WeightQuantizer) of `widths[0]` bits with one for each output channel.
 /// - `activation`: `[2]`, the scale and the zero point of `x`; `weight_scale`: `[channels out]`.
 ///
 /// # Panics
-/// As Burn's: if the channels do not match.
+/// As [`conv2d_channels_last`].
 pub fn conv2d_of_codes(
     x: Tensor<4>, w: Tensor<4>, activation: Tensor<1>, weight_scale: Tensor<1>, widths: [BitWidth; 2],
     stride: usize, padding: usize,
 ) -> Tensor<4> {
-    match flex_shape(&x, &w, stride, padding) {
-        Some(shape)
-            if shape.channels[0] >= INTEGERS_FROM
-                && weight_scale.dims() == [shape.channels[1]]
-                && activation.dims() == [2] =>
-        {
-            let scales = Tensor::cat(vec![activation.inner(), weight_scale.inner()], 0);
-            let scales = if x.device().is_autodiff() { Tensor::from_inner(scales) } else { scales };
-            let [x, w] = [x, w].map(Tensor::into_dispatch);
-            Tensor::from_dispatch(Dispatch::coded_conv2d(x, w, scales.into_dispatch(), shape, widths))
-        }
-        _ => conv2d(x, w, stride, padding),
+    let shape = channels_last_shape(&x, &w, stride, padding);
+    let [inputs, outputs] = shape.channels;
+    if inputs < INTEGERS_FROM
+        || shape.depthwise
+        || weight_scale.dims() != [outputs] || activation.dims() != [2] {
+        return conv2d_channels_last(x, w, stride, padding);
     }
+    let scales = Tensor::cat(vec![activation.inner(), weight_scale.inner()], 0);
+    let scales = if x.device().is_autodiff() { Tensor::from_inner(scales) } else { scales };
+    let [x, w] = [x, w].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(Dispatch::coded_conv2d(x, w, scales.into_dispatch(), shape, widths))
 }
 
-/// The shape, if the loops for `flex` take such tensors.
-fn flex_shape(x: &Tensor<4>, w: &Tensor<4>, stride: usize, padding: usize) -> Option<Conv2dShape> {
-    let ([batch, channels_in, rows, cols], [channels_out, w_in, k, k2]) = (x.dims(), w.dims());
-    let flex = x.device().inner() == Device::flex() && x.dtype() == DType::F32 && w.dtype() == DType::F32;
-    let (channels, input) = ([channels_in, channels_out], [rows, cols]);
-    (flex && channels_in == w_in && k == k2 && stride > 0).then_some(Conv2dShape {
-        batch,
-        channels,
-        input,
-        kernel: k,
-        stride,
-        padding,
-    })
+fn channels_last_shape(x: &Tensor<4>, w: &Tensor<4>, stride: usize, padding: usize) -> Conv2dShape {
+    let ([batch, rows, cols, channels_in], [channels_out, inputs, kernel, _]) = (x.dims(), w.dims());
+    let takes = takes_channels_last(x, channels_in, w);
+    assert!(takes && stride > 0, "a convolution that is not of `flex`: {:?} with {:?}", x.shape(), w.shape());
+    let (channels, depthwise) = ([channels_in, channels_out], inputs != channels_in);
+    Conv2dShape { batch, channels, input: [rows, cols], kernel, stride, padding, depthwise }
 }
 
 /// Sizes of the output.
 const fn output(shape: &Conv2dShape) -> [usize; 4] {
     let [height, width] = shape.output();
-    [shape.batch, shape.channels[1], height, width]
+    [shape.batch, height, width, shape.channels[1]]
 }
 
 impl Conv2dOps for Flex {
-    fn planar_conv2d(x: FlexTensor, w: FlexTensor, shape: Conv2dShape) -> FlexTensor {
+    fn channels_last_conv2d(x: FlexTensor, w: FlexTensor, shape: Conv2dShape) -> FlexTensor {
         let [x, w] = [x, w].map(dense);
         tensor(cpu::conv2d(slice(&x), slice(&w), &shape), output(&shape))
     }
@@ -122,14 +131,15 @@ impl Conv2dGradOps for Flex {
         let [dy, w] = [dy, w].map(dense);
         let (channels, [rows, cols]) = (shape.channels[0], shape.input);
         let dx = cpu::conv2d_input_gradient(slice(&dy), slice(&w), &shape);
-        tensor(dx, [shape.batch, channels, rows, cols])
+        tensor(dx, [shape.batch, rows, cols, channels])
     }
 
     fn weight_gradient(x: FlexTensor, dy: FlexTensor, shape: Conv2dShape) -> FlexTensor {
         let [x, dy] = [x, dy].map(dense);
         let [channels_in, channels_out] = shape.channels;
         let dw = cpu::conv2d_weight_gradient(slice(&x), slice(&dy), &shape);
-        tensor(dw, [channels_out, channels_in, shape.kernel, shape.kernel])
+        let inputs = if shape.depthwise { 1 } else { channels_in };
+        tensor(dw, [channels_out, inputs, shape.kernel, shape.kernel])
     }
 }
 
@@ -155,8 +165,8 @@ impl<B: Conv2dOps + Conv2dGradOps> Backward<B, 2> for Conv2dBackward {
 }
 
 impl<B: Conv2dOps + Conv2dGradOps, C: CheckpointStrategy> Conv2dOps for Autodiff<B, C> {
-    fn planar_conv2d(x: FloatTensor<Self>, w: FloatTensor<Self>, shape: Conv2dShape) -> FloatTensor<Self> {
-        let out = B::planar_conv2d(x.primitive().clone(), w.primitive().clone(), shape);
+    fn channels_last_conv2d(x: FloatTensor<Self>, w: FloatTensor<Self>, shape: Conv2dShape) -> FloatTensor<Self> {
+        let out = B::channels_last_conv2d(x.primitive().clone(), w.primitive().clone(), shape);
         register::<B, C>(x, w, out, shape)
     }
 

@@ -13,10 +13,10 @@ mod weight_only;
 
 use crate::error::product;
 use crate::{ActivationQuantizer, KernelError, WeightQuantizer, layout::ScaleLayout};
-pub use batch_norm::batch_norm_train;
+pub use batch_norm::batch_norm_channels_last;
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Element, Int, Tensor, TensorData};
-pub use conv2d::{conv2d, conv2d_of_codes};
+pub use conv2d::{conv2d, conv2d_channels_last, conv2d_of_codes, takes_channels_last};
 use dr_precision::{BitWidth, Granularity};
 use ops::{ActivationFormat, FakeQuantizeOps, PackOps, WeightFormat};
 pub use packed::{PackedTensor, dequantize, quantize_pack, switch};

@@ -1,5 +1,5 @@
 //! BatchNorm in training on a CPU, of tensors whose channels are last, with what follows it in a network: a residual that is
-//! added, and a ReLU. In each direction one pass over memory is for the sums of each channel and one for the result. Of
+//! added, and a ReLU or ReLU6. In each direction one pass over memory is for the sums of each channel and one for the result. Of
 //! single operations, as Burn has it on `flex`, it takes a pass for each.
 
 use super::blocks::TASK;
@@ -17,13 +17,18 @@ pub struct BatchNormShape {
     pub channels: usize,
     /// What is added to the variance.
     pub epsilon: f64,
-    /// Whether what is below zero becomes zero in the end.
-    pub relu: bool,
+    /// Results are clipped to `0..=clip`, if there is one: infinity for a ReLU, 6 for a ReLU6.
+    pub clip: Option<f32>,
 }
 
 impl BatchNormShape {
     const fn elements(&self) -> usize {
         self.positions * self.channels
+    }
+
+    /// The end of the range that results are clipped to.
+    fn high(&self) -> f32 {
+        self.clip.unwrap_or(f32::INFINITY)
     }
 
     /// `1 / sqrt(variance + epsilon)`.
@@ -50,7 +55,7 @@ macro_rules! side_by_side {
     };
 }
 
-/// `y = gamma (x - mean) / sqrt(variance + epsilon) + beta + residual`, none of it below zero with a ReLU, with the mean and the
+/// `y = gamma (x - mean) / sqrt(variance + epsilon) + beta + residual`, clipped, with the mean and the
 /// (population) variance of each channel of `x`; and these, `(y, mean, variance)`.
 ///
 /// # Panics
@@ -82,12 +87,12 @@ pub fn batch_norm(
         tasks.for_each(|(task, y)| {
             let part = |values: &'_ [f32]| task * shape.task()..(task * shape.task() + y.len()).min(values.len());
             let (x, residual) = (&x[part(x)], residual.map(|residual| &residual[part(residual)]));
-            let terms = [&mean[..], &gain, beta];
-            match (residual, shape.relu) {
-                (None, false) => side_by_side!(shape.channels, scale::<false, false>(x, x, terms, y)),
-                (None, true) => side_by_side!(shape.channels, scale::<false, true>(x, x, terms, y)),
-                (Some(r), false) => side_by_side!(shape.channels, scale::<true, false>(x, r, terms, y)),
-                (Some(r), true) => side_by_side!(shape.channels, scale::<true, true>(x, r, terms, y)),
+            let (terms, high) = ([&mean[..], &gain, beta], shape.high());
+            match (residual, shape.clip.is_some()) {
+                (None, false) => side_by_side!(shape.channels, scale::<false, false>(x, x, terms, high, y)),
+                (None, true) => side_by_side!(shape.channels, scale::<false, true>(x, x, terms, high, y)),
+                (Some(r), false) => side_by_side!(shape.channels, scale::<true, false>(x, r, terms, high, y)),
+                (Some(r), true) => side_by_side!(shape.channels, scale::<true, true>(x, r, terms, high, y)),
             }
         });
     });
@@ -103,11 +108,11 @@ pub struct BatchNormGradients {
     pub gamma: Vec<f32>,
     /// Of `beta`, `[channels]`.
     pub beta: Vec<f32>,
-    /// Of the residual, if that is wanted and is not `dy`, as without a ReLU.
+    /// Of the residual, if that is wanted and is not `dy`, as without a clip.
     pub residual: Option<Vec<f32>>,
 }
 
-/// The gradients of [`batch_norm`] from that of its result `y`, `dy`. Only a ReLU makes a difference of `y`.
+/// The gradients of [`batch_norm`] from that of its result `y`, `dy`. Only the clip makes a difference of `y`.
 ///
 /// # Panics
 /// If a slice has not the length of the shape.
@@ -119,21 +124,21 @@ pub fn batch_norm_backward(
     let lengths = [x.len(), y.len(), dy.len()];
     assert_eq!(lengths, [shape.elements(); 3], "values of another number");
     // What goes into the sum of both.
-    let into = (residual && shape.relu).then(|| {
+    let into = (residual && shape.clip.is_some()).then(|| {
         written(x.len(), |into| {
             let tasks = into.par_chunks_mut(TASK).zip(y.par_chunks(TASK)).zip(dy.par_chunks(TASK));
-            tasks.for_each(|((into, y), dy)| run_on!(Isa::detect(), |_| masked(y, dy, into)));
+            tasks.for_each(|((into, y), dy)| run_on!(Isa::detect(), |_| masked(y, dy, shape.high(), into)));
         })
     });
-    let (dy, masked) = (into.as_deref().unwrap_or(dy), shape.relu && into.is_none());
-    let task = shape.task();
+    let (dy, masked) = (into.as_deref().unwrap_or(dy), shape.clip.is_some() && into.is_none());
+    let (task, high) = (shape.task(), shape.high());
     let parts: Vec<_> = (x.par_chunks(task).zip(y.par_chunks(task)).zip(dy.par_chunks(task)))
         .map(|((x, y), dy)| match masked {
             true => {
-                side_by_side!(shape.channels, sums::<_>(shape.channels, [x, dy], Products::<true> { mean, y }))
+                side_by_side!(shape.channels, sums::<_>(shape.channels, [x, dy], Products::<true> { mean, y, high }))
             }
             false => {
-                side_by_side!(shape.channels, sums::<_>(shape.channels, [x, dy], Products::<false> { mean, y }))
+                side_by_side!(shape.channels, sums::<_>(shape.channels, [x, dy], Products::<false> { mean, y, high }))
             }
         })
         .collect();
@@ -150,8 +155,8 @@ pub fn batch_norm_backward(
         dx.par_chunks_mut(task).zip(inputs).for_each(|(dx, ((x, y), dy))| {
             let terms = [mean, &gain, &mean_dy, &slope];
             match masked {
-                true => side_by_side!(shape.channels, input_gradient::<true>([x, y, dy], terms, dx)),
-                false => side_by_side!(shape.channels, input_gradient::<false>([x, y, dy], terms, dx)),
+                true => side_by_side!(shape.channels, input_gradient::<true>([x, y, dy], terms, high, dx)),
+                false => side_by_side!(shape.channels, input_gradient::<false>([x, y, dy], terms, high, dx)),
             }
         });
     });
@@ -201,11 +206,12 @@ impl Terms for Moments<'_> {
     }
 }
 
-/// `dy` and `dy (x - mean)`, where `y` is above zero or everywhere.
+/// `dy` and `dy (x - mean)`, where `y` is inside the range or everywhere.
 #[derive(Clone, Copy)]
 struct Products<'a, const MASKED: bool> {
     mean: &'a [f32],
     y: &'a [f32],
+    high: f32,
 }
 
 impl<const MASKED: bool> Terms for Products<'_, MASKED> {
@@ -213,7 +219,7 @@ impl<const MASKED: bool> Terms for Products<'_, MASKED> {
     fn terms<const L: usize>(self, first: usize, at: usize, x: [f32; L], mut dy: [f32; L]) -> [[f32; L]; 2] {
         let mean = lanes::<L>(self.mean, first);
         if MASKED {
-            dy = above_zero(lanes::<L>(self.y, at), dy);
+            dy = inside(lanes::<L>(self.y, at), dy, self.high);
         }
         let mut products = [0.0; L];
         for lane in 0..L {
@@ -223,11 +229,11 @@ impl<const MASKED: bool> Terms for Products<'_, MASKED> {
     }
 }
 
-/// `dy` where `y` is above zero.
+/// `dy` where `y` is between 0 and `high`.
 #[inline(always)]
-fn above_zero<const L: usize>(y: [f32; L], mut dy: [f32; L]) -> [f32; L] {
+fn inside<const L: usize>(y: [f32; L], mut dy: [f32; L], high: f32) -> [f32; L] {
     for lane in 0..L {
-        dy[lane] = if y[lane] > 0.0 { dy[lane] } else { 0.0 };
+        dy[lane] = if y[lane] > 0.0 && y[lane] < high { dy[lane] } else { 0.0 };
     }
     dy
 }
@@ -285,10 +291,10 @@ fn sums<const L: usize, T: Terms>(channels: usize, [a, b]: [&[f32]; 2], terms: T
     total
 }
 
-/// `gain (x - mean) + beta`, plus the residual, above zero.
+/// `gain (x - mean) + beta`, plus the residual, clipped.
 #[inline(always)]
-fn scale<const L: usize, const RESIDUAL: bool, const RELU: bool>(
-    x: &[f32], residual: &[f32], [mean, gain, beta]: [&[f32]; 3], out: &mut [MaybeUninit<f32>],
+fn scale<const L: usize, const RESIDUAL: bool, const CLIP: bool>(
+    x: &[f32], residual: &[f32], [mean, gain, beta]: [&[f32]; 3], high: f32, out: &mut [MaybeUninit<f32>],
 ) {
     let channels = mean.len();
     for start in (0..x.len()).step_by(POSITIONS * channels) {
@@ -306,8 +312,11 @@ fn scale<const L: usize, const RESIDUAL: bool, const RELU: bool>(
                         y[lane] += residual[lane];
                     }
                 }
-                if RELU {
-                    y = above_zero(y, y);
+                if CLIP {
+                    for y in &mut y {
+                        *y = if *y > 0.0 { *y } else { 0.0 };
+                        *y = if *y < high { *y } else { high };
+                    }
                 }
                 put(y, &mut out[at..], channels - first);
             }
@@ -315,18 +324,19 @@ fn scale<const L: usize, const RESIDUAL: bool, const RELU: bool>(
     }
 }
 
-/// `dy` where `y` is above zero.
+/// `dy` where `y` is between 0 and `high`.
 #[inline(always)]
-fn masked(y: &[f32], dy: &[f32], out: &mut [MaybeUninit<f32>]) {
+fn masked(y: &[f32], dy: &[f32], high: f32, out: &mut [MaybeUninit<f32>]) {
     for (out, (y, dy)) in out.iter_mut().zip(y.iter().zip(dy)) {
-        out.write(if *y > 0.0 { *dy } else { 0.0 });
+        out.write(if *y > 0.0 && *y < high { *dy } else { 0.0 });
     }
 }
 
-/// `gain (dy - mean of dy - slope (x - mean))`, with the `dy` where `y` is above zero or with all.
+/// `gain (dy - mean of dy - slope (x - mean))`, with the `dy` where `y` is between 0 and `high` or with all.
 #[inline(always)]
 fn input_gradient<const L: usize, const MASKED: bool>(
-    [x, y, dy]: [&[f32]; 3], [mean, gain, mean_dy, slope]: [&[f32]; 4], out: &mut [MaybeUninit<f32>],
+    [x, y, dy]: [&[f32]; 3], [mean, gain, mean_dy, slope]: [&[f32]; 4], high: f32,
+    out: &mut [MaybeUninit<f32>],
 ) {
     let channels = mean.len();
     for start in (0..x.len()).step_by(POSITIONS * channels) {
@@ -337,7 +347,7 @@ fn input_gradient<const L: usize, const MASKED: bool>(
             for at in (start + first..end).step_by(channels) {
                 let (x, mut dx) = (lanes::<L>(x, at), lanes::<L>(dy, at));
                 if MASKED {
-                    dx = above_zero(lanes(y, at), dx);
+                    dx = inside(lanes(y, at), dx, high);
                 }
                 for lane in 0..L {
                     dx[lane] = gain[lane] * (dx[lane] - mean_dy[lane] - slope[lane] * (x[lane] - mean[lane]));
@@ -370,9 +380,10 @@ mod tests {
     proptest! {
         #[test]
         fn agrees_with_the_reference(
-            positions in 1usize..200, channels in 1usize..40, relu: bool, residual: bool,
+            positions in 1usize..200, channels in 1usize..40, clip in 0usize..3, residual: bool,
         ) {
-            let shape = BatchNormShape { positions, channels, epsilon: 1e-5, relu };
+            let clip = [None, Some(f32::INFINITY), Some(0.5)][clip];
+            let shape = BatchNormShape { positions, channels, epsilon: 1e-5, clip };
             let (x, dy) = (values(shape.elements(), 1), values(shape.elements(), 2));
             let (gamma, beta) = (values(channels, 3), values(channels, 4));
             let added = residual.then(|| values(shape.elements(), 5));
@@ -389,7 +400,7 @@ mod tests {
                 close(&found.x, &expected.0)?;
                 close(&found.gamma, &expected.1)?;
                 close(&found.beta, &expected.2)?;
-                prop_assert_eq!(found.residual.is_some(), residual && relu);
+                prop_assert_eq!(found.residual.is_some(), residual && clip.is_some());
                 if let Some(found) = found.residual {
                     close(&found, &expected.3)?;
                 }

@@ -8,14 +8,15 @@
 //!
 //! The gradient of the input is of the same form: for each residue of row and column modulo the stride, it correlates the
 //! output's gradient with the turned kernel's taps of that residue. That of the weight adds up, for tiles of the run by output
-//! channels, over all outputs.
+//! channels, over all outputs. Depthwise convolutions, the same with a kernel for each channel, have [loops](super::depthwise) of their own.
 
+use super::depthwise;
 use super::isa::{Isa, run_on};
 use super::vector::{Avx2, Avx512, Portable, Vector};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
-/// Sizes of a convolution with square kernels, without dilation and groups.
+/// Sizes of a convolution with square kernels, without dilation, in one group or depthwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv2dShape {
     /// Images.
@@ -30,6 +31,8 @@ pub struct Conv2dShape {
     pub stride: usize,
     /// Zeros around the input.
     pub padding: usize,
+    /// Whether each channel, as many in as out, is convolved for itself.
+    pub depthwise: bool,
 }
 
 impl Conv2dShape {
@@ -50,11 +53,16 @@ impl Conv2dShape {
         self.kernel * self.kernel
     }
 
+    /// Weights of an output channel.
+    const fn windows(&self) -> usize {
+        if self.depthwise { self.taps() } else { self.channels[0] * self.taps() }
+    }
+
     /// Floats of all inputs, of all outputs and of the weight.
     fn lengths(&self) -> [usize; 3] {
         let [inputs, outputs] = [self.input, self.output()].map(|[rows, cols]| self.batch * rows * cols);
         let [channels_in, channels_out] = self.channels;
-        [inputs * channels_in, outputs * channels_out, channels_in * channels_out * self.taps()]
+        [inputs * channels_in, outputs * channels_out, channels_out * self.windows()]
     }
 }
 
@@ -170,14 +178,14 @@ impl Copied for AsTheyAre {
 
 /// Which floats a correlation meets: `rows` runs of `run` floats, `pitch` apart.
 #[derive(Clone, Copy)]
-struct Window {
-    rows: usize,
-    pitch: usize,
-    run: usize,
+pub(super) struct Window {
+    pub rows: usize,
+    pub pitch: usize,
+    pub run: usize,
 }
 
 /// Positions as offsets: where its window begins in the buffer, and where its channels are in the output.
-type Positions = Vec<[usize; 2]>;
+pub(super) type Positions = Vec<[usize; 2]>;
 
 /// Positions of `images` times `rows` times `cols`, by their steps in the buffer and in the output, from two offsets on.
 fn positions(counts: [usize; 3], steps: [[usize; 3]; 2], from: [usize; 2]) -> Positions {
@@ -335,6 +343,42 @@ unsafe fn store<V: Vector, const N: usize>(vectors: [V; N], count: usize, to: *m
     }
 }
 
+/// Packed weights of either kind.
+enum Kernel {
+    Dense(Weights),
+    Depthwise(depthwise::Weights),
+}
+
+impl Kernel {
+    /// `weight(row, place in the run, channel)`.
+    fn dense(window: Window, channels: usize, isa: Isa, weight: impl Fn(usize, usize, usize) -> f32) -> Self {
+        Self::Dense(Weights::pack(window, channels, isa, weight))
+    }
+
+    /// `weight(row, column, channel)`.
+    fn depthwise(window: Window, channels: usize, isa: Isa, weight: impl Fn(usize, usize, usize) -> f32) -> Self {
+        Self::Depthwise(depthwise::Weights::pack(window, channels, isa, weight))
+    }
+
+    /// Writes the channels of all positions.
+    fn correlate(&self, buffer: &[f32], positions: &[[usize; 2]], out: &mut [MaybeUninit<f32>]) {
+        match self {
+            Self::Dense(weights) => weights.correlate(buffer, positions, out),
+            Self::Depthwise(weights) => weights.correlate(buffer, positions, out),
+        }
+    }
+}
+
+/// Positions of a part's outputs: their windows in the buffer, and the outputs.
+fn output_positions(shape: &Conv2dShape, parts: Parts, padded: Padded) -> Positions {
+    let ([channels_in, channels_out], [_, cols]) = (shape.channels, shape.output());
+    let steps = [
+        [padded.rows * padded.row, shape.stride * padded.row, shape.stride * channels_in],
+        [parts.band * cols * channels_out, cols * channels_out, channels_out],
+    ];
+    positions([parts.images, parts.band, cols], steps, [0, 0])
+}
+
 /// The buffer and the window of an output: the input with zeros around it.
 fn input_window(shape: &Conv2dShape, rows: usize) -> (Padded, Window) {
     let channels = shape.channels[0];
@@ -372,14 +416,14 @@ fn conv2d_on(isa: Isa, x: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<f32> {
     }
     let parts = Parts::new(shape.batch, [rows, cols], 1);
     let (padded, window) = input_window(shape, parts.band);
-    let weights = Weights::pack(window, channels_out, isa, |row, place, channel| {
-        w[((channel * channels_in + place % channels_in) * k + row) * k + place / channels_in]
-    });
-    let steps = [
-        [padded.rows * padded.row, shape.stride * padded.row, shape.stride * channels_in],
-        [parts.band * cols * channels_out, cols * channels_out, channels_out],
-    ];
-    let positions = positions([parts.images, parts.band, cols], steps, [0, 0]);
+    let weights = if shape.depthwise {
+        Kernel::depthwise(window, channels_in, isa, |row, col, channel| w[(channel * k + row) * k + col])
+    } else {
+        Kernel::dense(window, channels_out, isa, |row, place, channel| {
+            w[((channel * channels_in + place % channels_in) * k + row) * k + place / channels_in]
+        })
+    };
+    let positions = output_positions(shape, parts, padded);
     let width = shape.input[1] * channels_in;
     written(outputs, |out| {
         cut(out, parts.iter(), cols * channels_out).into_par_iter().for_each_init(Vec::new, |buffer, (part, out)| {
@@ -447,13 +491,17 @@ fn conv2d_input_gradient_on(isa: Isa, dy: &[f32], w: &[f32], shape: &Conv2dShape
         .filter(|residues| residues[0].first < parts.band && residues[1].first < cols)
         .map(|[y, x]| {
             let window = Window { rows: y.taps, pitch: row, run: x.taps * channels_out };
-            let weights = Weights::pack(window, channels_in, isa, |row, place, channel| {
-                let (ky, kx) = (
-                    y.tap + (y.taps - 1 - row) * stride,
-                    x.tap + (x.taps - 1 - place / channels_out) * stride,
-                );
-                w[((place % channels_out * channels_in + channel) * k + ky) * k + kx]
-            });
+            let tap = |row: usize, col: usize| {
+                (y.tap + (y.taps - 1 - row) * stride) * k + x.tap + (x.taps - 1 - col) * stride
+            };
+            let weights = if shape.depthwise {
+                Kernel::depthwise(window, channels_in, isa, |row, col, channel| w[channel * k * k + tap(row, col)])
+            } else {
+                Kernel::dense(window, channels_in, isa, |row, place, channel| {
+                    let kernel = place % channels_out * channels_in + channel;
+                    w[kernel * k * k + tap(row, place / channels_out)]
+                })
+            };
             let steps = [
                 [padded.rows * row, row, channels_out],
                 [
@@ -511,11 +559,36 @@ fn conv2d_weight_gradient_on(isa: Isa, x: &[f32], dy: &[f32], shape: &Conv2dShap
     let all: Vec<Part> = parts.iter().collect();
     // Few weights: tasks of some parts each. Many: of some channels each.
     let groups = (TASKS * OWN / weights.max(1)).clamp(1, TASKS).min(all.len());
+    let per_group = all.len().div_ceil(groups);
+    let width = shape.input[1] * channels_in;
+    let dy_of = |part: &Part| {
+        let first = (part.first_image * rows + part.first_row) * cols * channels_out;
+        &dy[first..][..part.images * part.rows * cols * channels_out]
+    };
+    let copy = |part: Part, buffer: &mut Vec<f32>| {
+        let first = (part.first_row * shape.stride) as isize - shape.padding as isize;
+        padded.copy(x, part, [shape.input[0], width], first, AsTheyAre, buffer);
+    };
+    if shape.depthwise {
+        let positions = output_positions(shape, parts, padded);
+        let sums = |parts: &[Part]| {
+            let (mut sums, mut buffer) = (vec![0.0; weights], vec![]);
+            for part in parts {
+                copy(*part, &mut buffer);
+                let (buffer, positions, dy) = (&buffer[..], &positions, dy_of(part));
+                let outputs = depthwise::Outputs { buffer, positions, dy, channels: channels_in };
+                outputs.add_products(isa, window, &mut sums);
+            }
+            sums
+        };
+        let sums = all.par_chunks(per_group).map(sums).collect::<Vec<_>>().into_iter();
+        let sums = total(sums).unwrap_or_default();
+        return (0..weights).map(|i| sums[i % shape.taps() * channels_in + i / shape.taps()]).collect();
+    }
     let lanes = lanes(isa);
     let blocks: Vec<_> = blocks(channels_out, lanes).collect();
     let splits = (TASKS / groups).min(blocks.len());
-    let (per_group, per_split) = (all.len().div_ceil(groups), blocks.len().div_ceil(splits));
-    let width = shape.input[1] * channels_in;
+    let per_split = blocks.len().div_ceil(splits);
     let tasks: Vec<_> = blocks
         .chunks(per_split)
         .flat_map(|blocks| all.chunks(per_group).map(move |parts| (blocks, parts)))
@@ -525,14 +598,12 @@ fn conv2d_weight_gradient_on(isa: Isa, x: &[f32], dy: &[f32], shape: &Conv2dShap
         let mut sums = vec![0.0; window.rows * window.run * size];
         let mut buffer = vec![];
         for part in parts {
-            let first = (part.first_row * shape.stride) as isize - shape.padding as isize;
-            padded.copy(x, *part, [shape.input[0], width], first, AsTheyAre, &mut buffer);
+            copy(*part, &mut buffer);
             let outputs = Outputs {
                 counts: [part.images, part.rows, cols],
                 buffer: &buffer,
                 steps: [padded.rows * padded.row, shape.stride * padded.row, shape.stride * channels_in],
-                dy: &dy[(part.first_image * rows + part.first_row) * cols * channels_out..]
-                    [..part.images * part.rows * cols * channels_out],
+                dy: dy_of(part),
                 channels: channels_out,
             };
             outputs.add_products(isa, window, blocks, &mut sums);
@@ -540,19 +611,10 @@ fn conv2d_weight_gradient_on(isa: Isa, x: &[f32], dy: &[f32], shape: &Conv2dShap
         sums
     };
     let sums: Vec<Vec<f32>> = tasks.into_par_iter().map(sums).collect();
-    // Added up in the order of the parts.
-    let groups = all.len().div_ceil(per_group);
     let mut sums = sums.into_iter();
-    let totals: Vec<Vec<f32>> = blocks
-        .chunks(per_split)
-        .map(|_| {
-            let mut total = sums.next().expect("a task for each split and group");
-            for sums in sums.by_ref().take(groups - 1) {
-                total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
-            }
-            total
-        })
-        .collect();
+    let groups = all.len().div_ceil(per_group);
+    let of_split = |_| total(sums.by_ref().take(groups)).expect("a task for each split and group");
+    let totals: Vec<Vec<f32>> = blocks.chunks(per_split).map(of_split).collect();
     // From `[rows, run, block]` to the order of the weight.
     let mut dw = vec![0.0; weights];
     dw.par_chunks_mut(channels_in * shape.taps()).enumerate().for_each(|(channel, dw)| {
@@ -566,6 +628,15 @@ fn conv2d_weight_gradient_on(isa: Isa, x: &[f32], dy: &[f32], shape: &Conv2dShap
         }
     });
     dw
+}
+
+/// The sum of all, in their order.
+fn total(mut all: impl Iterator<Item = Vec<f32>>) -> Option<Vec<f32>> {
+    let mut total = all.next()?;
+    for sums in all {
+        total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
+    }
+    Some(total)
 }
 
 /// Outputs of a part with the windows that they come from.
@@ -692,34 +763,39 @@ mod tests {
         }
     }
 
-    fn channels_last<T: Copy>(values: &[T], [batch, channels, rows, cols]: [usize; 4]) -> Vec<T> {
-        let positions = rows * cols;
-        let index = |i: usize| (i / (channels * positions) * channels + i % channels) * positions + i / channels % positions;
-        (0..batch * channels * positions).map(|i| values[index(i)]).collect()
-    }
-
     proptest! {
         #[test]
         fn agrees_with_the_reference(
-            batch in 0usize..40, channels in [1usize..20, 1usize..20], input in [1usize..12, 1usize..12],
-            kernel in 1usize..4, stride in 1usize..4, padding in 0usize..3,
+            batch in 0usize..40, channels in [1usize..40, 1usize..40], input in [1usize..12, 1usize..12],
+            kernel in 1usize..4, stride in 1usize..4, padding in 0usize..3, depthwise: bool,
         ) {
-            let shape = Conv2dShape { batch, channels, input, kernel, stride, padding };
-            let [rows, cols] = shape.output();
-            let x = values(batch * channels[0] * input[0] * input[1], 1);
-            let w = values(channels[0] * channels[1] * kernel * kernel, 2);
-            let dy = values(batch * channels[1] * rows * cols, 3);
-            let last = |values: &[f32], channels: usize, sizes: [usize; 2]| channels_last(values, [batch, channels, sizes[0], sizes[1]]);
-            let (x_last, dy_last) = (last(&x, channels[0], input), last(&dy, channels[1], [rows, cols]));
+            let channels = if depthwise { [channels[0]; 2] } else { channels };
+            let shape = Conv2dShape { batch, channels, input, kernel, stride, padding, depthwise };
+            let [inputs, outputs, weights] = shape.lengths();
+            let (x, w, dy) = (values(inputs, 1), values(weights, 2), values(outputs, 3));
             let y = reference::conv2d(&x, &w, &shape);
             let dx = reference::conv2d_input_gradient(&dy, &w, &shape);
             let dw = reference::conv2d_weight_gradient(&x, &dy, &shape);
-            let (y, dx) = (channels_last(&y, [batch, channels[1], rows, cols]), channels_last(&dx, [batch, channels[0], input[0], input[1]]));
             for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-                close(&conv2d_on(isa, &x_last, &w, &shape), &y);
-                close(&conv2d_input_gradient_on(isa, &dy_last, &w, &shape), &dx);
-                close(&conv2d_weight_gradient_on(isa, &x_last, &dy_last, &shape), &dw);
+                close(&conv2d_on(isa, &x, &w, &shape), &y);
+                close(&conv2d_input_gradient_on(isa, &dy, &w, &shape), &dx);
+                close(&conv2d_weight_gradient_on(isa, &x, &dy, &shape), &dw);
             }
+        }
+    }
+
+    #[test]
+    fn bands_of_large_images_are_parts() {
+        for (stride, depthwise) in [(1, false), (2, false), (3, false), (2, true)] {
+            let shape = Conv2dShape {
+                batch: 2, channels: [3, 3], input: [67, 61], kernel: 3, stride, padding: 1, depthwise,
+            };
+            assert!(Parts::new(2, shape.output(), 1).band < shape.output()[0] || stride > 1);
+            let [inputs, outputs, weights] = shape.lengths();
+            let (x, w, dy) = (values(inputs, 1), values(weights, 2), values(outputs, 3));
+            close(&conv2d(&x, &w, &shape), &reference::conv2d(&x, &w, &shape));
+            close(&conv2d_input_gradient(&dy, &w, &shape), &reference::conv2d_input_gradient(&dy, &w, &shape));
+            close(&conv2d_weight_gradient(&x, &dy, &shape), &reference::conv2d_weight_gradient(&x, &dy, &shape));
         }
     }
 }

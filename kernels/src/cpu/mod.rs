@@ -11,7 +11,7 @@
 //! | `runs` | loops over the elements that share a scale |
 //! | `codes`, `planes`, `sample`, `halves` | the arithmetic: codes in `f32`, packed codes in `u64`, halves |
 //! | `fake_quantize`, `packed`, `scale_search` | the operations |
-//! | `conv2d`, `batch_norm` | float convolution and BatchNorm for training |
+//! | `conv2d`, `depthwise`, `batch_norm` | float convolution and BatchNorm for training |
 //! | `language` | what language models compute between their linear layers |
 //! | `pages`, `team` | how memory and threads come from the system |
 
@@ -19,6 +19,7 @@ mod batch_norm;
 mod blocks;
 mod codes;
 mod conv2d;
+mod depthwise;
 mod fake_quantize;
 mod halves;
 pub mod integer;

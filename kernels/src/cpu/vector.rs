@@ -49,6 +49,33 @@ impl Vector for Portable {
     }
 }
 
+/// A single float.
+impl Vector for f32 {
+    const LANES: usize = 1;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        x
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: The caller's.
+        unsafe { *from }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: The caller's.
+        unsafe { to.write(self) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(self, factor: Self, term: Self) -> Self {
+        self * factor + term
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::Vector;

@@ -38,7 +38,7 @@ pub fn batch_norm(
         let y = f64::from(gamma[c]) * normal
             + f64::from(beta[c])
             + residual.map_or(0.0, |residual| residual[i].into());
-        if shape.relu { y.max(0.0) } else { y }
+        shape.clip.map_or(y, |high| y.clamp(0.0, high.into()))
     };
     (wide(x).enumerate().map(y).collect(), means, variances)
 }
@@ -48,7 +48,7 @@ pub fn batch_norm_backward(
     x: &[f32], gamma: &[f32], y: &[f32], dy: &[f32], shape: &BatchNormShape,
 ) -> (Vec<f64>, Vec<f64>, Vec<f64>, Vec<f64>) {
     let dy: Vec<f64> =
-        wide(dy).zip(y).map(|(dy, &y)| if shape.relu && y <= 0.0 { 0.0 } else { dy }).collect();
+        wide(dy).zip(y).map(|(dy, y)| if shape.clip.is_some_and(|high| !(*y > 0.0 && *y < high)) { 0.0 } else { dy }).collect();
     let (xs, dys) = (by_channel(wide(x), shape), by_channel(dy.iter().copied(), shape));
     let (mut dgamma, mut dbeta, mut inner) = (vec![], vec![], vec![]);
     for (c, (x, dy)) in xs.iter().zip(&dys).enumerate() {

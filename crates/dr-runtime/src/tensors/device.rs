@@ -147,8 +147,8 @@ impl OnDevice {
         let (mut images, mut tokens, mut text) = (None, None, None);
         match (input, graph.input()) {
             (Value::Images(x), Some(&Op::Images { channels })) if x.dims()[1] == channels => {
-                values[0] = (!program.input_as_it_comes).then(|| x.clone().inner().permute([0, 2, 3, 1]));
-                images = Some(x.inner());
+                values[0] = (!program.input_as_it_comes).then(|| x.clone().channels_last().inner());
+                images = Some(x.channels_first().inner());
             }
             (Value::Tokens(ids), Some(Op::Tokens)) => {
                 let [batch, positions] = ids.dims();

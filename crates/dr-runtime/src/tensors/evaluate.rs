@@ -22,9 +22,9 @@ pub fn evaluate(op: &TensorOp, inputs: Vec<Value>) -> Result<Value, RuntimeError
     let floats = |value| floats(value, &Device::flex());
     Ok(match op {
         TensorOp::Array => only(inputs)?,
-        TensorOp::Images { .. } => Value::Images(floats(only(inputs)?)?.tensor()?),
+        TensorOp::Images { .. } => floats(only(inputs)?)?.tensor::<4>()?.into(),
         TensorOp::Rows { .. } => Value::Rows(floats(only(inputs)?)?.tensor()?),
-        op if images => Value::Images(floats(on_arrays(op, inputs)?)?.tensor()?),
+        op if images => floats(on_arrays(op, inputs)?)?.tensor::<4>()?.into(),
         op if rows => Value::Rows(floats(on_arrays(op, inputs)?)?.tensor()?),
         op => on_arrays(op, inputs)?,
     })

@@ -4,11 +4,13 @@ mod device;
 mod evaluate;
 mod floats;
 mod functions;
+mod images;
 mod ops;
 mod windows;
 
 pub use evaluate::evaluate;
 pub use floats::Floats;
+pub use images::Images;
 pub use ops::{TensorCache, Text, enlarge};
 
 use crate::RuntimeError;
@@ -25,8 +27,8 @@ use std::time::Duration;
 /// What goes in and out of networks.
 #[derive(Clone, Debug)]
 pub enum Value {
-    /// `[batch, channels, rows, columns]`
-    Images(Tensor<4>),
+    /// A batch of images.
+    Images(Images),
     /// `[n, features]`
     Rows(Tensor<2>),
     /// `[batch, positions]`
@@ -58,7 +60,7 @@ impl Value {
         match self {
             Self::Array(array) => Ok(array.clone()),
             Self::Floats(x) => x.to_array(),
-            Self::Images(x) => Floats::from(x.clone()).to_array(),
+            Self::Images(x) => Floats::from(x.clone().channels_first()).to_array(),
             Self::Rows(x) => Floats::from(x.clone()).to_array(),
             Self::Tokens(x) => {
                 let data = x.clone().into_data().convert::<i64>();
@@ -73,7 +75,7 @@ impl Value {
     /// The same as an array: floats where they are, tokens in this computer's memory.
     fn into_arrays(self) -> Result<Self, RuntimeError> {
         Ok(match self {
-            Self::Images(x) => Self::Floats(x.into()),
+            Self::Images(x) => Self::Floats(x.channels_first().into()),
             Self::Rows(x) => Self::Floats(x.into()),
             tokens @ Self::Tokens(_) => Self::Array(tokens.to_array()?),
             array @ (Self::Floats(_) | Self::Array(_)) => array,
@@ -81,9 +83,15 @@ impl Value {
     }
 }
 
+impl From<Images> for Value {
+    fn from(images: Images) -> Self {
+        Self::Images(images)
+    }
+}
+
 impl From<Tensor<4>> for Value {
     fn from(images: Tensor<4>) -> Self {
-        Self::Images(images)
+        Self::Images(images.into())
     }
 }
 
@@ -187,7 +195,7 @@ impl Network {
         };
         let (output, times) = match input {
             Value::Images(images) => {
-                let (shape, data) = (images.dims(), images.inner().into_data());
+                let (shape, data) = (images.dims(), images.channels_first().inner().into_data());
                 let data = if data.dtype() == DType::F32 { data } else { data.convert::<f32>() };
                 run(Input::Images { values: slice(&data)?, shape })?
             }

@@ -43,6 +43,21 @@ pub trait Executor {
     /// A convolution of images, and the BatchNorm that follows it.
     fn conv2d(&mut self, x: Self::Value, layer: &QuantConv2d, norm: Option<&PrecisionNorm>) -> Self::Value;
 
+    /// A convolution of images, the BatchNorm that follows it, the sum with `residual` and an activation, where there are.
+    fn conv2d_then(
+        &mut self, x: Self::Value, layer: &QuantConv2d, norm: &PrecisionNorm, residual: Option<Self::Value>,
+        activation: Option<Activation>,
+    ) -> Self::Value {
+        let mut y = self.conv2d(x, layer, Some(norm));
+        if let Some(residual) = residual {
+            y = self.add(y, residual);
+        }
+        match activation {
+            Some(activation) => self.activation(y, activation),
+            None => y,
+        }
+    }
+
     /// A linear layer of rows.
     fn linear(&mut self, x: Self::Value, layer: &QuantLinear) -> Self::Value;
 

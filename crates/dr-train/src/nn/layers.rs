@@ -3,12 +3,13 @@
 use super::compute::product;
 #[cfg(feature = "program")]
 use super::errors::QuantizationErrors;
-use super::{LayerSpec, Observer, Pass, Quantizers};
+use super::{Images, LayerSpec, Observer, Pass, Quantizers};
+use crate::config::ComputeKind;
 use burn::config::Config;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Distribution, Gradients, Tensor, TensorData, module};
-use dr_kernels::{conv2d, conv2d_of_codes};
+use dr_kernels::{conv2d_channels_last, conv2d_of_codes, takes_channels_last};
 use dr_runtime::graph::{self, LayerKind};
 use rand::Rng;
 
@@ -122,19 +123,42 @@ impl QuantConv2d {
         self.bias.is_some()
     }
 
-    /// `[batch, channels in, height, width]` to `[batch, channels out, ..]`, as many rows and columns as the kernel has positions.
-    pub fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
+    /// Images to as many rows and columns as the kernel has positions.
+    pub fn forward(&self, x: impl Into<Images>, pass: &Pass) -> Images {
+        let x = x.into();
+        if let Some(observer) = pass.observer {
+            observer.record(self.weight.id, &x.clone().channels_first());
+        }
+        let takes_last = pass.compute == ComputeKind::F32
+            && takes_channels_last(x.tensor(), x.dims()[1], &self.weight.val());
+        match self.square() {
+            Some(steps) if takes_last => {
+                Images::with_channels_last(self.forward_channels_last(x.channels_last(), steps, pass))
+            }
+            _ => self.forward_channels_first(x.channels_first(), pass).into(),
+        }
+    }
+
+    /// By the kernels for channels-last images.
+    fn forward_channels_last(&self, x: Tensor<4>, [stride, padding]: [usize; 2], pass: &Pass) -> Tensor<4> {
         let (x, w) = self.quantizers.forward(x, &self.weight, pass);
-        let y = match (self.quantizers.scales(self.weight.id, pass), self.square()) {
-            (Some((activation, weight, widths)), Some([stride, padding])) if pass.integers => {
+        let y = match self.quantizers.scales(self.weight.id, pass) {
+            Some((activation, weight, widths)) if pass.integers => {
                 conv2d_of_codes(x, w, activation, weight, widths, stride, padding)
             }
-            (_, Some([stride, padding])) => product(pass.compute, x, w, |x, w| conv2d(x, w, stride, padding)),
-            (_, None) => {
-                let options = ConvOptions::new(self.stride, self.padding, [1, 1], self.groups);
-                product(pass.compute, x, w, |x, w| module::conv2d(x, w, None, options))
-            }
+            _ => conv2d_channels_last(x, w, stride, padding),
         };
+        match &self.bias {
+            Some(bias) => y + bias.val().reshape([1, 1, 1, -1]),
+            None => y,
+        }
+    }
+
+    /// By Burn's convolution.
+    fn forward_channels_first(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
+        let (x, w) = self.quantizers.forward(x, &self.weight, pass);
+        let options = ConvOptions::new(self.stride, self.padding, [1, 1], self.groups);
+        let y = product(pass.compute, x, w, |x, w| module::conv2d(x, w, None, options));
         match &self.bias {
             Some(bias) => y + bias.val().reshape([1, -1, 1, 1]),
             None => y,
@@ -202,6 +226,9 @@ pub struct QuantLinear {
 impl QuantLinear {
     /// `[batch, features in]` to `[batch, features out]`.
     pub fn forward(&self, x: Tensor<2>, pass: &Pass) -> Tensor<2> {
+        if let Some(observer) = pass.observer {
+            observer.record(self.weight.id, &x);
+        }
         let (x, w) = self.quantizers.forward(x, &self.weight, pass);
         self.plus_bias(product(pass.compute, x, w, |x, w| x.matmul(w.transpose())))
     }

@@ -28,7 +28,7 @@ pub use norm::{MixedNorm, PrecisionNorm, PrecisionNormConfig};
 pub use quantizers::{LayerSpec, QuantConfig, Quantizers};
 pub use subnet::{finish, subnet};
 pub(crate) use tensors::rows;
-pub use tensors::{TensorCache, Tensors, Value};
+pub use tensors::{Images, TensorCache, Tensors, Value};
 pub(crate) use tracer::EachParameter;
 pub use tracer::TraceError;
 

@@ -11,7 +11,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::nn::{RmsNorm, RmsNormConfig};
 use burn::tensor::{Device, Tensor};
 use dr_runtime::arrays::Array;
-use dr_runtime::graph::{self, Graph, LayerKind, Node, Op, TensorOp};
+use dr_runtime::graph::{self, Activation, Graph, LayerKind, Node, Op, TensorOp};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -157,14 +157,14 @@ impl Model {
 
     /// The values of nodes that an executor gives.
     fn values<E: Executor>(&self, on: &mut E, input: E::Value, wanted: &[graph::Value]) -> Vec<E::Value> {
-        let steps = self.steps();
+        let steps = self.steps(wanted);
         let mut left = vec![0; steps.len()];
         wanted.iter().for_each(|&value| left[value] += 1);
         steps.iter().flatten().for_each(|step| step.inputs.iter().for_each(|&value| left[value] += 1));
         let mut values: Vec<Option<E::Value>> = vec![None; steps.len()];
         let mut input = Some(input);
         for (at, step) in steps.into_iter().enumerate() {
-            let Some(Step { op, norm, inputs }) = step else { continue };
+            let Some(Step { op, norm, activation, inputs }) = step else { continue };
             let mut taken = inputs.iter().map(|&value| {
                 left[value] -= 1;
                 let of = &mut values[value];
@@ -178,7 +178,10 @@ impl Model {
                 }
                 Op::Array(TensorOp::Constant(_)) => on.constant(&self.constants[&at]),
                 Op::Layer(layer) => match self.layer(*layer) {
-                    LayerRef::Conv2d(layer) => on.conv2d(first(), layer, norm),
+                    LayerRef::Conv2d(layer) => match norm {
+                        Some(norm) => on.conv2d_then(first(), layer, norm, taken.next(), activation),
+                        None => on.conv2d(first(), layer, None),
+                    },
                     LayerRef::Linear(layer) => on.linear(first(), layer),
                 },
                 Op::RmsNorm(norm) => on.rms_norm(first(), &self.rms_norms[*norm]),
@@ -195,20 +198,46 @@ impl Model {
         wanted.iter().map(value).collect()
     }
 
-    /// What is computed for each node. A BatchNorm is computed with the convolution before it, and that is not computed alone if
-    /// nothing else reads it.
-    fn steps(&self) -> Vec<Option<Step<'_>>> {
+    /// What is computed for each node. A convolution, a BatchNorm, a sum and an activation, each read by the next one only, are computed together,
+    /// in the place of the last.
+    fn steps(&self, wanted: &[graph::Value]) -> Vec<Option<Step<'_>>> {
         let (nodes, readers) = (self.graph.nodes(), self.graph.readers());
+        let joins = |node: usize| readers[node].len() == 1 && !wanted.contains(&node);
         let is_norm = |node: &usize| matches!(nodes[*node].op, Op::BatchNorm(_));
-        let step = |at: usize| match &nodes[at].op {
-            Op::Layer(_) if !readers[at].is_empty() && readers[at].iter().all(is_norm) => None,
-            Op::BatchNorm(norm) => {
-                let Node { op, inputs } = &nodes[nodes[at].inputs[0]];
-                Some(Step { op, norm: Some(&self.norms[*norm]), inputs })
-            }
-            op => Some(Step { op, norm: None, inputs: &nodes[at].inputs }),
+        let is_joined_norm = |node: usize| is_norm(&node) && joins(node);
+        // The BatchNorm that a sum is computed with, and the other value.
+        let norm_and_residual = |node: usize| match (&nodes[node].op, &nodes[node].inputs[..]) {
+            (Op::Add, &[a, b]) if is_joined_norm(a) => Some((a, b)),
+            (Op::Add, &[a, b]) if is_joined_norm(b) => Some((b, a)),
+            _ => None,
         };
-        (0..nodes.len()).map(step).collect()
+        let mut joined = vec![false; nodes.len()];
+        let mut steps: Vec<Option<Step<'_>>> = nodes.iter().map(|_| None).collect();
+        for at in (0..nodes.len()).rev() {
+            if joined[at] {
+                continue;
+            }
+            let Node { op, inputs } = &nodes[at];
+            let (sum, activation) = match op {
+                Op::Activation(activation) if joins(inputs[0]) => (inputs[0], Some(*activation)),
+                _ => (at, None),
+            };
+            let (norm, residual) = match norm_and_residual(sum) {
+                Some((norm, residual)) => (norm, Some(residual)),
+                None => (sum, None),
+            };
+            steps[at] = match nodes[norm].op {
+                Op::BatchNorm(of) => {
+                    [sum, norm].into_iter().filter(|&node| node != at).for_each(|node| joined[node] = true);
+                    let Node { op, inputs } = &nodes[nodes[norm].inputs[0]];
+                    let inputs = inputs.iter().copied().chain(residual).collect();
+                    Some(Step { op, norm: Some(&self.norms[of]), activation, inputs })
+                }
+                Op::Layer(_) if norm == at && !readers[at].is_empty() && readers[at].iter().all(is_norm) => None,
+                _ => Some(Step { op, norm: None, activation: None, inputs: inputs.clone() }),
+            };
+        }
+        steps
     }
 
     fn layer(&self, layer: usize) -> LayerRef<'_> {
@@ -358,8 +387,11 @@ fn own_names(graph: &Graph) -> impl Iterator<Item = &str> {
 /// An operation with its parts of the model.
 struct Step<'a> {
     op: &'a Op,
+    /// What follows a convolution. A second input is added to what it gives.
     norm: Option<&'a PrecisionNorm>,
-    inputs: &'a [usize],
+    /// What comes then.
+    activation: Option<Activation>,
+    inputs: Vec<graph::Value>,
 }
 
 enum LayerRef<'a> {

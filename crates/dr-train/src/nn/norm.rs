@@ -1,12 +1,14 @@
 //! BatchNorm, once for each precision or once for all.
 
-use super::{Numbers, Pass};
+use super::tensors::activate;
+use super::{Images, Numbers, Pass};
 use burn::config::Config;
-use burn::module::{Module, ParamId};
+use burn::module::{Module, ParamId, RunningState};
 use burn::nn::{BatchNorm, BatchNormConfig};
-use burn::tensor::{Device, Tensor};
-use dr_kernels::batch_norm_train;
+use burn::tensor::{Device, Tensor, module};
+use dr_kernels::batch_norm_channels_last;
 use dr_precision::{BitWidth, Precision, PrecisionSet};
+use dr_runtime::graph::Activation;
 
 pub use crate::config::MixedNorm;
 
@@ -81,15 +83,41 @@ impl PrecisionNorm {
         self.norms.extend(copies);
     }
 
-    /// `[batch, channels, ..]`, which the layer with this weight gives, to the same shape. A float pass uses the first one.
+    /// Images that the layer with this weight gives, normalized; then the sum with `residual` and an activation, where there are. A float pass uses
+    /// the first BatchNorm.
     ///
     /// # Panics
     /// If the pass asks for a precision that the network was not prepared for.
-    pub(super) fn forward<const D: usize>(&self, x: Tensor<D>, pass: &Pass, weight: ParamId) -> Tensor<D> {
+    pub(super) fn forward(
+        &self, x: Images, residual: Option<Images>, activation: Option<Activation>, pass: &Pass, weight: ParamId,
+    ) -> Images {
         let norm = &self.norms[self.position(pass, weight)];
-        match x.device().is_autodiff() && norm.training.is_enabled() {
-            true => train(norm, x),
-            false => norm.forward(x),
+        let y = match x.device().is_autodiff() && norm.training.is_enabled() {
+            true if x.has_channels_last() => {
+                let residual = residual.map(Images::channels_last);
+                let (clip, rest) = match activation {
+                    None => (None, None),
+                    Some(Activation::Relu) => (Some(f32::INFINITY), None),
+                    Some(Activation::Relu6) => (Some(6.0), None),
+                    Some(rest @ Activation::Silu) => (None, Some(rest)),
+                };
+                let y = Images::with_channels_last(train(norm, x.channels_last(), residual, clip));
+                return match rest {
+                    Some(rest) => y.map(|y| activate(y, rest)),
+                    None => y,
+                };
+            }
+            true => train_channels_first(norm, x.channels_first()).into(),
+            false if x.has_channels_last() => Images::with_channels_last(infer(norm, x.channels_last())),
+            false => norm.forward(x.channels_first()).into(),
+        };
+        let y = match residual {
+            Some(residual) => y.zip(residual, |y, residual| y + residual),
+            None => y,
+        };
+        match activation {
+            Some(activation) => y.map(|y| activate(y, activation)),
+            None => y,
         }
     }
 
@@ -130,21 +158,41 @@ impl PrecisionNorm {
     }
 }
 
-/// Burn's BatchNorm in training, by the kernel of `dr-kernels`.
-fn train<const D: usize>(norm: &BatchNorm, x: Tensor<D>) -> Tensor<D> {
-    let device = x.device();
-    let result = batch_norm_train(x, norm.gamma.val(), norm.beta.val(), norm.epsilon);
-    for (running, batch) in [(&norm.running_mean, result.mean), (&norm.running_var, result.variance)] {
-        let old = running.value_sync().to_device(&device);
+/// Burn's BatchNorm in training, with what follows it, by the kernel for images `[batch, rows, columns, channels]`.
+fn train(norm: &BatchNorm, x: Tensor<4>, residual: Option<Tensor<4>>, clip: Option<f32>) -> Tensor<4> {
+    let (gamma, beta) = (norm.gamma.val(), norm.beta.val());
+    let result = batch_norm_channels_last(x, gamma, beta, residual, clip, norm.epsilon);
+    update(norm, result.mean, result.variance);
+    result.output
+}
+
+/// Burn's BatchNorm in training, of images `[batch, channels, rows, columns]`.
+fn train_channels_first(norm: &BatchNorm, x: Tensor<4>) -> Tensor<4> {
+    let result = module::batch_norm_train(x, norm.gamma.val(), norm.beta.val(), norm.epsilon);
+    update(norm, result.mean, result.variance);
+    result.output
+}
+
+/// Puts the statistics of a batch into the running ones.
+fn update(norm: &BatchNorm, mean: Tensor<1>, variance: Tensor<1>) {
+    for (running, batch) in [(&norm.running_mean, mean), (&norm.running_var, variance)] {
+        let old = running.value_sync().to_device(&batch.device());
         let new = old * (1.0 - norm.momentum) + batch.detach() * norm.momentum;
         running.update(new.detach());
     }
-    result.output
+}
+
+/// Burn's BatchNorm with its running statistics, of images `[batch, rows, columns, channels]`.
+fn infer(norm: &BatchNorm, x: Tensor<4>) -> Tensor<4> {
+    let statistic = |running: &RunningState<Tensor<1>>| running.value_sync().to_device(&x.device());
+    let gain = norm.gamma.val() / (statistic(&norm.running_var) + norm.epsilon).sqrt();
+    let shift = norm.beta.val() - statistic(&norm.running_mean) * gain.clone();
+    x * gain.reshape([1, 1, 1, -1]) + shift.reshape([1, 1, 1, -1])
 }
 
 /// The same values in parameters of their own: a clone would share its parameters' identities.
 fn fresh_copy(norm: &BatchNorm) -> BatchNorm {
-    use burn::module::{Param, RunningState};
+    use burn::module::Param;
     let param =
         |p: &Param<Tensor<1>>| Param::from_tensor(Tensor::from_data(p.val().into_data(), &p.val().device()));
     let state = |s: &RunningState<Tensor<1>>| {

@@ -173,9 +173,6 @@ impl Quantizers {
     pub(super) fn forward<const A: usize, const W: usize>(
         &self, x: Tensor<A>, weight: &Param<Tensor<W>>, pass: &Pass,
     ) -> (Tensor<A>, Tensor<W>) {
-        if let Some(observer) = pass.observer {
-            observer.record(weight.id, &x);
-        }
         let w = weight.val();
         let Some(precision) = pass.precision(weight.id) else { return (x, w) };
         let spec = self.spec.as_ref().expect("a float network has no quantized pass");

@@ -11,13 +11,13 @@ use burn::tensor::{Device, Tensor};
 use dr_runtime::arrays::Array;
 use dr_runtime::graph::{Activation, Op};
 use dr_runtime::tensors::{Floats, Text, enlarge, evaluate};
-pub use dr_runtime::tensors::{TensorCache, Value};
+pub use dr_runtime::tensors::{Images, TensorCache, Value};
 
 /// The images.
 ///
 /// # Panics
 /// If it is something else.
-fn images(value: Value) -> Tensor<4> {
+fn images(value: Value) -> Images {
     match value {
         Value::Images(images) => images,
         other => panic!("{}: expected images", other.name()),
@@ -51,7 +51,7 @@ impl Input for Value {
 
     fn split(self, items: usize) -> Vec<Self> {
         match self {
-            Self::Images(x) => x.split(items, 0).into_iter().map(Self::from).collect(),
+            Self::Images(x) => x.channels_first().split(items, 0).into_iter().map(Self::from).collect(),
             Self::Rows(x) => x.split(items, 0).into_iter().map(Self::from).collect(),
             Self::Tokens(x) => x.split(items, 0).into_iter().map(Self::from).collect(),
             Self::Floats(x) => x.split(items).into_iter().map(Self::from).collect(),
@@ -61,7 +61,7 @@ impl Input for Value {
 
     fn inner(self) -> Self {
         match self {
-            Self::Images(x) => x.inner().into(),
+            Self::Images(x) => x.map(Tensor::inner).into(),
             Self::Rows(x) => x.inner().into(),
             Self::Tokens(x) => x.inner().into(),
             Self::Floats(x) => x.map(Tensor::inner).into(),
@@ -71,7 +71,7 @@ impl Input for Value {
 
     fn autodiff(self) -> Self {
         match self {
-            Self::Images(x) => x.autodiff().into(),
+            Self::Images(x) => x.map(Tensor::autodiff).into(),
             Self::Rows(x) => x.autodiff().into(),
             Self::Tokens(x) => x.autodiff().into(),
             Self::Floats(x) => x.map(Tensor::autodiff).into(),
@@ -120,11 +120,18 @@ impl Executor for Tensors<'_> {
     type Value = Value;
 
     fn conv2d(&mut self, x: Value, layer: &QuantConv2d, norm: Option<&PrecisionNorm>) -> Value {
-        let x = images(x);
-        Value::Images(match norm {
-            Some(norm) => norm.forward(layer.forward(x, self.pass), self.pass, layer.weight_id()),
-            None => layer.forward(x, self.pass),
-        })
+        match norm {
+            Some(norm) => self.conv2d_then(x, layer, norm, None, None),
+            None => layer.forward(images(x), self.pass).into(),
+        }
+    }
+
+    fn conv2d_then(
+        &mut self, x: Value, layer: &QuantConv2d, norm: &PrecisionNorm, residual: Option<Value>,
+        activation: Option<Activation>,
+    ) -> Value {
+        let (x, residual) = (layer.forward(images(x), self.pass), residual.map(images));
+        norm.forward(x, residual, activation, self.pass, layer.weight_id()).into()
     }
 
     fn linear(&mut self, x: Value, layer: &QuantLinear) -> Value {
@@ -168,44 +175,50 @@ impl Executor for Tensors<'_> {
         let mut next = || inputs.next().unwrap_or_else(|| panic!("{op:?}: too few inputs"));
         match op {
             Op::Activation(activation) => match next() {
-                Value::Images(x) => Value::Images(activate(x, activation)),
+                Value::Images(x) => x.map(|x| activate(x, activation)).into(),
                 x => Value::Rows(activate(rows(x), activation)),
             },
             Op::Add => match (next(), next()) {
-                (Value::Images(a), Value::Images(b)) => Value::Images(a + b),
+                (Value::Images(a), Value::Images(b)) => a.zip(b, |a, b| a + b).into(),
                 (a, b) => Value::Rows(rows(a) + rows(b)),
             },
             Op::Multiply => match (next(), next()) {
-                (Value::Images(a), Value::Images(b)) => Value::Images(a * b),
+                (Value::Images(a), Value::Images(b)) => a.zip(b, |a, b| a * b).into(),
                 // Each pixel with the row of its image.
                 (Value::Images(images), Value::Rows(rows)) => {
                     let [n, features] = rows.dims();
-                    Value::Images(images * rows.reshape([n, features, 1, 1]))
+                    images.zip(rows.reshape([n, features, 1, 1]).into(), |a, b| a * b).into()
                 }
                 (a, b) => Value::Rows(rows(a) * rows(b)),
             },
             Op::MaxPool { kernel, stride, padding } => {
                 let options = MaxPoolOptions::new(kernel).with_stride(stride).with_padding(padding);
-                Value::Images(max_pool2d(images(next()), options))
+                max_pool2d(images(next()).channels_first(), options).into()
             }
             Op::Mean => {
                 let x = images(next());
-                Value::Rows(x.flatten::<3>(2, 3).mean_dim(2).squeeze_dim::<2>(2))
+                Value::Rows(match x.has_channels_last() {
+                    true => x.channels_last().flatten::<3>(1, 2).mean_dim(1).squeeze_dim::<2>(1),
+                    false => x.channels_first().flatten::<3>(2, 3).mean_dim(2).squeeze_dim::<2>(2),
+                })
             }
             Op::Enlarge => {
                 let (x, like) = (images(next()), images(next()));
                 let [.., height, width] = like.dims();
-                Value::Images(enlarge(x, [height, width], 2))
+                enlarge(x.channels_first(), [height, width], 2).into()
             }
             Op::Attention(ref of) => {
                 let inputs = [next(), next(), next()].map(rows);
                 let text = self.text.as_mut().expect("a network with attention embeds its tokens first");
                 Value::Rows(text.attention(inputs, of, self.cache.as_deref_mut()))
             }
-            Op::Concat => Value::Images(Tensor::cat(inputs.map(images).collect(), 1)),
+            Op::Concat => {
+                let planes = inputs.map(|x| images(x).channels_first());
+                Tensor::cat(planes.collect(), 1).into()
+            }
             Op::Rows => {
                 let flat = |x: Value| {
-                    let x = images(x).permute([0, 2, 3, 1]);
+                    let x = images(x).channels_last();
                     let [batch, rows, columns, channels] = x.dims();
                     x.reshape([batch, rows * columns, channels])
                 };
@@ -213,7 +226,7 @@ impl Executor for Tensors<'_> {
                 let [batch, positions, channels] = all.dims();
                 Value::Rows(all.reshape([batch * positions, channels]))
             }
-            Op::Flatten => Value::Rows(images(next()).flatten(1, 3)),
+            Op::Flatten => Value::Rows(images(next()).channels_first().flatten(1, 3)),
             Op::Images { .. }
             | Op::Tokens
             | Op::Layer(_)
@@ -233,7 +246,7 @@ fn expect<T, E: std::fmt::Display>(result: Result<T, E>) -> T {
     result.unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {
+pub(super) fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {
     match activation {
         Activation::Relu => relu(x),
         Activation::Relu6 => x.clamp(0.0, 6.0),

@@ -124,7 +124,7 @@ struct Static<'a> {
 impl Static<'_> {
     fn quantized(&self, x: Value, layer: ParamId) -> Value {
         match (x, self.inputs.get(&layer)) {
-            (Value::Images(x), Some(quantizer)) => Value::Images(quantizer.apply(x)),
+            (Value::Images(x), Some(quantizer)) => x.map(|x| quantizer.apply(x)).into(),
             (Value::Rows(x), Some(quantizer)) => Value::Rows(quantizer.apply(x)),
             (Value::Floats(x), Some(quantizer)) => x.map(|x| quantizer.apply(x)).into(),
             (Value::Array(x), Some(quantizer)) => match Floats::new(&x, &quantizer.scale.device()) {

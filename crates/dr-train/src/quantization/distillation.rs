@@ -268,11 +268,11 @@ fn together(items: &[Value]) -> Vec<Value> {
         let [_, channels, rows, columns] = image.dims();
         let size = [channels, rows, columns];
         match sizes.iter_mut().find(|(known, _)| *known == size) {
-            Some((_, images)) => images.push(image.clone()),
-            None => sizes.push((size, vec![image.clone()])),
+            Some((_, images)) => images.push(image.clone().channels_first()),
+            None => sizes.push((size, vec![image.clone().channels_first()])),
         }
     }
-    values.extend(sizes.into_iter().map(|(_, images)| Value::Images(Tensor::cat(images, 0))));
+    values.extend(sizes.into_iter().map(|(_, images)| Value::from(Tensor::cat(images, 0))));
     values
 }
 
@@ -316,7 +316,7 @@ fn rows(value: Value) -> Tensor<2> {
     match value {
         Value::Images(images) => {
             let [batch, channels, rows, columns] = images.dims();
-            images.reshape([batch * channels * rows, columns])
+            images.channels_first().reshape([batch * channels * rows, columns])
         }
         other => nn::rows(other),
     }

@@ -23,7 +23,7 @@ impl Planes {
     /// If it is tokens, or an array of no floats.
     pub fn of(value: &Value) -> Self {
         let values = match value {
-            Value::Images(images) => host(images),
+            Value::Images(images) => host(&images.clone().channels_first()),
             Value::Rows(rows) => host(rows),
             Value::Floats(floats) => host(&floats.clone().into_values()),
             Value::Array(array) => {

@@ -29,7 +29,7 @@ pub fn input(artifact: &Artifact, array: &Array) -> Value {
         Some(Op::Images { .. }) => {
             let dims: [usize; 4] = array.dims().try_into().unwrap();
             let values = TensorData::new(array.floats().unwrap().into_owned(), dims);
-            Value::Images(Tensor::from_data(values, &Device::flex()))
+            Tensor::<4>::from_data(values, &Device::flex()).into()
         }
         _ => array.clone().into(),
     }
@@ -79,7 +79,7 @@ fn check(artifact: &Artifact, array: &Array) -> Vec<(String, f32)> {
     let tracked = trained.run(&mut Tensors::new(&pass), input(artifact, array).autodiff());
     assert!(difference(&tracked.to_array().unwrap(), &expected) < 1e-4);
     let squares = match tracked {
-        Value::Images(x) => x.square().sum(),
+        Value::Images(x) => x.channels_first().square().sum(),
         Value::Rows(x) => x.square().sum(),
         Value::Floats(x) => x.into_values().square().sum(),
         other => panic!("{}", other.name()),

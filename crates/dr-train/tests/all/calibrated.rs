@@ -449,6 +449,7 @@ fn divergence(float: &Artifact, artifact: &Artifact, precision: Precision, input
     let teacher = float.network(&Device::flex()).unwrap();
     let of = |input: &Value| {
         let Value::Images(x) = input else { panic!("images") };
+        let x = x.clone().channels_first();
         let [p, q] = [teacher.forward(x.clone(), &Pass::float()), fake(artifact, precision, x.clone())];
         let terms = softmax(p.clone(), 1) * (log_softmax(p, 1) - log_softmax(q, 1));
         f64::from(terms.sum_dim(1).mean().into_scalar::<f32>())

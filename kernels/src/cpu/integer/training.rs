@@ -6,9 +6,8 @@ use crate::cpu::Conv2dShape;
 use crate::error::size;
 use crate::integer::{Activation, CodeQuantizer, Conv2dOptions, IntConv2dShape, WeightLayout};
 use dr_precision::{BitWidth, Granularity};
-use rayon::prelude::*;
 
-/// The convolution of fake-quantized `x` and `w`, up to rounding. `scales` has the scale and the zero point of `x`, then
+/// The convolution of fake-quantized `x`, channels last, and `w`, up to rounding. `scales` has the scale and the zero point of `x`, then
 /// the scale of each output channel of `w`; `widths` are those of weights and activations.
 ///
 /// # Errors
@@ -30,7 +29,7 @@ pub fn conv2d_of_codes(
         return Ok(out);
     }
     let to = CodeQuantizer { bits: widths[1], scale: activation, zero_point };
-    let codes = quantize_codes(x, [channels_in, rows * cols], false, to);
+    let codes = quantize_codes(x, [channels_in, rows * cols], true, to);
     let of_row = |(w, scale): (&[f32], &f32)| w.iter().map(|w| (w / scale).round() as i8).collect::<Vec<_>>();
     let weights: Vec<i8> = w.chunks_exact(weight.cols()).zip(weight_scale).flat_map(of_row).collect();
     let panels: Vec<u32> = prepare(Codes::Bytes(&weights), &weight)?;
@@ -48,21 +47,7 @@ pub fn conv2d_of_codes(
         activation: Activation::None,
         last: None,
     };
-    let mut last = vec![0.0; out.len()];
-    let results = Results { values: Some(&mut last), codes: None };
+    let results = Results { values: Some(&mut out), codes: None };
     int_conv2d(DotKernel::detect(), &codes, &panels, &int, &epilogue, results);
-    // From channels last to channels first.
-    let positions = int.positions();
-    let images = out
-        .par_chunks_exact_mut(channels_out * positions)
-        .zip(last.par_chunks_exact(channels_out * positions));
-    images.for_each(|(out, last)| {
-        for (first, tile) in last.chunks(16 * channels_out).enumerate() {
-            for (channel, out) in out.chunks_exact_mut(positions).enumerate() {
-                let values = tile.iter().skip(channel).step_by(channels_out);
-                out[first * 16..].iter_mut().zip(values).for_each(|(out, value)| *out = *value);
-            }
-        }
-    });
     Ok(out)
 }
