@@ -393,7 +393,7 @@ fn training_in_integers_has_the_values_and_gradients_of_floats() {
         let (activation, scale) = (tensor(&[0.02, zero]), ones(6) * 0.05);
         let scale = Tensor::<1>::from_data(scale.into_data(), &device);
         let run = |integers: bool| {
-            let x = on_device(values([3, 9, 9, 8]).abs()).require_grad();
+            let x = on_device(values([3, 9, 8, 9]).abs()).require_grad();
             let w = on_device(values([6, 9, 3, 3])).require_grad();
             let quantizer = dr_kernels::ActivationQuantizer::new(activations);
             let x_hat =
@@ -406,7 +406,7 @@ fn training_in_integers_has_the_values_and_gradients_of_floats() {
                     let widths = [weights, activations];
                     dr_kernels::conv2d_of_codes(x_hat, w_hat, activation.clone(), scale.clone(), widths, 2, 1)
                 }
-                false => dr_kernels::conv2d(x_hat, w_hat, 2, 1),
+                false => dr_kernels::conv2d_channels_last(x_hat, w_hat, 2, 1),
             };
             let grads = (y.clone() * y.clone()).sum().backward();
             [y.inner(), x.grad(&grads).unwrap(), w.grad(&grads).unwrap()].map(Tensor::into_data)

@@ -7,6 +7,7 @@ use crate::config::ComputeKind;
 use crate::data::{Batch, Input, Target};
 use crate::nn::{Assignment, Model, Pass, Value};
 use crate::report::NumberFormat;
+use crate::values::values;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
@@ -14,10 +15,10 @@ use burn::tensor::{Tensor, activation::log_softmax, activation::softmax};
 use burn::train::{InferenceStep, Interrupter, TrainOutput, TrainStep};
 use dr_precision::Precision;
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// By how much of itself a scale can change in one step.
@@ -185,46 +186,48 @@ impl<I: Input + Into<Value>, T: Target> Trainee<I, T> {
         layers.zip(precisions.iter().copied()).collect()
     }
 
-    /// Forward and backward of one pass; `None` if the loss is not finite.
-    fn pass(&self, pass: &Pass, batch: &Batch<I, T>, teacher: Option<&Tensor<2>>) -> Option<PassResult> {
+    /// Forward and backward of one pass.
+    fn pass(&self, pass: &Pass, batch: &Batch<I, T>, teacher: Option<&Tensor<2>>) -> PassResult {
         let logits = self.model.forward(batch.input.clone(), pass);
         let loss = self.loss(logits.clone(), batch, teacher);
-        if !loss.clone().into_scalar::<f32>().is_finite() {
-            return None;
-        }
         let part = loss.clone() / self.objective.accumulate.max(1) as f64;
         let grads = GradientsParams::from_grads(part.backward(), self);
-        let output = PassOutput::new(loss.detach(), logits.clone().detach(), &batch.labels);
-        Some(PassResult { output, logits: logits.detach(), grads })
+        PassResult { loss: loss.detach(), logits: logits.detach(), grads }
     }
 
-    /// The passes of a step, and a loss that is not finite as `None`.
-    fn one_by_one(&self, passes: &[Pass], batches: &[Batch<I, T>]) -> Vec<Option<PassResult>> {
+    /// Losses and outputs of the passes of a step. Their gradients go to `sum`.
+    fn one_by_one(
+        &self, passes: &[Pass], batches: &[Batch<I, T>], sum: &Sum<Self>,
+    ) -> Vec<(Tensor<1>, PassOutput)> {
         let mut highest = None;
-        let mut results = Vec::with_capacity(passes.len());
-        for (pass, batch) in passes.iter().zip(batches.iter().cycle()) {
+        let mut outputs = Vec::with_capacity(passes.len());
+        for (number, (pass, batch)) in passes.iter().zip(batches.iter().cycle()).enumerate() {
             let teacher = match &self.objective.distill {
                 Distillation::Highest => highest.clone(),
                 other => other.teacher(&batch.input),
             };
-            let result = self.pass(pass, batch, teacher.as_ref());
-            highest = highest.or_else(|| result.as_ref().map(|result| result.logits.clone()));
-            results.push(result);
+            let PassResult { loss, logits, grads } = self.pass(pass, batch, teacher.as_ref());
+            sum.add(self, number, grads);
+            highest = highest.or_else(|| Some(logits.clone()));
+            outputs.push((loss.clone(), PassOutput::new(loss, logits, &batch.labels)));
         }
-        results
+        outputs
     }
 
     /// The same, two or more at a time.
     fn side_by_side(
-        &self, passes: &[Pass], batches: &[Batch<I, T>], workers: &ThreadPool,
-    ) -> Vec<Option<PassResult>> {
+        &self, passes: &[Pass], batches: &[Batch<I, T>], sum: &Sum<Self>, workers: &ThreadPool,
+    ) -> Vec<(Tensor<1>, PassOutput)> {
         let count = workers.current_num_threads();
         // Pass `i` always runs on the same thread: BatchNorm keeps its statistics by thread.
         let mine = |thread: usize| {
-            let passes = passes.iter().zip(batches.iter().cycle()).skip(thread).step_by(count);
-            let one = |(pass, batch): (&Pass, &Batch<I, T>)| {
+            let passes = passes.iter().zip(batches.iter().cycle()).enumerate().skip(thread).step_by(count);
+            let one = |(number, (pass, batch)): (usize, (&Pass, &Batch<I, T>))| {
                 let teacher = self.objective.distill.teacher(&batch.input);
-                Self { average: None, ..self.clone() }.map(&mut Leaves).pass(pass, batch, teacher.as_ref())
+                let copy = Self { average: None, ..self.clone() }.map(&mut Leaves);
+                let PassResult { loss, logits, grads } = copy.pass(pass, batch, teacher.as_ref());
+                sum.add(self, number, grads);
+                (loss.clone(), PassOutput::new(loss, logits, &batch.labels))
             };
             passes.map(one).collect::<Vec<_>>()
         };
@@ -249,9 +252,41 @@ impl<I: Input + Into<Value>, T: Target> Trainee<I, T> {
 
 /// What one pass over a batch gives. Its graph is gone.
 struct PassResult {
-    output: PassOutput,
+    loss: Tensor<1>,
     logits: Tensor<2>,
     grads: GradientsParams,
+}
+
+/// The sum of the gradients of passes, which are added as they come, in the order of the passes: so few of them are there at a time.
+struct Sum<M>(Mutex<Added<M>>);
+
+struct Added<M> {
+    sum: GradientsAccumulator<M>,
+    /// The pass that is added next.
+    next: usize,
+    /// Those of passes that were done before it.
+    early: BTreeMap<usize, GradientsParams>,
+}
+
+impl<M: Module> Sum<M> {
+    fn new() -> Self {
+        Self(Mutex::new(Added { sum: GradientsAccumulator::new(), next: 0, early: BTreeMap::new() }))
+    }
+
+    /// Adds those of a pass, by its number.
+    fn add(&self, module: &M, pass: usize, grads: GradientsParams) {
+        let mut added = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Added { sum, next, early } = &mut *added;
+        early.insert(pass, grads);
+        while let Some(grads) = early.remove(next) {
+            sum.accumulate(module, grads);
+            *next += 1;
+        }
+    }
+
+    fn total(self) -> GradientsParams {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner).sum.grads()
+    }
 }
 
 impl<I: Input + Into<Value>, T: Target> TrainStep for Trainee<I, T> {
@@ -263,22 +298,23 @@ impl<I: Input + Into<Value>, T: Target> TrainStep for Trainee<I, T> {
         let drawn: Vec<_> = objective.draw().iter().map(|drawn| self.assign(drawn)).collect();
         let passes = objective.passes(&drawn);
         let batches = batch.split(objective.batches());
+        let sum = Sum::new();
         let results = match &objective.workers {
-            None => self.one_by_one(&passes, &batches),
-            Some(workers) => self.side_by_side(&passes, &batches, workers),
+            None => self.one_by_one(&passes, &batches, &sum),
+            Some(workers) => self.side_by_side(&passes, &batches, &sum, workers),
         };
-        let Some(results) = results.into_iter().collect::<Option<Vec<_>>>() else {
+        let (losses, passes): (Vec<_>, Vec<_>) = results.into_iter().unzip();
+        // The only wait for the device in a step.
+        let finite = |losses| {
+            let losses: Vec<f32> = values(Tensor::cat(losses, 0).into_data());
+            losses.into_iter().all(f32::is_finite)
+        };
+        if !losses.is_empty() && !finite(losses) {
             objective.diverged.store(true, Ordering::Relaxed);
             objective.interrupter.stop(Some("the loss is not finite"));
             return TrainOutput { grads: GradientsParams::new(), item: StepOutput::default() };
-        };
-        let mut sum = GradientsAccumulator::new();
-        let mut passes = Vec::with_capacity(results.len());
-        for PassResult { output, grads, .. } in results {
-            sum.accumulate(self, grads);
-            passes.push(output);
         }
-        TrainOutput { grads: sum.grads(), item: StepOutput { passes } }
+        TrainOutput { grads: sum.total(), item: StepOutput { passes } }
     }
 
     fn optimize(
