@@ -5,6 +5,7 @@ use super::normalization::{Normalization, Pixels};
 use crate::config::Changes;
 use crate::metrics::Rect;
 use dr_runtime::file::Resize;
+use dr_runtime::read_file;
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeError, ResizeOptions, Resizer};
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
@@ -178,7 +179,7 @@ pub(crate) fn image_file(
 
 /// Reads an image whole, as it is to be seen: turned as its EXIF says.
 fn read(path: &Path) -> Result<RgbImage, DecodeError> {
-    let content = std::fs::read(path)?;
+    let content = read_file(path)?;
     let mut reader = ImageReader::new(Cursor::new(&content)).with_guessed_format()?;
     // The decoder fills with grey what is missing of a JPEG file.
     if reader.format() == Some(ImageFormat::Jpeg) && !has_end(&content) {
