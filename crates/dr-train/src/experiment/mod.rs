@@ -16,7 +16,7 @@ pub(crate) use images::test_images;
 pub use images::{ImageTask, calibration_batches};
 pub use registry::Registry;
 pub use run::{CONFIG, Experiment, MODEL_FILE, RunOptions};
-pub(crate) use said::{tell_ignored, tell_skipped};
+pub(crate) use said::{tell_ignored, tell_noted};
 pub use scenes::{SceneGoal, SceneTask, calibration_scenes};
 pub use settings::TASK_FLAGS;
 pub(crate) use settings::{check_data_flags, check_flags};

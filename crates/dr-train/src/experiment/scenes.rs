@@ -11,7 +11,7 @@ use crate::artifact::{Artifact, Described, Description};
 use crate::config::task::{DETECT, SEGMENT};
 use crate::config::{Engine, TrainConfig};
 use crate::data::{
-    Boxes, DataError, Labelled, Normalization, PixelTargets, SceneLoader, SceneSet, SceneTarget,
+    Boxes, DataError, Labelled, Normalization, Noted, PixelTargets, SceneLoader, SceneSet, SceneTarget,
 };
 use crate::detection::{BoxTargets, DecodeOptions, Found, Positions, decode};
 use crate::evaluation::{EvaluationError, check_batch, check_scenes, measured, networks, nowhere, positions};
@@ -27,8 +27,6 @@ use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Tensor, TensorData};
 use dr_runtime::graph::Graph;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Images that the scales of activations are fitted to, and how many at once.
@@ -308,8 +306,8 @@ impl<T: SceneGoal> Task for SceneTask<T> {
         self.parts[2].len()
     }
 
-    fn skipped(&self) -> BTreeMap<PathBuf, String> {
-        self.parts.iter().flat_map(|part| part.skipped.files()).collect()
+    fn noted(&self) -> Vec<Noted> {
+        self.parts.iter().map(|part| part.noted.clone()).collect()
     }
 
     fn measure_saved(source: &Source, formats: &[NumberFormat], engine: Engine) -> Result<Answer, RunError> {
@@ -319,8 +317,8 @@ impl<T: SceneGoal> Task for SceneTask<T> {
         let measured = measured.map_err(|error| source.wrong(error))?;
         tell_parts([(PURPOSES[2], test.len(), &*test.path)], &test.names);
         tell_empty(&test, UNDEFINED_TABLE);
-        source.reads(test.skipped.clone());
-        Ok((measured, [test.len(), test.skipped.files().len()]))
+        source.reads(test.noted.clone());
+        Ok((measured, [test.len(), test.noted.skipped().len()]))
     }
 
     fn batches(source: &Source, batch_size: usize) -> Result<(Evaluation<Self>, usize), RunError> {
@@ -366,7 +364,7 @@ fn load(source: &Source) -> Result<[SceneSet; 3], RunError> {
 fn training_scenes<T: SceneGoal>(source: &Source) -> Result<SceneSet, RunError> {
     let [train, ..] = load(source)?;
     check_scenes(source.artifact, T::TASK, &train).map_err(|error| source.wrong(error))?;
-    source.reads(train.skipped.clone());
+    source.reads(train.noted.clone());
     to_learn_from(train, source.limit)
 }
 

@@ -7,7 +7,7 @@ use super::settings::TASK_FLAGS;
 use super::source::Source;
 use crate::artifact::{Artifact, ArtifactError, Description, SavedModel, TensorEntry};
 use crate::config::{Engine, TrainConfig};
-use crate::data::{Batch, Input, Target, TrainingLoader};
+use crate::data::{Batch, Input, Noted, Target, TrainingLoader};
 use crate::evaluation::EvaluationError;
 use crate::mixed::{HessianOptions, Traces, traces};
 use crate::nn::{Model, Value};
@@ -17,8 +17,7 @@ use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 use dr_runtime::RuntimeError;
 use dr_runtime::graph::Graph;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Loaders of a task's data for evaluation.
@@ -132,9 +131,9 @@ pub trait Task: Sized + Send + Sync {
     /// Items of the test data.
     fn test_items(&self) -> usize;
 
-    /// Files that could not be read so far, and why.
-    fn skipped(&self) -> BTreeMap<PathBuf, String> {
-        BTreeMap::new()
+    /// What is noted of files of images that were read so far.
+    fn noted(&self) -> Vec<Noted> {
+        vec![]
     }
 
     /// Measures a saved network on its test data.
@@ -211,7 +210,7 @@ impl TaskKind {
                 },
                 measure: |source, formats, engine| {
                     let answer = T::measure_saved(source, formats, engine)?;
-                    source.tell_skipped();
+                    source.tell_noted();
                     Ok(answer)
                 },
                 traces: |source, batch_size, options, progress| {
@@ -223,12 +222,12 @@ impl TaskKind {
                     let model =
                         source.artifact.network(source.device).map_err(|error| source.wrong(error))?;
                     let traces = traces(&model, &*batches, options, progress);
-                    source.tell_skipped();
+                    source.tell_noted();
                     Ok((traces.map_err(|error| source.wrong(error))?, count))
                 },
                 calibration: |source| {
                     let inputs = T::calibration_saved(source)?.into_iter().map(Into::into).collect();
-                    source.tell_skipped();
+                    source.tell_noted();
                     Ok(inputs)
                 },
                 table: T::table,
