@@ -3,7 +3,7 @@
 use dr_tests::{POINTER, Program, turned};
 use dr_train::report::save_grid;
 use image::{ImageFormat, RgbImage};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::io::Cursor;
 use std::path::Path;
@@ -368,6 +368,47 @@ fn scenes_without_objects() {
         &program.error(&train("coco", "scenes", &["--limit-train", "13", "--out", "x"])),
         &["coco: a limit of 13 training images, expected 1 to 12"],
     );
+    // Without any images, too.
+    let empty = |part: &str| {
+        let path = program.at("scenes/annotations").join(part);
+        let content = fs::read_to_string(&path).expect("annotations");
+        let mut content: Value = serde_json::from_str(&content).expect("JSON");
+        (content["images"], content["annotations"]) = (json!([]), json!([]));
+        fs::write(path, content.to_string()).expect("it can be written");
+    };
+    empty("val.json");
+    empty("test.json");
+    for task in ["detect", "segment"] {
+        let out = format!("{task}-empty");
+        let (table, log) = program.outputs(&train("coco", "scenes", &["--task", task, "--out", &out]));
+        assert_says(
+            &log,
+            &[
+                "learn from, 0 of `scenes/annotations/val.json` to choose the epoch by, 0 of `scenes/annotations/test.json`",
+                "val.json`: has no images: expected some; the last epoch is taken\n",
+                "test.json`: has no images: expected some; the table is undefined\n",
+                "validation loss float undefined\n",
+            ],
+        );
+        assert_says(&table, &["undefined"]);
+        assert!(!table.contains("NaN") && !log.contains("NaN"), "{table}{log}");
+        let model = format!("{out}/model.safetensors");
+        let (table, log) = program.outputs(&["eval", "--model", &model, "--data-dir", "scenes"]);
+        assert_says(&log, &["test.json`: has no images: expected some; the table is undefined\n"]);
+        assert_says(&table, &["undefined"]);
+    }
+    assert_says(
+        &program.error(&[
+            "draw",
+            "--model",
+            "segment/model.safetensors",
+            "--data-dir",
+            "scenes",
+            "--out",
+            "x.png",
+        ]),
+        &["test.json`: has no images: expected some"],
+    );
     crowds("train.json");
     assert_says(
         &program.error(&train("coco", "scenes", &["--out", "x"])),
@@ -375,4 +416,10 @@ fn scenes_without_objects() {
     );
     let hessian = ["hessian", "--model", "detect/float.safetensors", "--data-dir", "scenes"];
     assert_says(&program.error(&hessian), &["train.json`: has no objects in 12 images"]);
+    empty("train.json");
+    for limit in [&[][..], &["--limit-train", "13"]] {
+        let train = [&train("coco", "scenes", &["--out", "x"]), limit].concat();
+        assert_says(&program.error(&train), &["annotations/train.json`: has no images: expected some"]);
+    }
+    assert_says(&program.error(&hessian), &["train.json`: has no images: expected some"]);
 }

@@ -75,7 +75,7 @@ pub enum SceneError {
         error: ClassError,
     },
     /// A part without images.
-    #[error("`{}`: has no images", .0.display())]
+    #[error("`{}`: has no images: expected some", .0.display())]
     Empty(PathBuf),
     /// A part that cannot be divided.
     #[error("`{}`: has one image: expected at least two, one of them to choose the epoch by", .0.display())]
@@ -227,6 +227,9 @@ impl SceneSet {
 
     /// The images less one of every `one_in`, at least one; and those.
     fn hold_out(self, one_in: usize) -> Result<[Self; 2], SceneError> {
+        if self.is_empty() {
+            return Err(SceneError::Empty(self.path));
+        }
         let held = self.len().div_ceil(one_in);
         if held == self.len() {
             return Err(SceneError::Single(self.path));
@@ -239,10 +242,10 @@ impl SceneSet {
     /// Whether there are objects in the pictures, and one of these can be read.
     ///
     /// # Errors
-    /// There are none, or none can.
+    /// There are no pictures, no objects in them, or none can.
     pub fn check(&self) -> Result<(), SceneError> {
         let mut objects = self.pictures.iter().flat_map(|picture| &picture.objects);
-        if objects.all(|object| object.crowd) {
+        if !self.is_empty() && objects.all(|object| object.crowd) {
             return Err(SceneError::NoObjects { path: self.path.clone(), images: self.len() });
         }
         self.check_readable()
@@ -251,8 +254,11 @@ impl SceneSet {
     /// Whether one of the pictures can be read.
     ///
     /// # Errors
-    /// None can.
+    /// There are no pictures, or none can.
     pub fn check_readable(&self) -> Result<(), SceneError> {
+        if self.is_empty() {
+            return Err(SceneError::Empty(self.path.clone()));
+        }
         let read = |index: usize| (self.file(index), self.decoded(index).map(drop));
         Ok(self.noted.check(|| self.folder.clone(), (0..self.len()).map(read))?)
     }
@@ -270,7 +276,7 @@ impl SceneSet {
             ));
         }
         let folders = image_folders(name).map(|folder| dir.join(folder));
-        let images = match coco.images.first() {
+        let images: &Path = match coco.images.first() {
             Some(first) => {
                 let mut few = coco.images.iter().take(SOUGHT);
                 let found = few
@@ -281,7 +287,8 @@ impl SceneSet {
                     folders: folders.iter().map(|folder| format!("`{}`", folder.display())).collect(),
                 })?
             }
-            None => return Err(SceneError::Empty(file.into())),
+            // Nothing is looked for there.
+            None => dir,
         };
         if coco.categories.len() > MOST_CLASSES {
             return Err(SceneError::Categories { path: file.into(), found: coco.categories.len() });

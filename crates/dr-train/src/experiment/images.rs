@@ -2,7 +2,7 @@
 
 use super::error::RunError;
 use super::registry::Registry;
-use super::said::{PURPOSES, UNDEFINED_TABLE, tell_ignored, tell_images, tell_missing};
+use super::said::{LAST_EPOCH, PURPOSES, UNDEFINED_TABLE, tell_ignored, tell_images, tell_missing};
 use super::settings::IMAGE_FLAGS;
 use super::source::Source;
 use super::task::{Answer, Evaluation, Part, Task};
@@ -68,7 +68,7 @@ impl Task for ImageTask {
         let is_held_out =
             matches!((train, valid), (ImageSet::Files(a), ImageSet::Files(b)) if a.source == b.source);
         if !is_held_out || valid.check().is_err() {
-            tell_missing(valid, PURPOSES[1], "the last epoch is taken");
+            tell_missing(valid, PURPOSES[1], LAST_EPOCH);
         }
         tell_missing(test, PURPOSES[2], UNDEFINED_TABLE);
     }

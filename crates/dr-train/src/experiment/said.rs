@@ -13,6 +13,9 @@ pub(super) const PURPOSES: [&str; 3] = ["to learn from", "to choose the epoch by
 /// What comes of a part for the table of which there is nothing.
 pub(super) const UNDEFINED_TABLE: &str = "the table is undefined";
 
+/// What comes of a part to choose the epoch by of which there is nothing.
+pub(super) const LAST_EPOCH: &str = "the last epoch is taken";
+
 /// The most names of classes in a line.
 const NAMES: usize = 8;
 

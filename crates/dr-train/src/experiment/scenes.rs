@@ -3,7 +3,7 @@
 use super::error::RunError;
 use super::images::MOST_PIXELS;
 use super::registry::Registry;
-use super::said::{PURPOSES, UNDEFINED_TABLE, tell_parts, warn};
+use super::said::{LAST_EPOCH, PURPOSES, UNDEFINED_TABLE, tell_parts, warn};
 use super::settings::SCENE_FLAGS;
 use super::source::Source;
 use super::task::{Answer, Evaluation, Part, Task};
@@ -11,7 +11,8 @@ use crate::artifact::{Artifact, Described, Description};
 use crate::config::task::{DETECT, SEGMENT};
 use crate::config::{Engine, TrainConfig};
 use crate::data::{
-    Boxes, DataError, Labelled, Normalization, Noted, PixelTargets, SceneLoader, SceneSet, SceneTarget,
+    Boxes, DataError, Labelled, Normalization, Noted, PixelTargets, SceneError, SceneLoader, SceneSet,
+    SceneTarget,
 };
 use crate::detection::{BoxTargets, DecodeOptions, Found, Positions, decode};
 use crate::evaluation::{EvaluationError, check_batch, check_scenes, measured, networks, nowhere, positions};
@@ -249,9 +250,11 @@ impl<T: SceneGoal> Task for SceneTask<T> {
         let [train, valid, test] = &self.parts;
         let parts = PURPOSES.into_iter().zip(&self.parts);
         tell_parts(parts.map(|(purpose, part)| (purpose, part.len(), &*part.path)), &train.names);
-        for (part, result) in [(valid, "the epoch is not chosen by objects"), (test, UNDEFINED_TABLE)] {
-            tell_empty(part, result);
-        }
+        tell_empty(valid, |error| match error {
+            SceneError::NoObjects { .. } => "the epoch is not chosen by objects",
+            _ => LAST_EPOCH,
+        });
+        tell_empty(test, |_| UNDEFINED_TABLE);
     }
 
     fn imported(&self, config: &TrainConfig) -> Result<Option<Artifact>, RunError> {
@@ -316,7 +319,7 @@ impl<T: SceneGoal> Task for SceneTask<T> {
         let measured = T::measure(source.artifact, formats, &test, engine, source.device);
         let measured = measured.map_err(|error| source.wrong(error))?;
         tell_parts([(PURPOSES[2], test.len(), &*test.path)], &test.names);
-        tell_empty(&test, UNDEFINED_TABLE);
+        tell_empty(&test, |_| UNDEFINED_TABLE);
         source.reads(test.noted.clone());
         Ok((measured, [test.len(), test.noted.skipped().len()]))
     }
@@ -347,10 +350,10 @@ impl<T: SceneGoal> Task for SceneTask<T> {
     }
 }
 
-/// Says of a part that there are no objects in it, and what comes of that.
-fn tell_empty(part: &SceneSet, result: &str) {
+/// Says of a part that there are no images or no objects in it, and what comes of that.
+fn tell_empty(part: &SceneSet, result: impl Fn(&SceneError) -> &'static str) {
     if let Err(error) = part.check() {
-        warn(format_args!("{error}; {result}"));
+        warn(format_args!("{error}; {}", result(&error)));
     }
 }
 
@@ -372,9 +375,12 @@ fn training_scenes<T: SceneGoal>(source: &Source) -> Result<SceneSet, RunError> 
 fn to_learn_from(train: SceneSet, limit: Option<usize>) -> Result<SceneSet, RunError> {
     let available = train.len();
     let train = match limit {
-        None => train,
         Some(limit) if (1..=available).contains(&limit) => train.first(limit),
-        Some(limit) => return Err(DataError::Limit { dataset: "coco", limit, available }.into()),
+        Some(limit) if available > 0 => {
+            return Err(DataError::Limit { dataset: "coco", limit, available }.into());
+        }
+        // Of no images at all, the limit is not what is wrong.
+        _ => train,
     };
     train.check()?;
     Ok(train)

@@ -469,28 +469,41 @@ fn scenes_without_objects() {
     let annotations = dir.path().join("annotations/val.json");
     let crowds = std::fs::read_to_string(&annotations).unwrap().replace("\"iscrowd\":0", "\"iscrowd\":1");
     std::fs::write(&annotations, crowds).unwrap();
-    let [train, _, test] = load(dir.path());
+    let [train, _, crowds] = load(dir.path());
     train.check().unwrap();
-    let error = test.check().unwrap_err().to_string();
-    assert!(
-        error.ends_with("val.json`: has no objects in 9 images (crowds do not count): expected some"),
-        "{error}"
-    );
+    let content = std::fs::read_to_string(&annotations).unwrap();
+    let mut content: serde_json::Value = serde_json::from_str(&content).unwrap();
+    (content["images"], content["annotations"]) = (serde_json::json!([]), serde_json::json!([]));
+    std::fs::write(&annotations, content.to_string()).unwrap();
+    let [.., nothing] = load(dir.path());
+    for (test, reason) in [
+        (&crowds, "has no objects in 9 images (crowds do not count): expected some"),
+        (&nothing, "has no images: expected some"),
+    ] {
+        let error = test.check().unwrap_err().to_string();
+        assert!(error.ends_with(&format!("val.json`: {reason}")), "{error}");
+    }
     // Nothing but background is no mean over classes of objects.
     let formats: Vec<_> = precisions().iter().map(Into::into).collect();
     for task in [SEGMENT, DETECT] {
         let (_, artifact) = quantized(task, 2, train.normalization());
         let device = Device::flex();
-        let measured = match task {
-            SEGMENT => PixelTargets::measure(&artifact, &formats, &test, Engine::Fake, &device),
-            _ => BoxTargets::measure(&artifact, &formats, &test, Engine::Fake, &device),
-        };
-        for of in measured.unwrap() {
-            assert_eq!(of.quality, None, "{task}");
-            // Classes are said of positions with an object.
-            assert_eq!(of.top1.is_nan(), task == DETECT, "{task}");
+        for test in [&crowds, &nothing] {
+            let measured = match task {
+                SEGMENT => PixelTargets::measure(&artifact, &formats, test, Engine::Fake, &device),
+                _ => BoxTargets::measure(&artifact, &formats, test, Engine::Fake, &device),
+            };
+            for of in measured.unwrap() {
+                assert_eq!(of.quality, None, "{task}");
+                // Classes are said of positions with an object.
+                assert_eq!(of.top1.is_nan(), task == DETECT || test.is_empty(), "{task}");
+            }
         }
     }
+    // Without images to learn from there are none to hold out of them.
+    std::fs::write(dir.path().join("annotations/train.json"), content.to_string()).unwrap();
+    let error = SceneSet::load(dir.path(), [SIZE, SIZE], Fit::Stretch).unwrap_err().to_string();
+    assert!(error.ends_with("train.json`: has no images: expected some"), "{error}");
 }
 
 /// A picture twice as wide as high, with a box and a mask, in three parts.

@@ -73,7 +73,7 @@ pub struct Object {
 }
 
 impl Coco {
-    /// Reads a file with images, annotations and categories. Boxes are cut off where their image ends. Whole numbers may be written as
+    /// Reads a file with images, if there are some, annotations and categories. Boxes are cut off where their image ends. Whole numbers may be written as
     /// `7.0` or `"7"`, and annotations may have no ids.
     ///
     /// # Errors
@@ -204,7 +204,7 @@ mod tests {
         let missing = error(r#"{"images": [], "categories": []}"#);
         assert_eq!(missing, format!("missing field `annotations` at line 1 column 32{format}"));
         let empty = error(r#"{"images": [], "annotations": [], "categories": []}"#);
-        assert_eq!(empty, "has no images: expected at least one");
+        assert_eq!(empty, "has no categories: expected at least one");
         assert!(matches!(Coco::load(&dir.path().join("none")), Err(CocoError::Io { .. })));
     }
 
