@@ -3,7 +3,6 @@
 use super::error::RunError;
 use super::registry::Registry;
 use super::said::{LAST_EPOCH, PURPOSES, UNDEFINED_TABLE, tell_ignored, tell_images, tell_missing};
-use super::settings::IMAGE_FLAGS;
 use super::source::Source;
 use super::task::{Answer, Evaluation, Part, Task};
 use crate::artifact::{Artifact, Described, Description};
@@ -45,7 +44,8 @@ impl Task for ImageTask {
     const GOES_WITH: &'static str = "images with a class each and a network for images";
     const ITEMS: &'static str = "images";
     const BY_LOSS: bool = false;
-    const FLAGS: &'static [&'static str] = IMAGE_FLAGS;
+    const FLAGS: Option<&'static [&'static str]> =
+        Some(&["batch-norm", "augment", "mixup", "label-smoothing"]);
 
     fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError> {
         let (dataset, model) = (registry.datasets.get(&config.dataset)?, registry.models.get(&config.model)?);

@@ -18,7 +18,6 @@ pub use registry::Registry;
 pub use run::{CONFIG, Experiment, MODEL_FILE, RunOptions};
 pub(crate) use said::{tell_ignored, tell_noted};
 pub use scenes::{SceneGoal, SceneTask, calibration_scenes};
-pub use settings::TASK_FLAGS;
 pub(crate) use settings::{check_data_flags, check_flags};
 pub use source::Source;
 pub use task::{Answer, Evaluation, Part, Run, Task, TaskKind};

@@ -4,7 +4,6 @@ use super::error::RunError;
 use super::images::MOST_PIXELS;
 use super::registry::Registry;
 use super::said::{LAST_EPOCH, PURPOSES, UNDEFINED_TABLE, tell_parts, warn};
-use super::settings::SCENE_FLAGS;
 use super::source::Source;
 use super::task::{Answer, Evaluation, Part, Task};
 use crate::artifact::{Artifact, Described, Description};
@@ -219,7 +218,7 @@ impl<T: SceneGoal> Task for SceneTask<T> {
     const GOES_WITH: &'static str = "--dataset coco and a residual network";
     const ITEMS: &'static str = "images";
     const DISTILLS: bool = T::DISTILLS;
-    const FLAGS: &'static [&'static str] = SCENE_FLAGS;
+    const FLAGS: Option<&'static [&'static str]> = Some(&["batch-norm"]);
 
     fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError> {
         let model = registry.models.get(&config.model)?;

@@ -3,7 +3,6 @@
 use super::error::RunError;
 use super::registry::Registry;
 use super::run::{Experiment, RunOptions};
-use super::settings::TASK_FLAGS;
 use super::source::Source;
 use crate::artifact::{Artifact, ArtifactError, Description, SavedModel, TensorEntry};
 use crate::config::{Engine, TrainConfig};
@@ -60,8 +59,8 @@ pub trait Task: Sized + Send + Sync {
     /// Whether lower precisions can learn from the outputs of higher ones.
     const DISTILLS: bool = true;
 
-    /// Those of [`TASK_FLAGS`] that say something about it.
-    const FLAGS: &'static [&'static str] = &TASK_FLAGS;
+    /// Those of the flags that only some tasks have a use for which say something about it; `None` is all of them.
+    const FLAGS: Option<&'static [&'static str]> = None;
 
     /// Reads the data.
     ///
@@ -177,7 +176,7 @@ pub struct TaskKind {
     /// [`Task::DISTILLS`].
     pub distills: bool,
     /// [`Task::FLAGS`].
-    pub flags: &'static [&'static str],
+    pub flags: Option<&'static [&'static str]>,
     /// [`Experiment::new`].
     pub prepare: fn(&Registry, TrainConfig, &Path, RunOptions) -> Result<Run, RunError>,
     /// [`Task::measure_saved`].
@@ -194,6 +193,12 @@ pub struct TaskKind {
 }
 
 impl TaskKind {
+    /// Whether a flag that only some tasks have a use for says something about it.
+    #[must_use]
+    pub fn takes(&self, flag: &str) -> bool {
+        self.flags.is_none_or(|flags| flags.contains(&flag))
+    }
+
     /// The entry of a task.
     #[must_use]
     pub const fn of<T: Task + 'static>() -> &'static Self {
