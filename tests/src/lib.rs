@@ -138,6 +138,18 @@ pub const fn supernet<'a>(epochs: &'a str, images: &'a str, out: &'a str) -> [&'
     ]
 }
 
+/// A JPEG file with an EXIF that says how it is to be turned: little-endian TIFF with one entry, 0x0112, a 16-bit number.
+#[must_use]
+pub fn turned(jpeg: &[u8], orientation: u8) -> Vec<u8> {
+    let start = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0";
+    let segment = [&start[..], &[orientation, 0, 0, 0, 0, 0, 0, 0]].concat();
+    let length = (segment.len() as u16 + 2).to_be_bytes();
+    [&jpeg[..2], b"\xff\xe1", &length, &segment, &jpeg[2..]].concat()
+}
+
+/// What Git LFS leaves in place of a file that it has not fetched.
+pub const POINTER: &str = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 44\n";
+
 /// As UTF-8.
 #[must_use]
 pub fn text(bytes: Vec<u8>) -> String {

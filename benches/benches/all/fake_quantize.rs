@@ -13,9 +13,11 @@ const ACTIVE: BitWidth = BitWidth::B4;
 /// `2^-(8 - 4)`
 const STEP: f32 = 0.0625;
 
-/// A scale for each row.
-fn scales(rows: usize, scale: f32) -> Vec<f32> {
-    (0..rows).map(|row| scale * (1.0 + (row % 7) as f32 / 10.0)).collect()
+/// Weights, their stored scale for each row and that of the codes of a narrower width, and how they are laid out.
+fn switched(shape: [usize; 2]) -> (Vec<f32>, [Vec<f32>; 2], ScaleLayout) {
+    let scales = |scale: f32| (0..shape[0]).map(|row| scale * (1.0 + (row % 7) as f32 / 10.0)).collect();
+    let layout = ScaleLayout::weights(&shape, Granularity::Channel).unwrap();
+    (weights(layout.elements()), [0.02, 0.3].map(scales), layout)
 }
 
 fn tensor<const D: usize>(values: &[f32], shape: [usize; D], device: &Device) -> Tensor<D> {
@@ -26,10 +28,9 @@ pub fn weight_forward(criterion: &mut Criterion) {
     let device = device();
     for shape in [LARGE, LAYER] {
         let [rows, cols] = shape;
-        let (w, stored_scale, scale) = (weights(rows * cols), scales(rows, 0.02), scales(rows, 0.3));
+        let (w, [stored_scale, scale], layout) = switched(shape);
         let mut work = Work::elementwise(criterion, "fake_quantize/forward w8->w4", shape, rows * cols * 8);
         if on_host() {
-            let layout = ScaleLayout::weights(&shape, Granularity::Channel).unwrap();
             let mut out = vec![1.0; w.len()];
             work.measure("dr-kernels, slices", || {
                 let isa = Isa::detect();
@@ -93,25 +94,15 @@ pub fn weight_backward(criterion: &mut Criterion) {
     let device = device();
     for shape in [LARGE, LAYER] {
         let [rows, cols] = shape;
-        let (w, grad) = (weights(rows * cols), weights(rows * cols));
-        let (stored_scale, scale) = (scales(rows, 0.02), scales(rows, 0.3));
+        let (w, [stored_scale, scale], layout) = switched(shape);
+        let grad = w.clone();
         let mut work = Work::elementwise(criterion, "fake_quantize/backward w8->w4", shape, rows * cols * 12);
         if on_host() {
-            let layout = ScaleLayout::weights(&shape, Granularity::Channel).unwrap();
-            let mut dw = vec![1.0; w.len()];
+            let (mut dw, mode) = (vec![1.0; w.len()], ScaleGradient::Exact);
+            let (w, stored, scale, grad) = (&w, &stored_scale, &scale, &grad);
             work.measure("dr-kernels, slices", || {
-                let (isa, mode) = (Isa::detect(), ScaleGradient::Exact);
-                cpu::fake_quantize_weight_backward(
-                    &w,
-                    &stored_scale,
-                    &scale,
-                    &grad,
-                    &layout,
-                    STORED,
-                    ACTIVE,
-                    mode,
-                )
-                .fill(isa, &mut dw)
+                cpu::fake_quantize_weight_backward(w, stored, scale, grad, &layout, STORED, ACTIVE, mode)
+                    .fill(Isa::detect(), &mut dw)
             });
         }
         if emulated(shape) {

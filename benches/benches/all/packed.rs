@@ -11,16 +11,26 @@ use dr_precision::{BitWidth, Granularity, QuantSpec};
 
 const SCALE: f32 = 0.02;
 
-/// Weights and a scale for each row, on the device.
-fn tensors([rows, cols]: [usize; 2], device: &Device) -> (Tensor<2>, Tensor<1>) {
-    let w = TensorData::new(weights(rows * cols), [rows, cols]);
-    (Tensor::from_data(w, device), Tensor::full([rows], SCALE, device))
+/// The width of the codes that are switched.
+const STORED: BitWidth = BitWidth::B8;
+
+/// Weights, a scale for each row, and how they are laid out.
+fn slices(shape: [usize; 2]) -> (Vec<f32>, Vec<f32>, ScaleLayout) {
+    let layout = ScaleLayout::weights(&shape, Granularity::Channel).unwrap();
+    (weights(layout.elements()), vec![SCALE; shape[0]], layout)
 }
 
-/// The same weights, quantized to `bits` bits by this machine's CPU.
-fn packed_slice(shape: [usize; 2], bits: BitWidth) -> Vec<u32> {
-    let layout = ScaleLayout::weights(&shape, Granularity::Channel).unwrap();
-    cpu::quantize_pack(&weights(layout.elements()), &vec![SCALE; shape[0]], None, &layout, bits).collect().0
+/// The codes of `bits` bits of the same weights, by this machine's CPU, their scales, and how they are laid out.
+fn packed_slices(shape: [usize; 2], bits: BitWidth) -> (Vec<u32>, Vec<f32>, ScaleLayout) {
+    let (w, scale, layout) = slices(shape);
+    let words = cpu::quantize_pack(&w, &scale, None, &layout, bits).collect().0;
+    (words, scale, layout)
+}
+
+/// Weights and scales on the device.
+fn tensors(shape: [usize; 2], device: &Device) -> (Tensor<2>, Tensor<1>) {
+    let w = TensorData::new(weights(shape[0] * shape[1]), shape);
+    (Tensor::from_data(w, device), Tensor::full([shape[0]], SCALE, device))
 }
 
 fn packed_tensor(shape: [usize; 2], bits: BitWidth, device: &Device) -> PackedTensor {
@@ -29,99 +39,88 @@ fn packed_tensor(shape: [usize; 2], bits: BitWidth, device: &Device) -> PackedTe
 }
 
 /// Codes as a user without packing has them.
-fn int_codes(shape: [usize; 2], bits: BitWidth, device: &Device) -> Tensor<2, Int> {
-    let (w, scale) = tensors(shape, device);
+fn int_codes(w: &Tensor<2>, scale: &Tensor<1>, bits: BitWidth) -> Tensor<2, Int> {
     let (low, high) = (f64::from(bits.signed_min()), f64::from(bits.signed_max()));
-    w.div(scale.reshape([shape[0], 1])).round().clamp(low, high).int().cast(DType::I32)
+    let scaled = w.clone().div(scale.clone().unsqueeze_dim(1));
+    scaled.round().clamp(low, high).int().cast(DType::I32)
+}
+
+/// Works on weights of both sizes between numbers of `other` bits and codes of each of `widths`; `measure` measures one.
+fn works(
+    criterion: &mut Criterion, name: &str, other: usize, widths: [BitWidth; 2],
+    measure: impl Fn(&mut Work, [usize; 2], BitWidth, &Device),
+) {
+    let device = device();
+    for (shape, bits) in [LARGE, LAYER].into_iter().flat_map(|shape| widths.map(|bits| (shape, bits))) {
+        let elements = shape[0] * shape[1];
+        let bytes = elements * other / 8 + packed_words(elements, bits) * 4;
+        let mut work = Work::elementwise(criterion, &format!("{name}{bits}"), shape, bytes);
+        measure(&mut work, shape, bits, &device);
+        work.copies(bytes / 2);
+    }
 }
 
 pub fn quantizing(criterion: &mut Criterion) {
-    let device = device();
-    for (shape, bits) in
-        [(LARGE, BitWidth::B8), (LARGE, BitWidth::B4), (LAYER, BitWidth::B8), (LAYER, BitWidth::B4)]
-    {
-        let [rows, cols] = shape;
-        let layout = ScaleLayout::weights(&shape, Granularity::Channel).unwrap();
-        let bytes = rows * cols * 4 + packed_words(rows * cols, bits) * 4;
-        let mut work = Work::elementwise(criterion, &format!("quantize_pack/w{bits}"), shape, bytes);
+    works(criterion, "quantize_pack/w", 32, [BitWidth::B8, BitWidth::B4], |work, shape, bits, device| {
         if on_host() {
-            let (w, scale) = (weights(layout.elements()), vec![SCALE; rows]);
+            let (w, scale, layout) = slices(shape);
             let mut out = vec![1; packed_words(w.len(), bits)];
             work.measure("dr-kernels, slices", || {
                 cpu::quantize_pack(&w, &scale, None, &layout, bits).fill(Isa::detect(), &mut out);
             });
         }
-        let (w, scale) = tensors(shape, &device);
-        work.on_device("dr-kernels", &device, || {
+        let (w, scale) = tensors(shape, device);
+        work.on_device("dr-kernels", device, || {
             quantize_pack(w.clone(), scale.clone(), None, QuantSpec::weights(bits)).unwrap()
         });
         if emulated(shape) {
-            let scale = scale.reshape([rows, 1]);
-            let (low, high) = (f64::from(bits.signed_min()), f64::from(bits.signed_max()));
-            work.on_device("tensor operations, to i32", &device, || {
-                w.clone().div(scale.clone()).round().clamp(low, high).int().cast(DType::I32)
-            });
+            work.on_device("tensor operations, to i32", device, || int_codes(&w, &scale, bits));
         }
-        work.copies(bytes / 2);
-    }
+    });
 }
 
 pub fn switching(criterion: &mut Criterion) {
-    let device = device();
-    let stored = BitWidth::B8;
-    for (shape, active) in
-        [(LARGE, BitWidth::B4), (LARGE, BitWidth::B2), (LAYER, BitWidth::B4), (LAYER, BitWidth::B2)]
-    {
-        let [rows, cols] = shape;
-        let bytes = (packed_words(rows * cols, stored) + packed_words(rows * cols, active)) * 4;
-        let mut work = Work::elementwise(criterion, &format!("switch/w8->w{active}"), shape, bytes);
+    works(criterion, "switch/w8->w", 8, [BitWidth::B4, BitWidth::B2], |work, shape, active, device| {
         if on_host() {
-            let words = packed_slice(shape, stored);
-            let mut out = vec![1; packed_words(rows * cols, active)];
+            let (words, _, layout) = packed_slices(shape, STORED);
+            let elements = layout.elements();
+            let mut out = vec![1; packed_words(elements, active)];
             work.measure("dr-kernels, slices", || {
-                cpu::switch_packed(&words, rows * cols, stored, active).fill(Isa::detect(), &mut out);
+                cpu::switch_packed(&words, elements, STORED, active).fill(Isa::detect(), &mut out);
             });
         }
-        let packed = packed_tensor(shape, stored, &device);
+        let packed = packed_tensor(shape, STORED, device);
         let scale = packed.scale().clone();
-        work.on_device("dr-kernels", &device, || switch(&packed, active, scale.clone()).unwrap());
+        work.on_device("dr-kernels", device, || switch(&packed, active, scale.clone()).unwrap());
         if emulated(shape) {
-            let codes = int_codes(shape, stored, &device);
-            let shift = stored.bits() - active.bits();
-            work.on_device("tensor operations, i32 to i32", &device, || {
+            let ((w, scale), shift) = (tensors(shape, device), STORED.bits() - active.bits());
+            let codes = int_codes(&w, &scale, STORED);
+            work.on_device("tensor operations, i32 to i32", device, || {
                 let odd = codes.clone().bitwise_right_shift_scalar(shift).bitwise_and_scalar(1);
                 let sum = codes.clone().add_scalar((1 << (shift - 1)) - 1).add(odd);
                 sum.bitwise_right_shift_scalar(shift).clamp_max(active.signed_max())
             });
         }
-        work.copies(bytes / 2);
-    }
+    });
 }
 
 pub fn dequantizing(criterion: &mut Criterion) {
-    let device = device();
-    for (shape, bits) in
-        [(LARGE, BitWidth::B8), (LARGE, BitWidth::B4), (LAYER, BitWidth::B8), (LAYER, BitWidth::B4)]
-    {
-        let [rows, cols] = shape;
-        let layout = ScaleLayout::weights(&shape, Granularity::Channel).unwrap();
-        let bytes = rows * cols * 4 + packed_words(rows * cols, bits) * 4;
-        let mut work = Work::elementwise(criterion, &format!("dequantize/w{bits}"), shape, bytes);
+    works(criterion, "dequantize/w", 32, [BitWidth::B8, BitWidth::B4], |work, shape, bits, device| {
         if on_host() {
-            let (words, scale) = (packed_slice(shape, bits), vec![SCALE; rows]);
-            let mut out = vec![1.0; rows * cols];
+            let (words, scale, layout) = packed_slices(shape, bits);
+            let mut out = vec![1.0; layout.elements()];
             work.measure("dr-kernels, slices", || {
                 cpu::dequantize_packed(&words, &scale, None, &layout, bits).fill(Isa::detect(), &mut out);
             });
         }
-        let packed = packed_tensor(shape, bits, &device);
-        work.on_device("dr-kernels", &device, || dequantize::<2>(&packed).unwrap());
+        let packed = packed_tensor(shape, bits, device);
+        work.on_device("dr-kernels", device, || dequantize::<2>(&packed).unwrap());
         if emulated(shape) {
-            let (codes, scale) = (int_codes(shape, bits, &device), packed.scale().clone().reshape([rows, 1]));
-            work.on_device("tensor operations, from i32", &device, || {
+            let (w, scale) = tensors(shape, device);
+            let (codes, scale) = (int_codes(&w, &scale, bits), scale.reshape([shape[0], 1]));
+            work.on_device("tensor operations, from i32", device, || {
                 codes.clone().float().mul(scale.clone())
             });
         }
-        work.copies(bytes / 2);
-    }
+    });
 }

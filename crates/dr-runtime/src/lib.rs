@@ -25,5 +25,5 @@ pub use error::RuntimeError;
 pub use file::Artifact;
 pub use host::{Cache, Input, LayerParts, Network, Output};
 pub use named::UnknownName;
-pub use pointer::refuse_lfs_pointer;
+pub use pointer::{read_file, refuse_lfs_pointer};
 pub use source::Arithmetic;

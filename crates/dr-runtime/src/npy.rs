@@ -1,6 +1,7 @@
 //! Arrays in files of NumPy: `.npy` with one, `.npz` with several under names.
 
 use crate::arrays::Array;
+use crate::refuse_lfs_pointer;
 use ndarray::{ArrayD, IxDyn};
 use ndarray_npy::{NpzReader, ReadNpyError, ReadNpyExt, ReadNpzError, WriteNpyError, WriteNpyExt};
 use std::fs::File;
@@ -37,6 +38,7 @@ pub enum NpyError {
 /// [`NpyError`] for a file that is none of NumPy's, or of other elements than floats, integers and booleans.
 pub fn read(path: &Path) -> Result<Vec<(Option<String>, Array)>, NpyError> {
     let is_archive = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("npz"));
+    refuse_lfs_pointer(path)?;
     let file = BufReader::new(File::open(path)?);
     if !is_archive {
         return Ok(vec![(None, read_one(file)?)]);

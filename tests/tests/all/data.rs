@@ -1,9 +1,11 @@
 //! What is said of data: flags that say nothing of them, parts, what is missing, what classes are called.
 
-use dr_tests::Program;
+use dr_tests::{POINTER, Program, turned};
 use dr_train::report::save_grid;
-use serde_json::Value;
+use image::{ImageFormat, RgbImage};
+use serde_json::{Value, json};
 use std::fs;
+use std::io::Cursor;
 use std::path::Path;
 
 fn program(folder: &Path) -> Program {
@@ -88,24 +90,48 @@ fn folders() {
         photos(&program.at("photos").join(part), &["cat", "dog"], count);
     }
     fs::write(program.at("photos/train/cat/0.webp"), "not read").expect("a file");
-    fs::write(program.at("photos/test/dog/2.png"), "no image").expect("a file");
+    fs::write(program.at("photos/test/dog/2.png"), POINTER).expect("a file");
+    for name in ["train/cat/8.jpg", "train/dog/8.jpg", "val/dog/8.jpg", "test/cat/8.jpg"] {
+        let (mut content, path) = (vec![], program.at("photos").join(name));
+        let image = RgbImage::new(24, 16);
+        image.write_to(&mut Cursor::new(&mut content), ImageFormat::Jpeg).expect("a picture");
+        fs::write(path, turned(&content, 6)).expect("a file");
+    }
     let (table, log) = program.outputs(&train("folder", "photos", &["--out", "run"]));
     assert_says(
         &log,
         &[
-            "images: 16 of `photos/train` to learn from, 4 of `photos/val` to choose the epoch by, \
-             6 of `photos/test` for the table; classes: cat, dog\n",
+            "images: 18 of `photos/train` to learn from, 5 of `photos/val` to choose the epoch by, \
+             7 of `photos/test` for the table; classes: cat, dog\n",
             "ignored: 1 files or folders that are no .jpg, .jpeg or .png, such as `photos/train/cat/0.webp`\n",
-            "skipped: 1 images that cannot be read, such as `photos/test/dog/2.png`: ",
+            "skipped: 1 images that cannot be read, such as `photos/test/dog/2.png`: \
+             a pointer of Git LFS: expected the file itself, which `git lfs pull` fetches\n",
         ],
     );
+    // Of what is learned from that is said after the first epoch, of the rest in the end.
+    let turned = log.match_indices("turned: ").map(|(at, _)| (at, log[at..].lines().next().expect("a line")));
+    let turned: Vec<(usize, &str)> = turned.collect();
+    let lines: Vec<&str> = turned.iter().map(|(_, line)| *line).collect();
+    assert_eq!(
+        lines,
+        [
+            "turned: 2 images, as their EXIF says, such as `photos/train/cat/8.jpg`",
+            "turned: 2 images, as their EXIF says, such as `photos/test/cat/8.jpg`",
+        ]
+    );
+    let joint = log.find("joint ").expect("a line of joint training");
+    assert!(turned[0].0 < joint && joint < turned[1].0, "{log}");
     assert!(!log.contains("warning") && !table.contains("undefined"), "{log}{table}");
     let model = "run/model.safetensors";
     assert_says(&program.output(&["info", model]), &["classes     2: cat, dog\n"]);
     let (_, log) = program.outputs(&["eval", "--model", model, "--data-dir", "photos"]);
     assert_says(
         &log,
-        &["images: 6 of `photos/test` for the table; classes: cat, dog\n", "skipped: 1 images"],
+        &[
+            "images: 7 of `photos/test` for the table; classes: cat, dog\n",
+            "turned: 1 images, as their EXIF says, such as `photos/test/cat/8.jpg`\n",
+            "skipped: 1 images",
+        ],
     );
 
     // Two parts: what chooses is held out.
@@ -113,7 +139,7 @@ fn folders() {
     let (_, log) = program.outputs(&train("folder", "photos", &["--out", "two"]));
     assert_says(
         &log,
-        &["images: 15 of `photos/train` to learn from, 1 of `photos/train` to choose the epoch by"],
+        &["images: 17 of `photos/train` to learn from, 1 of `photos/train` to choose the epoch by"],
     );
 
     // Other names.
@@ -342,6 +368,47 @@ fn scenes_without_objects() {
         &program.error(&train("coco", "scenes", &["--limit-train", "13", "--out", "x"])),
         &["coco: a limit of 13 training images, expected 1 to 12"],
     );
+    // Without any images, too.
+    let empty = |part: &str| {
+        let path = program.at("scenes/annotations").join(part);
+        let content = fs::read_to_string(&path).expect("annotations");
+        let mut content: Value = serde_json::from_str(&content).expect("JSON");
+        (content["images"], content["annotations"]) = (json!([]), json!([]));
+        fs::write(path, content.to_string()).expect("it can be written");
+    };
+    empty("val.json");
+    empty("test.json");
+    for task in ["detect", "segment"] {
+        let out = format!("{task}-empty");
+        let (table, log) = program.outputs(&train("coco", "scenes", &["--task", task, "--out", &out]));
+        assert_says(
+            &log,
+            &[
+                "learn from, 0 of `scenes/annotations/val.json` to choose the epoch by, 0 of `scenes/annotations/test.json`",
+                "val.json`: has no images: expected some; the last epoch is taken\n",
+                "test.json`: has no images: expected some; the table is undefined\n",
+                "validation loss float undefined\n",
+            ],
+        );
+        assert_says(&table, &["undefined"]);
+        assert!(!table.contains("NaN") && !log.contains("NaN"), "{table}{log}");
+        let model = format!("{out}/model.safetensors");
+        let (table, log) = program.outputs(&["eval", "--model", &model, "--data-dir", "scenes"]);
+        assert_says(&log, &["test.json`: has no images: expected some; the table is undefined\n"]);
+        assert_says(&table, &["undefined"]);
+    }
+    assert_says(
+        &program.error(&[
+            "draw",
+            "--model",
+            "segment/model.safetensors",
+            "--data-dir",
+            "scenes",
+            "--out",
+            "x.png",
+        ]),
+        &["test.json`: has no images: expected some"],
+    );
     crowds("train.json");
     assert_says(
         &program.error(&train("coco", "scenes", &["--out", "x"])),
@@ -349,4 +416,10 @@ fn scenes_without_objects() {
     );
     let hessian = ["hessian", "--model", "detect/float.safetensors", "--data-dir", "scenes"];
     assert_says(&program.error(&hessian), &["train.json`: has no objects in 12 images"]);
+    empty("train.json");
+    for limit in [&[][..], &["--limit-train", "13"]] {
+        let train = [&train("coco", "scenes", &["--out", "x"]), limit].concat();
+        assert_says(&program.error(&train), &["annotations/train.json`: has no images: expected some"]);
+    }
+    assert_says(&program.error(&hessian), &["train.json`: has no images: expected some"]);
 }

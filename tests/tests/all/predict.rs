@@ -2,7 +2,7 @@
 
 use dr_runtime::arrays::Array;
 use dr_runtime::{Arithmetic, Network, npy};
-use dr_tests::{Program, text};
+use dr_tests::{POINTER, Program, text, turned};
 use dr_train::artifact::{Artifact, SavedModel};
 use dr_train::config::Fit;
 use dr_train::config::task::DETECT;
@@ -299,12 +299,8 @@ fn masks(fit: Fit) {
         words.contains(" %  background\n") && words.ends_with("wrote 1 arrays and 1 masks to out\n"),
         "{words}"
     );
-    // A picture that lies on its side, by its EXIF: little-endian TIFF with one entry, 0x0112, of 6.
-    let content = jpeg(&RgbImage::new(48, 32));
-    let tiff = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
-    let length = (tiff.len() as u16 + 2).to_be_bytes();
-    let turned = [&content[..2], b"\xff\xe1", &length, tiff, &content[2..]].concat();
-    fs::write(program.at("turned.jpg"), turned).expect("a file");
+    // A picture that lies on its side, by its EXIF.
+    fs::write(program.at("turned.jpg"), turned(&jpeg(&RgbImage::new(48, 32)), 6)).expect("a file");
     let _ = program.output(&[&predict[..], &["turned.jpg"]].concat());
     let mask = image::open(program.at("out/turned.mask.png")).expect("a mask");
     assert_eq!((mask.width(), mask.height()), (32, 48));
@@ -399,4 +395,11 @@ fn what_is_not_for_the_model_is_refused() {
         error(&[&tokens, "--top", "2", &ids]),
     ];
     insta::assert_snapshot!("wrong_predictions", errors.join("\n"));
+    for name in ["pointer.png", "pointer.npy"] {
+        let path = at(name);
+        fs::write(&path, POINTER).expect("a file");
+        let error = program.error(&["predict", "--model", DIGITS, &path]);
+        let expected = "a pointer of Git LFS: expected the file itself, which `git lfs pull` fetches";
+        assert!(error.contains(name) && error.contains(expected), "{error}");
+    }
 }

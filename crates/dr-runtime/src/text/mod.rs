@@ -13,7 +13,7 @@ pub use stream::{StopTexts, TextStream};
 pub use tokenizer::Tokenizer;
 
 use crate::file::ArtifactError;
-use crate::{RuntimeError, refuse_lfs_pointer};
+use crate::{RuntimeError, read_file};
 use chacha20::ChaCha8Rng;
 use rand::SeedableRng;
 use serde::Serialize;
@@ -105,8 +105,7 @@ impl TextError {
 
     /// What `parse` makes of a file, which its errors name.
     fn read<T>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, Self>) -> Result<T, Self> {
-        let content = refuse_lfs_pointer(path).and_then(|()| std::fs::read(path));
-        let content = content.map_err(|source| Self::Read { path: path.into(), source })?;
+        let content = read_file(path).map_err(|source| Self::Read { path: path.into(), source })?;
         let in_file = |reason: String| format!("`{}`: {reason}", path.display());
         parse(&content).map_err(|error| match error {
             Self::Tokenizer(reason) => Self::Tokenizer(in_file(reason)),

@@ -73,6 +73,12 @@ pub(super) fn switch() -> impl TypedValueParser<Value = bool> {
     PossibleValuesParser::new(["on", "off"]).map(|text| text == "on")
 }
 
+/// An argument whose help says what is taken without it.
+pub(super) fn or_default(argument: Arg, value: impl Display) -> Arg {
+    let help = argument.get_help().cloned().unwrap_or_default();
+    argument.help(format!("{help} [default: {value}]"))
+}
+
 /// A whole number.
 pub(super) fn count(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| format!("`{text}`: expected a whole number of at least 0"))

@@ -1,5 +1,6 @@
 //! [`Batch`]: what a step of training or of a measurement sees.
 
+use super::Noted;
 use burn::data::dataloader::DataLoader;
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::tensor::activation::log_softmax;
@@ -264,4 +265,9 @@ pub trait TrainingLoader<I, T = Tensor<1, Int>>: DataLoader<Batch<I, T>> + Sized
 
     /// The microseconds that have been waited for batches, by this loader and those made from it.
     fn waited(&self) -> Arc<AtomicU64>;
+
+    /// What is noted of the files that batches are read from.
+    fn noted(&self) -> Noted {
+        Noted::default()
+    }
 }

@@ -5,8 +5,10 @@ use super::normalization::{Normalization, Pixels};
 use crate::config::Changes;
 use crate::metrics::Rect;
 use dr_runtime::file::Resize;
+use dr_runtime::read_file;
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeError, ResizeOptions, Resizer};
+use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 use rand::{Rng, RngExt};
 use std::io::Cursor;
@@ -118,21 +120,28 @@ impl Frame {
     }
 }
 
+/// What was made of a picture.
+pub(super) struct Decoded {
+    pub frame: Frame,
+    /// Whether it was turned first, as its EXIF says.
+    pub is_turned: bool,
+}
+
 /// Larger images are not read: a file of some kilobytes can ask for gigabytes.
 const LARGEST_SIDE: u32 = 1 << 15;
 const LARGEST_BYTES: u64 = 1 << 29;
 
 /// Reads an image and makes it `shape`, `[c, h, w]` written to the end of `out`, grey if that has one channel: what `resize` says, or if the changes are to crop
 /// a random part of random shape (Szegedy et al., arXiv:1409.4842, section 6); and reflected every second time if they are to flip. The
-/// result is which part that is.
+/// result says which part that is.
 pub(super) fn decode(
     path: &Path, shape: ImageShape, resize: Resize, random: Option<(Changes, &mut dyn Rng)>,
     out: &mut Vec<u8>,
-) -> Result<Frame, DecodeError> {
+) -> Result<Decoded, DecodeError> {
     if !matches!(shape.channels, 1 | 3) {
         return Err(DecodeError::Channels(shape.channels));
     }
-    let image = read(path)?;
+    let (image, is_turned) = read(path)?;
     let (width, height) = image.dimensions();
     let picture = [height as usize, width as usize];
     let whole = || Cut::new(picture, [shape.height, shape.width], resize);
@@ -155,7 +164,7 @@ pub(super) fn decode(
         1 => plane(&|pixel| (pixel.iter().map(|&colour| u16::from(colour)).sum::<u16>() / 3) as u8),
         _ => (0..3).for_each(|channel| plane(&|pixel| pixel[channel])),
     }
-    Ok(frame)
+    Ok(Decoded { frame, is_turned })
 }
 
 /// Reads an image as a network takes it: `[channels, rows, columns]`, what `resize` says of the image, normalised; of one channel, the
@@ -171,14 +180,14 @@ pub(crate) fn image_file(
         return Err(DecodeError::Large(width, height));
     }
     let (mut pixels, mut values) = (vec![], vec![]);
-    let frame = decode(path, shape, resize, None, &mut pixels)?;
+    let Decoded { frame, .. } = decode(path, shape, resize, None, &mut pixels)?;
     Pixels::new(normalization).extend(&mut values, &pixels);
     Ok((values, frame))
 }
 
-/// Reads an image whole, as it is to be seen: turned as its EXIF says.
-fn read(path: &Path) -> Result<RgbImage, DecodeError> {
-    let content = std::fs::read(path)?;
+/// Reads an image whole, as it is to be seen, and says whether it was turned for that, as its EXIF says.
+fn read(path: &Path) -> Result<(RgbImage, bool), DecodeError> {
+    let content = read_file(path)?;
     let mut reader = ImageReader::new(Cursor::new(&content)).with_guessed_format()?;
     // The decoder fills with grey what is missing of a JPEG file.
     if reader.format() == Some(ImageFormat::Jpeg) && !has_end(&content) {
@@ -198,7 +207,7 @@ fn read(path: &Path) -> Result<RgbImage, DecodeError> {
     match image.dimensions() {
         (0, height) => Err(DecodeError::Empty(0, height)),
         (width, 0) => Err(DecodeError::Empty(width, 0)),
-        _ => Ok(image),
+        _ => Ok((image, orientation != Orientation::NoTransforms)),
     }
 }
 

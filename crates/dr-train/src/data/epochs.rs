@@ -1,6 +1,6 @@
 //! [`Loader`]: batches of images or of anything that is in memory, and [`Epochs`]: which items they are.
 
-use super::{Batch, Input, Target, TrainingLoader, random};
+use super::{Batch, Input, Noted, Target, TrainingLoader, random};
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
@@ -100,6 +100,11 @@ pub trait Source: Debug + Send + Sync + Sized + 'static {
     /// What they learn.
     type Target: Target;
 
+    /// What is noted of the files that they are read from.
+    fn noted(&self) -> Noted {
+        Noted::default()
+    }
+
     /// The batches of epoch number `epoch`.
     fn epoch<'a>(self: &'a Arc<Self>, epochs: &Epochs, epoch: u64, device: &'a Device)
     -> BatchesOf<'a, Self>;
@@ -197,6 +202,10 @@ impl<S: Source> TrainingLoader<S::Input, S::Target> for Loader<S> {
 
     fn waited(&self) -> Arc<AtomicU64> {
         self.epochs.waited.clone()
+    }
+
+    fn noted(&self) -> Noted {
+        self.items.noted()
     }
 }
 

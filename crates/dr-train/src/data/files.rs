@@ -1,6 +1,7 @@
 //! Finding and opening the files of a dataset.
 
 use super::{error::DataError, error::FormatError};
+use dr_runtime::refuse_lfs_pointer;
 use std::{
     fs::File,
     path::{Path, PathBuf},
@@ -44,5 +45,6 @@ impl Places {
 pub(super) fn parse<T>(
     path: &Path, parse: impl FnOnce(File) -> Result<T, FormatError>,
 ) -> Result<T, DataError> {
-    File::open(path).map_err(FormatError::Io).and_then(parse).map_err(|error| error.in_file(path))
+    let file = refuse_lfs_pointer(path).and_then(|()| File::open(path));
+    file.map_err(FormatError::Io).and_then(parse).map_err(|error| error.in_file(path))
 }

@@ -3,8 +3,7 @@
 use super::decode::check;
 use super::error::DataError;
 use super::images::ImageShape;
-use super::skipped::Skipped;
-use super::{Augmentation, DataSource, DatasetKind, ImageSet, random};
+use super::{Augmentation, DataSource, DatasetKind, ImageSet, Noted, random};
 use crate::config::{ImageSize, TrainConfig};
 use dr_runtime::file::Resize;
 use rand::seq::SliceRandom;
@@ -30,8 +29,8 @@ pub struct ImageFiles {
     pub source: Arc<Folders>,
     /// The names of the classes' folders, sorted.
     pub classes: Vec<String>,
-    /// The files that could not be read so far, and why.
-    pub skipped: Skipped,
+    /// What is noted of those that are read.
+    pub noted: Noted,
 }
 
 /// A folder where images were looked for.
@@ -45,7 +44,7 @@ pub struct Folders {
 
 impl ImageFiles {
     fn new(files: Vec<LabelledFile>, shape: ImageShape, source: Arc<Folders>, classes: Vec<String>) -> Self {
-        Self { files, shape, resize: Resize::default(), source, classes, skipped: Skipped::default() }
+        Self { files, shape, resize: Resize::default(), source, classes, noted: Noted::default() }
     }
 
     /// The same files as images of another shape, or of another part of each.
@@ -158,7 +157,7 @@ impl ImageFiles {
         &self, files: impl Iterator<Item = usize>, folder: impl Fn() -> PathBuf,
     ) -> Result<(), FolderError> {
         let read = |index: usize| (self.files[index].0.clone(), check(&self.files[index].0));
-        self.skipped.check(folder, files.map(read))
+        self.noted.check(folder, files.map(read))
     }
 
     /// Whether one of the files can be read.

@@ -3,7 +3,7 @@
 use super::error::DataError;
 use super::folder::{FolderError, ImageFiles};
 use super::images::{ImageShape, Images};
-use super::skipped::Skipped;
+use super::noted::Noted;
 use dr_runtime::file::Resize;
 use std::ops::Range;
 use std::sync::Arc;
@@ -94,12 +94,12 @@ impl ImageSet {
         }
     }
 
-    /// The files that could not be read so far, and why.
+    /// What is noted of files that are read.
     #[must_use]
-    pub fn skipped(&self) -> Skipped {
+    pub fn noted(&self) -> Noted {
         match self {
-            Self::Memory(_) => Skipped::default(),
-            Self::Files(files) => files.skipped.clone(),
+            Self::Memory(_) => Noted::default(),
+            Self::Files(files) => files.noted.clone(),
         }
     }
 

@@ -1,12 +1,13 @@
 //! [`ImageLoader`]: batches of normalised images, prepared on a thread of their own.
 
 use super::ahead::{Ahead, read_all, read_one};
-use super::decode::decode;
+use super::decode::{Decoded, decode};
 use super::epochs::Source;
 use super::images::ImageShape;
 use super::normalization::Pixels;
 use super::{
-    Augmentation, Classes, Epochs, ImageBatch, ImageFiles, ImageSet, Images, Loader, Normalization, random,
+    Augmentation, Classes, Epochs, ImageBatch, ImageFiles, ImageSet, Images, Loader, Normalization, Noted,
+    random,
 };
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -72,6 +73,10 @@ impl Pictures {
 impl Source for Pictures {
     type Input = Tensor<4>;
     type Target = Classes;
+
+    fn noted(&self) -> Noted {
+        self.images.noted()
+    }
 
     fn epoch<'a>(
         self: &'a Arc<Self>, epochs: &Epochs, epoch: u64, device: &'a Device,
@@ -221,7 +226,10 @@ impl Preparation {
                 let random = changes.as_mut().map(|(of, rng)| (of.changes, rng as &mut dyn Rng));
                 let path = &files.files[index].0;
                 let read = decode(path, files.shape, files.resize, random, &mut pixels);
-                read.map_err(|error| files.skipped.add(path, error)).ok()?;
+                let Decoded { is_turned, .. } = read.map_err(|error| files.noted.skip(path, error)).ok()?;
+                if is_turned {
+                    files.noted.turn(path);
+                }
                 if let Some((of, rng)) = &mut changes {
                     of.recolour(&mut pixels, files.shape, rng);
                 }

@@ -32,6 +32,7 @@ mod images;
 #[cfg(feature = "program")]
 mod loader;
 mod normalization;
+mod noted;
 #[cfg(feature = "program")]
 mod operations;
 #[cfg(feature = "program")]
@@ -46,8 +47,6 @@ mod scene_loader;
 mod scene_set;
 #[cfg(feature = "program")]
 pub mod scenes;
-#[cfg(feature = "program")]
-mod skipped;
 
 pub use batch::{Batch, Classes, ImageBatch, Input, Target, TextBatch, TrainingLoader};
 #[cfg(feature = "program")]
@@ -55,6 +54,7 @@ pub(crate) use decode::image_file;
 pub use error::{ClassError, DataError, FormatError};
 pub use images::{ImageShape, Images};
 pub use normalization::{ChannelOrder, Normalization};
+pub use noted::Noted;
 #[cfg(feature = "program")]
 pub use {
     augment::Augmentation,
@@ -74,7 +74,6 @@ pub use {
     pixel_targets::PixelTargets,
     scene_loader::{SceneLoader, SceneTarget, Scenes},
     scene_set::{Boxes, IGNORED, Labelled, SceneError, SceneSet},
-    skipped::Skipped,
 };
 
 #[cfg(feature = "program")]

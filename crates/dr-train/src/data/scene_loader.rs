@@ -3,7 +3,7 @@
 use super::ahead::{Ahead, read_all, read_one};
 use super::epochs::Source;
 use super::normalization::Pixels;
-use super::{Batch, Epochs, Loader, Normalization, SceneSet, Target, random};
+use super::{Batch, Epochs, Loader, Normalization, Noted, SceneSet, Target, random};
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::{RngExt, seq::SliceRandom};
@@ -68,6 +68,10 @@ struct Prepared<T: SceneTarget> {
 impl<T: SceneTarget> Source for Scenes<T> {
     type Input = Tensor<4>;
     type Target = T;
+
+    fn noted(&self) -> Noted {
+        self.set.noted.clone()
+    }
 
     fn epoch<'a>(
         self: &'a Arc<Self>, epochs: &Epochs, epoch: u64, device: &'a Device,

@@ -2,10 +2,10 @@
 
 use super::ahead::read_all;
 use super::coco::{Coco, CocoError, Object, Outline, Picture};
-use super::decode::{DecodeError, Frame, decode};
+use super::decode::{DecodeError, Decoded, Frame, decode};
 use super::folder::FolderError;
 use super::normalization::{Moments, normalization};
-use super::skipped::Skipped;
+use super::noted::Noted;
 use super::{ClassError, ImageShape, Normalization};
 use crate::config::Fit;
 use crate::metrics::Rect;
@@ -75,7 +75,7 @@ pub enum SceneError {
         error: ClassError,
     },
     /// A part without images.
-    #[error("`{}`: has no images", .0.display())]
+    #[error("`{}`: has no images: expected some", .0.display())]
     Empty(PathBuf),
     /// A part that cannot be divided.
     #[error("`{}`: has one image: expected at least two, one of them to choose the epoch by", .0.display())]
@@ -124,7 +124,7 @@ impl Boxes {
     }
 }
 
-/// Pictures with objects in them, and the images that they become. Clones share what is noted of files that cannot be read.
+/// Pictures with objects in them, and the images that they become. Clones share what is noted of their files.
 #[derive(Clone, Debug)]
 pub struct SceneSet {
     /// Rows and columns of every image; it has three channels.
@@ -135,8 +135,8 @@ pub struct SceneSet {
     pub names: Vec<String>,
     /// The file with the annotations.
     pub path: PathBuf,
-    /// The files that could not be read so far, and why.
-    pub skipped: Skipped,
+    /// What is noted of the files that are read.
+    pub noted: Noted,
     /// Where the pictures are.
     folder: PathBuf,
     pictures: Vec<Arc<Picture>>,
@@ -227,6 +227,9 @@ impl SceneSet {
 
     /// The images less one of every `one_in`, at least one; and those.
     fn hold_out(self, one_in: usize) -> Result<[Self; 2], SceneError> {
+        if self.is_empty() {
+            return Err(SceneError::Empty(self.path));
+        }
         let held = self.len().div_ceil(one_in);
         if held == self.len() {
             return Err(SceneError::Single(self.path));
@@ -239,10 +242,10 @@ impl SceneSet {
     /// Whether there are objects in the pictures, and one of these can be read.
     ///
     /// # Errors
-    /// There are none, or none can.
+    /// There are no pictures, no objects in them, or none can.
     pub fn check(&self) -> Result<(), SceneError> {
         let mut objects = self.pictures.iter().flat_map(|picture| &picture.objects);
-        if objects.all(|object| object.crowd) {
+        if !self.is_empty() && objects.all(|object| object.crowd) {
             return Err(SceneError::NoObjects { path: self.path.clone(), images: self.len() });
         }
         self.check_readable()
@@ -251,10 +254,13 @@ impl SceneSet {
     /// Whether one of the pictures can be read.
     ///
     /// # Errors
-    /// None can.
+    /// There are no pictures, or none can.
     pub fn check_readable(&self) -> Result<(), SceneError> {
+        if self.is_empty() {
+            return Err(SceneError::Empty(self.path.clone()));
+        }
         let read = |index: usize| (self.file(index), self.decoded(index).map(drop));
-        Ok(self.skipped.check(|| self.folder.clone(), (0..self.len()).map(read))?)
+        Ok(self.noted.check(|| self.folder.clone(), (0..self.len()).map(read))?)
     }
 
     /// The part with these annotations, whose images are in a folder of this name, or where [others](image_folders) have them.
@@ -270,7 +276,7 @@ impl SceneSet {
             ));
         }
         let folders = image_folders(name).map(|folder| dir.join(folder));
-        let images = match coco.images.first() {
+        let images: &Path = match coco.images.first() {
             Some(first) => {
                 let mut few = coco.images.iter().take(SOUGHT);
                 let found = few
@@ -281,15 +287,16 @@ impl SceneSet {
                     folders: folders.iter().map(|folder| format!("`{}`", folder.display())).collect(),
                 })?
             }
-            None => return Err(SceneError::Empty(file.into())),
+            // Nothing is looked for there.
+            None => dir,
         };
         if coco.categories.len() > MOST_CLASSES {
             return Err(SceneError::Categories { path: file.into(), found: coco.categories.len() });
         }
         let names = coco.categories.iter().map(|category| category.name.clone()).collect();
         let pictures = coco.images.into_iter().map(Arc::new).collect();
-        let (path, folder, skipped) = (file.to_owned(), images.clone(), Skipped::default());
-        Ok(Self { size, fit, names, path, skipped, folder, pictures })
+        let (path, folder, noted) = (file.to_owned(), images.to_owned(), Noted::default());
+        Ok(Self { size, fit, names, path, noted, folder, pictures })
     }
 
     /// How many images there are.
@@ -360,16 +367,20 @@ impl SceneSet {
     /// The image of a picture, `[3, rows, columns]`.
     fn decoded(&self, index: usize) -> Result<Vec<u8>, DecodeError> {
         let mut pixels = Vec::with_capacity(self.shape().bytes());
-        let found = decode(&self.file(index), self.shape(), self.fit.into(), None, &mut pixels)?;
-        match self.frame(index) {
-            expected if expected == found => Ok(pixels),
-            expected => Err(DecodeError::Size { found: found.picture, expected: expected.picture }),
+        let (file, expected) = (self.file(index), self.frame(index));
+        let Decoded { frame, is_turned } = decode(&file, self.shape(), self.fit.into(), None, &mut pixels)?;
+        if frame != expected {
+            return Err(DecodeError::Size { found: frame.picture, expected: expected.picture });
         }
+        if is_turned {
+            self.noted.turn(&file);
+        }
+        Ok(pixels)
     }
 
     /// The image of a picture, `[3, rows, columns]`; `None` if it cannot be read, which is noted.
     pub(super) fn read(&self, index: usize) -> Option<Vec<u8>> {
-        self.decoded(index).map_err(|error| self.skipped.add(&self.file(index), error)).ok()
+        self.decoded(index).map_err(|error| self.noted.skip(&self.file(index), error)).ok()
     }
 
     /// The image of a picture, `[rows, columns, 3]`.

@@ -99,7 +99,7 @@ pub fn scene(config: &SceneConfig, number: u64, sprites: &[Sprite<'_>]) -> Scene
 /// Scene `i` of part `p`, both from 0, has the number `p * 2^32 + i`.
 ///
 /// # Errors
-/// Those of the file system, and parts without pictures, or with sprites of a class that has no name.
+/// Those of the file system, and sprites of a class that has no name.
 pub fn write_scenes<'s>(
     dir: &Path, parts: &[(&str, usize)], config: &SceneConfig, sprites_of: impl Fn(&str) -> Vec<Sprite<'s>>,
     names: &[String],
@@ -545,7 +545,7 @@ mod tests {
             write_scenes(dir, &[("test", count)], &config, |_| sprites(&pictures), names)
         };
         let names = ["square", "ring"].map(String::from);
-        assert!(matches!(write(dir.path(), 0, &names), Err(CocoError::Content { .. })));
+        assert!(matches!(write(dir.path(), 9, &[]), Err(CocoError::Content { .. })));
         assert!(matches!(write(dir.path(), 9, &names[..1]), Err(CocoError::Content { .. })));
         std::fs::write(dir.path().join("file"), "").unwrap();
         assert!(matches!(write(&dir.path().join("file"), 1, &names), Err(CocoError::Io { .. })));

@@ -2,8 +2,7 @@
 
 use super::error::RunError;
 use super::registry::Registry;
-use super::said::{PURPOSES, UNDEFINED_TABLE, tell_ignored, tell_images, tell_missing};
-use super::settings::IMAGE_FLAGS;
+use super::said::{LAST_EPOCH, PURPOSES, UNDEFINED_TABLE, tell_ignored, tell_images, tell_missing};
 use super::source::Source;
 use super::task::{Answer, Evaluation, Part, Task};
 use crate::artifact::{Artifact, Described, Description};
@@ -11,7 +10,7 @@ use crate::config::task::CLASSIFY;
 use crate::config::{Engine, TrainConfig};
 use crate::data::{
     self, Augmentation, Classes, DataError, DataSource, DatasetKind, ImageFiles, ImageLoader, ImageSet,
-    Normalization, Splits, class_names,
+    Normalization, Noted, Splits, class_names,
 };
 use crate::evaluation::{
     EVAL_BATCH, EvaluationError, check_batch, check_images, check_names, check_size, labelled, measure,
@@ -24,8 +23,6 @@ use crate::weights::{StateDict, WeightsError, ends, import};
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Tensor};
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A dataset of images, whose classes a network learns.
@@ -47,7 +44,8 @@ impl Task for ImageTask {
     const GOES_WITH: &'static str = "images with a class each and a network for images";
     const ITEMS: &'static str = "images";
     const BY_LOSS: bool = false;
-    const FLAGS: &'static [&'static str] = IMAGE_FLAGS;
+    const FLAGS: Option<&'static [&'static str]> =
+        Some(&["batch-norm", "augment", "mixup", "label-smoothing"]);
 
     fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError> {
         let (dataset, model) = (registry.datasets.get(&config.dataset)?, registry.models.get(&config.model)?);
@@ -70,7 +68,7 @@ impl Task for ImageTask {
         let is_held_out =
             matches!((train, valid), (ImageSet::Files(a), ImageSet::Files(b)) if a.source == b.source);
         if !is_held_out || valid.check().is_err() {
-            tell_missing(valid, PURPOSES[1], "the last epoch is taken");
+            tell_missing(valid, PURPOSES[1], LAST_EPOCH);
         }
         tell_missing(test, PURPOSES[2], UNDEFINED_TABLE);
     }
@@ -142,8 +140,8 @@ impl Task for ImageTask {
         self.parts[2].len()
     }
 
-    fn skipped(&self) -> BTreeMap<PathBuf, String> {
-        self.parts.iter().flat_map(|part| part.skipped().files()).collect()
+    fn noted(&self) -> Vec<Noted> {
+        self.parts.iter().map(ImageSet::noted).collect()
     }
 
     fn measure_saved(source: &Source, formats: &[NumberFormat], engine: Engine) -> Result<Answer, RunError> {
@@ -165,8 +163,8 @@ impl Task for ImageTask {
                 tell_missing(&test, PURPOSES[2], UNDEFINED_TABLE);
             }
         }
-        source.reads(test.skipped());
-        Ok((measured, [test.len(), test.skipped().files().len()]))
+        source.reads(test.noted());
+        Ok((measured, [test.len(), test.noted().skipped().len()]))
     }
 
     fn batches(source: &Source, batch_size: usize) -> Result<(Evaluation<Self>, usize), RunError> {
@@ -177,7 +175,7 @@ impl Task for ImageTask {
         check_batch(artifact, batch_size, MOST_PIXELS)?;
         let batch_size = batch_size.min(train.len());
         let images = train.range(0..train.len() - train.len() % batch_size);
-        source.reads(images.skipped());
+        source.reads(images.noted());
         let (count, normalization) = (images.len(), artifact.description.normalization.clone());
         let loader = ImageLoader::evaluation(images, normalization, batch_size, source.device.clone());
         Ok((Arc::new(loader), count))
@@ -187,7 +185,7 @@ impl Task for ImageTask {
         let normalization = &source.artifact.description.normalization;
         let images = training_images(source)?;
         let images = images.range(0..source.calibration.min(images.len()));
-        source.reads(images.skipped());
+        source.reads(images.noted());
         Ok(calibration_batches(&images, normalization, source.device)?)
     }
 

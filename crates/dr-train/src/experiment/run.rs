@@ -2,7 +2,7 @@
 
 use super::error::RunError;
 use super::registry::Registry;
-use super::said::tell_skipped;
+use super::said::tell_noted;
 use super::settings::{check_task, passes, quantization};
 use super::task::{Part, Task};
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description, SavedModel};
@@ -129,8 +129,7 @@ impl<T: Task> Experiment<T> {
         let mut seconds = float.earlier_seconds + joint.earlier_seconds;
         let measured = self.measure(&artifact)?;
         let float_measured = self.measure(&float_artifact)?.first().copied();
-        let skipped = self.task.skipped();
-        tell_skipped(&skipped);
+        let skipped_images = tell_noted(&self.task.noted());
         let result =
             |(precision, measured): (Precision, _)| PrecisionResult { precision: precision.into(), measured };
         let mut report = Report {
@@ -141,7 +140,7 @@ impl<T: Task> Experiment<T> {
             device: self.device_kind.to_string(),
             seconds: seconds + started.elapsed().as_secs_f64(),
             test_images: self.task.test_items(),
-            skipped_images: skipped.len(),
+            skipped_images,
             float: float_measured,
             precisions: config.precisions.iter().zip(measured).map(result).collect(),
             single: vec![],

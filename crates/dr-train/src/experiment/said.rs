@@ -1,6 +1,6 @@
 //! What is said of data on the standard error: where each part is from and what it is for, what is left out, what is missing.
 
-use crate::data::{ImageFiles, ImageSet};
+use crate::data::{ImageFiles, ImageSet, Noted};
 use crate::note::note;
 use crate::report::few;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +12,9 @@ pub(super) const PURPOSES: [&str; 3] = ["to learn from", "to choose the epoch by
 
 /// What comes of a part for the table of which there is nothing.
 pub(super) const UNDEFINED_TABLE: &str = "the table is undefined";
+
+/// What comes of a part to choose the epoch by of which there is nothing.
+pub(super) const LAST_EPOCH: &str = "the last epoch is taken";
 
 /// The most names of classes in a line.
 const NAMES: usize = 8;
@@ -65,10 +68,14 @@ pub(super) fn tell_missing(part: &ImageSet, purpose: &str, result: &str) {
     }
 }
 
-/// How many files could not be read, and one of them.
-pub(crate) fn tell_skipped(skipped: &BTreeMap<PathBuf, String>) {
+/// How many images are turned, if that was not said, and how many files could not be read, each with one of them. The result is
+/// the number of the latter.
+pub(crate) fn tell_noted(noted: &[Noted]) -> usize {
+    Noted::tell_turned(noted);
+    let skipped: BTreeMap<PathBuf, String> = noted.iter().flat_map(Noted::skipped).collect();
     if let Some((path, reason)) = skipped.first_key_value() {
         let (count, path) = (skipped.len(), path.display());
         note(format_args!("skipped: {count} images that cannot be read, such as `{path}`: {reason}"));
     }
+    skipped.len()
 }

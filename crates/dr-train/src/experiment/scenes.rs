@@ -3,15 +3,15 @@
 use super::error::RunError;
 use super::images::MOST_PIXELS;
 use super::registry::Registry;
-use super::said::{PURPOSES, UNDEFINED_TABLE, tell_parts, warn};
-use super::settings::SCENE_FLAGS;
+use super::said::{LAST_EPOCH, PURPOSES, UNDEFINED_TABLE, tell_parts, warn};
 use super::source::Source;
 use super::task::{Answer, Evaluation, Part, Task};
 use crate::artifact::{Artifact, Described, Description};
 use crate::config::task::{DETECT, SEGMENT};
 use crate::config::{Engine, TrainConfig};
 use crate::data::{
-    Boxes, DataError, Labelled, Normalization, PixelTargets, SceneLoader, SceneSet, SceneTarget,
+    Boxes, DataError, Labelled, Normalization, Noted, PixelTargets, SceneError, SceneLoader, SceneSet,
+    SceneTarget,
 };
 use crate::detection::{BoxTargets, DecodeOptions, Found, Positions, decode};
 use crate::evaluation::{EvaluationError, check_batch, check_scenes, measured, networks, nowhere, positions};
@@ -27,8 +27,6 @@ use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Tensor, TensorData};
 use dr_runtime::graph::Graph;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Images that the scales of activations are fitted to, and how many at once.
@@ -220,7 +218,7 @@ impl<T: SceneGoal> Task for SceneTask<T> {
     const GOES_WITH: &'static str = "--dataset coco and a residual network";
     const ITEMS: &'static str = "images";
     const DISTILLS: bool = T::DISTILLS;
-    const FLAGS: &'static [&'static str] = SCENE_FLAGS;
+    const FLAGS: Option<&'static [&'static str]> = Some(&["batch-norm"]);
 
     fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError> {
         let model = registry.models.get(&config.model)?;
@@ -251,9 +249,11 @@ impl<T: SceneGoal> Task for SceneTask<T> {
         let [train, valid, test] = &self.parts;
         let parts = PURPOSES.into_iter().zip(&self.parts);
         tell_parts(parts.map(|(purpose, part)| (purpose, part.len(), &*part.path)), &train.names);
-        for (part, result) in [(valid, "the epoch is not chosen by objects"), (test, UNDEFINED_TABLE)] {
-            tell_empty(part, result);
-        }
+        tell_empty(valid, |error| match error {
+            SceneError::NoObjects { .. } => "the epoch is not chosen by objects",
+            _ => LAST_EPOCH,
+        });
+        tell_empty(test, |_| UNDEFINED_TABLE);
     }
 
     fn imported(&self, config: &TrainConfig) -> Result<Option<Artifact>, RunError> {
@@ -308,8 +308,8 @@ impl<T: SceneGoal> Task for SceneTask<T> {
         self.parts[2].len()
     }
 
-    fn skipped(&self) -> BTreeMap<PathBuf, String> {
-        self.parts.iter().flat_map(|part| part.skipped.files()).collect()
+    fn noted(&self) -> Vec<Noted> {
+        self.parts.iter().map(|part| part.noted.clone()).collect()
     }
 
     fn measure_saved(source: &Source, formats: &[NumberFormat], engine: Engine) -> Result<Answer, RunError> {
@@ -318,9 +318,9 @@ impl<T: SceneGoal> Task for SceneTask<T> {
         let measured = T::measure(source.artifact, formats, &test, engine, source.device);
         let measured = measured.map_err(|error| source.wrong(error))?;
         tell_parts([(PURPOSES[2], test.len(), &*test.path)], &test.names);
-        tell_empty(&test, UNDEFINED_TABLE);
-        source.reads(test.skipped.clone());
-        Ok((measured, [test.len(), test.skipped.files().len()]))
+        tell_empty(&test, |_| UNDEFINED_TABLE);
+        source.reads(test.noted.clone());
+        Ok((measured, [test.len(), test.noted.skipped().len()]))
     }
 
     fn batches(source: &Source, batch_size: usize) -> Result<(Evaluation<Self>, usize), RunError> {
@@ -349,10 +349,10 @@ impl<T: SceneGoal> Task for SceneTask<T> {
     }
 }
 
-/// Says of a part that there are no objects in it, and what comes of that.
-fn tell_empty(part: &SceneSet, result: &str) {
+/// Says of a part that there are no images or no objects in it, and what comes of that.
+fn tell_empty(part: &SceneSet, result: impl Fn(&SceneError) -> &'static str) {
     if let Err(error) = part.check() {
-        warn(format_args!("{error}; {result}"));
+        warn(format_args!("{error}; {}", result(&error)));
     }
 }
 
@@ -366,7 +366,7 @@ fn load(source: &Source) -> Result<[SceneSet; 3], RunError> {
 fn training_scenes<T: SceneGoal>(source: &Source) -> Result<SceneSet, RunError> {
     let [train, ..] = load(source)?;
     check_scenes(source.artifact, T::TASK, &train).map_err(|error| source.wrong(error))?;
-    source.reads(train.skipped.clone());
+    source.reads(train.noted.clone());
     to_learn_from(train, source.limit)
 }
 
@@ -374,9 +374,12 @@ fn training_scenes<T: SceneGoal>(source: &Source) -> Result<SceneSet, RunError> 
 fn to_learn_from(train: SceneSet, limit: Option<usize>) -> Result<SceneSet, RunError> {
     let available = train.len();
     let train = match limit {
-        None => train,
         Some(limit) if (1..=available).contains(&limit) => train.first(limit),
-        Some(limit) => return Err(DataError::Limit { dataset: "coco", limit, available }.into()),
+        Some(limit) if available > 0 => {
+            return Err(DataError::Limit { dataset: "coco", limit, available }.into());
+        }
+        // Of no images at all, the limit is not what is wrong.
+        _ => train,
     };
     train.check()?;
     Ok(train)

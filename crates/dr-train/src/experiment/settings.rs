@@ -23,17 +23,7 @@ pub(super) fn check_task(registry: &Registry, config: &TrainConfig) -> Result<()
     Ok(())
 }
 
-/// Flags that only some tasks have a use for.
-pub const TASK_FLAGS: [&str; 8] =
-    ["vocabulary", "hidden", "layers", "context", "batch-norm", "augment", "mixup", "label-smoothing"];
-
-/// Those that say how large a language model is that is trained from scratch, those of networks with BatchNorm, and these with those that say how
-/// images with a class each are learned.
-pub(super) const LANGUAGE_FLAGS: &[&str] = TASK_FLAGS.split_at(4).0;
-pub(super) const SCENE_FLAGS: &[&str] = TASK_FLAGS.split_at(4).1.split_at(1).0;
-pub(super) const IMAGE_FLAGS: &[&str] = TASK_FLAGS.split_at(4).1;
-
-/// Those of them that a file of weights says.
+/// Flags of a language model that is trained from scratch: what a file of weights says otherwise.
 const WEIGHTS_SAY: [&str; 3] = ["vocabulary", "hidden", "layers"];
 
 /// Flags of mixed training.
@@ -50,8 +40,9 @@ pub(crate) fn check_flags(
     let task = registry.tasks.get(&config.task)?;
     for flag in given.iter().map(String::as_str) {
         let unused = |by: String, expected: String| Err(RunError::Unused { flag: flag.into(), by, expected });
-        if TASK_FLAGS.contains(&flag) && !task.flags.contains(&flag) {
-            let users = registry.tasks.iter().filter(|task| task.flags.contains(&flag));
+        let is_of_some = registry.tasks.iter().any(|task| task.flags.is_some_and(|of| of.contains(&flag)));
+        if is_of_some && !task.takes(flag) {
+            let users = registry.tasks.iter().filter(|task| task.takes(flag));
             let users: Vec<_> =
                 users.map(|task| format!("--task {} ({})", task.name, task.goes_with)).collect();
             return unused(format!("the task {}", task.name), format!("it with {}", users.join(" or ")));

@@ -2,11 +2,11 @@
 
 use super::error::RunError;
 use super::registry::Registry;
-use super::said::tell_skipped;
+use super::said::tell_noted;
 use super::settings::check_data_flags;
 use super::task::TaskKind;
 use crate::artifact::{Artifact, ArtifactError, Description};
-use crate::data::{DATA_DIR, DataSource, Skipped};
+use crate::data::{DATA_DIR, DataSource, Noted};
 use crate::text::Tokenizer;
 use burn::tensor::Device;
 use std::cell::RefCell;
@@ -39,8 +39,8 @@ pub struct Source<'a> {
     pub limit: Option<usize>,
     /// Where it is computed.
     pub device: &'a Device,
-    /// What is skipped of the images that are read for it.
-    skipped: RefCell<Vec<Skipped>>,
+    /// What is noted of the images that are read for it.
+    noted: RefCell<Vec<Noted>>,
 }
 
 impl<'a> Source<'a> {
@@ -64,18 +64,18 @@ impl<'a> Source<'a> {
             calibration: usize::MAX,
             limit: None,
             device,
-            skipped: RefCell::default(),
+            noted: RefCell::default(),
         }
     }
 
-    /// Images are read, of which these are skipped.
-    pub(super) fn reads(&self, skipped: Skipped) {
-        self.skipped.borrow_mut().push(skipped);
+    /// Images are read, of which this is noted.
+    pub(super) fn reads(&self, noted: Noted) {
+        self.noted.borrow_mut().push(noted);
     }
 
-    /// Says what was skipped of them.
-    pub(super) fn tell_skipped(&self) {
-        tell_skipped(&self.skipped.take().iter().flat_map(Skipped::files).collect());
+    /// Says what was noted of them.
+    pub(super) fn tell_noted(&self) {
+        tell_noted(&self.noted.take());
     }
 
     /// What the network does.

@@ -3,11 +3,10 @@
 use super::error::RunError;
 use super::registry::Registry;
 use super::run::{Experiment, RunOptions};
-use super::settings::TASK_FLAGS;
 use super::source::Source;
 use crate::artifact::{Artifact, ArtifactError, Description, SavedModel, TensorEntry};
 use crate::config::{Engine, TrainConfig};
-use crate::data::{Batch, Input, Target, TrainingLoader};
+use crate::data::{Batch, Input, Noted, Target, TrainingLoader};
 use crate::evaluation::EvaluationError;
 use crate::mixed::{HessianOptions, Traces, traces};
 use crate::nn::{Model, Value};
@@ -17,8 +16,7 @@ use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 use dr_runtime::RuntimeError;
 use dr_runtime::graph::Graph;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Loaders of a task's data for evaluation.
@@ -61,8 +59,8 @@ pub trait Task: Sized + Send + Sync {
     /// Whether lower precisions can learn from the outputs of higher ones.
     const DISTILLS: bool = true;
 
-    /// Those of [`TASK_FLAGS`] that say something about it.
-    const FLAGS: &'static [&'static str] = &TASK_FLAGS;
+    /// Those of the flags that only some tasks have a use for which say something about it; `None` is all of them.
+    const FLAGS: Option<&'static [&'static str]> = None;
 
     /// Reads the data.
     ///
@@ -132,9 +130,9 @@ pub trait Task: Sized + Send + Sync {
     /// Items of the test data.
     fn test_items(&self) -> usize;
 
-    /// Files that could not be read so far, and why.
-    fn skipped(&self) -> BTreeMap<PathBuf, String> {
-        BTreeMap::new()
+    /// What is noted of files of images that were read so far.
+    fn noted(&self) -> Vec<Noted> {
+        vec![]
     }
 
     /// Measures a saved network on its test data.
@@ -178,7 +176,7 @@ pub struct TaskKind {
     /// [`Task::DISTILLS`].
     pub distills: bool,
     /// [`Task::FLAGS`].
-    pub flags: &'static [&'static str],
+    pub flags: Option<&'static [&'static str]>,
     /// [`Experiment::new`].
     pub prepare: fn(&Registry, TrainConfig, &Path, RunOptions) -> Result<Run, RunError>,
     /// [`Task::measure_saved`].
@@ -195,6 +193,12 @@ pub struct TaskKind {
 }
 
 impl TaskKind {
+    /// Whether a flag that only some tasks have a use for says something about it.
+    #[must_use]
+    pub fn takes(&self, flag: &str) -> bool {
+        self.flags.is_none_or(|flags| flags.contains(&flag))
+    }
+
     /// The entry of a task.
     #[must_use]
     pub const fn of<T: Task + 'static>() -> &'static Self {
@@ -211,7 +215,7 @@ impl TaskKind {
                 },
                 measure: |source, formats, engine| {
                     let answer = T::measure_saved(source, formats, engine)?;
-                    source.tell_skipped();
+                    source.tell_noted();
                     Ok(answer)
                 },
                 traces: |source, batch_size, options, progress| {
@@ -223,12 +227,12 @@ impl TaskKind {
                     let model =
                         source.artifact.network(source.device).map_err(|error| source.wrong(error))?;
                     let traces = traces(&model, &*batches, options, progress);
-                    source.tell_skipped();
+                    source.tell_noted();
                     Ok((traces.map_err(|error| source.wrong(error))?, count))
                 },
                 calibration: |source| {
                     let inputs = T::calibration_saved(source)?.into_iter().map(Into::into).collect();
-                    source.tell_skipped();
+                    source.tell_noted();
                     Ok(inputs)
                 },
                 table: T::table,

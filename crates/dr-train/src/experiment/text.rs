@@ -2,7 +2,6 @@
 
 use super::error::RunError;
 use super::registry::Registry;
-use super::settings::LANGUAGE_FLAGS;
 use super::source::Source;
 use super::task::{Answer, Evaluation, Part, Task};
 use crate::artifact::{Artifact, Described, Description, InputShape, TOKENIZER, TensorEntry};
@@ -47,7 +46,7 @@ impl Task for TextTask {
     const NAME: &'static str = LANGUAGE;
     const GOES_WITH: &'static str = "--dataset text and --model llama";
     const ITEMS: &'static str = "pieces of text";
-    const FLAGS: &'static [&'static str] = LANGUAGE_FLAGS;
+    const FLAGS: Option<&'static [&'static str]> = Some(&["vocabulary", "hidden", "layers", "context"]);
 
     fn load(registry: &Registry, config: &TrainConfig) -> Result<Self, RunError> {
         let text = text::read(config.data_dir.as_deref())?;

@@ -10,6 +10,7 @@ pub use error::TextError;
 pub use loader::{Pieces, TextLoader};
 
 use crate::files::at;
+use dr_runtime::read_file;
 use flate2::read::GzDecoder;
 use std::io::Read;
 use std::path::Path;
@@ -38,7 +39,7 @@ pub struct TextSplits {
 pub fn read(file: Option<&Path>) -> Result<String, TextError> {
     match file {
         Some(path) => {
-            let bytes = std::fs::read(path).map_err(at(path))?;
+            let bytes = read_file(path).map_err(at(path))?;
             String::from_utf8(bytes).map_err(|error| TextError::Utf8 {
                 path: path.into(),
                 position: error.utf8_error().valid_up_to(),

@@ -2,6 +2,7 @@
 
 use super::metric::{LOSS, TOP1};
 use super::phase::Phase;
+use crate::data::Noted;
 use crate::files::{at, write_atomically};
 use crate::note::note;
 use crate::progress::Progress;
@@ -90,6 +91,8 @@ struct State {
     count: usize,
     /// Microseconds that training has waited for them.
     waited: Arc<AtomicU64>,
+    /// What is noted of their files.
+    noted: Noted,
     names: HashMap<MetricId, String>,
     current: BTreeMap<NumberFormat, CurvePoint>,
     failure: Option<String>,
@@ -97,8 +100,10 @@ struct State {
 
 impl SharedHistory {
     /// Goes on after the epochs up to `finished` that the phase's file has. `waited` are the microseconds that training has waited
-    /// for images.
-    pub(super) fn new(phase: &Phase, finished: usize, print: bool, waited: Arc<AtomicU64>) -> Self {
+    /// for images, `noted` is what is noted of their files.
+    pub(super) fn new(
+        phase: &Phase, finished: usize, print: bool, waited: Arc<AtomicU64>, noted: Noted,
+    ) -> Self {
         let mut history = History::load(&phase.history_file());
         history.epochs.retain(|record| record.epoch <= finished);
         let state = State {
@@ -111,6 +116,7 @@ impl SharedHistory {
             seconds: 0.0,
             count: 0,
             waited,
+            noted,
             names: HashMap::new(),
             current: BTreeMap::new(),
             failure: None,
@@ -171,6 +177,7 @@ impl State {
             note(format_args!(
                 "{name} {epoch:>3}/{epochs}  {seconds:>6.1} s  {rate:.0} {items}/s ({waited:.0} % waiting for them)  loss {loss}  validation {of} {valid}"
             ));
+            Noted::tell_turned([&self.noted]);
         }
         self.history.epochs.retain(|earlier| earlier.epoch < epoch);
         self.history.epochs.push(record);

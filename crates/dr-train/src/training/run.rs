@@ -106,7 +106,7 @@ pub fn run_phase<I: Input + Into<Value>, T: Target>(
     let objective = trainee.objective().clone();
     let finished = finished(phase, &trainee);
     let dashboard = phase.dashboard && std::io::stdout().is_terminal();
-    let history = SharedHistory::new(phase, finished, !dashboard, train.waited());
+    let history = SharedHistory::new(phase, finished, !dashboard, train.waited(), train.noted());
 
     let mut trained = trainee.clone();
     if finished < phase.epochs && history.no_better_since().is_none() {

@@ -9,10 +9,11 @@ use crate::files::at;
 use crate::models::LlamaConfig;
 use crate::text::Tokenizer;
 use dr_precision::PrecisionSet;
-use dr_runtime::refuse_lfs_pointer;
+use dr_runtime::read_file;
 use dr_runtime::text::GenerationConfig;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Error, ErrorKind};
 use std::path::Path;
 
 /// Reads the folder as a float model; `precisions` are what it is to be quantized for. A folder without `tokenizer.json` gives
@@ -47,8 +48,7 @@ pub fn load_hugging_face(dir: &Path, precisions: PrecisionSet) -> Result<Artifac
     }
     let mut attachments = BTreeMap::new();
     for (name, path) in ATTACHMENTS.into_iter().filter_map(|name| Some((name, is_there(name)?))) {
-        let bytes = refuse_lfs_pointer(&path).and_then(|()| std::fs::read(&path));
-        let bytes = bytes.map_err(at(&path)).map_err(StateDictError::from)?;
+        let bytes = read_file(&path).map_err(at(&path)).map_err(StateDictError::from)?;
         attachments.insert(name.to_owned(), TensorEntry::bytes(bytes));
     }
     // With a head of its own a model is not tied, whatever its configuration says: so does transformers.
@@ -106,6 +106,7 @@ fn shards(dir: &Path) -> Result<BTreeSet<String>, WeightsError> {
 }
 
 fn text(path: &Path) -> Result<String, WeightsError> {
-    let text = refuse_lfs_pointer(path).and_then(|()| std::fs::read_to_string(path)).map_err(at(path));
-    Ok(text.map_err(StateDictError::from)?)
+    let utf8 = |bytes| String::from_utf8(bytes).map_err(|error| Error::new(ErrorKind::InvalidData, error));
+    let text = read_file(path).and_then(utf8);
+    Ok(text.map_err(at(path)).map_err(StateDictError::from)?)
 }

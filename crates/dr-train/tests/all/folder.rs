@@ -202,7 +202,7 @@ fn damaged_files_are_skipped_and_counted() {
     fs::write(dir.path().join("b/bad3.jpg"), b"").unwrap();
     let skipped = |images: &ImageSet| {
         let ImageSet::Files(files) = images else { panic!("{images:?}") };
-        files.skipped.files().len()
+        files.noted.skipped().len()
     };
     // Of what is cut off in the middle, the rest would be grey.
     let noise =
@@ -224,7 +224,7 @@ fn damaged_files_are_skipped_and_counted() {
 }
 
 /// A JPEG file whose EXIF says how it is to be turned.
-fn turned(image: &RgbImage, orientation: u8) -> Vec<u8> {
+pub fn turned(image: &RgbImage, orientation: u8) -> Vec<u8> {
     let mut content = vec![];
     image.write_to(&mut std::io::Cursor::new(&mut content), image::ImageFormat::Jpeg).unwrap();
     // Little-endian TIFF with one entry, 0x0112, a 16-bit number.
@@ -274,6 +274,7 @@ fn images_are_turned_as_their_exif_says() {
         }
         let test = load_test(&source(dir.path(), 1)).unwrap();
         let (pixels, _) = epoch(&evaluation(&test, 1)).remove(0);
+        assert_eq!(test.noted().turned().len(), usize::from(orientation != 1));
         for (at, &red) in pixels[..SIDE * SIDE].iter().enumerate() {
             let (y, x) = (at / SIDE, at % SIDE);
             // Not where one becomes the other.

@@ -1,5 +1,6 @@
 //! Detection and segmentation: integers, saved models, scenes with something wrong.
 
+use super::folder::turned;
 use burn::data::dataloader::DataLoader;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use dr_precision::PrecisionSet;
@@ -17,6 +18,7 @@ use dr_train::detection::{BoxTargets, DecodeOptions, Found, Positions, decode};
 use dr_train::experiment::SceneGoal;
 use dr_train::models::{ConvNetConfig, RESNET8};
 use dr_train::nn::{Model, Pass, QuantConfig};
+use image::RgbImage;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use std::path::Path;
@@ -424,7 +426,7 @@ fn pictures_are_read_in_batches() {
     std::fs::remove_file(file(of(broken[0]))).unwrap();
     std::fs::write(file(of(broken[1])), b"no picture").unwrap();
     std::fs::write(file(of(broken[2])), &std::fs::read(file(of(1))).unwrap()[..200]).unwrap();
-    image::RgbImage::new(9, 7).save(file(of(broken[3]))).unwrap();
+    RgbImage::new(9, 7).save(file(of(broken[3]))).unwrap();
     let [train, ..] = load(dir.path());
     let sound: Vec<(usize, bool)> =
         (0..train.len()).filter(|index| !broken.contains(index)).map(|index| (index, false)).collect();
@@ -435,13 +437,19 @@ fn pictures_are_read_in_batches() {
         let (set, positions) = (train.clone(), positions.clone());
         batches(&SceneLoader::<BoxTargets>::new(set, &normalization, positions, 5, seed, Device::flex()))
     };
-    assert!(train.skipped.files().is_empty());
+    assert!(train.noted.skipped().is_empty());
     let found = all(None);
     assert_eq!(found.iter().map(|(_, boxes)| boxes.len()).collect::<Vec<_>>(), [3, 4, 5, 4, 2]);
     assert!(found.into_iter().flat_map(|(pixels, _)| pixels).eq(in_order(&sound)));
-    let skipped: Vec<String> = train.skipped.files().into_values().collect();
+    let skipped: Vec<String> = train.noted.skipped().into_values().collect();
     assert_eq!(skipped.len(), 4);
     assert_eq!(skipped[3], "is 9 x 7 pixels, as it is to be seen: expected 32 x 32, as the annotations say");
+    // What is turned is noted once.
+    assert!(train.noted.turned().is_empty());
+    let side = RgbImage::new(SIZE as u32, SIZE as u32);
+    std::fs::write(file(of(7)), turned(&side, 6)).unwrap();
+    (0..2).for_each(|_| drop(all(None)));
+    assert_eq!(train.noted.turned().into_iter().collect::<Vec<_>>(), [file(of(7))]);
     // In training, others take their place.
     assert_eq!(all(Some(1)).iter().map(|(_, boxes)| boxes.len()).collect::<Vec<_>>(), [5, 5, 5, 5, 2]);
 
@@ -461,28 +469,41 @@ fn scenes_without_objects() {
     let annotations = dir.path().join("annotations/val.json");
     let crowds = std::fs::read_to_string(&annotations).unwrap().replace("\"iscrowd\":0", "\"iscrowd\":1");
     std::fs::write(&annotations, crowds).unwrap();
-    let [train, _, test] = load(dir.path());
+    let [train, _, crowds] = load(dir.path());
     train.check().unwrap();
-    let error = test.check().unwrap_err().to_string();
-    assert!(
-        error.ends_with("val.json`: has no objects in 9 images (crowds do not count): expected some"),
-        "{error}"
-    );
+    let content = std::fs::read_to_string(&annotations).unwrap();
+    let mut content: serde_json::Value = serde_json::from_str(&content).unwrap();
+    (content["images"], content["annotations"]) = (serde_json::json!([]), serde_json::json!([]));
+    std::fs::write(&annotations, content.to_string()).unwrap();
+    let [.., nothing] = load(dir.path());
+    for (test, reason) in [
+        (&crowds, "has no objects in 9 images (crowds do not count): expected some"),
+        (&nothing, "has no images: expected some"),
+    ] {
+        let error = test.check().unwrap_err().to_string();
+        assert!(error.ends_with(&format!("val.json`: {reason}")), "{error}");
+    }
     // Nothing but background is no mean over classes of objects.
     let formats: Vec<_> = precisions().iter().map(Into::into).collect();
     for task in [SEGMENT, DETECT] {
         let (_, artifact) = quantized(task, 2, train.normalization());
         let device = Device::flex();
-        let measured = match task {
-            SEGMENT => PixelTargets::measure(&artifact, &formats, &test, Engine::Fake, &device),
-            _ => BoxTargets::measure(&artifact, &formats, &test, Engine::Fake, &device),
-        };
-        for of in measured.unwrap() {
-            assert_eq!(of.quality, None, "{task}");
-            // Classes are said of positions with an object.
-            assert_eq!(of.top1.is_nan(), task == DETECT, "{task}");
+        for test in [&crowds, &nothing] {
+            let measured = match task {
+                SEGMENT => PixelTargets::measure(&artifact, &formats, test, Engine::Fake, &device),
+                _ => BoxTargets::measure(&artifact, &formats, test, Engine::Fake, &device),
+            };
+            for of in measured.unwrap() {
+                assert_eq!(of.quality, None, "{task}");
+                // Classes are said of positions with an object.
+                assert_eq!(of.top1.is_nan(), task == DETECT || test.is_empty(), "{task}");
+            }
         }
     }
+    // Without images to learn from there are none to hold out of them.
+    std::fs::write(dir.path().join("annotations/train.json"), content.to_string()).unwrap();
+    let error = SceneSet::load(dir.path(), [SIZE, SIZE], Fit::Stretch).unwrap_err().to_string();
+    assert!(error.ends_with("train.json`: has no images: expected some"), "{error}");
 }
 
 /// A picture twice as wide as high, with a box and a mask, in three parts.

@@ -10,7 +10,7 @@ use crate::data::{IGNORED, Labelled, PixelTargets, SceneLoader, SceneSet};
 use crate::detection::{DecodeOptions, Found, SHOWN, decode};
 use crate::device;
 use crate::evaluation::{EvaluationError, check_scenes, formats, networks, positions};
-use crate::experiment::{RunError, tell_skipped};
+use crate::experiment::{RunError, tell_noted};
 use crate::report::{draw_boxes, enlarge, overlay, save_grid};
 use burn::data::dataloader::DataLoader;
 use clap::Args;
@@ -137,7 +137,7 @@ pub fn draw(args: &DrawArgs) -> Result<(), CommandError> {
     }
     let saved = save_grid(&args.out, &tiles, width, height, pictures.len());
     saved.map_err(|error| CommandError::about(&args.out, error).with_exit_code(1))?;
-    tell_skipped(&test.skipped.files());
+    tell_noted(std::slice::from_ref(&test.noted));
     let names: Vec<String> = formats.iter().map(ToString::to_string).collect();
     print(&format!("wrote {}: the truth, {}\n", args.out.display(), names.join(", ")))
 }

@@ -3,7 +3,7 @@
 use super::{load_model, print, save, with_plan};
 use crate::artifact::{Artifact, ArtifactKind, FORMAT_VERSION, SavedModel};
 use crate::cli::resolve::{SAFETENSORS, has_extension};
-use crate::cli::values::at_least_one;
+use crate::cli::values::{at_least_one, or_default};
 use crate::cli::{CommandError, resolve};
 use crate::evaluation::formats;
 use crate::experiment::{Registry, Source, test_images};
@@ -29,6 +29,7 @@ Examples:
   dr-train export --model model.safetensors --precision 2 --out 2.onnx --samples samples.safetensors
   dr-train export --model language.safetensors --precision w4a8 --out w4.gguf
   dr-train export --model language.safetensors --plan plan.toml --out plan.gguf")]
+#[command(mut_arg("opset", |argument| or_default(argument, Opset::default())))]
 #[command(group = ArgGroup::new("data").args(["plan", "samples"]).multiple(true))]
 pub struct ExportArgs {
     /// The model; one for several precisions
@@ -50,7 +51,7 @@ pub struct ExportArgs {
     /// The file to write: ONNX if its name ends in .onnx, and, of a language model, GGUF if it ends in .gguf
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// The version of ONNX's operators, 21 to 25; types of 2 bits come with 25 [default: 21]
+    /// The version of ONNX's operators, 21 to 25; types of 2 bits come with 25
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub opset: Option<Opset>,
     /// Also write test images with the model's logits, to check another runtime by

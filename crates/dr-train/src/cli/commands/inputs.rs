@@ -5,7 +5,7 @@ use crate::agreement::read_array;
 use crate::artifact::{Artifact, Described, Description};
 use crate::cli::CommandError;
 use crate::data::{DataError, Frame, ImageFiles, ImageLoader, ImageSet, Input, image_file};
-use crate::experiment::{RunError, Source, tell_ignored, tell_skipped};
+use crate::experiment::{RunError, Source, tell_ignored, tell_noted};
 use crate::nn::Value;
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
@@ -89,7 +89,7 @@ pub(super) fn inputs_below(
     let batches = loader.iter().map(|batch| Ok(batch?.input.into()));
     let batches = batches.collect::<Result<_, DatasetError>>().map_err(RunError::from)?;
     if told == Told::Here {
-        tell_skipped(&images.skipped().files());
+        tell_noted(&[images.noted()]);
     }
     Ok(batches)
 }

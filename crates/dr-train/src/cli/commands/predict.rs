@@ -1,13 +1,13 @@
 //! `dr-train predict`.
 
 use super::inputs::picture;
-use super::words::{Item, Words};
+use super::words::{Item, TOP, Words};
 use super::{is_read, load_with, print, write};
 use crate::artifact::Artifact;
-use crate::cli::values::{at_least_one, part};
+use crate::cli::values::{at_least_one, or_default, part};
 use crate::cli::{CommandError, PictureArgs, resolve};
 use crate::data::Frame;
-use crate::detection::DecodeOptions;
+use crate::detection::{DecodeOptions, SHOWN};
 use crate::evaluation::formats;
 use crate::files::at;
 use crate::note::note;
@@ -41,6 +41,8 @@ Examples:
   dr-train predict --model detector.safetensors --precision w4a4 --threshold 0.3 --json scene.png
   dr-train predict --model net.onnx --mean 0.485,0.456,0.406 --std 0.23 --names names.txt a.jpg
   dr-train predict --model net.onnx --out outputs line-000.npy line-001.npy")]
+#[command(mut_arg("top", |argument| or_default(argument, TOP)))]
+#[command(mut_arg("threshold", |argument| or_default(argument, SHOWN)))]
 pub struct PredictArgs {
     /// The model: a model file or an ONNX file
     #[arg(long, value_name = "FILE")]
@@ -51,10 +53,10 @@ pub struct PredictArgs {
     /// Images, arrays (.npy), archives of arrays by name (.npz)
     #[arg(value_name = "INPUT", required = true)]
     pub inputs: Vec<PathBuf>,
-    /// So many of the likeliest classes [default: 5]
+    /// So many of the likeliest classes
     #[arg(long, value_name = "K", value_parser = at_least_one(1 << 24), allow_negative_numbers = true)]
     pub top: Option<usize>,
-    /// The least score of a box [default: 0.4]
+    /// The least score of a box
     #[arg(long, value_name = "SCORE", value_parser = part, allow_negative_numbers = true)]
     pub threshold: Option<f64>,
     /// The names of the classes, one a line, where the model has none

@@ -4,7 +4,7 @@ use super::inputs::{calibration_images, inputs};
 use super::{load_with, print, save, save_in_json};
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Described, SavedModel};
 use crate::cli::resolve::SAFETENSORS;
-use crate::cli::values::{at_least_one, between, gibibytes, group_size, one_of};
+use crate::cli::values::{at_least_one, between, gibibytes, group_size, one_of, or_default};
 use crate::cli::{CommandError, PictureArgs, resolve};
 use crate::config::DeviceKind;
 use crate::config::task::LANGUAGE;
@@ -45,6 +45,9 @@ Example:
   dr-train quantize --model float.safetensors --precisions 8,6,4 --out model.safetensors
   dr-train quantize --model float.safetensors --precisions w8a8,w6a8,w4a8 --calibration photos --out model.safetensors
   dr-train quantize --model SmolLM2-135M --calibration text.txt --out model.safetensors")]
+#[command(mut_arg("calibration_tokens", |argument| or_default(argument, CALIBRATION_TOKENS)))]
+#[command(mut_arg("memory", |argument| or_default(argument, MEMORY >> 30)))]
+#[command(mut_arg("float_share", |argument| or_default(argument, FLOAT_SHARE)))]
 pub struct QuantizeArgs {
     /// The model; a float one, or a Llama in a folder of Hugging Face or as GGUF
     #[arg(long, value_name = "FILE|DIR")]
@@ -58,21 +61,21 @@ pub struct QuantizeArgs {
     /// like those that it is for, whatever they show [default: training images of its dataset]
     #[arg(long, value_name = "FILE|DIR", conflicts_with_all = ["dataset", "data_dir"])]
     pub calibration: Option<PathBuf>,
-    /// So many tokens of the text are looked at, in windows all over it [default: 32768]
+    /// So many tokens of the text are looked at, in windows all over it
     #[arg(long, value_name = "N", requires = "calibration", value_parser = at_least_one(1 << 30))]
     pub calibration_tokens: Option<usize>,
     /// So many images are looked at [default: 1024, or fewer that are large, of 224 x 224 pixels 128]
     #[arg(long, value_name = "N", value_parser = at_least_one(1 << 20))]
     pub calibration_images: Option<usize>,
     /// What all images are between layers takes at most so much memory; the rest waits in a file beside the result, which
-    /// takes longer and gives the same [default: 4]
+    /// takes longer and gives the same
     #[arg(long, value_name = "GIB", value_parser = gibibytes, allow_negative_numbers = true)]
     pub memory: Option<u64>,
     /// Let the weights of depthwise convolutions switch, too; they keep 8 bits otherwise
     #[arg(long)]
     pub switch_depthwise: bool,
     /// Layers with at most so many percent of the multiply-adds stay in floats, of a network for images: those that alone would
-    /// change its outputs by more than 1 % at the highest precision, the worst for their multiply-adds first [default: 5]
+    /// change its outputs by more than 1 % at the highest precision, the worst for their multiply-adds first
     #[arg(long, value_name = "PERCENT", value_parser = between(0, 100))]
     pub float_share: Option<usize>,
     /// Then train the scales of each width of up to 4 bits by so many steps of 512 tokens of the text, against the

@@ -4,7 +4,7 @@ use super::hessian::estimate;
 use super::inputs::inputs;
 use super::{load_model, print, write};
 use crate::artifact::{ArtifactError, ArtifactKind};
-use crate::cli::values::{at_least_one, one_of, pin, seed};
+use crate::cli::values::{at_least_one, one_of, or_default, pin, seed};
 use crate::cli::{CommandError, resolve};
 use crate::config::{DeviceKind, LossTerms, Widths};
 use crate::device;
@@ -50,6 +50,10 @@ Examples:
   dr-train search --model model.safetensors --budget avg-bits=4 --pin stages.0.0.conv1=w8a8
   dr-train search --model model.safetensors --budget avg-bits=4 --pareto front.svg
   dr-train search --model calibrated.safetensors --budget size=2MB --inputs photos --out plan.toml")]
+#[command(mut_arg("limit", |argument| or_default(argument, LIMIT)))]
+#[command(mut_arg("batch", |argument| or_default(argument, PASS)))]
+#[command(mut_arg("samples", |argument| or_default(argument, SAMPLES)))]
+#[command(mut_arg("seed", |argument| or_default(argument, HessianOptions::default().seed)))]
 pub struct SearchArgs {
     /// The model; one that was trained for mixtures, or that `dr-train quantize` made with --calibration or of a network for images
     #[arg(long, value_name = "FILE")]
@@ -80,19 +84,19 @@ pub struct SearchArgs {
     /// the divergence from the model at its highest precision [default: training images of its dataset]
     #[arg(long, value_name = "DIR", conflicts_with_all = ["dataset", "data_dir"])]
     pub inputs: Option<PathBuf>,
-    /// So many of these inputs, at most [default: 32]
+    /// So many of these inputs, at most
     #[arg(long, value_name = "N", value_parser = at_least_one(1 << 16), allow_negative_numbers = true)]
     pub limit: Option<usize>,
-    /// Images in a pass whose latency is measured [default: 1]
+    /// Images in a pass whose latency is measured
     #[arg(long, value_name = "N", value_parser = at_least_one(1 << 16), allow_negative_numbers = true)]
     pub batch: Option<usize>,
-    /// Passes of which medians are taken, for each precision [default: 100]
+    /// Passes of which medians are taken, for each precision
     #[arg(long, value_name = "N", value_parser = at_least_one(1 << 20), allow_negative_numbers = true)]
     pub samples: Option<usize>,
     /// Threads of the processor [default: one for each core]
     #[arg(long, value_name = "N", value_parser = at_least_one(1 << 10), allow_negative_numbers = true)]
     pub threads: Option<usize>,
-    /// Decides the directions along which traces are estimated [default: 1]
+    /// Decides the directions along which traces are estimated
     #[arg(long, value_name = "N", value_parser = seed, allow_negative_numbers = true)]
     pub seed: Option<u64>,
     /// Where to compute

@@ -14,7 +14,7 @@ use std::fmt::Write;
 use std::fs;
 
 /// Classes that are shown if nothing else is asked for.
-const TOP: usize = 5;
+pub(super) const TOP: usize = 5;
 
 /// How what a network says is put into words.
 pub(super) struct Words<'a> {

@@ -42,9 +42,9 @@ pub enum CocoError {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Problem {
-    /// No images or no categories.
-    #[error("has no {0}: expected at least one")]
-    Empty(&'static str),
+    /// Nothing that an object could be.
+    #[error("has no categories: expected at least one")]
+    NoCategories,
     /// Two of the same id.
     #[error("{what} {id}: is there more than once: expected an id of its own for each")]
     Duplicate {

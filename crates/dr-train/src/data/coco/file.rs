@@ -119,10 +119,8 @@ impl File {
 
     /// Everything but the annotations' content.
     fn check(&self) -> Result<(), Problem> {
-        for (what, len) in [("images", self.images.len()), ("categories", self.categories.len())] {
-            if len == 0 {
-                return Err(Problem::Empty(what));
-            }
+        if self.categories.is_empty() {
+            return Err(Problem::NoCategories);
         }
         differ("image", self.images.iter().map(|image| image.id))?;
         differ("category", self.categories.iter().map(|category| category.id))?;
@@ -330,6 +328,15 @@ mod tests {
     }
 
     #[test]
+    fn there_may_be_no_images() {
+        let mut file = sound();
+        (file["images"], file["annotations"]) = (json!([]), json!([]));
+        let coco = parse(file).unwrap();
+        assert_eq!((coco.images.len(), coco.categories.len()), (0, 2));
+        assert_eq!(File::new(&coco).unwrap().into_coco(), Ok(coco));
+    }
+
+    #[test]
     fn every_kind_of_segmentation_gives_the_same_mask() {
         let plain = json!({"counts": [9, 2, 2, 2, 2, 2, 5], "size": [4, 6]});
         let mask = |value| {
@@ -390,8 +397,8 @@ mod tests {
 
     #[test]
     fn nothing_in_it_is_an_error() {
-        assert_eq!(with("/images", json!([])), Err(Problem::Empty("images")));
-        assert_eq!(with("/categories", json!([])), Err(Problem::Empty("categories")));
+        assert_eq!(with("/categories", json!([])), Err(Problem::NoCategories));
+        assert_eq!(fault(with("/images", json!([]))), Fault::Image(4));
         assert!(with("/annotations", json!([])).is_ok());
     }
 

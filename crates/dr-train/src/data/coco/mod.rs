@@ -8,7 +8,7 @@ pub use error::{CocoError, Fault, Problem};
 pub use masks::{Mask, Outline, RunLengthError};
 
 use crate::files::{at, write_atomically};
-use dr_runtime::refuse_lfs_pointer;
+use dr_runtime::read_file;
 use file::{File, whole};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -73,13 +73,13 @@ pub struct Object {
 }
 
 impl Coco {
-    /// Reads a file with images, annotations and categories. Boxes are cut off where their image ends. Whole numbers may be written as
+    /// Reads a file with images, if there are some, annotations and categories. Boxes are cut off where their image ends. Whole numbers may be written as
     /// `7.0` or `"7"`, and annotations may have no ids.
     ///
     /// # Errors
     /// Files that cannot be read, are not JSON of the format, or whose content does not fit together.
     pub fn load(path: &Path) -> Result<Self, CocoError> {
-        let content = refuse_lfs_pointer(path).and_then(|()| std::fs::read(path)).map_err(at(path))?;
+        let content = read_file(path).map_err(at(path))?;
         let file = serde_json::from_slice::<File>(content.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&content));
         let file = file.map_err(|source| CocoError::Format { path: path.into(), source })?;
         file.into_coco().map_err(|problem| CocoError::Content { path: path.into(), problem })
@@ -204,7 +204,7 @@ mod tests {
         let missing = error(r#"{"images": [], "categories": []}"#);
         assert_eq!(missing, format!("missing field `annotations` at line 1 column 32{format}"));
         let empty = error(r#"{"images": [], "annotations": [], "categories": []}"#);
-        assert_eq!(empty, "has no images: expected at least one");
+        assert_eq!(empty, "has no categories: expected at least one");
         assert!(matches!(Coco::load(&dir.path().join("none")), Err(CocoError::Io { .. })));
     }
 

@@ -23,7 +23,7 @@ use crate::artifact::{Artifact, TOKENIZER, TOKENIZER_CONFIG, TensorEntry};
 use crate::files::at;
 use crate::text::Tokenizer;
 use dr_precision::PrecisionSet;
-use dr_runtime::refuse_lfs_pointer;
+use dr_runtime::read_file;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
@@ -98,8 +98,7 @@ pub fn is_gguf(path: &Path) -> bool {
 /// A file that is damaged, another architecture, tensors of other types, and those that are missing, unknown or of another shape (all are
 /// named), and a tokenizer of another kind.
 pub fn load_gguf(path: &Path, precisions: PrecisionSet) -> Result<Artifact, WeightsError> {
-    let bytes = refuse_lfs_pointer(path).and_then(|()| std::fs::read(path));
-    let bytes = bytes.map_err(at(path)).map_err(super::StateDictError::from)?;
+    let bytes = read_file(path).map_err(at(path)).map_err(super::StateDictError::from)?;
     from_bytes(&bytes, path, precisions)
 }
 
