@@ -416,3 +416,42 @@ fn training_in_integers_has_the_values_and_gradients_of_floats() {
         }
     }
 }
+
+/// With gradients, of convolutions that have a bias and a mean behind them.
+#[test]
+fn convolutions_for_training_are_burns() {
+    let device = device().autodiff();
+    let on_device = |tensor: Tensor<4>| Tensor::<4>::from_data(tensor.into_data(), &device).require_grad();
+    for (channels, groups, kernel, stride) in [
+        ([5, 6], 1, 3, 1),
+        ([8, 16], 1, 3, 2),
+        ([16, 8], 1, 1, 2),
+        ([20, 20], 20, 3, 1),
+        ([20, 20], 20, 3, 2),
+    ] {
+        let [inputs, outputs] = channels;
+        let run = |ours: bool| {
+            let x = on_device(values([3, inputs, 9, 8]));
+            let w = on_device(values([outputs, inputs / groups, kernel, kernel]));
+            // Not such that sums are zero, where a ReLU has two gradients.
+            let bias = on_device(values([1, outputs, 1, 1]) * 0.37 + 0.123);
+            let padding = kernel / 2;
+            let y = match ours {
+                true => dr_kernels::conv2d(x.clone(), w.clone(), stride, padding),
+                false => {
+                    let options =
+                        burn::tensor::ops::ConvOptions::new([stride; 2], [padding; 2], [1, 1], groups);
+                    burn::tensor::module::conv2d(x.clone(), w.clone(), None, options)
+                }
+            };
+            let y = burn::tensor::activation::relu(y + bias.clone());
+            let mean = y.clone().flatten::<3>(2, 3).mean_dim(2);
+            let grads = (mean.clone() * mean).sum().backward();
+            [y.inner(), x.grad(&grads).unwrap(), w.grad(&grads).unwrap(), bias.grad(&grads).unwrap()]
+                .map(Tensor::into_data)
+        };
+        for (ours, burns) in run(true).iter().zip(run(false)) {
+            ours.assert_approx_eq::<f32>(&burns, burn::tensor::Tolerance::rel_abs(1e-4, 1e-4));
+        }
+    }
+}

@@ -43,7 +43,10 @@ pub fn batch_norm_channels_last(
 ) -> module::BatchNormTrainOutput<4> {
     let [batch, rows, cols, channels] = x.dims();
     assert!(x.device().inner() == Device::flex(), "expected a tensor on `flex`");
-    assert!(residual.as_ref().is_none_or(|residual| residual.dims() == x.dims()), "a residual of another shape");
+    assert!(
+        residual.as_ref().is_none_or(|residual| residual.dims() == x.dims()),
+        "a residual of another shape"
+    );
     let shape = BatchNormShape { positions: batch * rows * cols, channels, epsilon, clip };
     let adds = residual.is_some();
     let residual = residual.unwrap_or_else(|| x.clone().detach()).into_dispatch();

@@ -13,7 +13,9 @@ use dr_precision::BitWidth;
 /// The convolution of channels-last images as a backend extension. Only `flex` has it: see [`conv2d_channels_last`].
 #[backend_extension(Flex, Autodiff)]
 pub trait Conv2dOps: Backend {
-    fn channels_last_conv2d(x: FloatTensor<Self>, w: FloatTensor<Self>, shape: Conv2dShape) -> FloatTensor<Self>;
+    fn channels_last_conv2d(
+        x: FloatTensor<Self>, w: FloatTensor<Self>, shape: Conv2dShape,
+    ) -> FloatTensor<Self>;
 
     /// The same of values that are quantized, by their codes. `scales` is `[2 + channels out]`.
     fn coded_conv2d(
@@ -34,7 +36,8 @@ pub trait Conv2dGradOps: Backend {
 pub fn takes_channels_last(x: &Tensor<4>, channels: usize, w: &Tensor<4>) -> bool {
     let [outputs, inputs, k, k2] = w.dims();
     let floats = [x.dtype(), w.dtype()] == [DType::F32; 2];
-    x.device().inner() == Device::flex() && floats
+    x.device().inner() == Device::flex()
+        && floats
         && (inputs == channels || (inputs, outputs) == (1, channels))
         && k == k2
 }
@@ -86,7 +89,9 @@ pub fn conv2d_of_codes(
     let [inputs, outputs] = shape.channels;
     if inputs < INTEGERS_FROM
         || shape.depthwise
-        || weight_scale.dims() != [outputs] || activation.dims() != [2] {
+        || weight_scale.dims() != [outputs]
+        || activation.dims() != [2]
+    {
         return conv2d_channels_last(x, w, stride, padding);
     }
     let scales = Tensor::cat(vec![activation.inner(), weight_scale.inner()], 0);
@@ -165,7 +170,9 @@ impl<B: Conv2dOps + Conv2dGradOps> Backward<B, 2> for Conv2dBackward {
 }
 
 impl<B: Conv2dOps + Conv2dGradOps, C: CheckpointStrategy> Conv2dOps for Autodiff<B, C> {
-    fn channels_last_conv2d(x: FloatTensor<Self>, w: FloatTensor<Self>, shape: Conv2dShape) -> FloatTensor<Self> {
+    fn channels_last_conv2d(
+        x: FloatTensor<Self>, w: FloatTensor<Self>, shape: Conv2dShape,
+    ) -> FloatTensor<Self> {
         let out = B::channels_last_conv2d(x.primitive().clone(), w.primitive().clone(), shape);
         register::<B, C>(x, w, out, shape)
     }

@@ -85,7 +85,8 @@ pub fn batch_norm(
     let y = written(x.len(), |y| {
         let tasks = y.par_chunks_mut(shape.task()).enumerate();
         tasks.for_each(|(task, y)| {
-            let part = |values: &'_ [f32]| task * shape.task()..(task * shape.task() + y.len()).min(values.len());
+            let part =
+                |values: &'_ [f32]| task * shape.task()..(task * shape.task() + y.len()).min(values.len());
             let (x, residual) = (&x[part(x)], residual.map(|residual| &residual[part(residual)]));
             let (terms, high) = ([&mean[..], &gain, beta], shape.high());
             match (residual, shape.clip.is_some()) {
@@ -135,10 +136,16 @@ pub fn batch_norm_backward(
     let parts: Vec<_> = (x.par_chunks(task).zip(y.par_chunks(task)).zip(dy.par_chunks(task)))
         .map(|((x, y), dy)| match masked {
             true => {
-                side_by_side!(shape.channels, sums::<_>(shape.channels, [x, dy], Products::<true> { mean, y, high }))
+                side_by_side!(
+                    shape.channels,
+                    sums::<_>(shape.channels, [x, dy], Products::<true> { mean, y, high })
+                )
             }
             false => {
-                side_by_side!(shape.channels, sums::<_>(shape.channels, [x, dy], Products::<false> { mean, y, high }))
+                side_by_side!(
+                    shape.channels,
+                    sums::<_>(shape.channels, [x, dy], Products::<false> { mean, y, high })
+                )
             }
         })
         .collect();
@@ -146,7 +153,8 @@ pub fn batch_norm_backward(
     // With `x^ = (x - mean) i`: dx = gamma i (dy - sum(dy) / n - x^ sum(dy x^) / n).
     let n = shape.positions as f64;
     let inverse: Vec<f64> = variance.iter().map(|&variance| shape.inverse_deviation(variance)).collect();
-    let of_channels = |f: &dyn Fn(usize) -> f64| (0..shape.channels).map(|c| f(c) as f32).collect::<Vec<f32>>();
+    let of_channels =
+        |f: &dyn Fn(usize) -> f64| (0..shape.channels).map(|c| f(c) as f32).collect::<Vec<f32>>();
     let gain = of_channels(&|c| f64::from(gamma[c]) * inverse[c]);
     let mean_dy = of_channels(&|c| sums[c][0] / n);
     let slope = of_channels(&|c| sums[c][1] * inverse[c] * inverse[c] / n);

@@ -143,7 +143,9 @@ impl Padded {
         buffer: &mut Vec<f32>,
     ) {
         buffer.resize(part.images * self.rows * self.row + SLACK, 0.0);
-        for (image, to) in buffer.chunks_exact_mut((self.rows * self.row).max(1)).take(part.images).enumerate() {
+        for (image, to) in
+            buffer.chunks_exact_mut((self.rows * self.row).max(1)).take(part.images).enumerate()
+        {
             let image = &images[(part.first_image + image) * rows * width..][..rows * width];
             for (row, to) in to.chunks_exact_mut(self.row.max(1)).enumerate() {
                 match usize::try_from(first + row as isize) {
@@ -315,30 +317,21 @@ impl Weights {
                         }
                     }
                 }
-                for (p, sums) in sums.into_iter().enumerate() {
-                    let out = out.as_mut_ptr().add(positions[(start + p).min(last)][1] + first).cast::<f32>();
-                    store(sums, channels, out);
+                // By way of memory: sums whose address is taken are not in registers.
+                let sums = sums;
+                let from = (&raw const sums).cast::<f32>();
+                for p in 0..P {
+                    let to = positions[(start + p).min(last)][1] + first;
+                    let (from, to) = (from.add(p * N * V::LANES), out.as_mut_ptr().add(to).cast::<f32>());
+                    if channels == N * V::LANES {
+                        for n in 0..N {
+                            V::load(from.add(n * V::LANES)).store(to.add(n * V::LANES));
+                        }
+                    } else {
+                        to.copy_from_nonoverlapping(from, channels);
+                    }
                 }
             }
-        }
-    }
-}
-
-/// Stores the first `count` lanes.
-#[inline(always)]
-unsafe fn store<V: Vector, const N: usize>(vectors: [V; N], count: usize, to: *mut f32) {
-    // SAFETY: The caller's.
-    unsafe {
-        if count == N * V::LANES {
-            for (n, vector) in vectors.into_iter().enumerate() {
-                vector.store(to.add(n * V::LANES));
-            }
-        } else {
-            let mut all = [0.0; 2 * VECTORS * 16];
-            for (n, vector) in vectors.into_iter().enumerate() {
-                vector.store(all.as_mut_ptr().add(n * V::LANES));
-            }
-            to.copy_from_nonoverlapping(all.as_ptr(), count);
         }
     }
 }
@@ -356,7 +349,9 @@ impl Kernel {
     }
 
     /// `weight(row, column, channel)`.
-    fn depthwise(window: Window, channels: usize, isa: Isa, weight: impl Fn(usize, usize, usize) -> f32) -> Self {
+    fn depthwise(
+        window: Window, channels: usize, isa: Isa, weight: impl Fn(usize, usize, usize) -> f32,
+    ) -> Self {
         Self::Depthwise(depthwise::Weights::pack(window, channels, isa, weight))
     }
 
@@ -426,11 +421,14 @@ fn conv2d_on(isa: Isa, x: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<f32> {
     let positions = output_positions(shape, parts, padded);
     let width = shape.input[1] * channels_in;
     written(outputs, |out| {
-        cut(out, parts.iter(), cols * channels_out).into_par_iter().for_each_init(Vec::new, |buffer, (part, out)| {
-            let first = (part.first_row * shape.stride) as isize - shape.padding as isize;
-            padded.copy(x, part, [shape.input[0], width], first, AsTheyAre, buffer);
-            weights.correlate(buffer, &positions[..part.images * part.rows * cols], out);
-        });
+        cut(out, parts.iter(), cols * channels_out).into_par_iter().for_each_init(
+            Vec::new,
+            |buffer, (part, out)| {
+                let first = (part.first_row * shape.stride) as isize - shape.padding as isize;
+                padded.copy(x, part, [shape.input[0], width], first, AsTheyAre, buffer);
+                weights.correlate(buffer, &positions[..part.images * part.rows * cols], out);
+            },
+        );
     })
 }
 
@@ -495,7 +493,9 @@ fn conv2d_input_gradient_on(isa: Isa, dy: &[f32], w: &[f32], shape: &Conv2dShape
                 (y.tap + (y.taps - 1 - row) * stride) * k + x.tap + (x.taps - 1 - col) * stride
             };
             let weights = if shape.depthwise {
-                Kernel::depthwise(window, channels_in, isa, |row, col, channel| w[channel * k * k + tap(row, col)])
+                Kernel::depthwise(window, channels_in, isa, |row, col, channel| {
+                    w[channel * k * k + tap(row, col)]
+                })
             } else {
                 Kernel::dense(window, channels_in, isa, |row, place, channel| {
                     let kernel = place % channels_out * channels_in + channel;
@@ -504,16 +504,9 @@ fn conv2d_input_gradient_on(isa: Isa, dy: &[f32], w: &[f32], shape: &Conv2dShape
             };
             let steps = [
                 [padded.rows * row, row, channels_out],
-                [
-                    parts.band * cols * channels_in,
-                    stride * cols * channels_in,
-                    stride * channels_in,
-                ],
+                [parts.band * cols * channels_in, stride * cols * channels_in, stride * channels_in],
             ];
-            let from = [
-                y.from * row + x.from * channels_out,
-                (y.first * cols + x.first) * channels_in,
-            ];
+            let from = [y.from * row + x.from * channels_out, (y.first * cols + x.first) * channels_in];
             let cols = (cols + stride - 1 - x.first) / stride;
             let counts = [parts.images, (parts.band + stride - 1 - y.first) / stride, cols];
             (y, cols, weights, positions(counts, steps, from))
@@ -788,14 +781,26 @@ mod tests {
     fn bands_of_large_images_are_parts() {
         for (stride, depthwise) in [(1, false), (2, false), (3, false), (2, true)] {
             let shape = Conv2dShape {
-                batch: 2, channels: [3, 3], input: [67, 61], kernel: 3, stride, padding: 1, depthwise,
+                batch: 2,
+                channels: [3, 3],
+                input: [67, 61],
+                kernel: 3,
+                stride,
+                padding: 1,
+                depthwise,
             };
             assert!(Parts::new(2, shape.output(), 1).band < shape.output()[0] || stride > 1);
             let [inputs, outputs, weights] = shape.lengths();
             let (x, w, dy) = (values(inputs, 1), values(weights, 2), values(outputs, 3));
             close(&conv2d(&x, &w, &shape), &reference::conv2d(&x, &w, &shape));
-            close(&conv2d_input_gradient(&dy, &w, &shape), &reference::conv2d_input_gradient(&dy, &w, &shape));
-            close(&conv2d_weight_gradient(&x, &dy, &shape), &reference::conv2d_weight_gradient(&x, &dy, &shape));
+            close(
+                &conv2d_input_gradient(&dy, &w, &shape),
+                &reference::conv2d_input_gradient(&dy, &w, &shape),
+            );
+            close(
+                &conv2d_weight_gradient(&x, &dy, &shape),
+                &reference::conv2d_weight_gradient(&x, &dy, &shape),
+            );
         }
     }
 }

@@ -38,7 +38,9 @@ pub(super) struct Weights {
 
 impl Weights {
     /// `weight(row, column, channel)`.
-    pub fn pack(window: Window, channels: usize, isa: Isa, weight: impl Fn(usize, usize, usize) -> f32) -> Self {
+    pub fn pack(
+        window: Window, channels: usize, isa: Isa, weight: impl Fn(usize, usize, usize) -> f32,
+    ) -> Self {
         let (rows, cols) = (window.rows, window.run / channels);
         let taps = (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col)));
         let packed = taps.flat_map(|(row, col)| (0..channels).map(move |c| (row, col, c)));
@@ -61,7 +63,9 @@ impl Weights {
     /// # Safety
     /// Windows and outputs are inside the slices, and there are as many channels as lanes or more.
     #[inline(always)]
-    unsafe fn tiles<V: Vector>(&self, buffer: &[f32], positions: &[[usize; 2]], out: &mut [MaybeUninit<f32>]) {
+    unsafe fn tiles<V: Vector>(
+        &self, buffer: &[f32], positions: &[[usize; 2]], out: &mut [MaybeUninit<f32>],
+    ) {
         let last = positions.len() - 1;
         for start in (0..positions.len()).step_by(OUTPUTS) {
             // Past the end the last position is computed again, and the last channels are where these are not whole vectors.

@@ -47,8 +47,10 @@ pub fn batch_norm(
 pub fn batch_norm_backward(
     x: &[f32], gamma: &[f32], y: &[f32], dy: &[f32], shape: &BatchNormShape,
 ) -> (Vec<f64>, Vec<f64>, Vec<f64>, Vec<f64>) {
-    let dy: Vec<f64> =
-        wide(dy).zip(y).map(|(dy, y)| if shape.clip.is_some_and(|high| !(*y > 0.0 && *y < high)) { 0.0 } else { dy }).collect();
+    let dy: Vec<f64> = wide(dy)
+        .zip(y)
+        .map(|(dy, y)| if shape.clip.is_some_and(|high| !(*y > 0.0 && *y < high)) { 0.0 } else { dy })
+        .collect();
     let (xs, dys) = (by_channel(wide(x), shape), by_channel(dy.iter().copied(), shape));
     let (mut dgamma, mut dbeta, mut inner) = (vec![], vec![], vec![]);
     for (c, (x, dy)) in xs.iter().zip(&dys).enumerate() {

@@ -16,7 +16,11 @@ fn products(shape: &Conv2dShape, mut f: impl FnMut(usize, usize, usize)) {
             let col = (x * shape.stride + kx).checked_sub(shape.padding).filter(|&col| col < in_cols);
             if let (Some(row), Some(col)) = (row, col) {
                 let channel = if shape.depthwise { o } else { c };
-                f(((n * in_rows + row) * in_cols + col) * channels_in + channel, o * inputs * k * k + tap, index);
+                f(
+                    ((n * in_rows + row) * in_cols + col) * channels_in + channel,
+                    o * inputs * k * k + tap,
+                    index,
+                );
             }
         }
     }

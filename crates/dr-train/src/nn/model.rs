@@ -233,7 +233,9 @@ impl Model {
                     let inputs = inputs.iter().copied().chain(residual).collect();
                     Some(Step { op, norm: Some(&self.norms[of]), activation, inputs })
                 }
-                Op::Layer(_) if norm == at && !readers[at].is_empty() && readers[at].iter().all(is_norm) => None,
+                Op::Layer(_) if norm == at && !readers[at].is_empty() && readers[at].iter().all(is_norm) => {
+                    None
+                }
                 _ => Some(Step { op, norm: None, activation: None, inputs: inputs.clone() }),
             };
         }

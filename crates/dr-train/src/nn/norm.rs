@@ -89,7 +89,8 @@ impl PrecisionNorm {
     /// # Panics
     /// If the pass asks for a precision that the network was not prepared for.
     pub(super) fn forward(
-        &self, x: Images, residual: Option<Images>, activation: Option<Activation>, pass: &Pass, weight: ParamId,
+        &self, x: Images, residual: Option<Images>, activation: Option<Activation>, pass: &Pass,
+        weight: ParamId,
     ) -> Images {
         let norm = &self.norms[self.position(pass, weight)];
         let y = match x.device().is_autodiff() && norm.training.is_enabled() {
@@ -185,9 +186,11 @@ fn update(norm: &BatchNorm, mean: Tensor<1>, variance: Tensor<1>) {
 /// Burn's BatchNorm with its running statistics, of images `[batch, rows, columns, channels]`.
 fn infer(norm: &BatchNorm, x: Tensor<4>) -> Tensor<4> {
     let statistic = |running: &RunningState<Tensor<1>>| running.value_sync().to_device(&x.device());
-    let gain = norm.gamma.val() / (statistic(&norm.running_var) + norm.epsilon).sqrt();
-    let shift = norm.beta.val() - statistic(&norm.running_mean) * gain.clone();
-    x * gain.reshape([1, 1, 1, -1]) + shift.reshape([1, 1, 1, -1])
+    let deviation = (statistic(&norm.running_var) + norm.epsilon).sqrt();
+    let [mean, deviation, gamma, beta] =
+        [statistic(&norm.running_mean), deviation, norm.gamma.val(), norm.beta.val()]
+            .map(|term| term.reshape([1, 1, 1, -1]));
+    (x - mean) / deviation * gamma + beta
 }
 
 /// The same values in parameters of their own: a clone would share its parameters' identities.

@@ -12,6 +12,7 @@ use dr_runtime::tensors::Network;
 use dr_runtime::{Arithmetic, RuntimeError};
 use dr_train::artifact::{
     Artifact, ArtifactError, ArtifactKind, Described, Description, InputShape, SavedModel, TensorEntry,
+    TensorValues,
 };
 use dr_train::config::Engine;
 use dr_train::data::{ImageFiles, ImageLoader, ImageShape, Input};
@@ -65,6 +66,17 @@ fn options(precisions: &str) -> NetworkOptions {
 fn calibrated(float: &Artifact, options: &NetworkOptions) -> (Artifact, Vec<LayerNoise>) {
     let inputs = (40..44).map(|seed| some(seed, 16).into()).collect();
     calibrate(float, inputs, options, |_| ()).unwrap()
+}
+
+/// The same with results of the last layer that are too large by half: what training has to gain is then more than chance.
+fn skewed(mut artifact: Artifact) -> Artifact {
+    let scales = artifact.tensors.iter_mut();
+    for (_, entry) in scales.filter(|(name, _)| name.starts_with("head.") && name.ends_with(".scale")) {
+        let TensorValues::F32(values) = &entry.data else { panic!("{entry:?}") };
+        let values: Vec<f32> = values.iter().map(|scale| scale * 1.5).collect();
+        entry.data = TensorValues::F32(values.into());
+    }
+    artifact
 }
 
 fn integers(artifact: &Artifact, precision: Precision) -> Network {
@@ -460,13 +472,13 @@ fn divergence(float: &Artifact, artifact: &Artifact, precision: Precision, input
 #[test]
 fn trained_without_labels() {
     let float = float_artifact(MOBILENET_V2);
-    let (start, _) = calibrated(&float, &options("w8a8,w4a4,w2a4"));
+    let start = skewed(calibrated(&float, &options("w8a8,w4a4,w2a4")).0);
     let inputs: Vec<Value> = vec![some(60, 60).into()];
     let held_out: Vec<Value> = inputs[0].clone().split(1).into_iter().skip(4).step_by(5).collect();
     let options = DistillationOptions {
         epochs: 6,
         weight_rate: 1e-3,
-        scale_rate: 3e-4,
+        scale_rate: 1e-2,
         ..DistillationOptions::default()
     };
     let (mut steps, mut epochs) = (vec![], vec![]);
@@ -490,7 +502,7 @@ fn trained_without_labels() {
     for (at, precision) in artifact.description.precisions.iter().enumerate() {
         for (artifact, loss) in [(&start, before[at]), (&artifact, after[at])] {
             let found = divergence(&float, artifact, precision, &held_out);
-            assert!((found - loss).abs() <= 1e-5 * loss + 1e-8, "{precision}: {found} {loss}");
+            assert!((found - loss).abs() <= 1e-4 * loss + 1e-8, "{precision}: {found} {loss}");
         }
         let x = some(3, 100);
         let mut found = Agreement::default();
@@ -514,10 +526,10 @@ fn trained_without_labels() {
 #[test]
 fn packed_codes_are_trained() {
     let float = float_artifact(RESNET8);
-    let (start, _) = calibrated(&float, &NetworkOptions { switch_edge: true, ..options("w3a4") });
+    let start = skewed(calibrated(&float, &NetworkOptions { switch_edge: true, ..options("w3a4") }).0);
     let inputs = vec![some(20, 120).into()];
     let options =
-        DistillationOptions { epochs: 4, weight_rate: 3e-3, scale_rate: 5e-4, ..Default::default() };
+        DistillationOptions { epochs: 6, weight_rate: 3e-3, scale_rate: 1e-2, ..Default::default() };
     let go = |_: DistillationProgress<'_>| ControlFlow::Continue(());
     let result = distill(&float, &start, inputs, &options, &Device::flex(), go).unwrap();
     assert!(result.epoch > 0 && result.after[0] < result.before[0], "{:?}", result.after);

@@ -120,13 +120,17 @@ fn integers_are_fake_quantization() {
         let (model, artifact) = quantized(task, 1, Normalization::none(3));
         let highest = precisions().highest();
         let mut network = Network::load(&artifact, highest, Arithmetic::Integer, &Device::flex()).unwrap();
+        let mut differences = vec![];
         for precision in precisions().iter() {
             network.switch(precision).unwrap();
             let fake = values(model.forward(images(2), &Pass::at(precision)));
             assert_eq!(fake.len(), outputs);
-            let found = off(&values(network.forward(images(2)).unwrap()), &fake);
-            assert!(found < 2e-3, "{task} {precision}: {found}");
+            differences.push(off(&values(network.forward(images(2)).unwrap()), &fake));
         }
+        // A value halfway between two codes may be rounded either way, which most precisions have none of.
+        assert!(differences.iter().all(|&found| found < 5e-3), "{task}: {differences:?}");
+        let exact = differences.iter().filter(|&&found| found < 1e-6).count();
+        assert!(2 * exact > differences.len(), "{task}: {differences:?}");
         assert!(network.switch("w3a3".parse().unwrap()).is_err());
     }
 }
