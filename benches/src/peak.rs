@@ -1,5 +1,6 @@
-//! How fast the processor multiplies and adds 8-bit codes when nothing has to be loaded: the limit of integer products.
+//! How fast the processor multiplies and adds 8-bit codes, or floats, when nothing has to be loaded: the limit of products.
 
+use dr_kernels::cpu::Isa;
 use dr_kernels::cpu::integer::DotKernel;
 
 /// Products of a round.
@@ -30,6 +31,26 @@ pub fn multiply(products: u64) -> Option<u64> {
     Some(rounds * lanes * PRODUCTS)
 }
 
+/// [`multiply`] for floats of 32 bits.
+#[must_use]
+pub fn multiply_floats(products: u64) -> Option<u64> {
+    let lanes = match Isa::detect() {
+        Isa::Avx512 => 16,
+        Isa::Avx2 => 8,
+        Isa::Portable => return None,
+    };
+    let rounds = products.div_ceil(lanes * PRODUCTS);
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: `detect` says that the machine has the instructions.
+    unsafe {
+        match Isa::detect() {
+            Isa::Avx512 => x86::avx512_floats(rounds),
+            _ => x86::avx2_floats(rounds),
+        }
+    }
+    Some(rounds * lanes * PRODUCTS)
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::asm;
@@ -42,6 +63,23 @@ mod x86 {
                 // SAFETY: Works in registers only.
                 unsafe {
                     asm!(
+                        // Floats that happen to be tiny would be slow.
+                        "vpxor xmm0, xmm0, xmm0",
+                        "vpxor xmm1, xmm1, xmm1",
+                        "vpxor xmm2, xmm2, xmm2",
+                        "vpxor xmm3, xmm3, xmm3",
+                        "vpxor xmm4, xmm4, xmm4",
+                        "vpxor xmm5, xmm5, xmm5",
+                        "vpxor xmm6, xmm6, xmm6",
+                        "vpxor xmm7, xmm7, xmm7",
+                        "vpxor xmm8, xmm8, xmm8",
+                        "vpxor xmm9, xmm9, xmm9",
+                        "vpxor xmm10, xmm10, xmm10",
+                        "vpxor xmm11, xmm11, xmm11",
+                        "vpxor xmm12, xmm12, xmm12",
+                        "vpxor xmm13, xmm13, xmm13",
+                        "vpxor xmm14, xmm14, xmm14",
+                        "vpxor xmm15, xmm15, xmm15",
                         "2:",
                         $($line,)*
                         "dec {rounds}",
@@ -71,6 +109,20 @@ mod x86 {
         "{{vex}} vpdpbusd ymm6, ymm14, ymm15" "{{vex}} vpdpbusd ymm7, ymm14, ymm15"
         "{{vex}} vpdpbusd ymm8, ymm14, ymm15" "{{vex}} vpdpbusd ymm9, ymm14, ymm15"
         "{{vex}} vpdpbusd ymm10, ymm14, ymm15" "{{vex}} vpdpbusd ymm11, ymm14, ymm15"
+    ]);
+
+    rounds!(avx512_floats, "avx512f", [
+        "vfmadd231ps zmm0, zmm14, zmm15" "vfmadd231ps zmm1, zmm14, zmm15" "vfmadd231ps zmm2, zmm14, zmm15"
+        "vfmadd231ps zmm3, zmm14, zmm15" "vfmadd231ps zmm4, zmm14, zmm15" "vfmadd231ps zmm5, zmm14, zmm15"
+        "vfmadd231ps zmm6, zmm14, zmm15" "vfmadd231ps zmm7, zmm14, zmm15" "vfmadd231ps zmm8, zmm14, zmm15"
+        "vfmadd231ps zmm9, zmm14, zmm15" "vfmadd231ps zmm10, zmm14, zmm15" "vfmadd231ps zmm11, zmm14, zmm15"
+    ]);
+
+    rounds!(avx2_floats, "avx2,fma", [
+        "vfmadd231ps ymm0, ymm14, ymm15" "vfmadd231ps ymm1, ymm14, ymm15" "vfmadd231ps ymm2, ymm14, ymm15"
+        "vfmadd231ps ymm3, ymm14, ymm15" "vfmadd231ps ymm4, ymm14, ymm15" "vfmadd231ps ymm5, ymm14, ymm15"
+        "vfmadd231ps ymm6, ymm14, ymm15" "vfmadd231ps ymm7, ymm14, ymm15" "vfmadd231ps ymm8, ymm14, ymm15"
+        "vfmadd231ps ymm9, ymm14, ymm15" "vfmadd231ps ymm10, ymm14, ymm15" "vfmadd231ps ymm11, ymm14, ymm15"
     ]);
 
     rounds!(avx2, "avx2", [

@@ -11,6 +11,7 @@ mod network;
 mod packed;
 mod scale_search;
 mod search;
+mod training;
 
 use criterion::Criterion;
 use dr_bench::report::{self, publish};
@@ -20,11 +21,12 @@ use std::time::SystemTime;
 type Measure = fn(&mut Criterion);
 
 /// How the names of works begin, and what measures them.
-const WORKS: [(&str, Measure); 16] = [
+const WORKS: [(&str, Measure); 17] = [
     ("limit", integer::limit),
     ("gemm", integer::gemm),
     ("gemv", integer::gemv),
     ("conv", integer::conv),
+    ("training", training::convolutions),
     ("switch_panels", integer::switch),
     ("network", network::network),
     ("fake_quantize", fake_quantize::weight_forward),
