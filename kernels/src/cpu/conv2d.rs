@@ -137,10 +137,8 @@ struct Padded {
 impl Padded {
     /// Copies rows of the images of a part, `[rows, width]` each: row 0 of the buffer is row `first` of the image, which may
     /// be before or behind it.
-    #[inline(always)]
     fn copy(
-        self, images: &[f32], part: Part, [rows, width]: [usize; 2], first: isize, copy: impl Copied,
-        buffer: &mut Vec<f32>,
+        self, images: &[f32], part: Part, [rows, width]: [usize; 2], first: isize, buffer: &mut Vec<f32>,
     ) {
         buffer.resize(part.images * self.rows * self.row + SLACK, 0.0);
         for (image, to) in
@@ -151,30 +149,13 @@ impl Padded {
                 match usize::try_from(first + row as isize) {
                     Ok(row) if row < rows => {
                         to[..self.before].fill(0.0);
-                        copy.copy(&image[row * width..][..width], &mut to[self.before..][..width]);
+                        to[self.before..][..width].copy_from_slice(&image[row * width..][..width]);
                         to[self.before + width..].fill(0.0);
                     }
                     _ => to.fill(0.0),
                 }
             }
         }
-    }
-}
-
-/// How values are copied to a buffer.
-trait Copied: Copy + Sync {
-    /// Must be `#[inline(always)]`.
-    fn copy(self, from: &[f32], to: &mut [f32]);
-}
-
-/// As they are.
-#[derive(Clone, Copy)]
-struct AsTheyAre;
-
-impl Copied for AsTheyAre {
-    #[inline(always)]
-    fn copy(self, from: &[f32], to: &mut [f32]) {
-        to.copy_from_slice(from);
     }
 }
 
@@ -245,7 +226,7 @@ impl Weights {
         Self { packed, window, channels, isa }
     }
 
-    /// Writes the channels of the first `count` positions.
+    /// Writes the channels of all positions.
     fn correlate(&self, buffer: &[f32], positions: &[[usize; 2]], out: &mut [MaybeUninit<f32>]) {
         if positions.is_empty() || self.channels == 0 {
             return;
@@ -383,11 +364,11 @@ fn input_window(shape: &Conv2dShape, rows: usize) -> (Padded, Window) {
     (Padded { rows, row, before: shape.padding * channels }, window)
 }
 
-/// A new vector of `len` floats that `write` writes.
+/// A new vector of `len` floats, all of which `write` must write.
 pub(super) fn written(len: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
     let mut values = super::blocks::with_capacity(len);
     write(&mut values.spare_capacity_mut()[..len]);
-    // SAFETY: `write` has written them.
+    // SAFETY: `write` has written them: its duty, within this crate.
     unsafe { values.set_len(len) };
     values
 }
@@ -406,7 +387,7 @@ fn conv2d_on(isa: Isa, x: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<f32> {
     let [inputs, outputs, weights] = shape.lengths();
     assert_eq!((x.len(), w.len()), (inputs, weights), "an input and a weight of other sizes");
     let ([channels_in, channels_out], [rows, cols], k) = (shape.channels, shape.output(), shape.kernel);
-    if outputs == 0 || inputs == 0 {
+    if [inputs, outputs, weights].contains(&0) {
         return vec![0.0; outputs];
     }
     let parts = Parts::new(shape.batch, [rows, cols], 1);
@@ -425,7 +406,7 @@ fn conv2d_on(isa: Isa, x: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<f32> {
             Vec::new,
             |buffer, (part, out)| {
                 let first = (part.first_row * shape.stride) as isize - shape.padding as isize;
-                padded.copy(x, part, [shape.input[0], width], first, AsTheyAre, buffer);
+                padded.copy(x, part, [shape.input[0], width], first, buffer);
                 weights.correlate(buffer, &positions[..part.images * part.rows * cols], out);
             },
         );
@@ -475,7 +456,7 @@ fn conv2d_input_gradient_on(isa: Isa, dy: &[f32], w: &[f32], shape: &Conv2dShape
     assert_eq!((dy.len(), w.len()), (outputs, weights), "a gradient and a weight of other sizes");
     let ([channels_in, channels_out], k, stride) = (shape.channels, shape.kernel, shape.stride);
     let ([rows, cols], [height, width]) = (shape.input, shape.output());
-    if outputs == 0 || inputs == 0 {
+    if [inputs, outputs, weights].contains(&0) {
         return vec![0.0; inputs];
     }
     let parts = Parts::new(shape.batch, [rows, cols], stride);
@@ -516,7 +497,7 @@ fn conv2d_input_gradient_on(isa: Isa, dy: &[f32], w: &[f32], shape: &Conv2dShape
         let cut = cut(dx, parts.iter(), cols * channels_in);
         cut.into_par_iter().for_each_init(Vec::new, |buffer, (part, dx)| {
             let first = (part.first_row / stride) as isize - margin(shape) as isize;
-            padded.copy(dy, part, [height, width * channels_out], first, AsTheyAre, buffer);
+            padded.copy(dy, part, [height, width * channels_out], first, buffer);
             for (y, cols, weights, positions) in &residues {
                 // Inputs that no tap meets have no window, and so a gradient of zero.
                 weights.correlate(buffer, &positions[..part.images * of_band(part, *y) * cols], dx);
@@ -542,7 +523,7 @@ pub fn conv2d_weight_gradient(x: &[f32], dy: &[f32], shape: &Conv2dShape) -> Vec
 fn conv2d_weight_gradient_on(isa: Isa, x: &[f32], dy: &[f32], shape: &Conv2dShape) -> Vec<f32> {
     let [inputs, outputs, weights] = shape.lengths();
     assert_eq!((x.len(), dy.len()), (inputs, outputs), "tensors of other sizes");
-    if outputs == 0 || inputs == 0 {
+    if [inputs, outputs, weights].contains(&0) {
         return vec![0.0; weights];
     }
     let ([channels_in, channels_out], k) = (shape.channels, shape.kernel);
@@ -560,7 +541,7 @@ fn conv2d_weight_gradient_on(isa: Isa, x: &[f32], dy: &[f32], shape: &Conv2dShap
     };
     let copy = |part: Part, buffer: &mut Vec<f32>| {
         let first = (part.first_row * shape.stride) as isize - shape.padding as isize;
-        padded.copy(x, part, [shape.input[0], width], first, AsTheyAre, buffer);
+        padded.copy(x, part, [shape.input[0], width], first, buffer);
     };
     if shape.depthwise {
         let positions = output_positions(shape, parts, padded);
