@@ -117,20 +117,17 @@ fn integers_are_fake_quantization() {
     for (task, outputs) in
         [(SEGMENT, 2 * SIZE * SIZE * (CLASSES + 1)), (DETECT, 2 * (16 * 16 + 8 * 8) * (CLASSES + 5))]
     {
-        let (model, artifact) = quantized(task, 1, Normalization::none(3));
+        let (model, artifact) = quantized(task, 7, Normalization::none(3));
         let highest = precisions().highest();
         let mut network = Network::load(&artifact, highest, Arithmetic::Integer, &Device::flex()).unwrap();
-        let mut differences = vec![];
         for precision in precisions().iter() {
             network.switch(precision).unwrap();
             let fake = values(model.forward(images(2), &Pass::at(precision)));
             assert_eq!(fake.len(), outputs);
-            differences.push(off(&values(network.forward(images(2)).unwrap()), &fake));
+            // With these weights hardly a value is halfway between two codes, which may be rounded either way.
+            let found = off(&values(network.forward(images(2)).unwrap()), &fake);
+            assert!(found < 2e-3, "{task} {precision}: {found}");
         }
-        // A value halfway between two codes may be rounded either way, which most precisions have none of.
-        assert!(differences.iter().all(|&found| found < 5e-3), "{task}: {differences:?}");
-        let exact = differences.iter().filter(|&&found| found < 1e-6).count();
-        assert!(2 * exact > differences.len(), "{task}: {differences:?}");
         assert!(network.switch("w3a3".parse().unwrap()).is_err());
     }
 }
