@@ -8,11 +8,12 @@
 //!
 //! The gradient of the input is of the same form: for each residue of row and column modulo the stride, it correlates the
 //! output's gradient with the turned kernel's taps of that residue. That of the weight adds up, for tiles of the run by output
-//! channels, over all outputs. Depthwise convolutions, the same with a kernel for each channel, have [loops](super::depthwise) of their own.
+//! channels, over all outputs. Kernels of 3 x 3 in steps of one have [fewer products](super::winograd), and depthwise
+//! convolutions, the same with a kernel for each channel, [loops](super::depthwise) of their own.
 
-use super::depthwise;
 use super::isa::{Isa, run_on};
 use super::vector::{Avx2, Avx512, Portable, Vector};
+use super::{depthwise, winograd};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
@@ -66,46 +67,48 @@ impl Conv2dShape {
     }
 }
 
-/// Outputs that are computed together: about so many. What is computed together does not depend on the number of threads,
+/// Outputs that are computed together: about so many. What is added up together does not depend on the number of threads,
 /// and so results do not.
 const POSITIONS: usize = 256;
 /// Most images that are computed together.
 const IMAGES: usize = 16;
 /// Vectors of channels in a tile.
 const VECTORS: usize = 2;
+/// Most channels of a [`Block`].
+pub(super) const BLOCK: usize = VECTORS * 16;
 /// What tiles may read past the end of a run.
-const SLACK: usize = 32;
+pub(super) const SLACK: usize = 16;
 
 /// How a tensor `[batch, rows, cols, channels]` is cut into parts: whole images, or bands of rows of one image.
 #[derive(Clone, Copy)]
-struct Parts {
+pub(super) struct Parts {
     batch: usize,
     rows: usize,
     /// Images of a part; 1 if it has not all rows.
     images: usize,
     /// Rows of a part.
-    band: usize,
+    pub band: usize,
 }
 
 /// One of [`Parts`].
 #[derive(Clone, Copy)]
-struct Part {
+pub(super) struct Part {
     first_image: usize,
-    images: usize,
-    first_row: usize,
-    rows: usize,
+    pub images: usize,
+    pub first_row: usize,
+    pub rows: usize,
 }
 
 impl Parts {
-    /// Of about [`POSITIONS`] positions, and a multiple of `step` rows.
-    fn new(batch: usize, [rows, cols]: [usize; 2], step: usize) -> Self {
-        let band = (2 * POSITIONS / cols.max(1)).max(1).next_multiple_of(step);
-        let images = (POSITIONS / (rows * cols).max(1)).clamp(1, IMAGES).min(batch.max(1));
+    /// Of about so many positions, and a multiple of `step` rows.
+    pub fn new(batch: usize, [rows, cols]: [usize; 2], step: usize, positions: usize) -> Self {
+        let band = (2 * positions / cols.max(1)).max(1).next_multiple_of(step);
+        let images = (positions / (rows * cols).max(1)).clamp(1, IMAGES).min(batch.max(1));
         let (images, band) = if band < rows { (1, band) } else { (images, rows) };
         Self { batch, rows, images, band }
     }
 
-    fn iter(self) -> impl Iterator<Item = Part> {
+    pub fn iter(self) -> impl Iterator<Item = Part> {
         (0..self.batch).step_by(self.images).flat_map(move |first_image| {
             let images = self.images.min(self.batch - first_image);
             (0..self.rows).step_by(self.band).map(move |first_row| {
@@ -117,7 +120,9 @@ impl Parts {
 }
 
 /// Cuts `values` into the given parts, with rows of `row` floats.
-fn cut<T>(mut values: &mut [T], parts: impl Iterator<Item = Part>, row: usize) -> Vec<(Part, &mut [T])> {
+pub(super) fn cut<T>(
+    mut values: &mut [T], parts: impl Iterator<Item = Part>, row: usize,
+) -> Vec<(Part, &mut [T])> {
     let piece = |part: Part| {
         (part, values.split_off_mut(..part.images * part.rows * row).expect("parts of the whole"))
     };
@@ -126,18 +131,18 @@ fn cut<T>(mut values: &mut [T], parts: impl Iterator<Item = Part>, row: usize) -
 
 /// Rows of images with zeros around them, in floats.
 #[derive(Clone, Copy)]
-struct Padded {
+pub(super) struct Padded {
     /// Rows of an image in the buffer.
-    rows: usize,
+    pub rows: usize,
     /// Floats of a row in the buffer, and of the zeros before a row of the image.
-    row: usize,
-    before: usize,
+    pub row: usize,
+    pub before: usize,
 }
 
 impl Padded {
     /// Copies rows of the images of a part, `[rows, width]` each: row 0 of the buffer is row `first` of the image, which may
     /// be before or behind it.
-    fn copy(
+    pub fn copy(
         self, images: &[f32], part: Part, [rows, width]: [usize; 2], first: isize, buffer: &mut Vec<f32>,
     ) {
         buffer.resize(part.images * self.rows * self.row + SLACK, 0.0);
@@ -193,13 +198,38 @@ struct Weights {
     isa: Isa,
 }
 
-/// Blocks of channels on vectors of so many lanes: the first channel and how many vectors.
-fn blocks(channels: usize, lanes: usize) -> impl Iterator<Item = (usize, usize)> {
-    let block = lanes * VECTORS;
-    (0..channels).step_by(block).map(move |first| (first, (channels - first).min(block).div_ceil(lanes)))
+/// Channels that are computed together: the first one, and how many vectors.
+#[derive(Clone, Copy)]
+pub(super) struct Block {
+    pub first: usize,
+    pub vectors: usize,
 }
 
-const fn lanes(isa: Isa) -> usize {
+impl Block {
+    /// Channels, with those that fill the last vector.
+    pub const fn size(self, lanes: usize) -> usize {
+        self.vectors * lanes
+    }
+}
+
+/// Blocks of channels on vectors of so many lanes.
+pub(super) fn blocks(channels: usize, lanes: usize) -> impl Iterator<Item = Block> {
+    let block = move |first: usize| {
+        let vectors = (channels - first).min(lanes * VECTORS).div_ceil(lanes);
+        Block { first, vectors }
+    };
+    (0..channels).step_by(lanes * VECTORS).map(block)
+}
+
+/// The instructions for so many channels: no longer vectors than they fill.
+const fn narrow(isa: Isa, channels: usize) -> Isa {
+    match isa {
+        Isa::Avx512 if channels <= Avx2::LANES => Isa::Avx2,
+        isa => isa,
+    }
+}
+
+pub(super) const fn lanes(isa: Isa) -> usize {
     match isa {
         Isa::Portable => Portable::LANES,
         Isa::Avx2 => Avx2::LANES,
@@ -210,15 +240,18 @@ const fn lanes(isa: Isa) -> usize {
 impl Weights {
     /// `weight(row, place in the run, channel)`.
     fn pack(window: Window, channels: usize, isa: Isa, weight: impl Fn(usize, usize, usize) -> f32) -> Self {
+        let isa = narrow(isa, channels);
         let lanes = lanes(isa);
         let steps = window.rows * window.run;
         let mut packed = Vec::with_capacity(steps * channels.next_multiple_of(lanes));
-        for (first, vectors) in blocks(channels, lanes) {
+        for block in blocks(channels, lanes) {
             for row in 0..window.rows {
                 for place in 0..window.run {
-                    packed.extend((first..first + vectors * lanes).map(|channel| match channel < channels {
-                        true => weight(row, place, channel),
-                        false => 0.0,
+                    packed.extend((block.first..block.first + block.size(lanes)).map(|channel| {
+                        match channel < channels {
+                            true => weight(row, place, channel),
+                            false => 0.0,
+                        }
                     }));
                 }
             }
@@ -239,26 +272,28 @@ impl Weights {
         // sure of.
         run_on!(self.isa, |isa| unsafe {
             match isa {
-                Isa::Portable => self.blocks::<Portable, 6>(buffer, positions, out),
-                Isa::Avx2 => self.blocks::<Avx2, 6>(buffer, positions, out),
-                Isa::Avx512 => self.blocks::<Avx512, 12>(buffer, positions, out),
+                Isa::Portable => self.blocks::<Portable, 12, 6>(buffer, positions, out),
+                Isa::Avx2 => self.blocks::<Avx2, 12, 6>(buffer, positions, out),
+                Isa::Avx512 => self.blocks::<Avx512, 12, 12>(buffer, positions, out),
             }
         });
     }
 
+    /// In tiles of `ONE` positions with one vector of channels, or of `TWO` with two.
     #[inline(always)]
-    unsafe fn blocks<V: Vector, const P: usize>(
+    unsafe fn blocks<V: Vector, const ONE: usize, const TWO: usize>(
         &self, buffer: &[f32], positions: &[[usize; 2]], out: &mut [MaybeUninit<f32>],
     ) {
         let steps = self.window.rows * self.window.run;
-        for (first, vectors) in blocks(self.channels, V::LANES) {
-            let weights = &self.packed[steps * first..][..steps * vectors * V::LANES];
-            let channels = (self.channels - first).min(vectors * V::LANES);
+        for block in blocks(self.channels, V::LANES) {
+            let (first, size) = (block.first, block.size(V::LANES));
+            let weights = &self.packed[steps * first..][..steps * size];
+            let channels = (self.channels - first).min(size);
             // SAFETY: The caller's.
             unsafe {
-                match vectors {
-                    1 => self.tiles::<V, P, 1>(buffer, positions, weights, [first, channels], out),
-                    _ => self.tiles::<V, P, 2>(buffer, positions, weights, [first, channels], out),
+                match block.vectors {
+                    1 => self.tiles::<V, ONE, 1>(buffer, positions, weights, [first, channels], out),
+                    _ => self.tiles::<V, TWO, 2>(buffer, positions, weights, [first, channels], out),
                 }
             }
         }
@@ -390,7 +425,10 @@ fn conv2d_on(isa: Isa, x: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<f32> {
     if [inputs, outputs, weights].contains(&0) {
         return vec![0.0; outputs];
     }
-    let parts = Parts::new(shape.batch, [rows, cols], 1);
+    if winograd::fits(shape) {
+        return winograd::conv2d(isa, x, w, shape);
+    }
+    let parts = Parts::new(shape.batch, [rows, cols], 1, POSITIONS);
     let (padded, window) = input_window(shape, parts.band);
     let weights = if shape.depthwise {
         Kernel::depthwise(window, channels_in, isa, |row, col, channel| w[(channel * k + row) * k + col])
@@ -459,7 +497,10 @@ fn conv2d_input_gradient_on(isa: Isa, dy: &[f32], w: &[f32], shape: &Conv2dShape
     if [inputs, outputs, weights].contains(&0) {
         return vec![0.0; inputs];
     }
-    let parts = Parts::new(shape.batch, [rows, cols], stride);
+    if winograd::fits(shape) {
+        return winograd::conv2d_input_gradient(isa, dy, w, shape);
+    }
+    let parts = Parts::new(shape.batch, [rows, cols], stride, POSITIONS);
     // The farthest windows end here, for the last row of a band and for the last column.
     let reach = |size: usize| (size - 1 + shape.padding) / stride + 1 + margin(shape);
     let row = reach(cols).max(width + margin(shape)) * channels_out;
@@ -509,7 +550,15 @@ fn conv2d_input_gradient_on(isa: Isa, dy: &[f32], w: &[f32], shape: &Conv2dShape
 /// Most tasks of a gradient of weights.
 const TASKS: usize = 16;
 /// Floats of the gradient of a weight that are worth a task of their own.
-const OWN: usize = 1 << 16;
+const OWN: usize = 1 << 15;
+
+/// How sums for so many weights over so many parts, for so many blocks of channels, are cut into tasks: groups of parts and
+/// splits of the blocks. Few weights: of some parts each. Many: of some channels each.
+pub(super) fn tasks(weights: usize, parts: usize, blocks: usize) -> [usize; 2] {
+    let groups = (TASKS * OWN / weights.max(1)).clamp(1, TASKS).min(parts);
+    // Splits do not change what is added up, and so their number may depend on that of the threads.
+    [groups, (2 * rayon::current_num_threads()).div_ceil(groups).min(blocks)]
+}
 
 /// The gradient of the weight from that of the output, `dy`, and the input `x`, both channels last.
 ///
@@ -526,14 +575,18 @@ fn conv2d_weight_gradient_on(isa: Isa, x: &[f32], dy: &[f32], shape: &Conv2dShap
     if [inputs, outputs, weights].contains(&0) {
         return vec![0.0; weights];
     }
+    if winograd::fits(shape) {
+        return winograd::conv2d_weight_gradient(isa, x, dy, shape);
+    }
     let ([channels_in, channels_out], k) = (shape.channels, shape.kernel);
     let [rows, cols] = shape.output();
-    let parts = Parts::new(shape.batch, [rows, cols], 1);
+    let parts = Parts::new(shape.batch, [rows, cols], 1, POSITIONS);
     let (padded, window) = input_window(shape, parts.band);
     let all: Vec<Part> = parts.iter().collect();
-    // Few weights: tasks of some parts each. Many: of some channels each.
-    let groups = (TASKS * OWN / weights.max(1)).clamp(1, TASKS).min(all.len());
-    let per_group = all.len().div_ceil(groups);
+    let lanes = lanes(isa);
+    let blocks: Vec<Block> = blocks(channels_out, lanes).collect();
+    let [groups, splits] = tasks(weights, all.len(), blocks.len());
+    let (per_group, per_split) = (all.len().div_ceil(groups), blocks.len().div_ceil(splits));
     let width = shape.input[1] * channels_in;
     let dy_of = |part: &Part| {
         let first = (part.first_image * rows + part.first_row) * cols * channels_out;
@@ -559,16 +612,12 @@ fn conv2d_weight_gradient_on(isa: Isa, x: &[f32], dy: &[f32], shape: &Conv2dShap
         let sums = total(sums).unwrap_or_default();
         return (0..weights).map(|i| sums[i % shape.taps() * channels_in + i / shape.taps()]).collect();
     }
-    let lanes = lanes(isa);
-    let blocks: Vec<_> = blocks(channels_out, lanes).collect();
-    let splits = (TASKS / groups).min(blocks.len());
-    let per_split = blocks.len().div_ceil(splits);
     let tasks: Vec<_> = blocks
         .chunks(per_split)
         .flat_map(|blocks| all.chunks(per_group).map(move |parts| (blocks, parts)))
         .collect();
-    let sums = |(blocks, parts): (&[(usize, usize)], &[Part])| {
-        let size = blocks.iter().map(|block| block.1 * lanes).sum::<usize>();
+    let sums = |(blocks, parts): (&[Block], &[Part])| {
+        let size = blocks.iter().map(|block| block.size(lanes)).sum::<usize>();
         let mut sums = vec![0.0; window.rows * window.run * size];
         let mut buffer = vec![];
         for part in parts {
@@ -579,6 +628,7 @@ fn conv2d_weight_gradient_on(isa: Isa, x: &[f32], dy: &[f32], shape: &Conv2dShap
                 steps: [padded.rows * padded.row, shape.stride * padded.row, shape.stride * channels_in],
                 dy: dy_of(part),
                 channels: channels_out,
+                step: channels_out,
             };
             outputs.add_products(isa, window, blocks, &mut sums);
         }
@@ -592,9 +642,9 @@ fn conv2d_weight_gradient_on(isa: Isa, x: &[f32], dy: &[f32], shape: &Conv2dShap
     // From `[rows, run, block]` to the order of the weight.
     let mut dw = vec![0.0; weights];
     dw.par_chunks_mut(channels_in * shape.taps()).enumerate().for_each(|(channel, dw)| {
-        let block = channel / (lanes * VECTORS);
-        let ((first, vectors), split) = (blocks[block], block / per_split);
-        let before: usize = blocks[split * per_split..block].iter().map(|block| block.1 * lanes).sum();
+        let index = channel / (lanes * VECTORS);
+        let (Block { first, vectors }, split) = (blocks[index], index / per_split);
+        let before: usize = blocks[split * per_split..index].iter().map(|block| block.size(lanes)).sum();
         let steps = totals[split][window.rows * window.run * before..].chunks_exact(vectors * lanes);
         for (index, sums) in steps.take(window.rows * window.run).enumerate() {
             let (row, place) = (index / window.run, index % window.run);
@@ -605,31 +655,38 @@ fn conv2d_weight_gradient_on(isa: Isa, x: &[f32], dy: &[f32], shape: &Conv2dShap
 }
 
 /// The sum of all, in their order.
-fn total(mut all: impl Iterator<Item = Vec<f32>>) -> Option<Vec<f32>> {
+pub(super) fn total(mut all: impl Iterator<Item = Vec<f32>>) -> Option<Vec<f32>> {
     let mut total = all.next()?;
-    for sums in all {
-        total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
-    }
+    let rest: Vec<_> = all.collect();
+    total.par_chunks_mut(OWN / 16).enumerate().for_each(|(index, total)| {
+        for sums in &rest {
+            let sums = &sums[index * (OWN / 16)..];
+            total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
+        }
+    });
     Some(total)
 }
 
 /// Outputs of a part with the windows that they come from.
-struct Outputs<'a> {
+pub(super) struct Outputs<'a> {
     /// Images, rows and columns.
-    counts: [usize; 3],
-    buffer: &'a [f32],
+    pub counts: [usize; 3],
+    pub buffer: &'a [f32],
     /// Of the windows in the buffer, for an image, a row and a column.
-    steps: [usize; 3],
+    pub steps: [usize; 3],
     /// `[images, rows, cols, channels]`
-    dy: &'a [f32],
-    channels: usize,
+    pub dy: &'a [f32],
+    pub channels: usize,
+    /// Floats from the channels of an output to those of the next.
+    pub step: usize,
 }
 
 impl Outputs<'_> {
     /// Adds to `sums`, `[rows, run, block]` for each block, the products of all floats of the window with all channels.
-    fn add_products(&self, isa: Isa, window: Window, blocks: &[(usize, usize)], sums: &mut [f32]) {
+    pub fn add_products(&self, isa: Isa, window: Window, blocks: &[Block], sums: &mut [f32]) {
         let [images, rows, cols] = self.counts;
-        assert_eq!(self.dy.len(), images * rows * cols * self.channels, "a gradient for each output");
+        let behind = (images * rows * cols - 1) * self.step + self.channels;
+        assert!(behind <= self.dy.len(), "a gradient for each output");
         let last = (images - 1) * self.steps[0] + (rows - 1) * self.steps[1] + (cols - 1) * self.steps[2];
         let reach = (window.rows - 1) * window.pitch + window.run;
         assert!(last + reach + SLACK <= self.buffer.len(), "windows end inside the buffer");
@@ -637,9 +694,9 @@ impl Outputs<'_> {
         // instructions are those that `run_on` makes sure of.
         run_on!(isa, |isa| unsafe {
             match isa {
-                Isa::Portable => self.blocks::<Portable, 12, 6>(window, blocks, sums),
-                Isa::Avx2 => self.blocks::<Avx2, 12, 6>(window, blocks, sums),
-                Isa::Avx512 => self.blocks::<Avx512, 24, 12>(window, blocks, sums),
+                Isa::Portable => self.blocks::<Portable, 8, 4>(window, blocks, sums),
+                Isa::Avx2 => self.blocks::<Avx2, 8, 4>(window, blocks, sums),
+                Isa::Avx512 => self.blocks::<Avx512, 16, 8>(window, blocks, sums),
             }
         });
     }
@@ -647,16 +704,16 @@ impl Outputs<'_> {
     /// Tiles of `ONE` floats and one vector, or of `TWO` floats and two.
     #[inline(always)]
     unsafe fn blocks<V: Vector, const ONE: usize, const TWO: usize>(
-        &self, window: Window, blocks: &[(usize, usize)], mut sums: &mut [f32],
+        &self, window: Window, blocks: &[Block], mut sums: &mut [f32],
     ) {
-        for &(first, vectors) in blocks {
-            let (of_block, rest) = sums.split_at_mut(window.rows * window.run * vectors * V::LANES);
+        for block in blocks {
+            let (of_block, rest) = sums.split_at_mut(window.rows * window.run * block.size(V::LANES));
             sums = rest;
             // SAFETY: The caller's.
             unsafe {
-                match vectors {
-                    1 => self.tiles::<V, ONE, 1>(window, first, of_block),
-                    _ => self.tiles::<V, TWO, 2>(window, first, of_block),
+                match block.vectors {
+                    1 => self.tiles::<V, ONE, 1>(window, block.first, of_block),
+                    _ => self.tiles::<V, TWO, 2>(window, block.first, of_block),
                 }
             }
         }
@@ -672,12 +729,12 @@ impl Outputs<'_> {
         let mut ends = vec![];
         if !whole {
             ends.resize(images * rows * cols * N * V::LANES, 0.0f32);
-            for (end, dy) in ends.chunks_exact_mut(N * V::LANES).zip(self.dy.chunks_exact(self.channels)) {
-                end[..self.channels - first].copy_from_slice(&dy[first..]);
+            for (end, dy) in ends.chunks_exact_mut(N * V::LANES).zip(self.dy.chunks(self.step)) {
+                end[..self.channels - first].copy_from_slice(&dy[first..self.channels]);
             }
         }
         let (dy, step) = match whole {
-            true => (self.dy[first..].as_ptr(), self.channels),
+            true => (self.dy[first..].as_ptr(), self.step),
             false => (ends.as_ptr(), N * V::LANES),
         };
         for row in 0..window.rows {
@@ -770,7 +827,7 @@ mod tests {
                 padding: 1,
                 depthwise,
             };
-            assert!(Parts::new(2, shape.output(), 1).band < shape.output()[0] || stride > 1);
+            assert!(Parts::new(2, shape.output(), 1, POSITIONS).band < shape.output()[0] || stride > 1);
             let [inputs, outputs, weights] = shape.lengths();
             let (x, w, dy) = (values(inputs, 1), values(weights, 2), values(outputs, 3));
             close(&conv2d(&x, &w, &shape), &reference::conv2d(&x, &w, &shape));

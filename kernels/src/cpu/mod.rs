@@ -11,7 +11,7 @@
 //! | `runs` | loops over the elements that share a scale |
 //! | `codes`, `planes`, `sample`, `halves` | the arithmetic: codes in `f32`, packed codes in `u64`, halves |
 //! | `fake_quantize`, `packed`, `scale_search` | the operations |
-//! | `conv2d`, `depthwise`, `batch_norm` | float convolution and BatchNorm for training |
+//! | `conv2d`, `winograd`, `depthwise`, `batch_norm` | float convolution and BatchNorm for training |
 //! | `language` | what language models compute between their linear layers |
 //! | `pages`, `team` | how memory and threads come from the system |
 
@@ -33,6 +33,7 @@ mod sample;
 mod scale_search;
 mod team;
 mod vector;
+mod winograd;
 
 pub use batch_norm::{BatchNormGradients, BatchNormShape, batch_norm, batch_norm_backward};
 pub use blocks::Operation;

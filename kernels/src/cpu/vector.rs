@@ -11,6 +11,8 @@ pub(super) trait Vector: Copy {
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
+    unsafe fn plus(self, other: Self) -> Self;
+    unsafe fn minus(self, other: Self) -> Self;
     /// `self * factor + term`, in one rounding where that is one instruction.
     unsafe fn multiply_add(self, factor: Self, term: Self) -> Self;
 }
@@ -37,6 +39,16 @@ impl Vector for Portable {
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: The caller's.
         unsafe { to.cast::<Self>().write_unaligned(self) }
+    }
+
+    #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        std::array::from_fn(|lane| self[lane] + other[lane])
+    }
+
+    #[inline(always)]
+    unsafe fn minus(self, other: Self) -> Self {
+        std::array::from_fn(|lane| self[lane] - other[lane])
     }
 
     #[inline(always)]
@@ -71,6 +83,16 @@ impl Vector for f32 {
     }
 
     #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        self + other
+    }
+
+    #[inline(always)]
+    unsafe fn minus(self, other: Self) -> Self {
+        self - other
+    }
+
+    #[inline(always)]
     unsafe fn multiply_add(self, factor: Self, term: Self) -> Self {
         self * factor + term
     }
@@ -80,11 +102,16 @@ impl Vector for f32 {
 mod x86 {
     use super::Vector;
     use std::arch::x86_64::{__m256, __m512};
-    use std::arch::x86_64::{_mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_storeu_ps};
-    use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps};
+    use std::arch::x86_64::{
+        _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm256_sub_ps,
+    };
+    use std::arch::x86_64::{
+        _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps, _mm512_sub_ps,
+    };
 
     macro_rules! vector {
-        ($vector:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $multiply_add:ident) => {
+        ($vector:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $plus:ident, $minus:ident,
+         $multiply_add:ident) => {
             impl Vector for $vector {
                 const LANES: usize = $lanes;
 
@@ -107,6 +134,18 @@ mod x86 {
                 }
 
                 #[inline(always)]
+                unsafe fn plus(self, other: Self) -> Self {
+                    // SAFETY: The caller's.
+                    unsafe { $plus(self, other) }
+                }
+
+                #[inline(always)]
+                unsafe fn minus(self, other: Self) -> Self {
+                    // SAFETY: The caller's.
+                    unsafe { $minus(self, other) }
+                }
+
+                #[inline(always)]
                 unsafe fn multiply_add(self, factor: Self, term: Self) -> Self {
                     // SAFETY: The caller's.
                     unsafe { $multiply_add(self, factor, term) }
@@ -115,8 +154,26 @@ mod x86 {
         };
     }
 
-    vector!(__m256, 8, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_fmadd_ps);
-    vector!(__m512, 16, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_fmadd_ps);
+    vector!(
+        __m256,
+        8,
+        _mm256_set1_ps,
+        _mm256_loadu_ps,
+        _mm256_storeu_ps,
+        _mm256_add_ps,
+        _mm256_sub_ps,
+        _mm256_fmadd_ps
+    );
+    vector!(
+        __m512,
+        16,
+        _mm512_set1_ps,
+        _mm512_loadu_ps,
+        _mm512_storeu_ps,
+        _mm512_add_ps,
+        _mm512_sub_ps,
+        _mm512_fmadd_ps
+    );
 }
 
 #[cfg(target_arch = "x86_64")]
