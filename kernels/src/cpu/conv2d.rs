@@ -70,8 +70,8 @@ impl Conv2dShape {
 /// Outputs that are computed together: about so many. What is added up together does not depend on the number of threads,
 /// and so results do not.
 const POSITIONS: usize = 256;
-/// Most images that are computed together.
-const IMAGES: usize = 16;
+/// As many positions as an image counts for at least.
+const IMAGE: usize = 16;
 /// Vectors of channels in a tile.
 const VECTORS: usize = 2;
 /// Most channels of a [`Block`].
@@ -103,9 +103,14 @@ impl Parts {
     /// Of about so many positions, and a multiple of `step` rows.
     pub fn new(batch: usize, [rows, cols]: [usize; 2], step: usize, positions: usize) -> Self {
         let band = (2 * positions / cols.max(1)).max(1).next_multiple_of(step);
-        let images = (positions / (rows * cols).max(1)).clamp(1, IMAGES).min(batch.max(1));
+        let images = (positions / (rows * cols).max(1)).clamp(1, positions / IMAGE).min(batch.max(1));
         let (images, band) = if band < rows { (1, band) } else { (images, rows) };
         Self { batch, rows, images, band }
+    }
+
+    /// With the floats of each, in rows of `row` floats.
+    pub fn of_rows(self, row: usize) -> impl Iterator<Item = (Part, usize)> {
+        self.iter().map(move |part| (part, part.images * part.rows * row))
     }
 
     pub fn iter(self) -> impl Iterator<Item = Part> {
@@ -119,14 +124,12 @@ impl Parts {
     }
 }
 
-/// Cuts `values` into the given parts, with rows of `row` floats.
-pub(super) fn cut<T>(
-    mut values: &mut [T], parts: impl Iterator<Item = Part>, row: usize,
-) -> Vec<(Part, &mut [T])> {
-    let piece = |part: Part| {
-        (part, values.split_off_mut(..part.images * part.rows * row).expect("parts of the whole"))
-    };
-    parts.map(piece).collect()
+/// Cuts `values` into pieces, with what they are for and how long they are.
+pub(super) fn cut<P, T>(
+    mut values: &mut [T], pieces: impl Iterator<Item = (P, usize)>,
+) -> Vec<(P, &mut [T])> {
+    let piece = |(of, len): (P, usize)| (of, values.split_off_mut(..len).expect("pieces of the whole"));
+    pieces.map(piece).collect()
 }
 
 /// Rows of images with zeros around them, in floats.
@@ -239,23 +242,22 @@ pub(super) const fn lanes(isa: Isa) -> usize {
 
 impl Weights {
     /// `weight(row, place in the run, channel)`.
-    fn pack(window: Window, channels: usize, isa: Isa, weight: impl Fn(usize, usize, usize) -> f32) -> Self {
+    fn pack(
+        window: Window, channels: usize, isa: Isa, weight: impl Fn(usize, usize, usize) -> f32 + Sync,
+    ) -> Self {
         let isa = narrow(isa, channels);
         let lanes = lanes(isa);
         let steps = window.rows * window.run;
-        let mut packed = Vec::with_capacity(steps * channels.next_multiple_of(lanes));
-        for block in blocks(channels, lanes) {
-            for row in 0..window.rows {
-                for place in 0..window.run {
-                    packed.extend((block.first..block.first + block.size(lanes)).map(|channel| {
-                        match channel < channels {
-                            true => weight(row, place, channel),
-                            false => 0.0,
-                        }
-                    }));
+        let mut packed = vec![0.0; steps * channels.next_multiple_of(lanes)];
+        let pieces = blocks(channels, lanes).map(|block| (block, steps * block.size(lanes)));
+        cut(&mut packed, pieces).into_par_iter().for_each(|(block, packed)| {
+            for (step, packed) in packed.chunks_exact_mut(block.size(lanes)).enumerate() {
+                let (row, place) = (step / window.run, step % window.run);
+                for (packed, channel) in packed.iter_mut().zip(block.first..channels) {
+                    *packed = weight(row, place, channel);
                 }
             }
-        }
+        });
         Self { packed, window, channels, isa }
     }
 
@@ -360,7 +362,9 @@ enum Kernel {
 
 impl Kernel {
     /// `weight(row, place in the run, channel)`.
-    fn dense(window: Window, channels: usize, isa: Isa, weight: impl Fn(usize, usize, usize) -> f32) -> Self {
+    fn dense(
+        window: Window, channels: usize, isa: Isa, weight: impl Fn(usize, usize, usize) -> f32 + Sync,
+    ) -> Self {
         Self::Dense(Weights::pack(window, channels, isa, weight))
     }
 
@@ -440,7 +444,7 @@ fn conv2d_on(isa: Isa, x: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<f32> {
     let positions = output_positions(shape, parts, padded);
     let width = shape.input[1] * channels_in;
     written(outputs, |out| {
-        cut(out, parts.iter(), cols * channels_out).into_par_iter().for_each_init(
+        cut(out, parts.of_rows(cols * channels_out)).into_par_iter().for_each_init(
             Vec::new,
             |buffer, (part, out)| {
                 let first = (part.first_row * shape.stride) as isize - shape.padding as isize;
@@ -535,7 +539,7 @@ fn conv2d_input_gradient_on(isa: Isa, dy: &[f32], w: &[f32], shape: &Conv2dShape
         })
         .collect();
     written(inputs, |dx| {
-        let cut = cut(dx, parts.iter(), cols * channels_in);
+        let cut = cut(dx, parts.of_rows(cols * channels_in));
         cut.into_par_iter().for_each_init(Vec::new, |buffer, (part, dx)| {
             let first = (part.first_row / stride) as isize - margin(shape) as isize;
             padded.copy(dy, part, [height, width * channels_out], first, buffer);
@@ -554,7 +558,7 @@ const OWN: usize = 1 << 15;
 
 /// How sums for so many weights over so many parts, for so many blocks of channels, are cut into tasks: groups of parts and
 /// splits of the blocks. Few weights: of some parts each. Many: of some channels each.
-pub(super) fn tasks(weights: usize, parts: usize, blocks: usize) -> [usize; 2] {
+fn tasks(weights: usize, parts: usize, blocks: usize) -> [usize; 2] {
     let groups = (TASKS * OWN / weights.max(1)).clamp(1, TASKS).min(parts);
     // Splits do not change what is added up, and so their number may depend on that of the threads.
     [groups, (2 * rayon::current_num_threads()).div_ceil(groups).min(blocks)]
@@ -582,11 +586,6 @@ fn conv2d_weight_gradient_on(isa: Isa, x: &[f32], dy: &[f32], shape: &Conv2dShap
     let [rows, cols] = shape.output();
     let parts = Parts::new(shape.batch, [rows, cols], 1, POSITIONS);
     let (padded, window) = input_window(shape, parts.band);
-    let all: Vec<Part> = parts.iter().collect();
-    let lanes = lanes(isa);
-    let blocks: Vec<Block> = blocks(channels_out, lanes).collect();
-    let [groups, splits] = tasks(weights, all.len(), blocks.len());
-    let (per_group, per_split) = (all.len().div_ceil(groups), blocks.len().div_ceil(splits));
     let width = shape.input[1] * channels_in;
     let dy_of = |part: &Part| {
         let first = (part.first_image * rows + part.first_row) * cols * channels_out;
@@ -596,8 +595,10 @@ fn conv2d_weight_gradient_on(isa: Isa, x: &[f32], dy: &[f32], shape: &Conv2dShap
         let first = (part.first_row * shape.stride) as isize - shape.padding as isize;
         padded.copy(x, part, [shape.input[0], width], first, buffer);
     };
+    let steps = window.rows * window.run;
     if shape.depthwise {
         let positions = output_positions(shape, parts, padded);
+        let all: Vec<Part> = parts.iter().collect();
         let sums = |parts: &[Part]| {
             let (mut sums, mut buffer) = (vec![0.0; weights], vec![]);
             for part in parts {
@@ -608,54 +609,79 @@ fn conv2d_weight_gradient_on(isa: Isa, x: &[f32], dy: &[f32], shape: &Conv2dShap
             }
             sums
         };
-        let sums = all.par_chunks(per_group).map(sums).collect::<Vec<_>>().into_iter();
+        let [groups, _] = tasks(weights, all.len(), 1);
+        let sums = all.par_chunks(all.len().div_ceil(groups)).map(sums).collect::<Vec<_>>().into_iter();
         let sums = total(sums).unwrap_or_default();
         return (0..weights).map(|i| sums[i % shape.taps() * channels_in + i / shape.taps()]).collect();
     }
+    let add = |buffer: &mut Vec<f32>, part: Part, blocks: &[Block], sums: &mut [f32]| {
+        copy(part, buffer);
+        let outputs = Outputs {
+            counts: [part.images, part.rows, cols],
+            buffer,
+            steps: [padded.rows * padded.row, shape.stride * padded.row, shape.stride * channels_in],
+            dy: dy_of(&part),
+            channels: channels_out,
+            step: channels_out,
+        };
+        outputs.add_products(isa, window, blocks, sums);
+    };
+    let taps = shape.taps();
+    sums_of_products(isa, channels_out, steps, channels_in * taps, parts, add, |sums, size, dw| {
+        let mut kernels = vec![[0.0; BLOCK]; taps];
+        for channel in 0..channels_in {
+            for (tap, values) in kernels.iter_mut().enumerate() {
+                let step = tap / k * window.run + tap % k * channels_in + channel;
+                values[..size].copy_from_slice(&sums[step * size..][..size]);
+            }
+            for (lane, dw) in dw.chunks_exact_mut(channels_in * taps).enumerate() {
+                for (dw, values) in dw[channel * taps..].iter_mut().zip(&kernels) {
+                    *dw = values[lane];
+                }
+            }
+        }
+    })
+}
+
+/// The gradient of a weight from sums of products over all parts, `[steps, block]` for each block of output channels: `add` adds
+/// those of a part for some blocks, and `write` makes rows of `row` floats of those of a block, one for each of its channels.
+pub(super) fn sums_of_products<S: Default>(
+    isa: Isa, channels: usize, steps: usize, row: usize, parts: Parts,
+    add: impl Fn(&mut S, Part, &[Block], &mut [f32]) + Sync,
+    write: impl Fn(&[f32], usize, &mut [f32]) + Sync,
+) -> Vec<f32> {
+    let lanes = lanes(isa);
+    let all: Vec<Part> = parts.iter().collect();
+    let blocks: Vec<Block> = blocks(channels, lanes).collect();
+    let [groups, splits] = tasks(steps * channels, all.len(), blocks.len());
+    let (per_group, per_split) = (all.len().div_ceil(groups), blocks.len().div_ceil(splits));
+    let sizes = |blocks: &[Block]| blocks.iter().map(|block| block.size(lanes)).sum::<usize>();
     let tasks: Vec<_> = blocks
         .chunks(per_split)
         .flat_map(|blocks| all.chunks(per_group).map(move |parts| (blocks, parts)))
         .collect();
     let sums = |(blocks, parts): (&[Block], &[Part])| {
-        let size = blocks.iter().map(|block| block.size(lanes)).sum::<usize>();
-        let mut sums = vec![0.0; window.rows * window.run * size];
-        let mut buffer = vec![];
-        for part in parts {
-            copy(*part, &mut buffer);
-            let outputs = Outputs {
-                counts: [part.images, part.rows, cols],
-                buffer: &buffer,
-                steps: [padded.rows * padded.row, shape.stride * padded.row, shape.stride * channels_in],
-                dy: dy_of(part),
-                channels: channels_out,
-                step: channels_out,
-            };
-            outputs.add_products(isa, window, blocks, &mut sums);
-        }
+        let (mut sums, mut state) = (vec![0.0; steps * sizes(blocks)], S::default());
+        parts.iter().for_each(|part| add(&mut state, *part, blocks, &mut sums));
         sums
     };
-    let sums: Vec<Vec<f32>> = tasks.into_par_iter().map(sums).collect();
-    let mut sums = sums.into_iter();
+    let mut sums = tasks.into_par_iter().map(sums).collect::<Vec<_>>().into_iter();
     let groups = all.len().div_ceil(per_group);
     let of_split = |_| total(sums.by_ref().take(groups)).expect("a task for each split and group");
     let totals: Vec<Vec<f32>> = blocks.chunks(per_split).map(of_split).collect();
-    // From `[rows, run, block]` to the order of the weight.
-    let mut dw = vec![0.0; weights];
-    dw.par_chunks_mut(channels_in * shape.taps()).enumerate().for_each(|(channel, dw)| {
-        let index = channel / (lanes * VECTORS);
-        let (Block { first, vectors }, split) = (blocks[index], index / per_split);
-        let before: usize = blocks[split * per_split..index].iter().map(|block| block.size(lanes)).sum();
-        let steps = totals[split][window.rows * window.run * before..].chunks_exact(vectors * lanes);
-        for (index, sums) in steps.take(window.rows * window.run).enumerate() {
-            let (row, place) = (index / window.run, index % window.run);
-            dw[(place % channels_in * k + row) * k + place / channels_in] = sums[channel - first];
-        }
+    let mut gradient = vec![0.0; channels * row];
+    let rows =
+        |(index, block): (usize, &Block)| (index, (channels - block.first).min(block.size(lanes)) * row);
+    cut(&mut gradient, blocks.iter().enumerate().map(rows)).into_par_iter().for_each(|(index, gradient)| {
+        let (first, size) = (index / per_split * per_split, blocks[index].size(lanes));
+        let before = steps * sizes(&blocks[first..index]);
+        write(&totals[index / per_split][before..][..steps * size], size, gradient);
     });
-    dw
+    gradient
 }
 
 /// The sum of all, in their order.
-pub(super) fn total(mut all: impl Iterator<Item = Vec<f32>>) -> Option<Vec<f32>> {
+fn total(mut all: impl Iterator<Item = Vec<f32>>) -> Option<Vec<f32>> {
     let mut total = all.next()?;
     let rest: Vec<_> = all.collect();
     total.par_chunks_mut(OWN / 16).enumerate().for_each(|(index, total)| {

@@ -2,13 +2,13 @@
 //! arXiv:1509.09308, section 4): a tile of 2 x 2 outputs comes from 4 x 4 inputs by 16 products for each pair of channels
 //! instead of 36, `Y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A`.
 //!
-//! The tiles of a part are transformed to their 16 points, `[tiles, 16, channels]`; for each point the channels are multiplied
+//! The tiles of a part are transformed to their 16 points, `[16, tiles, channels]`; for each point the channels are multiplied
 //! with the transformed kernels in registers; and the sums are transformed to outputs. The gradient of the input is the
 //! convolution of the output's gradient with turned kernels. That of the weight is `Gᵀ [Σ (A dY Aᵀ) ⊙ (Bᵀ d B)] G`, over all tiles.
 
 use super::conv2d::{
-    BLOCK, Block, Conv2dShape, Outputs, Padded, Part, Parts, SLACK, Window, blocks, cut, lanes, total,
-    written,
+    BLOCK, Block, Conv2dShape, Outputs, Padded, Part, Parts, SLACK, Window, blocks, cut, lanes,
+    sums_of_products, written,
 };
 use super::isa::{Isa, run_on};
 use super::vector::{Avx2, Avx512, Portable, Vector};
@@ -17,8 +17,8 @@ use std::mem::MaybeUninit;
 
 /// Points of a tile.
 const POINTS: usize = 16;
-/// Floats between the points of two tiles: room for what is read past the end, and those that are multiplied together are
-/// not in the same lines of a cache.
+/// Floats between two points of all tiles: room for what is read past the end, and the points of a tile are not in the same
+/// lines of a cache.
 const GAP: usize = SLACK;
 /// Tiles past the end that may be computed and are not written.
 const BEYOND: usize = 12;
@@ -103,6 +103,11 @@ impl Tiles {
         self.images * self.rows.div_ceil(2) * self.cols.div_ceil(2)
     }
 
+    /// Floats from a point of all tiles to the next, with `channels` of each.
+    fn pitch(self, channels: usize, lanes: usize) -> usize {
+        (self.count() + BEYOND) * channels.next_multiple_of(lanes) + GAP
+    }
+
     /// Image, row and column of the first output of a tile.
     fn place(self, tile: usize) -> [usize; 3] {
         let (rows, cols) = (self.rows.div_ceil(2), self.cols.div_ceil(2));
@@ -113,8 +118,8 @@ impl Tiles {
     fn transform<T: Transform<SIDE>, const SIDE: usize>(
         self, isa: Isa, buffer: &[f32], channels: usize, points: &mut Vec<f32>,
     ) {
-        let step = step(channels, lanes(isa));
-        points.resize((self.count() + BEYOND) * step, 0.0);
+        let pitch = self.pitch(channels, lanes(isa));
+        points.resize(POINTS * pitch, 0.0);
         let Padded { rows, row, .. } = self.padded;
         assert!(self.rows.next_multiple_of(2) + SIDE - 2 <= rows, "windows end inside the rows");
         assert!(
@@ -126,26 +131,26 @@ impl Tiles {
         // instructions are those that `run_on` makes sure of.
         run_on!(isa, |isa| unsafe {
             match isa {
-                Isa::Portable => self.transform_on::<Portable, T, SIDE>(buffer, channels, step, points),
-                Isa::Avx2 => self.transform_on::<Avx2, T, SIDE>(buffer, channels, step, points),
-                Isa::Avx512 => self.transform_on::<Avx512, T, SIDE>(buffer, channels, step, points),
+                Isa::Portable => self.transform_on::<Portable, T, SIDE>(buffer, channels, pitch, points),
+                Isa::Avx2 => self.transform_on::<Avx2, T, SIDE>(buffer, channels, pitch, points),
+                Isa::Avx512 => self.transform_on::<Avx512, T, SIDE>(buffer, channels, pitch, points),
             }
         });
     }
 
     #[inline(always)]
     unsafe fn transform_on<V: Vector, T: Transform<SIDE>, const SIDE: usize>(
-        self, buffer: &[f32], channels: usize, step: usize, points: &mut [f32],
+        self, buffer: &[f32], channels: usize, pitch: usize, points: &mut [f32],
     ) {
         let width = channels.next_multiple_of(V::LANES);
-        for (tile, points) in points.chunks_exact_mut(step).take(self.count()).enumerate() {
+        for tile in 0..self.count() {
             let [image, row, col] = self.place(tile);
             let from = (image * self.padded.rows + row) * self.padded.row + col * channels;
             for channel in (0..channels).step_by(V::LANES) {
                 // SAFETY: The caller's.
                 unsafe {
                     let from = buffer.as_ptr().add(from + channel);
-                    let to = points.as_mut_ptr().add(channel);
+                    let to = points.as_mut_ptr().add(tile * width + channel);
                     let mut lines = [[V::splat(0.0); 4]; SIDE];
                     for (row, points) in lines.iter_mut().enumerate() {
                         let mut line = [V::splat(0.0); SIDE];
@@ -160,18 +165,13 @@ impl Tiles {
                             *x = points[col];
                         }
                         for (row, point) in T::line(line).into_iter().enumerate() {
-                            point.store(to.add((4 * row + col) * width));
+                            point.store(to.add((4 * row + col) * pitch));
                         }
                     }
                 }
             }
         }
     }
-}
-
-/// Floats from the points of a tile to those of the next.
-const fn step(channels: usize, lanes: usize) -> usize {
-    POINTS * channels.next_multiple_of(lanes) + GAP
 }
 
 /// How images are cut for tiles of the given numbers of channels.
@@ -199,10 +199,9 @@ impl Weights {
         let lanes = lanes(isa);
         let [channels_in, channels_out] = channels;
         let mut packed = vec![0.0; POINTS * channels_in * channels_out.next_multiple_of(lanes)];
-        let mut rest = &mut packed[..];
-        let piece = |block: Block| (block, take(&mut rest, POINTS * channels_in * block.size(lanes)));
-        let pieces: Vec<_> = blocks(channels_out, lanes).map(piece).collect();
-        pieces.into_par_iter().for_each(|(block, packed)| {
+        let pieces =
+            blocks(channels_out, lanes).map(|block| (block, POINTS * channels_in * block.size(lanes)));
+        cut(&mut packed, pieces).into_par_iter().for_each(|(block, packed)| {
             let size = block.size(lanes);
             let mut points = [[0.0; BLOCK]; POINTS];
             for channel in 0..channels_in {
@@ -226,7 +225,7 @@ impl Weights {
         let parts = parts(batch, size, self.channels);
         let padded = padded(parts, size[1], 4, padding, channels_in);
         written(batch * size[0] * size[1] * channels_out, |out| {
-            let cut = cut(out, parts.iter(), size[1] * channels_out);
+            let cut = cut(out, parts.of_rows(size[1] * channels_out));
             cut.into_par_iter().for_each_init(Default::default, |(buffer, points, sums), (part, out)| {
                 let first = part.first_row as isize - padding as isize;
                 padded.copy(x, part, [rows, cols * channels_in], first, buffer);
@@ -240,8 +239,8 @@ impl Weights {
     /// Writes the outputs of all tiles.
     fn multiply(&self, points: &[f32], tiles: Tiles, sums: &mut Vec<f32>, out: &mut [MaybeUninit<f32>]) {
         let [channels_in, channels_out] = self.channels;
-        let behind = (tiles.count() + BEYOND) * step(channels_in, lanes(self.isa));
-        assert!(behind <= points.len(), "the points of all tiles");
+        let pitch = tiles.pitch(channels_in, lanes(self.isa));
+        assert_eq!(points.len(), POINTS * pitch, "the points of all tiles");
         assert_eq!(out.len(), tiles.images * tiles.rows * tiles.cols * channels_out, "their outputs");
         // SAFETY: Points are inside the slice, and outputs: asserted above. The instructions are those that `run_on` makes
         // sure of.
@@ -277,7 +276,7 @@ impl Weights {
         let [channels_in, channels_out] = self.channels;
         let (size, all) = (N * V::LANES, tiles.count());
         let weights = &self.packed[POINTS * channels_in * block.first..][..POINTS * channels_in * size];
-        let (width, step) = (channels_in.next_multiple_of(V::LANES), step(channels_in, V::LANES));
+        let (width, pitch) = (channels_in.next_multiple_of(V::LANES), tiles.pitch(channels_in, V::LANES));
         // Weights of many channels are read again only after so many tiles.
         let chunk = P * (channels_in / 64).clamp(1, 8);
         sums.resize(POINTS * chunk * size, 0.0);
@@ -286,7 +285,7 @@ impl Weights {
             let count = chunk.min(all - first);
             for point in 0..POINTS {
                 for start in (0..count).step_by(P) {
-                    let from = points[(first + start) * step + point * width..].as_ptr();
+                    let from = points[point * pitch + (first + start) * width..].as_ptr();
                     // SAFETY: The caller's; the weights have a vector for each channel.
                     unsafe {
                         let mut tile = [[V::splat(0.0); N]; P];
@@ -298,7 +297,7 @@ impl Weights {
                             }
                             weights = weights.add(size);
                             for p in 0..P {
-                                let x = V::splat(*from.add(p * step + channel));
+                                let x = V::splat(*from.add(p * width + channel));
                                 for n in 0..N {
                                     tile[p][n] = x.multiply_add(w[n], tile[p][n]);
                                 }
@@ -361,11 +360,6 @@ unsafe fn store<V: Vector>(vector: V, to: &mut [MaybeUninit<f32>], offset: usize
     }
 }
 
-/// Takes the first `count` away.
-fn take<'a, T>(rest: &mut &'a mut [T], count: usize) -> &'a mut [T] {
-    rest.split_off_mut(..count).expect("as many as there are")
-}
-
 /// [`super::conv2d()`] of a shape that [fits].
 pub(super) fn conv2d(isa: Isa, x: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<f32> {
     let channels_in = shape.channels[0];
@@ -392,74 +386,50 @@ pub(super) fn conv2d_input_gradient(isa: Isa, dy: &[f32], w: &[f32], shape: &Con
 pub(super) fn conv2d_weight_gradient(isa: Isa, x: &[f32], dy: &[f32], shape: &Conv2dShape) -> Vec<f32> {
     let ([channels_in, channels_out], [height, width]) = (shape.channels, shape.input);
     let [rows, cols] = shape.output();
-    let lanes = lanes(isa);
     let parts = parts(shape.batch, [rows, cols], shape.channels);
     let of_x = padded(parts, cols, 4, shape.padding, channels_in);
     let of_dy = padded(parts, cols, 2, 0, channels_out);
-    let all: Vec<Part> = parts.iter().collect();
-    let blocks: Vec<Block> = blocks(channels_out, lanes).collect();
-    let [groups, splits] = super::conv2d::tasks(POINTS * channels_in * channels_out, all.len(), blocks.len());
-    let (per_group, per_split) = (all.len().div_ceil(groups), blocks.len().div_ceil(splits));
-    let tasks: Vec<_> = blocks
-        .chunks(per_split)
-        .flat_map(|blocks| all.chunks(per_group).map(move |parts| (blocks, parts)))
-        .collect();
     let window = Window { rows: 1, pitch: 0, run: channels_in };
-    let [step_x, step_dy] = [channels_in, channels_out].map(|channels| step(channels, lanes));
+    let lanes = lanes(isa);
     let widths = [channels_in, channels_out].map(|channels| channels.next_multiple_of(lanes));
-    let sums = |(blocks, parts): (&[Block], &[Part])| {
-        let size = blocks.iter().map(|block| block.size(lanes)).sum::<usize>();
-        let mut sums = vec![0.0; POINTS * channels_in * size];
-        let (mut buffer, mut points, mut of_outputs) = (vec![], vec![], vec![]);
-        for part in parts {
-            let tiles = |padded| Tiles { images: part.images, rows: part.rows, cols, padded };
-            let first = part.first_row as isize - shape.padding as isize;
-            of_x.copy(x, *part, [height, width * channels_in], first, &mut buffer);
-            tiles(of_x).transform::<OfInput, 4>(isa, &buffer, channels_in, &mut points);
-            of_dy.copy(dy, *part, [rows, cols * channels_out], part.first_row as isize, &mut buffer);
-            tiles(of_dy).transform::<OfGradient, 2>(isa, &buffer, channels_out, &mut of_outputs);
-            for (point, sums) in sums.chunks_exact_mut(channels_in * size).enumerate() {
+    let add = |buffers: &mut [Vec<f32>; 3], part: Part, blocks: &[Block], mut sums: &mut [f32]| {
+        let [buffer, points, of_outputs] = buffers;
+        let tiles = |padded| Tiles { images: part.images, rows: part.rows, cols, padded };
+        let first = part.first_row as isize - shape.padding as isize;
+        of_x.copy(x, part, [height, width * channels_in], first, buffer);
+        tiles(of_x).transform::<OfInput, 4>(isa, buffer, channels_in, points);
+        of_dy.copy(dy, part, [rows, cols * channels_out], part.first_row as isize, buffer);
+        tiles(of_dy).transform::<OfGradient, 2>(isa, buffer, channels_out, of_outputs);
+        let [pitch_x, pitch_dy] =
+            [channels_in, channels_out].map(|channels| tiles(of_x).pitch(channels, lanes));
+        for block in blocks {
+            let of_block = sums.split_off_mut(..POINTS * channels_in * block.size(lanes));
+            let of_points =
+                of_block.expect("sums of all blocks").chunks_exact_mut(channels_in * block.size(lanes));
+            for (point, sums) in of_points.enumerate() {
                 let outputs = Outputs {
                     counts: [1, 1, tiles(of_x).count()],
-                    buffer: &points[point * widths[0]..],
-                    steps: [0, 0, step_x],
-                    dy: &of_outputs[point * widths[1]..],
+                    buffer: &points[point * pitch_x..][..pitch_x],
+                    steps: [0, 0, widths[0]],
+                    dy: &of_outputs[point * pitch_dy..],
                     channels: widths[1],
-                    step: step_dy,
+                    step: widths[1],
                 };
-                outputs.add_products(isa, window, blocks, sums);
+                outputs.add_products(isa, window, &[*block], sums);
             }
         }
-        sums
     };
-    let sums: Vec<Vec<f32>> = tasks.into_par_iter().map(sums).collect();
-    let mut sums = sums.into_iter();
-    let groups = all.len().div_ceil(per_group);
-    let of_split = |_| total(sums.by_ref().take(groups)).expect("a task for each split and group");
-    let totals: Vec<Vec<f32>> = blocks.chunks(per_split).map(of_split).collect();
-    let mut dw = vec![0.0; channels_out * channels_in * 9];
-    let mut rest = &mut dw[..];
-    let piece = |(index, block): (usize, &Block)| {
-        let channels = (channels_out - block.first).min(block.size(lanes));
-        (index, take(&mut rest, channels * channels_in * 9))
-    };
-    let pieces: Vec<_> = blocks.iter().enumerate().map(piece).collect();
-    pieces.into_par_iter().for_each(|(index, dw)| {
-        let (first, size) = (index / per_split * per_split, blocks[index].size(lanes));
-        let of_split = blocks[first..].iter().take(per_split).map(|block| block.size(lanes)).sum::<usize>();
-        let before = blocks[first..index].iter().map(|block| block.size(lanes)).sum::<usize>();
-        let sums = &totals[index / per_split][before * channels_in..];
+    let (steps, row) = (POINTS * channels_in, 9 * channels_in);
+    sums_of_products(isa, channels_out, steps, row, parts, add, |sums, size, dw| {
         let mut points = [[0.0; BLOCK]; POINTS];
         for channel in 0..channels_in {
             for (point, values) in points.iter_mut().enumerate() {
-                let from = point * channels_in * of_split + channel * size;
-                values[..size].copy_from_slice(&sums[from..][..size]);
+                values[..size].copy_from_slice(&sums[(point * channels_in + channel) * size..][..size]);
             }
-            for (lane, dw) in dw.chunks_exact_mut(channels_in * 9).enumerate() {
+            for (lane, dw) in dw.chunks_exact_mut(row).enumerate() {
                 let gradient = kernel_gradient(std::array::from_fn(|point| points[point][lane]));
                 dw[channel * 9..][..9].copy_from_slice(&gradient);
             }
         }
-    });
-    dw
+    })
 }
