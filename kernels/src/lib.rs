@@ -56,9 +56,9 @@ pub mod reference;
 #[cfg(feature = "burn")]
 pub use burn_face::{
     CodeState, Codes, IntProduct, IntWeight, Narrowed, PackedTensor, Results, Stored, Wanted,
-    WeightOnlyProduct, batch_norm_channels_last, conv2d, conv2d_channels_last, conv2d_of_codes, dequantize,
-    fake_quantize_activation, fake_quantize_weight, quantize_pack, search_scales, switch,
-    takes_channels_last,
+    WeightOnlyProduct, adam_step, batch_norm_channels_last, conv2d, conv2d_channels_last, conv2d_of_codes,
+    dequantize, fake_quantize_activation, fake_quantize_weight, quantize_pack, search_scales, sgd_step,
+    switch, takes_channels_last,
 };
 pub use error::KernelError;
 pub use format::{ActivationQuantizer, ScaleGradient, WeightQuantizer};

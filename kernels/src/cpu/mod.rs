@@ -12,6 +12,7 @@
 //! | `codes`, `planes`, `sample`, `halves` | the arithmetic: codes in `f32`, packed codes in `u64`, halves |
 //! | `fake_quantize`, `packed`, `scale_search` | the operations |
 //! | `conv2d`, `winograd`, `depthwise`, `batch_norm` | float convolution and BatchNorm for training |
+//! | `optimizer` | steps of optimizers |
 //! | `language` | what language models compute between their linear layers |
 //! | `pages`, `team` | how memory and threads come from the system |
 
@@ -25,6 +26,7 @@ mod halves;
 pub mod integer;
 mod isa;
 pub mod language;
+mod optimizer;
 mod packed;
 mod pages;
 mod planes;
@@ -43,6 +45,7 @@ pub use fake_quantize::{
     fake_quantize_weight_backward,
 };
 pub use isa::Isa;
+pub use optimizer::{AdamStep, OptimizerStep, SgdStep};
 pub use packed::{dequantize_packed, quantize_pack, switch_packed};
 pub(crate) use pages::Words;
 pub use sample::Sample;

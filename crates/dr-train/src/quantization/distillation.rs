@@ -7,10 +7,11 @@ use crate::config::task::CLASSIFY;
 use crate::data::Input;
 use crate::nn::quantizers::host;
 use crate::nn::{self, Model, Pass, Tensors, Value};
+use crate::training::Adam;
 use burn::module::{Module, Param, ParamGroup};
 use burn::optim::lr_scheduler::constant::ConstantLr;
 use burn::optim::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
-use burn::optim::{AdamConfig, GradientsAccumulator, GradientsParams, ModuleOptimizer};
+use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{Device, Tensor, TensorData};
 use dr_precision::{BitWidth, Precision};
@@ -165,7 +166,7 @@ pub fn distill(
     let first = student.clone();
     let (steps, mut diverged) = (learned.len().div_ceil(options.batch_size.max(1)), false);
     let mut flow = progress(DistillationProgress::Epoch { done: 0, held_out: &before });
-    let mut optimizer = ModuleOptimizer::from(AdamConfig::new().with_beta_2(0.99).build());
+    let mut optimizer = ModuleOptimizer::from(Adam { betas: [0.9, 0.99], ..Adam::default() });
     let mut rng = StdRng::seed_from_u64(options.seed);
     for epoch in 0..options.epochs {
         if flow.is_break() {

@@ -15,6 +15,7 @@ pub use alrs::{eta, lambda};
 pub use draws::Draws;
 pub use evaluate::{Score, evaluate, score};
 pub use history::History;
+pub(crate) use optimizer::Adam;
 pub use phase::Phase;
 pub use run::{PhaseError, PhaseOutcome, run_phase};
 pub use step::{Distillation, Objective, Trainee};
