@@ -72,21 +72,42 @@ unsafe fn output_line<V: Vector>([a, b, c, d]: [V; 4]) -> [V; 2] {
     unsafe { [a.plus(b).plus(c), b.minus(c).minus(d)] }
 }
 
-/// `G g Gᵀ`
-fn kernel_points(kernel: [f32; 9]) -> [f32; POINTS] {
-    let line = |[a, b, c]: [f32; 3]| [a, 0.5 * (a + b + c), 0.5 * (a - b + c), c];
-    let rows: [[f32; 4]; 3] =
-        std::array::from_fn(|row| line(std::array::from_fn(|col| kernel[3 * row + col])));
-    let cols: [[f32; 4]; 4] = std::array::from_fn(|col| line(std::array::from_fn(|row| rows[row][col])));
-    std::array::from_fn(|point| cols[point % 4][point / 4])
+/// `G g Gᵀ` of kernels side by side.
+#[inline(always)]
+fn kernel_points(kernels: &[[f32; BLOCK]; 9], points: &mut [[f32; BLOCK]; POINTS]) {
+    for lane in 0..BLOCK {
+        let mut rows = [[0.0; 4]; 3];
+        for (row, points) in rows.iter_mut().enumerate() {
+            let (a, b, c) = (kernels[3 * row][lane], kernels[3 * row + 1][lane], kernels[3 * row + 2][lane]);
+            *points = [a, 0.5 * (a + c) + 0.5 * b, 0.5 * (a + c) - 0.5 * b, c];
+        }
+        for col in 0..4 {
+            let (a, b, c) = (rows[0][col], rows[1][col], rows[2][col]);
+            points[col][lane] = a;
+            points[4 + col][lane] = 0.5 * (a + c) + 0.5 * b;
+            points[8 + col][lane] = 0.5 * (a + c) - 0.5 * b;
+            points[12 + col][lane] = c;
+        }
+    }
 }
 
-/// `Gᵀ s G`
-fn kernel_gradient(sums: [f32; POINTS]) -> [f32; 9] {
-    let line = |[a, b, c, d]: [f32; 4]| [a + 0.5 * (b + c), 0.5 * (b - c), 0.5 * (b + c) + d];
-    let rows: [[f32; 3]; 4] = std::array::from_fn(|row| line(std::array::from_fn(|col| sums[4 * row + col])));
-    let cols: [[f32; 3]; 3] = std::array::from_fn(|col| line(std::array::from_fn(|row| rows[row][col])));
-    std::array::from_fn(|tap| cols[tap % 3][tap / 3])
+/// `Gᵀ s G` of sums side by side.
+#[inline(always)]
+fn kernel_gradients(sums: &[[f32; BLOCK]; POINTS], gradients: &mut [[f32; BLOCK]; 9]) {
+    for lane in 0..BLOCK {
+        let mut rows = [[0.0; 3]; 4];
+        for (row, taps) in rows.iter_mut().enumerate() {
+            let (a, b) = (sums[4 * row][lane], sums[4 * row + 1][lane]);
+            let (c, d) = (sums[4 * row + 2][lane], sums[4 * row + 3][lane]);
+            *taps = [a + 0.5 * (b + c), 0.5 * (b - c), 0.5 * (b + c) + d];
+        }
+        for col in 0..3 {
+            let (a, b, c, d) = (rows[0][col], rows[1][col], rows[2][col], rows[3][col]);
+            gradients[col][lane] = a + 0.5 * (b + c);
+            gradients[3 + col][lane] = 0.5 * (b - c);
+            gradients[6 + col][lane] = 0.5 * (b + c) + d;
+        }
+    }
 }
 
 /// Tiles of 2 x 2 in `images` of `rows` x `cols`, whose windows are in a buffer.
@@ -194,8 +215,10 @@ struct Weights {
 }
 
 impl Weights {
-    /// `kernel(channel in, channel out)`.
-    fn pack(channels: [usize; 2], isa: Isa, kernel: impl Fn(usize, usize) -> [f32; 9] + Sync) -> Self {
+    /// `kernel(channel in, channel out)`: nine taps.
+    fn pack<'a>(
+        channels: [usize; 2], isa: Isa, kernel: impl Fn(usize, usize) -> &'a [f32] + Sync, turned: bool,
+    ) -> Self {
         let lanes = lanes(isa);
         let [channels_in, channels_out] = channels;
         let mut packed = vec![0.0; POINTS * channels_in * channels_out.next_multiple_of(lanes)];
@@ -203,13 +226,14 @@ impl Weights {
             blocks(channels_out, lanes).map(|block| (block, POINTS * channels_in * block.size(lanes)));
         cut(&mut packed, pieces).into_par_iter().for_each(|(block, packed)| {
             let size = block.size(lanes);
-            let mut points = [[0.0; BLOCK]; POINTS];
+            let (mut kernels, mut points) = ([[0.0; BLOCK]; 9], [[0.0; BLOCK]; POINTS]);
             for channel in 0..channels_in {
                 for (lane, out) in (block.first..channels_out).take(size).enumerate() {
-                    for (points, value) in points.iter_mut().zip(kernel_points(kernel(channel, out))) {
-                        points[lane] = value;
+                    for (tap, value) in kernel(channel, out).iter().enumerate() {
+                        kernels[if turned { 8 - tap } else { tap }][lane] = *value;
                     }
                 }
+                run_on!(isa, |_| kernel_points(&kernels, &mut points));
                 for (point, values) in points.iter().enumerate() {
                     packed[(point * channels_in + channel) * size..][..size].copy_from_slice(&values[..size]);
                 }
@@ -363,22 +387,20 @@ unsafe fn store<V: Vector>(vector: V, to: &mut [MaybeUninit<f32>], offset: usize
 /// [`super::conv2d()`] of a shape that [fits].
 pub(super) fn conv2d(isa: Isa, x: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<f32> {
     let channels_in = shape.channels[0];
-    let kernel = |channel: usize, out: usize| {
-        let taps = &w[(out * channels_in + channel) * 9..][..9];
-        std::array::from_fn(|tap| taps[tap])
-    };
-    let weights = Weights::pack(shape.channels, isa, kernel);
+    let weights = Weights::pack(
+        shape.channels,
+        isa,
+        |channel, out| &w[(out * channels_in + channel) * 9..][..9],
+        false,
+    );
     weights.convolve(x, [shape.batch, shape.input[0], shape.input[1]], shape.padding)
 }
 
 /// [`super::conv2d_input_gradient()`] of a shape that [fits].
 pub(super) fn conv2d_input_gradient(isa: Isa, dy: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<f32> {
     let ([channels_in, channels_out], [rows, cols]) = (shape.channels, shape.output());
-    let turned = |channel: usize, out: usize| {
-        let taps = &w[(channel * channels_in + out) * 9..][..9];
-        std::array::from_fn(|tap| taps[8 - tap])
-    };
-    let weights = Weights::pack([channels_out, channels_in], isa, turned);
+    let kernel = |channel: usize, out: usize| &w[(channel * channels_in + out) * 9..][..9];
+    let weights = Weights::pack([channels_out, channels_in], isa, kernel, true);
     weights.convolve(dy, [shape.batch, rows, cols], 2 - shape.padding)
 }
 
@@ -421,14 +443,16 @@ pub(super) fn conv2d_weight_gradient(isa: Isa, x: &[f32], dy: &[f32], shape: &Co
     };
     let (steps, row) = (POINTS * channels_in, 9 * channels_in);
     sums_of_products(isa, channels_out, steps, row, parts, add, |sums, size, dw| {
-        let mut points = [[0.0; BLOCK]; POINTS];
+        let (mut points, mut gradients) = ([[0.0; BLOCK]; POINTS], [[0.0; BLOCK]; 9]);
         for channel in 0..channels_in {
             for (point, values) in points.iter_mut().enumerate() {
                 values[..size].copy_from_slice(&sums[(point * channels_in + channel) * size..][..size]);
             }
+            run_on!(isa, |_| kernel_gradients(&points, &mut gradients));
             for (lane, dw) in dw.chunks_exact_mut(row).enumerate() {
-                let gradient = kernel_gradient(std::array::from_fn(|point| points[point][lane]));
-                dw[channel * 9..][..9].copy_from_slice(&gradient);
+                for (dw, values) in dw[channel * 9..].iter_mut().zip(&gradients) {
+                    *dw = values[lane];
+                }
             }
         }
     })
