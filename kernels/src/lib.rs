@@ -29,7 +29,8 @@
 //!
 //! # Features
 //! `burn`, the default: the functions over tensors, on CPUs through Burn's `flex`. `wgpu`, `vulkan`, `cuda` and `cpu` (CubeCL's
-//! CPU runtime) each add the CubeCL kernels and Burn's backend of that name. `unstable` opens `cpu` and `reference` to the tests
+//! CPU runtime) each add the CubeCL kernels and Burn's backend of that name. `remote` adds the operations that training needs on
+//! devices of other machines ([`remote`]). `unstable` opens `cpu` and `reference` to the tests
 //! and benchmarks of this workspace.
 
 #[cfg(feature = "burn")]
@@ -53,6 +54,8 @@ pub mod layout;
 #[doc(hidden)]
 pub mod reference;
 
+#[cfg(feature = "remote")]
+pub use burn_face::remote;
 #[cfg(feature = "burn")]
 pub use burn_face::{
     CodeState, Codes, IntProduct, IntWeight, Narrowed, PackedTensor, Results, Stored, Wanted,

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::OnceLock;
 use tempfile::TempDir;
 
@@ -54,6 +54,18 @@ impl Program {
     pub fn start(&self, arguments: &[&str], log: &str) -> Child {
         let log = fs::File::create(self.at(log)).expect("the log can be written");
         self.command(arguments).stdout(Stdio::null()).stderr(log).spawn().expect("the program starts")
+    }
+
+    /// Starts a worker, and waits until it serves.
+    #[must_use]
+    pub fn serve(&self, arguments: &[&str]) -> Served {
+        let command = &mut self.command(arguments);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+        let mut out = BufReader::new(child.stdout.take().expect("its standard output"));
+        let mut line = String::new();
+        out.read_line(&mut line).expect("a line");
+        let port = line.trim_end().rsplit(' ').next().unwrap_or_default();
+        Served { address: format!("remote:127.0.0.1:{port}"), child, out }
     }
 
     /// Runs it to its end.
@@ -115,6 +127,34 @@ impl Program {
         assert!(lines.len() == 1 || (lines.len() == 2 && lines[1].starts_with("hint: ")), "{message}");
         assert_eq!(listing(&self.folder), before, "{arguments:?} wrote something");
         message
+    }
+}
+
+/// A worker on this machine; it is killed when it is dropped.
+#[derive(Debug)]
+pub struct Served {
+    /// Where it listens.
+    pub address: String,
+    child: Child,
+    out: BufReader<ChildStdout>,
+}
+
+impl Served {
+    /// Ends it as Ctrl-C does; what it prints then.
+    #[must_use]
+    pub fn end(mut self) -> String {
+        let id = self.child.id().to_string();
+        let _ = Command::new("kill").args(["-INT", &id]).status();
+        let mut said = String::new();
+        let _ = self.out.read_to_string(&mut said);
+        said
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

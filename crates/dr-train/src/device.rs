@@ -1,12 +1,13 @@
 //! From the name of a device to the device.
 
-use crate::config::{DeviceKind, Devices};
+use crate::config::{DeviceKind, Devices, Place, TrainConfig, WorkerAddress};
 use crate::note::detail;
+use crate::workers::{WorkerError, connect};
 use burn::tensor::Device;
 use thiserror::Error;
 
 /// A device that cannot be used.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum DeviceError {
     /// The program was built without it.
@@ -25,6 +26,30 @@ pub enum DeviceError {
         /// How many there are.
         count: usize,
     },
+    /// The same of a worker.
+    #[error("device {number} of `{worker}`: it serves {count}; expected 0 to {}", count.saturating_sub(1))]
+    NotServed {
+        /// The worker.
+        worker: WorkerAddress,
+        /// What was asked for.
+        number: usize,
+        /// How many it serves.
+        count: usize,
+    },
+    /// Workers and devices of something else at the same time.
+    #[error("--devices {devices} with --device {device}: expected one of them")]
+    TwoPlaces {
+        /// What was asked for.
+        device: Place,
+        /// And what else.
+        devices: Devices,
+    },
+    /// Workers where devices of this machine are served.
+    #[error("devices `{0}`: expected `all`, or numbers such as `0,1`, of this machine")]
+    Elsewhere(Devices),
+    /// A worker.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
 }
 
 /// The names of the devices that are compiled in.
@@ -75,11 +100,58 @@ pub fn open_several(kind: DeviceKind, devices: &Devices) -> Result<(Vec<Device>,
     detail(format_args!("device: {kind}, {devices} of {count}"));
     match devices {
         Devices::All => Ok((found, kind)),
+        Devices::Workers(_) => Err(DeviceError::Elsewhere(devices.clone())),
         Devices::Numbers(numbers) => {
             let get = |&number: &usize| {
                 found.get(number).cloned().ok_or(DeviceError::NoSuch { kind, number, count })
             };
             Ok((numbers.iter().map(get).collect::<Result<_, _>>()?, kind))
+        }
+    }
+}
+
+/// The devices of a training.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// Those that train together; there is at least one.
+    pub devices: Vec<Device>,
+    /// What they are called.
+    pub name: String,
+    /// The workers that serve them, if they are not of this machine.
+    pub workers: Vec<WorkerAddress>,
+}
+
+/// The devices that a training is to take: without numbers the first of its place, and all of workers.
+///
+/// # Errors
+/// Those of [`open_several`] and of [`connect`].
+pub fn open_for(config: &TrainConfig) -> Result<Opened, DeviceError> {
+    let (token, workers) = (config.token_file.as_deref(), config.workers());
+    let first = Devices::Numbers(vec![0]);
+    match (&config.device, config.devices.as_ref().unwrap_or(&first)) {
+        (Place::Here(DeviceKind::Auto), devices @ Devices::Workers(_)) => {
+            let found = workers.iter().map(|worker| connect(worker, token)).collect::<Result<Vec<_>, _>>()?;
+            Ok(Opened { devices: found.concat(), name: devices.to_string(), workers })
+        }
+        (device, devices @ Devices::Workers(_)) => {
+            Err(DeviceError::TwoPlaces { device: device.clone(), devices: devices.clone() })
+        }
+        (Place::Here(kind), devices) => {
+            let (devices, kind) = open_several(*kind, devices)?;
+            Ok(Opened { devices, name: kind.to_string(), workers })
+        }
+        (Place::Worker(worker), devices) => {
+            let found = connect(worker, token)?;
+            let count = found.len();
+            let get = |&number: &usize| {
+                let missing = || DeviceError::NotServed { worker: worker.clone(), number, count };
+                found.get(number).cloned().ok_or_else(missing)
+            };
+            let devices = match devices {
+                Devices::Numbers(numbers) => numbers.iter().map(get).collect::<Result<_, _>>()?,
+                Devices::All | Devices::Workers(_) => found,
+            };
+            Ok(Opened { devices, name: worker.to_string(), workers })
         }
     }
 }

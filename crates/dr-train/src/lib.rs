@@ -3,7 +3,7 @@
 //! # Features
 //! Without default features the crate is a library for a Burn project: layers and networks written once ([`nn`], [`models`]), quantization and
 //! joint training ([`training`]), quantization without training ([`quantization`]), saved files ([`artifact`]), Hessian traces and draws for mixed precision ([`mixed`]). `program`, the
-//! default, adds the program `dr-train`: datasets and image formats, texts, plots, the search of plans, ONNX, the command line.
+//! default, adds the program `dr-train`: datasets and image formats, texts, plots, the search of plans, ONNX, the command line. `remote` lets the program train on devices of other machines, and serve its own.
 
 #[cfg(feature = "program")]
 pub mod agreement;
@@ -47,6 +47,8 @@ pub mod training;
 mod values;
 #[cfg(feature = "program")]
 pub mod weights;
+#[cfg(feature = "program")]
+pub mod workers;
 
 /// The Rust of the book compiles.
 #[cfg(doctest)]

@@ -2,7 +2,7 @@
 
 use super::ops::{
     ActivationFormat, CodesFormat, FakeQuantizeGradOps, FakeQuantizeOps, IntConvFormat, IntOps, PackFormat,
-    PackOps, WeightFormat, WeightOnlyFormat,
+    PackOps, SearchOps, WeightFormat, WeightOnlyFormat,
 };
 use crate::cpu::integer::{self, Addends, DotKernel, Epilogue, Results};
 use crate::cpu::{Isa, Operation};
@@ -110,6 +110,13 @@ fn with_gradients(
     (tensor(dx, shape), row(first), row(second))
 }
 
+impl SearchOps for Flex {
+    fn search_scales(w: FlexTensor, layout: ScaleLayout, widths: Vec<BitWidth>) -> FlexTensor {
+        let w = dense(w);
+        row(cpu::search_scales(Isa::detect(), slice(&w), &layout, &widths))
+    }
+}
+
 impl PackOps for Flex {
     fn quantize_pack(
         x: FlexTensor, scale: FlexTensor, zero_point: FlexTensor, format: PackFormat,
@@ -131,11 +138,6 @@ impl PackOps for Flex {
         let zero = format.unsigned.then(|| slice(&zero));
         let PackFormat { layout, bits, .. } = format;
         row(cpu::dequantize_packed(slice(&words), slice(&scale), zero, &layout, bits).collect().0)
-    }
-
-    fn search_scales(w: FlexTensor, layout: ScaleLayout, widths: Vec<BitWidth>) -> FlexTensor {
-        let w = dense(w);
-        row(cpu::search_scales(Isa::detect(), slice(&w), &layout, &widths))
     }
 }
 

@@ -8,6 +8,8 @@ pub(crate) mod ops;
 mod optimizer;
 mod packed;
 mod product;
+#[cfg(feature = "remote")]
+pub mod remote;
 mod states;
 mod weight;
 mod weight_only;
@@ -19,7 +21,7 @@ use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Element, Int, Tensor, TensorData};
 pub use conv2d::{conv2d, conv2d_channels_last, conv2d_of_codes, takes_channels_last};
 use dr_precision::{BitWidth, Granularity};
-use ops::{ActivationFormat, FakeQuantizeOps, PackOps, WeightFormat};
+use ops::{ActivationFormat, FakeQuantizeOps, SearchOps, WeightFormat};
 pub use optimizer::{adam_step, sgd_step};
 pub use packed::{PackedTensor, dequantize, quantize_pack, switch};
 pub use product::{Codes, IntProduct, Results, Wanted};

@@ -1,5 +1,5 @@
 //! The operations as backend extensions. `Flex` and `CubeBackend` implement them; the macro writes `Dispatch` and
-//! `Fusion`; `autodiff.rs` has the gradients.
+//! `Fusion`; `autodiff.rs` has the gradients; `remote.rs` sends what training needs to other machines.
 
 use crate::integer::{Activation, CodeQuantizer, GpuKernel, IntConv2dShape, WeightLayout, padded_channels};
 use crate::{ScaleGradient, layout::ScaleLayout};
@@ -35,7 +35,7 @@ pub struct PackFormat {
 }
 
 /// The differentiable operations, with `w` and `x` of any shape, scales and zero points as `[layout.scales()]`.
-#[backend_extension(Flex, Cube: cfg(feature = "cube"), Fusion: cfg(feature = "cube"), Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cube"), Fusion: cfg(feature = "cube"), Remote: cfg(feature = "remote"), Autodiff)]
 pub trait FakeQuantizeOps: Backend {
     #[fusion(dtype = w, shape = w)]
     fn fake_quantize_weight(
@@ -50,7 +50,7 @@ pub trait FakeQuantizeOps: Backend {
 }
 
 /// Their gradients, each one pass over memory: `(dw, dstored_scale, dscale)` and `(dx, dscale, dzero_point)`.
-#[backend_extension(Flex, Cube: cfg(feature = "cube"), Fusion: cfg(feature = "cube"))]
+#[backend_extension(Flex, Cube: cfg(feature = "cube"), Fusion: cfg(feature = "cube"), Remote: cfg(feature = "remote"))]
 pub trait FakeQuantizeGradOps: Backend {
     #[fusion(meta = |w, stored_scale, scale, _grad, _format| (w.clone(), stored_scale.clone(), scale.clone()))]
     fn fake_quantize_weight_backward(
@@ -63,6 +63,14 @@ pub trait FakeQuantizeGradOps: Backend {
         x: FloatTensor<Self>, scale: FloatTensor<Self>, zero_point: FloatTensor<Self>,
         grad: FloatTensor<Self>, format: ActivationFormat,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+}
+
+/// Where scales start from.
+#[backend_extension(Flex, Cube: cfg(feature = "cube"), Fusion: cfg(feature = "cube"), Remote: cfg(feature = "remote"))]
+pub trait SearchOps: Backend {
+    /// Scales `[widths.len() * layout.scales()]` for weights in f32, as [`crate::reference::search_scales`].
+    #[fusion(dtype = burn::tensor::DType::F32, shape = burn::tensor::Shape::new([widths.len() * layout.scales()]))]
+    fn search_scales(w: FloatTensor<Self>, layout: ScaleLayout, widths: Vec<BitWidth>) -> FloatTensor<Self>;
 }
 
 /// What has no gradient. Packed words are `u32`, in the layout of [`crate::layout`].
@@ -85,10 +93,6 @@ pub trait PackOps: Backend {
     fn dequantize_packed(
         words: IntTensor<Self>, scale: FloatTensor<Self>, zero_point: FloatTensor<Self>, format: PackFormat,
     ) -> FloatTensor<Self>;
-
-    /// Scales `[widths.len() * layout.scales()]` for weights in f32, as [`crate::reference::search_scales`].
-    #[fusion(dtype = burn::tensor::DType::F32, shape = burn::tensor::Shape::new([widths.len() * layout.scales()]))]
-    fn search_scales(w: FloatTensor<Self>, layout: ScaleLayout, widths: Vec<BitWidth>) -> FloatTensor<Self>;
 }
 
 /// Activations to be turned into codes.

@@ -28,7 +28,7 @@ mod runs;
 mod scale_search;
 
 use crate::burn_face::ops::{
-    ActivationFormat, FakeQuantizeGradOps, FakeQuantizeOps, PackFormat, PackOps, WeightFormat,
+    ActivationFormat, FakeQuantizeGradOps, FakeQuantizeOps, PackFormat, PackOps, SearchOps, WeightFormat,
 };
 use crate::layout::ScaleLayout;
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
@@ -69,6 +69,12 @@ impl FakeQuantizeGradOps for CubeBackend {
     }
 }
 
+impl SearchOps for CubeBackend {
+    fn search_scales(w: CubeTensor, layout: ScaleLayout, widths: Vec<BitWidth>) -> CubeTensor {
+        scale_search::search(w, &layout, widths)
+    }
+}
+
 impl PackOps for CubeBackend {
     fn quantize_pack(
         x: CubeTensor, scale: CubeTensor, zero_point: CubeTensor, format: PackFormat,
@@ -84,9 +90,5 @@ impl PackOps for CubeBackend {
         words: CubeTensor, scale: CubeTensor, zero_point: CubeTensor, format: PackFormat,
     ) -> CubeTensor {
         pack::dequantize([words, scale, zero_point], format)
-    }
-
-    fn search_scales(w: CubeTensor, layout: ScaleLayout, widths: Vec<BitWidth>) -> CubeTensor {
-        scale_search::search(w, &layout, widths)
     }
 }

@@ -62,6 +62,7 @@ fn help() {
         "scenes",
         "draw",
         "generate",
+        "worker",
         "completions",
     ] {
         insta::assert_snapshot!(format!("help-{command}"), help(&[command, "--help"]));

@@ -14,3 +14,5 @@ mod resume;
 mod search;
 mod tasks;
 mod training;
+#[cfg(feature = "remote")]
+mod workers;

@@ -2,7 +2,7 @@
 
 use super::commands::{
     CompletionsArgs, DrawArgs, EvalArgs, ExportArgs, GenerateArgs, HessianArgs, ImportArgs, ImportCheckArgs,
-    InfoArgs, LatencyArgs, PredictArgs, QuantizeArgs, ScenesArgs, SearchArgs,
+    InfoArgs, LatencyArgs, PredictArgs, QuantizeArgs, ScenesArgs, SearchArgs, WorkerArgs,
 };
 use super::settings::TrainArgs;
 use clap::{Parser, Subcommand};
@@ -66,6 +66,8 @@ pub enum Command {
     Hessian(HessianArgs),
     /// Find the best precision for each layer within a budget
     Search(Box<SearchArgs>),
+    /// Serve devices of this machine to trainings on other machines
+    Worker(WorkerArgs),
     /// Print what completes commands and flags in a shell
     Completions(CompletionsArgs),
 }

@@ -3,7 +3,7 @@
 use super::resolve::{check_output_folder, last};
 use super::values::is_model_file;
 use super::{CommandError, Settings, TrainArgs};
-use crate::config::{DeviceKind, Distill};
+use crate::config::{DeviceKind, Distill, Place};
 use crate::experiment::{CONFIG, MODEL_FILE, Registry};
 use crate::quantization::DistillationOptions;
 use dr_precision::PrecisionSet;
@@ -80,6 +80,11 @@ impl TrainArgs {
                 return wrong(&format!("--{flag} {rate}"), "a number from 0 to 1");
             }
         }
+        let device = match last(layers, |settings| settings.device.clone()) {
+            None => DeviceKind::Auto,
+            Some(Place::Here(kind)) => kind,
+            Some(worker) => return wrong(&format!("--device {worker}"), "a device of this machine"),
+        };
         let model = PathBuf::from(model);
         let out = last(layers, |settings| settings.out.clone())
             .unwrap_or_else(|| Path::new("runs").join(model.file_stem().unwrap_or_default()));
@@ -92,7 +97,7 @@ impl TrainArgs {
             precisions: last(layers, |settings| settings.precisions.clone()).unwrap_or_default(),
             switch_edge: last(layers, |settings| settings.switch_edge).unwrap_or_default(),
             options,
-            device: last(layers, |settings| settings.device).unwrap_or(DeviceKind::Auto),
+            device,
             out,
         }))
     }

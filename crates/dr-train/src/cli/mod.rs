@@ -98,6 +98,7 @@ fn execute(registry: &Registry, cli: Cli) -> Result<(), CommandError> {
         Command::Latency(args) => commands::latency(&args),
         Command::Hessian(args) => commands::hessian(registry, &args),
         Command::Search(args) => commands::search(registry, &args),
+        Command::Worker(args) => commands::worker(&args),
         Command::Completions(args) => commands::completions(registry, &args),
     }
 }

@@ -54,6 +54,10 @@ impl TrainArgs {
         if let Some(folder) = &resume {
             check_same_run(folder, &before, &config)?;
         }
+        if last(layers, |settings| settings.token_file.clone()).is_some() && config.workers().is_empty() {
+            let message = "--token-file: devices of this machine have no use for it: expected --device or --devices remote:HOST:PORT";
+            return Err(CommandError::new(message));
+        }
         config.check().map_err(|error| CommandError::new(error.to_string()))?;
         check_mixed(&config)?;
         check_flags(registry, &config, &layers.map(Settings::given).concat())?;

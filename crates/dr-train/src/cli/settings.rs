@@ -1,9 +1,9 @@
 //! The arguments of `dr-train train`.
 
-use crate::cli::values::{count, group_size, number, one_of, seed, switch};
+use crate::cli::values::{KindOrWorker, count, group_size, number, one_of, seed, switch};
 use crate::config::{
     Baseline, BatchNormKind, Batches, Changes, ComputeKind, DeviceKind, Devices, Distill, Fit, ForwardKind,
-    ImageSize, MixedNorm, OptimizerKind, Rates, Sampling, TrainConfig, Widths,
+    ImageSize, MixedNorm, OptimizerKind, Place, Rates, Sampling, TrainConfig, Widths,
 };
 use crate::data::{Coco, DatasetKind, Text};
 use crate::quantization::DistillationOptions;
@@ -224,13 +224,16 @@ pub struct Settings {
     #[arg(long, value_parser = one_of(Baseline::ALL), help_heading = "Training")]
     pub baseline: Option<Baseline>,
 
-    /// Where to compute
-    #[arg(long, value_parser = one_of(DeviceKind::ALL), help_heading = "Run")]
-    pub device: Option<DeviceKind>,
-    /// Train on several devices of that kind together, each on its part of every batch: `all`, or numbers such as `0,1`
-    /// [default: the first]
+    /// Where to compute; `remote:HOST:PORT` is on a `dr-train worker`
+    #[arg(long, value_parser = KindOrWorker::default(), help_heading = "Run")]
+    pub device: Option<Place>,
+    /// Train on several devices there together, each on its part of every batch: `all`, or numbers such as `0,1`
+    /// [default: the first]; or on all of workers, `remote:HOST:PORT,remote:HOST:PORT`
     #[arg(long, value_name = "LIST", help_heading = "Run")]
     pub devices: Option<Devices>,
+    /// File with the token of the workers
+    #[arg(long, value_name = "FILE", help_heading = "Run")]
+    pub token_file: Option<PathBuf>,
     /// What convolutions and linear layers multiply [default: f32]
     #[arg(long, value_name = "TYPE", value_parser = one_of(ComputeKind::ALL), help_heading = "Run")]
     pub compute: Option<ComputeKind>,
@@ -261,7 +264,7 @@ impl Settings {
             task, dataset, data_dir, limit_train, image_size, fit, model, weights, vocabulary, hidden, layers, context,
             precisions, batch_norm, epochs, float_epochs, accumulate, batch_size, optimizer, lr, joint_lr, scale_lr,
             weight_decay, warmup_epochs, anneal_float, augment, mixup, label_smoothing, ema, patience, clip_norm, alrs, scale_gradient, group_size, switch_edge, batches,
-            distill, forward, mixed, draws, sampling, widths, mixed_norm, baseline, device, devices, compute, seed, out,
+            distill, forward, mixed, draws, sampling, widths, mixed_norm, baseline, device, devices, token_file, compute, seed, out,
             resume,
         }
     }
@@ -285,7 +288,14 @@ impl Settings {
         language.hidden = self.hidden.unwrap_or(language.hidden);
         language.layers = self.layers.unwrap_or(language.layers);
         language.context = self.context.unwrap_or(language.context);
+        // Workers are a place and its devices at once: either flag replaces both.
+        if self.device.is_some() {
+            config.devices = config.devices.take().filter(|devices| !matches!(devices, Devices::Workers(_)));
+        } else if matches!(self.devices, Some(Devices::Workers(_))) {
+            config.device = Place::Here(DeviceKind::Auto);
+        }
         config.devices = self.devices.clone().or(config.devices.take());
+        config.token_file = self.token_file.clone().or(config.token_file.take());
         config.data_dir = self.data_dir.clone().or(config.data_dir.take());
         config.weights = self.weights.clone().or(config.weights.take());
         config.augment = self.augment.or(config.augment);

@@ -1,5 +1,6 @@
 //! How the values of flags are parsed.
 
+use crate::config::{DeviceKind, Place};
 use crate::experiment::Registry;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Arg, Command};
@@ -60,6 +61,34 @@ impl TypedValueParser for NameOrFile {
         match value.to_str() {
             Some(name) if is_model_file(name) => Ok(name.to_owned()),
             _ => self.0.parse_ref(command, argument, value),
+        }
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        self.0.possible_values()
+    }
+}
+
+/// The name of a kind of devices, or the address of a worker.
+#[derive(Clone)]
+pub(super) struct KindOrWorker(PossibleValuesParser);
+
+impl Default for KindOrWorker {
+    fn default() -> Self {
+        Self(DeviceKind::ALL.iter().map(|kind| kind.name()).into())
+    }
+}
+
+impl TypedValueParser for KindOrWorker {
+    type Value = Place;
+
+    fn parse_ref(
+        &self, command: &Command, argument: Option<&Arg>, value: &OsStr,
+    ) -> Result<Place, clap::Error> {
+        let place = str::parse::<Place>;
+        match value.to_str().filter(|text| text.contains(':')) {
+            Some(_) => place.parse_ref(command, argument, value),
+            None => self.0.clone().try_map(move |name| place(&name)).parse_ref(command, argument, value),
         }
     }
 

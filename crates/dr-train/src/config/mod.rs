@@ -5,6 +5,7 @@ mod check;
 mod devices;
 mod image_size;
 mod kinds;
+mod place;
 mod rates;
 pub mod task;
 mod text;
@@ -20,5 +21,6 @@ pub use kinds::{
     Baseline, Batches, ComputeKind, DeviceKind, Distill, Engine, Fit, ForwardKind, LossTerms, OptimizerKind,
     Sampling, Widths,
 };
+pub use place::{Place, PlaceError, WorkerAddress, WorkerAddressError};
 pub use rates::Rates;
 pub use train::{IMAGE_SIZE, LanguageSettings, TrainConfig};

@@ -6,6 +6,7 @@ use super::image_size::ImageSize;
 use super::kinds::{
     Baseline, Batches, ComputeKind, DeviceKind, Distill, Fit, ForwardKind, OptimizerKind, Sampling, Widths,
 };
+use super::place::{Place, WorkerAddress};
 use super::rates::Rates;
 use super::task::{CLASSIFY, before};
 use super::text;
@@ -124,10 +125,13 @@ pub struct TrainConfig {
     /// Use only so many training images, or so many characters of a text.
     pub limit_train: Option<usize>,
     /// Where to compute.
-    pub device: DeviceKind,
-    /// On which devices of that kind, if not on the first alone: together, each on its part of every batch.
+    pub device: Place,
+    /// On which devices there, if not on the first alone: together, each on its part of every batch. Workers are places of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub devices: Option<Devices>,
+    /// The file with the token that workers ask for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
     /// What convolutions and linear layers multiply.
     #[serde(default)]
     pub compute: ComputeKind,
@@ -205,11 +209,24 @@ impl TrainConfig {
             fit: Fit::default(),
             language: LanguageSettings::default(),
             limit_train: None,
-            device: DeviceKind::Auto,
+            device: Place::Here(DeviceKind::Auto),
             devices: None,
+            token_file: None,
             compute: ComputeKind::default(),
             seed: 1,
             baseline: Baseline::Off,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// The workers that it computes on, if it does not compute here.
+    #[must_use]
+    pub fn workers(&self) -> Vec<WorkerAddress> {
+        match (&self.device, &self.devices) {
+            (Place::Worker(worker), _) => vec![worker.clone()],
+            (Place::Here(_), Some(Devices::Workers(workers))) => workers.clone(),
+            (Place::Here(_), _) => vec![],
         }
     }
 }

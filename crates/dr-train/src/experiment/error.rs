@@ -1,7 +1,7 @@
 //! [`RunError`]: why a run did not end well.
 
 use crate::artifact::ArtifactError;
-use crate::config::{ComputeKind, DeviceKind, UnknownName};
+use crate::config::{ComputeKind, UnknownName};
 use crate::data::{DataError, SceneError};
 use crate::device::DeviceError;
 use crate::evaluation::EvaluationError;
@@ -12,6 +12,7 @@ use crate::report::ReportError;
 use crate::text::TextError;
 use crate::training::PhaseError;
 use crate::weights::WeightsError;
+use crate::workers::WorkerError;
 use burn::data::dataset::DatasetError;
 use std::path::PathBuf;
 use thiserror::Error;
@@ -41,6 +42,9 @@ pub enum RunError {
     /// The training.
     #[error(transparent)]
     Phase(#[from] PhaseError),
+    /// A worker, in the middle of the training.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
     /// The weights to start from.
     #[error(transparent)]
     Weights(#[from] WeightsError),
@@ -122,7 +126,7 @@ pub enum RunError {
     #[error("--compute {compute}: device `{device}` does not compute in it: expected f32")]
     Compute {
         /// The device.
-        device: DeviceKind,
+        device: String,
         /// The type.
         compute: ComputeKind,
     },

@@ -6,8 +6,8 @@ use super::said::tell_noted;
 use super::settings::{check_task, passes, quantization};
 use super::task::{Part, Task};
 use crate::artifact::{Artifact, ArtifactError, ArtifactKind, Description, SavedModel};
-use crate::config::{Baseline, Batches, DeviceKind, Devices, Distill, ForwardKind, MixedNorm, TrainConfig};
-use crate::device;
+use crate::config::{Baseline, Batches, Distill, ForwardKind, MixedNorm, TrainConfig};
+use crate::device::{Opened, open_for};
 use crate::evaluation::{EVAL_BATCH, formats};
 use crate::files::{FolderLock, at, remove_leftovers, write_atomically};
 use crate::mixed::{DrawLog, Hasb, HessianOptions, Traces, traces};
@@ -17,6 +17,7 @@ use crate::report::{
     EpochRecord, Measured, NumberFormat, PrecisionResult, Report, SingleResult, TrainPhase, number,
 };
 use crate::training::{Distillation, History, Objective, Phase, PhaseOutcome, Score, evaluate, run_phase};
+use crate::workers::{on_workers, tell_operations};
 use burn::module::Module;
 use burn::tensor::Device;
 use burn::train::Interrupter;
@@ -62,10 +63,9 @@ pub struct Experiment<T> {
     out: PathBuf,
     options: RunOptions,
     /// Those that train together.
-    devices: Vec<Device>,
+    opened: Opened,
     /// The first of them.
     device: Device,
-    device_kind: DeviceKind,
     task: T,
     /// What the float training starts from, if not from random weights.
     imported: Option<Artifact>,
@@ -88,22 +88,20 @@ impl<T: Task> Experiment<T> {
         registry: &Registry, config: TrainConfig, out: &Path, options: RunOptions,
     ) -> Result<Self, RunError> {
         check_task(registry, &config)?;
-        let first = Devices::Numbers(vec![0]);
-        let (devices, device_kind) =
-            device::open_several(config.device, config.devices.as_ref().unwrap_or(&first))?;
-        // There is at least one: `Devices` are not empty.
+        let opened = open_for(&config)?;
+        let devices = &opened.devices;
         let device = devices[0].clone();
         if let Some(dtype) = config.compute.half()
             && !devices.iter().all(|device| device.supports_dtype(dtype))
         {
-            return Err(RunError::Compute { device: device_kind, compute: config.compute });
+            return Err(RunError::Compute { device: opened.name, compute: config.compute });
         }
         if config.batch_size / devices.len() < 2 {
             let (batch, devices) = (config.batch_size, devices.len());
             return Err(RunError::Devices { batch, devices });
         }
         let (task, out) = (T::load(registry, &config)?, out.to_path_buf());
-        let mut run = Self { config, out, options, devices, device, device_kind, task, imported: None };
+        let mut run = Self { config, out, options, opened, device, task, imported: None };
         if run.saved_float(FLOAT)?.is_none() {
             run.imported = run.task.imported(&run.config)?;
         }
@@ -115,6 +113,10 @@ impl<T: Task> Experiment<T> {
     /// # Errors
     /// Anything that stops the run. What was complete before is kept, and can be resumed.
     pub fn run(&self) -> Result<Report, RunError> {
+        on_workers(&self.opened.workers, || self.run_all())
+    }
+
+    fn run_all(&self) -> Result<Report, RunError> {
         let started = Instant::now();
         let _lock = self.open_folder()?;
         self.task.tell();
@@ -137,7 +139,7 @@ impl<T: Task> Experiment<T> {
             dataset: config.dataset.clone(),
             model: config.model.clone(),
             seed: config.seed,
-            device: self.device_kind.to_string(),
+            device: self.opened.name.clone(),
             seconds: seconds + started.elapsed().as_secs_f64(),
             test_images: self.task.test_items(),
             skipped_images,
@@ -152,6 +154,9 @@ impl<T: Task> Experiment<T> {
         if config.baseline == Baseline::Single {
             (report.single, seconds) = self.single(&float.model, seconds)?;
             report.seconds = seconds + started.elapsed().as_secs_f64();
+        }
+        if !self.opened.workers.is_empty() {
+            tell_operations(&self.opened.devices);
         }
         // Its presence says that the run is complete.
         report.save(&self.out)?;
@@ -252,7 +257,7 @@ impl<T: Task> Experiment<T> {
         // Whether mixed passes share BatchNorms with those that are validated.
         let shared_mixed = quantization.mixed == Some(MixedNorm::Uniform);
         let independent = !quantization.share_norm && config.distill != Distill::Highest && !shared_mixed;
-        if self.device_kind == DeviceKind::Flex && independent {
+        if self.device == Device::flex() && independent {
             objective = objective.side_by_side();
         }
         let model = model.fork(&self.device.clone().autodiff()).train();
@@ -316,7 +321,7 @@ impl<T: Task> Experiment<T> {
             return Err(stopped());
         }
         objective.ema = config.ema;
-        let batch_size = config.batch_size.div_ceil(self.devices.len());
+        let batch_size = config.batch_size.div_ceil(self.opened.devices.len());
         let train = self.task.training(config, batch_size, &self.device.clone().autodiff())?;
         let valid = self.task.evaluation(Part::Valid, EVAL_BATCH, &self.device)?;
         let outcome = run_phase(phase, model, objective, train, valid, &self.options.interrupter)?;
@@ -336,7 +341,7 @@ impl<T: Task> Experiment<T> {
             items: T::ITEMS,
             by_loss: T::BY_LOSS,
             accumulate: config.accumulate,
-            devices: self.devices.iter().map(|device| device.clone().autodiff()).collect(),
+            devices: self.opened.devices.iter().map(|device| device.clone().autodiff()).collect(),
             optimizer: config.optimizer,
             weight_decay: config.weight_decay,
             clip_norm: config.clip_norm,

@@ -91,13 +91,24 @@ fn parts_of_an_epoch_have_all_images_once_and_others_in_the_next() {
 fn numbers_of_devices_are_checked() {
     assert_eq!("all".parse(), Ok(Devices::All));
     assert_eq!("1,0".parse(), Ok(Devices::Numbers(vec![1, 0])));
-    for text in ["", "a", "0,0", "0,,1", "-1", "0;1"] {
+    let workers = "remote:gpu1:3000, remote:[::1]:3000".parse::<Devices>().unwrap();
+    assert_eq!(workers.to_string(), "remote:gpu1:3000,remote:[::1]:3000");
+    let wrong = [
+        "remote:a",
+        "remote:a:0",
+        "remote::1",
+        "remote:a b:1",
+        "remote:a/b:1",
+        "remote:a:1,remote:a:1",
+        "remote:a:1,0",
+    ];
+    for text in ["", "a", "0,0", "0,,1", "-1", "0;1"].into_iter().chain(wrong) {
         let message = text.parse::<Devices>().unwrap_err().to_string();
         assert!(message.contains("expected `all`"), "{message}");
     }
     let (devices, kind) = open_several(DeviceKind::Flex, &Devices::All).unwrap();
     assert_eq!((devices.len(), kind), (1, DeviceKind::Flex));
     let error = open_several(DeviceKind::Flex, &Devices::Numbers(vec![0, 2])).unwrap_err();
-    assert_eq!(error, DeviceError::NoSuch { kind: DeviceKind::Flex, number: 2, count: 1 });
+    assert!(matches!(error, DeviceError::NoSuch { .. }));
     assert_eq!(error.to_string(), "device 2 of `flex`: this machine has 1; expected 0 to 0");
 }

@@ -149,13 +149,13 @@ fn recalibrated_statistics_are_those_of_the_batches() {
         let plan = plan(&mut network, &["4", "2", "w6a4", "8"]);
         let assignment = Assignment::new(&mut network, &plan).unwrap();
         let pass = Pass::mixed(&assignment);
-        // Of many pixels: training divides the variance by one less.
-        let batch = images(3, 250, &Device::flex());
+        // Of many pixels: training divides the variance by one less, and no value is at the border of two codes.
+        let batch = images(4, 250, &Device::flex());
         let before = values(network.forward(batch.clone(), &pass));
         let subnet = subnet(network.clone(), &pass, std::slice::from_ref(&batch));
         let trained = network.clone().fork(&Device::flex().autodiff()).train();
         let expected = values(trained.forward(Tensor::from_inner(batch.clone()), &pass).inner());
-        close(&expected, &values(subnet.forward(batch.clone(), &pass)), 0.02);
+        close(&expected, &values(subnet.forward(batch.clone(), &pass)), 1e-3);
         // The network itself is as it was.
         assert_eq!(before, values(network.forward(batch, &pass)));
     }

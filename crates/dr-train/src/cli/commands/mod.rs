@@ -18,6 +18,7 @@ mod scenes;
 mod search;
 mod train;
 mod words;
+mod worker;
 
 pub use completions::{CompletionsArgs, completions};
 pub use distill::distill;
@@ -35,6 +36,7 @@ pub use quantize::{QuantizeArgs, quantize};
 pub use scenes::{ScenesArgs, scenes};
 pub use search::{SearchArgs, search};
 pub use train::train;
+pub use worker::{WorkerArgs, worker};
 
 use super::{CommandError, PictureArgs};
 use crate::agreement::{ArraysError, arrays_below};

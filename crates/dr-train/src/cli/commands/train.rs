@@ -2,9 +2,11 @@
 
 use super::print;
 use crate::cli::{CommandError, ResolvedTraining};
+use crate::device::DeviceError;
 use crate::experiment::{CONFIG, Registry, RunError, RunOptions};
-use crate::note::{detail, note};
+use crate::note::{self, detail, note};
 use crate::training::PhaseError;
+use crate::workers::look_after;
 use burn::train::Interrupter;
 use std::path::Path;
 
@@ -21,10 +23,17 @@ pub fn train(
     let ResolvedTraining { config, out, resume } = training;
     let options = RunOptions { resume, dashboard, interrupter: Interrupter::new() };
     let interrupter = options.interrupter.clone();
+    let workers = config.workers();
     let task = registry.tasks.get(&config.task)?;
     detail(format_args!("settings, in {}: {}", out.join(CONFIG).display(), serde_json::to_string(&config)?));
     let run = (task.prepare)(registry, config, &out, options).map_err(|error| failure(error, &out))?;
     stop_on_ctrl_c(interrupter)?;
+    let folder = out.clone();
+    look_after(workers, move |gone| {
+        let error = failure(gone.into(), &folder);
+        note::error(&error);
+        std::process::exit(error.exit_code().into());
+    });
     let report = run().map_err(|error| failure(error, &out))?;
     if json {
         return print(&report.to_json()?);
@@ -43,6 +52,9 @@ fn failure(error: RunError, out: &Path) -> CommandError {
         RunError::Interrupted(_) => {
             return CommandError::from(error).with_hint(resume).with_exit_code(INTERRUPTED);
         }
+        RunError::Worker(_) => {
+            return CommandError::from(error).with_hint(format!("{resume}; --devices names other workers"));
+        }
         RunError::Phase(PhaseError::NotFinite { .. }) => {
             Some("a lower learning rate or --clip-norm 1 may help")
         }
@@ -56,6 +68,7 @@ fn failure(error: RunError, out: &Path) -> CommandError {
             | RunError::NoScenes
             | RunError::Compute { .. }
             | RunError::Devices { .. }
+            | RunError::Device(DeviceError::TwoPlaces { .. } | DeviceError::Elsewhere(_))
     );
     match lower {
         Some(hint) => CommandError::from(error).with_hint(hint),
