@@ -320,17 +320,17 @@ impl Weights {
                                 *w = V::load(weights.add(n * V::LANES));
                             }
                             weights = weights.add(size);
-                            for p in 0..P {
+                            for (p, tile) in tile.iter_mut().enumerate() {
                                 let x = V::splat(*from.add(p * width + channel));
                                 for n in 0..N {
-                                    tile[p][n] = x.multiply_add(w[n], tile[p][n]);
+                                    tile[n] = x.multiply_add(w[n], tile[n]);
                                 }
                             }
                         }
                         let to = sums[(point * chunk + start) * size..][..P * size].as_mut_ptr();
-                        for p in 0..P {
-                            for n in 0..N {
-                                tile[p][n].store(to.add(p * size + n * V::LANES));
+                        for (p, tile) in tile.into_iter().enumerate() {
+                            for (n, sum) in tile.into_iter().enumerate() {
+                                sum.store(to.add(p * size + n * V::LANES));
                             }
                         }
                     }
