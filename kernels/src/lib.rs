@@ -30,8 +30,7 @@
 //! # Features
 //! `burn`, the default: the functions over tensors, on CPUs through Burn's `flex`. `wgpu`, `vulkan`, `cuda` and `cpu` (CubeCL's
 //! CPU runtime) each add the CubeCL kernels and Burn's backend of that name. `remote` adds the operations that training needs on
-//! devices of other machines (`remote`). `unstable` opens `cpu` and `reference` to the tests
-//! and benchmarks of this workspace.
+//! devices of other machines. `unstable` opens `cpu` and `reference` to the tests and benchmarks of this workspace.
 
 #[cfg(feature = "burn")]
 #[path = "burn/mod.rs"]
