@@ -57,8 +57,8 @@ pub mod reference;
 pub use burn_face::remote;
 #[cfg(feature = "burn")]
 pub use burn_face::{
-    CodeState, Codes, IntProduct, IntWeight, Narrowed, PackedTensor, Results, Stored, Wanted,
-    WeightOnlyProduct, adam_step, batch_norm_channels_last, conv2d, conv2d_channels_last, conv2d_of_codes,
+    CodeState, Codes, ConvQuantizer, IntProduct, IntWeight, Narrowed, PackedTensor, Results, Stored, Wanted,
+    WeightOnlyProduct, adam_step, batch_norm_channels_last, conv2d, conv2d_channels_last, conv2d_quantized,
     dequantize, fake_quantize_activation, fake_quantize_weight, quantize_pack, search_scales, sgd_step,
     switch, takes_channels_last,
 };

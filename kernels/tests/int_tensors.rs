@@ -382,39 +382,63 @@ fn weight_only_is_the_product_with_the_dequantized_weight() {
     out.into_data().assert_approx_eq::<f32>(&expected.into_data(), burn::tensor::Tolerance::absolute(1e-4));
 }
 
+/// What a convolution quantizes as it reads, in floats or in integers, beside the operations one after the other.
 #[test]
-fn training_in_integers_has_the_values_and_gradients_of_floats() {
+fn convolutions_that_quantize_have_the_values_and_gradients_of_two_operations() {
     let device = device().autodiff();
     let on_device = |tensor: Tensor<4>| Tensor::<4>::from_data(tensor.into_data(), &device);
     let tensor = |values: &[f32]| Tensor::<1>::from_data(TensorData::from(values), &device);
     for (zero, activations, weights) in
         [(0.0, BitWidth::B8, BitWidth::B4), (-0.3, BitWidth::B4, BitWidth::B8)]
     {
-        let (activation, scale) = (tensor(&[0.02, zero]), ones(6) * 0.05);
-        let scale = Tensor::<1>::from_data(scale.into_data(), &device);
-        let run = |integers: bool| {
+        let weight_scale = Tensor::<1>::from_data((ones(6) * 0.05).into_data(), &device);
+        // `None`: two operations; else whether in integers.
+        let run = |integers: Option<bool>| {
             let x = on_device(values([3, 9, 8, 9]).abs()).require_grad();
             let w = on_device(values([6, 9, 3, 3])).require_grad();
-            let quantizer = dr_kernels::ActivationQuantizer::new(activations);
-            let x_hat =
-                dr_kernels::fake_quantize_activation(x.clone(), tensor(&[0.02]), tensor(&[zero]), &quantizer);
+            let (scale, zero_point) = (tensor(&[0.02]).require_grad(), tensor(&[zero]).require_grad());
             let quantizer = dr_kernels::WeightQuantizer::new(weights, weights).unwrap();
-            let w_hat = dr_kernels::fake_quantize_weight(w.clone(), scale.clone(), scale.clone(), &quantizer);
-            let (x_hat, w_hat) = (x_hat.unwrap(), w_hat.unwrap());
+            let w_hat = dr_kernels::fake_quantize_weight(
+                w.clone(),
+                weight_scale.clone(),
+                weight_scale.clone(),
+                &quantizer,
+            );
+            let (x_in, w_hat, s, z) = (x.clone(), w_hat.unwrap(), scale.clone(), zero_point.clone());
             let y = match integers {
-                true => {
-                    let widths = [weights, activations];
-                    dr_kernels::conv2d_of_codes(x_hat, w_hat, activation.clone(), scale.clone(), widths, 2, 1)
+                Some(integers) => {
+                    let codes = integers.then(|| (weight_scale.clone(), weights));
+                    let quantizer =
+                        dr_kernels::ConvQuantizer { scale: s, zero_point: z, bits: activations, codes };
+                    dr_kernels::conv2d_quantized(x_in, w_hat, quantizer, 2, 1).unwrap()
                 }
-                false => dr_kernels::conv2d_channels_last(x_hat, w_hat, 2, 1),
+                None => {
+                    let quantizer = dr_kernels::ActivationQuantizer::new(activations);
+                    let x_hat = dr_kernels::fake_quantize_activation(x_in, s, z, &quantizer);
+                    dr_kernels::conv2d_channels_last(x_hat.unwrap(), w_hat, 2, 1)
+                }
             };
             let grads = (y.clone() * y.clone()).sum().backward();
-            [y.inner(), x.grad(&grads).unwrap(), w.grad(&grads).unwrap()].map(Tensor::into_data)
+            let of_scales = [scale, zero_point].map(|scale| scale.grad(&grads).unwrap().into_data());
+            let of_tensors = [x.grad(&grads).unwrap(), w.grad(&grads).unwrap()].map(Tensor::into_data);
+            [vec![y.inner().into_data()], of_tensors.to_vec(), of_scales.to_vec()].concat()
         };
-        for (integers, floats) in run(true).iter().zip(run(false)) {
-            integers.assert_approx_eq::<f32>(&floats, burn::tensor::Tolerance::rel_abs(1e-4, 1e-3));
+        let two = run(None);
+        for (one, two) in run(Some(false)).iter().zip(&two) {
+            one.assert_approx_eq::<f32>(two, burn::tensor::Tolerance::rel_abs(1e-6, 1e-5));
+        }
+        for (integers, floats) in run(Some(true)).iter().zip(&two) {
+            integers.assert_approx_eq::<f32>(floats, burn::tensor::Tolerance::rel_abs(1e-4, 1e-3));
         }
     }
+}
+
+#[test]
+fn a_convolution_with_two_scales_is_refused() {
+    let quantizer =
+        dr_kernels::ConvQuantizer { scale: ones(2), zero_point: ones(1), bits: BitWidth::B8, codes: None };
+    let error = dr_kernels::conv2d_quantized(values([1, 4, 4, 3]), values([5, 3, 3, 3]), quantizer, 1, 1);
+    assert!(matches!(error, Err(KernelError::ScaleCount { what: "scale", found: 2, expected: 1, .. })));
 }
 
 /// With gradients, of convolutions that have a bias and a mean behind them.

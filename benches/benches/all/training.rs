@@ -3,7 +3,7 @@
 use criterion::{Criterion, Throughput};
 use dr_bench::peak::multiply_floats;
 use dr_bench::{Work, on_host, threads, weights};
-use dr_kernels::cpu::{Conv2dShape, conv2d, conv2d_input_gradient, conv2d_weight_gradient};
+use dr_kernels::cpu::{Conv2dShape, Images, conv2d, conv2d_input_gradient, conv2d_weight_gradient};
 
 /// Convolutions of ResNet-20 at 32 x 32, of ResNet-18 at 96 x 96 and of MobileNetV2 at 96 x 96: channels in and out, size of the
 /// input, kernel, stride and whether it is depthwise.
@@ -44,8 +44,8 @@ pub fn convolutions(criterion: &mut Criterion) {
                 work.measure("registers", || rayon::broadcast(|_| multiply_floats(of_thread)));
             }
         };
-        work("forward", &|| conv2d(&x, &w, &shape));
+        work("forward", &|| conv2d(Images::floats(&x), &w, &shape));
         work("gradient of the input", &|| conv2d_input_gradient(&dy, &w, &shape));
-        work("gradient of the weight", &|| conv2d_weight_gradient(&x, &dy, &shape));
+        work("gradient of the weight", &|| conv2d_weight_gradient(Images::floats(&x), &dy, &shape));
     }
 }

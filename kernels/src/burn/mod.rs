@@ -19,7 +19,7 @@ use crate::{ActivationQuantizer, KernelError, WeightQuantizer, layout::ScaleLayo
 pub use batch_norm::batch_norm_channels_last;
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Element, Int, Tensor, TensorData};
-pub use conv2d::{conv2d, conv2d_channels_last, conv2d_of_codes, takes_channels_last};
+pub use conv2d::{ConvQuantizer, conv2d, conv2d_channels_last, conv2d_quantized, takes_channels_last};
 use dr_precision::{BitWidth, Granularity};
 use ops::{ActivationFormat, FakeQuantizeOps, SearchOps, WeightFormat};
 pub use optimizer::{adam_step, sgd_step};

@@ -82,7 +82,7 @@ pub fn batch_norm(
     let (mean, variance): (Vec<f32>, Vec<f32>) = total(parts).into_iter().zip(near).map(moments).unzip();
     let gain = |c: usize| (f64::from(gamma[c]) * shape.inverse_deviation(variance[c])) as f32;
     let gain: Vec<f32> = (0..shape.channels).map(gain).collect();
-    let y = written(x.len(), |y| {
+    let (y, ()) = written(x.len(), |y| {
         let tasks = y.par_chunks_mut(shape.task()).enumerate();
         tasks.for_each(|(task, y)| {
             let part =
@@ -126,10 +126,11 @@ pub fn batch_norm_backward(
     assert_eq!(lengths, [shape.elements(); 3], "values of another number");
     // What goes into the sum of both.
     let into = (residual && shape.clip.is_some()).then(|| {
-        written(x.len(), |into| {
+        let (into, ()) = written(x.len(), |into| {
             let tasks = into.par_chunks_mut(TASK).zip(y.par_chunks(TASK)).zip(dy.par_chunks(TASK));
             tasks.for_each(|((into, y), dy)| run_on!(Isa::detect(), |_| masked(y, dy, shape.high(), into)));
-        })
+        });
+        into
     });
     let (dy, masked) = (into.as_deref().unwrap_or(dy), shape.clip.is_some() && into.is_none());
     let (task, high) = (shape.task(), shape.high());
@@ -158,7 +159,7 @@ pub fn batch_norm_backward(
     let gain = of_channels(&|c| f64::from(gamma[c]) * inverse[c]);
     let mean_dy = of_channels(&|c| sums[c][0] / n);
     let slope = of_channels(&|c| sums[c][1] * inverse[c] * inverse[c] / n);
-    let dx = written(x.len(), |dx| {
+    let (dx, ()) = written(x.len(), |dx| {
         let inputs = x.par_chunks(task).zip(y.par_chunks(task)).zip(dy.par_chunks(task));
         dx.par_chunks_mut(task).zip(inputs).for_each(|(dx, ((x, y), dy))| {
             let terms = [mean, &gain, &mean_dy, &slope];

@@ -11,6 +11,7 @@
 //! channels, over all outputs. Kernels of 3 x 3 in steps of one have [fewer products](super::winograd), and depthwise
 //! convolutions, the same with a kernel for each channel, [loops](super::depthwise) of their own.
 
+use super::fake_quantize::FakeQuantizer;
 use super::isa::{Isa, run_on};
 use super::vector::{Avx2, Avx512, Portable, Vector};
 use super::{depthwise, winograd};
@@ -72,6 +73,8 @@ impl Conv2dShape {
 const POSITIONS: usize = 256;
 /// As many positions as an image counts for at least.
 const IMAGE: usize = 16;
+/// Parts of whole images are a multiple of so many, of nearly equal size, so that threads have as much to do.
+const EVENLY: usize = 4;
 /// Vectors of channels in a tile.
 const VECTORS: usize = 2;
 /// Most channels of a [`Block`].
@@ -103,8 +106,9 @@ impl Parts {
     /// Of about so many positions, and a multiple of `step` rows.
     pub fn new(batch: usize, [rows, cols]: [usize; 2], step: usize, positions: usize) -> Self {
         let band = (2 * positions / cols.max(1)).max(1).next_multiple_of(step);
-        let images = (positions / (rows * cols).max(1)).clamp(1, positions / IMAGE).min(batch.max(1));
-        let (images, band) = if band < rows { (1, band) } else { (images, rows) };
+        let images = (positions / (rows * cols).max(1)).clamp(1, positions / IMAGE);
+        let parts = batch.div_ceil(images).next_multiple_of(EVENLY);
+        let (images, band) = if band < rows { (1, band) } else { (batch.div_ceil(parts).max(1), rows) };
         Self { batch, rows, images, band }
     }
 
@@ -132,6 +136,23 @@ pub(super) fn cut<P, T>(
     pieces.map(piece).collect()
 }
 
+/// Images `[batch, rows, cols, channels]` that a convolution reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Images<'a> {
+    /// Their values.
+    pub values: &'a [f32],
+    /// What fake-quantizes the values as they are read.
+    pub quantizer: Option<FakeQuantizer>,
+}
+
+impl<'a> Images<'a> {
+    /// Images whose values are what is convolved.
+    #[must_use]
+    pub const fn floats(values: &'a [f32]) -> Self {
+        Self { values, quantizer: None }
+    }
+}
+
 /// Rows of images with zeros around them, in floats.
 #[derive(Clone, Copy)]
 pub(super) struct Padded {
@@ -146,18 +167,24 @@ impl Padded {
     /// Copies rows of the images of a part, `[rows, width]` each: row 0 of the buffer is row `first` of the image, which may
     /// be before or behind it.
     pub fn copy(
-        self, images: &[f32], part: Part, [rows, width]: [usize; 2], first: isize, buffer: &mut Vec<f32>,
+        self, isa: Isa, images: Images<'_>, part: Part, [rows, width]: [usize; 2], first: isize,
+        buffer: &mut Vec<f32>,
     ) {
         buffer.resize(part.images * self.rows * self.row + SLACK, 0.0);
         for (image, to) in
             buffer.chunks_exact_mut((self.rows * self.row).max(1)).take(part.images).enumerate()
         {
-            let image = &images[(part.first_image + image) * rows * width..][..rows * width];
+            let image = &images.values[(part.first_image + image) * rows * width..][..rows * width];
             for (row, to) in to.chunks_exact_mut(self.row.max(1)).enumerate() {
                 match usize::try_from(first + row as isize) {
                     Ok(row) if row < rows => {
                         to[..self.before].fill(0.0);
-                        to[self.before..][..width].copy_from_slice(&image[row * width..][..width]);
+                        let (from, to_row) =
+                            (&image[row * width..][..width], &mut to[self.before..][..width]);
+                        match images.quantizer {
+                            Some(quantizer) => run_on!(isa, |_| quantizer.forward(from, to_row)),
+                            None => to_row.copy_from_slice(from),
+                        }
                         to[self.before + width..].fill(0.0);
                     }
                     _ => to.fill(0.0),
@@ -403,13 +430,41 @@ fn input_window(shape: &Conv2dShape, rows: usize) -> (Padded, Window) {
     (Padded { rows, row, before: shape.padding * channels }, window)
 }
 
-/// A new vector of `len` floats, all of which `write` must write.
-pub(super) fn written(len: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+/// A new vector of `len` floats, all of which `write` must write, and what it gives besides.
+pub(super) fn written<R>(len: usize, write: impl FnOnce(&mut [MaybeUninit<f32>]) -> R) -> (Vec<f32>, R) {
     let mut values = super::blocks::with_capacity(len);
-    write(&mut values.spare_capacity_mut()[..len]);
+    let result = write(&mut values.spare_capacity_mut()[..len]);
     // SAFETY: `write` has written them: its duty, within this crate.
     unsafe { values.set_len(len) };
-    values
+    (values, result)
+}
+
+/// What is done with the gradient of a part of an input once it is computed.
+pub(super) trait Finish: Sync {
+    /// With the floats from number `start` on.
+    fn part(&self, isa: Isa, start: usize, dx: &mut [f32]) -> [f64; 2];
+}
+
+/// Nothing: the gradient is that of floats.
+pub(super) struct Done;
+
+impl Finish for Done {
+    fn part(&self, _: Isa, _: usize, _: &mut [f32]) -> [f64; 2] {
+        [0.0; 2]
+    }
+}
+
+/// Makes it the gradient of values that were fake-quantized when they were read, and gives the sums for scale and zero point.
+struct OfQuantized<'a> {
+    x: &'a [f32],
+    quantizer: FakeQuantizer,
+}
+
+impl Finish for OfQuantized<'_> {
+    fn part(&self, isa: Isa, start: usize, dx: &mut [f32]) -> [f64; 2] {
+        let x = &self.x[start..][..dx.len()];
+        run_on!(isa, |_| self.quantizer.backward(x, dx))
+    }
 }
 
 /// `[batch, rows out, cols out, channels out]` from `x` `[batch, rows, cols, channels in]` and `w` `[channels out, channels in,
@@ -418,13 +473,13 @@ pub(super) fn written(len: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -
 /// # Panics
 /// If the slices have not the lengths of the shape.
 #[must_use]
-pub fn conv2d(x: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<f32> {
+pub fn conv2d(x: Images<'_>, w: &[f32], shape: &Conv2dShape) -> Vec<f32> {
     conv2d_on(Isa::detect(), x, w, shape)
 }
 
-fn conv2d_on(isa: Isa, x: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<f32> {
+fn conv2d_on(isa: Isa, x: Images<'_>, w: &[f32], shape: &Conv2dShape) -> Vec<f32> {
     let [inputs, outputs, weights] = shape.lengths();
-    assert_eq!((x.len(), w.len()), (inputs, weights), "an input and a weight of other sizes");
+    assert_eq!((x.values.len(), w.len()), (inputs, weights), "an input and a weight of other sizes");
     let ([channels_in, channels_out], [rows, cols], k) = (shape.channels, shape.output(), shape.kernel);
     if [inputs, outputs, weights].contains(&0) {
         return vec![0.0; outputs];
@@ -443,16 +498,17 @@ fn conv2d_on(isa: Isa, x: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<f32> {
     };
     let positions = output_positions(shape, parts, padded);
     let width = shape.input[1] * channels_in;
-    written(outputs, |out| {
+    let write = |out: &mut [MaybeUninit<f32>]| {
         cut(out, parts.of_rows(cols * channels_out)).into_par_iter().for_each_init(
             Vec::new,
             |buffer, (part, out)| {
                 let first = (part.first_row * shape.stride) as isize - shape.padding as isize;
-                padded.copy(x, part, [shape.input[0], width], first, buffer);
+                padded.copy(isa, x, part, [shape.input[0], width], first, buffer);
                 weights.correlate(buffer, &positions[..part.images * part.rows * cols], out);
             },
         );
-    })
+    };
+    written(outputs, write).0
 }
 
 /// The taps of a residue modulo the stride, along one axis.
@@ -490,19 +546,42 @@ const fn margin(shape: &Conv2dShape) -> usize {
 /// If the slices have not the lengths of the shape.
 #[must_use]
 pub fn conv2d_input_gradient(dy: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<f32> {
-    conv2d_input_gradient_on(Isa::detect(), dy, w, shape)
+    conv2d_input_gradient_on(Isa::detect(), dy, w, shape, &Done).0
 }
 
-fn conv2d_input_gradient_on(isa: Isa, dy: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<f32> {
+/// The gradient of values `x` that the convolution [fake-quantizes](Images::quantizer), and the gradients of scale and zero
+/// point but for [their factor](crate::layout::ScaleLayout::gradient_factor).
+///
+/// # Panics
+/// If the slices have not the lengths of the shape.
+#[must_use]
+pub fn conv2d_quantized_input_gradient(
+    dy: &[f32], w: &[f32], x: &[f32], quantizer: FakeQuantizer, shape: &Conv2dShape,
+) -> (Vec<f32>, [f64; 2]) {
+    quantized_input_gradient_on(Isa::detect(), dy, w, x, quantizer, shape)
+}
+
+fn quantized_input_gradient_on(
+    isa: Isa, dy: &[f32], w: &[f32], x: &[f32], quantizer: FakeQuantizer, shape: &Conv2dShape,
+) -> (Vec<f32>, [f64; 2]) {
+    assert_eq!(x.len(), shape.lengths()[0], "an input of another size");
+    conv2d_input_gradient_on(isa, dy, w, shape, &OfQuantized { x, quantizer })
+}
+
+fn conv2d_input_gradient_on(
+    isa: Isa, dy: &[f32], w: &[f32], shape: &Conv2dShape, finish: &impl Finish,
+) -> (Vec<f32>, [f64; 2]) {
     let [inputs, outputs, weights] = shape.lengths();
     assert_eq!((dy.len(), w.len()), (outputs, weights), "a gradient and a weight of other sizes");
     let ([channels_in, channels_out], k, stride) = (shape.channels, shape.kernel, shape.stride);
     let ([rows, cols], [height, width]) = (shape.input, shape.output());
     if [inputs, outputs, weights].contains(&0) {
-        return vec![0.0; inputs];
+        let mut dx = vec![0.0; inputs];
+        let sums = finish.part(isa, 0, &mut dx);
+        return (dx, sums);
     }
     if winograd::fits(shape) {
-        return winograd::conv2d_input_gradient(isa, dy, w, shape);
+        return winograd::conv2d_input_gradient(isa, dy, w, shape, finish);
     }
     let parts = Parts::new(shape.batch, [rows, cols], stride, POSITIONS);
     // The farthest windows end here, for the last row of a band and for the last column.
@@ -538,17 +617,36 @@ fn conv2d_input_gradient_on(isa: Isa, dy: &[f32], w: &[f32], shape: &Conv2dShape
             (y, cols, weights, positions(counts, steps, from))
         })
         .collect();
-    written(inputs, |dx| {
-        let cut = cut(dx, parts.of_rows(cols * channels_in));
-        cut.into_par_iter().for_each_init(Vec::new, |buffer, (part, dx)| {
-            let first = (part.first_row / stride) as isize - margin(shape) as isize;
-            padded.copy(dy, part, [height, width * channels_out], first, buffer);
-            for (y, cols, weights, positions) in &residues {
-                // Inputs that no tap meets have no window, and so a gradient of zero.
-                weights.correlate(buffer, &positions[..part.images * of_band(part, *y) * cols], dx);
-            }
-        });
+    let dy = Images::floats(dy);
+    finished(inputs, parts, cols * channels_in, isa, finish, |buffer: &mut Vec<f32>, part, dx| {
+        let first = (part.first_row / stride) as isize - margin(shape) as isize;
+        padded.copy(isa, dy, part, [height, width * channels_out], first, buffer);
+        for (y, cols, weights, positions) in &residues {
+            // Inputs that no tap meets have no window, and so a gradient of zero.
+            weights.correlate(buffer, &positions[..part.images * of_band(part, *y) * cols], dx);
+        }
     })
+}
+
+/// A tensor of `len` floats in rows of `row`, the parts of which are written by `write` and then finished. The sums are added up in
+/// the order of the parts.
+pub(super) fn finished<S: Default>(
+    len: usize, parts: Parts, row: usize, isa: Isa, finish: &impl Finish,
+    write: impl Fn(&mut S, Part, &mut [MaybeUninit<f32>]) + Sync,
+) -> (Vec<f32>, [f64; 2]) {
+    let (values, sums) = written(len, |values| {
+        let starts = parts.of_rows(row).scan(0, |start, (part, len)| {
+            *start += len;
+            Some(((part, *start - len), len))
+        });
+        let one = |state: &mut S, ((part, start), values): ((Part, usize), &mut [MaybeUninit<f32>])| {
+            write(state, part, values);
+            // SAFETY: `write` has written all of them.
+            finish.part(isa, start, unsafe { values.assume_init_mut() })
+        };
+        cut(values, starts).into_par_iter().map_init(S::default, one).collect::<Vec<_>>()
+    });
+    (values, sums.into_iter().fold([0.0; 2], |[a, b], [c, d]| [a + c, b + d]))
 }
 
 /// Most tasks of a gradient of weights.
@@ -569,13 +667,13 @@ fn tasks(weights: usize, parts: usize, blocks: usize) -> [usize; 2] {
 /// # Panics
 /// If the slices have not the lengths of the shape.
 #[must_use]
-pub fn conv2d_weight_gradient(x: &[f32], dy: &[f32], shape: &Conv2dShape) -> Vec<f32> {
+pub fn conv2d_weight_gradient(x: Images<'_>, dy: &[f32], shape: &Conv2dShape) -> Vec<f32> {
     conv2d_weight_gradient_on(Isa::detect(), x, dy, shape)
 }
 
-fn conv2d_weight_gradient_on(isa: Isa, x: &[f32], dy: &[f32], shape: &Conv2dShape) -> Vec<f32> {
+fn conv2d_weight_gradient_on(isa: Isa, x: Images<'_>, dy: &[f32], shape: &Conv2dShape) -> Vec<f32> {
     let [inputs, outputs, weights] = shape.lengths();
-    assert_eq!((x.len(), dy.len()), (inputs, outputs), "tensors of other sizes");
+    assert_eq!((x.values.len(), dy.len()), (inputs, outputs), "tensors of other sizes");
     if [inputs, outputs, weights].contains(&0) {
         return vec![0.0; weights];
     }
@@ -593,7 +691,7 @@ fn conv2d_weight_gradient_on(isa: Isa, x: &[f32], dy: &[f32], shape: &Conv2dShap
     };
     let copy = |part: Part, buffer: &mut Vec<f32>| {
         let first = (part.first_row * shape.stride) as isize - shape.padding as isize;
-        padded.copy(x, part, [shape.input[0], width], first, buffer);
+        padded.copy(isa, x, part, [shape.input[0], width], first, buffer);
     };
     let steps = window.rows * window.run;
     if shape.depthwise {
@@ -806,7 +904,10 @@ impl Outputs<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::{Operation, fake_quantize_activation, fake_quantize_activation_backward};
+    use crate::layout::ScaleLayout;
     use crate::reference;
+    use dr_precision::{BitWidth, Granularity};
     use proptest::prelude::*;
 
     fn values(len: usize, seed: usize) -> Vec<f32> {
@@ -834,9 +935,45 @@ mod tests {
             let dx = reference::conv2d_input_gradient(&dy, &w, &shape);
             let dw = reference::conv2d_weight_gradient(&x, &dy, &shape);
             for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-                close(&conv2d_on(isa, &x, &w, &shape), &y);
-                close(&conv2d_input_gradient_on(isa, &dy, &w, &shape), &dx);
-                close(&conv2d_weight_gradient_on(isa, &x, &dy, &shape), &dw);
+                close(&conv2d_on(isa, Images::floats(&x), &w, &shape), &y);
+                close(&conv2d_input_gradient_on(isa, &dy, &w, &shape, &Done).0, &dx);
+                close(&conv2d_weight_gradient_on(isa, Images::floats(&x), &dy, &shape), &dw);
+            }
+        }
+
+        #[test]
+        fn activations_are_quantized_as_they_are_read(
+            batch in 0usize..20, channels in [1usize..24, 1usize..24], input in [1usize..10, 1usize..10],
+            kernel in 1usize..4, stride in 1usize..3, padding in 0usize..3, depthwise: bool,
+            bits in 2u32..=8, zero in -0.5f32..0.5,
+        ) {
+            let bits = BitWidth::try_from(bits).expect("a width");
+            let channels = if depthwise { [channels[0]; 2] } else { channels };
+            let shape = Conv2dShape { batch, channels, input, kernel, stride, padding, depthwise };
+            let [inputs, outputs, weights] = shape.lengths();
+            let (x, w, dy) = (values(inputs, 1), values(weights, 2), values(outputs, 3));
+            let scale = 1.3 / bits.unsigned_max() as f32;
+            let quantizer = FakeQuantizer::new(scale, zero, bits);
+            let layout = ScaleLayout::activations(&[inputs], Granularity::Tensor).expect("one scale");
+            let (scales, zeros) = ([scale], [zero]);
+            let quantized = fake_quantize_activation(&x, &scales, &zeros, &layout, bits).collect().0;
+            let images = Images { values: &x, quantizer: Some(quantizer) };
+            for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+                // The same products of the same values: equal to the last digit.
+                let floats = Images::floats(&quantized);
+                prop_assert_eq!(conv2d_on(isa, images, &w, &shape), conv2d_on(isa, floats, &w, &shape));
+                let of_images = conv2d_weight_gradient_on(isa, images, &dy, &shape);
+                prop_assert_eq!(of_images, conv2d_weight_gradient_on(isa, floats, &dy, &shape));
+                let (of_quantized, _) = conv2d_input_gradient_on(isa, &dy, &w, &shape, &Done);
+                let gradients =
+                    fake_quantize_activation_backward(&x, &scales, &zeros, &of_quantized, &layout, bits);
+                let (dx, (of_scale, of_zero)) = gradients.collect();
+                let (got, sums) = quantized_input_gradient_on(isa, &dy, &w, &x, quantizer, &shape);
+                prop_assert_eq!(got, dx);
+                let [got_scale, got_zero] = quantizer.of_scale(sums, &layout);
+                for (got, want) in [(got_scale, of_scale[0]), (got_zero, of_zero[0])] {
+                    prop_assert!((got - want).abs() <= 1e-5 * want.abs().max(1e-3), "{got} {want}");
+                }
             }
         }
     }
@@ -856,13 +993,13 @@ mod tests {
             assert!(Parts::new(2, shape.output(), 1, POSITIONS).band < shape.output()[0] || stride > 1);
             let [inputs, outputs, weights] = shape.lengths();
             let (x, w, dy) = (values(inputs, 1), values(weights, 2), values(outputs, 3));
-            close(&conv2d(&x, &w, &shape), &reference::conv2d(&x, &w, &shape));
+            close(&conv2d(Images::floats(&x), &w, &shape), &reference::conv2d(&x, &w, &shape));
             close(
                 &conv2d_input_gradient(&dy, &w, &shape),
                 &reference::conv2d_input_gradient(&dy, &w, &shape),
             );
             close(
-                &conv2d_weight_gradient(&x, &dy, &shape),
+                &conv2d_weight_gradient(Images::floats(&x), &dy, &shape),
                 &reference::conv2d_weight_gradient(&x, &dy, &shape),
             );
         }

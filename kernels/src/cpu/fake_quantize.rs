@@ -1,8 +1,8 @@
 //! Fake quantization and its gradients, each one pass over memory.
 
-use super::blocks::Operation;
+use super::blocks::{Operation, PIECE};
 use super::codes::{Quantizer, Switch};
-use super::runs::{Gradient, GradientPieces, Map, MapPieces};
+use super::runs::{Gradient, GradientPieces, Map, MapPieces, gradient_of_run};
 use crate::{ScaleGradient, layout::ScaleLayout};
 use dr_precision::BitWidth;
 
@@ -227,5 +227,58 @@ impl Gradient for ActivationGradient<'_> {
     fn of_scale(&self, j: usize, [first, second]: [f64; 2], layout: &ScaleLayout) -> (f32, f32) {
         let factor = f64::from(layout.gradient_factor(j, self.bits.unsigned_max()));
         ((first * factor) as f32, (second * factor) as f32)
+    }
+}
+
+/// Fake quantization of activations with one scale and one zero point, for operations that read or write them anyway: the
+/// values and gradients are those of [`fake_quantize_activation`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FakeQuantizer {
+    scale: f32,
+    zero_point: f32,
+    bits: BitWidth,
+}
+
+impl FakeQuantizer {
+    /// To unsigned codes of `bits` bits.
+    #[must_use]
+    pub const fn new(scale: f32, zero_point: f32, bits: BitWidth) -> Self {
+        Self { scale, zero_point, bits }
+    }
+
+    /// Writes the quantized values.
+    #[inline(always)]
+    pub(super) fn forward(&self, x: &[f32], quantized: &mut [f32]) {
+        let (scale, zero_point) = (&[self.scale], &[self.zero_point]);
+        let constants = ActivationMap { scale, zero_point, bits: self.bits }.constants(0);
+        for (quantized, x) in quantized.iter_mut().zip(x) {
+            *quantized = ActivationMap::apply(constants, *x);
+        }
+    }
+
+    /// Makes the gradient of the quantized values that of `x`, and gives the [sums](ActivationGradient) for scale and zero point.
+    #[inline(always)]
+    pub(super) fn backward(&self, x: &[f32], gradient: &mut [f32]) -> [f64; 2] {
+        let constants = self.gradient(&[self.scale], &[self.zero_point]).constants(0);
+        let mut total = [0.0; 2];
+        let mut incoming = [0.0; PIECE];
+        for (x, gradient) in x.chunks(PIECE).zip(gradient.chunks_mut(PIECE)) {
+            let incoming = &mut incoming[..gradient.len()];
+            incoming.copy_from_slice(gradient);
+            let (first, second) = gradient_of_run::<ActivationGradient<'_>>(constants, x, incoming, gradient);
+            total = [total[0] + first, total[1] + second];
+        }
+        total
+    }
+
+    /// The gradients of scale and zero point of a tensor with these sums.
+    #[cfg(any(feature = "burn", test))]
+    pub(crate) fn of_scale(&self, sums: [f64; 2], layout: &ScaleLayout) -> [f32; 2] {
+        self.gradient(&[self.scale], &[self.zero_point]).of_scale(0, sums, layout).into()
+    }
+
+    #[inline(always)]
+    const fn gradient<'a>(&self, scale: &'a [f32], zero_point: &'a [f32]) -> ActivationGradient<'a> {
+        ActivationGradient { scale, zero_point, bits: self.bits }
     }
 }

@@ -39,9 +39,12 @@ mod winograd;
 
 pub use batch_norm::{BatchNormGradients, BatchNormShape, batch_norm, batch_norm_backward};
 pub use blocks::Operation;
-pub use conv2d::{Conv2dShape, conv2d, conv2d_input_gradient, conv2d_weight_gradient};
+pub use conv2d::{
+    Conv2dShape, Images, conv2d, conv2d_input_gradient, conv2d_quantized_input_gradient,
+    conv2d_weight_gradient,
+};
 pub use fake_quantize::{
-    fake_quantize_activation, fake_quantize_activation_backward, fake_quantize_weight,
+    FakeQuantizer, fake_quantize_activation, fake_quantize_activation_backward, fake_quantize_weight,
     fake_quantize_weight_backward,
 };
 pub use isa::Isa;

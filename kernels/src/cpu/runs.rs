@@ -200,7 +200,7 @@ const LANES: usize = 16;
 
 /// The gradient of a run, and the sums.
 #[inline(always)]
-fn gradient_of_run<G: Gradient>(
+pub(super) fn gradient_of_run<G: Gradient>(
     constants: G::Constants, x: &[f32], grad: &[f32], dx: &mut [f32],
 ) -> (f64, f64) {
     let (mut first, mut second) = ([0.0; LANES], [0.0; LANES]);

@@ -7,8 +7,8 @@
 //! convolution of the output's gradient with turned kernels. That of the weight is `Gᵀ [Σ (A dY Aᵀ) ⊙ (Bᵀ d B)] G`, over all tiles.
 
 use super::conv2d::{
-    BLOCK, Block, Conv2dShape, Outputs, Padded, Part, Parts, SLACK, Window, blocks, cut, lanes,
-    sums_of_products, written,
+    BLOCK, Block, Conv2dShape, Done, Finish, Images, Outputs, Padded, Part, Parts, SLACK, Window, blocks,
+    cut, finished, lanes, sums_of_products,
 };
 use super::isa::{Isa, run_on};
 use super::vector::{Avx2, Avx512, Portable, Vector};
@@ -243,20 +243,21 @@ impl Weights {
     }
 
     /// The convolution of images `[batch, rows, cols, channels in]` with `padding` zeros around them.
-    fn convolve(&self, x: &[f32], [batch, rows, cols]: [usize; 3], padding: usize) -> Vec<f32> {
+    fn convolve(
+        &self, x: Images<'_>, [batch, rows, cols]: [usize; 3], padding: usize, finish: &impl Finish,
+    ) -> (Vec<f32>, [f64; 2]) {
         let [channels_in, channels_out] = self.channels;
         let size = [rows, cols].map(|size| size + 2 * padding - 2);
         let parts = parts(batch, size, self.channels);
         let padded = padded(parts, size[1], 4, padding, channels_in);
-        written(batch * size[0] * size[1] * channels_out, |out| {
-            let cut = cut(out, parts.of_rows(size[1] * channels_out));
-            cut.into_par_iter().for_each_init(Default::default, |(buffer, points, sums), (part, out)| {
-                let first = part.first_row as isize - padding as isize;
-                padded.copy(x, part, [rows, cols * channels_in], first, buffer);
-                let tiles = Tiles { images: part.images, rows: part.rows, cols: size[1], padded };
-                tiles.transform::<OfInput, 4>(self.isa, buffer, channels_in, points);
-                self.multiply(points, tiles, sums, out);
-            });
+        let (len, row) = (batch * size[0] * size[1] * channels_out, size[1] * channels_out);
+        finished(len, parts, row, self.isa, finish, |buffers: &mut [Vec<f32>; 3], part, out| {
+            let [buffer, points, sums] = buffers;
+            let first = part.first_row as isize - padding as isize;
+            padded.copy(self.isa, x, part, [rows, cols * channels_in], first, buffer);
+            let tiles = Tiles { images: part.images, rows: part.rows, cols: size[1], padded };
+            tiles.transform::<OfInput, 4>(self.isa, buffer, channels_in, points);
+            self.multiply(points, tiles, sums, out);
         })
     }
 
@@ -385,7 +386,7 @@ unsafe fn store<V: Vector>(vector: V, to: &mut [MaybeUninit<f32>], offset: usize
 }
 
 /// [`super::conv2d()`] of a shape that [fits].
-pub(super) fn conv2d(isa: Isa, x: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<f32> {
+pub(super) fn conv2d(isa: Isa, x: Images<'_>, w: &[f32], shape: &Conv2dShape) -> Vec<f32> {
     let channels_in = shape.channels[0];
     let weights = Weights::pack(
         shape.channels,
@@ -393,19 +394,21 @@ pub(super) fn conv2d(isa: Isa, x: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec
         |channel, out| &w[(out * channels_in + channel) * 9..][..9],
         false,
     );
-    weights.convolve(x, [shape.batch, shape.input[0], shape.input[1]], shape.padding)
+    weights.convolve(x, [shape.batch, shape.input[0], shape.input[1]], shape.padding, &Done).0
 }
 
 /// [`super::conv2d_input_gradient()`] of a shape that [fits].
-pub(super) fn conv2d_input_gradient(isa: Isa, dy: &[f32], w: &[f32], shape: &Conv2dShape) -> Vec<f32> {
+pub(super) fn conv2d_input_gradient(
+    isa: Isa, dy: &[f32], w: &[f32], shape: &Conv2dShape, finish: &impl Finish,
+) -> (Vec<f32>, [f64; 2]) {
     let ([channels_in, channels_out], [rows, cols]) = (shape.channels, shape.output());
     let kernel = |channel: usize, out: usize| &w[(channel * channels_in + out) * 9..][..9];
     let weights = Weights::pack([channels_out, channels_in], isa, kernel, true);
-    weights.convolve(dy, [shape.batch, rows, cols], 2 - shape.padding)
+    weights.convolve(Images::floats(dy), [shape.batch, rows, cols], 2 - shape.padding, finish)
 }
 
 /// [`super::conv2d_weight_gradient()`] of a shape that [fits].
-pub(super) fn conv2d_weight_gradient(isa: Isa, x: &[f32], dy: &[f32], shape: &Conv2dShape) -> Vec<f32> {
+pub(super) fn conv2d_weight_gradient(isa: Isa, x: Images<'_>, dy: &[f32], shape: &Conv2dShape) -> Vec<f32> {
     let ([channels_in, channels_out], [height, width]) = (shape.channels, shape.input);
     let [rows, cols] = shape.output();
     let parts = parts(shape.batch, [rows, cols], shape.channels);
@@ -418,9 +421,16 @@ pub(super) fn conv2d_weight_gradient(isa: Isa, x: &[f32], dy: &[f32], shape: &Co
         let [buffer, points, of_outputs] = buffers;
         let tiles = |padded| Tiles { images: part.images, rows: part.rows, cols, padded };
         let first = part.first_row as isize - shape.padding as isize;
-        of_x.copy(x, part, [height, width * channels_in], first, buffer);
+        of_x.copy(isa, x, part, [height, width * channels_in], first, buffer);
         tiles(of_x).transform::<OfInput, 4>(isa, buffer, channels_in, points);
-        of_dy.copy(dy, part, [rows, cols * channels_out], part.first_row as isize, buffer);
+        of_dy.copy(
+            isa,
+            Images::floats(dy),
+            part,
+            [rows, cols * channels_out],
+            part.first_row as isize,
+            buffer,
+        );
         tiles(of_dy).transform::<OfGradient, 2>(isa, buffer, channels_out, of_outputs);
         let [pitch_x, pitch_dy] =
             [channels_in, channels_out].map(|channels| tiles(of_x).pitch(channels, lanes));

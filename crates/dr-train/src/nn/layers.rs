@@ -9,7 +9,7 @@ use burn::config::Config;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Distribution, Gradients, Tensor, TensorData, module};
-use dr_kernels::{conv2d_channels_last, conv2d_of_codes, takes_channels_last};
+use dr_kernels::{conv2d_channels_last, conv2d_quantized, takes_channels_last};
 use dr_runtime::graph::{self, LayerKind};
 use rand::Rng;
 
@@ -141,12 +141,11 @@ impl QuantConv2d {
 
     /// By the kernels for channels-last images.
     fn forward_channels_last(&self, x: Tensor<4>, [stride, padding]: [usize; 2], pass: &Pass) -> Tensor<4> {
-        let (x, w) = self.quantizers.forward(x, &self.weight, pass);
-        let y = match self.quantizers.scales(self.weight.id, pass) {
-            Some((activation, weight, widths)) if pass.integers => {
-                conv2d_of_codes(x, w, activation, weight, widths, stride, padding)
-            }
-            _ => conv2d_channels_last(x, w, stride, padding),
+        let w = self.quantizers.weight(&self.weight, pass);
+        let y = match self.quantizers.of_convolution(self.weight.id, pass) {
+            Some(quantizer) => conv2d_quantized(x, w, quantizer, stride, padding)
+                .expect("one scale and zero point for the tensor"),
+            None => conv2d_channels_last(x, w, stride, padding),
         };
         match &self.bias {
             Some(bias) => y + bias.val().reshape([1, 1, 1, -1]),

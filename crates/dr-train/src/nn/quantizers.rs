@@ -5,8 +5,8 @@ use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
 use dr_kernels::layout::ScaleLayout;
 use dr_kernels::{
-    ActivationQuantizer, ScaleGradient, WeightQuantizer, fake_quantize_activation, fake_quantize_weight,
-    search_scales,
+    ActivationQuantizer, ConvQuantizer, ScaleGradient, WeightQuantizer, fake_quantize_activation,
+    fake_quantize_weight, search_scales,
 };
 use dr_precision::{BitWidth, Precision, PrecisionPlan, PrecisionSet};
 use dr_runtime::file::LayerFormat;
@@ -154,16 +154,51 @@ impl Quantizers {
         self.spec.as_ref()
     }
 
-    /// The scales of a quantized pass: `[2]`, scale and zero point of the input; `[channels out]` of the weight; and the
-    /// widths of weight and input.
-    pub(super) fn scales(
-        &self, weight: ParamId, pass: &Pass,
-    ) -> Option<(Tensor<1>, Tensor<1>, [BitWidth; 2])> {
-        let spec = self.spec.as_ref()?;
-        let (wi, ai) = spec.format.positions(pass.precision(weight)?)?;
-        let activation = vec![self.activation_scales[ai].val().inner(), self.zero_points[ai].val().inner()];
-        let weight = self.weight_scales[wi].val().inner();
-        Some((Tensor::cat(activation, 0), weight, [spec.format.weights[wi], spec.format.activations[ai]]))
+    /// What a pass quantizes with, and the positions of its widths of weights and activations; `None` in floats.
+    ///
+    /// # Panics
+    /// If the pass asks for a precision that the layer was not prepared for.
+    fn widths(&self, weight: ParamId, pass: &Pass) -> Option<(&LayerSpec, [usize; 2])> {
+        let precision = pass.precision(weight)?;
+        let spec = self.spec.as_ref().expect("a float network has no quantized pass");
+        let (wi, ai) = spec
+            .format
+            .positions(precision)
+            .unwrap_or_else(|| panic!("precision {precision}: the layer was not prepared for it: {spec:?}"));
+        Some((spec, [wi, ai]))
+    }
+
+    /// The weight as the pass wants it: fake-quantized, or as it is.
+    ///
+    /// # Panics
+    /// If the pass asks for a precision that the layer was not prepared for.
+    pub(super) fn weight<const D: usize>(&self, weight: &Param<Tensor<D>>, pass: &Pass) -> Tensor<D> {
+        let w = weight.val();
+        let Some((spec, [wi, _])) = self.widths(weight.id, pass) else { return w };
+        let quantizer = WeightQuantizer::new(spec.format.weights[0], spec.format.weights[wi])
+            .expect("the stored width is the highest")
+            .with_granularity(spec.format.granularity)
+            .with_gradient(spec.gradient);
+        let (stored, scale) = (self.weight_scales[0].val(), self.weight_scales[wi].val());
+        fake_quantize_weight(w, stored, scale, &quantizer).expect("scales were made for this weight")
+    }
+
+    /// Scale, zero point and width of the input in a quantized pass.
+    fn activation(&self, spec: &LayerSpec, ai: usize) -> (Tensor<1>, Tensor<1>, BitWidth) {
+        let zero = self.zero_points[ai].val();
+        let zero = if spec.after_relu { zero.detach() } else { zero };
+        (self.activation_scales[ai].val(), zero, spec.format.activations[ai])
+    }
+
+    /// What a convolution quantizes its input with in a quantized pass.
+    ///
+    /// # Panics
+    /// If the pass asks for a precision that the layer was not prepared for.
+    pub(super) fn of_convolution(&self, weight: ParamId, pass: &Pass) -> Option<ConvQuantizer> {
+        let (spec, [wi, ai]) = self.widths(weight, pass)?;
+        let (scale, zero_point, bits) = self.activation(spec, ai);
+        let codes = pass.integers.then(|| (self.weight_scales[wi].val(), spec.format.weights[wi]));
+        Some(ConvQuantizer { scale, zero_point, bits, codes })
     }
 
     /// The input and the weight as the pass wants them: fake-quantized, or as they are.
@@ -173,23 +208,10 @@ impl Quantizers {
     pub(super) fn forward<const A: usize, const W: usize>(
         &self, x: Tensor<A>, weight: &Param<Tensor<W>>, pass: &Pass,
     ) -> (Tensor<A>, Tensor<W>) {
-        let w = weight.val();
-        let Some(precision) = pass.precision(weight.id) else { return (x, w) };
-        let spec = self.spec.as_ref().expect("a float network has no quantized pass");
-        let (wi, ai) = spec
-            .format
-            .positions(precision)
-            .unwrap_or_else(|| panic!("precision {precision}: the layer was not prepared for it: {spec:?}"));
-        let quantizer = WeightQuantizer::new(spec.format.weights[0], spec.format.weights[wi])
-            .expect("the stored width is the highest")
-            .with_granularity(spec.format.granularity)
-            .with_gradient(spec.gradient);
-        let (stored, scale) = (self.weight_scales[0].val(), self.weight_scales[wi].val());
-        let w = fake_quantize_weight(w, stored, scale, &quantizer).expect("scales were made for this weight");
-        let zero = self.zero_points[ai].val();
-        let zero = if spec.after_relu { zero.detach() } else { zero };
-        let quantizer = ActivationQuantizer::new(spec.format.activations[ai]);
-        let x = fake_quantize_activation(x, self.activation_scales[ai].val(), zero, &quantizer)
+        let w = self.weight(weight, pass);
+        let Some((spec, [_, ai])) = self.widths(weight.id, pass) else { return (x, w) };
+        let (scale, zero_point, bits) = self.activation(spec, ai);
+        let x = fake_quantize_activation(x, scale, zero_point, &ActivationQuantizer::new(bits))
             .expect("one scale and zero point for the tensor");
         (x, w)
     }

@@ -1,4 +1,5 @@
-//! The convolution of values that were fake-quantized, from their codes: integers are exact and much faster than floats.
+//! The convolution of activations and weights that are fake-quantized, from their codes: integers are exact and much faster
+//! than floats.
 
 use super::{Addends, Codes, DotKernel, Epilogue, Results, int_conv2d, prepare, quantize_codes, tap_sums};
 use crate::KernelError;
@@ -7,19 +8,18 @@ use crate::error::size;
 use crate::integer::{Activation, CodeQuantizer, Conv2dOptions, IntConv2dShape, WeightLayout};
 use dr_precision::{BitWidth, Granularity};
 
-/// The convolution of fake-quantized `x`, channels last, and `w`, up to rounding. `scales` has the scale and the zero point of `x`, then
-/// the scale of each output channel of `w`; `widths` are those of weights and activations.
+/// The convolution of `x`, channels last, as `to` quantizes it, with `w`, which is fake-quantized to `bits` bits with a scale for each
+/// output channel. Up to rounding.
 ///
 /// # Errors
 /// Slices of other lengths, sums that 32 bits may not hold, weights that are not values of their width.
 pub fn conv2d_of_codes(
-    x: &[f32], w: &[f32], scales: &[f32], shape: &Conv2dShape, widths: [BitWidth; 2],
+    x: &[f32], to: CodeQuantizer, w: &[f32], weight_scale: &[f32], bits: BitWidth, shape: &Conv2dShape,
 ) -> Result<Vec<f32>, KernelError> {
     let ([channels_in, channels_out], [rows, cols]) = (shape.channels, shape.input);
-    size("scales", &[scales.len()], &[2 + channels_out])?;
-    let (activation, zero_point, weight_scale) = (scales[0], scales[1], &scales[2..]);
+    size("scales", &[weight_scale.len()], &[channels_out])?;
     let kernel = [channels_out, channels_in, shape.kernel, shape.kernel];
-    let weight = WeightLayout::new(&kernel, 1, widths[0], Granularity::Channel)?;
+    let weight = WeightLayout::new(&kernel, 1, bits, Granularity::Channel)?;
     let options =
         Conv2dOptions { stride: [shape.stride; 2], padding: [shape.padding; 2], ..Conv2dOptions::default() };
     let int = IntConv2dShape::new(shape.batch, [rows, cols], options, weight)?;
@@ -28,16 +28,15 @@ pub fn conv2d_of_codes(
     if out.is_empty() || weight.cols() == 0 {
         return Ok(out);
     }
-    let to = CodeQuantizer { bits: widths[1], scale: activation, zero_point };
     let codes = quantize_codes(x, [channels_in, rows * cols], true, to);
     let of_row = |(w, scale): (&[f32], &f32)| w.iter().map(|w| (w / scale).round() as i8).collect::<Vec<_>>();
     let weights: Vec<i8> = w.chunks_exact(weight.cols()).zip(weight_scale).flat_map(of_row).collect();
     let panels: Vec<u32> = prepare(Codes::Bytes(&weights), &weight)?;
-    let multiplier: Vec<f32> = weight_scale.iter().map(|scale| scale * activation).collect();
+    let multiplier: Vec<f32> = weight_scale.iter().map(|scale| scale * to.scale).collect();
     let shift = vec![0.0; channels_out];
-    let addend = match zero_point == 0.0 {
+    let addend = match to.zero_point == 0.0 {
         true => Addends::by_position(&shift, &int),
-        false => Addends::new(&tap_sums(&panels, weight_scale, &weight), zero_point, &shift, &int),
+        false => Addends::new(&tap_sums(&panels, weight_scale, &weight), to.zero_point, &shift, &int),
     };
     let epilogue = Epilogue {
         multiplier: &multiplier,
