@@ -11,7 +11,7 @@
 //! | `runs` | loops over the elements that share a scale |
 //! | `codes`, `planes`, `sample`, `halves` | the arithmetic: codes in `f32`, packed codes in `u64`, halves |
 //! | `fake_quantize`, `packed`, `scale_search` | the operations |
-//! | `conv2d`, `winograd`, `depthwise`, `batch_norm` | float convolution and BatchNorm for training |
+//! | `conv2d`, `winograd`, `depthwise`, `batch_norm`, `max_pool` | float convolution, BatchNorm and max pooling for training |
 //! | `optimizer` | steps of optimizers |
 //! | `language` | what language models compute between their linear layers |
 //! | `pages`, `team` | how memory and threads come from the system |
@@ -26,6 +26,7 @@ mod halves;
 pub mod integer;
 mod isa;
 pub mod language;
+mod max_pool;
 mod optimizer;
 mod packed;
 mod pages;
@@ -48,6 +49,7 @@ pub use fake_quantize::{
     fake_quantize_weight_backward,
 };
 pub use isa::Isa;
+pub use max_pool::{MaxPoolShape, max_pool2d, max_pool2d_backward};
 pub use optimizer::{AdamStep, OptimizerStep, SgdStep};
 pub use packed::{dequantize_packed, quantize_pack, switch_packed};
 pub(crate) use pages::Words;

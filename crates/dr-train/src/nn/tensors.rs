@@ -8,6 +8,7 @@ use burn::tensor::activation::{relu, silu};
 use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{Device, Tensor};
+use dr_kernels::max_pool2d_channels_last;
 use dr_runtime::arrays::Array;
 use dr_runtime::graph::{Activation, Op};
 use dr_runtime::tensors::{Floats, Text, enlarge, evaluate};
@@ -192,8 +193,13 @@ impl Executor for Tensors<'_> {
                 (a, b) => Value::Rows(rows(a) * rows(b)),
             },
             Op::MaxPool { kernel, stride, padding } => {
+                let x = images(next());
+                if x.has_channels_last() && x.device().inner() == Device::flex() {
+                    let y = max_pool2d_channels_last(x.channels_last(), kernel, stride, padding);
+                    return Images::with_channels_last(y).into();
+                }
                 let options = MaxPoolOptions::new(kernel).with_stride(stride).with_padding(padding);
-                max_pool2d(images(next()).channels_first(), options).into()
+                max_pool2d(x.channels_first(), options).into()
             }
             Op::Mean => {
                 let x = images(next());

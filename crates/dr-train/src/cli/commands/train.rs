@@ -34,6 +34,9 @@ pub fn train(
         note::error(&error);
         std::process::exit(error.exit_code().into());
     });
+    // This thread is one of those that share a tensor operation, which then need not be woken for each of them. Without
+    // effect where they are already there.
+    let _ = rayon::ThreadPoolBuilder::new().use_current_thread().build_global();
     let report = run().map_err(|error| failure(error, &out))?;
     if json {
         return print(&report.to_json()?);
