@@ -49,10 +49,10 @@ step() {
 
 # Images and labels by chance, in the format of CIFAR-10 and as a folder of classes, and a text.
 make_data() {
-    python3 - "$1" "$images" "$pictures" <<'PYTHON'
+    python3 - "$1" "$images" "$pictures" "$words" <<'PYTHON'
 import os, random, struct, sys, zlib
 
-folder, images, pictures = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+folder, (images, pictures, words) = sys.argv[1], map(int, sys.argv[2:5])
 random.seed(1)
 cifar = os.path.join(folder, "cifar")
 os.makedirs(cifar, exist_ok=True)
@@ -75,8 +75,8 @@ for part, count in [("train", pictures), ("val", 32)]:
         os.makedirs(names, exist_ok=True)
         png(os.path.join(names, f"{i}.png"), 256, [random.randrange(256) for _ in range(3)])
 with open(os.path.join(folder, "text.txt"), "w") as file:
-    words = ["bits", "scales", "codes", "layers", "networks", "round", "switch", "weigh", "the", "a", "of", "and"]
-    file.write(" ".join(random.choice(words) for _ in range(60000)))
+    vocabulary = ["bits", "scales", "codes", "layers", "networks", "round", "switch", "weigh", "the", "a", "of", "and"]
+    file.write(" ".join(random.choice(vocabulary) for _ in range(words)))
 PYTHON
 }
 
@@ -87,9 +87,9 @@ run() {
     out=$(cd "$out" && pwd)
     : >"$out/steps"
     if [ -n "${SMALL:-}" ]; then
-        images=100 pictures=16 batch=16 side=32 steps=2 size=256 hidden=64 layers=1 tokens=4 torch=cpu
+        images=100 pictures=16 words=3000 batch=16 side=32 steps=2 size=256 hidden=64 layers=1 tokens=4 torch=cpu
     else
-        images=12800 pictures=1280 batch=64 side=224 steps=20 size=8192 hidden=1024 layers=8 tokens=64 torch=cuda
+        images=12800 pictures=1280 words=60000 batch=64 side=224 steps=20 size=8192 hidden=1024 layers=8 tokens=64 torch=cuda
     fi
     data=$(mktemp -d)
     trap 'rm -rf "$data"' EXIT
@@ -116,7 +116,7 @@ run() {
         --precisions 8,4 --float-epochs 2 --epochs 2
     torch_joint resnet18 --model resnet18 --size "$side" --batch "$batch" --precisions 8,4
     train llama 60 --dataset text --data-dir "$data/text.txt" --hidden "$hidden" --layers "$layers" --precisions w8a8,w4a8 \
-        --limit-train 256 --float-epochs 1 --epochs 1
+        --float-epochs 1 --epochs 1
     for precision in w8a8 w4a8; do
         step "generate-$precision" 30 "$here/dr-train" generate --model "$data/llama/model.safetensors" --device "$device" \
             --precision "$precision" --prompt "the codes of layers" --tokens "$tokens"
