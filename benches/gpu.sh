@@ -37,9 +37,10 @@ for line in sys.stdin:
     du -sh "$1"
 }
 
-# step NAME SECONDS COMMAND...: runs it, keeps what it prints, and how it ended.
+# step NAME SECONDS COMMAND...: runs it, keeps what it prints, and how it ended. All together end in eight minutes.
 step() {
-    local name=$1 limit=$2 start=$SECONDS code=0
+    local name=$1 left=$((470 - SECONDS)) start=$SECONDS code=0
+    local limit=$(($2 < left ? $2 : left > 0 ? left : 1))
     shift 2
     printf '== %s (%s s)\n' "$name" "$SECONDS" >&2
     timeout "$limit" "$@" >"$out/$name.out" 2>"$out/$name.err" || code=$?
