@@ -62,6 +62,8 @@ pub use burn_face::{
     dequantize, fake_quantize_activation, fake_quantize_weight, max_pool2d_channels_last, quantize_pack,
     search_scales, sgd_step, switch, takes_channels_last,
 };
+#[cfg(feature = "burn")]
+pub use cpu::{AdamStep, OptimizerStep, SgdStep};
 pub use error::KernelError;
 pub use format::{ActivationQuantizer, ScaleGradient, WeightQuantizer};
 pub use integer::{Activation, CodeQuantizer, Conv2dOptions, WeightLayout};

@@ -18,6 +18,7 @@ pub struct OptimizerStep {
 /// A step of stochastic gradient descent with Nesterov's momentum: `v' = m v + g`, `w' = w - rate (g + m v')`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SgdStep {
+    /// What it has in common with those of other optimizers.
     pub common: OptimizerStep,
     /// What stays of the velocity, `m`.
     pub momentum: f32,
@@ -26,6 +27,7 @@ pub struct SgdStep {
 /// A step of Adam (Kingma and Ba, arXiv:1412.6980, algorithm 1).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamStep {
+    /// What it has in common with those of other optimizers.
     pub common: OptimizerStep,
     /// What stays of the first and of the second moment.
     pub betas: [f32; 2],

@@ -272,6 +272,9 @@ fn parts(dir: &Path, size: ImageSize, seed: u64) -> Result<[ImageFiles; 3], Data
         if !is_divided || !dir.is_dir() {
             return Ok(None);
         }
+        if list(dir)?.is_empty() {
+            return Ok(Some(train.none_in(dir)));
+        }
         let part = Classes::of(dir)?;
         same_classes(&train, &part)?;
         Ok(Some(part))
@@ -318,6 +321,12 @@ impl Classes {
             names.push(folder.file_name().unwrap_or_default().to_string_lossy().into_owned());
         }
         Ok(Self { source: Arc::new(Folders { path: dir.into(), ignored }), names, files })
+    }
+
+    /// The same classes in an empty folder: no image.
+    fn none_in(&self, dir: &Path) -> Self {
+        let source = Arc::new(Folders { path: dir.into(), ignored: vec![] });
+        Self { source, names: self.names.clone(), files: vec![] }
     }
 
     /// Splits off the last of every `one_in` images, at least one.

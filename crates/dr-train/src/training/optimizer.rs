@@ -9,7 +9,7 @@ use burn::optim::lr_scheduler::sequential::SequentialLrSchedulerConfig;
 use burn::optim::{AdamState, AdaptiveMomentumState, ModuleOptimizer, Optimizer};
 use burn::optim::{RecordState, StateSink, StateSource};
 use burn::tensor::{Device, Tensor};
-use dr_kernels::cpu::{AdamStep, OptimizerStep, SgdStep};
+use dr_kernels::{AdamStep, OptimizerStep, SgdStep};
 
 /// The optimizer. Scales, zero points, BatchNorm and biases are not decayed; gradients are clipped to the L2 norm
 /// `clip_norm`, each parameter's on its own, unless that is 0.
