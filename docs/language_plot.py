@@ -20,7 +20,7 @@ PLACES = {
 
 def rows() -> list[tuple[str, float, float]]:
     """Name, megabytes and perplexity of each row."""
-    table = (SOURCE / "language.md").read_text().split("| | bytes | perplexity |\n", 1)[1].split("\n\n", 1)[0]
+    table = (SOURCE / "language.md").read_text().split(" | bytes | perplexity |\n", 1)[1].split("\n\n", 1)[0]
     cells = ([cell.strip(" *") for cell in line.strip("|").split("|")] for line in table.splitlines()[1:])
     return [(name.split(",")[0], int(size.replace(",", "")) / 1e6, float(value)) for name, size, value in cells]
 

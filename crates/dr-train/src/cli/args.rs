@@ -7,7 +7,7 @@ use super::commands::{
 use super::settings::TrainArgs;
 use clap::{Parser, Subcommand};
 
-/// Trains one network that runs at 8, 6, 4 or 2 bits, switched at run time.
+/// Trains one network that runs at several widths from 2 to 8 bits, switched at run time.
 ///
 /// Without a command: `dr-train train`, on the digits that the program carries with it.
 #[derive(Debug, Parser)]
@@ -66,7 +66,7 @@ pub enum Command {
     Hessian(HessianArgs),
     /// Find the best precision for each layer within a budget
     Search(Box<SearchArgs>),
-    /// Serve devices of this machine to trainings on other machines
+    /// Lend the devices of this machine to trainings on other machines
     Worker(WorkerArgs),
     /// Print what completes commands and flags in a shell
     Completions(CompletionsArgs),

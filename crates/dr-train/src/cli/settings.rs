@@ -124,26 +124,26 @@ pub struct Settings {
     /// Tokens that it looks at together [default: 128]
     #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Language model")]
     pub context: Option<usize>,
-    /// What to train for: `w4a8` is 4-bit weights with 8-bit activations, `4` is `w4a4` [default: 8,6,4,2]
+    /// What to train for: `w4a8` is 4-bit weights with 8-bit activations, `4` is `w4a4` [default: 8,6,4,2; text 8,6,4]
     #[arg(long, visible_alias = "choices", value_name = "LIST", help_heading = "Network")]
     pub precisions: Option<PrecisionSet>,
     /// Whether precisions share their BatchNorm [default: per-precision]
     #[arg(long, value_name = "KIND", value_parser = one_of(BatchNormKind::ALL), help_heading = "Network")]
     pub batch_norm: Option<BatchNormKind>,
 
-    /// Epochs of joint training [default: 40; MNIST 10, CIFAR 60]
+    /// Epochs of joint training [default: 40; MNIST 10, CIFAR 60, folder 30, coco 20, text 5]
     #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Training")]
     pub epochs: Option<usize>,
-    /// Epochs of float training before that [default: 20; MNIST 10, CIFAR 60]
+    /// Epochs of float training before that [default: 20; MNIST 10, CIFAR 60, folder 30, coco 20, text 5]
     #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Training")]
     pub float_epochs: Option<usize>,
     /// Batches whose mean gradient makes a step, for networks too large for larger batches [default: 1]
     #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Training")]
     pub accumulate: Option<usize>,
-    /// Images in a step [default: 64; digits 32]
+    /// Images in a step [default: 64; digits 32, coco and text 16]
     #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Training")]
     pub batch_size: Option<usize>,
-    /// The rule that turns gradients into steps [default: sgd]
+    /// The rule that turns gradients into steps [default: sgd; coco and text adamw]
     #[arg(long, value_parser = one_of(OptimizerKind::ALL), help_heading = "Training")]
     pub optimizer: Option<OptimizerKind>,
     /// Highest learning rate of float training [default: see below]
