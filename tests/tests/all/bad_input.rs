@@ -212,6 +212,10 @@ fn models() {
         &program.error(&["eval", "--model", "model", "--window", "8"]),
         &["`model`: a model for the task classify: expected one for lm"],
     );
+    assert_says(
+        &program.error(&["eval", "--model", "model", "--tokens", "8"]),
+        &["`model`: a model for the task classify: expected one for lm"],
+    );
 
     // Images of another size.
     let data = folder.path().join("data");
@@ -301,6 +305,12 @@ fn texts() {
     let whole = ["eval", "--model", "theirs", "--text", "text.txt"];
     let default = program.output(&whole);
     assert_eq!(program.output(&[&whole[..], &["--window", "64"]].concat()), default);
+    // A part of it.
+    assert_eq!(program.output(&[&whole[..], &["--tokens", "1000000"]].concat()), default);
+    let part = program.output(&[&whole[..], &["--tokens", "70", "--json"]].concat());
+    let part: serde_json::Value = serde_json::from_str(&part).expect("JSON");
+    assert_eq!(part["test_images"], 70);
+    assert_says(&with(&["eval"], &["--text", "text.txt", "--tokens", "0"]), &["--tokens", "0"]);
 
     // A tokenizer of a few tokens more than the model has.
     let path = program.at("theirs/tokenizer.json");

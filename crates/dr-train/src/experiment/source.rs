@@ -33,6 +33,8 @@ pub struct Source<'a> {
     pub reference: Option<&'a Artifact>,
     /// Positions of the pieces in which a text is measured, each of which is read on its own; without them 512, or as many as the context has.
     pub window: Option<usize>,
+    /// So many tokens of the text at most are predicted.
+    pub tokens: Option<usize>,
     /// So many images at most are calibrated with.
     pub calibration: usize,
     /// Only the first so many images, or characters, of those to learn from.
@@ -60,6 +62,7 @@ impl<'a> Source<'a> {
             text: None,
             images: None,
             window: None,
+            tokens: None,
             reference: None,
             calibration: usize::MAX,
             limit: None,

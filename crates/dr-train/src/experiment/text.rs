@@ -154,7 +154,10 @@ impl Task for TextTask {
             None => text::split(&text::read(source.data_dir)?, None).test,
         };
         let vocabulary = source.artifact.description.classes;
-        let tokens: Arc<[u32]> = source.tokenizer()?.encode_for(vocabulary, &text)?.into();
+        let mut tokens = source.tokenizer()?.encode_for(vocabulary, &text)?;
+        // The first one is not predicted.
+        tokens.truncate(source.tokens.unwrap_or(usize::MAX).saturating_add(1));
+        let tokens: Arc<[u32]> = tokens.into();
         let Source { artifact, reference, device, .. } = *source;
         let window = source.window.unwrap_or(WINDOW.min(artifact.description.context()));
         let measured = measure_text(artifact, formats, &tokens, window, engine, reference, device);

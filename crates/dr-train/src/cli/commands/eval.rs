@@ -56,13 +56,16 @@ pub struct EvalArgs {
     /// Where the dataset's files are, if not in the usual places; the file of a text
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// The text that a language model is measured on, all of it [default: the end of the text it was trained on]
+    /// The text that a language model is measured on [default: the end of the text it was trained on]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["dataset", "data_dir"])]
     pub text: Option<PathBuf>,
     /// Measure a text in pieces of so many tokens, each without those before it [default: 512, or the model's
     /// context if that is less]
     #[arg(long, value_name = "N", value_parser = at_least_one(1 << 20), allow_negative_numbers = true)]
     pub window: Option<usize>,
+    /// Measure the first so many tokens of a text [default: all of them]
+    #[arg(long, value_name = "N", value_parser = at_least_one(1 << 32), allow_negative_numbers = true)]
+    pub tokens: Option<usize>,
     /// What a model for images or arrays is compared on: all JPEG and PNG files below the folder, whatever they show, or all
     /// .npy files, if there are some, in integers; the right class is the one that the other model gives
     #[arg(long, value_name = "DIR", requires = "compare", conflicts_with_all = ["dataset", "data_dir", "text"])]
@@ -98,7 +101,9 @@ pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
     let model = args.model.path();
     let (mut artifact, reference) = models(args, &model)?;
     let in_model = |error: ArtifactError| error.in_file(&model);
-    if args.text.is_some() || args.questions.is_some() || args.window.is_some() {
+    let of_text =
+        [args.text.is_some(), args.questions.is_some(), args.window.is_some(), args.tokens.is_some()];
+    if of_text.contains(&true) {
         artifact.description.check_task(LANGUAGE).map_err(in_model)?;
     }
     let (device, device_kind) = device::open(args.device)?;
@@ -125,6 +130,7 @@ pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<(), CommandError> {
     let mut source = Source::new(registry, &artifact, &model, &args.dataset, &args.data_dir, &device);
     source.text = args.text.as_deref();
     source.window = args.window;
+    source.tokens = args.tokens;
     source.images = args.inputs.as_deref();
     source.reference = reference.as_ref();
     let task = source.task()?;
