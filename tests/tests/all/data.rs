@@ -271,14 +271,14 @@ fn folders_without_images() {
     // It is read again.
     let (again, _) = program.outputs(&["train", "--resume", "run"]);
     assert_says(&again, &["undefined"]);
-    // So it is where a part has not even folders.
+    let (table, _) = program.outputs(&["eval", "--model", "run/model.safetensors", "--data-dir", "photos"]);
+    assert_says(&table, &["undefined"]);
+    // A part that has not even folders has no images.
     photos(&program.at("bare/train"), &["cat", "dog"], 4);
     photos(&program.at("bare/test"), &["cat", "dog"], 1);
     fs::create_dir(program.at("bare/val")).expect("a folder");
     let (_, log) = program.outputs(&train("folder", "bare", &["--out", "bare-run"]));
     assert_says(&log, &["warning: `bare/val`: has no images: expected ", "; the last epoch is taken\n"]);
-    let (table, _) = program.outputs(&["eval", "--model", "run/model.safetensors", "--data-dir", "photos"]);
-    assert_says(&table, &["undefined"]);
 
     let model = "run/float.safetensors";
     // What is left out of inputs without labels is said once.

@@ -64,7 +64,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "N", value_parser = at_least_one(1 << 20), allow_negative_numbers = true)]
     pub window: Option<usize>,
     /// Measure the first so many tokens of a text [default: all of them]
-    #[arg(long, value_name = "N", value_parser = at_least_one(1 << 32), allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = at_least_one(1 << 30), allow_negative_numbers = true)]
     pub tokens: Option<usize>,
     /// What a model for images or arrays is compared on: all JPEG and PNG files below the folder, whatever they show, or all
     /// .npy files, if there are some, in integers; the right class is the one that the other model gives
