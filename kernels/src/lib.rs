@@ -58,9 +58,9 @@ pub use burn_face::remote;
 #[cfg(feature = "burn")]
 pub use burn_face::{
     CodeState, Codes, ConvQuantizer, IntProduct, IntWeight, Narrowed, PackedTensor, Results, Stored, Wanted,
-    WeightOnlyProduct, adam_step, batch_norm_channels_last, conv2d, conv2d_channels_last, conv2d_quantized,
-    dequantize, fake_quantize_activation, fake_quantize_weight, max_pool2d_channels_last, quantize_pack,
-    search_scales, sgd_step, switch, takes_channels_last,
+    WeightOnlyProduct, adam_step, batch_norm_channels_last, batch_norm_channels_last_inference, conv2d,
+    conv2d_channels_last, conv2d_quantized, dequantize, fake_quantize_activation, fake_quantize_weight,
+    max_pool2d_channels_last, quantize_pack, search_scales, sgd_step, switch, takes_channels_last,
 };
 #[cfg(feature = "burn")]
 pub use cpu::{AdamStep, OptimizerStep, SgdStep};

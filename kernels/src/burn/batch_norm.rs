@@ -1,4 +1,4 @@
-//! BatchNorm for training, on `flex` by the loops of [`crate::cpu`], on other backends by Burn's own.
+//! BatchNorm for training and inference, on `flex` by the loops of [`crate::cpu`], on other backends by Burn's own.
 
 use super::autodiff::register;
 use super::flex::{dense, slice, tensor};
@@ -18,6 +18,16 @@ pub trait BatchNormOps: Backend {
         x: FloatTensor<Self>, gamma: FloatTensor<Self>, beta: FloatTensor<Self>, residual: FloatTensor<Self>,
         adds: bool, shape: BatchNormShape,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+}
+
+/// With running statistics. Only `flex` has it, without gradients: see [`batch_norm_channels_last_inference`].
+#[backend_extension(Flex)]
+pub trait BatchNormInferenceOps: Backend {
+    /// `terms` `[4, channels]` are gamma, beta, mean and variance. `residual` is read where `adds` says so.
+    fn channels_last_batch_norm_inference(
+        x: FloatTensor<Self>, terms: FloatTensor<Self>, residual: FloatTensor<Self>, adds: bool,
+        shape: BatchNormShape,
+    ) -> FloatTensor<Self>;
 }
 
 /// What the gradients come from: the input, gamma, mean, variance and result.
@@ -41,13 +51,7 @@ pub fn batch_norm_channels_last(
     x: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, residual: Option<Tensor<4>>, clip: Option<f32>,
     epsilon: f64,
 ) -> module::BatchNormTrainOutput<4> {
-    let [batch, rows, cols, channels] = x.dims();
-    assert!(x.device().inner() == Device::flex(), "expected a tensor on `flex`");
-    assert!(
-        residual.as_ref().is_none_or(|residual| residual.dims() == x.dims()),
-        "a residual of another shape"
-    );
-    let shape = BatchNormShape { positions: batch * rows * cols, channels, epsilon, clip };
+    let shape = shape(&x, residual.as_ref(), clip, epsilon);
     let adds = residual.is_some();
     let residual = residual.unwrap_or_else(|| x.clone().detach()).into_dispatch();
     let [gamma, beta] = [gamma, beta].map(Tensor::into_dispatch);
@@ -57,6 +61,45 @@ pub fn batch_norm_channels_last(
         output: Tensor::from_dispatch(y),
         mean: Tensor::from_dispatch(mean),
         variance: Tensor::from_dispatch(variance),
+    }
+}
+
+/// BatchNorm with running statistics `[mean, variance]`, each `[channels]`, and otherwise as [`batch_norm_channels_last`]. Not differentiable. One pass over memory.
+///
+/// # Panics
+/// Tensors that are not on `flex` without autodiff and f32, and shapes that do not match.
+pub fn batch_norm_channels_last_inference(
+    x: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, statistics: [Tensor<1>; 2], residual: Option<Tensor<4>>,
+    clip: Option<f32>, epsilon: f64,
+) -> Tensor<4> {
+    assert!(!x.device().is_autodiff(), "expected a tensor without autodiff");
+    let shape = shape(&x, residual.as_ref(), clip, epsilon);
+    let adds = residual.is_some();
+    let residual = residual.unwrap_or_else(|| x.clone()).into_dispatch();
+    let [mean, variance] = statistics;
+    let terms = Tensor::stack::<2>(vec![gamma, beta, mean, variance], 0).into_dispatch();
+    let x = x.into_dispatch();
+    Tensor::from_dispatch(Dispatch::channels_last_batch_norm_inference(x, terms, residual, adds, shape))
+}
+
+/// # Panics
+/// Tensors that are not on `flex`, and a residual of another shape.
+fn shape(x: &Tensor<4>, residual: Option<&Tensor<4>>, clip: Option<f32>, epsilon: f64) -> BatchNormShape {
+    let [batch, rows, cols, channels] = x.dims();
+    assert!(x.device().inner() == Device::flex(), "expected a tensor on `flex`");
+    assert!(residual.is_none_or(|residual| residual.dims() == x.dims()), "a residual of another shape");
+    BatchNormShape { positions: batch * rows * cols, channels, epsilon, clip }
+}
+
+impl BatchNormInferenceOps for Flex {
+    fn channels_last_batch_norm_inference(
+        x: FlexTensor, terms: FlexTensor, residual: FlexTensor, adds: bool, shape: BatchNormShape,
+    ) -> FlexTensor {
+        let [x, terms, residual] = [x, terms, residual].map(dense);
+        let [gamma, beta, mean, variance] =
+            [0, 1, 2, 3].map(|term| &slice(&terms)[term * shape.channels..][..shape.channels]);
+        let added = adds.then(|| slice(&residual));
+        tensor(cpu::batch_norm_inference(slice(&x), gamma, beta, [mean, variance], added, &shape), x.shape())
     }
 }
 
@@ -174,6 +217,45 @@ mod tests {
         assert_eq!(of_residual.is_some(), adds);
         results.extend(of_residual.map(|gradient| flat(gradient.into_data())));
         results
+    }
+
+    /// BatchNorm's output with given statistics, with a residual and a clip or without.
+    fn inference(ours: bool, with: bool) -> Vec<f32> {
+        let device = Device::flex();
+        let ramp = |n: usize, step: f32| {
+            let values: Vec<f32> = (1..=n).map(|i| (i as f32 * step).sin() + 1.2).collect();
+            Tensor::<1>::from_data(TensorData::from(&values[..]), &device)
+        };
+        let images = |step: f32| ramp(2 * 3 * 5 * 19, step).reshape([2, 3, 5, 19]);
+        let [gamma, beta, mean, variance] = [1.3, 0.7, 0.3, 0.9].map(|step| ramp(19, step));
+        let residual = with.then(|| images(0.53));
+        let y = if ours {
+            let clip = with.then_some(1.5);
+            batch_norm_channels_last_inference(
+                images(0.37),
+                gamma,
+                beta,
+                [mean, variance],
+                residual,
+                clip,
+                0.1,
+            )
+        } else {
+            let [gamma, beta, mean, variance] =
+                [gamma, beta, mean, variance].map(|term| term.reshape([1, 1, 1, -1]));
+            let y = (images(0.37) - mean) / (variance + 0.1).sqrt() * gamma + beta;
+            residual.map_or(y.clone(), |residual| (y + residual).clamp(0.0, 1.5))
+        };
+        y.into_data().try_to_vec().expect("f32")
+    }
+
+    #[test]
+    fn inference_agrees_with_burn() {
+        for with in [false, true] {
+            for (got, want) in inference(true, with).iter().zip(inference(false, with)) {
+                assert!((got - want).abs() <= 1e-5 * want.abs().max(1.0), "{got} {want}");
+            }
+        }
     }
 
     #[test]

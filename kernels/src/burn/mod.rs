@@ -17,7 +17,7 @@ mod weight_only;
 
 use crate::error::product;
 use crate::{ActivationQuantizer, KernelError, WeightQuantizer, layout::ScaleLayout};
-pub use batch_norm::batch_norm_channels_last;
+pub use batch_norm::{batch_norm_channels_last, batch_norm_channels_last_inference};
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Element, Int, Tensor, TensorData};
 pub use conv2d::{ConvQuantizer, conv2d, conv2d_channels_last, conv2d_quantized, takes_channels_last};

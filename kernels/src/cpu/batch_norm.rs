@@ -1,4 +1,4 @@
-//! BatchNorm in training on a CPU, of tensors whose channels are last, with what follows it in a network: a residual that is
+//! BatchNorm on a CPU, in training and with running statistics, of tensors whose channels are last, with what follows it in a network: a residual that is
 //! added, and a ReLU or ReLU6. In each direction one pass over memory is for the sums of each channel and one for the result. Of
 //! single operations, as Burn has it on `flex`, it takes a pass for each.
 
@@ -64,9 +64,7 @@ macro_rules! side_by_side {
 pub fn batch_norm(
     x: &[f32], gamma: &[f32], beta: &[f32], residual: Option<&[f32]>, shape: &BatchNormShape,
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-    assert_eq!(x.len(), shape.elements(), "values of another number");
-    assert_eq!((gamma.len(), beta.len()), (shape.channels, shape.channels), "terms for each channel");
-    assert!(residual.is_none_or(|residual| residual.len() == x.len()), "a residual of another size");
+    check(x, [gamma, beta], residual, shape);
     assert!(!x.is_empty(), "values to normalize");
     let n = shape.positions as f64;
     // Of differences to the first value, which do not cancel where a channel is far from zero.
@@ -80,6 +78,33 @@ pub fn batch_norm(
         .map(|x| side_by_side!(shape.channels, sums::<_>(shape.channels, [x, x], Moments { near })))
         .collect();
     let (mean, variance): (Vec<f32>, Vec<f32>) = total(parts).into_iter().zip(near).map(moments).unzip();
+    let y = normalized(x, gamma, beta, [&mean, &variance], residual, shape);
+    (y, mean, variance)
+}
+
+/// [`batch_norm`] with a given mean and variance of each channel: BatchNorm in inference, with its running statistics.
+///
+/// # Panics
+/// If a slice has not the length of the shape.
+#[must_use]
+pub fn batch_norm_inference(
+    x: &[f32], gamma: &[f32], beta: &[f32], [mean, variance]: [&[f32]; 2], residual: Option<&[f32]>,
+    shape: &BatchNormShape,
+) -> Vec<f32> {
+    check(x, [gamma, beta, mean, variance], residual, shape);
+    normalized(x, gamma, beta, [mean, variance], residual, shape)
+}
+
+fn check<const N: usize>(x: &[f32], terms: [&[f32]; N], residual: Option<&[f32]>, shape: &BatchNormShape) {
+    assert_eq!(x.len(), shape.elements(), "values of another number");
+    assert_eq!(terms.map(<[f32]>::len), [shape.channels; N], "terms for each channel");
+    assert!(residual.is_none_or(|residual| residual.len() == x.len()), "a residual of another size");
+}
+
+fn normalized(
+    x: &[f32], gamma: &[f32], beta: &[f32], [mean, variance]: [&[f32]; 2], residual: Option<&[f32]>,
+    shape: &BatchNormShape,
+) -> Vec<f32> {
     let gain = |c: usize| (f64::from(gamma[c]) * shape.inverse_deviation(variance[c])) as f32;
     let gain: Vec<f32> = (0..shape.channels).map(gain).collect();
     let (y, ()) = written(x.len(), |y| {
@@ -88,7 +113,7 @@ pub fn batch_norm(
             let part =
                 |values: &'_ [f32]| task * shape.task()..(task * shape.task() + y.len()).min(values.len());
             let (x, residual) = (&x[part(x)], residual.map(|residual| &residual[part(residual)]));
-            let (terms, high) = ([&mean[..], &gain, beta], shape.high());
+            let (terms, high) = ([mean, &gain, beta], shape.high());
             match (residual, shape.clip.is_some()) {
                 (None, false) => side_by_side!(shape.channels, scale::<false, false>(x, x, terms, high, y)),
                 (None, true) => side_by_side!(shape.channels, scale::<false, true>(x, x, terms, high, y)),
@@ -97,7 +122,7 @@ pub fn batch_norm(
             }
         });
     });
-    (y, mean, variance)
+    y
 }
 
 /// The gradients of [`batch_norm`] from that of its `y`.
@@ -401,9 +426,11 @@ mod tests {
             close(&y, &expected.0)?;
             close(&mean, &expected.1)?;
             close(&variance, &expected.2)?;
+            // With the statistics of the batch, inference is the same.
+            let moments = [&mean[..], &variance];
+            prop_assert_eq!(&batch_norm_inference(&x, &gamma, &beta, moments, added.as_deref(), &shape), &y);
             // Of a few values the gradients cancel, to far less than what they are made of.
             if positions >= 16 {
-                let moments = [&mean[..], &variance];
                 let found = batch_norm_backward(&x, &gamma, moments, &y, &dy, residual, &shape);
                 let expected = reference::batch_norm_backward(&x, &gamma, &y, &dy, &shape);
                 close(&found.x, &expected.0)?;

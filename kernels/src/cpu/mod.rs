@@ -38,7 +38,9 @@ mod team;
 mod vector;
 mod winograd;
 
-pub use batch_norm::{BatchNormGradients, BatchNormShape, batch_norm, batch_norm_backward};
+pub use batch_norm::{
+    BatchNormGradients, BatchNormShape, batch_norm, batch_norm_backward, batch_norm_inference,
+};
 pub use blocks::Operation;
 pub use conv2d::{
     Conv2dShape, Images, conv2d, conv2d_input_gradient, conv2d_quantized_input_gradient,

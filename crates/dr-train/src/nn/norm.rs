@@ -6,7 +6,7 @@ use burn::config::Config;
 use burn::module::{Module, ParamId, RunningState};
 use burn::nn::{BatchNorm, BatchNormConfig};
 use burn::tensor::{Device, Tensor, module};
-use dr_kernels::batch_norm_channels_last;
+use dr_kernels::{batch_norm_channels_last, batch_norm_channels_last_inference};
 use dr_precision::{BitWidth, Precision, PrecisionSet};
 use dr_runtime::graph::Activation;
 
@@ -93,24 +93,21 @@ impl PrecisionNorm {
         weight: ParamId,
     ) -> Images {
         let norm = &self.norms[self.position(pass, weight)];
-        let y = match x.device().is_autodiff() && norm.training.is_enabled() {
-            true if x.has_channels_last() => {
-                let residual = residual.map(Images::channels_last);
-                let (clip, rest) = match activation {
-                    None => (None, None),
-                    Some(Activation::Relu) => (Some(f32::INFINITY), None),
-                    Some(Activation::Relu6) => (Some(6.0), None),
-                    Some(rest @ Activation::Silu) => (None, Some(rest)),
-                };
-                let y = Images::with_channels_last(train(norm, x.channels_last(), residual, clip));
-                return match rest {
-                    Some(rest) => y.map(|y| activate(y, rest)),
-                    None => y,
-                };
-            }
-            true => train_channels_first(norm, x.channels_first()).into(),
-            false if x.has_channels_last() => Images::with_channels_last(infer(norm, x.channels_last())),
-            false => norm.forward(x.channels_first()).into(),
+        let differentiated = x.device().is_autodiff();
+        let trained = differentiated && norm.training.is_enabled();
+        let (y, residual, activation) = if x.has_channels_last() && (trained || !differentiated) {
+            let (clip, activation) = match activation {
+                Some(Activation::Relu) => (Some(f32::INFINITY), None),
+                Some(Activation::Relu6) => (Some(6.0), None),
+                rest @ (Some(Activation::Silu) | None) => (None, rest),
+            };
+            let (x, residual) = (x.channels_last(), residual.map(Images::channels_last));
+            let y = if trained { train(norm, x, residual, clip) } else { infer(norm, x, residual, clip) };
+            (Images::with_channels_last(y), None, activation)
+        } else {
+            let x = x.channels_first();
+            let y = if trained { train_channels_first(norm, x) } else { norm.forward(x) };
+            (y.into(), residual, activation)
         };
         let y = match residual {
             Some(residual) => y.zip(residual, |y, residual| y + residual),
@@ -183,14 +180,12 @@ fn update(norm: &BatchNorm, mean: Tensor<1>, variance: Tensor<1>) {
     }
 }
 
-/// Burn's BatchNorm with its running statistics, of images `[batch, rows, columns, channels]`.
-fn infer(norm: &BatchNorm, x: Tensor<4>) -> Tensor<4> {
-    let statistic = |running: &RunningState<Tensor<1>>| running.value_sync().to_device(&x.device());
-    let deviation = (statistic(&norm.running_var) + norm.epsilon).sqrt();
-    let [mean, deviation, gamma, beta] =
-        [statistic(&norm.running_mean), deviation, norm.gamma.val(), norm.beta.val()]
-            .map(|term| term.reshape([1, 1, 1, -1]));
-    (x - mean) / deviation * gamma + beta
+/// Burn's BatchNorm with its running statistics, with what follows it, of images `[batch, rows, columns, channels]`.
+fn infer(norm: &BatchNorm, x: Tensor<4>, residual: Option<Tensor<4>>, clip: Option<f32>) -> Tensor<4> {
+    let statistics =
+        [&norm.running_mean, &norm.running_var].map(|running| running.value_sync().to_device(&x.device()));
+    let (gamma, beta) = (norm.gamma.val(), norm.beta.val());
+    batch_norm_channels_last_inference(x, gamma, beta, statistics, residual, clip, norm.epsilon)
 }
 
 /// The same values in parameters of their own: a clone would share its parameters' identities.
