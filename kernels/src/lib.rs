@@ -29,7 +29,7 @@
 //!
 //! # Features
 //! `burn`, the default: the functions over tensors, on CPUs through Burn's `flex`. `wgpu`, `vulkan`, `cuda` and `cpu` (CubeCL's
-//! CPU runtime) each add the CubeCL kernels and Burn's backend of that name. `remote` adds the operations that training needs on
+//! CPU runtime) each add the CubeCL kernels and Burn's backend of that name. `persistence` keeps on disk what these tune and compile. `remote` adds the operations that training needs on
 //! devices of other machines. `unstable` opens `cpu` and `reference` to the tests and benchmarks of this workspace.
 
 #[cfg(feature = "burn")]
@@ -57,10 +57,11 @@ pub mod reference;
 pub use burn_face::remote;
 #[cfg(feature = "burn")]
 pub use burn_face::{
-    CodeState, Codes, ConvQuantizer, IntProduct, IntWeight, Narrowed, PackedTensor, Results, Stored, Wanted,
-    WeightOnlyProduct, adam_step, batch_norm_channels_last, batch_norm_channels_last_inference, conv2d,
-    conv2d_channels_last, conv2d_quantized, dequantize, fake_quantize_activation, fake_quantize_weight,
-    max_pool2d_channels_last, quantize_pack, search_scales, sgd_step, switch, takes_channels_last,
+    CodeState, Codes, ConvQuantizer, IntProduct, IntWeight, LaunchCounter, Narrowed, PackedTensor, Results,
+    Stored, Wanted, WeightOnlyProduct, adam_step, batch_norm_channels_last,
+    batch_norm_channels_last_inference, conv2d, conv2d_channels_last, conv2d_quantized, dequantize,
+    fake_quantize_activation, fake_quantize_weight, keep_compiled_kernels, max_pool2d_channels_last,
+    quantize_pack, search_scales, sgd_step, switch, takes_channels_last,
 };
 #[cfg(feature = "burn")]
 pub use cpu::{AdamStep, OptimizerStep, SgdStep};

@@ -8,6 +8,7 @@ use branches::BranchesKind;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use burn::train::Interrupter;
+use dr_kernels::LaunchCounter;
 use dr_precision::PrecisionSet;
 use dr_train::artifact::{Described, Description};
 use dr_train::data::{self, Augmentation, DataSource, Digits, ImageLoader, TrainingLoader};
@@ -58,7 +59,12 @@ fn there(open: fn() -> Device) -> Option<Device> {
 }
 
 fn learns_as_on_the_cpu(device: &Device) {
-    let [gpu, cpu] = [device, &Device::flex()].map(losses);
+    let mut counter = LaunchCounter::start().expect("a device with kernels");
+    let gpu = losses(device);
+    let kernels = counter.count();
+    assert!(kernels > 0, "kernels that were compiled or read");
+    let cpu = losses(&Device::flex());
+    assert_eq!(counter.count(), kernels, "the CPU has none");
     assert_eq!(gpu.len(), 3, "a float loss, and one for each precision: {gpu:?}");
     for (gpu, cpu) in gpu.iter().zip(&cpu) {
         assert!(gpu.is_finite() && (gpu - cpu).abs() < 0.05 * cpu, "{gpu} on the GPU, {cpu} on the CPU");

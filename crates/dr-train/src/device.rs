@@ -84,6 +84,9 @@ pub fn open(kind: DeviceKind) -> Result<(Device, DeviceKind), DeviceError> {
 /// # Errors
 /// Those of [`open`], and a number that no device has.
 pub fn open_several(kind: DeviceKind, devices: &Devices) -> Result<(Vec<Device>, DeviceKind), DeviceError> {
+    if kind != DeviceKind::Flex {
+        dr_kernels::keep_compiled_kernels();
+    }
     if kind == DeviceKind::Auto {
         let gpus = [DeviceKind::Cuda, DeviceKind::Vulkan, DeviceKind::Wgpu];
         let found = gpus.into_iter().find(|&gpu| !there(gpu).is_empty());

@@ -10,6 +10,7 @@ pub mod agreement;
 pub mod artifact;
 #[cfg(feature = "program")]
 pub mod cli;
+mod compilation;
 pub mod config;
 pub mod data;
 #[cfg(feature = "program")]

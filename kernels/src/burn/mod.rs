@@ -2,6 +2,7 @@
 
 mod autodiff;
 mod batch_norm;
+mod compilation;
 mod conv2d;
 mod flex;
 mod max_pool;
@@ -20,6 +21,7 @@ use crate::{ActivationQuantizer, KernelError, WeightQuantizer, layout::ScaleLayo
 pub use batch_norm::{batch_norm_channels_last, batch_norm_channels_last_inference};
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Element, Int, Tensor, TensorData};
+pub use compilation::{LaunchCounter, keep_compiled_kernels};
 pub use conv2d::{ConvQuantizer, conv2d, conv2d_channels_last, conv2d_quantized, takes_channels_last};
 use dr_precision::{BitWidth, Granularity};
 pub use max_pool::max_pool2d_channels_last;

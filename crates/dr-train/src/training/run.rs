@@ -6,6 +6,7 @@ use super::metric::{PassMetric, Quantity};
 use super::optimizer::{optimizer, schedule};
 use super::phase::Phase;
 use super::step::{Objective, Trainee};
+use crate::compilation::Compilation;
 use crate::data::{Batch, Input, Target, TrainingLoader};
 use crate::files::{FileError, at, remove_leftovers};
 use crate::nn::{Model, Value};
@@ -176,6 +177,7 @@ pub fn run_phase<I: Input + Into<Value>, T: Target>(
             training = training.checkpoint(finished);
         }
         let optimizer = optimizer(phase.optimizer, phase.weight_decay, phase.clip_norm);
+        let _compilation = Compilation::watch(&phase.name);
         trained = training.launch(Learner::new(trainee.clone(), optimizer, schedule)).model;
     }
 
