@@ -1,7 +1,11 @@
 //! README and book: links lead somewhere, every page is in the table of contents, and the program takes the commands.
 
+use dr_precision::PrecisionSet;
 use dr_train::cli::Cli;
+use dr_train::config::{OptimizerKind, Rates};
+use dr_train::data::datasets;
 use dr_train::experiment::Registry;
+use dr_train::quantization::DistillationOptions;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -136,4 +140,63 @@ fn the_program_takes_all_commands() {
     }
     assert_eq!(refused, Vec::<String>::new());
     assert!(count > 50, "found only {count} commands");
+}
+
+/// The rows of the table of `docs/src/cli.md` below a heading, with their cells.
+fn table_below(heading: &str) -> Vec<Vec<String>> {
+    let text = fs::read_to_string(root().join(BOOK).join("cli.md")).expect("the page of commands");
+    let below = text.split_once(&format!("### {heading}\n")).expect("the heading").1;
+    let rows =
+        below.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    let cells = |row: &str| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
+    rows.skip(2).map(cells).collect()
+}
+
+/// Numbers of a cell, one for each comma.
+fn numbers(cell: &str) -> Vec<f64> {
+    cell.split(',').map(|number| number.trim().parse().expect("a number")).collect()
+}
+
+/// Names between backquotes.
+fn quoted(cell: &str) -> Vec<&str> {
+    cell.split('`').skip(1).step_by(2).collect()
+}
+
+#[test]
+fn defaults_of_datasets_are_those_of_the_page() {
+    let mut said = BTreeSet::new();
+    let mut rows = table_below("Defaults of each dataset");
+    let of_files = rows.pop().expect("the last row, of networks in files");
+    for row in rows {
+        for name in quoted(&row[0]) {
+            said.insert(name.to_owned());
+            let config = datasets().get(name).expect("a dataset").settings();
+            let names = [config.model.as_str(), config.optimizer.name()];
+            assert_eq!([&row[1], &row[5]].map(|cell| quoted(cell)[0]), names, "{name}");
+            let counts = [config.float_epochs, config.epochs, config.batch_size].map(|count| count as f64);
+            assert_eq!([&row[2], &row[3], &row[4]].map(|cell| numbers(cell)[0]), counts, "{name}");
+            assert_eq!(numbers(&row[6]), [config.lr, config.joint_lr, config.scale_lr], "{name}");
+            assert_eq!(row[7].parse::<PrecisionSet>().expect("precisions"), config.precisions, "{name}");
+        }
+    }
+    assert_eq!(said, datasets().iter().map(|kind| kind.name().to_owned()).collect());
+    let distilled = DistillationOptions::default();
+    assert_eq!(numbers(&of_files[3]), [distilled.epochs as f64]);
+    assert_eq!(numbers(&of_files[4]), [distilled.batch_size as f64]);
+    assert_eq!([distilled.weight_rate, distilled.scale_rate], [1e-4; 2]);
+}
+
+#[test]
+fn rates_of_optimizers_are_those_of_the_page() {
+    let mut said = 0;
+    for row in table_below("Learning rates") {
+        for name in quoted(&row[0]).into_iter().filter(|name| *name != "--weights") {
+            let optimizer = name.parse::<OptimizerKind>().expect("an optimizer");
+            let rates = Rates::usual(optimizer, row[0].contains("--weights"));
+            let page = [&row[1], &row[2], &row[3]].map(|cell| numbers(cell)[0]);
+            assert_eq!(page, [rates.lr, rates.joint_lr, rates.scale_lr], "{name}");
+            said += 1;
+        }
+    }
+    assert_eq!(said, 2 * OptimizerKind::ALL.len());
 }
