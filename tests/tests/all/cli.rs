@@ -166,6 +166,7 @@ fn wrong_values() {
             &["train", "--batch-norm", "none"],
             &["train", "--distill", "on"],
             &["train", "--device", "tpu"],
+            &["train", "--dashboard"],
             &["train", "--epochs", "many"],
             &["train", "--epochs", "-1"],
             &["train", "--epochs", "0"],

@@ -20,7 +20,7 @@ pub struct TrainArgs {
     /// Read settings from a TOML file whose keys are the names of the flags below; flags win
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
-    /// Show a dashboard with curves while training, if the output is a terminal; `q` stops
+    /// Show a dashboard with curves while training, if the output is a terminal; `q` stops. Needs a build with the feature `dashboard`
     #[arg(long, conflicts_with = "json")]
     pub dashboard: bool,
     /// Print the report as JSON instead of a table

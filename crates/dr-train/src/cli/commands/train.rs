@@ -20,6 +20,10 @@ pub(super) const INTERRUPTED: u8 = 130;
 pub fn train(
     registry: &Registry, training: ResolvedTraining, dashboard: bool, json: bool,
 ) -> Result<(), CommandError> {
+    if dashboard && cfg!(not(feature = "dashboard")) {
+        let reason = "--dashboard: not compiled in: expected a build with the feature `dashboard`";
+        return Err(CommandError::new(reason).with_hint("without it, every epoch is a line"));
+    }
     let ResolvedTraining { config, out, resume } = training;
     let options = RunOptions { resume, dashboard, interrupter: Interrupter::new() };
     let interrupter = options.interrupter.clone();
