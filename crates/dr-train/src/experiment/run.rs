@@ -51,7 +51,7 @@ const TRACE_SAMPLES: usize = 48;
 pub struct RunOptions {
     /// Go on with the run in the folder.
     pub resume: bool,
-    /// Show Burn's dashboard if the standard output is a terminal, instead of a line for each epoch.
+    /// Show Burn's dashboard if the standard output is a terminal, instead of a line for each epoch. Needs the feature `dashboard`.
     pub dashboard: bool,
     /// Stops the run.
     pub interrupter: Interrupter,

@@ -43,7 +43,7 @@ pub struct Phase {
     pub patience: Option<usize>,
     /// Go on after the last complete checkpoint, if there is one.
     pub resume: bool,
-    /// Show Burn's dashboard, if the standard output is a terminal, instead of a line for each epoch.
+    /// Show Burn's dashboard, if the standard output is a terminal, instead of a line for each epoch. Needs the feature `dashboard`.
     pub dashboard: bool,
 }
 
