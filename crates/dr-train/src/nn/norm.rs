@@ -105,9 +105,12 @@ impl PrecisionNorm {
             let y = if trained { train(norm, x, residual, clip) } else { infer(norm, x, residual, clip) };
             (Images::with_channels_last(y), None, activation)
         } else {
-            let x = x.channels_first();
-            let y = if trained { train_channels_first(norm, x) } else { norm.forward(x) };
-            (y.into(), residual, activation)
+            let y = match trained {
+                true => train_channels_first(norm, x.channels_first()).into(),
+                false if x.has_channels_last() => Images::with_channels_last(frozen(norm, x.channels_last())),
+                false => norm.forward(x.channels_first()).into(),
+            };
+            (y, residual, activation)
         };
         let y = match residual {
             Some(residual) => y.zip(residual, |y, residual| y + residual),
@@ -180,10 +183,23 @@ fn update(norm: &BatchNorm, mean: Tensor<1>, variance: Tensor<1>) {
     }
 }
 
+/// Burn's BatchNorm with its running statistics, differentiable, of images `[batch, rows, columns, channels]`.
+fn frozen(norm: &BatchNorm, x: Tensor<4>) -> Tensor<4> {
+    let [mean, variance] = statistics(norm, &x.device());
+    let [mean, deviation, gamma, beta] =
+        [mean, (variance + norm.epsilon).sqrt(), norm.gamma.val(), norm.beta.val()]
+            .map(|term| term.reshape([1, 1, 1, -1]));
+    (x - mean) / deviation * gamma + beta
+}
+
+/// The running mean and variance.
+fn statistics(norm: &BatchNorm, device: &Device) -> [Tensor<1>; 2] {
+    [&norm.running_mean, &norm.running_var].map(|running| running.value_sync().to_device(device))
+}
+
 /// Burn's BatchNorm with its running statistics, with what follows it, of images `[batch, rows, columns, channels]`.
 fn infer(norm: &BatchNorm, x: Tensor<4>, residual: Option<Tensor<4>>, clip: Option<f32>) -> Tensor<4> {
-    let statistics =
-        [&norm.running_mean, &norm.running_var].map(|running| running.value_sync().to_device(&x.device()));
+    let statistics = statistics(norm, &x.device());
     let (gamma, beta) = (norm.gamma.val(), norm.beta.val());
     batch_norm_channels_last_inference(x, gamma, beta, statistics, residual, clip, norm.epsilon)
 }
